@@ -1,0 +1,80 @@
+# The commands of tlab. Any of them works first on a fresh clone: each sets up .venv if it has to.
+# Needs Python 3.11 or newer, git and make; another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+UV_HTTP_TIMEOUT ?= 300
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help setup demo test test-all lint format bench lock clean
+
+# Whatever the shell has: UTF-8 text, our own environment, and waiting for large wheels.
+export PYTHONUTF8 := 1
+export UV_HTTP_TIMEOUT
+unexport VIRTUAL_ENV PYTHONHOME
+
+help:  ## list these commands
+	@echo "tlab: transfer learning on folders of images"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## build .venv from requirements.lock; does nothing when it is up to date
+
+demo: setup  ## train on the built-in sample, offline: freeze, train the head, unfreeze, compare
+	@$(PY) -m tlab.train experiment=demo
+
+test: setup  ## run the tests, without those marked slow
+	@$(PY) -m pytest -n 2 -m "not slow"
+
+test-all: setup  ## run every test
+	@$(PY) -m pytest -n 2
+
+lint: setup  ## check style (ruff) and types (mypy)
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+format: setup  ## sort imports, fix what ruff can fix, format
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+bench: setup  ## compare with Lightning; with ROOT=DIR WEIGHTS=resnet18.pth also with a plain loop
+	@$(PY) benchmarks/frozen_means_frozen.py
+	@if [ -n "$(ROOT)" ] && [ -n "$(WEIGHTS)" ]; then \
+		$(PY) benchmarks/tutorial_loop.py --root "$(ROOT)" --weights "$(WEIGHTS)" --image-size 128 --seeds 0 1 2 && \
+		$(PY) -m tlab.train -m "data.root='$(ROOT)'" data.image_size=128 backbone=resnet18 \
+			"backbone.weights='$(WEIGHTS)'" seed=0,1,2; \
+	else echo "For the accuracy: make bench ROOT=DIR WEIGHTS=FILE (DIR holds train/ and val/)"; fi
+
+lock: setup  ## renew requirements.lock from pyproject.toml
+	@$(PY) -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev \
+		--no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+		pyproject.toml -o requirements.lock
+
+clean:  ## remove caches and built packages; .venv and outputs/ stay
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp holds the folder that .venv was made in: a moved or copied folder is set up anew.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+# The stamp goes first and comes back last: with it .venv is brought up to date, without it (new, interrupted, moved)
+# made anew. pip brings uv, and uv the rest, because uv chooses torch and torchvision as a pair.
+$(READY): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "tlab needs Python 3.11 or newer, and $(PYTHON) is not: name one, as in make setup PYTHON=python3.12" >&2; \
+		exit 1; }
+	@echo "Setting up .venv (the first time fetches torch: a few minutes) ..."
+	@stamp=$$(cat $(READY) 2>/dev/null); rm -f $(READY); \
+		[ "$$stamp" = "$$(pwd -P)" ] && $(PY) -m uv --version >/dev/null 2>&1 || { \
+			"$(PYTHON)" -m venv --clear .venv && \
+			$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv; }
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
+		$(PY) -m uv pip sync $$quiet --python $(PY) requirements.lock && \
+		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@pwd -P > $(READY)
+	@echo "Ready."

@@ -1,0 +1,65 @@
+"""One tiny image folder and one tiny backbone, drawn once, for all tests."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache and downloaded weights out of the tests, and leave the cores to the other workers."""
+    torch.set_num_threads(1)
+    before = {name: os.environ.get(name) for name in ("TLAB_CACHE", "TORCH_HOME")}
+    os.environ["TLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch_home"))
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/{train,val,test}/{blue,green,red}: 12, 6 and 6 noisy images of one colour per class, 40 x 36 px."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 12, "val": 6, "test": 6}.items():
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (36, 40, 3))
+                pixels[..., channel] += 100
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture
+def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose a run on `photos` that is over in seconds: random ResNet-18 at 32 px, fp32, no event files."""
+    from tlab.command import compose
+
+    def compose_(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
+        quick = (
+            f"data.root={photos}",
+            "data.image_size=32",
+            "data.batch_size=12",
+            "data.num_workers=0",
+            "backbone.weights=null",
+            "trainer=cpu",
+            "trainer.precision=32-true",
+            "trainer.max_epochs=2",
+            "finetune.head_epochs=1",
+            "logger=none",
+            f"run_dir={run_dir}",
+        )
+        return compose([*quick, *overrides])
+
+    return compose_

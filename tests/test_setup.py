@@ -1,0 +1,139 @@
+"""Set-up and packaging: what the Makefile promises, and a wheel that works from any folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make in a folder, untouched by a make that runs these tests."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder, with a space in its name, that has what make setup reads."""
+    folder = tmp_path / "my checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@needs_make
+def test_make_alone_lists_every_command() -> None:
+    rules = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(r"^  make (\S+)  +\S", make(ROOT).stdout, re.MULTILINE)
+    assert listed == rules
+    assert {"help", "setup", "demo", "test", "lint", "bench"} <= set(listed)
+
+
+@needs_make
+def test_setup_with_an_old_python_ends_in_one_sentence(checkout: Path) -> None:
+    result = make(checkout, "setup", "PYTHON=false")
+    assert result.returncode != 0
+    assert "tlab needs Python 3.11 or newer" in result.stderr
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.fixture
+def stamp(checkout: Path) -> Path:
+    """The mark of a set-up that is done, newer than all that it depends on."""
+    stamp = checkout / ".venv" / ".ready"
+    stamp.parent.mkdir()
+    stamp.write_text(f"{checkout.resolve()}\n", encoding="utf-8")
+    return stamp
+
+
+@needs_make
+def test_setup_does_nothing_when_up_to_date(checkout: Path, stamp: Path) -> None:
+    assert make(checkout, "setup", "PYTHON=false").returncode == 0
+
+
+@needs_make
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_setup_follows_what_it_depends_on(checkout: Path, stamp: Path, name: str) -> None:
+    newer = stamp.stat().st_mtime + 10
+    os.utime(checkout / name, (newer, newer))
+    assert make(checkout, "setup", "PYTHON=false").returncode != 0
+
+
+@needs_make
+def test_setup_starts_again_in_a_moved_folder(checkout: Path, stamp: Path) -> None:
+    moved = checkout.rename(checkout.with_name("moved"))
+    assert make(moved, "setup", "PYTHON=false").returncode != 0
+
+
+@needs_make
+def test_an_interrupted_setup_leaves_no_stamp(checkout: Path, stamp: Path) -> None:
+    python = checkout / "python"  # new enough, and unable to make an environment
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n', encoding="utf-8")
+    python.chmod(0o755)
+    os.utime(stamp, (0, 0))
+    assert make(checkout, "setup", f"PYTHON={python}").returncode != 0
+    assert not stamp.exists()
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Output of a command that has to succeed."""
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built offline from the source distribution, as `pip install .` and an upload would have it."""
+    out = tmp_path_factory.mktemp("dist")
+    uv = (sys.executable, "-m", "uv", "build", "--quiet", "--offline", "--no-build-isolation")
+    run(*uv, "--python", sys.executable, "--out-dir", out, ROOT, cwd=out)
+    assert len(list(out.glob("*.tar.gz"))) == 1
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def shipped(folder: Path) -> set[str]:
+    """Files below a folder, relative to it, without Python's caches."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in files}
+
+
+def test_the_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    configuration = {f"tlab/conf/{name}" for name in shipped(ROOT / "conf")}
+    assert names == {f"tlab/{name}" for name in shipped(ROOT / "src" / "tlab")} | configuration
+
+
+def test_an_installed_wheel_composes_its_configuration_anywhere(wheel: Path, tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "site", tmp_path / "else where"
+    elsewhere.mkdir()
+    uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps")
+    run(*uv, "--python", sys.executable, "--target", target, wheel, cwd=elsewhere)
+    # PYTHONPATH goes before site-packages, and so before an editable install of this checkout.
+    where = run(sys.executable, "-c", "import tlab; print(tlab.__file__)", cwd=elsewhere, PYTHONPATH=str(target))
+    assert Path(where.strip()) == target / "tlab" / "__init__.py"
+    command = (sys.executable, "-m", "tlab.train", "--cfg", "job", "data.root=photos")
+    assert "root: photos" in run(*command, cwd=elsewhere, PYTHONPATH=str(target))
+    assert list(elsewhere.iterdir()) == []
