@@ -1,0 +1,1 @@
+"""Files and labels to batches of uint8 tensors."""

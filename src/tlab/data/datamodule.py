@@ -1,0 +1,271 @@
+"""The data of a run: index, check, split, and a loader for each split."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from tlab.data.check import Unreadable, check_files, unreadable
+from tlab.data.dataset import Batch, ImageDataset, Transform
+from tlab.data.index import ImageIndex
+from tlab.data.mixing import Mixing
+from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generator
+from tlab.data.remarks import odd_files
+from tlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
+MEASURED_IMAGES = 2_000  # images that mean_std looks at, at most
+
+RGB = tuple[float, float, float]
+
+
+class Loader(DataLoader[Batch]):
+    """A torch loader that raises the user's mistakes without a worker's traceback around them."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        for batch in batches:
+            if isinstance(batch, UserError):
+                if isinstance(batches, _MultiProcessingDataLoaderIter):
+                    # Left to the garbage collector, each worker is waited for in vain for five seconds
+                    batches._shutdown_workers()
+                    self._iterator = None
+                raise UserError(str(batch))
+            yield batch
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Everything a run asks of its data. Call `setup()` once, then read the attributes below.
+
+    Args:
+        source: builds the index; called by `setup`.
+        image_size: side S of the images in a batch, in pixels.
+        batch_size: B, per process.
+        num_workers: processes that decode; None chooses by `choose_workers`. The batches are the same for any
+            number.
+        resize: "crop" keeps the centre, "pad" the whole image (evaluation, and training where `augment`
+            leaves another size).
+        crop_fraction: share of the shorter side that "crop" keeps.
+        augment: named training transforms (see `ImageDataset`).
+        mix: mixup or CutMix for training.
+        balanced: every class equally often in training.
+        unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
+        seed: seed of order, augmentation and mixing.
+
+    Attributes:
+        index: the readable files, by split.
+        unreadable: the files that were left out, and why.
+        remarks: sentences about files that deserve a look.
+    """
+
+    index: ImageIndex
+
+    def __init__(
+        self,
+        source: Callable[[], ImageIndex],
+        *,
+        image_size: int,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        resize: Literal["crop", "pad"] = "crop",
+        crop_fraction: float = 0.875,
+        augment: Mapping[str, Transform | None] | None = None,
+        mix: Mixing | None = None,
+        balanced: bool = False,
+        unreadable: Literal["skip", "error"] = "skip",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_choice("data.resize", resize, ("crop", "pad"))
+        _check_choice("data.unreadable", unreadable, ("skip", "error"))
+        _check_least("data.image_size", image_size, 2)
+        _check_least("data.batch_size", batch_size, 1)
+        if num_workers is not None:
+            _check_least("data.num_workers", num_workers, 0)
+        if not 0 < crop_fraction <= 1:
+            raise UserError(f"data.crop_fraction={crop_fraction} must be above 0 and at most 1.")
+        self.source, self.image_size, self.batch_size = source, image_size, batch_size
+        self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
+        self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
+        self.on_unreadable = unreadable
+        self.unreadable: list[Unreadable] = []
+        self.remarks: list[str] = []
+        self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index and check the files, once. Writes nothing but the cache of the check.
+
+        Raises:
+            UserError: the data cannot be used; or a file is unreadable and `unreadable="error"`.
+        """
+        if hasattr(self, "index"):
+            return
+        index = self.source()
+        verdicts = check_files(index.root, [s.path for samples in index.splits.values() for s in samples])
+        broken = unreadable(verdicts)
+        if broken and self.on_unreadable == "error":
+            raise UserError(
+                f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
+                "or skip them with data.unreadable=skip."
+            )
+        index = index.without([item.path for item in broken])
+        self.unreadable, self.index = broken, index
+        self.remarks = [*index.remarks, *odd_files(index, verdicts)]
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes speaks
+            if broken:
+                log.warning("Skipping %s unreadable: %s", _count(broken), _listed(index, broken))
+            for remark in self.remarks:
+                log.warning(remark)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self.index.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.index.classes)
+
+    def class_counts(self) -> Tensor:
+        """Return how many training images each class has: K, int64."""
+        labels = torch.tensor([sample.label for sample in self.index.splits["train"]])
+        return torch.bincount(labels, minlength=self.num_classes)
+
+    def class_weights(self) -> Tensor:
+        """Return N / (K * N_k) for each class k: K, float32. Over the training images their mean is 1."""
+        counts = self.class_counts()
+        return counts.sum() / (len(counts) * counts.float())
+
+    def mean_std(self) -> tuple[RGB, RGB]:
+        """Return mean and standard deviation per channel of the training pixels, in 0..1.
+
+        Of the images as evaluation sees them (no augmentation), at most 2,000 of them, drawn by the seed. A
+        channel without any variation counts as one grey level (1/255), so that dividing by it is safe.
+        """
+        samples = self.index.splits["train"]
+        chosen = torch.randperm(len(samples), generator=addressed_generator(self.seed, "mean_std"))[
+            :MEASURED_IMAGES
+        ]
+        total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
+        keys = [Key(0, index) for index in sorted(chosen.tolist())]
+        for batch in self._load(self._dataset("train", augmented=False), keys, persistent=False):
+            x = batch.image.double() / 255
+            total += x.sum((0, 2, 3))
+            squares += x.square().sum((0, 2, 3))
+            pixels += x[:, 0].numel()
+        mean = total / pixels
+        std = (squares / pixels - mean.square()).clamp(min=1 / 255**2).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    def loader(self, split: str, train: bool = False) -> Loader:
+        """Return the loader of a split, the same one at every call.
+
+        Args:
+            split: "train", "val" or "test".
+            train: shuffled, augmented and mixed; otherwise in order and as evaluation sees the images.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self.index.splits:
+            raise UserError(
+                f"split={split}: the data below {self.index.root} have only {', '.join(self.index.splits)}; "
+                "add that folder, or set data.test_fraction for a test split."
+            )
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        address = (split, train, replicas, rank)
+        if address not in self._loaders:
+            dataset = self._dataset(split, augmented=train)
+            sampler: Sampler[Key] = SequentialKeys(len(dataset), num_replicas=replicas, rank=rank)
+            if train:
+                sampler = EpochSampler(
+                    [sample.label for sample in dataset.samples],
+                    seed=self.seed,
+                    balanced=self.balanced,
+                    batch_size=self.batch_size,
+                    num_replicas=replicas,
+                    rank=rank,
+                )
+            self._loaders[address] = self._load(dataset, sampler, persistent=True)
+        return self._loaders[address]
+
+    def train_dataloader(self) -> Loader:
+        """Return the training loader."""
+        return self.loader("train", train=True)
+
+    def val_dataloader(self) -> Loader:
+        """Return the validation loader."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> Loader:
+        """Return the test loader."""
+        return self.loader("test")
+
+    def _dataset(self, split: str, augmented: bool) -> ImageDataset:
+        from tlab.data.transforms import evaluation_transform
+
+        return ImageDataset(
+            self.index.splits[split],
+            finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),
+            image_size=self.image_size,
+            augment=self.augment if augmented else None,
+            mixing=self.mix if augmented else None,
+            num_classes=self.num_classes,
+            seed=self.seed,
+        )
+
+    def _load(self, dataset: ImageDataset, keys: Any, persistent: bool) -> Loader:
+        # torch's worker processes run with one arithmetic thread each by themselves
+        workers = self.num_workers
+        if workers is None:
+            workers = choose_workers(len(keys), len(os.sched_getaffinity(0)))
+        return Loader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=keys,
+            collate_fn=_as_it_is,  # ImageDataset makes whole batches
+            num_workers=workers,
+            persistent_workers=persistent and workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
+        )
+
+
+def choose_workers(images: int, cores: int) -> int:
+    """Return the number of worker processes for a split of so many images.
+
+    None for few images. Otherwise one for each core but one, at most 8.
+    """
+    return 0 if images < FEW_IMAGES else max(0, min(cores - 1, 8))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value} is not one of {', '.join(choices)}.")
+
+
+def _check_least(key: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{key}={value} must be a whole number of at least {least}.")
+
+
+def _count(broken: list[Unreadable]) -> str:
+    return f"{len(broken)} file{'s' * (len(broken) > 1)}"
+
+
+def _listed(index: ImageIndex, broken: list[Unreadable]) -> str:
+    shown = ", ".join(f"{index.relative(item.path)} ({item.reason})" for item in broken[:3])
+    return shown + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")

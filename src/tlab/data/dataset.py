@@ -1,0 +1,178 @@
+"""Keys to batches: decode, augment under addressed randomness, mix, stack."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from tlab.data.decode import DecodeError, decode
+from tlab.data.index import Sample
+from tlab.data.mixing import Mixing
+from tlab.data.order import Key, addressed_seed
+from tlab.errors import UserError
+
+__all__ = ["Batch", "ImageDataset", "Mixing"]
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """What a loader yields.
+
+    Attributes:
+        image: B 3 S S, uint8, RGB, not normalised (the model does that, on its device).
+        label: B, int64; or B K, float32, rows that sum to 1, where mixing is on.
+        index: B, int64, position of each sample in its split.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
+
+
+class ImageDataset(Dataset[Batch]):
+    """The samples of one split, made on demand.
+
+    What sample i looks like in epoch e is a function of (seed, e, i): the global random state of torch and
+    Python is seeded from them around the transforms, and put back afterwards. CUDA's is never touched.
+
+    Args:
+        samples: files and labels.
+        finish: brings any uint8 3 H W image to 3 S S (see `transforms.evaluation_transform`).
+        image_size: side S in pixels.
+        augment: named transforms of uint8 3 H W, applied in order before `finish`; `finish` only follows
+            where they do not end at S x S. None entries are left out. No mapping: evaluation.
+        mixing: mix images and labels; needs `num_classes`.
+        num_classes: K.
+        seed: seed of the run.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        finish: Transform,
+        image_size: int,
+        augment: Mapping[str, Transform | None] | None = None,
+        mixing: Mixing | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.samples = tuple(samples)
+        self.finish = finish
+        self.image_size = image_size
+        self.augment = {name: step for name, step in (augment or {}).items() if step is not None}
+        self.mixing = mixing if mixing is not None and mixing.active else None
+        self.num_classes = num_classes
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key | tuple[int, int]) -> Batch:
+        """Return a batch of one."""
+        batch = self.__getitems__([key])
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | UserError:
+        """Return the batch of these keys (torch's loader calls this with a whole batch).
+
+        A file that cannot be read any more gives the error as a value: raised in a worker process it would
+        arrive wrapped in that worker's traceback. `datamodule.Loader` raises it.
+        """
+        full = [Key(*key) for key in keys]
+        partners = [Key(k.epoch, k.partner, k.partner_draw) for k in full if self._mixes(k)]
+        images: dict[tuple[int, int, int], Tensor] = {}
+        try:
+            with kept_random_state(), one_thread():
+                for key in [*full, *partners]:
+                    if key[:3] not in images:
+                        images[key[:3]] = self.image(key)
+        except UserError as error:
+            return error
+        index = torch.tensor([key.index for key in full])
+        if self.mixing is None:
+            labels = torch.tensor([self.samples[key.index].label for key in full])
+            return Batch(torch.stack([images[key[:3]] for key in full]), labels, index)
+        mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
+        return Batch(torch.stack(mixed), torch.stack(rows), index)
+
+    def image(self, key: Key) -> Tensor:
+        """Return the image of a key before mixing: 3 S S, uint8. Seeds the global random state."""
+        path = self.samples[key.index].path
+        try:
+            x = decode(path)
+        except DecodeError as error:
+            raise UserError(
+                f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
+                "or start again and it will be listed and skipped."
+            ) from None
+        if self.augment:
+            seed = addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw)
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            x = self._augmented(x)
+        if x.shape[-2:] != (self.image_size, self.image_size) or not self.augment:
+            x = self.finish(x)
+        return x.contiguous()
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        for name, step in self.augment.items():
+            x = step(x)
+            if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3):
+                what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                raise UserError(
+                    f"aug.transforms.{name} returned {what}, not a 3 H W tensor: mend it, or leave it out with "
+                    f"aug.transforms.{name}=null."
+                )
+        if x.dtype != torch.uint8:
+            x = F.to_dtype(x.clamp(0, 1) if x.is_floating_point() else x, torch.uint8, scale=True)
+        return x.expand(3, -1, -1)
+
+    def _mixes(self, key: Key) -> bool:
+        return self.mixing is not None and key.partner >= 0
+
+    def _mix(self, key: Key, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
+        assert self.mixing is not None
+        assert self.num_classes is not None
+        image, weight, partner = images[key[:3]], 1.0, key.index
+        if self._mixes(key):
+            partner = key.partner
+            seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
+            image, weight = self.mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
+        labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
+        rows = one_hot(labels, self.num_classes).float()
+        return image, weight * rows[0] + (1 - weight) * rows[1]
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the random state of torch (CPU) and of Python back at the end of the block."""
+    state, python_state = torch.default_generator.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+        random.setstate(python_state)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread in the block, as in a worker process.
+
+    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

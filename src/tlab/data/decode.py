@@ -1,0 +1,160 @@
+"""Any image file to upright 8-bit RGB."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+ORIENTATION = 0x0112  # the EXIF tag
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+WHITE = (255, 255, 255, 255)
+
+# They do not name the file; what they are about, the check of the files reports by name.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class DecodeError(Exception):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        path: the file.
+        reason: why, in plain words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+def decode(path: Path) -> Tensor:
+    """Read an image file as the viewer of a photograph would see it.
+
+    The content decides the format, not the extension; of an animation the first frame counts; EXIF
+    orientation is carried out; transparency is laid on white; 16-bit samples lose their low byte.
+
+    Args:
+        path: the file.
+
+    Returns:
+        3 H W, uint8, RGB. The memory is laid out H W C, which torchvision's uint8 resize is quickest on.
+
+    Raises:
+        DecodeError: the file cannot be read; `reason` says why.
+    """
+    return to_tensor(decode_bytes(path, read_bytes(path)))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Convert an RGB picture to 3 H W, uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, or raise a `DecodeError` that says why not."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DecodeError(path, "no such file") from None
+    except PermissionError:
+        raise DecodeError(path, "no permission to read it") from None
+    except OSError as error:
+        raise DecodeError(path, f"cannot be read ({error.strerror or error})") from None
+
+
+def decode_bytes(path: Path, content: bytes, draft: bool = False) -> Image.Image:
+    """Decode the content of an image file.
+
+    Args:
+        path: the file's name, for the error.
+        content: the file's bytes.
+        draft: decode JPEG at an eighth of the size, which reads all of the data at a fraction of the time.
+
+    Returns:
+        An upright picture in mode RGB; its `format` tells what the content was.
+
+    Raises:
+        DecodeError: `content` is no image, or a damaged one.
+    """
+    if not content:
+        raise DecodeError(path, "empty file")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if draft:
+                image.draft(None, (1, 1))
+            image.load()
+            upright = upright_rgb(image)
+            upright.format = image.format
+            return upright
+    except UnidentifiedImageError:
+        raise DecodeError(path, _what_it_is(content)) from None
+    except Image.DecompressionBombError:
+        raise DecodeError(path, "decompression bomb (far more pixels than a photograph)") from None
+    except MemoryError:
+        raise DecodeError(path, "too large for this machine's memory") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        if "truncated" in str(error).lower() or isinstance(error, EOFError):
+            raise DecodeError(path, "truncated (the file ends too early)") from None
+        raise DecodeError(path, f"damaged image ({error or type(error).__name__})") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded picture of any mode to upright RGB, transparency on white."""
+    image = _upright(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
+    if image.has_transparency_data:
+        # "La" (premultiplied) has no direct way to RGBA
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return image
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data around a good picture
+        return image
+
+
+def _eight_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Scale H W samples of more than 8 bits to uint8.
+
+    16-bit samples keep their high byte, as Pillow itself does for 16-bit RGB. For 32 bits a file does not say
+    what white is, so the first of the usual ranges that holds the values counts (floats: 0..1, 0..255; both:
+    0..65535), else the values are stretched from their smallest to their largest.
+    """
+    if mode.startswith("I;16"):
+        return (pixels >> 8).astype(np.uint8)
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if mode == "F" and low >= 0 and high <= 1:
+        scaled = np.rint(values * 255)
+    elif mode == "F" and low >= 0 and high <= 255:
+        scaled = np.rint(values)
+    elif low >= 0 and high <= 65535:
+        scaled = np.floor(values / 256)
+    else:
+        scaled = np.rint((values - low) * (255 / max(high - low, 1e-12)))
+    return scaled.astype(np.uint8)
+
+
+def _what_it_is(content: bytes) -> str:
+    start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<html" in start or start.startswith(b"<!doctype html"):
+        return "a web page (HTML), not an image"
+    if b"<svg" in start:
+        return "an SVG drawing, which holds no pixels"
+    if content.startswith(SIGNATURES):
+        return "truncated or damaged at its beginning"
+    return "not an image"

@@ -1,0 +1,222 @@
+"""Which image file belongs to which class and which split."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from tlab.data.scan import Exclude, check_root, image_files, nfc, subfolders
+from tlab.data.split import check_fractions, split_classes
+from tlab.errors import UserError
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file: its absolute path, and its label as an index into the classes."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """All image files of a data set, before any is opened.
+
+    Attributes:
+        root: absolute path of the data.
+        classes: class names, sorted; a label is a position here.
+        splits: "train", "val", and "test" where there is one; each sorted by class, then by path.
+        remarks: sentences about what was left aside on the way.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Sample, ...]]
+    remarks: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a hex digest of the relative paths, labels, sizes and modification times of every split."""
+        digest = blake2b("\n".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
+        for split, samples in sorted(self.splits.items()):
+            digest.update(f"\n\n{split}".encode())
+            for sample in samples:
+                stat = sample.path.stat()
+                line = f"\n{self.relative(sample.path)}\0{sample.label}\0{stat.st_size}\0{stat.st_mtime_ns}"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def relative(self, path: Path) -> str:
+        """Return `path` relative to the root where it lies below it, with forward slashes."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+    def without(self, paths: Collection[Path]) -> "ImageIndex":
+        """Return the index without these files.
+
+        Raises:
+            UserError: a class has no image left in train or in val.
+        """
+        if not paths:
+            return self
+        gone = set(paths)
+        kept = {split: tuple(s for s in samples if s.path not in gone) for split, samples in self.splits.items()}
+        for split in ("train", "val"):
+            labels = {sample.label for sample in kept[split]}
+            empty = [name for label, name in enumerate(self.classes) if label not in labels]
+            if empty:
+                raise UserError(
+                    f"No readable image is left in {split} for {_few(empty)} below {self.root}: mend the files "
+                    "listed as unreadable, add images, or leave the class out with data.exclude."
+                )
+        return replace(self, splits={split: samples for split, samples in kept.items() if samples})
+
+
+def folder_index(
+    root: str | os.PathLike[str],
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+) -> ImageIndex:
+    """Index a folder of class folders.
+
+    Two layouts: `root/{train,val,test}/<class>/**`, where val may also be called valid or validation, in any
+    case of the letters; or `root/<class>/**`. What is missing of val and test is split off train (see
+    `split.split_class`); `test_fraction` counts only where there is no test folder. A test folder without
+    class folders holds no labels and is left aside.
+
+    Args:
+        root: folder of the data.
+        val_fraction: share of the validation split, in (0, 1).
+        test_fraction: share of the test split, in [0, 1).
+        seed: seed of the split.
+        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+
+    Raises:
+        UserError: the folder, a class or a fraction cannot be used; the sentence says why.
+    """
+    base, left_out = check_root(root), Exclude(exclude)
+    folders = _split_folders(base, left_out)
+    remarks = []
+    if not folders:
+        found = {"train": _class_files(base, "", left_out)}
+    else:
+        found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
+        if "test" in found and not found["test"]:
+            del found["test"]
+            remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+    return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
+
+
+def build_index(
+    root: Path,
+    found: Mapping[str, Files],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    remarks: Iterable[str] = (),
+) -> ImageIndex:
+    """Split what has to be split, check that the splits agree on the classes, and number the classes.
+
+    Args:
+        root: absolute path of the data.
+        found: split name to class name to POSIX paths relative to `root`; "train" must be there.
+        val_fraction: used where `found` has no "val".
+        test_fraction: used where `found` has no "test".
+        seed: seed of the split.
+        remarks: sentences to keep with the index.
+    """
+    train = found["train"]
+    if len(train) < 2:
+        only = f"only one class ({next(iter(train))!r})" if train else "no class"
+        raise UserError(f"{root} holds {only}: a classifier needs one folder for each of at least two classes.")
+    val = None if "val" in found else val_fraction
+    test = None if "test" in found else test_fraction
+    check_fractions(val, test)
+    splits = dict(found) | (split_classes(train, val, test, seed) if val or test else {})
+    _check_classes(root, splits)
+    classes = tuple(sorted(train))
+    order: list[str] = [split for split in ("train", "val", "test") if split in splits]
+    samples: dict[str, tuple[Sample, ...]] = {
+        split: tuple(
+            Sample(root / name, label)
+            for label, c in enumerate(classes)
+            for name in sorted(splits[split].get(c, ()), key=nfc)
+        )
+        for split in order
+    }
+    missing = sorted(set(classes) - set(splits.get("test", classes)))
+    thin = [f"The test split has no image of {_few(missing)}."] if missing else []
+    return ImageIndex(root, classes, samples, (*remarks, *thin))
+
+
+def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
+    """Return split -> folder name for the layout with a train folder, {} for the layout of class folders."""
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        split = SPLIT_NAMES.get(name.lower())
+        if split is None or exclude.folder(name):
+            continue
+        if split in found:
+            raise UserError(
+                f"{root} has two folders for {split}, {found[split]!r} and {name!r}: keep or exclude one."
+            )
+        found[split] = name
+    if found and "train" not in found:
+        raise UserError(
+            f"{root} has a folder {next(iter(found.values()))!r} but no 'train': add train/<class>/, "
+            "or rename that folder if it is a class."
+        )
+    return found
+
+
+def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
+    """Return class name -> image files of one split's folder; {} for a folder 'test' without class folders."""
+    base = root / folder
+    prefix = f"{folder}/" if folder else ""
+    classes: Files = {}
+    empty = []
+    for name in subfolders(base):
+        if exclude.folder(prefix + name):
+            continue
+        files = [prefix + name + "/" + file for file in image_files(base / name, prefix + name, exclude)]
+        if not files:
+            empty.append(f"{prefix}{name}/")
+        classes.setdefault(nfc(name), []).extend(files)
+    if not classes and SPLIT_NAMES.get(folder.lower()) != "test":
+        loose = (
+            " its images lie side by side, not in class folders;" if image_files(base, folder, deep=False) else ""
+        )
+        raise UserError(
+            f"{base} has no class folders:{loose} give a folder with one folder of images for each class."
+        )
+    if empty:
+        raise UserError(
+            f"{_few(empty)} below data.root={root} holds no file with an image's extension: add images, "
+            f"remove the folder, or leave it out with data.exclude=[{empty[0].rstrip('/')}]."
+        )
+    return classes
+
+
+def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:
+    """Raise a `UserError` if val or test has a class that train lacks, or val lacks one that train has."""
+    train = set(splits["train"])
+    for split in splits.keys() - {"train"}:
+        if extra := sorted(set(splits[split]) - train):
+            raise UserError(
+                f"{_few(extra)} is a class in {split} but not in train (below {root}): add train images, correct "
+                "the folder's name, or leave it out with data.exclude."
+            )
+    if absent := sorted(train - set(splits["val"])):
+        raise UserError(
+            f"{_few(absent)} is a class in train but not in val (below {root}): add validation images, correct the "
+            "folder's name, or leave it out with data.exclude."
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,157 @@
+"""Addressed randomness: which sample comes when is a function of the seed and the epoch only."""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+
+def addressed_seed(*parts: int | str) -> int:
+    """Return a seed in [0, 2**64), a fixed function of the parts on every machine and in every process."""
+    text = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+
+
+def addressed_generator(*parts: int | str) -> torch.Generator:
+    """Return a CPU generator that starts at `addressed_seed(*parts)`."""
+    return torch.Generator().manual_seed(addressed_seed(*parts))
+
+
+class Key(NamedTuple):
+    """What a sampler tells a data set to make.
+
+    Attributes:
+        epoch: epoch, from 0.
+        index: position of the sample in its split.
+        draw: how often the sample came earlier in this epoch (balanced sampling repeats samples; each repeat
+            gets its own augmentation).
+        partner: sample to mix with: the next one in the order of the epoch; -1 for none.
+        partner_draw: `draw` of the partner.
+    """
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no key needs
+    draw: int = 0
+    partner: int = -1
+    partner_draw: int = 0
+
+
+class EpochSampler(Sampler[Key]):
+    """The training order: a new permutation in every epoch, reproducible from (seed, epoch).
+
+    With several processes each global batch (`batch_size * num_replicas` successive keys) is cut into
+    contiguous slices, one per rank, so the union over the ranks is the batch that a single process would see.
+    The last, smaller global batch is cut evenly, and at most `num_replicas - 1` samples of the epoch are left
+    over; no sample is doubled. A last batch of a single sample is left out (BatchNorm has no variance there),
+    unless it is the only one.
+
+    Args:
+        labels: N labels of the split.
+        seed: seed of the run.
+        shuffle: False keeps the order of the index.
+        balanced: every class comes equally often: an epoch of N keys holds N / K of each of the K classes,
+            which runs through permutations of its own images, so rare images repeat and frequent ones pause.
+        batch_size: per process; only the cut into slices and the last batch depend on it.
+        num_replicas: number of processes.
+        rank: number of this process.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | Tensor,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        balanced: bool = False,
+        batch_size: int = 1,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank {rank} is not below num_replicas {num_replicas}")
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.seed, self.shuffle, self.balanced = seed, shuffle, balanced
+        self.batch_size, self.num_replicas, self.rank = batch_size, num_replicas, rank
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration yields (Lightning calls this)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._positions())
+
+    def __iter__(self) -> Iterator[Key]:
+        keys = self.keys(self.epoch)
+        return iter([keys[position] for position in self._positions()])
+
+    def keys(self, epoch: int) -> list[Key]:
+        """Return the N keys of an epoch over all ranks, in order."""
+        order = self._order(epoch)
+        seen: dict[int, int] = {}
+        draws = []
+        for index in order:
+            draws.append(seen.get(index, 0))
+            seen[index] = draws[-1] + 1
+        # The order closes to a ring, so that the last sample has a partner too
+        partners = zip(order[1:] + order[:1], draws[1:] + draws[:1], strict=True)
+        return [Key(epoch, i, d, p, pd) for i, d, (p, pd) in zip(order, draws, partners, strict=True)]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = addressed_generator(self.seed, "order", epoch)
+        if self.balanced:
+            return self._balanced_order(generator)
+        if self.shuffle:
+            return torch.randperm(len(self.labels), generator=generator).tolist()
+        return list(range(len(self.labels)))
+
+    def _balanced_order(self, generator: torch.Generator) -> list[int]:
+        total, classes = len(self.labels), self.labels.unique()
+        # Whole shares for all classes, and one more for some, drawn anew in each epoch
+        shares = torch.full((len(classes),), total // len(classes))
+        shares[torch.randperm(len(classes), generator=generator)[: total % len(classes)]] += 1
+        drawn = []
+        for label, share in zip(classes, shares.tolist(), strict=True):
+            members = (self.labels == label).nonzero().flatten()
+            rounds = -(-share // len(members))
+            runs = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
+            drawn.append(torch.cat(runs)[:share] if runs else members[:0])
+        order = torch.cat(drawn)
+        return order[torch.randperm(total, generator=generator)].tolist() if self.shuffle else order.tolist()
+
+    def _positions(self) -> list[int]:
+        """Return the positions in the epoch's keys that this rank takes."""
+        total, ranks = len(self.labels), self.num_replicas
+        whole, rest = divmod(total, self.batch_size * ranks)
+        starts = [(g * ranks + self.rank) * self.batch_size for g in range(whole)]
+        slices = [range(start, start + self.batch_size) for start in starts]
+        tail = rest // ranks
+        if tail > 1 or (tail == 1 and (self.batch_size == 1 or not whole)):
+            start = whole * self.batch_size * ranks + self.rank * tail
+            slices.append(range(start, start + tail))
+        return [position for part in slices for position in part]
+
+
+class SequentialKeys(Sampler[Key]):
+    """The evaluation order: each sample of a split once, in the order of the index.
+
+    With several processes rank r takes the samples r, r + R, r + 2R, ...; none is repeated to fill up, so the
+    counts may differ by one.
+
+    Args:
+        total: number of samples.
+        num_replicas: number of processes R.
+        rank: number of this process r.
+    """
+
+    def __init__(self, total: int, *, num_replicas: int = 1, rank: int = 0) -> None:
+        self._indices = range(rank, total, num_replicas)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Key]:
+        return (Key(0, index) for index in self._indices)

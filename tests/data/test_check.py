@@ -1,0 +1,170 @@
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from conftest import SHARED, jpeg, picture
+from tlab.data import check
+from tlab.data.check import Unreadable, check_files, unreadable
+from tlab.data.decode import DecodeError, decode
+from tlab.data.index import folder_index
+from tlab.data.remarks import odd_files
+
+
+def files(root: Path) -> list[Path]:
+    return [sample.path for samples in folder_index(root).splits.values() for sample in samples]
+
+
+def remarks(root: Path) -> list[str]:
+    index = folder_index(root)
+    return odd_files(index, check_files(root, files(root)))
+
+
+@pytest.fixture
+def examined(monkeypatch) -> list[Path]:
+    seen: list[Path] = []
+    true = check.examine
+
+    def spy(path):
+        seen.append(path)
+        return true(path)
+
+    monkeypatch.setattr(check, "examine", spy)
+    return seen
+
+
+def test_list_of_unreadable_files_is_exact(odd_folder):
+    root, bad = odd_folder
+    found = {
+        item.path.relative_to(root).as_posix(): item.reason for item in unreadable(check_files(root, files(root)))
+    }
+    assert found.keys() == bad.keys()
+    assert all(word in found[name] for name, word in bad.items())
+
+
+def test_check_and_decode_agree(odd_folder):
+    root, _ = odd_folder
+    bad = set()
+    for path in files(root):
+        try:
+            decode(path)
+        except DecodeError as error:
+            bad.add(Unreadable(path, error.reason))
+    assert set(unreadable(check_files(root, files(root)))) == bad
+
+
+def test_second_check_only_looks_at_what_changed(odd_folder, examined):
+    root, _ = odd_folder
+    first = check_files(root, files(root))
+    assert sorted(examined) == sorted(files(root))
+    examined.clear()
+    assert check_files(root, files(root)) == first
+    assert examined == []
+    mended = root / "cats" / "empty.jpg"
+    mended.write_bytes(jpeg(77))
+    broken = root / "cats" / "0.jpg"
+    stat = broken.stat()
+    broken.write_bytes(broken.read_bytes()[:-200])
+    os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same time, other size
+    touched = root / "cats" / "1.jpg"
+    os.utime(touched, ns=(1, 1))
+    second = check_files(root, files(root))
+    assert sorted(examined) == sorted([mended, broken, touched])
+    assert (second[mended].reason, second[broken].reason[:9]) == ("", "truncated")
+
+
+def test_cache_is_one_file_and_damage_to_it_is_harmless(make_folder, own_cache, examined):
+    root = make_folder({"a": 3, "b": 3})
+    check_files(root, files(root))
+    (cached,) = [path for path in own_cache.rglob("*") if path.is_file()]
+    for content in ("", "{}", '{"version": 1}', cached.read_text()[:-20], "[1, 2]"):
+        cached.write_text(content)
+        examined.clear()
+        assert not unreadable(check_files(root, files(root)))
+        assert len(examined) == 6
+
+
+def test_what_may_mend_itself_is_not_kept(make_folder, examined):
+    root = make_folder({"a": 3, "b": 3})
+    paths = files(root)
+    moved = paths[0].rename(root / "away")
+    assert [item.reason for item in unreadable(check_files(root, paths))] == ["no such file"]
+    moved.rename(paths[0])
+    assert not unreadable(check_files(root, paths))
+
+
+def test_cache_that_cannot_be_written_is_only_a_warning(make_folder, own_cache, caplog):
+    own_cache.write_text("a file in the way")
+    root = make_folder({"a": 3, "b": 3})
+    assert not unreadable(check_files(root, files(root)))
+    assert "cannot be kept" in caplog.text
+
+
+def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(check, "PATIENCE", 0.0)
+    root = make_folder({"a": 3, "b": 3})
+    with caplog.at_level(logging.INFO, logger="tlab"):
+        check_files(root, files(root))
+    assert [record.message.startswith("Checked 6 images in") for record in caplog.records] == [True]
+    assert "images/s" in caplog.text
+    assert capsys.readouterr().err == ""
+
+
+def test_long_check_shows_a_bar_on_a_terminal(make_folder, monkeypatch, capsys):
+    monkeypatch.setattr(check, "PATIENCE", 0.0)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    root = make_folder({"a": 3, "b": 3})
+    check_files(root, files(root))
+    shown = capsys.readouterr().err
+    assert "Checking images" in shown
+    assert "images/s" in shown
+
+
+def test_lone_format_is_remarked_with_the_way_out(make_folder):
+    root = make_folder({"a": 40, "b": 40})
+    picture(5).save(root / "a" / "lone.jpg", "GIF")
+    (sentence,) = remarks(root)
+    assert sentence.startswith("a/lone.jpg is a GIF among 80 JPEG files")
+    assert "data.exclude=['a/lone.jpg']" in sentence
+
+
+@pytest.mark.parametrize(("jpegs", "gifs"), [(20, 1), (60, 10)])
+def test_few_files_or_many_of_another_format_are_no_remark(make_folder, jpegs, gifs):
+    root = make_folder({"a": jpegs, "b": jpegs // 2})
+    for i in range(gifs):
+        picture(500 + i).save(root / "a" / f"x{i}.gif")
+    assert remarks(root) == []
+
+
+def test_same_image_in_train_and_val_or_under_two_labels(make_folder):
+    root = make_folder({"train/a": 8, "train/b": 8, "val/a": 4, "val/b": 4, "test/a": 2, "test/b": 2})
+    for i in range(4):
+        (root / "val" / "a" / f"{i}.jpg").write_bytes((root / "train" / "a" / f"{i}.jpg").read_bytes())
+    (root / "train" / "b" / "7.jpg").write_bytes((root / "train" / "a" / "7.jpg").read_bytes())
+    leak, labels = remarks(root)
+    assert leak.startswith("In train and val alike, byte for byte: 4 (train/a/0.jpg = val/a/0.jpg, ")
+    assert leak.count("=") == 3
+    assert "and 1 more" in leak
+    assert labels == "With two labels, byte for byte the same image: 1 (train/a/7.jpg = train/b/7.jpg)."
+
+
+def test_remarks_stay_short_for_hundreds(make_folder):
+    root = make_folder({"train/a": 150, "train/b": 2, "val/a": 150, "val/b": 2})
+    for i in range(150):
+        (root / "val" / "a" / f"{i}.jpg").write_bytes((root / "train" / "a" / f"{i}.jpg").read_bytes())
+    (sentence,) = remarks(root)
+    assert len(sentence) < 250
+    assert "and 147 more" in sentence
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
+def test_gif_that_is_no_photograph():
+    root = SHARED / "hymenoptera"
+    assert unreadable(check_files(root, files(root))) == []
+    lone = [sentence for sentence in remarks(root) if "imageNotFound.gif" in sentence]
+    assert len(lone) == 1
+    assert "data.exclude=['train/ants/imageNotFound.gif']" in lone[0]
+    excluded = folder_index(root, exclude=["train/ants/imageNotFound.gif"])
+    assert len(excluded.splits["train"]) == 244

@@ -1,0 +1,206 @@
+import logging
+import random
+from functools import partial
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from conftest import jpeg
+from tlab.data.datamodule import ImageDataModule, choose_workers
+from tlab.data.dataset import Mixing
+from tlab.data.index import folder_index
+from tlab.errors import UserError
+
+SIZE = 16
+
+
+def module(root, **options):
+    augment = {"crop": v2.RandomResizedCrop(SIZE), "flip": v2.RandomHorizontalFlip(), "jitter": v2.ColorJitter(0.5)}
+    options = {"image_size": SIZE, "batch_size": 5, "num_workers": 0, "augment": augment, "seed": 3} | options
+    data = ImageDataModule(partial(folder_index, root), **options)
+    data.setup()
+    return data
+
+
+def epochs(data, count=2):
+    loader = data.train_dataloader()
+    batches = []
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)
+        batches += [*loader]
+    return batches
+
+
+@pytest.fixture
+def root(make_folder):
+    return make_folder({"train/a": 9, "train/b": 7, "train/c": 4, "val/a": 3, "val/b": 3, "val/c": 2})
+
+
+def same(some, others):
+    return len(some) == len(others) and all(
+        torch.equal(x, y) for a, b in zip(some, others, strict=True) for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"mix": Mixing(0.4, 1.0), "balanced": True}])
+def test_batches_are_the_same_for_any_number_of_workers(root, options):
+    alone = epochs(module(root, **options))
+    assert len(alone) == 8
+    assert not same(alone[:4], alone[4:])
+    assert same(epochs(module(root, num_workers=2, **options)), alone)
+    assert same(list(module(root, num_workers=2).val_dataloader()), list(module(root).val_dataloader()))
+    assert not same(epochs(module(root, seed=4, **options)), alone)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_iterating_leaves_the_random_state_alone(root, workers):
+    data = module(root, num_workers=workers, mix=Mixing(0.4))
+    before, python_before = torch.default_generator.get_state(), random.getstate()
+    epochs(data)
+    list(data.val_dataloader())
+    data.mean_std()
+    assert torch.equal(torch.default_generator.get_state(), before)
+    assert random.getstate() == python_before
+
+
+def test_splits_classes_and_counts(root):
+    data = module(root)
+    assert (data.classes, data.num_classes) == (("a", "b", "c"), 3)
+    assert data.class_counts().tolist() == [9, 7, 4]
+    weights = data.class_weights()
+    assert weights.dtype == torch.float32
+    assert (weights * data.class_counts()).tolist() == pytest.approx([20 / 3] * 3)
+    batches = list(data.val_dataloader())
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(8))
+    assert torch.cat([batch.label for batch in batches]).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert data.loader("train").sampler is not data.loader("train", train=True).sampler
+    assert torch.cat([batch.index for batch in data.loader("train")]).tolist() == list(range(20))
+    with pytest.raises(UserError, match=r"split=test.*train, val"):
+        data.test_dataloader()
+
+
+def test_mixing_and_augmentation_are_for_training_only(root):
+    plain, mixed = module(root, augment=None), module(root, mix=Mixing(1.0))
+    assert mixed.train_dataloader().dataset.mixing is not None
+    assert next(iter(mixed.train_dataloader())).label.shape == (5, 3)
+    assert same(list(plain.val_dataloader()), list(mixed.val_dataloader()))
+    assert same(list(plain.loader("train")), list(mixed.loader("train")))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_skipped_listed_and_said(odd_folder, workers, caplog):
+    root, bad = odd_folder
+    data = module(root, num_workers=workers)
+    assert {data.index.relative(item.path) for item in data.unreadable} == bad.keys()
+    kept = {data.index.relative(s.path) for samples in data.index.splits.values() for s in samples}
+    assert not kept & bad.keys()
+    assert "6 files unreadable" in caplog.text
+    seen = [batch.index for batch in data.train_dataloader()]
+    assert len(torch.cat(seen)) >= len(data.index.splits["train"]) - 1
+    assert len(torch.cat([batch.index for batch in data.val_dataloader()])) == len(data.index.splits["val"])
+    data.setup("fit")
+    assert caplog.text.count("6 files unreadable") == 1
+
+
+def test_unreadable_error_stops(odd_folder):
+    with pytest.raises(
+        UserError, match=r"6 files unreadable.*cats/empty\.jpg \(empty file\).*data\.unreadable=skip"
+    ):
+        module(odd_folder[0], unreadable="error")
+
+
+def test_class_without_readable_images_is_named(root):
+    for i in range(2):
+        (root / "val" / "c" / f"{i}.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"No readable image is left in val for 'c'"):
+        module(root)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_file_that_vanishes_during_training_is_named_in_one_sentence(root, workers):
+    data = module(root, num_workers=workers)
+    gone = data.index.splits["train"][4].path
+    gone.write_bytes(jpeg()[:100])
+    with pytest.raises(UserError) as caught:
+        list(data.train_dataloader())
+    assert str(gone) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_written_beside_the_images(root, own_cache):
+    before = sorted(root.rglob("*"))
+    module(root).mean_std()
+    assert sorted(root.rglob("*")) == before
+    assert [path.parent.name for path in own_cache.rglob("*.json")] == ["check"]
+
+
+def test_mean_and_standard_deviation_of_the_data(root):
+    data = module(root)
+    x = torch.cat([batch.image for batch in data.loader("train")]).double() / 255
+    mean, std = data.mean_std()
+    assert mean == pytest.approx(x.mean((0, 2, 3)).tolist())
+    assert std == pytest.approx(x.std((0, 2, 3), correction=0).tolist())
+
+
+def test_last_batch_of_one_is_left_out(make_folder):
+    root = make_folder({"train/a": 3, "train/b": 3, "val/a": 3, "val/b": 3})
+    data = module(root)
+    assert [len(batch.index) for batch in data.train_dataloader()] == [5]
+    assert [len(batch.index) for batch in data.val_dataloader()] == [5, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"resize": "stretch"}, "data.resize=stretch"),
+        ({"unreadable": "ignore"}, "data.unreadable=ignore"),
+        ({"batch_size": 0}, "data.batch_size=0"),
+        ({"image_size": 1}, "data.image_size=1"),
+        ({"num_workers": -1}, "data.num_workers=-1"),
+        ({"crop_fraction": 0.0}, "data.crop_fraction=0.0"),
+    ],
+)
+def test_wrong_values_are_named(root, options, key):
+    with pytest.raises(UserError, match=key):
+        module(root, **options)
+
+
+def test_workers_are_chosen_from_cores_and_images():
+    assert choose_workers(100, 64) == 0
+    assert choose_workers(100_000, 1) == 0
+    assert choose_workers(100_000, 2) == 1
+    assert choose_workers(100_000, 8) == 7
+    assert choose_workers(100_000, 64) == 8
+
+
+class Recorder(L.LightningModule):
+    """A network of one number that writes down what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, _):
+        self.seen.append(batch)
+        return self.weight * batch.image.float().mean()
+
+    def validation_step(self, batch, _):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lightning_sets_the_epoch(root, workers, tmp_path):
+    net = Recorder()
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    trainer.fit(net, datamodule=module(root, num_workers=workers))
+    assert same(net.seen, epochs(module(root)))
