@@ -1,0 +1,1 @@
+"""Staged backbones, heads, and the LightningModule around them."""

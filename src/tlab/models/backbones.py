@@ -1,0 +1,214 @@
+"""Build a staged backbone from the name of a torchvision or timm model."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from tlab.errors import UserError
+from tlab.models.loading import fit_to
+from tlab.models.splitting import split, whole
+from tlab.models.stages import Pretraining, StagedBackbone, digest
+from tlab.models.tracing import NotTraceableError
+from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
+
+# Side classifiers are off. The input transform is on with and without weights (torchvision turns it on with its
+# own), so that a checkpoint means the same network whichever way it is loaded.
+SIDE_CLASSIFIERS = {"aux_logits": False, "transform_input": True}
+SIZED = {"vit_": "image_size", "maxvit_": "input_size"}  # torchvision models built for one image size: its argument
+
+
+def build_backbone(
+    name: str,
+    library: str = "torchvision",
+    weights: str | None = "DEFAULT",
+    weights_classes: str | None = None,
+    upto: str | None = None,
+    stages: Mapping[str, str] | None = None,
+    classifier: str | None = None,
+    batchnorm_momentum: float | None = None,
+    input_size: int = 224,
+    image_size: int | None = None,
+) -> StagedBackbone:
+    """Build a model, load its weights, and cut it into stages without its classifier.
+
+    Args:
+        name: torchvision or timm name, for example `resnet18`.
+        library: "torchvision" or "timm".
+        weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialisation.
+        weights_classes: JSON file with the class names of a weights file.
+        upto: last stage to keep; None keeps all.
+        stages: stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
+        classifier: path of the model's last layer; None finds it.
+        batchnorm_momentum: share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01, as in
+            torchvision's MobileNetV3, the statistics lag behind the weights for hundreds of steps, so that a short
+            run is evaluated with those of an earlier network.
+        input_size: side in pixels of the images the model is meant for, where its weights do not tell.
+        image_size: side in pixels of the images it will get; None: what the weights were trained with.
+
+    Raises:
+        UserError: a name, file, stage or size that does not exist or does not fit.
+    """
+    if library not in ("torchvision", "timm"):
+        raise UserError(f"backbone.library={library} is unknown, choose torchvision or timm")
+    names = _torchvision_names(name) if library == "torchvision" else _timm_names(name)
+    named = library == "timm" and weights in ("DEFAULT", *names)
+    read = read_weights(weights, name, names) if weights is not None and not named else None
+    size = image_size or (read and read.input_size) or input_size
+    if library == "torchvision":
+        model = _build_torchvision(name, size, has_weights=read is not None)
+    else:
+        model, cfg = _build_timm(name, image_size, str(weights) if named else None)
+        input_size = cfg["input_size"][-1]
+        size = image_size or (read and read.input_size) or input_size
+    if classifier and classifier not in dict(model.named_modules()):
+        raise UserError(f"backbone.classifier={classifier} is no module of {name}, give the path of its last layer")
+    parts, classifier = _parts(model, stages, classifier, size)
+    parts = _cut(parts, upto)
+    if read is not None:
+        fit_to(read, model, name, classifier, needed={key for part in parts.values() for key in part.state_dict()})
+    elif library == "timm":
+        read = _of_timm(model, name, classifier, cfg, named)
+    if batchnorm_momentum is not None:
+        for module in (module for part in parts.values() for module in part.modules()):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = batchnorm_momentum
+    pretraining = _pretraining(read, weights_classes, input_size, nn.ModuleDict(parts))
+    return StagedBackbone(parts, pretraining, size)
+
+
+def _parts(
+    model: nn.Module, stages: Mapping[str, str] | None, classifier: str | None, size: int
+) -> tuple[dict[str, nn.Module], str]:
+    try:
+        return split(model, stages, classifier)
+    except NotTraceableError as error:
+        if stages:
+            raise UserError(f"backbone.stages cannot be cut, because {error}; use backbone.stages=null") from error
+        return whole(model, size, classifier)
+
+
+def _cut(parts: dict[str, nn.Module], upto: str | None) -> dict[str, nn.Module]:
+    if upto is None:
+        return parts
+    if upto not in parts:
+        raise UserError(f"backbone.upto={upto} is no stage of this backbone, choose one of {', '.join(parts)}")
+    kept = list(parts)[: list(parts).index(upto) + 1]
+    return {name: parts[name] for name in kept}
+
+
+def _pretraining(read: Weights | None, classes_file: str | None, input_size: int, parts: nn.Module) -> Pretraining:
+    if read is None:
+        return Pretraining(input_size, digest=digest(parts))
+    rows = {part: value.float().clone() for part, value in read.classifier.items()}
+    count = len(rows["weight"]) if "weight" in rows else None
+    classes = read_classes(classes_file) if classes_file else read.classes
+    if classes is not None and count is not None and len(classes) != count:
+        if classes_file:
+            raise UserError(
+                f"backbone.weights_classes={classes_file} lists {len(classes)} classes, but the classifier of the "
+                f"weights has {count}; give the list that belongs to them"
+            )
+        classes = None
+    mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (read.mean, read.std))
+    size = read.input_size or input_size
+    return Pretraining(
+        size, mean, std, classes, rows.get("weight"), rows.get("bias"), read.description, digest(parts)
+    )
+
+
+def _torchvision_names(name: str) -> list[str]:
+    """Return the named weights that torchvision has for `name`, DEFAULT first."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise _unknown(name, known, "torchvision")
+    members = list(torchvision.models.get_model_weights(name).__members__)
+    return sorted(members, key=lambda member: member != "DEFAULT")
+
+
+def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5) or list(known)[:4]
+    other = "timm" if library == "torchvision" else "torchvision"
+    return UserError(
+        f"backbone.name={name} is no {library} model, did you mean {', '.join(close)}? "
+        f"(for {other} models: backbone={other})"
+    )
+
+
+def _build_torchvision(name: str, size: int, has_weights: bool) -> nn.Module:
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {**SIDE_CLASSIFIERS, "init_weights": not has_weights}
+    elif name.startswith("vgg") and has_weights:
+        options = {"init_weights": False}  # saves seconds; the weights overwrite them
+    for prefix, argument in SIZED.items():
+        if name.startswith(prefix):
+            options[argument] = size if argument == "image_size" else (size, size)
+    try:
+        return torchvision.models.get_model(name, weights=None, **options)
+    except (AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"data.image_size={size} does not suit {name} ({reason}), try data.image_size=224"
+        ) from error
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            "backbone.library=timm needs the timm package, install it: pip install tlab[timm]"
+        ) from error
+    return timm
+
+
+def _timm_names(name: str) -> list[str]:
+    """Return the tags of the weights that timm has for `name`."""
+    timm = _timm()
+    known = timm.list_models()
+    architecture = str(name).partition(".")[0]
+    if architecture not in known:
+        raise _unknown(architecture, known, "timm")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    return ["DEFAULT", *(full.partition(".")[2] for full in tagged)]
+
+
+def _build_timm(name: str, size: int | None, weights: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a timm model, with timm's own download of its weights where they are named.
+
+    Returns:
+        The model and timm's description of it (input size, mean, std).
+    """
+    timm = _timm()
+    full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
+    fixed = {"img_size": size} if size and timm.get_pretrained_cfg(full).fixed_input_size else {}
+    try:
+        model = timm.create_model(full, pretrained=weights is not None, **fixed)
+    except (AssertionError, ValueError, RuntimeError, OSError) as error:
+        if weights is None or isinstance(error, AssertionError):
+            raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
+        cfg = timm.get_pretrained_cfg(full)
+        wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
+        raise UserError(
+            f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "
+            f"and that failed ({str(error).splitlines()[0]}); work {OFFLINE}"
+        ) from error
+    return model, model.pretrained_cfg
+
+
+def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any], named: bool) -> Weights | None:
+    """Describe the weights that timm has loaded; of random ones only the preprocessing is known."""
+    if not named:
+        return None
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    state = model.state_dict()
+    keys = {part: f"{classifier}.{part}" for part in ("weight", "bias")}
+    rows = {part: state[key] for part, key in keys.items() if key in state}
+    subset = infer_imagenet_subset(cfg)
+    classes = tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+    description = f"timm {cfg.get('architecture', name)}.{cfg.get('tag', '')}"
+    return Weights({}, description, cfg["input_size"][-1], cfg["mean"], cfg["std"], classes, rows)

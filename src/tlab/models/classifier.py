@@ -1,0 +1,126 @@
+"""Backbone and head as groups that can be frozen, with normalisation in front."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tlab.errors import UserError
+from tlab.models.head import Head
+from tlab.models.stages import StagedBackbone, digest
+
+__all__ = ["Classifier", "Normalize", "digest"]
+
+# Parts of names of learnt embeddings and scales, which weight decay would pull to zero for no reason (torchvision's
+# reference recipes for ViT and Swin exempt the same; layer scale is 3-dimensional in torchvision's ConvNeXt).
+EMBEDDINGS = (
+    *("class_token", "cls_token", "dist_token", "reg_token", "pos_embed", "position_embedding"),
+    *("relative_position_bias", "layer_scale"),
+)
+
+
+class Normalize(nn.Module):
+    """Turn uint8 (0..255) or float (0..1) RGB images `B C H W` into normalised float32.
+
+    Args:
+        mean: per channel, of values in 0..1.
+        std: per channel, of values in 0..1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(x - mean) / std`, of the same shape."""
+        scaled = x.to(self.mean.dtype) / 255 if x.dtype == torch.uint8 else x
+        return (scaled - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Images to logits, in groups (the stages and "head") of which any set trains and the others are frozen.
+
+    Args:
+        backbone: the staged feature extractor.
+        head: features to logits.
+        mean: of the images, per channel in 0..1.
+        std: of the images, per channel in 0..1.
+    """
+
+    def __init__(self, backbone: StagedBackbone, head: Head, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.backbone = backbone
+        self.head = head
+        self.group_names = (*backbone.stage_names, "head")
+        self.trainable = frozenset(self.group_names)
+
+    def group(self, name: str) -> nn.Module:
+        """Return the stage called `name`, or the head.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        if name not in self.group_names:
+            raise UserError(
+                f"there is no stage {name!r} in this network, its groups are {', '.join(self.group_names)}"
+            )
+        return self.head if name == "head" else self.backbone.stages[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images `B C H W` (uint8, or float in 0..1) to logits `B K`."""
+        x = self.normalize(x)
+        names = self.backbone.stage_names
+        start = next((i for i, name in enumerate(names) if name in self.trainable), len(names))
+        if start > 0:  # nothing before the first trainable stage needs a gradient
+            with torch.no_grad():
+                x = self.backbone.forward_stages(x, stop=names[start - 1])
+        if start < len(names):
+            x = self.backbone.forward_stages(x, start=names[start])
+        return self.head(x)
+
+    def set_trainable(self, groups: Collection[str]) -> None:
+        """Let `groups` train and freeze all others.
+
+        A frozen group takes no gradient and stays in evaluation mode whatever `train()` is called later, so neither
+        its parameters nor its buffers change. A parameter shared by a frozen and a trainable group is frozen.
+
+        Raises:
+            UserError: a name is no group of this network.
+        """
+        modules = {name: self.group(name) for name in (*groups, *self.group_names)}
+        self.trainable = frozenset(groups)
+        for name in sorted(self.group_names, key=lambda name: name not in self.trainable):
+            for parameter in modules[name].parameters():
+                parameter.requires_grad = name in self.trainable
+                if name not in self.trainable:
+                    parameter.grad = None
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set the mode of the trainable groups; frozen ones are always in evaluation mode."""
+        super().train(mode)
+        for name in self.group_names:
+            if name not in self.trainable:
+                self.group(name).eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, dict[str, list[nn.Parameter]]]:
+        """Return per group its parameters under "decay" and "no_decay" (biases, norms, learnt embeddings).
+
+        All parameters are listed, frozen or not, each once (a shared one with the first group that has it).
+        """
+        seen: set[nn.Parameter] = set()
+        groups: dict[str, dict[str, list[nn.Parameter]]] = {}
+        for group in self.group_names:
+            groups[group] = {"decay": [], "no_decay": []}
+            for name, parameter in self.group(group).named_parameters():
+                exempt = parameter.ndim <= 1 or any(word in name for word in EMBEDDINGS)
+                if parameter not in seen:
+                    groups[group]["no_decay" if exempt else "decay"].append(parameter)
+                seen.add(parameter)
+        return groups

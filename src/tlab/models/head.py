@@ -1,0 +1,73 @@
+"""The new classifier: pooling, dropout, and a linear layer or a small MLP."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tlab.errors import UserError
+
+Pooling = Literal["avg", "max", "avgmax"]
+
+
+class Head(nn.Module):
+    """Pool features and classify them.
+
+    The last layer starts at zero (as in BiT, Kolesnikov et al. 2020): the first loss is exactly ln K, the first
+    step sends no noise of random rows into the backbone, and a linear probe, being convex, ends at the same place.
+    Hidden layers start as in He et al. 2015 (fan-in, ReLU), drawn from torch's global generator.
+
+    Args:
+        in_features: channels of the features.
+        num_classes: K, number of logits.
+        pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm).
+        dropout: probability, before each linear layer.
+        hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        pooling: Pooling = "avg",
+        dropout: float = 0.0,
+        hidden: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise UserError(f"head.pooling={pooling} is unknown, choose one of {', '.join(get_args(Pooling))}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"head.dropout={dropout} is no probability below 1, choose for example 0.2")
+        if any(not isinstance(width, int) or width < 1 for width in hidden):
+            raise UserError(f"head.hidden={list(hidden)} must list widths of at least 1, for example [512]")
+        self.pooling = pooling
+        self.hidden = nn.Sequential()
+        for width in hidden:
+            layer = nn.Linear(in_features, width)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+            self.hidden.extend([nn.Dropout(dropout), layer, nn.ReLU()])
+            in_features = width
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_features, num_classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features to logits `B K`; see `pool` for the shapes it takes."""
+        return self.linear(self.dropout(self.hidden(self.pool(features))))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Pool maps `B C H W` over positions and `B N C` over all tokens (class token included); `B C` passes."""
+        if features.ndim == 2:
+            return features
+        axes = (2, 3) if features.ndim == 4 else (1,)
+        if self.pooling == "avg":
+            return features.mean(axes)
+        if self.pooling == "max":
+            return features.amax(axes)
+        return torch.add(features.mean(axes), features.amax(axes)).mul(0.5)

@@ -1,0 +1,170 @@
+"""The LightningModule around a Classifier: loss, metrics and optimiser; no freezing, no drawing."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from tlab.errors import UserError
+from tlab.models.classifier import Classifier
+
+TOP5_FROM = 11  # classes from which top-5 accuracy says something
+PER_CLASS_UP_TO = 100  # classes up to which each one gets a curve of its own
+CHECK_LOSS_EVERY = 25  # steps between looks at the loss on an accelerator, where each look waits for the device
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains and measures a `Classifier`.
+
+    The training loss is cross-entropy with label smoothing (Szegedy et al. 2016) and class weights; `val/loss` and
+    `test/loss` are plain cross-entropy, so that runs with different training losses can be compared.
+
+    Args:
+        net: Logits `B K` from images `B C H W`, uint8 or float in 0..1.
+        classes: Names of the K classes, in the order of the logits.
+        optimizer: Builds the optimiser from its parameter groups (`torch.optim.SGD` with its settings bound).
+        label_smoothing: Share of the target spread over all classes, in 0..1.
+        class_weights: `K`, float, or None for equal weights.
+        channels_last: Run in channels-last memory format, the faster one for convolutions.
+        about: Plain data that goes into every checkpoint (configuration, preprocessing).
+
+    Raises:
+        UserError: From `fit`, when the training loss is not finite.
+    """
+
+    def __init__(
+        self,
+        net: Classifier,
+        classes: tuple[str, ...],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        channels_last: bool = True,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"loss.label_smoothing={label_smoothing} must lie in 0..1")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.classes = classes
+        self.build_optimizer = optimizer
+        self.label_smoothing = label_smoothing
+        self.about = dict(about or {})
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro")
+        self.val_metrics = _metrics(len(classes), "val/")
+        self.test_metrics = _metrics(len(classes), "test/")
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The stages, under the name that Lightning's finetuning callbacks expect."""
+        return self.net.backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `B K` (float32) of images `B C H W` (uint8, or float in 0..1)."""
+        return self.net(x.contiguous(memory_format=self.memory_format)).float()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the training loss of a `Batch`, whose labels are `B` or, where images were mixed, `B K`."""
+        logits = self(batch.image)
+        loss = F.cross_entropy(
+            logits,
+            batch.label,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        if loss.device.type == "cpu" or self.global_step % CHECK_LOSS_EVERY == 0:
+            self._check_finite(loss)
+        hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
+        self.train_acc(logits.detach(), hard)
+        size = len(batch.image)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Return `loss` (scalar), `logits` (`B K`) and `losses` (`B`) for the dashboards."""
+        return self._evaluate(batch, self.val_metrics, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """As `validation_step`."""
+        return self._evaluate(batch, self.test_metrics, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy, macro F1 and per-class accuracy over the whole split."""
+        self._log_metrics(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """As `on_validation_epoch_end`."""
+        self._log_metrics(self.test_metrics)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the optimiser over every stage and the head, in groups that never change.
+
+        Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1).
+        """
+        groups: list[dict[str, Any]] = []
+        for name, split in self.net.parameter_groups().items():
+            if split["decay"]:
+                groups.append({"params": split["decay"], "group": name})
+            if split["no_decay"]:
+                groups.append({"params": split["no_decay"], "group": name, "weight_decay": 0.0})
+        return self.build_optimizer(groups)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what prediction needs: class names, preprocessing, configuration."""
+        checkpoint["tlab"] = {"classes": list(self.classes), **self.about}
+
+    def _evaluate(self, batch: Any, metrics: MetricCollection, split: str) -> dict[str, Tensor]:
+        logits = self(batch.image)
+        losses = F.cross_entropy(logits, batch.label, reduction="none")
+        loss = losses.mean()
+        metrics.update(logits, batch.label)
+        self.log(
+            f"{split}/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(losses),
+            prog_bar=split == "val",
+            sync_dist=True,
+        )
+        return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        values = metrics.compute()
+        per_class = values.pop(f"{metrics.prefix}acc_class")
+        if len(self.classes) <= PER_CLASS_UP_TO:
+            values |= {
+                f"{metrics.prefix}acc_class/{name}": value
+                for name, value in zip(self.classes, per_class, strict=True)
+            }
+        self.log(f"{metrics.prefix}acc", values.pop(f"{metrics.prefix}acc"), prog_bar=True)
+        self.log_dict(values)
+        metrics.reset()
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"train/loss became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; lower "
+                f"optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
+            )
+
+
+def _metrics(num_classes: int, prefix: str) -> MetricCollection:
+    metrics: dict[str, Metric | MetricCollection] = {
+        "acc": MulticlassAccuracy(num_classes, average="micro"),
+        "f1": MulticlassF1Score(num_classes, average="macro"),
+        "acc_class": MulticlassAccuracy(num_classes, average=None),
+    }
+    if num_classes >= TOP5_FROM:
+        metrics["acc_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+    return MetricCollection(metrics, prefix=prefix)

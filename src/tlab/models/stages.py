@@ -1,0 +1,156 @@
+"""A backbone as an ordered list of named stages."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tlab.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision.transforms._presets.ImageClassification
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a backbone was trained with.
+
+    Attributes:
+        input_size: side of the training images in pixels.
+        mean: per channel, of RGB in 0..1.
+        std: per channel, of RGB in 0..1.
+        classes: names of the source classes, where known.
+        classifier_weight: rows of the source classifier `K D` (float32, CPU), where known.
+        classifier_bias: its bias `K`.
+        description: where the weights come from, for people.
+        digest: `digest` of the backbone as built.
+    """
+
+    input_size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    classes: tuple[str, ...] | None = None
+    classifier_weight: Tensor | None = None
+    classifier_bias: Tensor | None = None
+    description: str = "random initialisation"
+    digest: str = ""
+
+
+class StagedBackbone(nn.Module):
+    """A feature extractor made of named stages, each one tensor in and one tensor out.
+
+    Its state-dict keys are `stages.<stage>.<path in the original model>`.
+
+    Args:
+        stages: name -> module, in forward order.
+        pretraining: what the weights were trained with.
+        image_size: side in pixels of the images it will get; the output's layout is found with it, without compute.
+
+    Raises:
+        UserError: the images are too small (or of a size that the network does not take).
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], pretraining: Pretraining, image_size: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+        self.stage_names = tuple(stages)
+        self.pretraining = pretraining
+        shape = self.stage_shapes(image_size)[self.stage_names[-1]]
+        self.channel_axis = self._channel_axis(shape, image_size)
+        self.feature_dim = shape[self.channel_axis - 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images `B C H W` to features `B C H W`, tokens `B N C`, or vectors `B C`."""
+        return self.forward_stages(x)
+
+    def forward_stages(self, x: Tensor, start: str | None = None, stop: str | None = None) -> Tensor:
+        """Run the stages from `start` to `stop`, both included.
+
+        Args:
+            x: images, or what the stage before `start` returned.
+            start: first stage; None: the first there is.
+            stop: last stage; None: the last there is.
+
+        Returns:
+            The output of `stop` as the next stage wants it; after the last stage with channels at axis 1 for maps
+            and at axis 2 for tokens, whatever layout the network uses inside.
+        """
+        first = 0 if start is None else self.stage_names.index(start)
+        last = len(self.stage_names) - 1 if stop is None else self.stage_names.index(stop)
+        for name in self.stage_names[first : last + 1]:
+            x = self.stages[name](x)
+        if last == len(self.stage_names) - 1 and x.ndim > 2:
+            x = x.movedim(self.channel_axis, 1 if x.ndim == 4 else 2)
+        return x
+
+    def stage_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
+        """Return the output shape of each stage for one image, without the batch axis and without computing.
+
+        Raises:
+            UserError: the network does not take images of this size.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        try:
+            with shapes_only(self):
+                own = next(self.parameters())
+                x = torch.empty(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
+                for name in self.stage_names:
+                    x = self.stages[name](x)
+                    shapes[name] = tuple(x.shape[1:])
+        except Exception as error:  # whatever a layer raises when its input has another size than it wants
+            reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+            raise UserError(
+                f"data.image_size={image_size} does not suit this backbone ({reason}), "
+                f"try data.image_size={self.pretraining.input_size}"
+            ) from error
+        return shapes
+
+    def _channel_axis(self, shape: tuple[int, ...], image_size: int) -> int:
+        """Find the axis of channels of the last output (batch is axis 0).
+
+        Images are square, so of three axes the two equal ones are the positions. Where that does not tell, the
+        channels are the axis that does not grow with the image; for a network that takes one size only, tokens are
+        taken as `N C` and maps as `C H W`.
+        """
+        if len(shape) == 1:
+            return 1
+        if len(shape) > 3:
+            raise UserError(f"this backbone returns features of shape {shape}, tlab takes maps, tokens and vectors")
+        if len(shape) == 3 and len(set(shape)) > 1:
+            return 3 if shape[0] == shape[1] else 1
+        try:
+            other = self.stage_shapes(2 * image_size)[self.stage_names[-1]]
+        except UserError:
+            other = ()
+        fixed = [axis for axis, (size, grown) in enumerate(zip(shape, other, strict=False), 1) if size == grown]
+        return fixed[0] if len(fixed) == 1 else {2: 2, 3: 1}[len(shape)]
+
+
+@contextmanager
+def shapes_only(module: nn.Module) -> Iterator[None]:
+    """Let `module` run in evaluation mode on fake tensors: shapes without compute; its state stays as it is."""
+    modes = {child: child.training for child in module.modules()}
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback for every size that does not fit
+    disabled, log.disabled = log.disabled, True
+    try:
+        module.eval()
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            yield
+    finally:
+        log.disabled = disabled
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def digest(module: nn.Module) -> str:
+    """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""Read the order in which a model calls its blocks, without looking inside the blocks.
+
+Only the glue of a model is traced with `torch.fx`: the forward of the root, of plain containers, of a child that
+holds most of the network (a ViT's `encoder`) and of whatever wraps the classifier. Every block stays a leaf that
+runs its own Python, so what it does differently in training (stochastic depth, dropout, BatchNorm) stays alive.
+"""
+
+import math
+import operator
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
+CLASSIFIERS = (nn.Linear, nn.Conv2d)
+# Plain functions and methods that only pool, reshape or drop: what tlab's Head does by itself.
+POOL_FUNCTIONS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.squeeze, torch.mean, F.dropout)
+POOL_METHODS = ("flatten", "mean", "squeeze", "reshape", "view", "contiguous")
+POOL_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
+
+
+class NotTraceableError(Exception):
+    """The glue of this model depends on its data or on its mode in a way that a graph cannot hold."""
+
+
+class _OneInput(nn.Module):
+    """Calls `model` with an image batch alone, so that its optional arguments keep their defaults."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class _GlueTracer(fx.Tracer):
+    def __init__(self, opened: set[nn.Module]) -> None:
+        super().__init__()
+        self.opened = opened
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m not in self.opened
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of scalar parameters below `module`."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _opened(model: nn.Module, ancestors: set[nn.Module], half: float) -> set[nn.Module]:
+    """Return the modules whose own forward is traced; `half` is the size above which a child is opened too."""
+    opened = {model}
+    for child in model.children():
+        big = parameter_count(child) > half and any(child.children()) and not _from_torch(child)
+        if type(child) in CONTAINERS or child in ancestors or big:
+            opened |= _opened(child, ancestors, half)
+    return opened
+
+
+def _from_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _trace_once(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
+    wrapper = _OneInput(model)
+    try:
+        graph = _GlueTracer({wrapper, *opened}).trace(wrapper)
+    except Exception as error:  # whatever the model's own code raises when it meets a proxy instead of a tensor
+        raise NotTraceableError(str(error)) from error
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix("model.")
+    return graph
+
+
+def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
+    """Trace in training and in evaluation mode; what differs must be dropout, which becomes a module."""
+    mode = model.training
+    try:
+        train, evaluation = (_trace_once(model.train(flag), opened) for flag in (True, False))
+    finally:
+        model.train(mode)
+    pairs = list(zip(train.nodes, evaluation.nodes, strict=False))
+    differing = [pair for pair in pairs if _text(pair[0]) != _text(pair[1])]
+    dropouts = all(node.target is other.target is F.dropout for node, other in differing)
+    if len(train.nodes) != len(evaluation.nodes) or not dropouts:
+        raise NotTraceableError("its forward takes another path in training than in evaluation")
+    for number, (node, _) in enumerate(differing):
+        _replace_dropout(model, train, node, f"glue_dropout{number}")
+    return train
+
+
+def _text(node: fx.Node) -> str:
+    return f"{node.op} {node.target} {node.args} {node.kwargs}"
+
+
+def _replace_dropout(model: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
+    """Put a module in place of `F.dropout(x, training=self.training)`: a graph would keep the mode of its trace."""
+    probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+    model.add_module(name, nn.Dropout(probability))  # type: ignore[arg-type]
+    with graph.inserting_before(node):
+        module = graph.call_module(name, (node.all_input_nodes[0],))
+    node.replace_all_uses_with(module)
+    graph.erase_node(node)
+
+
+def trace(model: nn.Module, classifier: str | None = None) -> tuple[fx.Graph, str]:
+    """Trace the glue of `model` and find its classifier.
+
+    Args:
+        model: a network that takes one image batch `B C H W` and returns logits.
+        classifier: path of the last layer; None finds it: the last layer with parameters that the model calls.
+
+    Returns:
+        The graph of the whole model, and the path of the classifier in it ("" where the model has none).
+
+    Raises:
+        NotTraceableError: the glue depends on the data or on the mode.
+    """
+    try:
+        return _trace_from(model, classifier, half=parameter_count(model) / 2)
+    except NotTraceableError:
+        return _trace_from(model, classifier, half=math.inf)
+
+
+def _trace_from(model: nn.Module, classifier: str | None, half: float) -> tuple[fx.Graph, str]:
+    modules = dict(model.named_modules())
+    ancestors = {modules[path] for path in parents(classifier or "")}
+    while True:
+        graph = _trace_both_modes(model, _opened(model, ancestors, half))
+        if classifier is not None:
+            return graph, classifier
+        modules = dict(model.named_modules())
+        last = next((node for node in reversed(graph.nodes) if has_parameters(node, modules)), None)
+        if last is None:
+            raise NotTraceableError("none of the layers it calls has parameters")
+        module = modules[str(last.target)]
+        if not any(module.children()) or len(module._parameters) > 0:
+            return graph, str(last.target) if isinstance(module, CLASSIFIERS) else ""
+        # The last layer is inside a block: a head module such as timm's ClassifierHead, which has to be opened.
+        ancestors |= {module, *(modules[path] for path in parents(str(last.target)))}
+
+
+def parents(path: str) -> Iterator[str]:
+    """Yield `a`, `a.b` for `a.b.c`."""
+    parts = path.split(".")
+    for length in range(1, len(parts)):
+        yield ".".join(parts[:length])
+
+
+def has_parameters(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Tell whether `node` calls a module that owns parameters."""
+    return node.op == "call_module" and any(True for _ in modules[str(node.target)].parameters())
+
+
+def only_pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Tell whether `node` only pools globally, reshapes or drops (what `Head` replaces)."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        # timm has its own pooling modules, all with this word in their names.
+        own = "Pool" in type(module).__name__ and "Adaptive" in type(module).__name__
+        return (own or isinstance(module, POOL_MODULES)) and not any(module.state_dict())
+    if node.op == "call_method":
+        return node.target in POOL_METHODS
+    return node.op == "call_function" and node.target in POOL_FUNCTIONS
+
+
+def features_node(graph: fx.Graph, classifier: str, modules: dict[str, nn.Module]) -> fx.Node:
+    """Return the node whose value is pooled for the classifier.
+
+    Steps back from the classifier over pooling, flattening and dropout; anything else (a LayerNorm, the choice of
+    the class token) is part of the features.
+    """
+    if classifier:
+        last = next((n for n in graph.nodes if n.op == "call_module" and n.target == classifier), None)
+    else:
+        last = next(n for n in graph.nodes if n.op == "output")
+    if last is None:
+        raise NotTraceableError(f"it never calls {classifier}")
+    node = last.args[0]
+    while isinstance(node, fx.Node) and only_pools(node, modules) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    if not isinstance(node, fx.Node):
+        raise NotTraceableError("it returns more than one tensor")
+    return node
+
+
+def needed_nodes(graph: fx.Graph, features: fx.Node) -> list[fx.Node]:
+    """Return, in order, the nodes that `features` depends on, and the model's own checks of its input."""
+    wanted = {features}
+    for node in reversed(graph.nodes):
+        check = node.op == "call_function" and node.target in (torch._assert, operator.setitem)
+        if node in wanted or (check and node < features):
+            wanted |= {node, *node.all_input_nodes}
+    return [node for node in graph.nodes if node in wanted]

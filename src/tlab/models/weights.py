@@ -1,0 +1,200 @@
+"""Pretrained weights: torchvision's downloads, the bundled file, and files of any origin.
+
+A file is read with `weights_only=True`, so it can hold plain data only. `tlab.models.loading` puts what is
+read here into a model.
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from tlab.errors import UserError
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
+
+BUNDLED_MODEL = "mobilenet_v3_small"
+BUNDLED_FILE = "mobilenet_v3_small_tinyimagenet64.pth"  # trained at 64, then 96 px; 33.5 % on Tiny-ImageNet at 96
+BUNDLED_CLASSES = "tinyimagenet200_classes.json"
+BUNDLED_SIZE = 96  # pixels
+# Where checkpoints of common training scripts keep the model, first match wins.
+NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # of a tlab checkpoint
+HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
+OFFLINE = (
+    "offline: backbone.weights=FILE, backbone=mobilenet_v3_small backbone.weights=bundled, or backbone.weights=null"
+)
+
+
+@dataclass
+class Weights:
+    """Weights as read, before they meet a model.
+
+    Attributes:
+        tensors: state dict with the original model's keys.
+        description: where they come from, for people.
+        input_size: side of the training images in pixels, where known.
+        mean: per channel of RGB in 0..1.
+        std: per channel of RGB in 0..1.
+        classes: names of the source classes, where known.
+        classifier: weight `K D` and bias `K` of the source classifier, where it is kept apart.
+    """
+
+    tensors: dict[str, Tensor]
+    description: str
+    input_size: int | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    classes: tuple[str, ...] | None = None
+    classifier: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
+    """Read `bundled`, one of torchvision's named weights, or a file.
+
+    Args:
+        weights: the value of `backbone.weights`.
+        name: the model's name.
+        names: torchvision's named weights for this model (none for a timm model).
+
+    Raises:
+        UserError: unknown name, no network, or a file that is missing, damaged or not plain data.
+    """
+    member = weights.rpartition(".")[2]
+    if weights == "bundled":
+        return _bundled(name)
+    if member in names and not Path(weights).is_file():
+        return _torchvision(name, member)
+    path = Path(weights).expanduser()
+    if not path.is_file() and not path.suffix and len(path.parts) == 1:
+        raise UserError(
+            f"backbone.weights={weights} is unknown for {name}, "
+            f"choose {', '.join([*names, 'bundled', 'null'])} or a file"
+        )
+    return read_file(path)
+
+
+def _bundled(name: str) -> Weights:
+    if name != BUNDLED_MODEL:
+        raise UserError(
+            f"backbone.weights=bundled is for backbone={BUNDLED_MODEL} only, "
+            f"for {name} give a file, DEFAULT or null"
+        )
+    folder = resources.files("tlab") / "weights"
+    with resources.as_file(folder / BUNDLED_FILE) as path:
+        tensors = torch.load(path, weights_only=True, map_location="cpu")
+    classes = class_names(json.loads((folder / BUNDLED_CLASSES).read_text(encoding="utf-8")))
+    return Weights(tensors, "bundled (Tiny-ImageNet, 200 classes)", BUNDLED_SIZE, classes=classes)
+
+
+def _torchvision(name: str, member: str) -> Weights:
+    """Fetch named weights by torchvision's own API: download with progress bar and hash check, TORCH_HOME cache."""
+    entry = torchvision.models.get_model_weights(name)[member]
+    place = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
+    try:
+        tensors = entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        if place.is_file():
+            raise UserError(f"the weights file {place} is damaged, delete it to download it again") from error
+        raise UserError(
+            f"backbone.weights={member} needs the file {entry.url}, looked for at {place}, and the download failed "
+            f"({error}); put the file there, or work {OFFLINE}"
+        ) from error
+    preset: Any = entry.transforms()
+    return Weights(
+        tensors,
+        f"torchvision {entry}",
+        preset.crop_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        tuple(entry.meta["categories"]),
+    )
+
+
+def read_file(path: Path) -> Weights:
+    """Read a state dict, a checkpoint of torchvision, timm or Lightning, or one of tlab.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than plain data.
+    """
+    if not path.is_file():
+        raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen types on foreign bytes
+        if isinstance(error, pickle.UnpicklingError) and (
+            zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+        ):
+            raise UserError(
+                f"backbone.weights={path} holds Python objects besides tensors, which tlab does not run; "
+                "save its state dict alone: torch.save(model.state_dict(), FILE)"
+            ) from error
+        raise UserError(
+            f"backbone.weights={path} is no weights file of torch, or is cut short; fetch it again"
+        ) from error
+    nested = next(
+        (key for key in NESTED if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None
+    )
+    found = content[nested] if nested else content
+    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(
+            f"backbone.weights={path} holds no state dict (layer names with tensors), give another file"
+        )
+    tensors = {
+        str(k).replace("_orig_mod.", ""): v for k, v in found.items() if isinstance(v, Tensor) and k != "n_averaged"
+    }
+    weights = Weights(tensors, f"file {path.name}" + (f", {nested}" if nested else ""))
+    if any(STAGE_KEY.match(key) for key in tensors):
+        return _of_tlab(weights, content)
+    for prefix in ("module.", "model."):
+        if all(key.startswith(prefix) for key in weights.tensors):
+            weights.tensors = {key.removeprefix(prefix): value for key, value in weights.tensors.items()}
+    if (metadata := getattr(found, "_metadata", None)) and weights.tensors.keys() == found.keys():
+        weights.tensors = with_metadata(weights.tensors, metadata)
+    return weights
+
+
+def with_metadata(tensors: dict[str, Tensor], metadata: Any) -> dict[str, Tensor]:
+    """Keep the layer versions that torch stores with a state dict (MNASNet reads them)."""
+    versioned = type("StateDict", (dict,), {})(tensors)
+    versioned._metadata = metadata
+    return versioned
+
+
+def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
+    """Take the backbone, and the rows of a linear head, out of a tlab checkpoint."""
+    head = {m[1]: value for key, value in weights.tensors.items() if (m := HEAD_KEY.match(key))}
+    if not any(key.startswith("hidden.") for key in head):
+        weights.classifier = {key.removeprefix("linear."): value for key, value in head.items()}
+    weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
+    if isinstance(about := content.get("tlab"), Mapping):
+        weights.classes = class_names(about["classes"]) if about.get("classes") else None
+        weights.input_size = about.get("image_size")
+        weights.mean = tuple(about.get("mean") or IMAGENET_MEAN)
+        weights.std = tuple(about.get("std") or IMAGENET_STD)
+    return weights
+
+
+def read_classes(path: str) -> tuple[str, ...]:
+    """Read class names from a JSON list of names, or of objects with a "name".
+
+    Raises:
+        UserError: the file is missing or something else.
+    """
+    try:
+        return class_names(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"backbone.weights_classes={path} must be a JSON list of class names ({error})") from error
+
+
+def class_names(entries: Sequence[Any]) -> tuple[str, ...]:
+    """Return the names in a list of names or of `{"wnid": ..., "name": ...}`."""
+    return tuple(str(entry["name"]) if isinstance(entry, Mapping) else str(entry) for entry in entries)

@@ -1,0 +1,386 @@
+"""Weights from the bundled file, from downloads and from files of any origin."""
+
+import argparse
+import hashlib
+import http.server
+import io
+import json
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from originals import original
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, VisionTransformer
+
+from tlab.errors import UserError
+from tlab.models.backbones import build_backbone
+from tlab.models.classifier import Classifier
+from tlab.models.head import Head
+from tlab.models.loading import fit_to
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, StagedBackbone
+from tlab.models.weights import Weights, read_file
+
+SHARED = Path(__file__).parents[3] / "shared" / "weights"
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A resnet18 of 7 classes whose weights differ from those of any other test."""
+    torch.manual_seed(5)
+    return original("resnet18", num_classes=7)
+
+
+@pytest.fixture
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.state_dict())
+
+
+def build(path: Path | str, **options: Any) -> StagedBackbone:
+    return build_backbone("resnet18", weights=str(path), image_size=32, **options)
+
+
+def saved(content: object, folder: Path) -> Path:
+    torch.save(content, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def same(backbone: StagedBackbone, state: dict[str, Tensor]) -> bool:
+    mine = {key.split(".", 2)[2]: tensor for key, tensor in backbone.state_dict().items()}
+    return all(torch.equal(tensor, state[key]) for key, tensor in mine.items())
+
+
+WRAPPINGS = {
+    "plain": lambda s: s,
+    "torchvision reference": lambda s: {"model": s, "epoch": 3, "optimizer": {"state": {}}},
+    "data parallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "averaged": lambda s: {
+        "model_ema": {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}}
+    },
+    "lightning": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "callbacks": {}},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_files_of_many_origins(wrapping: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    backbone = build(saved(WRAPPINGS[wrapping](state), tmp_path))
+    assert same(backbone, state)
+    assert torch.equal(backbone.pretraining.classifier_weight, state["fc.weight"])
+    assert torch.equal(backbone.pretraining.classifier_bias, state["fc.bias"])
+    assert backbone.pretraining.classes is None
+    assert "weights.pth" in backbone.pretraining.description
+
+
+def test_half_precision_and_a_missing_classifier(state: dict[str, Tensor], tmp_path: Path) -> None:
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    del half["fc.weight"], half["fc.bias"]
+    backbone = build(saved(half, tmp_path))
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+    assert backbone.pretraining.classifier_weight is None
+    assert torch.equal(backbone.stages["conv1"].conv1.weight, state["conv1.weight"].half().float())
+
+
+def test_checkpoints_without_batch_counters_load(state: dict[str, Tensor], tmp_path: Path) -> None:
+    old = {key: tensor for key, tensor in state.items() if "num_batches" not in key}
+    assert same(build(saved(old, tmp_path)), state)
+
+
+def test_a_tlab_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = Classifier(
+        build_backbone("resnet18", weights=None, image_size=32), Head(512, 3), IMAGENET_MEAN, IMAGENET_STD
+    )
+    nn.init.normal_(net.head.linear.weight)
+    content = {
+        "state_dict": {f"net.{key}": tensor for key, tensor in net.state_dict().items()},
+        "optimizer_states": [{}],
+        "tlab": {"classes": ["ant", "bee", "cat"], "mean": [0.1] * 3, "std": [0.2] * 3, "input_size": 48},
+    }
+    key = "layer4.1.conv1.weight"
+    backbone = build(saved(content, tmp_path), stages={"low": "conv1", "high": "layer3"})
+    wanted = net.group("layer4").get_parameter(key)
+    assert torch.equal(backbone.stages["high"].get_parameter(key), wanted)
+    pretraining = backbone.pretraining
+    assert torch.equal(pretraining.classifier_weight, net.head.linear.weight)
+    assert (pretraining.classes, pretraining.input_size) == (("ant", "bee", "cat"), 48)
+    assert (pretraining.mean, pretraining.std) == ((0.1,) * 3, (0.2,) * 3)
+    assert not any("classifier" in key for key in backbone.state_dict())
+
+
+def test_a_cut_tlab_checkpoint_fits_the_same_cut_only(tmp_path: Path) -> None:
+    cut = build_backbone("resnet18", weights=None, upto="layer2", image_size=32)
+    net = Classifier(cut, Head(128, 3), IMAGENET_MEAN, IMAGENET_STD)
+    path = saved({"state_dict": {f"net.{key}": tensor for key, tensor in net.state_dict().items()}}, tmp_path)
+    assert build(path, upto="layer2").pretraining.digest == cut.pretraining.digest
+    with pytest.raises(UserError, match=r"missing \(layer3.0.bn1.bias"):
+        build(path)
+
+
+def test_every_key_is_accounted_for(state: dict[str, Tensor], tmp_path: Path) -> None:
+    wrong = {f"extra{i}.weight": torch.zeros(1) for i in range(8)} | state
+    del wrong["layer1.0.conv1.weight"]
+    wrong["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    with pytest.raises(UserError) as caught:
+        build(saved(wrong, tmp_path))
+    message = str(caught.value)
+    assert "1 missing (layer1.0.conv1.weight)" in message
+    assert "8 without a place (extra0.weight" in message
+    assert "extra5.weight, and 2 more)" in message
+    assert "1 of another shape (conv1.weight (64, 1, 7, 7) instead of (64, 3, 7, 7))" in message
+
+
+def test_a_key_that_is_missing_beyond_the_cut_is_no_matter(state: dict[str, Tensor], tmp_path: Path) -> None:
+    del state["layer4.0.conv1.weight"]
+    assert same(build(saved(state, tmp_path), upto="layer3"), state)
+
+
+def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
+    path = folder / "w.pth"
+    if kind == "text":
+        path.write_text("<html>not found</html>")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        path.write_bytes(saved(state, folder).read_bytes()[:100_000])
+    elif kind == "objects":
+        torch.save({"model": state, "args": argparse.Namespace(lr=1)}, path)
+    elif kind == "no tensors":
+        torch.save({"epoch": 3}, path)
+    elif kind == "a tensor":
+        torch.save(torch.zeros(3), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "is not there"),
+        ("text", "is no weights file of torch, or is cut short"),
+        ("empty", "is no weights file of torch, or is cut short"),
+        ("truncated", "is no weights file of torch, or is cut short"),
+        ("objects", r"holds Python objects besides tensors.*torch.save\(model.state_dict"),
+        ("no tensors", "holds no state dict"),
+        ("a tensor", "holds no state dict"),
+    ],
+)
+def test_files_that_cannot_be_read(kind: str, message: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"w\.pth {message}"):
+        build(broken(kind, tmp_path, state))
+
+
+def test_class_names_of_a_file(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path, names = saved(state, tmp_path), tmp_path / "names.json"
+    names.write_text(json.dumps([{"wnid": f"n{i}", "name": f"thing {i}"} for i in range(7)]))
+    assert build(path, weights_classes=str(names)).pretraining.classes == tuple(f"thing {i}" for i in range(7))
+    names.write_text(json.dumps(["a", "b"]))
+    with pytest.raises(UserError, match=r"weights_classes=.* lists 2 classes, .* has 7"):
+        build(path, weights_classes=str(names))
+    names.write_text("{")
+    with pytest.raises(UserError, match=r"weights_classes=.* must be a JSON list"):
+        build(path, weights_classes=str(names))
+
+
+def test_bundled() -> None:
+    backbone = build_backbone("mobilenet_v3_small", weights="bundled")
+    pretraining = backbone.pretraining
+    assert pretraining.input_size == 96
+    assert pretraining.classifier_weight.shape == (200, 1024)
+    assert pretraining.classes[0].startswith("goldfish")
+    assert len(pretraining.classes) == 200
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+    with pytest.raises(UserError, match="mobilenet_v3_small only"):
+        build_backbone("resnet18", weights="bundled")
+
+
+def test_the_digest_tells_weights_apart(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = saved(state, tmp_path)
+    first = build(path).pretraining.digest
+    assert build(path).pretraining.digest == first
+    state["layer1.0.bn1.running_mean"] += 1e-6
+    assert build(saved(state, tmp_path)).pretraining.digest != first
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared weights are not here")
+def test_shared_weights_know_their_classes() -> None:
+    """The source classifier's rows on the pooled features give the logits of the original."""
+    backbone = build(
+        SHARED / "resnet18_tinyimagenet64.pth", weights_classes=str(SHARED / "tinyimagenet200_classes.json")
+    )
+    pretraining = backbone.eval().pretraining
+    whole = original("resnet18", num_classes=200)
+    whole.load_state_dict(torch.load(SHARED / "resnet18_tinyimagenet64.pth", weights_only=True))
+    x = torch.randn(2, 3, 64, 64)
+    logits = Head(512, 1).pool(backbone(x)) @ pretraining.classifier_weight.T + pretraining.classifier_bias
+    assert torch.allclose(logits, whole.eval()(x), atol=1e-5)
+    assert len(pretraining.classes) == 200
+
+
+# Downloads: torchvision's real code, with a file of ours behind the address.
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+
+
+def imagenet_file() -> tuple[bytes, dict[str, Tensor]]:
+    """A resnet18 of 1000 classes as a file."""
+    torch.manual_seed(6)
+    state = original("resnet18").state_dict()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue(), state
+
+
+def test_named_weights_download_once(home: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, address = server
+    content, state = imagenet_file()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(content)
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"{address}/{name}")
+    backbone = build("DEFAULT")
+    assert same(backbone, state)
+    pretraining = backbone.pretraining
+    assert (pretraining.input_size, pretraining.mean, pretraining.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
+    assert pretraining.classes[:2] == ("tench", "goldfish")
+    assert pretraining.classifier_weight.shape == (1000, 512)
+    assert (home / name).is_file()
+    (folder / name).unlink()
+    assert build("ResNet18_Weights.IMAGENET1K_V1").pretraining.digest == pretraining.digest
+
+
+def test_a_download_with_the_wrong_hash_is_refused(
+    home: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    (folder / "resnet18-00000000.pth").write_bytes(b"something else")
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"{address}/resnet18-00000000.pth")
+    with pytest.raises(UserError, match="invalid hash value"):
+        build("DEFAULT")
+    assert list(home.iterdir()) == []
+
+
+def test_without_network(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://127.0.0.1:9/resnet18-f37072fd.pth"
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", url)
+    with pytest.raises(UserError) as caught:
+        build("DEFAULT")
+    for part in (
+        url,
+        str(home / "resnet18-f37072fd.pth"),
+        "backbone.weights=FILE",
+        "bundled",
+        "backbone.weights=null",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_damaged_download_is_named(home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]).write_bytes(b"PK cut short")
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged, delete it"):
+        build("DEFAULT")
+
+
+def test_unknown_names_of_weights() -> None:
+    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* DEFAULT, IMAGENET1K_V1, bundled, null"):
+        build("V9")
+    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* a1_in1k"):
+        build_backbone("resnet18", library="timm", weights="V9")
+
+
+def test_timm_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"needs timm/resnet18.a2_in1k from the Hugging Face hub .* offline:"):
+        build_backbone("resnet18", library="timm", weights="a2_in1k", image_size=32)
+
+
+def test_timm_weights_describe_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With timm's loading replaced, since it needs the network."""
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kw: create(name, pretrained=False, **kw))
+    pretraining = build_backbone("mobilenetv4_conv_small", library="timm", weights="DEFAULT").pretraining
+    assert pretraining.input_size == 224
+    assert pretraining.classifier_weight.shape == (1000, 1280)
+    assert pretraining.classes[0].startswith("tench")
+    assert re.match(r"timm mobilenetv4_conv_small\.\w+", pretraining.description)
+
+
+# Adaptations that loading makes.
+
+
+def test_vit_positions_are_interpolated() -> None:
+    small, large = (VisionTransformer(size, 8, 1, 2, 16, 32, num_classes=4) for size in (16, 32))
+    nn.init.constant_(small.encoder.pos_embedding[:, 1:], 0.7)
+    weights = Weights(dict(small.state_dict()), "test")
+    fit_to(weights, large, "vit", "heads.head", needed=set())
+    positions = large.encoder.pos_embedding
+    assert positions.shape == (1, 17, 16)
+    assert torch.equal(positions[:, 0], small.encoder.pos_embedding[:, 0])
+    assert torch.allclose(positions[:, 1:], torch.tensor(0.7))
+
+
+def test_timm_positions_are_interpolated(tmp_path: Path) -> None:
+    path = saved(original("timm:vit_tiny_patch16_224", img_size=32).state_dict(), tmp_path)
+    backbone = build_backbone("vit_tiny_patch16_224", library="timm", weights=str(path), image_size=64)
+    assert backbone.stages["patch_embed"].pos_embed.shape == (1, 17, 192)
+
+
+def test_old_names_of_densenet_layers() -> None:
+    layer = "features.denseblock1.denselayer1"
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.ModuleDict({"denseblock1": nn.ModuleDict({"denselayer1": nn.ModuleDict()})})
+            self.features["denseblock1"]["denselayer1"]["norm1"] = nn.LayerNorm(2)
+
+    model = Dense()
+    old = {f"{layer}.norm.1.weight": torch.tensor([2.0, 3.0]), f"{layer}.norm.1.bias": torch.zeros(2)}
+    fit_to(Weights(old, "test"), model, "densenet", "", needed=set(model.state_dict()))
+    assert model.state_dict()[f"{layer}.norm1.weight"].tolist() == [2.0, 3.0]
+
+
+def test_side_classifiers_of_a_file_are_left_out(tmp_path: Path) -> None:
+    state = original("googlenet", init_weights=False, aux_logits=True).state_dict()
+    assert any(key.startswith("aux1.") for key in state)
+    backbone = build_backbone("googlenet", weights=str(saved(state, tmp_path)), image_size=32)
+    assert same(backbone, state)
+
+
+def test_versions_of_layers_survive(tmp_path: Path) -> None:
+    """MNASNet refuses a state dict that does not say which version of the network it is of."""
+    state = original("mnasnet0_5").state_dict()
+    path = saved(state, tmp_path)
+    assert hasattr(read_file(path).tensors, "_metadata")
+    for content in (state, dict(state)):
+        backbone = build_backbone("mnasnet0_5", weights=str(saved(content, tmp_path)), image_size=32)
+        assert same(backbone, state)
