@@ -1,0 +1,188 @@
+"""Learning-rate schedules, one torch scheduler per phase over parameter groups that never change.
+
+Each function builds a `Schedule` for one phase. `PhasedScheduler` holds the one in force and starts the next one
+from the groups' base rates when a phase begins; the phase's own factor is not applied here (see `callback.py`).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    LambdaLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+
+from tlab.errors import UserError
+
+
+class Schedule(NamedTuple):
+    """A scheduler for one phase, and when to step it.
+
+    Attributes:
+        scheduler: A torch scheduler over the optimiser.
+        interval: `"step"` (after every optimiser step) or `"epoch"`.
+        monitor: Metric handed to `scheduler.step`, or None.
+    """
+
+    scheduler: LRScheduler | ReduceLROnPlateau
+    interval: str
+    monitor: str | None = None
+
+
+BuildSchedule = Callable[[Optimizer, int, int], Schedule]
+"""(optimiser, optimiser steps in the phase, optimiser steps in an epoch) -> Schedule."""
+
+
+def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int) -> Schedule:
+    """Keep the base rate."""
+    return Schedule(ConstantLR(optimizer, factor=1.0, total_iters=0), "epoch")
+
+
+def cosine(
+    optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: float = 0.1, final: float = 0.0
+) -> Schedule:
+    """Warm up linearly, then fall along half a cosine (SGDR without restarts, Loshchilov & Hutter 2017, eq. 5).
+
+    Args:
+        optimizer: Its groups' `initial_lr` is the peak.
+        steps: Optimiser steps in the phase.
+        steps_per_epoch: Unused; every builder takes the same arguments.
+        warmup: Share of the steps over which the rate climbs from 0 to the peak.
+        final: Rate after the last step, as a share of the peak.
+    """
+    warm = round(warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        progress = min(1.0, (step - warm) / max(1, steps - warm))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return Schedule(LambdaLR(optimizer, factor), "step")
+
+
+def onecycle(
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Follow the 1cycle policy of Smith & Topin 2018 (momentum is cycled against the rate)."""
+    peaks = [group["initial_lr"] for group in optimizer.param_groups]
+    group = optimizer.param_groups[0]
+    scheduler = OneCycleLR(
+        optimizer,
+        max_lr=peaks,
+        # torch steps once more than the optimiser does, and divides by zero where the way up has no step
+        total_steps=max(steps + 1, math.floor(1 / max(pct_start, 1e-3)) + 1),
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        cycle_momentum="betas" in group or group.get("momentum", 0) > 0,
+    )
+    return Schedule(scheduler, "step")
+
+
+def step(
+    optimizer: Optimizer, steps: int, steps_per_epoch: int, step_size: int = 7, gamma: float = 0.1
+) -> Schedule:
+    """Multiply the rate by `gamma` every `step_size` epochs of the phase."""
+    return Schedule(StepLR(optimizer, step_size=step_size, gamma=gamma), "epoch")
+
+
+def plateau(
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    monitor: str = "val/loss",
+    mode: str = "min",
+    factor: float = 0.1,
+    patience: int = 3,
+    threshold: float = 1e-4,
+) -> Schedule:
+    """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
+    scheduler = ReduceLROnPlateau(
+        optimizer,
+        mode="min" if mode == "min" else "max",
+        factor=factor,
+        patience=patience,
+        threshold=threshold,
+    )
+    return Schedule(scheduler, "epoch", monitor)
+
+
+class PhasedScheduler:
+    """Runs one schedule per phase over one optimiser.
+
+    Args:
+        optimizer: Its parameter groups are final; their `lr` at this moment is the base rate of every phase.
+        build: Builds a phase's schedule.
+    """
+
+    def __init__(self, optimizer: Optimizer, build: BuildSchedule) -> None:
+        self.optimizer = optimizer
+        self.build = build
+        self.base: list[dict[str, Any]] = [
+            {key: group[key] for key in ("lr", "momentum", "betas") if key in group}
+            for group in optimizer.param_groups
+        ]
+        self.length = (0, 0)
+        self.current: Schedule | None = None
+
+    def start_phase(self, steps: int, steps_per_epoch: int) -> None:
+        """Begin the schedule anew from the base rates, over `steps` optimiser steps."""
+        self.length = (max(1, steps), max(1, steps_per_epoch))
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            for stale in ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"):
+                group.pop(stale, None)
+            group.update(base)
+            group["initial_lr"] = base["lr"]
+        self.current = self.build(self.optimizer, *self.length)
+
+    def after_step(self) -> None:
+        """Advance a schedule that counts optimiser steps."""
+        assert self.current is not None
+        if self.current.interval == "step":
+            self.current.scheduler.step()
+
+    def after_epoch(self, metrics: Mapping[str, torch.Tensor]) -> None:
+        """Advance a schedule that counts epochs.
+
+        Raises:
+            UserError: The schedule watches a metric that the run does not have.
+        """
+        assert self.current is not None
+        scheduler, interval, monitor = self.current
+        if interval != "epoch":
+            return
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        elif monitor is not None and monitor in metrics:
+            scheduler.step(metrics[monitor])
+        else:
+            raise UserError(
+                f"scheduler.monitor={monitor} is not a metric of this run: {', '.join(sorted(metrics))}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data: the phase's length and the state of its scheduler."""
+        assert self.current is not None
+        return {"length": list(self.length), "scheduler": self.current.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild the schedule of the phase that was in force, then its state.
+
+        The groups' current rates belong to the optimiser's state, which is loaded after this.
+        """
+        self.start_phase(*state["length"])
+        assert self.current is not None
+        self.current.scheduler.load_state_dict(state["scheduler"])
