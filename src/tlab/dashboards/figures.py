@@ -1,0 +1,129 @@
+"""The figures that the dashboards draw, as functions of plain values. matplotlib is imported when one is drawn."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+TITLE_INCHES = 0.4
+CAPTION_POINTS, CAPTION_LINE_INCHES = 7.0, 0.125
+CELL_TEXT_CLASSES = 30  # above, a cell is too small for its count
+NAMED_CLASSES = 100  # above, names would overlap
+
+
+def shorten(name: str, limit: int) -> str:
+    """Return `name`, cut in the middle when it is longer than `limit` characters: both its ends may tell."""
+    if len(name) <= limit:
+        return name
+    head = limit // 2
+    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def caption_characters(tile_inches: float) -> int:
+    """Return how many characters of a caption fit above a tile."""
+    return int(tile_inches * 15)
+
+
+def tile_figure(
+    images: Sequence[Tensor],
+    captions: Sequence[str],
+    title: str,
+    columns: int,
+    headers: Sequence[str] = (),
+    tile_inches: float = 1.25,
+) -> "Figure":
+    """Draw images in a grid, row by row, each below its caption.
+
+    All tiles are copied into one picture on one pair of axes: a pair for each would take ten times as long.
+
+    Args:
+        images: uint8 tensors of shape 3 S S (RGB), all of one size.
+        captions: One per image; may have several lines.
+        title: Heading of the figure.
+        columns: Images in a row.
+        headers: Heading of each column.
+        tile_inches: Width of a tile; a figure has 100 pixels per inch.
+    """
+    from matplotlib.figure import Figure
+
+    side = images[0].shape[-1]
+    per_inch = side / tile_inches
+    columns = min(columns, len(images))
+    lines = max(caption.count("\n") + 1 if caption else 0 for caption in captions)
+    step_x = side + max(1, round(0.1 * per_inch))
+    step_y = side + max(1, round((0.1 + CAPTION_LINE_INCHES * lines) * per_inch))
+    head = round(0.2 * per_inch) if headers else 0
+    page = np.full((head + -(-len(images) // columns) * step_y, columns * step_x, 3), 255, np.uint8)
+    height, width = (length / per_inch for length in page.shape[:2])
+    figure = Figure(figsize=(max(width, 4.0), height + TITLE_INCHES), dpi=DPI)
+    top = height / (height + TITLE_INCHES)
+    axes = figure.add_axes(((1 - width / max(width, 4.0)) / 2, 0.0, width / max(width, 4.0), top))
+    axes.axis("off")
+    figure.text(0.5, (1 + top) / 2, title, ha="center", va="center", fontsize=11, parse_math=False)
+    for column, header in enumerate(headers):
+        axes.text(step_x * (column + 0.5), head / 2, header, ha="center", va="center", fontsize=9)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        y, x = head + (i // columns + 1) * step_y - side, (i % columns) * step_x + (step_x - side) // 2
+        page[y : y + side, x : x + side] = image.permute(1, 2, 0).cpu().numpy()
+        style: dict[str, Any] = {"fontsize": CAPTION_POINTS, "linespacing": 1.1, "parse_math": False}
+        axes.text(x + side / 2, y - 0.02 * per_inch, caption, ha="center", va="bottom", **style)
+    axes.imshow(page, aspect="auto")
+    return figure
+
+
+def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> "Figure":
+    """Draw a confusion matrix: colour is the share of the true class (row), text the number of images.
+
+    Above 30 classes the cells carry no text, and the colour scale lifts small shares so that single confusions
+    can be seen; above 100 the axes carry no names.
+
+    Args:
+        counts_KK: Images of true class (row) that were taken for a class (column); integer.
+        classes: The K names.
+        title: Heading; the accuracy is added.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    counts, number = counts_KK.cpu().numpy(), len(classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(2.5, 0.42 * min(number, 10) + 0.3 * max(0, min(number, 30) - 10))
+    points = 9.0 if number <= 20 else 7.0 if number <= 45 else 5.0 if number <= 65 else 4.0
+    names = [shorten(name, 20) for name in classes] if number <= NAMED_CLASSES else []
+    longest = max(map(len, names), default=0) * 0.6 * points / 72 or 0.3
+    flat = longest < 0.9 * side / number
+    # In inches, laid out by hand: matplotlib's own layout cuts the title of a square picture off
+    left, bottom, top, right = 0.5 + longest, 0.7 if flat else 0.5 + longest, 0.6, 1.0
+    width, height = left + side + right, bottom + side + top
+    figure = Figure(figsize=(width, height), dpi=DPI if number <= 60 else 1.3 * DPI)
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    lifted = PowerNorm(0.5 if number > CELL_TEXT_CLASSES else 1.0, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", norm=lifted, interpolation="nearest", aspect="auto")
+    correct, total = int(counts.trace()), int(counts.sum())
+    right_text = f"{correct} of {total} right" + (f" ({correct / total:.1%})" if total else "")
+    axes.set_title(f"{title}\n{right_text}", fontsize=11)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.tick_params(length=2)
+    if names:
+        rotation = 0 if flat else 90
+        axes.set_xticks(range(number), names, rotation=rotation, fontsize=points, parse_math=False)
+        axes.set_yticks(range(number), names, fontsize=points, parse_math=False)
+    if number <= CELL_TEXT_CLASSES:
+        _write_counts(axes, counts, shares)
+    bar = figure.add_axes(((left + side + 0.12) / width, bottom / height, 0.15 / width, side / height))
+    figure.colorbar(image, cax=bar).set_label("share of the true class")
+    return figure
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
+    points = 9 if counts.max(initial=0) < 1000 else 7 if counts.max() < 10_000 else 5
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=points)

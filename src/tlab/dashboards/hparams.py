@@ -1,0 +1,67 @@
+"""TensorBoard's HParams tab: what was set, and what came of it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+@rank_zero_only
+def log_hparams(
+    logger: Logger | None, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+) -> None:
+    """Write a finished run's row of the HParams tab; call it once, when the final metrics are known.
+
+    TensorBoard believes the first description of a run that it reads, so a row that is written before the metrics
+    exist can never be mended; Lightning's own (`default_hp_metric`, `save_hyperparameters`) must stay off. The
+    final metrics are scalars `hparam/<name>`, apart from the curves, since they are those of the best epoch and not
+    of the last one; the tab shows them under their plain names.
+
+    Args:
+        logger: Where to write; another logger, or None, writes nothing.
+        hparams: Settings, nested as they may be; they come out flat, `optimizer.lr`.
+        metrics: Name -> final value, such as `val/acc`.
+        step: Step at which the final metrics stand.
+    """
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    # Imported late: TensorBoard's plugins take half a second
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+
+    flat = dict(flatten(hparams))
+    kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    experiment = api_pb2.Experiment(
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, type=kinds.get(type(value), "DATA_TYPE_FLOAT64"))
+            for name, value in flat.items()
+        ],
+        metric_infos=[summary_v2.Metric(f"hparam/{name}", display_name=name).as_proto() for name in metrics],
+    )
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+    described = {
+        metadata.EXPERIMENT_TAG: plugin_data_pb2.HParamsPluginData(experiment=experiment),
+        metadata.SESSION_END_INFO_TAG: plugin_data_pb2.HParamsPluginData(session_end_info=end),
+    }
+    board = logger.experiment
+    events = board._get_file_writer()
+    for tag, data in described.items():
+        about = metadata.create_summary_metadata(data)
+        events.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
+    events.add_summary(summary_v2.hparams_pb(flat))
+    for name, value in metrics.items():
+        board.add_scalar(f"hparam/{name}", value, step)
+    board.flush()
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | bool | str]]:
+    """Yield the leaves of nested settings with their dotted names; a list or None comes as its text."""
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, bool | int | float | str):
+            yield name, value
+        else:
+            yield name, "null" if value is None else str(value)

@@ -1,0 +1,116 @@
+"""The network, stage by stage, before it trains: what comes out, how large it is, and when it trains."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+from rich import box, get_console
+from rich.console import Console
+from rich.table import Table
+
+from tlab.dashboards.board import writer
+from tlab.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage, or the head.
+
+    Attributes:
+        name: Of the group.
+        output_shape: For one image, without the batch axis: `C H W`, `N C` or `C`, as the network lays it out.
+        parameters: How many numbers it learns or could learn.
+        trainable_now: Whether it trains in the phase in force.
+        phases: Names of the phases in which it trains.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    trainable_now: bool
+    phases: tuple[str, ...]
+
+
+def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
+    """Return a row for each stage and for the head. Nothing is computed: the shapes come from fake tensors.
+
+    Args:
+        net: The classifier, in whatever mode; it is left as it was.
+        image_size: Side of the images in pixels.
+        plan: Its `phases` have a `name` and `groups(stage_names)` (`tlab.finetuning.Plan`).
+
+    Raises:
+        UserError: The network does not take images of this size.
+    """
+    stage_names = net.backbone.stage_names
+    shapes = {**net.backbone.stage_shapes(image_size), "head": (net.head.linear.out_features,)}
+    trained = {phase.name: phase.groups(stage_names) for phase in plan.phases}
+    return [
+        StageRow(
+            name,
+            shapes[name],
+            sum(parameter.numel() for parameter in net.group(name).parameters()),
+            name in net.trainable,
+            tuple(phase for phase, groups in trained.items() if name in groups),
+        )
+        for name in net.group_names
+    ]
+
+
+def stage_cells(rows: list[StageRow]) -> list[tuple[str, str, str, str, str]]:
+    """Return the table's body as text, one tuple per row, the total last."""
+    cells = [
+        (
+            row.name,
+            " × ".join(map(str, row.output_shape)),
+            f"{row.parameters:,}",
+            "yes" if row.trainable_now else "frozen",
+            ", ".join(row.phases) or "never",
+        )
+        for row in rows
+    ]
+    now = sum(row.parameters for row in rows if row.trainable_now)
+    return [*cells, ("total", "", f"{sum(row.parameters for row in rows):,}", f"{now:,}", "")]
+
+
+HEADERS = ("stage", "output", "parameters", "trains now", "trains in phase")
+
+
+def print_stage_table(console: Console, rows: list[StageRow]) -> None:
+    """Print the stages, with their parameters summed below."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in HEADERS:
+        table.add_column(header, justify="right" if header == "parameters" else "left", overflow="fold")
+    *body, total = stage_cells(rows)
+    for row, cells in zip(rows, body, strict=True):
+        table.add_row(*cells, style="" if row.trainable_now else "dim")
+    table.add_section()
+    table.add_row(*total, style="bold")
+    console.print(table)
+
+
+class StageTable(L.Callback):
+    """Prints the stages when the fit starts, and writes them as the text `stages` to TensorBoard.
+
+    It belongs after the finetuning callback in the trainer's list, which freezes when the fit starts.
+
+    Args:
+        image_size: Side of the images in pixels.
+        plan: The phases (`tlab.finetuning.Plan`).
+        console: Where to print; None is Rich's own, which the progress bar uses too.
+    """
+
+    def __init__(self, image_size: int, plan: Any, console: Console | None = None) -> None:
+        self.image_size = image_size
+        self.plan = plan
+        self.console = console
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print once per run, from the first process."""
+        if not trainer.is_global_zero:
+            return
+        rows = stage_rows(pl_module.net, self.image_size, self.plan)  # type: ignore[arg-type]
+        print_stage_table(self.console or get_console(), rows)
+        if (board := writer(trainer)) is not None:
+            lines = [HEADERS, ("---",) * len(HEADERS), *stage_cells(rows)]
+            board.add_text("stages", "\n".join(f"| {' | '.join(line)} |" for line in lines), 0)

@@ -1,0 +1,84 @@
+"""The validation images that the network gets most wrong."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from tlab.dashboards.board import add_figure, collects, writer
+from tlab.dashboards.figures import caption_characters, shorten, tile_figure
+from tlab.errors import UserError
+
+TILE_INCHES = 1.6
+
+
+class TopLosses(L.Callback):
+    """Draws `val/top_losses` when the fit ends: the images of the last validation epoch with the highest loss.
+
+    Above each: the true class with its probability, the predicted class with its own, the file. While validating
+    only the losses, places and logits of the `images` worst so far are held; the images are read again to be drawn.
+
+    Args:
+        images: How many; 0 draws nothing.
+    """
+
+    def __init__(self, images: int = 16) -> None:
+        self.images = images
+        self._worst: tuple[Tensor, Tensor, Tensor] | None = None  # loss N, index N, logits N K; descending
+        self._title = ""
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the epoch before."""
+        self._worst = None
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep the worst so far, on the device, so that nothing waits for it."""
+        if not (self.images and collects(trainer)):
+            return
+        new = (outputs["losses"].float(), batch.index, outputs["logits"].float())
+        both = [torch.cat(pair) for pair in zip(self._worst, new, strict=True)] if self._worst else list(new)
+        order = both[0].topk(min(self.images, len(both[0]))).indices
+        self._worst = (both[0][order], both[1][order], both[2][order])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the worst of all processes together."""
+        self._title = f"Highest losses in validation, epoch {trainer.current_epoch + 1}"
+        if self.images and collects(trainer) and trainer.world_size > 1:
+            mine = [part.cpu() for part in self._worst] if self._worst else None
+            everyone: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, mine)  # processes may hold different numbers, or none
+            losses, index, logits = (torch.cat(parts) for parts in zip(*filter(None, everyone), strict=True))
+            order = losses.topk(min(self.images, len(losses))).indices
+            self._worst = (losses[order], index[order], logits[order])
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the images again and draw them."""
+        board = writer(trainer)
+        data = getattr(trainer, "datamodule", None)
+        if board is None or data is None or self._worst is None:
+            return
+        losses, index, logits = (part.cpu() for part in self._worst)
+        samples = data.index.splits["val"]
+        batch = data.loader("val").dataset.__getitems__([(0, i) for i in index.tolist()])
+        if isinstance(batch, UserError):  # the data set hands an unreadable file over as a value
+            raise batch
+        captions = [
+            _caption(loss, row.softmax(0), samples[i].label, samples[i].path.name, data.classes)
+            for loss, row, i in zip(losses.tolist(), logits, index.tolist(), strict=True)
+        ]
+        figure = tile_figure(list(batch.image), captions, self._title, 8, tile_inches=TILE_INCHES)
+        add_figure(board, "val/top_losses", figure, trainer.global_step)
+
+
+def _caption(loss: float, probabilities_K: Tensor, label: int, file: str, classes: tuple[str, ...]) -> str:
+    predicted = int(probabilities_K.argmax())
+    room = caption_characters(TILE_INCHES)
+    lines = [
+        f"{what} {shorten(classes[k], room - len(what) - 7)} {float(probabilities_K[k]):.1%}"
+        for what, k in (("true", label), ("predicted", predicted))
+    ]
+    return "\n".join([*lines, shorten(file, room), f"loss {loss:.2f}"])

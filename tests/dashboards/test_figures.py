@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tlab.dashboards.figures import confusion_figure, shorten, tile_figure
+
+GREY = [0xA0, 0xA0, 0xA0]
+
+
+def render(figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def texts_inside(figure) -> bool:
+    """Whether each text lies wholly inside the figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    width, height = figure.bbox.size
+    found = figure.findobj(
+        lambda artist: hasattr(artist, "get_text") and artist.get_text() and artist.get_visible()
+    )
+    boxes = [text.get_window_extent(renderer) for text in found]
+    assert boxes
+    return all(b.x0 >= -1 and b.y0 >= -1 and b.x1 <= width + 1 and b.y1 <= height + 1 for b in boxes)
+
+
+@pytest.mark.parametrize("number", [1, 10, 31, 100])
+def test_confusion_names_and_counts_fit(number):
+    counts = torch.eye(number, dtype=torch.int64) * 1200
+    counts[0, -1] = 3
+    names = [f"a class whose $name$ is long and odd_{i}" for i in range(number)]
+    figure = confusion_figure(counts, names, "Validation, epoch 1")
+    axes = figure.axes[0]
+    assert texts_inside(figure)
+    assert ("1200" in {text.get_text() for text in axes.texts}) == (1 < number <= 30)
+    assert max(figure.bbox.size) < 1800
+
+
+def test_confusion_of_too_many_classes_goes_without_names():
+    figure = confusion_figure(torch.eye(101, dtype=torch.int64), ["odd"] * 101, "t")
+    assert not any("odd" in label.get_text() for label in figure.axes[0].get_xticklabels())
+
+
+def test_confusion_colours_are_shares_of_the_row():
+    figure = confusion_figure(torch.tensor([[3, 1], [0, 400]]), ["a", "b"], "t")
+    assert figure.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 1.0]]
+    assert "403 of 404 right (99.8%)" in figure.axes[0].get_title()
+
+
+def test_confusion_of_a_class_without_images():
+    figure = confusion_figure(torch.tensor([[0, 0], [0, 2]]), ["a", "b"], "t")
+    assert figure.axes[0].images[0].get_array().tolist() == [[0.0, 0.0], [0.0, 1.0]]
+
+
+def test_tiles_lie_beside_each_other_and_keep_their_pixels():
+    tiles = [torch.full((3, 50, 50), value, dtype=torch.uint8) for value in (0xA0, 0x20, 0x40)]
+    figure = tile_figure(tiles, ["cat", "", "dog\nagain"], "Title", 2, tile_inches=1.0)
+    pixels = render(figure)
+    assert texts_inside(figure)
+    grey = np.isclose(pixels, GREY, atol=1).all(axis=2)
+    assert 90**2 < grey.sum() < 110**2  # about an inch square
+    rows, columns = np.nonzero(grey)
+    assert columns.max() < pixels.shape[1] / 2  # left half
+    assert rows.max() < pixels.shape[0] * 0.7  # upper row
+
+
+def test_names_are_cut_in_the_middle():
+    assert shorten("short", 5) == "short"
+    assert shorten("abcdefghij", 7) == "abc…hij"
+    assert len(shorten("abcdefghij", 6)) == 6
