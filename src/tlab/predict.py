@@ -1,0 +1,119 @@
+"""Predictions of a trained run: `python -m tlab.predict run=RUN_OR_CKPT input=FILE_OR_DIR output=preds.csv`."""
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tlab.command import quiet, run_command
+from tlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def predict(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Return a row per image: `path`, `prediction`, `probability`, and `p(<class>)` for each class.
+
+    A file that cannot be decoded has a row too, with an empty prediction.
+
+    Args:
+        cfg: As composed from conf/predict.yaml.
+
+    Raises:
+        UserError: The run or the input is not there, or the input holds no image.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from tlab.data.check import check_files, unreadable
+    from tlab.data.dataset import ImageDataset
+    from tlab.data.index import Sample
+    from tlab.data.order import SequentialKeys
+    from tlab.data.transforms import evaluation_transform
+    from tlab.models.precision import autocast, find_accelerator
+    from tlab.trained import load_trained
+
+    quiet()
+    files = find_images(Path(cfg.input))
+    trained = load_trained(Path(cfg.run))
+    root = Path(cfg.input) if Path(cfg.input).is_dir() else Path(cfg.input).parent
+    broken = {item.path: item.reason for item in unreadable(check_files(root, files))}
+    for path, reason in broken.items():
+        log.warning("%s has no prediction: %s", path, reason)
+    readable = [path for path in files if path not in broken]
+    dataset = ImageDataset(
+        [Sample(path, 0) for path in readable],
+        finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
+        image_size=trained.image_size,
+    )
+    loader = DataLoader(
+        dataset,
+        batch_size=cfg.batch_size or trained.config.data.batch_size,
+        sampler=SequentialKeys(len(dataset)),
+        collate_fn=_as_it_is,
+        num_workers=cfg.num_workers or 0,
+    )
+    device = torch.device(find_accelerator(cfg.accelerator))
+    module = trained.module.to(device)
+    rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
+    with torch.inference_mode(), autocast(device, cfg.precision or trained.precision):
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
+                rows[readable[index]] |= _row(p, trained.classes)
+    return list(rows.values())
+
+
+def find_images(path: Path) -> list[Path]:
+    """Return `path` itself if it is a file, else the image files below it, sorted.
+
+    Raises:
+        UserError: There is nothing, or no image.
+    """
+    from tlab.data.scan import image_files
+
+    if path.is_file():
+        return [path.absolute()]
+    if not path.is_dir():
+        raise UserError(f"input={path} does not exist; give an image file, or a folder of images")
+    files = [path.absolute() / name for name in image_files(path)]
+    if not files:
+        raise UserError(f"input={path} holds no image file; give an image file, or a folder of images")
+    return files
+
+
+def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
+    best = int(probabilities.argmax())
+    shares = {f"p({name})": f"{float(p):.6f}" for name, p in zip(classes, probabilities, strict=True)}
+    return {"prediction": classes[best], "probability": f"{float(probabilities[best]):.6f}", **shares}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def run(cfg: DictConfig) -> None:
+    """Predict, and write the table."""
+    from tlab.cache import write_text
+
+    rows = predict(cfg)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(Path(cfg.output), text.getvalue())
+    print(f"{len(rows)} predictions in {cfg.output}")
+
+
+def main() -> None:
+    """Entry point of `python -m tlab.predict`."""
+    run_command(run, "predict")
+
+
+if __name__ == "__main__":
+    main()

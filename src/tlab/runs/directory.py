@@ -1,0 +1,167 @@
+"""The run directory: what a run leaves, under names that later work relies on."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tlab.cache import write_text
+from tlab.errors import UserError
+
+# Keys that may differ between the two halves of a run.
+WITHOUT_EFFECT = (
+    "data.num_workers",
+    "data.module.num_workers",
+    "debug",
+    "dashboards.",
+    "logger.",
+    "resume",
+    "run_dir",
+    "sweep",
+    "baseline.",
+)
+
+
+class RunDirectory:
+    """One run's directory; everything about it that is read later is read through this class.
+
+    Args:
+        path: The directory; made on the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.history_file = path / "history.csv"
+        self.metrics_file = path / "metrics.json"
+        self.record_file = path / "run.json"
+        self.unreadable_file = path / "unreadable.csv"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`: status, versions, seed, device, data, phases; empty before the run has begun.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return self._read_json(self.record_file)
+
+    @property
+    def status(self) -> str | None:
+        """`running`, `finished`, `failed`, or None where no run has begun."""
+        return self.record.get("status")
+
+    def metrics(self) -> dict[str, float]:
+        """Return `metrics.json`; empty before the run has finished.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return self._read_json(self.metrics_file)
+
+    def update(self, **entries: Any) -> None:
+        """Merge `entries` into `run.json`."""
+        self._write_json(self.record_file, self.record | entries)
+
+    def is_finished(self, config: dict[str, Any], resume: str) -> bool:
+        """Tell whether this very run is finished here; False where it is to begin or to go on.
+
+        Args:
+            config: The whole configuration, resolved.
+            resume: `auto` goes on from what is here; `never` refuses a directory in which a run has begun.
+
+        Raises:
+            UserError: The directory holds a run with other settings, or `resume=never` and a run is here.
+        """
+        if self.status is None:
+            return False
+        if resume == "never":
+            raise UserError(f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on")
+        changed = sorted(_differences(self.record.get("config", {}), config))
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run with another {changed[0]}; "
+                f"give another hydra.run.dir, or the same settings"
+            )
+        return self.status == "finished"
+
+    @contextmanager
+    def recording(self, config: dict[str, Any], **entries: Any) -> Iterator[None]:
+        """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception."""
+        self.update(status="running", started=_now(), error=None, config=config, **entries)
+        try:
+            yield
+        except BaseException as error:
+            self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            raise
+
+    def finish(self, metrics: dict[str, float], **entries: Any) -> None:
+        """Write the metrics, then note that the run is finished."""
+        self._write_json(self.metrics_file, metrics)
+        self.update(status="finished", ended=_now(), **entries)
+
+    def history(self) -> list[dict[str, str]]:
+        """Return the rows of `history.csv`, one per epoch, as text."""
+        if not self.history_file.exists():
+            return []
+        with self.history_file.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write `history.csv`; its columns are those of all rows, in order of appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        self._write_csv(self.history_file, columns, rows)
+
+    def write_unreadable(self, files: list[dict[str, str]]) -> None:
+        """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
+        if not files:
+            return
+        self._write_csv(self.unreadable_file, ["path", "reason"], files)
+
+    def _write_csv(self, target: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(target, text.getvalue())
+
+    def _read_json(self, file: Path) -> dict[str, Any]:
+        if not file.exists():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}); move it away, or give another hydra.run.dir") from error
+
+    def _write_json(self, file: Path, content: dict[str, Any]) -> None:
+        write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    """Return the keys whose values differ, leaving out those that cannot change a result."""
+    before, after = _flat(old), _flat(new)
+    return {
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key) and not key.startswith(WITHOUT_EFFECT)
+    }
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

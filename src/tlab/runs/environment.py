@@ -1,0 +1,34 @@
+"""What a run depended on besides its configuration and its data."""
+
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    "tlab",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "timm",
+    "pillow",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command() -> str:
+    """Return this process's arguments as they could be typed again."""
+    return shlex.join(sys.argv[1:])

@@ -1,0 +1,169 @@
+"""The types of the configuration's keys.
+
+Hydra merges every YAML file and override into these dataclasses, so an unknown key or a value of the wrong type
+is refused before anything is imported. Nodes typed `dict[str, Any]` belong to the `_target_` that they name.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they are read (data=folder and data=demo)."""
+
+    root: str | None = MISSING
+    image_size: int = MISSING
+    batch_size: int = MISSING
+    num_workers: int | None = None
+    val_fraction: float = MISSING
+    test_fraction: float = MISSING
+    split_seed: int = MISSING
+    exclude: list[str] = MISSING
+    normalize: str = MISSING
+    unreadable: str = MISSING
+    resize: str = MISSING
+    crop_fraction: float = MISSING
+    balanced: bool = MISSING
+    class_weights: bool = MISSING
+    source: dict[str, Any] = MISSING
+    module: dict[str, Any] = MISSING
+
+
+@dataclass
+class CsvDataConfig(DataConfig):
+    """data=csv."""
+
+    labels: str = MISSING
+    images: str = MISSING
+    image_column: str = MISSING
+    label_column: str = MISSING
+    extension: str | None = None
+
+
+@dataclass
+class TorchvisionDataConfig(DataConfig):
+    """data=torchvision."""
+
+    name: str = MISSING
+
+
+@dataclass
+class BackboneConfig:
+    """Which network, which weights, which stages."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    library: str = "torchvision"
+    weights: str | None = "DEFAULT"
+    weights_classes: str | None = None
+    upto: str | None = None
+    stages: dict[str, str] | None = None
+    classifier: str | None = None
+    batchnorm_momentum: float | None = None
+    input_size: int = 224
+
+
+@dataclass
+class AugConfig:
+    """What happens to a training image: named transforms in order, then mixing."""
+
+    transforms: dict[str, Any] = MISSING
+    mix: dict[str, Any] = MISSING
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of the plan: who trains, for how long, at which rate."""
+
+    train: Any = MISSING
+    epochs: int | None = None
+    lr_scale: float = 1.0
+
+
+@dataclass
+class FinetuneConfig:
+    """The fine-tuning plan."""
+
+    head_epochs: int | None = MISSING
+    backbone_lr_scale: float = 1.0
+    pretrained: bool = True
+    phases: dict[str, PhaseConfig] = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """Hardware, precision and length."""
+
+    accelerator: str = MISSING
+    devices: int = 1
+    max_epochs: int = 15
+    precision: str = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+    early_stopping: int | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+
+
+@dataclass
+class LossConfig:
+    """The training loss."""
+
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class CheckpointConfig:
+    """Which epoch is the best one."""
+
+    monitor: str = "val/acc"
+    mode: str = "max"
+
+
+@dataclass
+class DashboardsConfig:
+    """How much is drawn."""
+
+    preview_images: int = 16
+    top_losses: int = 16
+
+
+@dataclass
+class TrainConfig:
+    """One run."""
+
+    data: Any = MISSING  # each choice has its own schema, see `register`
+    backbone: BackboneConfig = MISSING
+    head: dict[str, Any] = MISSING
+    aug: AugConfig = MISSING
+    finetune: FinetuneConfig = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: dict[str, Any] = MISSING
+    experiment: Any = None
+    loss: LossConfig = field(default_factory=LossConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    dashboards: DashboardsConfig = field(default_factory=DashboardsConfig)
+    baseline: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 0
+    run_dir: str = MISSING
+    debug: bool = False
+    resume: str = "auto"
+    sweep: str = MISSING
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=TrainConfig)
+    store.store(group="data", name="_schema", node=DataConfig)
+    store.store(group="data", name="_schema_csv", node=CsvDataConfig)
+    store.store(group="data", name="_schema_torchvision", node=TorchvisionDataConfig)

@@ -1,0 +1,261 @@
+"""One run, assembled in the order in which data flows: `python -m tlab.train data.root=DIR ...`."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.checks import check
+from tlab.command import compose, quiet, run_command
+
+log = logging.getLogger(__name__)
+
+FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "fit_seconds")  # in the HParams tab
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.finetuning import Plan
+    from tlab.models.classifier import Classifier
+    from tlab.models.precision import Precision
+    from tlab.runs.directory import RunDirectory
+    from tlab.runs.recorder import RunRecorder
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Carry out one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
+
+    Args:
+        cfg: As composed from conf/train.yaml.
+
+    Returns:
+        What `metrics.json` holds: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
+
+    Raises:
+        UserError: A mistake in the configuration or the data.
+    """
+    check(cfg)
+    import lightning.pytorch as L
+
+    from tlab.dashboards.hparams import log_hparams
+    from tlab.finetuning import BackboneFinetuning, build_plan
+    from tlab.models.module import ImageClassifier
+    from tlab.runs.directory import RunDirectory
+    from tlab.runs.recorder import RunRecorder
+
+    quiet()
+    run = RunDirectory(Path(cfg.run_dir))
+    config = plain(cfg)
+    if run.is_finished(config, cfg.resume):
+        return run.metrics()
+    with run.recording(config):
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        data: ImageDataModule = instantiate(cfg.data.module)
+        data.setup()
+        run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
+        net = build_net(cfg, data)
+        precision = choose_precision(cfg, net)
+        plan = build_plan(cfg.finetune.phases, cfg.trainer.max_epochs, cfg.finetune.backbone_lr_scale)
+        module = ImageClassifier(
+            net,
+            data.classes,
+            optimizer=instantiate(cfg.optimizer, _convert_="all"),
+            label_smoothing=cfg.loss.label_smoothing,
+            class_weights=data.class_weights() if cfg.data.class_weights else None,
+            channels_last=cfg.trainer.channels_last,
+            about={"config": config, **preprocessing(cfg, net, precision)},
+        )
+        finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
+        recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
+        callbacks = [finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
+        trainer = build_trainer(cfg, run, precision, plan.epochs, callbacks)
+        run.update(seed=cfg.seed, **describe(data, net, trainer))
+        trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.exists() else None)
+        metrics = recorder.summary(cfg.checkpoint.monitor, cfg.checkpoint.mode)
+        if "test" in data.index.splits:
+            metrics |= trainer.test(module, datamodule=data, ckpt_path=run.best, verbose=False)[0]
+        run.finish(metrics, phases=[record.as_dict() for record in finetuning.records])
+        log_hparams(trainer.logger, config, {name: metrics[name] for name in FINAL if name in metrics})
+    return metrics
+
+
+def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
+    """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
+    from tlab.models.classifier import Classifier
+
+    weights = cfg.backbone.weights if cfg.finetune.pretrained else None
+    backbone = instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
+    head = instantiate(cfg.head, _convert_="all")(backbone.feature_dim, data.num_classes)
+    if cfg.data.normalize == "dataset":
+        mean, std = data.mean_std()
+    elif cfg.data.normalize == "none":
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    else:
+        mean, std = backbone.pretraining.mean, backbone.pretraining.std
+    log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
+    net = Classifier(backbone, head, mean, std)
+    if cfg.trainer.compile:
+        net.compile()
+    return net
+
+
+def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here."""
+    from tlab.models.precision import fastest_precision, find_accelerator
+
+    if cfg.trainer.precision != "auto":
+        return cfg.trainer.precision
+    precision, why = fastest_precision(
+        net,
+        cfg.data.image_size,
+        cfg.data.batch_size,
+        find_accelerator(cfg.trainer.accelerator),
+        cfg.trainer.channels_last,
+        name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
+    )
+    log.info("precision %s: %s", precision, why)
+    return precision
+
+
+def build_trainer(
+    cfg: DictConfig, run: "RunDirectory", precision: "Precision", epochs: int, callbacks: list["L.Callback"]
+) -> "L.Trainer":
+    """Return the Lightning trainer with its checkpoints and loggers."""
+    import lightning.pytorch as L
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+
+    from tlab.models.precision import find_accelerator
+
+    monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
+    if cfg.trainer.early_stopping is not None:
+        callbacks.append(EarlyStopping(monitor, patience=cfg.trainer.early_stopping, mode=mode))
+    checkpoint = ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=monitor,
+        mode=mode,
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return L.Trainer(
+        accelerator=find_accelerator(cfg.trainer.accelerator),
+        devices=cfg.trainer.devices,
+        precision=precision,
+        max_epochs=epochs,
+        logger=list(instantiate(cfg.logger, _convert_="all").values()),
+        callbacks=[*callbacks, checkpoint],
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        limit_val_batches=cfg.trainer.limit_val_batches,
+        limit_test_batches=cfg.trainer.limit_test_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )
+
+
+def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> list["L.Callback"]:
+    """Return the callbacks that draw: for TensorBoard, and on the terminal."""
+    from tlab.dashboards.config_text import ConfigText
+    from tlab.dashboards.confusion import ConfusionMatrix
+    from tlab.dashboards.pr_curves import PrecisionRecall
+    from tlab.dashboards.preview import AugmentationPreview
+    from tlab.dashboards.progress import progress
+    from tlab.dashboards.scalars import Scalars
+    from tlab.dashboards.stage_table import StageTable
+    from tlab.dashboards.top_losses import TopLosses
+
+    return [
+        StageTable(cfg.data.image_size, plan),
+        ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
+        Scalars(),
+        AugmentationPreview(cfg.dashboards.preview_images),
+        ConfusionMatrix(),
+        TopLosses(cfg.dashboards.top_losses),
+        PrecisionRecall(),
+        *progress(lambda: recorder.rows),
+    ]
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data, with its interpolations, so that one key can still be changed."""
+    config = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(config, dict)
+    return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
+
+
+def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
+    """Return what a checkpoint must tell about the images that its network expects."""
+    return {
+        "precision": precision,
+        "image_size": cfg.data.image_size,
+        "resize": cfg.data.resize,
+        "crop_fraction": cfg.data.crop_fraction,
+        "mean": net.normalize.mean.flatten().tolist(),
+        "std": net.normalize.std.flatten().tolist(),
+    }
+
+
+def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -> dict[str, Any]:
+    """Return what run.json says about a run besides its configuration."""
+    from tlab.runs.environment import command, versions
+
+    return {
+        "command": command(),
+        "versions": versions(),
+        "device": str(trainer.strategy.root_device),
+        "precision": trainer.precision,
+        "class_names": list(data.classes),
+        "data": {
+            "root": str(data.index.root),
+            "fingerprint": data.index.fingerprint(),
+            "images": {split: len(samples) for split, samples in data.index.splits.items()},
+            "unreadable": len(data.unreadable),
+            "remarks": data.remarks,
+        },
+        "weights": net.backbone.pretraining.description,
+        "weights_digest": net.backbone.pretraining.digest,
+    }
+
+
+def run(cfg: DictConfig) -> float:
+    """Train, then the baselines to compare with, and say what came out; returns the monitored metric."""
+    from rich.console import Console
+
+    from tlab.dashboards.closing_table import print_closing_table
+    from tlab.runs.directory import RunDirectory
+
+    metrics = train(cfg)
+    overrides = HydraConfig.get().overrides.task
+    baselines = {}
+    for name, changes in cfg.baseline.items():
+        log.info("baseline %s: %s", name, " ".join(changes))
+        place = f"run_dir={cfg.run_dir}/baselines/{name}"
+        baselines[name] = train(compose([*overrides, *changes, "baseline={}", place]))
+    directory = RunDirectory(Path(cfg.run_dir))
+    print_closing_table(
+        Console(),
+        metrics,
+        directory.record["phases"],
+        {"run": directory.path, "best checkpoint": directory.best, "history": directory.history_file},
+        {"this run": metrics, **baselines} if baselines else None,
+    )
+    return metrics[cfg.checkpoint.monitor]
+
+
+def main() -> None:
+    """Entry point of `python -m tlab.train`."""
+    run_command(run, "train")
+
+
+if __name__ == "__main__":
+    main()

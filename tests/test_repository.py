@@ -1,0 +1,145 @@
+"""The repository's own rules: layout, direction of imports, what is committed, the lock."""
+
+import ast
+import itertools
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src" / "tlab"
+
+TOP_LEVEL = {
+    *(".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "pyproject.toml"),
+    *("requirements.lock", "benchmarks", "conf", "notebooks", "outputs", "src", "tests"),
+}
+WEIGHTS = "src/tlab/weights/mobilenet_v3_small_tinyimagenet64.pth"  # the only file above 1 MB
+
+# Package -> the packages that it may import.
+IMPORTS = {
+    "data": set(),
+    "models": set(),
+    "finetuning": {"data", "models"},
+    "dashboards": {"data", "models"},
+    "runs": set(),
+}
+LIGHTNING = {"data/datamodule.py", "models/module.py"}  # the only files of data and models that may import it
+
+
+def committed() -> list[str]:
+    """Paths of the tracked files; before the first commit or without git, of all files that are not ignored."""
+    for options in (["-c"], ["-co", "--exclude-standard"]):
+        try:
+            found = subprocess.run(
+                ["git", "ls-files", "-z", *options], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+        except (OSError, subprocess.CalledProcessError):
+            break
+        if found:
+            return [path for path in found.split("\0") if path and (ROOT / path).is_file()]
+    ignored = re.compile(r"(^|/)(\.git|\.venv|\.[a-z]+_cache|\.cache|__pycache__|build|dist|uv\.lock)(/|$)")
+    files = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
+    return [f for f in files if not ignored.search(f) and (not f.startswith("outputs/") or "gitkeep" in f)]
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Dotted names that a file imports, wherever in it; `from a import b` counts as `a` and `a.b`."""
+    package = ("tlab", *file.relative_to(SRC).parts[:-1])
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def parts_of_tlab(file: Path) -> set[str]:
+    """The packages and top-level modules of tlab that a file imports: `tlab.data.index` gives `data`."""
+    names = (name.split(".") for name in imported_modules(file))
+    parts = {name[1] for name in names if name[0] == "tlab" and len(name) > 1}
+    return {part for part in parts if (SRC / part).is_dir() or (SRC / f"{part}.py").is_file()}
+
+
+def entry_points() -> set[str]:
+    """Top-level modules that import a package, directly or by another top-level module (train, evaluate, ...)."""
+    imports = {file.stem: parts_of_tlab(file) for file in SRC.glob("*.py") if file.stem != "__init__"}
+    above = set(IMPORTS)
+    while found := {module for module, parts in imports.items() if module not in above and parts & above}:
+        above |= found
+    return above - set(IMPORTS)
+
+
+def test_the_top_level_holds_the_fixed_entries_only() -> None:
+    assert {path.split("/")[0] for path in committed()} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("package", IMPORTS)
+def test_imports_run_one_way(package: str) -> None:
+    forbidden = (set(IMPORTS) - IMPORTS[package] - {package}) | entry_points()
+    files = sorted((SRC / package).rglob("*.py"))
+    wrong = {str(file.relative_to(SRC)): parts_of_tlab(file) & forbidden for file in files}
+    assert files
+    assert {file: parts for file, parts in wrong.items() if parts} == {}
+
+
+@pytest.mark.parametrize("package", ["data", "models"])
+def test_lightning_stays_in_the_wrappers(package: str) -> None:
+    files = {file.relative_to(SRC).as_posix(): file for file in (SRC / package).rglob("*.py")}
+    users = {
+        name
+        for name, file in files.items()
+        if any(re.match(r"(pytorch_)?lightning(\.|$)", module) for module in imported_modules(file))
+    }
+    assert users <= LIGHTNING
+
+
+def test_every_source_file_says_what_it_is_for() -> None:
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in SRC.rglob("*.py")}
+    assert [str(file.relative_to(SRC)) for file, tree in trees.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_file_is_a_drawer_of_odds_and_ends() -> None:
+    assert [path for path in committed() if Path(path).stem in {"utils", "util", "helpers", "misc"}] == []
+
+
+def test_committed_files_name_no_machine_and_no_package_host() -> None:
+    hosts = ["files.python" + "hosted", "pypi" + ".org/simple", "download.pytorch" + ".org/whl"]  # not this file
+    pattern = re.compile(rf"{'|'.join(map(re.escape, hosts))}|(?<![\w.~}}-])/(?:home|root|Users|work)/")
+    found = []
+    for path in committed():
+        try:
+            text = (ROOT / path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # binary
+            continue
+        found += [f"{path}: {match.group()}" for match in pattern.finditer(text)]
+    assert found == []
+
+
+def test_committed_files_are_small() -> None:
+    assert [path for path in committed() if (ROOT / path).stat().st_size > 1e6] == [WEIGHTS]
+
+
+def test_the_lock_satisfies_pyproject() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in lock
+    pins: dict[str, list[str]] = {}  # a package has more than one pin where its version depends on Python's
+    for line in lock.splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *itertools.chain.from_iterable(extras)]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != project["name"]:
+            versions = pins.get(canonicalize_name(requirement.name), [])
+            met = versions and all(map(requirement.specifier.contains, versions))
+            assert met, f"pyproject.toml wants {requirement}, the lock has {versions or 'none'}: run make lock"
