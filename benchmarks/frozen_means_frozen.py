@@ -10,6 +10,7 @@ with Lightning's own `BackboneFinetuning`, and with tlab. Weights are random, so
 import argparse
 import logging
 import warnings
+from functools import partial
 
 import lightning as L
 import torch
@@ -19,9 +20,14 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
+import tlab.finetuning
+from tlab.data.dataset import Batch
+from tlab.finetuning import build_plan
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
+from tlab.models.module import ImageClassifier
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
 ARCHITECTURES = ("resnet18", "vgg16_bn", "mobilenet_v3_small")
 CLASSES, BATCH, STEPS, IMAGE_SIZE = 3, 8, 4, 64
@@ -92,38 +98,40 @@ class Network(L.LightningModule):
         return sgd(self if self.optimize_all else self.head)
 
 
-def lightning_changes(architecture: str, optimize_all: bool, train_bn: bool = True) -> str:
-    """One frozen epoch under Lightning's callback."""
-    L.seed_everything(0, verbose=False)
-    network = Network(architecture, optimize_all)
-    before = snapshot(network)
+def fit(module: L.LightningModule, callback: L.Callback, loader: DataLoader) -> None:
+    """Train for one epoch on the CPU, silently."""
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=10, train_bn=train_bn)],
+        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(network, batches())
+    trainer.fit(module, loader)
+
+
+def lightning_changes(architecture: str, optimize_all: bool, train_bn: bool = True) -> str:
+    """One frozen epoch under Lightning's callback."""
+    L.seed_everything(0, verbose=False)
+    network = Network(architecture, optimize_all)
+    before = snapshot(network)
+    fit(network, BackboneFinetuning(unfreeze_backbone_at_epoch=10, train_bn=train_bn), batches())
     return changed(before, network)
 
 
 def tlab_changes(architecture: str) -> str:
-    """The same steps on a tlab classifier of which only the head trains."""
-    torch.manual_seed(0)
-    backbone = build_backbone(architecture, weights=None)
-    classifier = Classifier(backbone, Head(backbone.feature_dim, CLASSES), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    classifier.set_trainable({"head"})
-    before = snapshot(classifier)
-    optimizer = sgd(classifier)
-    classifier.train()
-    for x_BCHW, y_B in batches():
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(classifier(x_BCHW), y_B).backward()
-        optimizer.step()
-    return changed(before, classifier)
+    """The same epoch under tlab's callback of the same name, plan `head`; the optimiser holds every parameter."""
+    L.seed_everything(0, verbose=False)
+    backbone = build_backbone(architecture, weights=None, image_size=IMAGE_SIZE)
+    net = Classifier(backbone, Head(backbone.feature_dim, CLASSES), IMAGENET_MEAN, IMAGENET_STD)
+    module = ImageClassifier(net, ("a", "b", "c"), partial(SGD, lr=1e-2, momentum=0.9, weight_decay=1e-4))
+    before = snapshot(net)
+    plan = build_plan({"head": {"train": "head", "epochs": None}}, max_epochs=1)
+    rows = [Batch(x_BCHW, y_B, torch.arange(len(y_B))) for x_BCHW, y_B in batches()]
+    fit(module, tlab.finetuning.BackboneFinetuning(plan), DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
+    return changed(before, net)
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's cache and downloaded weights out of the tests, and leave the cores to the other workers."""
     torch.set_num_threads(1)
-    before = {name: os.environ.get(name) for name in ("TLAB_CACHE", "TORCH_HOME")}
+    before = {name: os.environ.get(name) for name in ("TLAB_CACHE", "TORCH_HOME", "OMP_NUM_THREADS")}
+    os.environ["OMP_NUM_THREADS"] = "1"  # the tests' own processes
     os.environ["TLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch_home"))
     yield

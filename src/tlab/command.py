@@ -49,6 +49,10 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
+    for flag in ("-m", "--multirun"):  # argparse takes no override after a flag that stands among them
+        if flag in sys.argv[1:]:
+            sys.argv.remove(flag)
+            sys.argv.insert(1, "--multirun")
     prepare_hydra(sys.argv[1:])
 
     @functools.wraps(task)
@@ -93,6 +97,7 @@ def quiet() -> None:
         r".*does not have many workers",
         r".*is smaller than the logging interval",
         r".*`ckpt_path`, callbacks used to create the checkpoint",
+        r"Checkpoint directory .* exists and is not empty",  # a run that goes on
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -108,7 +113,8 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     schema.register()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
-    known = {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")}
+    places = [conf_dir(), *user_conf_dirs(overrides)]
+    known = {file.stem for place in places for file in (place / "backbone").glob("*.yaml")}
     for override in overrides:
         key, _, value = override.partition("=")
         if key != "backbone":
@@ -118,6 +124,15 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 ConfigStore.instance().store(
                     group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
                 )
+
+
+def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders that `--config-dir` and `hydra.searchpath` add to the YAML files."""
+    text = "\n".join(arguments)
+    flags = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", text, flags=re.MULTILINE)
+    paths = re.findall(r"^\+{0,2}hydra\.searchpath=(.+)$", text, flags=re.MULTILINE)
+    files = [part for path in paths for part in re.findall(r"file://([^\],'\"]+)", path)]
+    return [Path(path) for path in (*flags, *files)]
 
 
 def choices() -> str:

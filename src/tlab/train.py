@@ -40,6 +40,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     check(cfg)
     import lightning.pytorch as L
+    import torch
 
     from tlab.dashboards.hparams import log_hparams
     from tlab.finetuning import BackboneFinetuning, build_plan
@@ -77,7 +78,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.exists() else None)
         metrics = recorder.summary(cfg.checkpoint.monitor, cfg.checkpoint.mode)
         if "test" in data.index.splits:
-            metrics |= trainer.test(module, datamodule=data, ckpt_path=run.best, verbose=False)[0]
+            # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
+            module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
+            metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         run.finish(metrics, phases=[record.as_dict() for record in finetuning.records])
         log_hparams(trainer.logger, config, {name: metrics[name] for name in FINAL if name in metrics})
     return metrics
@@ -133,22 +136,18 @@ def build_trainer(
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
     if cfg.trainer.early_stopping is not None:
         callbacks.append(EarlyStopping(monitor, patience=cfg.trainer.early_stopping, mode=mode))
-    checkpoint = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=monitor,
-        mode=mode,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    # Two callbacks: `save_last` of one would only save the epochs that are the best so far. The best one comes
+    # first, so that the last checkpoint knows of it.
+    every_epoch: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(run.checkpoints, run.best.stem, monitor=monitor, mode=mode, **every_epoch)
+    last = ModelCheckpoint(run.checkpoints, run.last.stem, **every_epoch)
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
         devices=cfg.trainer.devices,
         precision=precision,
         max_epochs=epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[*callbacks, checkpoint],
+        callbacks=[*callbacks, best, last],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,
@@ -240,7 +239,7 @@ def run(cfg: DictConfig) -> float:
     for name, changes in cfg.baseline.items():
         log.info("baseline %s: %s", name, " ".join(changes))
         place = f"run_dir={cfg.run_dir}/baselines/{name}"
-        baselines[name] = train(compose([*overrides, *changes, "baseline={}", place]))
+        baselines[name] = train(compose([*overrides, *changes, place]))
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(
         Console(),

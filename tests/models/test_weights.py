@@ -100,7 +100,7 @@ def test_a_tlab_checkpoint(tmp_path: Path) -> None:
     content = {
         "state_dict": {f"net.{key}": tensor for key, tensor in net.state_dict().items()},
         "optimizer_states": [{}],
-        "tlab": {"classes": ["ant", "bee", "cat"], "mean": [0.1] * 3, "std": [0.2] * 3, "input_size": 48},
+        "tlab": {"classes": ["ant", "bee", "cat"], "mean": [0.1] * 3, "std": [0.2] * 3, "image_size": 48},
     }
     key = "layer4.1.conv1.weight"
     backbone = build(saved(content, tmp_path), stages={"low": "conv1", "high": "layer3"})

@@ -42,9 +42,9 @@ def build_backbone(
         upto: last stage to keep; None keeps all.
         stages: stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
         classifier: path of the model's last layer; None finds it.
-        batchnorm_momentum: share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01, as in
-            torchvision's MobileNetV3, the statistics lag behind the weights for hundreds of steps, so that a short
-            run is evaluated with those of an earlier network.
+        batchnorm_momentum: share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
+            in torchvision's MobileNetV3) they lag hundreds of steps behind the weights, so that a short run is
+            evaluated with the statistics of an earlier network.
         input_size: side in pixels of the images the model is meant for, where its weights do not tell.
         image_size: side in pixels of the images it will get; None: what the weights were trained with.
 

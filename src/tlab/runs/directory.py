@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from tlab.cache import write_text
 from tlab.errors import UserError
 
@@ -145,7 +147,7 @@ class RunDirectory:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     """Return the keys whose values differ, leaving out those that cannot change a result."""
-    before, after = _flat(old), _flat(new)
+    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
     return {
         key
         for key in before.keys() | after.keys()
@@ -153,7 +155,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     }
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,0 +1,219 @@
+"""One run end to end, and the directory it leaves."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tlab.errors import UserError
+from tlab.evaluate import evaluate
+from tlab.train import train
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def test_what_a_run_leaves(compose_run, tmp_path):
+    metrics = train(compose_run("logger=tensorboard"))
+    run = tmp_path / "run"
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert {"val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "epochs", "fit_seconds"} <= set(
+        metrics
+    )
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["seed"] == 0
+    assert record["class_names"] == ["blue", "green", "red"]
+    assert record["device"] == "cpu"
+    assert record["data"]["images"] == {"train": 36, "val": 18, "test": 18}
+    assert {"python", "torch", "lightning", "tlab"} <= set(record["versions"])
+    assert [(p["name"], p["trained"], p["images"]) for p in record["phases"]] == [
+        ("head", ["head"], 36),
+        ("all", ["stem", "layer1", "layer2", "layer3", "layer4", "head"], 36),
+    ]
+    rows = history(run)
+    assert [(row["epoch"], row["phase"]) for row in rows] == [("0", "head"), ("1", "all")]
+    assert {"train/loss", "val/loss", "val/acc", "lr/head", "lr/stem", "seconds", "images_per_second"} <= set(
+        rows[0]
+    )
+    assert float(rows[0]["lr/stem"]) == 0 < float(rows[1]["lr/stem"])
+    best = max(rows, key=lambda row: float(row["val/acc"]))
+    assert metrics["val/acc"] == float(best["val/acc"])
+    assert metrics["val/loss"] == float(best["val/loss"])
+    assert list(run.glob("events.out.tfevents.*"))
+    assert sorted(file.name for file in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_checkpoint_is_plain_data_with_all_that_prediction_needs(compose_run, tmp_path):
+    train(compose_run("data.normalize=dataset", "data.resize=pad"))
+    about = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["tlab"]
+    assert about["classes"] == ["blue", "green", "red"]
+    assert (about["image_size"], about["resize"], about["precision"]) == (32, "pad", "32-true")
+    assert about["mean"] != [0.485, 0.456, 0.406]
+    assert about["config"]["backbone"]["name"] == "resnet18"
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_evaluate_gives_the_numbers_of_the_run(compose_run, tmp_path, split):
+    metrics = train(compose_run())
+    cfg = OmegaConf.create(
+        {
+            "run": str(tmp_path / "run"),
+            "split": None if split == "test" else split,
+            "data": {"root": None},
+            "batch_size": None,
+            "num_workers": 0,
+            "accelerator": "cpu",
+            "precision": None,
+        }
+    )
+    again = evaluate(cfg)
+    assert again[f"{split}/loss"] == pytest.approx(metrics[f"{split}/loss"], abs=1e-6)
+    for name in ("acc", "f1", "acc_class/red"):
+        if f"{split}/{name}" in metrics:
+            assert again[f"{split}/{name}"] == metrics[f"{split}/{name}"]
+
+
+def test_evaluate_knows_classes_by_name(compose_run, photos, tmp_path):
+    """A folder with fewer classes, in which the labels would be numbered otherwise."""
+    train(compose_run())
+    folder = tmp_path / "fewer"
+    for name in ("green", "red"):
+        (folder / name).mkdir(parents=True)
+        for file in (photos / "test" / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+    cfg = {"split": "all", "batch_size": None, "num_workers": 0, "accelerator": "cpu", "precision": None}
+    run = {"run": str(tmp_path / "run")}
+    whole = evaluate(OmegaConf.create({**cfg, **run, "split": "test", "data": {"root": None}}))
+    part = evaluate(OmegaConf.create({**cfg, **run, "data": {"root": str(folder)}}))
+    assert part["all/acc_class/red"] == whole["test/acc_class/red"]
+    assert part["all/acc_class/green"] == whole["test/acc_class/green"]
+    (folder / "violet").mkdir()
+    (folder / "violet" / "1.png").write_bytes((photos / "test/red/00.png").read_bytes())
+    (folder / "violet" / "2.png").write_bytes((photos / "test/red/01.png").read_bytes())
+    with pytest.raises(UserError, match="violet is no class of this run, which knows blue, green, red"):
+        evaluate(OmegaConf.create({**cfg, **run, "data": {"root": str(folder)}}))
+
+
+def test_the_same_seed_gives_the_same_run(compose_run, tmp_path):
+    for name, overrides in {"a": [], "b": ["data.num_workers=1"], "c": ["seed=1"]}.items():
+        train(compose_run(*overrides, run_dir=tmp_path / name))
+    a, b, c = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_the_record_is_of_the_whole_run_and_not_of_the_best_epoch(compose_run, tmp_path):
+    """The colours are learnt at once, so the best epoch is an early one."""
+    metrics = train(compose_run("trainer.max_epochs=5"))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert metrics["best_epoch"] < 4
+    assert [(p["name"], p["epochs"]) for p in record["phases"]] == [("head", 1), ("all", 4)]
+
+
+def test_a_finished_run_returns_its_result(compose_run, tmp_path):
+    metrics = train(compose_run())
+    written = (tmp_path / "run/history.csv").stat().st_mtime_ns
+    assert train(compose_run("data.num_workers=1")) == metrics
+    assert (tmp_path / "run/history.csv").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("optimizer.lr=0.5", "another optimizer.lr"), ("resume=never", "already holds a run")],
+)
+def test_a_directory_with_another_run_is_left_alone(compose_run, tmp_path, override, words):
+    train(compose_run())
+    before = (tmp_path / "run/metrics.json").read_bytes()
+    with pytest.raises(UserError, match=words.replace(".", r"\.")):
+        train(compose_run(override))
+    assert (tmp_path / "run/metrics.json").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
+    """SIGKILL between two epochs; the same command again."""
+    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2")
+    whole = train(compose_run(*longer, run_dir=tmp_path / "whole"))
+    cfg = compose_run(*longer, run_dir=tmp_path / "killed")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch\nfrom omegaconf import OmegaConf\nfrom tlab.train import train\n"
+        "if __name__ == '__main__':\n"
+        "    torch.set_num_threads(1)\n    train(OmegaConf.load(sys.argv[1]))\n"
+    )
+    OmegaConf.save(cfg, tmp_path / "cfg.yaml", resolve=True)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cfg.yaml")], env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed/history.csv").exists() or len(history(tmp_path / "killed")) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "running"
+    metrics = train(cfg)
+    assert [row["epoch"] for row in history(tmp_path / "killed")] == list("012345")
+    assert metrics["val/loss"] == whole["val/loss"]
+    a, b = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "killed"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_failed_run_says_so(compose_run, tmp_path):
+    with pytest.raises(UserError, match=r"train/loss became (nan|inf).*lower optimizer\.lr"):
+        train(compose_run("optimizer.lr=1e30", "scheduler=none"))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "train/loss became" in record["error"]
+
+
+def test_unreadable_files_are_listed_and_skipped(compose_run, photos, tmp_path):
+    import shutil
+
+    root = tmp_path / "odd"
+    shutil.copytree(photos, root)
+    (root / "train/red/empty.jpg").touch()
+    (root / "val/blue/page.png").write_text("<html>not found</html>")
+    (root / "train/red/notes.txt").write_text("no image")
+    train(compose_run(f"data.root={root}"))
+    with (tmp_path / "run/unreadable.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(Path(row["path"]).relative_to(root).as_posix() for row in rows) == [
+        "train/red/empty.jpg",
+        "val/blue/page.png",
+    ]
+    assert all(row["reason"] for row in rows)
+    with pytest.raises(UserError, match=r"2 files unreadable.*data\.unreadable=skip"):
+        train(compose_run(f"data.root={root}", "data.unreadable=error", run_dir=tmp_path / "strict"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["aug=strong", "aug.mix.mixup_alpha=0.2", "aug.mix.cutmix_alpha=1.0", "loss.label_smoothing=0.1"],
+        ["data.class_weights=true", "data.balanced=true", "optimizer=adamw", "scheduler=onecycle"],
+        ["backbone.upto=layer2", "head=mlp", "data.normalize=none", "scheduler=plateau"],
+        ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0", "trainer.early_stopping=1"],
+        ["finetune=full", "trainer.precision=bf16-mixed", "scheduler=step"],
+        ["finetune=scratch", "finetune.backbone_lr_scale=0.5", "scheduler=none", "aug=trivialaugment"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_options_together(compose_run, overrides):
+    metrics = train(compose_run(*overrides))
+    assert 0 <= metrics["val/acc"] <= 1
+    assert metrics["epochs"] == 2

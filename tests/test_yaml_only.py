@@ -1,0 +1,85 @@
+"""A new backbone, augmentation or plan is one YAML file; every recipe runs."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tlab.command import conf_dir
+from tlab.train import train
+
+BACKBONE = """
+_target_: tlab.models.backbones.build_backbone
+name: shufflenet_v2_x0_5
+weights: null
+stages: {early: conv1, middle: stage2, late: stage3, top: conv5}
+input_size: 32
+"""
+AUG = """
+transforms:
+  solarize: {_target_: torchvision.transforms.v2.RandomSolarize, threshold: 128, p: 0.5}
+  turn: {_target_: torchvision.transforms.v2.RandomRotation, degrees: 90}
+mix: {_target_: tlab.data.dataset.Mixing, mixup_alpha: 0.2}
+"""
+PLAN = """
+head_epochs: 1
+phases:
+  head: {train: head, epochs: 1}
+  above: {train: 1, epochs: 1, lr_scale: 0.5}
+  odd: {train: [early, late], epochs: 1, lr_scale: 0.25}
+  all: {train: all, epochs: null, lr_scale: 0.1}
+"""
+
+
+def test_one_file_each_and_no_python(photos, tmp_path):
+    for group, text in {"backbone": BACKBONE, "aug": AUG, "finetune": PLAN}.items():
+        (tmp_path / "mine" / group).mkdir(parents=True)
+        (tmp_path / "mine" / group / "ours.yaml").write_text(text)
+    command = [sys.executable, "-m", "tlab.train", "--config-dir", str(tmp_path / "mine")]
+    overrides = ["backbone=ours", "aug=ours", "finetune=ours", "trainer.max_epochs=4", "trainer=cpu", "logger=none"]
+    places = [f"data.root={photos}", f"hydra.run.dir={tmp_path / 'run'}"]
+    result = subprocess.run([*command, *overrides, *places], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "run/history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    trained = [
+        (row["phase"], *(float(row[f"lr/{group}"]) > 0 for group in ("early", "middle", "late", "top", "head")))
+        for row in rows
+    ]
+    assert trained == [
+        ("head", False, False, False, False, True),
+        ("above", False, False, False, True, True),
+        ("odd", True, False, True, False, True),
+        ("all", True, True, True, True, True),
+    ]
+
+
+RECIPES = {
+    "cats_dogs": [],
+    "demo": ["baseline.scratch=[]"],
+    "small_lr_full": [],
+    "stl10_vgg16": ["data=folder", "backbone=vgg11", "backbone.upto=block5"],
+    "vgg16_last_layer": ["backbone=vgg11", "backbone.upto=block5"],
+}
+
+
+def test_every_recipe_is_tested():
+    assert set(RECIPES) == {file.stem for file in (conf_dir() / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs(compose_run, photos, recipe):
+    """In small: our images, random weights, a VGG without its hundred million fully connected weights."""
+    data = [] if recipe == "demo" else [f"data.root={photos}"]
+    cfg = compose_run(f"experiment={recipe}", *RECIPES[recipe], *data, "data.image_size=32")
+    assert 0 <= train(cfg)["val/acc"] <= 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_opens_with_its_command_and_its_source(recipe):
+    text = (Path(conf_dir()) / "experiment" / f"{recipe}.yaml").read_text()
+    assert f"python -m tlab.train experiment={recipe}" in text
+    assert "# Follows: " in text
+    assert "# Gave: " in text
