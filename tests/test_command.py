@@ -108,8 +108,15 @@ def test_cfg_job_is_yaml_that_names_every_group():
         (["optimizer.lr=fast", "data=demo"], "optimizer.lr=fast is not a number"),
         (["data.normalize=some", "data=demo"], "data.normalize=some is not one of backbone, dataset, none"),
         (["trainer.precision=8", "data=demo"], "trainer.precision=8 is not one of auto, 32-true"),
-        (["data.val_fraction=1.5", "data=demo"], "data.val_fraction=1.5 must lie in 0..1"),
+        (["data.val_fraction=1.5", "data=demo"], "data.val_fraction=1.5 is too large; give 0.99 or less"),
         (["finetune.phases.head.epochs=x"], "finetune.phases.head.epochs has the wrong type"),
+        (["seed=99999999999", "data=demo"], "seed=99999999999 is too large; give 4294967295 or less"),
+        (
+            ["trainer.limit_val_batches=0", "data=demo"],
+            "trainer.limit_val_batches=0 is too small; give more than 0",
+        ),
+        (["trainer.gradient_clip_val=-1", "data=demo"], "trainer.gradient_clip_val=-1.0 is too small"),
+        (["optimizer.lr=null", "data=demo"], "optimizer.lr=null is not a number"),
         (["data"], "data cannot be read; write KEY=VALUE"),
         (["experiment=nope"], "experiment=nope is not a choice of the group experiment"),
     ],
@@ -175,7 +182,10 @@ def test_any_torchvision_name_is_a_backbone(tmp_path):
     [
         (["seed=3"], "default"),
         (["backbone=vgg16", "seed=1", "aug=none"], "aug=none,backbone=vgg16"),
-        (["backbone.weights=../a b/resnet.pth", "data.root=/x/y"], "backbone.weights=resnet.pth"),
+        (
+            ["backbone.weights=../a b/resnet.pth", "data.root=photos"],
+            "backbone.weights=resnet.pth-bb9d,data.root=photos",
+        ),
         (["+x=[1,2]"], "x=_1,2_"),
     ],
 )

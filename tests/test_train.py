@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from tlab.errors import UserError
 from tlab.evaluate import evaluate
+from tlab.mistakes import sentence
 from tlab.train import train
 
 
@@ -146,8 +149,8 @@ def test_a_directory_with_another_run_is_left_alone(compose_run, tmp_path, overr
 
 
 def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
-    """SIGKILL between two epochs; the same command again."""
-    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2")
+    """SIGKILL in some epoch; the directory is moved; the same command again. With dropout and momentum."""
+    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2", "head.dropout=0.5")
     whole = train(compose_run(*longer, run_dir=tmp_path / "whole"))
     cfg = compose_run(*longer, run_dir=tmp_path / "killed")
     script = tmp_path / "run.py"
@@ -166,11 +169,87 @@ def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "running"
-    metrics = train(cfg)
-    assert [row["epoch"] for row in history(tmp_path / "killed")] == list("012345")
-    assert metrics["val/loss"] == whole["val/loss"]
-    a, b = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "killed"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    metrics = train(compose_run(*longer, run_dir=tmp_path / "moved"))
+    assert [row["epoch"] for row in history(tmp_path / "moved")] == list("012345")
+    timeless = {key for key in metrics if not key.endswith("seconds")}
+    assert {key: metrics[key] for key in timeless} == {key: whole[key] for key in timeless}
+    for checkpoint in ("best", "last"):
+        a, b = (weights(tmp_path / name / f"checkpoints/{checkpoint}.ckpt") for name in ("whole", "moved"))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_that_had_stopped_early_does_not_go_on(compose_run, tmp_path):
+    overrides = ("trainer.max_epochs=8", "trainer.early_stopping=1")
+    metrics = train(compose_run(*overrides))
+    assert metrics["epochs"] < 8
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(
+        json.dumps({**record, "status": "running"})
+    )  # killed before it could say so
+    again = train(compose_run(*overrides))
+    assert (again["epochs"], again["test/loss"]) == (metrics["epochs"], metrics["test/loss"])
+
+
+def test_a_run_that_could_not_begin_leaves_its_directory_free(compose_run, tmp_path):
+    with pytest.raises(UserError, match="lower optimizer"):
+        train(compose_run("optimizer.lr=1e30", "scheduler=none"))
+    assert train(compose_run())["epochs"] == 2
+
+
+def test_a_refused_command_changes_nothing(photos, tmp_path):
+    common = ["data.image_size=32", "backbone.weights=null", "trainer=cpu", "logger=none", "trainer.max_epochs=1"]
+    places = [f"data.root={photos}", f"hydra.run.dir={tmp_path / 'run'}", "finetune=head"]
+    command = [sys.executable, "-m", "tlab.train", *common, *places]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    config = (tmp_path / "run/.hydra/config.yaml").read_bytes()
+    assert b"trainer=cpu" in (tmp_path / "run/.hydra/overrides.yaml").read_bytes()
+    refused = subprocess.run([*command, "optimizer.lr=0.5"], check=False, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr.count("another optimizer.lr")) == (2, 1)
+    assert (tmp_path / "run/.hydra/config.yaml").read_bytes() == config
+
+
+def test_a_sweep_goes_on_after_a_run_that_fails(photos, tmp_path):
+    common = ["data.image_size=32", "backbone.weights=null", "trainer=cpu", "logger=none", "trainer.max_epochs=1"]
+    places = [f"data.root={photos}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "finetune=full", "scheduler=none"]
+    command = [sys.executable, "-m", "tlab.train", "-m", *common, *places, "optimizer.lr=1e38,0.01"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "1 of the sweep's runs failed" in result.stderr
+    records = {json.loads(file.read_text())["status"] for file in (tmp_path / "sweep").rglob("run.json")}
+    assert records == {"failed", "finished"}
+    (finished,) = (file.parent for file in (tmp_path / "sweep").rglob("metrics.json"))
+    evaluated = subprocess.run(
+        [sys.executable, "-m", "tlab.evaluate", f"run={finished}", f"output={tmp_path / 'again.json'}"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics, again = (json.loads(f.read_text()) for f in (finished / "metrics.json", tmp_path / "again.json"))
+    assert again["test/loss"] == pytest.approx(metrics["test/loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "checkpoint.monitor=val/typo",
+            r"checkpoint\.monitor=val/typo is not a metric of this run; there are train/loss",
+        ),
+        ("checkpoint.monitor=val/acc_class/red", r"checkpoint\.monitor=val/acc_class/red is not a metric"),
+        ("optimizer.momentum=0", r"optimizer cannot be built \(Nesterov momentum requires"),
+        ("+optimizer.foo=1", r"optimizer cannot be built \(.*foo"),
+        ("scheduler.warmup=abc", "scheduler cannot be built"),
+        ("data.batch_size=1", r"data\.batch_size=1 is too small to train here"),
+        ("backbone.upto=layer9", r"backbone\.upto=layer9 is no stage of this backbone, choose one of stem, layer1"),
+        ("finetune.phases.all.train=[layer9]", r"finetune\.phases\.all\.train names layer9"),
+    ],
+)
+def test_mistakes_that_show_when_a_run_is_built(compose_run, override, words):
+    with pytest.raises((UserError, InstantiationException)) as error:
+        train(compose_run(override))
+    assert re.search(words, sentence(error.value))
 
 
 def test_a_failed_run_says_so(compose_run, tmp_path):

@@ -21,7 +21,6 @@ AUG = """
 transforms:
   solarize: {_target_: torchvision.transforms.v2.RandomSolarize, threshold: 128, p: 0.5}
   turn: {_target_: torchvision.transforms.v2.RandomRotation, degrees: 90}
-mix: {_target_: tlab.data.dataset.Mixing, mixup_alpha: 0.2}
 """
 PLAN = """
 head_epochs: 1

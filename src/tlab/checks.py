@@ -1,6 +1,6 @@
 """Mistakes in values that can be told before torch is imported."""
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +8,44 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.errors import UserError
 
-CHOICES: dict[str, Collection[str]] = {
+Choices = Mapping[str, Sequence[str | None]]
+Bounds = Mapping[str, tuple[float, float]]
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ANY = float("inf")
+SMALLEST = 1e-12  # stands for "above 0"
+
+TRAIN_CHOICES: Choices = {
     "data.normalize": ("backbone", "dataset", "none"),
     "data.resize": ("crop", "pad"),
     "data.unreadable": ("skip", "error"),
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "checkpoint.mode": ("min", "max"),
+    "trainer.precision": ("auto", *PRECISIONS),
+    "trainer.accelerator": ACCELERATORS,
+    "checkpoint.mode": (None, "min", "max"),
     "resume": ("auto", "never"),
 }
-AT_LEAST: dict[str, float] = {
-    "data.image_size": 1,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "trainer.max_epochs": 1,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.devices": 1,
-    "optimizer.lr": 0,
-    "optimizer.weight_decay": 0,
-    "seed": 0,
+TRAIN_BOUNDS: Bounds = {
+    "data.image_size": (2, ANY),
+    "data.batch_size": (1, ANY),
+    "data.num_workers": (0, ANY),
+    "data.val_fraction": (0, 0.99),
+    "data.test_fraction": (0, 0.99),
+    "trainer.max_epochs": (1, ANY),
+    "trainer.accumulate_grad_batches": (1, ANY),
+    "trainer.devices": (1, ANY),
+    "trainer.gradient_clip_val": (SMALLEST, ANY),
+    "trainer.early_stopping": (0, ANY),
+    "trainer.limit_train_batches": (SMALLEST, ANY),
+    "trainer.limit_val_batches": (SMALLEST, ANY),
+    "trainer.limit_test_batches": (SMALLEST, ANY),
+    "optimizer.lr": (0, ANY),
+    "optimizer.weight_decay": (0, ANY),
+    "loss.label_smoothing": (0, 0.99),
+    "seed": (0, 2**32 - 1),
 }
+READ_CHOICES: Choices = {"precision": (None, *PRECISIONS), "accelerator": ACCELERATORS}
+READ_BOUNDS: Bounds = {"batch_size": (1, ANY), "num_workers": (0, ANY)}
 
 
 def check(cfg: DictConfig) -> None:
@@ -43,22 +61,50 @@ def check(cfg: DictConfig) -> None:
         )
     if OmegaConf.is_missing(cfg.backbone, "name"):
         raise UserError("backbone.name is not set; give a model's name with backbone.name=NAME")
-    if cfg.data.root is not None and not Path(cfg.data.root).expanduser().exists():
+    makes_its_own = cfg.data.source._target_.endswith(("demo_index", "torchvision_index"))
+    if cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists():
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
-    for key, options in CHOICES.items():
+    if cfg.optimizer.get("lr", 0) is None:
+        raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
+    check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
+
+
+def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
+    """Refuse a metric that the run will not have.
+
+    Raises:
+        UserError: Lists those it will have.
+    """
+    if monitor not in metrics:
+        raise UserError(f"checkpoint.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}")
+
+
+def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:
+    """Hold keys against what they may be; null and keys that are not there pass the bounds.
+
+    Raises:
+        UserError: Names the first key that is wrong, and what it may be.
+    """
+    for key, options in choices.items():
         if (value := OmegaConf.select(cfg, key)) not in options:
-            raise UserError(f"{key}={value} is not one of {', '.join(options)}")
-    for key, least in AT_LEAST.items():
+            listed = ", ".join("null" if option is None else option for option in options)
+            raise UserError(f"{key}={value} is not one of {listed}")
+    for key, (least, most) in bounds.items():
         value = OmegaConf.select(cfg, key)
-        if value is not None and not _is_number(value):
+        if value is None:
+            continue
+        if not _is_number(value):
             raise UserError(f"{key}={value} is not a number")
-        if value is not None and value < least:
-            raise UserError(f"{key}={value} is too small; give {least:g} or more")
-    for key in ("data.val_fraction", "data.test_fraction", "loss.label_smoothing"):
-        if not 0 <= OmegaConf.select(cfg, key) < 1:
-            raise UserError(f"{key}={OmegaConf.select(cfg, key)} must lie in 0..1")
+        if value < least:
+            raise UserError(f"{key}={value} is too small; give {_bound(least)}")
+        if value > most:
+            raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+
+
+def _bound(least: float) -> str:
+    return "more than 0" if least == SMALLEST else f"{least:g} or more"
 
 
 def _is_number(value: Any) -> bool:

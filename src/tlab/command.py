@@ -3,33 +3,30 @@
 Nothing here imports torch, so `--help`, `--cfg job` and tab completion answer at once.
 """
 
-import difflib
 import functools
+import hashlib
 import logging
 import os
 import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
 from tlab.errors import UserError
+from tlab.mistakes import fail, is_mistake, sentence
 
 LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
 
@@ -43,36 +40,56 @@ def conf_dir() -> Path:
 def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose `config_name` from the command line and hand it to `task`.
 
-    Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead.
+    Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead. In a
+    sweep (`-m`) the runs after a mistaken one still take place.
     """
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
-    for flag in ("-m", "--multirun"):  # argparse takes no override after a flag that stands among them
-        if flag in sys.argv[1:]:
-            sys.argv.remove(flag)
-            sys.argv.insert(1, "--multirun")
-    prepare_hydra(sys.argv[1:])
+    sys.argv[1:] = arguments = tidy(sys.argv[1:])
+    debug = any(argument.lower() == "debug=true" for argument in arguments)
+    prepare_hydra(arguments)
+    failed: list[str] = []
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> Any:
-        with mistakes_in_one_sentence():
+        try:
             return task(cfg)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            if debug or not is_mistake(error):
+                raise
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                fail(sentence(error))
+            failed.append(f"{HydraConfig.get().job.override_dirname}: {sentence(error)}")
+            print(f"tlab: {failed[-1]}", file=sys.stderr)
+            return None
 
-    with mistakes_in_one_sentence():
-        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(guarded)()
-
-
-@contextmanager
-def mistakes_in_one_sentence() -> Iterator[None]:
-    """End the process with code 2 and one sentence on a mistake of the user, unless `debug=true` is given."""
     try:
-        yield
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(guarded)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if not _is_mistake(error) or any(argument.lower() == "debug=true" for argument in sys.argv[1:]):
+        if debug or not is_mistake(error):
             raise
         fail(sentence(error))
+    if failed:
+        fail(f"{len(failed)} of the sweep's runs failed, see above; mend them and give the command again")
+
+
+def tidy(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as Hydra can read them.
+
+    `-m` may stand anywhere, and a path that exists needs no quotes: a run of a sweep has `=` and `,` in its name.
+    """
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    tidied = [*flags[:1]]
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and Path(value).exists():
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            argument = f"{key}='{escaped}'"
+        if argument not in flags:
+            tidied.append(argument)
+    return tidied
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
@@ -100,12 +117,6 @@ def quiet() -> None:
         r"Checkpoint directory .* exists and is not empty",  # a run that goes on
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def fail(message: str) -> NoReturn:
-    """Print one sentence to standard error and exit with code 2."""
-    print(f"tlab: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def prepare_hydra(overrides: Sequence[str]) -> None:
@@ -147,85 +158,23 @@ def choices() -> str:
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """Return a directory name for one run of a sweep: its overrides without the seed and the data's place.
+    """Return a directory name for one run of a sweep: its overrides without the seed, readable and without `/`.
 
-    Values that are paths are shortened to their last part, so that the name has no separator in it.
+    Of a path the last part and four digits of the hash of all of it are kept.
     """
     parts = []
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
-        if key in {"seed", "data.root", "sweep", "debug", "resume"}:
+        if key in {"seed", "sweep", "debug", "resume"}:
             continue
-        value = value.strip("'\"").rstrip("/").rsplit("/", 1)[-1]
-        parts.append(f"{key}={value}")
+        value = value.strip("'\"")
+        last = value.rstrip("/").rsplit("/", 1)[-1]
+        parts.append(f"{key}={value if last == value else f'{last}-{_hash(value)[:4]}'}")
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)) or "default"
     if len(name) > LONGEST_RUN_NAME:
-        import hashlib
-
-        name = f"{name[: LONGEST_RUN_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = f"{name[: LONGEST_RUN_NAME - 9]}-{_hash(name)[:8]}"
     return name
 
 
-def sentence(error: BaseException) -> str:
-    """Return what went wrong and the way out, as one sentence."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, InstantiationException):
-        return _instantiation_sentence(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = [option for option in error.options or [] if not option.startswith("_")]
-        if group:
-            return f"{group}={choice} is not a choice of the group {group}{_suggest(choice, options)}"
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(cause)
-    key = getattr(cause, "full_key", None) or _search(r"full_key: (\S+)", text) or _search(r"'(.+?)'", text)
-    where = _search(r"^In '(.+?)'", str(error))
-    place = f" (in conf/{where}.yaml)" if where else ""
-    if _search(r"(is not in struct|not in '\w+')", text):
-        parent = getattr(cause, "parent_node", None)
-        options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
-        return f"{key} is not a key of the configuration{place}{_suggest(str(key).rsplit('.', 1)[-1], options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read; write KEY=VALUE, and quote a value with special characters"
-    if value := _search(r"^(?:.*\n)?(Value .+? could not be converted to \w+)", text):
-        return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
-    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
-        return f"{key} is not set; give it on the command line as {key}=VALUE"
-    return " ".join(text.split("\n")[0].split()) + f"{place}; see --help"
-
-
-def _suggest(word: str, options: Sequence[str]) -> str:
-    """Return the closest of the options, then all of them."""
-    if not options:
-        return "; see --help or --cfg job for what there is"
-    close = difflib.get_close_matches(word, options, n=1)
-    near = f", did you mean {close[0]}" if close else ""
-    return f"{near}; there are {', '.join(sorted(options))}"
-
-
-def _search(pattern: str, text: str) -> str | None:
-    match = re.search(pattern, text, flags=re.MULTILINE)
-    return match.group(1) if match else None
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _is_mistake(error: BaseException) -> bool:
-    """A node that could not be built is the user's mistake only if its arguments were refused."""
-    return not isinstance(error, InstantiationException) or isinstance(
-        _root_cause(error), (UserError, TypeError, ValueError, ImportError, AttributeError)
-    )
-
-
-def _instantiation_sentence(error: InstantiationException) -> str:
-    cause = _root_cause(error)
-    if isinstance(cause, UserError):
-        return str(cause)
-    key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
-    what = str(cause).strip().split("\n")[0] or type(cause).__name__
-    return f"{key} could not be built ({what}); correct its keys or its _target_"
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from tlab.checks import READ_BOUNDS, READ_CHOICES, check_values
 from tlab.command import quiet, run_command
 from tlab.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.index import ImageIndex
 
+FOLDER = {"_target_": "tlab.data.index.folder_index", "_partial_": True}
 SPLITS = ("train", "val", "test", "all")
 
 
@@ -31,13 +33,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from tlab.models.precision import find_accelerator
     from tlab.trained import load_trained
 
+    check_values(cfg, {**READ_CHOICES, "split": (None, *SPLITS)}, READ_BOUNDS)
     quiet()
-    if cfg.split not in (None, *SPLITS):
-        raise UserError(f"split={cfg.split} is not one of {', '.join(SPLITS)}")
     trained = load_trained(Path(cfg.run))
     config = trained.config
     if cfg.data.root is not None:
         config.data.root = cfg.data.root
+        if not config.data.source._target_.endswith("csv_index"):  # whatever the run had, this is a folder
+            config.data.source = {**FOLDER, "root": cfg.data.root, "exclude": list(config.data.exclude)}
+            config.data.module.source = config.data.source
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
     data = instantiate(config.data.module, augment=None, mix=None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from tlab.checks import READ_BOUNDS, READ_CHOICES, check_values
 from tlab.command import quiet, run_command
 from tlab.errors import UserError
 
@@ -29,13 +30,14 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     from torch.utils.data import DataLoader
 
     from tlab.data.check import check_files, unreadable
-    from tlab.data.dataset import ImageDataset
+    from tlab.data.dataset import ImageDataset, whole_batches
     from tlab.data.index import Sample
     from tlab.data.order import SequentialKeys
     from tlab.data.transforms import evaluation_transform
     from tlab.models.precision import autocast, find_accelerator
     from tlab.trained import load_trained
 
+    check_values(cfg, READ_CHOICES, READ_BOUNDS)
     quiet()
     files = find_images(Path(cfg.input))
     trained = load_trained(Path(cfg.run))
@@ -53,7 +55,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         dataset,
         batch_size=cfg.batch_size or trained.config.data.batch_size,
         sampler=SequentialKeys(len(dataset)),
-        collate_fn=_as_it_is,
+        collate_fn=whole_batches,
         num_workers=cfg.num_workers or 0,
     )
     device = torch.device(find_accelerator(cfg.accelerator))
@@ -92,14 +94,12 @@ def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
     return {"prediction": classes[best], "probability": f"{float(probabilities[best]):.6f}", **shares}
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
     from tlab.cache import write_text
 
+    if Path(cfg.output).is_dir():
+        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()

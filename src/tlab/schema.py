@@ -72,7 +72,7 @@ class AugConfig:
     """What happens to a training image: named transforms in order, then mixing."""
 
     transforms: dict[str, Any] = MISSING
-    mix: dict[str, Any] = MISSING
+    mix: dict[str, Any] | None = None
 
 
 @dataclass
@@ -124,7 +124,7 @@ class CheckpointConfig:
     """Which epoch is the best one."""
 
     monitor: str = "val/acc"
-    mode: str = "max"
+    mode: str | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check
+from tlab.checks import check, check_monitor
 from tlab.command import compose, quiet, run_command
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import torch
 
     from tlab.dashboards.hparams import log_hparams
-    from tlab.finetuning import BackboneFinetuning, build_plan
+    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, build_plan
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.recorder import RunRecorder
@@ -54,6 +54,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if run.is_finished(config, cfg.resume):
         return run.metrics()
     with run.recording(config):
+        run.write_config(OmegaConf.to_yaml(cfg), overrides())
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageDataModule = instantiate(cfg.data.module)
         data.setup()
@@ -70,13 +71,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
             channels_last=cfg.trainer.channels_last,
             about={"config": config, **preprocessing(cfg, net, precision)},
         )
+        check_monitor(cfg.checkpoint.monitor, module.metric_names)
         finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
-        callbacks = [finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
+        callbacks = [AddressedRandomness(cfg.seed), finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
         trainer = build_trainer(cfg, run, precision, plan.epochs, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
         trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.exists() else None)
-        metrics = recorder.summary(cfg.checkpoint.monitor, cfg.checkpoint.mode)
+        metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
         if "test" in data.index.splits:
             # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
             module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
@@ -129,25 +131,21 @@ def build_trainer(
 ) -> "L.Trainer":
     """Return the Lightning trainer with its checkpoints and loggers."""
     import lightning.pytorch as L
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+    from lightning.pytorch.callbacks import ProgressBar
 
     from tlab.models.precision import find_accelerator
+    from tlab.runs.checkpoints import RunEarlyStopping, checkpoint_callbacks
 
-    monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
+    monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
     if cfg.trainer.early_stopping is not None:
-        callbacks.append(EarlyStopping(monitor, patience=cfg.trainer.early_stopping, mode=mode))
-    # Two callbacks: `save_last` of one would only save the epochs that are the best so far. The best one comes
-    # first, so that the last checkpoint knows of it.
-    every_epoch: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(run.checkpoints, run.best.stem, monitor=monitor, mode=mode, **every_epoch)
-    last = ModelCheckpoint(run.checkpoints, run.last.stem, **every_epoch)
+        callbacks.append(RunEarlyStopping(monitor, patience=cfg.trainer.early_stopping, mode=mode))
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
         devices=cfg.trainer.devices,
         precision=precision,
         max_epochs=epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[*callbacks, best, last],
+        callbacks=[*callbacks, *checkpoint_callbacks(run, monitor, mode)],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,
@@ -185,10 +183,26 @@ def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> 
     ]
 
 
+def overrides() -> list[str]:
+    """Return the overrides of this run; none outside a command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def best_is(cfg: DictConfig) -> str:
+    """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
+    return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain data, with its interpolations, so that one key can still be changed."""
+    """Return the configuration as plain data, with its interpolations, so that one key can still be changed.
+
+    Paths are made absolute: the run may be evaluated from another folder.
+    """
     config = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(config, dict)
+    for group, key in (("data", "root"), ("backbone", "weights")):
+        if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
+            config[group][key] = str(Path(value).expanduser().absolute())
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
 
 
@@ -234,12 +248,11 @@ def run(cfg: DictConfig) -> float:
     from tlab.runs.directory import RunDirectory
 
     metrics = train(cfg)
-    overrides = HydraConfig.get().overrides.task
     baselines = {}
     for name, changes in cfg.baseline.items():
         log.info("baseline %s: %s", name, " ".join(changes))
         place = f"run_dir={cfg.run_dir}/baselines/{name}"
-        baselines[name] = train(compose([*overrides, *changes, place]))
+        baselines[name] = train(compose([*overrides(), *changes, place]))
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(
         Console(),

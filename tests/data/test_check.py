@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SHARED, jpeg, picture
-from tlab.data import check
+from tlab.data import check, progress
 from tlab.data.check import Unreadable, check_files, unreadable
 from tlab.data.decode import DecodeError, decode
 from tlab.data.index import folder_index
@@ -101,8 +101,38 @@ def test_cache_that_cannot_be_written_is_only_a_warning(make_folder, own_cache, 
     assert "cannot be kept" in caplog.text
 
 
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "tempfile.mkstemp"])
+def test_read_only_cache_means_that_nothing_is_remembered(make_folder, examined, monkeypatch, caplog, call):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    root = make_folder({"a": 3, "b": 3})
+    paths = files(root)
+    (root / "a" / "0.jpg").write_bytes(b"")
+    monkeypatch.setattr(call, refuse)
+    for _ in range(2):
+        examined.clear()
+        caplog.clear()
+        assert [item.path.name for item in unreadable(check_files(root, paths))] == ["0.jpg"]
+        assert len(examined) == 6
+        assert "cannot be kept" in caplog.text
+
+
+def test_cache_that_may_not_be_read_is_no_hindrance(make_folder, examined, monkeypatch):
+    root = make_folder({"a": 3, "b": 3})
+    check_files(root, files(root))
+    examined.clear()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    assert not unreadable(check_files(root, files(root)))
+    assert len(examined) == 6
+
+
 def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(check, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
     root = make_folder({"a": 3, "b": 3})
     with caplog.at_level(logging.INFO, logger="tlab"):
         check_files(root, files(root))
@@ -112,7 +142,7 @@ def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, c
 
 
 def test_long_check_shows_a_bar_on_a_terminal(make_folder, monkeypatch, capsys):
-    monkeypatch.setattr(check, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     root = make_folder({"a": 3, "b": 3})

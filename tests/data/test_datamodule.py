@@ -8,9 +8,10 @@ import torch
 from torchvision.transforms import v2
 
 from conftest import jpeg
-from tlab.data.datamodule import ImageDataModule, choose_workers
+from tlab.data.datamodule import ImageDataModule
 from tlab.data.dataset import Mixing
 from tlab.data.index import folder_index
+from tlab.data.loader import choose_workers
 from tlab.errors import UserError
 
 SIZE = 16

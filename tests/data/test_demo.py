@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tlab.data import demo
-from tlab.data.built import build_once, shown
+from tlab.data.built import build_once
 from tlab.data.demo import demo_index, draw_demo
 from tlab.data.demo_scene import draw_scene
 from tlab.data.demo_shapes import SHAPES
@@ -101,12 +101,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):
         demo_index(tmp_path / "file", images_per_class=SMALL, image_size=32)
-
-
-def test_the_bar_passes_every_item_on(monkeypatch):
-    monkeypatch.setattr("tlab.data.built.PATIENCE", 0.0)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert list(shown(range(5), "Counting")) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,12 @@
-"""Folders that tlab makes itself: built once, whole or not at all, with a progress bar when it takes a while."""
+"""Folders that tlab makes itself: built once, whole or not at all."""
 
 import os
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlab.errors import UserError
-
-T = TypeVar("T")
-PATIENCE = 1.0  # seconds before work is worth a progress bar
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
@@ -54,28 +45,3 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def shown(items: Sequence[T], description: str) -> Iterator[T]:
-    """Pass the items on; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = bar.add_task(description, total=len(items), rate="")
-    start, started = time.monotonic(), False
-    try:
-        for count, item in enumerate(items):
-            seconds = time.monotonic() - start
-            if not started and seconds > PATIENCE and sys.stderr.isatty():
-                bar.start()
-                started = True
-            if started:
-                bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
-            yield item
-    finally:
-        if started:
-            bar.stop()

@@ -3,26 +3,23 @@
 import json
 import logging
 import os
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import PIL
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlab.cache import cache_dir, write_text
+from tlab.cores import cores
+from tlab.data import progress
 from tlab.data.decode import DecodeError, decode_bytes, read_bytes
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds before a check is worth a progress bar or a log line
 SAME_FORMAT = {"MPO": "JPEG"}  # what many phones write is a JPEG with a second picture behind it
 
 
@@ -63,8 +60,11 @@ def check_files(root: Path, paths: Sequence[Path]) -> dict[Path, Verdict]:
     store = _Store(root)
     known = {path: store.get(path) for path in paths}
     fresh = [path for path, verdict in known.items() if verdict is None]
-    done = dict(zip(fresh, _shown(_examine_all(fresh), len(fresh)), strict=True))
+    start = time.monotonic()
+    verdicts = progress.shown(_examine_all(fresh), "Checking images", len(fresh))
+    done = dict(zip(fresh, verdicts, strict=True))
     if fresh:
+        _log_rate(done, time.monotonic() - start)
         store.update(done)
     return {path: verdict or done[path] for path, verdict in known.items()}
 
@@ -86,38 +86,15 @@ def examine(path: Path) -> Verdict:
 
 
 def _examine_all(paths: Sequence[Path]) -> Iterator[Verdict]:
-    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         yield from pool.map(examine, paths)
 
 
-def _shown(verdicts: Iterable[Verdict], total: int) -> Iterator[Verdict]:
-    """Pass the verdicts on; show a bar with the rate on a terminal, else log one line, if it takes long."""
-    start, found, bar = time.monotonic(), 0, None
-    with ExitStack() as stack:
-        for count, verdict in enumerate(verdicts, 1):
-            found += bool(verdict.reason)
-            seconds = time.monotonic() - start
-            if bar is None and seconds > PATIENCE and sys.stderr.isatty():
-                bar = stack.enter_context(_progress())
-                task = bar.add_task("Checking images", total=total, rate="")
-            if bar is not None:
-                bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
-            yield verdict
-    seconds = time.monotonic() - start
-    if seconds > PATIENCE:
-        log.info(
-            "Checked %d images in %.1f s (%.0f images/s): %d unreadable.", total, seconds, total / seconds, found
-        )
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+def _log_rate(done: dict[Path, Verdict], seconds: float) -> None:
+    if seconds > progress.PATIENCE:
+        count, broken = len(done), len(unreadable(done))
+        rate = count / seconds
+        log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, seconds, rate, broken)
 
 
 class _Store:

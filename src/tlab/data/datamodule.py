@@ -2,44 +2,29 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import Sampler
 
 from tlab.data.check import Unreadable, check_files, unreadable
-from tlab.data.dataset import Batch, ImageDataset, Transform
+from tlab.data.dataset import ImageDataset, Transform
 from tlab.data.index import ImageIndex
+from tlab.data.loader import Loader, make_loader
 from tlab.data.mixing import Mixing
 from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generator
 from tlab.data.remarks import odd_files
+from tlab.data.wording import few
 from tlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
 MEASURED_IMAGES = 2_000  # images that mean_std looks at, at most
 
 RGB = tuple[float, float, float]
-
-
-class Loader(DataLoader[Batch]):
-    """A torch loader that raises the user's mistakes without a worker's traceback around them."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
-        for batch in batches:
-            if isinstance(batch, UserError):
-                if isinstance(batches, _MultiProcessingDataLoaderIter):
-                    # Left to the garbage collector, each worker is waited for in vain for five seconds
-                    batches._shutdown_workers()
-                    self._iterator = None
-                raise UserError(str(batch))
-            yield batch
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -49,8 +34,8 @@ class ImageDataModule(L.LightningDataModule):
         source: builds the index; called by `setup`.
         image_size: side S of the images in a batch, in pixels.
         batch_size: B, per process.
-        num_workers: processes that decode; None chooses by `choose_workers`. The batches are the same for any
-            number.
+        num_workers: processes that decode; None chooses by `loader.choose_workers`. The batches are the same
+            for any number.
         resize: "crop" keeps the centre, "pad" the whole image (evaluation, and training where `augment`
             leaves another size).
         crop_fraction: share of the shorter side that "crop" keeps.
@@ -157,7 +142,7 @@ class ImageDataModule(L.LightningDataModule):
         ]
         total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
         keys = [Key(0, index) for index in sorted(chosen.tolist())]
-        for batch in self._load(self._dataset("train", augmented=False), keys, persistent=False):
+        for batch in make_loader(self._dataset("train", augmented=False), keys, self.batch_size, self.num_workers):
             x = batch.image.double() / 255
             total += x.sum((0, 2, 3))
             squares += x.square().sum((0, 2, 3))
@@ -195,7 +180,9 @@ class ImageDataModule(L.LightningDataModule):
                     num_replicas=replicas,
                     rank=rank,
                 )
-            self._loaders[address] = self._load(dataset, sampler, persistent=True)
+            self._loaders[address] = make_loader(
+                dataset, sampler, self.batch_size, self.num_workers, persistent=True
+            )
         return self._loaders[address]
 
     def train_dataloader(self) -> Loader:
@@ -223,34 +210,6 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
         )
 
-    def _load(self, dataset: ImageDataset, keys: Any, persistent: bool) -> Loader:
-        # torch's worker processes run with one arithmetic thread each by themselves
-        workers = self.num_workers
-        if workers is None:
-            workers = choose_workers(len(keys), len(os.sched_getaffinity(0)))
-        return Loader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=keys,
-            collate_fn=_as_it_is,  # ImageDataset makes whole batches
-            num_workers=workers,
-            persistent_workers=persistent and workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
-        )
-
-
-def choose_workers(images: int, cores: int) -> int:
-    """Return the number of worker processes for a split of so many images.
-
-    None for few images. Otherwise one for each core but one, at most 8.
-    """
-    return 0 if images < FEW_IMAGES else max(0, min(cores - 1, 8))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -267,5 +226,4 @@ def _count(broken: list[Unreadable]) -> str:
 
 
 def _listed(index: ImageIndex, broken: list[Unreadable]) -> str:
-    shown = ", ".join(f"{index.relative(item.path)} ({item.reason})" for item in broken[:3])
-    return shown + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+    return few(f"{index.relative(item.path)} ({item.reason})" for item in broken)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from tlab.data.mixing import Mixing
 from tlab.data.order import Key, addressed_seed
 from tlab.errors import UserError
 
-__all__ = ["Batch", "ImageDataset", "Mixing"]
+__all__ = ["Batch", "ImageDataset", "Mixing", "whole_batches"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -86,7 +86,7 @@ class ImageDataset(Dataset[Batch]):
         """Return the batch of these keys (torch's loader calls this with a whole batch).
 
         A file that cannot be read any more gives the error as a value: raised in a worker process it would
-        arrive wrapped in that worker's traceback. `datamodule.Loader` raises it.
+        arrive wrapped in that worker's traceback. `loader.Loader` raises it.
         """
         full = [Key(*key) for key in keys]
         partners = [Key(k.epoch, k.partner, k.partner_draw) for k in full if self._mixes(k)]
@@ -151,6 +151,11 @@ class ImageDataset(Dataset[Batch]):
         labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
         rows = one_hot(labels, self.num_classes).float()
         return image, weight * rows[0] + (1 - weight) * rows[1]
+
+
+def whole_batches(batch: Any) -> Any:
+    """Return a batch as `ImageDataset` made it, whole already: the `collate_fn` of every loader over one."""
+    return batch
 
 
 @contextmanager

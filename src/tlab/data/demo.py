@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tlab.cache import cache_dir
-from tlab.data.built import build_once, shown
+from tlab.data.built import build_once
 from tlab.data.demo_scene import draw_scene
 from tlab.data.demo_shapes import SHAPES
 from tlab.data.index import ImageIndex, folder_index
+from tlab.data.progress import shown
 from tlab.errors import UserError
 
 VERSION = 1  # raise it when the drawing changes: older folders in the cache are then left aside
@@ -40,7 +41,7 @@ def draw_demo(
     """
     names = list(SHAPES)
     wanted = [(split, name, i) for split, n in images_per_class.items() for name in names for i in range(n)]
-    for split, name, i in shown(wanted, "Drawing the demo images"):
+    for split, name, i in shown(wanted, "Drawing the demo images", len(wanted)):
         rng = np.random.default_rng([seed, _SPLIT_NUMBER[split], names.index(name), i])
         path = root / split / name / f"{i:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tlab.data.scan import Exclude, check_root, image_files, nfc, subfolders
 from tlab.data.split import check_fractions, split_classes
+from tlab.data.wording import few
 from tlab.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -69,8 +70,8 @@ class ImageIndex:
             empty = [name for label, name in enumerate(self.classes) if label not in labels]
             if empty:
                 raise UserError(
-                    f"No readable image is left in {split} for {_few(empty)} below {self.root}: mend the files "
-                    "listed as unreadable, add images, or leave the class out with data.exclude."
+                    f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
+                    "files listed as unreadable, add images, or leave the class out with data.exclude."
                 )
         return replace(self, splits={split: samples for split, samples in kept.items() if samples})
 
@@ -150,7 +151,7 @@ def build_index(
         for split in order
     }
     missing = sorted(set(classes) - set(splits.get("test", classes)))
-    thin = [f"The test split has no image of {_few(missing)}."] if missing else []
+    thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
     return ImageIndex(root, classes, samples, (*remarks, *thin))
 
 
@@ -196,7 +197,7 @@ def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
         )
     if empty:
         raise UserError(
-            f"{_few(empty)} below data.root={root} holds no file with an image's extension: add images, "
+            f"{few(map(repr, empty))} below data.root={root} holds no file with an image's extension: add images, "
             f"remove the folder, or leave it out with data.exclude=[{empty[0].rstrip('/')}]."
         )
     return classes
@@ -208,15 +209,11 @@ def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:
     for split in splits.keys() - {"train"}:
         if extra := sorted(set(splits[split]) - train):
             raise UserError(
-                f"{_few(extra)} is a class in {split} but not in train (below {root}): add train images, correct "
-                "the folder's name, or leave it out with data.exclude."
+                f"{few(map(repr, extra))} is a class in {split} but not in train (below {root}): add train images, "
+                "correct the folder's name, or leave it out with data.exclude."
             )
     if absent := sorted(train - set(splits["val"])):
         raise UserError(
-            f"{_few(absent)} is a class in train but not in val (below {root}): add validation images, correct the "
-            "folder's name, or leave it out with data.exclude."
+            f"{few(map(repr, absent))} is a class in train but not in val (below {root}): add validation images, "
+            "correct the folder's name, or leave it out with data.exclude."
         )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tlab.data.check import Verdict
 from tlab.data.index import ImageIndex
+from tlab.data.wording import few
 
 MANY = 50  # files of one format that make another format odd
 RARE = 0.01  # largest share of an odd format
@@ -41,7 +42,7 @@ def _odd_formats(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[st
         example = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
         is_are = "is a" if len(names) == 1 else "are"
         sentences.append(
-            f"{_few(names)} {is_are} {kind} among {len(groups[usual])} {usual} files: look whether it belongs "
+            f"{few(names)} {is_are} {kind} among {len(groups[usual])} {usual} files: look whether it belongs "
             f"to the data; data.exclude=[{example}] leaves it out."
         )
     return sentences
@@ -62,18 +63,14 @@ def _same_content(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[s
         if len(different) > 1:
             labels.append(_pair(twins, *different[:2]))
     sentences = [
-        f"In train and {split} alike, byte for byte: {len(pairs)} ({_few(pairs)}); {split} is too easy."
+        f"In train and {split} alike, byte for byte: {len(pairs)} ({few(pairs)}); {split} is too easy."
         for split, pairs in sorted(leaks.items())
     ]
     if labels:
-        sentences.append(f"With two labels, byte for byte the same image: {len(labels)} ({_few(labels)}).")
+        sentences.append(f"With two labels, byte for byte the same image: {len(labels)} ({few(labels)}).")
     return sentences
 
 
 def _pair(twins: Sequence[Place], one: str | int, other: str | int) -> str:
     first, second = (next(place[2] for place in twins if side in place[:2]) for side in (one, other))
     return f"{first} = {second}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

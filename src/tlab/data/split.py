@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from tlab.data.scan import nfc
+from tlab.data.wording import few
 from tlab.errors import UserError
 
 Fraction = float | None  # None: this split exists already, take nothing for it
@@ -85,7 +86,7 @@ def split_classes(
     if small:
         into = " and ".join(["train", *(["val"] if val else []), *(["test"] if test else [])])
         raise UserError(
-            f"Too few images to split into {into} in {_few(small)}: add images, leave the class out with "
+            f"Too few images to split into {into} in {few(small)}: add images, leave the class out with "
             "data.exclude=['CLASS'], or make a val folder yourself."
         )
     split: dict[str, dict[str, list[str]]] = {}
@@ -111,8 +112,3 @@ def check_fractions(val: Fraction, test: Fraction) -> None:
             f"data.val_fraction={val} and data.test_fraction={test} leave nothing to train on: "
             "their sum must be below 1."
         )
-
-
-def _few(items: Sequence[str]) -> str:
-    shown = ", ".join(items[:3])
-    return shown if len(items) <= 3 else f"{shown} and {len(items) - 3} more"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlab.data.index import ImageIndex, build_index
 from tlab.data.scan import Exclude, check_root, image_files, nfc
+from tlab.data.wording import few
 from tlab.errors import UserError
 
 
@@ -61,9 +62,8 @@ def csv_index(
         else:
             found.setdefault(label, {})[prefix + file] = None
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise UserError(
-            f"{table} labels images that are not in {folder}: {shown}; correct data.images, "
+            f"{table} labels images that are not in {folder}: {few(missing)}; correct data.images, "
             f"data.image_column={image_column} or data.extension={extension}, or leave them out with data.exclude."
         )
     files = {label: list(names) for label, names in found.items()}

@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from tlab.data.built import link_or_copy, shown
+from tlab.data.built import link_or_copy
+from tlab.data.progress import shown
 from tlab.errors import UserError
 
 
@@ -21,7 +22,8 @@ def write_split(dataset: Any, target: Path) -> None:
         UserError: the data set does not give one class per picture.
     """
     names, files = _class_names(dataset), _files(dataset)
-    for i in shown(range(len(dataset)), f"Writing {type(dataset).__name__} {target.name}"):
+    count = len(dataset)
+    for i in shown(range(count), f"Writing {type(dataset).__name__} {target.name}", count):
         if files is None:
             image, label = dataset[i]
             _check_sample(dataset, image, label)

@@ -2,5 +2,6 @@
 
 from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.plan import Phase, Plan, build_plan
+from tlab.finetuning.randomness import AddressedRandomness
 
-__all__ = ["BackboneFinetuning", "Phase", "Plan", "build_plan"]
+__all__ = ["AddressedRandomness", "BackboneFinetuning", "Phase", "Plan", "build_plan"]

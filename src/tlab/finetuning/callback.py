@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneF
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from tlab.errors import UserError
 from tlab.finetuning.plan import Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
@@ -116,7 +117,10 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
             steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
             assert self.scheduler is not None
-            self.scheduler.start_phase(phase.epochs * steps_per_epoch, steps_per_epoch)
+            try:
+                self.scheduler.start_phase(phase.epochs * steps_per_epoch, steps_per_epoch)
+            except (TypeError, ValueError, ZeroDivisionError) as error:
+                raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Enter the phase of `epoch`: flip what trains and which scale applies."""

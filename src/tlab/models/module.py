@@ -68,13 +68,22 @@ class ImageClassifier(L.LightningModule):
         """The stages, under the name that Lightning's finetuning callbacks expect."""
         return self.net.backbone
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Names that `checkpoint.monitor` may have: one number per epoch over all classes."""
+        measured = [f"{self.val_metrics.prefix}{name}" for name in self.val_metrics.keys(keep_base=True)]
+        return ["train/loss", "train/acc", "val/loss", *(name for name in measured if "acc_class" not in name)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `B K` (float32) of images `B C H W` (uint8, or float in 0..1)."""
         return self.net(x.contiguous(memory_format=self.memory_format)).float()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the training loss of a `Batch`, whose labels are `B` or, where images were mixed, `B K`."""
-        logits = self(batch.image)
+        try:
+            logits = self(batch.image)
+        except ValueError as error:  # BatchNorm over a single value
+            raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
         loss = F.cross_entropy(
             logits,
             batch.label,
@@ -82,7 +91,7 @@ class ImageClassifier(L.LightningModule):
             label_smoothing=self.label_smoothing,
         )
         if loss.device.type == "cpu" or self.global_step % CHECK_LOSS_EVERY == 0:
-            self._check_finite(loss)
+            self._check_finite(loss, "train")
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
         self.train_acc(logits.detach(), hard)
         size = len(batch.image)
@@ -117,7 +126,10 @@ class ImageClassifier(L.LightningModule):
                 groups.append({"params": split["decay"], "group": name})
             if split["no_decay"]:
                 groups.append({"params": split["no_decay"], "group": name, "weight_decay": 0.0})
-        return self.build_optimizer(groups)
+        try:
+            return self.build_optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer cannot be built ({error}); correct its keys") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what prediction needs: class names, preprocessing, configuration."""
@@ -127,6 +139,7 @@ class ImageClassifier(L.LightningModule):
         logits = self(batch.image)
         losses = F.cross_entropy(logits, batch.label, reduction="none")
         loss = losses.mean()
+        self._check_finite(loss, split)
         metrics.update(logits, batch.label)
         self.log(
             f"{split}/loss",
@@ -151,11 +164,11 @@ class ImageClassifier(L.LightningModule):
         self.log_dict(values)
         metrics.reset()
 
-    def _check_finite(self, loss: Tensor) -> None:
+    def _check_finite(self, loss: Tensor, split: str) -> None:
         if not torch.isfinite(loss):
             raise UserError(
-                f"train/loss became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; lower "
-                f"optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
+                f"{split}/loss became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
+                f"lower optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
             )
 
 

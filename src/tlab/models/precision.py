@@ -4,7 +4,7 @@ import copy
 import json
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +31,13 @@ def fastest_precision(
     Args:
         net: Left as it is; a copy is timed.
         image_size: Side of the images in pixels.
-        batch_size: Images in a step; at most 16 are timed.
+        batch_size: Images in a step; 2 to 16 are timed.
         accelerator: `cpu`, `cuda` or `mps`.
         channels_last: Memory format that training will use.
         name: Names the model in the memory.
     """
     if accelerator == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "the GPU computes bf16"
         return "16-mixed", "the GPU computes fp16 but not bf16"
     if accelerator != "cpu":
@@ -50,8 +50,9 @@ def fastest_precision(
     file = cache_dir() / "precision.json"
     remembered = _read(file)
     if key not in remembered:
-        remembered = _read(file) | {key: measure(net, image_size, min(batch_size, 16), channels_last)}
-        write_text(file, json.dumps(remembered, indent=1))
+        remembered = _read(file) | {key: measure(net, image_size, max(2, min(batch_size, 16)), channels_last)}
+        with suppress(OSError):  # a cache that cannot be written: measured again next time
+            write_text(file, json.dumps(remembered, indent=1))
     speeds = remembered[key]
     best = max(speeds, key=lambda precision: speeds[precision])
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())

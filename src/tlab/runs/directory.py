@@ -81,7 +81,7 @@ class RunDirectory:
         Raises:
             UserError: The directory holds a run with other settings, or `resume=never` and a run is here.
         """
-        if self.status is None:
+        if self.status is None or (self.status == "failed" and not self.last.exists()):
             return False
         if resume == "never":
             raise UserError(f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on")
@@ -103,6 +103,14 @@ class RunDirectory:
             self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
 
+    def write_config(self, config: str, overrides: list[str]) -> None:
+        """Write the composed configuration (YAML) and the overrides it came from, where Hydra would.
+
+        Hydra itself writes before a directory with another run in it can be refused.
+        """
+        write_text(self.path / ".hydra" / "config.yaml", config)
+        write_text(self.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides))
+
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
         """Write the metrics, then note that the run is finished."""
         self._write_json(self.metrics_file, metrics)
@@ -123,6 +131,7 @@ class RunDirectory:
     def write_unreadable(self, files: list[dict[str, str]]) -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
         if not files:
+            self.unreadable_file.unlink(missing_ok=True)
             return
         self._write_csv(self.unreadable_file, ["path", "reason"], files)
 

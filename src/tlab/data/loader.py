@@ -1,0 +1,63 @@
+"""Loaders over an `ImageDataset`: worker processes, and mistakes that arrive without their traceback."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from tlab.cores import cores
+from tlab.data.dataset import Batch, ImageDataset, whole_batches
+from tlab.errors import UserError
+
+FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
+
+
+class Loader(DataLoader[Batch]):
+    """A torch loader that raises the user's mistakes without a worker's traceback around them."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        for batch in batches:
+            if isinstance(batch, UserError):
+                if isinstance(batches, _MultiProcessingDataLoaderIter):
+                    # Left to the garbage collector, each worker is waited for in vain for five seconds
+                    batches._shutdown_workers()
+                    self._iterator = None
+                raise UserError(str(batch))
+            yield batch
+
+
+def make_loader(
+    dataset: ImageDataset, keys: Any, batch_size: int, num_workers: int | None = None, persistent: bool = False
+) -> Loader:
+    """Return a loader of the images that `keys` address.
+
+    Args:
+        dataset: makes the batches.
+        keys: a sampler or a list of `order.Key`.
+        batch_size: B, the last batch may be smaller.
+        num_workers: processes that decode; None chooses by `choose_workers`.
+        persistent: keep the processes from one epoch to the next.
+    """
+    # torch's worker processes run with one arithmetic thread each by themselves
+    workers = choose_workers(len(keys), cores()) if num_workers is None else num_workers
+    return Loader(
+        dataset,
+        batch_size=batch_size,
+        sampler=keys,
+        collate_fn=whole_batches,
+        num_workers=workers,
+        persistent_workers=persistent and workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
+    )
+
+
+def choose_workers(images: int, cores: int) -> int:
+    """Return the number of worker processes for a split of so many images.
+
+    None for few images. Otherwise one for each core but one, at most 8.
+    """
+    return 0 if images < FEW_IMAGES else max(0, min(cores - 1, 8))

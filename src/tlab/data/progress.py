@@ -1,0 +1,43 @@
+"""A progress bar for work that takes a while."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+PATIENCE = 1.0  # seconds before work is worth a progress bar or a log line
+
+
+def shown(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Pass the items on; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`.
+
+    Args:
+        items: images, or what stands for them.
+        description: what is done, shown before the bar.
+        total: number of items.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    task = bar.add_task(description, total=total, rate="")
+    start, started = time.monotonic(), False
+    try:
+        for count, item in enumerate(items):
+            seconds = time.monotonic() - start
+            if not started and seconds > PATIENCE and sys.stderr.isatty():
+                bar.start()
+                started = True
+            if started:
+                bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
+            yield item
+    finally:
+        if started:
+            bar.stop()

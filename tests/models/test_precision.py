@@ -1,0 +1,63 @@
+import json
+
+import pytest
+import torch
+
+from tlab.cache import cache_dir
+from tlab.errors import UserError
+from tlab.models import precision
+from tlab.models.backbones import build_backbone
+from tlab.models.classifier import Classifier
+from tlab.models.head import Head
+from tlab.models.precision import fastest_precision, find_accelerator, measure
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
+
+
+@pytest.fixture
+def net():
+    backbone = build_backbone("squeezenet1_1", weights=None, image_size=32)
+    return Classifier(backbone, Head(backbone.feature_dim, 2), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_measuring_leaves_the_network_and_the_random_state_alone(net):
+    net.set_trainable({"head"})
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    speeds = measure(net, 32, 2, channels_last=True)
+    assert set(speeds) == {"32-true", "bf16-mixed"}
+    assert min(speeds.values()) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert net.trainable == {"head"}
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("fast", ["32-true", "bf16-mixed"])
+def test_the_fastest_wins_and_is_remembered(net, monkeypatch, fast):
+    calls = []
+
+    def measured(*args):
+        calls.append(args)
+        return {"32-true": 10.0, "bf16-mixed": 20.0 if fast == "bf16-mixed" else 5.0}
+
+    monkeypatch.setattr(precision, "measure", measured)
+    for _ in range(2):
+        chosen, why = fastest_precision(net, 32, 4, "cpu", True, name=f"test-{fast}")
+        assert chosen == fast
+        assert "32-true 10" in why
+    assert len(calls) == 1
+    assert any(f"test-{fast}" in key for key in json.loads((cache_dir() / "precision.json").read_text()))
+
+
+def test_a_damaged_memory_is_measured_anew(net, monkeypatch):
+    monkeypatch.setattr(precision, "measure", lambda *args: {"32-true": 2.0, "bf16-mixed": 1.0})
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    (cache_dir() / "precision.json").write_text("{")
+    assert fastest_precision(net, 32, 4, "cpu", True, name="damaged")[0] == "32-true"
+
+
+def test_an_accelerator_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert find_accelerator("auto") in ("cpu", "mps")
+    with pytest.raises(UserError, match=r"trainer\.accelerator=cuda: there is none here"):
+        find_accelerator("cuda")

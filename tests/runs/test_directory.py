@@ -1,0 +1,44 @@
+import pytest
+
+from tlab.errors import UserError
+from tlab.runs.directory import RunDirectory
+
+CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "data": {"num_workers": 2}, "run_dir": "a"}
+
+
+def test_status_follows_the_run(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    assert run.status is None
+    with run.recording(CONFIG):
+        assert run.status == "running"
+        run.finish({"val/acc": 0.5})
+    assert run.status == "finished"
+    assert run.metrics() == {"val/acc": 0.5}
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "other").recording(CONFIG):
+        1 / 0  # noqa: B018
+    assert RunDirectory(tmp_path / "other").status == "failed"
+    assert "ZeroDivisionError" in RunDirectory(tmp_path / "other").record["error"]
+
+
+def test_what_may_differ_between_two_halves_of_a_run(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert not run.is_finished(CONFIG, "auto")
+    with run.recording(CONFIG):
+        run.finish({})
+    assert run.is_finished({**CONFIG, "data": {"num_workers": 0}, "run_dir": "b"}, "auto")
+    with pytest.raises(UserError, match=r"holds a run with another optimizer\.lr"):
+        run.is_finished({**CONFIG, "optimizer": {"lr": 0.2}}, "auto")
+    with pytest.raises(UserError, match="already holds a run"):
+        run.is_finished(CONFIG, "never")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "runn')
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        _ = RunDirectory(tmp_path).status
+
+
+def test_history_keeps_columns_that_come_later(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.write_history([{"epoch": 0, "a": 1}, {"epoch": 1, "a": 2, "b": 3}])
+    assert run.history() == [{"epoch": "0", "a": "1", "b": ""}, {"epoch": "1", "a": "2", "b": "3"}]

@@ -1,0 +1,74 @@
+"""Predictions of a trained run."""
+
+import csv
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from tlab.errors import UserError
+from tlab.predict import predict, run
+from tlab.train import train
+
+
+@pytest.fixture
+def ask(compose_run, tmp_path):
+    """Train once, then compose what tlab.predict is asked."""
+    train(compose_run("trainer.max_epochs=5"))
+    common = {"batch_size": 5, "num_workers": 0, "accelerator": "cpu", "precision": None}
+    return lambda **keys: OmegaConf.create({"run": str(tmp_path / "run"), **common, **keys})
+
+
+def test_a_row_per_image_in_order(ask, photos, tmp_path):
+    folder = tmp_path / "new"
+    for name in ("red", "blue"):
+        shutil.copytree(photos / "test" / name, folder / "sub" / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "broken.jpg").write_text("<html>")
+    run(ask(input=str(folder), output=str(tmp_path / "preds.csv")))
+    with (tmp_path / "preds.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert len(rows) == 13
+    for row in rows:
+        if row["path"].endswith("broken.jpg"):
+            assert row["prediction"] == row["probability"] == ""
+            continue
+        shares = {name: float(row[f"p({name})"]) for name in ("blue", "green", "red")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["prediction"] == max(shares, key=shares.get) == row["path"].split("/")[-2]
+        assert float(row["probability"]) == max(shares.values())
+
+
+def test_a_single_file_and_a_checkpoint(ask, photos, tmp_path):
+    (row,) = predict(ask(run=str(tmp_path / "run/checkpoints/last.ckpt"), input=str(photos / "test/green/00.png")))
+    assert row["prediction"] == "green"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"input": "/no/such"}, "input=/no/such does not exist"),
+        ({"input": "."}, "holds no image file"),
+        ({"run": "/no/such"}, "run=/no/such has no checkpoint"),
+    ],
+)
+def test_mistakes(ask, photos, tmp_path, monkeypatch, keys, words):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with pytest.raises(UserError, match=words):
+        predict(ask(**{"input": str(photos), **keys}))
+
+
+def test_a_file_that_is_no_checkpoint_of_ours(ask, photos, tmp_path):
+    import torch
+
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    for name, words in {
+        "other.ckpt": "is not a checkpoint of tlab",
+        "text.ckpt": "no checkpoint|not a checkpoint",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            predict(ask(run=str(tmp_path / name), input=str(photos)))
