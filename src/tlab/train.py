@@ -13,6 +13,11 @@ from tlab.command import compose, quiet, run_command
 
 log = logging.getLogger(__name__)
 
+SETTINGS = (
+    *("backbone.name", "backbone.upto", "data.batch_size", "data.image_size", "finetune.backbone_lr_scale"),
+    *("finetune.head_epochs", "loss.label_smoothing", "optimizer.lr", "optimizer.weight_decay"),
+    *("seed", "trainer.max_epochs"),
+)
 FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "fit_seconds")  # in the HParams tab
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
@@ -54,7 +59,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if run.is_finished(config, cfg.resume):
         return run.metrics()
     with run.recording(config):
-        run.write_config(OmegaConf.to_yaml(cfg), overrides())
+        run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageDataModule = instantiate(cfg.data.module)
         data.setup()
@@ -84,7 +89,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         run.finish(metrics, phases=[record.as_dict() for record in finetuning.records])
-        log_hparams(trainer.logger, config, {name: metrics[name] for name in FINAL if name in metrics})
+        log_hparams(trainer.logger, settings(cfg), {name: metrics[name] for name in FINAL if name in metrics})
     return metrics
 
 
@@ -183,14 +188,29 @@ def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> 
     ]
 
 
-def overrides() -> list[str]:
-    """Return the overrides of this run; none outside a command."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+def overrides(cfg: DictConfig) -> list[str]:
+    """Return the command line's overrides; none for a baseline or outside a command."""
+    if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:
+        return list(HydraConfig.get().overrides.task)
+    return []
 
 
 def best_is(cfg: DictConfig) -> str:
     """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
     return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden."""
+    shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
+    shown |= {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("optimizer", "scheduler")}
+    shown["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
+    shown["finetune"] = " ".join(cfg.finetune.phases)
+    for override in overrides(cfg):
+        key, _, value = override.lstrip("+~").partition("=")
+        chosen = OmegaConf.select(cfg, key)
+        shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+    return shown
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -252,7 +272,7 @@ def run(cfg: DictConfig) -> float:
     for name, changes in cfg.baseline.items():
         log.info("baseline %s: %s", name, " ".join(changes))
         place = f"run_dir={cfg.run_dir}/baselines/{name}"
-        baselines[name] = train(compose([*overrides(), *changes, place]))
+        baselines[name] = train(compose([*overrides(cfg), *changes, place]))
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(
         Console(),
