@@ -1,0 +1,86 @@
+"""What a run says about itself: in run.json, in its checkpoints and in the HParams tab."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.models.classifier import Classifier
+
+SETTINGS = (
+    *("backbone.name", "backbone.upto", "data.batch_size", "data.image_size", "finetune.backbone_lr_scale"),
+    *("finetune.head_epochs", "loss.label_smoothing", "optimizer.lr", "optimizer.weight_decay"),
+    *("seed", "trainer.max_epochs"),
+)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data, with its interpolations, so that one key can still be changed.
+
+    Paths are made absolute: the run may be evaluated from another folder.
+    """
+    config = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(config, dict)
+    for group, key in (("data", "root"), ("backbone", "weights")):
+        if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
+            config[group][key] = str(Path(value).expanduser().absolute())
+    return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
+
+
+def overrides(cfg: DictConfig) -> list[str]:
+    """Return the command line's overrides; none for a baseline or outside a command."""
+    if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:
+        return list(HydraConfig.get().overrides.task)
+    return []
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden."""
+    shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
+    shown |= {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("optimizer", "scheduler")}
+    shown["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
+    shown["finetune"] = " ".join(cfg.finetune.phases)
+    for override in overrides(cfg):
+        key, _, value = override.lstrip("+~").partition("=")
+        chosen = OmegaConf.select(cfg, key)
+        shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+    return shown
+
+
+def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
+    """Return what a checkpoint must tell about the images that its network expects."""
+    return {
+        "precision": precision,
+        "image_size": cfg.data.image_size,
+        "resize": cfg.data.resize,
+        "crop_fraction": cfg.data.crop_fraction,
+        "mean": net.normalize.mean.flatten().tolist(),
+        "std": net.normalize.std.flatten().tolist(),
+    }
+
+
+def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -> dict[str, Any]:
+    """Return what run.json says about a run besides its configuration."""
+    from tlab.runs.environment import command, versions
+
+    return {
+        "command": command(),
+        "versions": versions(),
+        "device": str(trainer.strategy.root_device),
+        "precision": trainer.precision,
+        "class_names": list(data.classes),
+        "data": {
+            "root": str(data.index.root),
+            "fingerprint": data.index.fingerprint(),
+            "images": {split: len(samples) for split, samples in data.index.splits.items()},
+            "unreadable": len(data.unreadable),
+            "remarks": data.remarks,
+        },
+        "weights": net.backbone.pretraining.description,
+        "weights_digest": net.backbone.pretraining.digest,
+    }
