@@ -179,6 +179,23 @@ def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_an_interrupted_run_says_how_to_go_on(photos, tmp_path):
+    common = ["data.image_size=32", "backbone.weights=null", "trainer=cpu", "logger=none", "trainer.max_epochs=40"]
+    places = [f"data.root={photos}", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "tlab.train", *common, *places]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "run/checkpoints/last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; the same command with hydra.run.dir={tmp_path / 'run'} goes on" in printed
+    assert "Traceback" not in printed
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "interrupted")
+
+
 def test_a_run_that_had_stopped_early_does_not_go_on(compose_run, tmp_path):
     overrides = ("trainer.max_epochs=8", "trainer.early_stopping=1")
     metrics = train(compose_run(*overrides))

@@ -60,6 +60,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
             if debug or not is_mistake(error):
                 raise
             if HydraConfig.get().mode != RunMode.MULTIRUN:
+                remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
                 fail(sentence(error))
             failed.append(f"{HydraConfig.get().job.override_dirname}: {sentence(error)}")
             print(f"tlab: {failed[-1]}", file=sys.stderr)
@@ -71,8 +72,20 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
         if debug or not is_mistake(error):
             raise
         fail(sentence(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     if failed:
         fail(f"{len(failed)} of the sweep's runs failed, see above; mend them and give the command again")
+
+
+def remove_if_unused(directory: Path) -> None:
+    """Remove a run directory in which nothing has happened but an empty log."""
+    if [file.stat().st_size for file in directory.iterdir() if file.suffix == ".log"] == [0] and (
+        len(list(directory.iterdir())) == 1
+    ):
+        for file in directory.iterdir():
+            file.unlink()
+        directory.rmdir()
 
 
 def tidy(arguments: Sequence[str]) -> list[str]:
@@ -123,8 +136,8 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML."""
     schema.register()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-    OmegaConf.register_new_resolver("choices", choices, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
+    OmegaConf.register_new_resolver("choices", lambda: choices(places), replace=True)
     known = {file.stem for place in places for file in (place / "backbone").glob("*.yaml")}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -146,13 +159,15 @@ def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     return [Path(path) for path in (*flags, *files)]
 
 
-def choices() -> str:
+def choices(places: Sequence[Path]) -> str:
     """Return the configuration groups and their choices, a line each, for --help."""
     lines = []
-    for group in sorted(folder for folder in conf_dir().iterdir() if folder.is_dir() and folder.name != "hydra"):
-        names = sorted(file.stem for file in group.glob("*.yaml") if not file.name.startswith("_"))
+    groups = {folder.name for place in places for folder in place.glob("[!.]*/") if folder.name != "hydra"}
+    for group in sorted(groups):
+        files = [file for place in places for file in (place / group).glob("*.yaml")]
+        names = sorted(file.stem for file in files if not file.name.startswith("_"))
         lines += textwrap.wrap(
-            f"{group.name:<11} {' '.join(names)}", 96, initial_indent="  ", subsequent_indent=" " * 14
+            f"{group:<11} {' '.join(names)}", 96, initial_indent="  ", subsequent_indent=" " * 14
         )
     return "\n".join(lines)
 

@@ -56,7 +56,8 @@ def _configuration_sentence(error: BaseException) -> str:
     if _search(r"(is not in struct|not in '\w+')", text):
         parent = getattr(cause, "parent_node", None)
         options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
-        return f"{key} is not a key of the configuration{place}{_suggest(str(key).rsplit('.', 1)[-1], options)}"
+        group, dot, name = str(key).rpartition(".")
+        return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot)}"
     if value := _search(r"^(?:.*\n)?(Value .+? could not be converted to \w+)", text):
         return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
     if "Missing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
@@ -73,12 +74,12 @@ def _instantiation_sentence(error: InstantiationException) -> str:
     return f"{key} could not be built ({what}); correct its keys or its _target_"
 
 
-def _suggest(word: str, options: Sequence[str]) -> str:
-    """Return the closest of the options, then all of them."""
+def _suggest(word: str, options: Sequence[str], prefix: str = "") -> str:
+    """Return the closest of the options, with the prefix it is typed with, then all of them."""
     if not options:
         return "; see --help or --cfg job for what there is"
     close = difflib.get_close_matches(word, options, n=1)
-    near = f", did you mean {close[0]}" if close else ""
+    near = f", did you mean {prefix}{close[0]}" if close else ""
     return f"{near}; there are {', '.join(sorted(options))}"
 
 
@@ -88,6 +89,7 @@ def _search(pattern: str, text: str) -> str | None:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+    """Return what `error` came from; a UserError says it better than what it came from itself."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error

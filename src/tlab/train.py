@@ -52,7 +52,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     run = RunDirectory(Path(cfg.run_dir))
     config = plain(cfg)
     if run.is_finished(config, cfg.resume):
+        log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
+    if run.last.exists():
+        log.info("going on from %s", run.last)
     with run.recording(config):
         run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
         L.seed_everything(cfg.seed, workers=True, verbose=False)

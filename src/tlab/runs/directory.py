@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ WITHOUT_EFFECT = (
     "sweep",
     "baseline.",
 )
+
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
 
 
 class RunDirectory:
@@ -99,6 +103,11 @@ class RunDirectory:
         self.update(status="running", started=_now(), error=None, config=config, **entries)
         try:
             yield
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            self.update(status="failed", ended=_now(), error="interrupted")
+            if self.last.exists():
+                print(f"tlab: stopped; the same command with hydra.run.dir={self.path} goes on", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from error
         except BaseException as error:
             self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
