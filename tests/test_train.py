@@ -229,13 +229,15 @@ def test_a_refused_command_changes_nothing(photos, tmp_path):
 def test_a_sweep_goes_on_after_a_run_that_fails(photos, tmp_path):
     common = ["data.image_size=32", "backbone.weights=null", "trainer=cpu", "logger=none", "trainer.max_epochs=1"]
     places = [f"data.root={photos}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "finetune=full", "scheduler=none"]
+    common.append("+baseline.frozen=['finetune=head']")  # its place lies below a name with = and , in it
     command = [sys.executable, "-m", "tlab.train", "-m", *common, *places, "optimizer.lr=1e38,0.01"]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 2
     assert "1 of the sweep's runs failed" in result.stderr
     records = {json.loads(file.read_text())["status"] for file in (tmp_path / "sweep").rglob("run.json")}
     assert records == {"failed", "finished"}
-    (finished,) = (file.parent for file in (tmp_path / "sweep").rglob("metrics.json"))
+    (finished,) = (file.parent for file in (tmp_path / "sweep").rglob("seed=0/metrics.json"))
+    assert (finished / "baselines/frozen/metrics.json").exists()
     evaluated = subprocess.run(
         [sys.executable, "-m", "tlab.evaluate", f"run={finished}", f"output={tmp_path / 'again.json'}"],
         check=False,

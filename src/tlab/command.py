@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
-from tlab.errors import UserError
+from tlab.errors import INTERRUPTED, UserError
 from tlab.mistakes import fail, is_mistake, sentence
 
 LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
@@ -73,18 +73,16 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
             raise
         fail(sentence(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     if failed:
         fail(f"{len(failed)} of the sweep's runs failed, see above; mend them and give the command again")
 
 
 def remove_if_unused(directory: Path) -> None:
     """Remove a run directory in which nothing has happened but an empty log."""
-    if [file.stat().st_size for file in directory.iterdir() if file.suffix == ".log"] == [0] and (
-        len(list(directory.iterdir())) == 1
-    ):
-        for file in directory.iterdir():
-            file.unlink()
+    files = list(directory.iterdir())
+    if len(files) == 1 and files[0].suffix == ".log" and files[0].stat().st_size == 0:
+        files[0].unlink()
         directory.rmdir()
 
 
@@ -98,11 +96,16 @@ def tidy(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and Path(value).exists():
-            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-            argument = f"{key}='{escaped}'"
+            argument = quoted(key, value)
         if argument not in flags:
             tidied.append(argument)
     return tidied
+
+
+def quoted(key: str, value: str) -> str:
+    """Return the override that sets `key` to a text with any characters in it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:

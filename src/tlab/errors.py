@@ -1,4 +1,6 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""The one exception that stands for a mistake the user can mend, and the exit code of a stopped command."""
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
 
 
 class UserError(Exception):

@@ -1,7 +1,5 @@
 """Predictions of a trained run: `python -m tlab.predict run=RUN_OR_CKPT input=FILE_OR_DIR output=preds.csv`."""
 
-import csv
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,11 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         UserError: The run or the input is not there, or the input holds no image.
     """
     import torch
-    from torch.utils.data import DataLoader
 
     from tlab.data.check import check_files, unreadable
-    from tlab.data.dataset import ImageDataset, whole_batches
+    from tlab.data.dataset import ImageDataset
     from tlab.data.index import Sample
+    from tlab.data.loader import make_loader
     from tlab.data.order import SequentialKeys
     from tlab.data.transforms import evaluation_transform
     from tlab.models.precision import autocast, find_accelerator
@@ -51,20 +49,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
         image_size=trained.image_size,
     )
-    loader = DataLoader(
-        dataset,
-        batch_size=cfg.batch_size or trained.config.data.batch_size,
-        sampler=SequentialKeys(len(dataset)),
-        collate_fn=whole_batches,
-        num_workers=cfg.num_workers or 0,
-    )
+    keys = SequentialKeys(len(dataset))
+    loader = make_loader(dataset, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
     device = torch.device(find_accelerator(cfg.accelerator))
     module = trained.module.to(device)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
     with torch.inference_mode(), autocast(device, cfg.precision or trained.precision):
         for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
             for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
                 rows[readable[index]] |= _row(p, trained.classes)
     return list(rows.values())
@@ -96,17 +87,13 @@ def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
-    from tlab.cache import write_text
+    from tlab.cache import write_csv
 
     if Path(cfg.output).is_dir():
         raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(Path(cfg.output), text.getvalue())
+    write_csv(Path(cfg.output), columns, rows)
     print(f"{len(rows)} predictions in {cfg.output}")
 
 

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitor
-from tlab.command import compose, quiet, run_command
+from tlab.command import compose, quiet, quoted, run_command
 from tlab.description import describe, overrides, plain, preprocessing, settings
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def run(cfg: DictConfig) -> float:
     baselines = {}
     for name, changes in cfg.baseline.items():
         log.info("baseline %s: %s", name, " ".join(changes))
-        place = f"run_dir={cfg.run_dir}/baselines/{name}"
+        place = quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")
         baselines[name] = train(compose([*overrides(cfg), *changes, place]))
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(

@@ -91,15 +91,16 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             self.freeze_before_training(pl_module)
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
-        """Freeze what the phase in force does not train."""
-        _net(pl_module).set_trainable(self.phase.groups(_net(pl_module).backbone.stage_names))
+        """Freeze what the phase in force does not train, and take up its rate scales."""
+        net = _net(pl_module)
+        net.set_trainable(self.phase.groups(net.backbone.stage_names))
+        self.scales = self.plan.rate_scales(self.phase, net.backbone.stage_names)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
         # frozen stages are in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
         self.freeze_before_training(pl_module)
-        self.scales = self.plan.rate_scales(self.phase, _net(pl_module).backbone.stage_names)
         optimizer = trainer.optimizers[0]
         self.scheduler = PhasedScheduler(optimizer, self.schedule)
         if self._scheduler_state is not None:  # Lightning restores the optimiser after this hook
@@ -127,8 +128,6 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         phase, net = self.plan.phase_at(epoch), _net(pl_module)
         self._verify(net)
         trained = phase.groups(net.backbone.stage_names)
-        net.set_trainable(trained)
-        self.scales = self.plan.rate_scales(phase, net.backbone.stage_names)
         frozen = [name for name in net.backbone.stage_names if name not in trained]
         self.records.append(
             PhaseRecord(
@@ -137,6 +136,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
                 frozen_digests={name: digest(net.group(name)) for name in frozen},
             )
         )
+        self.freeze_before_training(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,7 +1,6 @@
 """The run directory: what a run leaves, under names that later work relies on."""
 
 import csv
-import io
 import json
 import sys
 import time
@@ -12,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tlab.cache import write_text
-from tlab.errors import UserError
+from tlab.cache import write_csv, write_text
+from tlab.errors import INTERRUPTED, UserError
 
 # Keys that may differ between the two halves of a run.
 WITHOUT_EFFECT = (
@@ -27,9 +26,6 @@ WITHOUT_EFFECT = (
     "sweep",
     "baseline.",
 )
-
-
-INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
 
 
 class RunDirectory:
@@ -135,21 +131,14 @@ class RunDirectory:
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write `history.csv`; its columns are those of all rows, in order of appearance."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        self._write_csv(self.history_file, columns, rows)
+        write_csv(self.history_file, columns, rows)
 
     def write_unreadable(self, files: list[dict[str, str]]) -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
         if not files:
             self.unreadable_file.unlink(missing_ok=True)
             return
-        self._write_csv(self.unreadable_file, ["path", "reason"], files)
-
-    def _write_csv(self, target: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(target, text.getvalue())
+        write_csv(self.unreadable_file, ["path", "reason"], files)
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         if not file.exists():
