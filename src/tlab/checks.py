@@ -41,6 +41,8 @@ TRAIN_BOUNDS: Bounds = {
     "trainer.limit_test_batches": (SMALLEST, ANY),
     "optimizer.lr": (0, ANY),
     "optimizer.weight_decay": (0, ANY),
+    "finetune.l2_sp": (0, ANY),
+    "finetune.ema": (0, 0.999999),
     "loss.label_smoothing": (0, 0.99),
     "checkpoint.every_n_steps": (1, ANY),
     "seed": (0, 2**32 - 1),
@@ -70,6 +72,11 @@ def check(cfg: DictConfig) -> None:
     if cfg.optimizer.get("lr", 0) is None:
         raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
     check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
+    if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
+        raise UserError(
+            f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
+            "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
+        )
 
 
 def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:

@@ -81,6 +81,7 @@ def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -
             "unreadable": len(data.unreadable),
             "remarks": data.remarks,
         },
+        "reused_rows": net.head.reused,
         "weights": net.backbone.pretraining.description,
         "weights_digest": net.backbone.pretraining.digest,
     }

@@ -43,8 +43,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import torch
 
     from tlab.dashboards.hparams import log_hparams
-    from tlab.dashboards.lr_curve import draw_lr_curve
-    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, LearningRateFinder
+    from tlab.finetuning import AddressedRandomness, BackboneFinetuning
     from tlab.models.module import ImageClassifier
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.directory import RunDirectory
@@ -79,10 +78,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         check_monitors(cfg, module.metric_names)
         finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
-        finders = [LearningRateFinder(finetuning, draw_lr_curve)] if cfg.find_lr else []
-        callbacks = [AddressedRandomness(cfg.seed), finetuning, *finders, recorder]
-        callbacks += build_dashboards(cfg, plan, recorder)
-        trainer = build_trainer(cfg, run, precision, finetuning, [*callbacks, last, stop])
+        callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]
+        callbacks += [*build_dashboards(cfg, plan, recorder), last, stop]
+        trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
         if (checkpoint := resumable(run)) is not None:
             log.info("going on from %s", checkpoint)
@@ -105,10 +103,14 @@ def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
 def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
     """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
     from tlab.models.classifier import Classifier
+    from tlab.models.reuse import reuse_rows
+    from tlab.trained import build_head
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
     backbone = instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
-    head = instantiate(cfg.head, _convert_="all")(backbone.feature_dim, data.num_classes)
+    head = build_head(cfg, backbone.feature_dim, data.num_classes)
+    if cfg.finetune.pretrained:
+        reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
     if cfg.data.normalize == "dataset":
         mean, std = data.mean_std()
     elif cfg.data.normalize == "none":
@@ -154,6 +156,21 @@ def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
     )
     log.info("precision %s: %s", precision, why)
     return precision
+
+
+def build_options(cfg: DictConfig, finetuning: "BackboneFinetuning") -> list["L.Callback"]:
+    """Return the callbacks of what is off by default: L2-SP, a moving average of the weights, a rate finder."""
+    from tlab.dashboards.lr_curve import draw_lr_curve
+    from tlab.finetuning import EMA, L2SP, LearningRateFinder
+
+    options: list[L.Callback] = []
+    if cfg.finetune.l2_sp and cfg.finetune.pretrained:  # a baseline from scratch has nothing to decay towards
+        options.append(L2SP(cfg.finetune.l2_sp))
+    if cfg.finetune.ema is not None:
+        options.append(EMA(cfg.finetune.ema))
+    if cfg.find_lr:
+        options.append(LearningRateFinder(finetuning, draw_lr_curve))
+    return options
 
 
 def build_trainer(

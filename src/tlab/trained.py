@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
+from tlab.models.head import Head
 from tlab.models.module import ImageClassifier
 from tlab.models.precision import Precision
 from tlab.runs.directory import RunDirectory
@@ -40,6 +41,12 @@ class Trained:
     checkpoint: Path
 
 
+def build_head(cfg: DictConfig, features: int, num_classes: int) -> Head:
+    """Return the head of a run's configuration, its last layer at zero (`head.reuse` is for `build_net`)."""
+    options = {key: value for key, value in cfg.head.items() if key != "reuse"}
+    return instantiate(options, _convert_="all")(features, num_classes)
+
+
 def load_trained(path: Path) -> Trained:
     """Read a run directory's best checkpoint, or a checkpoint.
 
@@ -62,7 +69,7 @@ def load_trained(path: Path) -> Trained:
         raise UserError(f"run={path}: {file} is damaged or no checkpoint; give another one of the run") from error
     config = OmegaConf.create(about["config"])
     backbone = instantiate(config.backbone, weights=None, image_size=about["image_size"], _convert_="all")
-    head = instantiate(config.head, _convert_="all")(backbone.feature_dim, len(about["classes"]))
+    head = build_head(config, backbone.feature_dim, len(about["classes"]))
     net = Classifier(backbone, head, about["mean"], about["std"])
     module = ImageClassifier(
         net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), channels_last=True

@@ -45,9 +45,10 @@ def test_rows_are_the_source_rows_less_their_mean() -> None:
 
 
 def test_auto_takes_classes_of_the_same_name_only() -> None:
-    head = Head(2, 5)
-    taken = reuse_rows(head, pretraining(), ("ants", "Emmet", "SEA-LION", "lion", "bees"), "auto")
-    assert taken == {"Emmet": "ant, emmet", "SEA-LION": "sea lion"}
+    head = Head(2, 4)
+    taken = reuse_rows(head, pretraining(), ("ants", "Emmet", "SEA-LION", "Bee"), "auto")
+    assert taken == {"Emmet": "ant, emmet", "SEA-LION": "sea lion", "Bee": "bee"}
+    assert reuse_rows(Head(2, 4), pretraining(), ("ants", "Emmet", "SEA-LION", "bees"), "auto") == {}  # only half
     assert reuse_rows(Head(2, 1), pretraining(), ("bee",), None) == {}
     cranes = ("crane", "crane", "projectile, missile", "missile")
     assert [find_source(name, cranes) for name in ("crane", "missile", "Projectile", "")] == [[0, 1], [3], [2], []]
@@ -235,8 +236,11 @@ def test_named_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kw: create(name, pretrained=False, **kw))
     backbone = build_backbone("mobilenetv4_conv_small", library="timm", weights="DEFAULT", image_size=64)
-    head = Head(backbone.feature_dim, 2)
-    assert reuse_rows(head, backbone.pretraining, ("bee", "my dog"), "auto") == {"bee": "bee"}
+    head = Head(backbone.feature_dim, 3)
+    assert reuse_rows(head, backbone.pretraining, ("bee", "goldfish", "my dog"), "auto").keys() == {
+        "bee",
+        "goldfish",
+    }
 
 
 def test_bundled_weights_and_weights_without_class_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

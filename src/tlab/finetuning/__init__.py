@@ -1,11 +1,15 @@
 """Who trains when and at which rate."""
 
 from tlab.finetuning.callback import BackboneFinetuning
+from tlab.finetuning.ema import EMA
+from tlab.finetuning.l2_sp import L2SP
 from tlab.finetuning.lr_finder_callback import LearningRateFinder
 from tlab.finetuning.plan import Phase, Plan, Until, build_plan
 from tlab.finetuning.randomness import AddressedRandomness
 
 __all__ = [
+    "EMA",
+    "L2SP",
     "AddressedRandomness",
     "BackboneFinetuning",
     "LearningRateFinder",

@@ -31,7 +31,9 @@ def reuse_rows(
         head: New head, its last layer at zero; afterwards `head.reused` holds what is returned.
         pretraining: Of the backbone in front of it.
         classes: Names of the target classes, in the order of the logits.
-        reuse: "auto": classes of the same name (see `find_source`); target class -> source class; None: nothing.
+        reuse: "auto": classes of the same name (see `find_source`), if they are more than half of all; target
+            class -> source class; None: nothing. A few trained rows beside zero ones start a head askew: with one
+            of two (benchmarks/warm_start.py) it was better before training and worse after it.
 
     Returns:
         Target class -> source class, for the rows that were taken.
@@ -52,6 +54,10 @@ def reuse_rows(
         return {}
     source = pretraining.classes or ()
     rows = _chosen(reuse, classes, source) if isinstance(reuse, Mapping) else _of_same_name(classes, source)
+    if reuse == "auto" and 0 < 2 * len(rows) <= len(classes):
+        names = f"{len(rows)} of {len(classes)} classes: {_some(list(rows))}"
+        log.info("head.reuse=auto takes no rows, because the weights know only %s (a map would take them)", names)
+        return {}
     weight, bias = pretraining.classifier_weight, pretraining.classifier_bias
     assert weight is not None
     with torch.no_grad():
