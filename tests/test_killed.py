@@ -136,3 +136,5 @@ def test_a_run_killed_three_times_ends_alike(
     for name in ("last", "best"):
         one, other = weights(killed, name), weights(whole, name)
         assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    left = {path.name for path in (killed / "checkpoints").iterdir()}
+    assert left == {"best.ckpt", "last.ckpt"}  # nothing half-written, nothing that is of no more use
