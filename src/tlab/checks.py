@@ -22,6 +22,7 @@ TRAIN_CHOICES: Choices = {
     "data.unreadable": ("skip", "error"),
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,
+    "trainer.strategy": ("auto", "ddp"),
     "checkpoint.mode": (None, "min", "max"),
     "resume": ("auto", "never"),
 }
@@ -68,6 +69,11 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.optimizer.get("lr", 0) is None:
         raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
+    if cfg.trainer.strategy == "fsdp":
+        raise UserError(
+            "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
+            "stage by stage and the digests that prove it need them whole; take trainer=ddp"
+        )
     check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
 
 
@@ -79,6 +85,20 @@ def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
     """
     if monitor not in metrics:
         raise UserError(f"checkpoint.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}")
+
+
+def check_shares(images: Mapping[str, int], processes: int) -> None:
+    """Refuse a split of which some process would get no image.
+
+    Raises:
+        UserError: Names the split.
+    """
+    for split, count in images.items():
+        if count < processes:
+            raise UserError(
+                f"trainer.devices={processes} is too many for the {count} images of {split}; "
+                f"give trainer.devices={max(1, count)} or less"
+            )
 
 
 def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:

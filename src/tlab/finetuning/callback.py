@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tlab.errors import UserError
+from tlab.finetuning.distributed import PhasedDDP, verify_equal
 from tlab.finetuning.plan import Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
@@ -100,7 +101,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
         # frozen stages are in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
-        self.freeze_before_training(pl_module)
+        self._apply(trainer, pl_module)
         optimizer = trainer.optimizers[0]
         self.scheduler = PhasedScheduler(optimizer, self.schedule)
         if self._scheduler_state is not None:  # Lightning restores the optimiser after this hook
@@ -116,6 +117,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         phase = self.plan.phase_at(trainer.current_epoch)
         if not self.records or self.records[-1].name != phase.name:
             self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
+            self._apply(trainer, pl_module)
             steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
             assert self.scheduler is not None
             try:
@@ -136,13 +138,12 @@ class BackboneFinetuning(LightningBackboneFinetuning):
                 frozen_digests={name: digest(net.group(name)) for name in frozen},
             )
         )
-        self.freeze_before_training(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images and training time."""
-        self.records[-1].images += len(batch.image)
+        self.records[-1].images += len(batch.image) * trainer.world_size
         now = time.perf_counter()
         self.records[-1].train_seconds += now - self._batch_ended
         self._batch_ended = now
@@ -180,6 +181,12 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.records = [PhaseRecord(**record) for record in state_dict["records"]]
         self._scheduler_state = state_dict["scheduler"]
 
+    def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the phase in force decide what trains, here and in the exchange between processes."""
+        self.freeze_before_training(pl_module)
+        if isinstance(trainer.strategy, PhasedDDP):
+            trainer.strategy.rewrap()
+
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Scale the groups' rates for the length of one step, so that no schedule ever sees the scale."""
         self._scheduled = [group["lr"] for group in optimizer.param_groups]
@@ -203,6 +210,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         for name, before in self.records[-1].frozen_digests.items():
             if digest(net.group(name)) != before:
                 raise RuntimeError(f"stage {name} changed while phase {self.records[-1].name} had it frozen")
+        verify_equal(
+            {name: digest(net.group(name)) for name in net.group_names}, f"after phase {self.records[-1].name}"
+        )
 
 
 def _net(pl_module: L.LightningModule) -> Classifier:

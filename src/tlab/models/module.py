@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tlab.errors import UserError
@@ -60,6 +60,8 @@ class ImageClassifier(L.LightningModule):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro")
+        self.val_loss: Metric = MeanMetric()
+        self.test_loss: Metric = MeanMetric()
         self.val_metrics = _metrics(len(classes), "val/")
         self.test_metrics = _metrics(len(classes), "test/")
 
@@ -95,7 +97,7 @@ class ImageClassifier(L.LightningModule):
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
         self.train_acc(logits.detach(), hard)
         size = len(batch.image)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
@@ -141,14 +143,10 @@ class ImageClassifier(L.LightningModule):
         loss = losses.mean()
         self._check_finite(loss, split)
         metrics.update(logits, batch.label)
+        mean = self.val_loss if split == "val" else self.test_loss
+        mean.update(losses.detach())
         self.log(
-            f"{split}/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(losses),
-            prog_bar=split == "val",
-            sync_dist=True,
+            f"{split}/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=split == "val"
         )
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 

@@ -1,0 +1,227 @@
+"""One run in several processes on this machine: start them, let one speak for all, end all when one fails.
+
+Nothing here imports torch before processes are asked for.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.cores import share_of_cores
+from tlab.errors import UserError
+from tlab.mistakes import is_mistake, sentence
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+T = TypeVar("T")
+
+LOCALHOST = "127.0.0.1"
+PATIENCE = timedelta(hours=2)  # how long processes wait for each other; the first may have many images to check
+GRACE = 60  # seconds that a stopped process has for its last checkpoint
+
+
+class ProcessError(Exception):
+    """The traceback of another process, as text."""
+
+
+def first_process() -> bool:
+    """Tell whether this process is the run's first one, which writes and speaks; true where there is one only."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """Let the first process through the block alone, so that the others find what it leaves in the caches."""
+    if not first_process():
+        _barrier()
+    yield
+    if first_process():
+        _barrier()
+
+
+def from_first_process(compute: Callable[[], T]) -> T:
+    """Return in every process what `compute` returns in the first one; only that one calls it."""
+    import torch
+
+    answer: list[Any] = [compute()] if first_process() else [None]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
+def run_in_processes(task: Callable[..., T], arguments: tuple[Any, ...], processes: int, backend: str) -> T:
+    """Call `task(*arguments)` in so many new processes, and return what the first one returns.
+
+    They find each other by `torch.distributed` (the default group is there when the task begins), and each has its
+    share of the cores. Only the first one reaches the terminal and the log. When one fails, the others are ended;
+    Ctrl-C and SIGTERM are handed on, and nobody outlives this process.
+
+    Args:
+        task: A function of a module, since the processes import it.
+        arguments: Of the task; pickled.
+        processes: How many.
+        backend: `gloo` (CPU) or `nccl` (GPU).
+
+    Raises:
+        UserError: A process met a mistake of the user, or was killed from outside.
+        KeyboardInterrupt: Ctrl-C; the processes have ended by then.
+        SystemExit: SIGTERM, likewise.
+        ProcessError: Anything else that a process raised.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("trainer.devices above 1 starts its processes itself; give the command without torchrun")
+    with tempfile.TemporaryDirectory(prefix="tlab_") as folder, _as_it_was():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{LOCALHOST}:0",
+            local_addr=LOCALHOST,
+            max_restarts=0,
+            start_method="spawn",
+            signals_to_handle="SIGINT,SIGTERM",
+            shutdown_timeout=GRACE,
+            logs_specs=DefaultLogsSpecs(folder, {rank: Std.ALL if rank else Std.NONE for rank in range(processes)}),
+        )
+        try:
+            return elastic_launch(config, _process)(task, arguments, backend, _logging(), Path(folder))[0]
+        except ChildFailedError as error:
+            raise _reason(error, Path(folder)) from _traceback(Path(folder))
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            sys.exit(128 + stopped.sigval)
+
+
+def _process(
+    task: Callable[..., T], arguments: tuple[Any, ...], backend: str, logs: tuple[Any, Any] | None, folder: Path
+) -> T | None:
+    """Run the task as one of the processes; a failure is left in `folder` for the process that waits."""
+    import torch
+    from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own; without its long import
+
+    rank = int(os.environ["RANK"])
+    os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(share_of_cores())
+    if logs is not None and first_process():
+        configure_log(OmegaConf.create(logs[0]), logs[1])
+    try:
+        if backend == "nccl":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        result = task(*arguments)
+        torch.distributed.destroy_process_group()
+    except Exception as error:
+        failure = {
+            "mistake": sentence(error) if is_mistake(error) else None,
+            "time": time.time(),
+            "traceback": traceback.format_exc(),
+        }
+        (folder / f"{rank}.json").write_text(json.dumps(failure), encoding="utf-8")
+        raise
+    return result if first_process() else None
+
+
+def _end_with_parent() -> None:
+    """Stop when the process that waits is gone, and do not wait for ever."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    if sys.platform != "linux":  # there torch has asked the kernel for a signal
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def _failures(folder: Path) -> list[dict[str, Any]]:
+    """Return what the processes left, the cause first: a mistake before what it led to elsewhere."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted(found, key=lambda failure: (failure["mistake"] is None, failure["time"]))
+
+
+def _reason(error: "ChildFailedError", folder: Path) -> Exception:
+    """Return what to raise for a failed process."""
+    failures = _failures(folder)
+    rank, failure = error.get_first_failure()
+    if failures and failures[0]["mistake"] is not None:
+        return UserError(failures[0]["mistake"])
+    if failure.exitcode < 0:  # it left no word, and what the others left is only what it led to
+        return UserError(
+            f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "
+            f"lower data.batch_size, data.num_workers or trainer.devices"
+        )
+    if failures:
+        return ProcessError("one of the run's processes failed, see above")
+    return UserError(
+        f"process {rank} of the run ended with exit code {failure.exitcode} before it began; a script that trains "
+        f"in several processes needs `if __name__ == '__main__':` around what it does"
+    )
+
+
+def _traceback(folder: Path) -> ProcessError | None:
+    failures = _failures(folder)
+    return ProcessError(f"\n{failures[0]['traceback']}") if failures else None
+
+
+def _logging() -> tuple[Any, Any] | None:
+    """Return how Hydra has set logging up here (configuration, verbosity); None outside a command."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    assert isinstance(hydra.job_logging, DictConfig)
+    verbose = hydra.verbose if isinstance(hydra.verbose, bool | str) else OmegaConf.to_container(hydra.verbose)
+    return OmegaConf.to_container(hydra.job_logging, resolve=True), verbose
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.propagate = True
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _barrier() -> None:
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

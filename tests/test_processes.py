@@ -1,0 +1,170 @@
+"""Starting processes, and what becomes of them: results, mistakes, signals, sweeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlab.errors import UserError
+from tlab.processes import ProcessError, from_first_process, run_in_processes
+from tlab.train import train
+
+
+def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answer(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    threads, answer = run_in_processes(_look_around, (), 2, "gloo")
+    assert threads == [max(1, len(os.sched_getaffinity(0)) // 2)] * 2
+    assert answer == ["0", "0"]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def _look_around():
+    mine = (torch.get_num_threads(), from_first_process(lambda: os.environ["RANK"]))
+    everyone = [None, None]
+    torch.distributed.all_gather_object(everyone, mine)
+    return [list(column) for column in zip(*everyone, strict=True)]
+
+
+def test_a_mistake_of_one_process_is_the_runs(capfd):
+    """The other one waits for it meanwhile, and fails for another reason."""
+    with pytest.raises(UserError, match=r"^lower optimizer\.lr$") as error:
+        run_in_processes(_fail, ("mistake",), 2, "gloo")
+    assert isinstance(error.value.__cause__, ProcessError)  # its traceback, for debug=true
+    assert "in _fail" in str(error.value.__cause__)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "words"), [("crash", "one of the run's processes failed"), ("kill", "by SIGKILL")])
+def test_other_ends_of_a_process(how, words):
+    with pytest.raises(UserError if how == "kill" else ProcessError, match=words) as error:
+        run_in_processes(_fail, (how,), 2, "gloo")
+    if how == "crash":
+        assert "ZeroDivisionError" in str(error.value.__cause__)
+
+
+def _fail(how):
+    if os.environ["RANK"] == "0":
+        torch.distributed.barrier()
+    if how == "mistake":
+        raise UserError("lower optimizer.lr")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.strategy=fsdp"], r"trainer\.strategy=fsdp is not possible.*take trainer=ddp"),
+        (["trainer.strategy=dp"], r"trainer\.strategy=dp is not one of auto, ddp"),
+        (["trainer.sync_batchnorm=true"], r"trainer\.sync_batchnorm=true needs GPUs"),
+    ],
+)
+def test_what_is_refused_before_a_process_starts(compose_run, overrides, words):
+    with pytest.raises(UserError, match=words):
+        train(compose_run("trainer=ddp", *overrides))
+
+
+def test_more_gpus_than_there_are_is_refused(compose_run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"trainer\.devices=2 asks for more than is here \(cuda: 1\)"):
+        train(compose_run("trainer=ddp", "trainer.accelerator=gpu"))
+
+
+def test_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(UserError, match="without torchrun"):
+        run_in_processes(_look_around, (), 2, "gloo")
+
+
+def command(photos, *arguments):
+    quick = [
+        "data.image_size=32",
+        "data.num_workers=0",
+        "backbone.weights=null",
+        "data.batch_size=6",
+        "trainer=ddp",
+    ]
+    small = ["trainer.accelerator=cpu", "trainer.precision=32-true", "logger=none", f"data.root={photos}"]
+    return [sys.executable, "-m", "tlab.train", *quick, *small, *arguments]
+
+
+def processes_of(run):
+    """Return the ids of the processes that a run's commands have started and that are still there."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"TLAB_TEST_RUN={run}".encode() in status.read_bytes().split(b"\0"):
+                found.append(int(status.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_ordinary_run_directories(photos, tmp_path):
+    arguments = ["-m", "seed=0,1", "finetune=head", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    result = subprocess.run(command(photos, *arguments), check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("epoch   1/1") == 2
+    assert result.stdout.count("random initialisation") == 2
+    runs = sorted(file.parent for file in (tmp_path / "sweep").rglob("run.json"))
+    assert [run.name for run in runs] == ["seed=0", "seed=1"]
+    for run in runs:
+        names = {".hydra", "checkpoints", "history.csv", "metrics.json", "run.json", "train.log"}
+        assert {file.name for file in run.iterdir()} - {".lock"} == names
+        assert json.loads((run / "run.json").read_text())["status"] == "finished"
+        assert "sweep.dir" not in (run / ".hydra/overrides.yaml").read_text()
+        assert "trainer=ddp" in (run / ".hydra/overrides.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_the_processes_is_one_sentence_and_exit_code_2(photos, tmp_path):
+    arguments = ["optimizer.lr=1e30", "scheduler=none", "trainer.max_epochs=9", f"hydra.run.dir={tmp_path / 'run'}"]
+    result = subprocess.run(command(photos, *arguments), check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("tlab: train/loss became ")
+    assert "Traceback" not in result.stdout
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["status"], record["error"].split(":")[0]) == ("failed", "UserError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_command(photos, tmp_path, number):
+    arguments = ["trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = {**os.environ, "TLAB_TEST_RUN": str(tmp_path)}
+    process = subprocess.Popen(
+        command(photos, *arguments),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run/checkpoints/last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert len(processes_of(tmp_path)) >= 3
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path) == []
+    assert "Traceback" not in printed
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == ("running" if number == signal.SIGKILL else "failed")
+    if number != signal.SIGKILL:
+        assert printed.count("goes on") == 1
