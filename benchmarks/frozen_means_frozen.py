@@ -128,7 +128,7 @@ def tlab_changes(architecture: str) -> str:
     net = Classifier(backbone, Head(backbone.feature_dim, CLASSES), IMAGENET_MEAN, IMAGENET_STD)
     module = ImageClassifier(net, ("a", "b", "c"), partial(SGD, lr=1e-2, momentum=0.9, weight_decay=1e-4))
     before = snapshot(net)
-    plan = build_plan({"head": {"train": "head", "epochs": None}}, max_epochs=1)
+    plan = build_plan({"head": {"train": "head", "epochs": None}}, 1, backbone.stage_names)
     rows = [Batch(x_BCHW, y_B, torch.arange(len(y_B))) for x_BCHW, y_B in batches()]
     fit(module, tlab.finetuning.BackboneFinetuning(plan), DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
     return changed(before, net)

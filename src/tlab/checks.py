@@ -43,6 +43,7 @@ TRAIN_BOUNDS: Bounds = {
     "optimizer.lr": (0, ANY),
     "optimizer.weight_decay": (0, ANY),
     "loss.label_smoothing": (0, 0.99),
+    "checkpoint.every_n_steps": (1, ANY),
     "seed": (0, 2**32 - 1),
 }
 READ_CHOICES: Choices = {"precision": (None, *PRECISIONS), "accelerator": ACCELERATORS}
@@ -77,14 +78,18 @@ def check(cfg: DictConfig) -> None:
     check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
 
 
-def check_monitor(monitor: str, metrics: Sequence[str]) -> None:
-    """Refuse a metric that the run will not have.
+def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
+    """Refuse to watch a metric that the run will not have.
 
     Raises:
         UserError: Lists those it will have.
     """
-    if monitor not in metrics:
-        raise UserError(f"checkpoint.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}")
+    watched = {"checkpoint.monitor": cfg.checkpoint.monitor, "scheduler.monitor": cfg.scheduler.get("monitor")}
+    for name, phase in cfg.finetune.phases.items():
+        watched[f"finetune.phases.{name}.until.monitor"] = phase.until.monitor if phase.until else None
+    for key, monitor in watched.items():
+        if monitor is not None and monitor not in metrics:
+            raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")
 
 
 def check_shares(images: Mapping[str, int], processes: int) -> None:

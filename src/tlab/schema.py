@@ -76,12 +76,26 @@ class AugConfig:
 
 
 @dataclass
+class UntilConfig:
+    """When a phase ends before its epochs are over."""
+
+    monitor: str = "val/loss"
+    patience: int = 3
+    min_delta: float = 0.0
+    mode: str | None = None
+
+
+@dataclass
 class PhaseConfig:
-    """One phase of the plan: who trains, for how long, at which rate."""
+    """One phase of the plan: who trains, for how long, at which rate, and what else is different in it."""
 
     train: Any = MISSING
     epochs: int | None = None
     lr_scale: float = 1.0
+    until: UntilConfig | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    weight_decay: float | None = None
+    aug: AugConfig | None = None
 
 
 @dataclass
@@ -89,7 +103,13 @@ class FinetuneConfig:
     """The fine-tuning plan."""
 
     head_epochs: int | None = MISSING
+    head_first: bool = False
+    last_stages: int | None = None
     backbone_lr_scale: float = 1.0
+    stage_lr_decay: float = 1.0
+    stage_lr_scales: Any = None
+    l2_sp: float = 0.0
+    ema: float | None = None
     pretrained: bool = True
     phases: dict[str, PhaseConfig] = MISSING
 
@@ -127,6 +147,7 @@ class CheckpointConfig:
 
     monitor: str = "val/acc"
     mode: str | None = None
+    every_n_steps: int | None = None
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check, check_monitor, check_shares
+from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, quoted, run_command
 from tlab.description import describe, overrides, plain, preprocessing, resolved, settings
 from tlab.errors import UserError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
     from tlab.data.datamodule import ImageDataModule
-    from tlab.finetuning import Plan
+    from tlab.finetuning import BackboneFinetuning, Plan
     from tlab.models.classifier import Classifier
     from tlab.models.precision import Precision
     from tlab.runs.directory import RunDirectory
@@ -48,8 +48,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if run.is_finished(config, cfg.resume):
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    if run.last.exists():
-        log.info("going on from %s", run.last)
     with run.recording(config):
         run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
         if cfg.trainer.devices == 1:
@@ -73,47 +71,54 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     import torch
 
     from tlab.dashboards.hparams import log_hparams
-    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, build_plan
+    from tlab.finetuning import AddressedRandomness, BackboneFinetuning
     from tlab.models.module import ImageClassifier
     from tlab.processes import first_process_first, from_first_process
+    from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.directory import RunDirectory
     from tlab.runs.recorder import RunRecorder
+    from tlab.runs.stopping import GracefulStop
 
     quiet()
     run = RunDirectory(Path(cfg.run_dir))
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    with first_process_first():
-        data: ImageDataModule = instantiate(cfg.data.module)
-        data.setup()
-        net = build_net(cfg, data)
-    check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
-    run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-    precision = from_first_process(lambda: choose_precision(cfg, net))
-    plan = build_plan(cfg.finetune.phases, cfg.trainer.max_epochs, cfg.finetune.backbone_lr_scale)
-    module = ImageClassifier(
-        net,
-        data.classes,
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        label_smoothing=cfg.loss.label_smoothing,
-        class_weights=data.class_weights() if cfg.data.class_weights else None,
-        channels_last=cfg.trainer.channels_last,
-        about={"config": config, **preprocessing(cfg, net, precision)},
-    )
-    check_monitor(cfg.checkpoint.monitor, module.metric_names)
-    finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
-    recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
-    callbacks = [AddressedRandomness(cfg.seed), finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
-    trainer = build_trainer(cfg, run, precision, plan.epochs, callbacks)
-    run.update(seed=cfg.seed, **describe(data, net, trainer))
-    trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.exists() else None)
-    metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
-    if "test" in data.index.splits:
-        # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-        module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
-        metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-    run.finish(metrics, phases=[record.as_dict() for record in finetuning.records])
-    final = {name: metrics[name] for name in FINAL if name in metrics}
-    log_hparams(trainer.logger, settings(cfg, overrides), final)
+    last = LastCheckpoint(run, cfg.checkpoint.every_n_steps)
+    with GracefulStop(last) as stop:
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        with first_process_first():
+            data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+            data.setup()
+            net = build_net(cfg, data)
+        check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
+        run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
+        precision = from_first_process(lambda: choose_precision(cfg, net))
+        plan = make_plan(cfg, net)
+        module = ImageClassifier(
+            net,
+            data.classes,
+            optimizer=instantiate(cfg.optimizer, _convert_="all"),
+            label_smoothing=cfg.loss.label_smoothing,
+            class_weights=data.class_weights() if cfg.data.class_weights else None,
+            channels_last=cfg.trainer.channels_last,
+            about={"config": config, **preprocessing(cfg, net, precision)},
+        )
+        check_monitors(cfg, module.metric_names)
+        finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
+        recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
+        callbacks = [AddressedRandomness(cfg.seed), finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
+        trainer = build_trainer(cfg, run, precision, finetuning, [*callbacks, last, stop])
+        run.update(seed=cfg.seed, **describe(data, net, trainer))
+        checkpoint = from_first_process(lambda: resumable(run))
+        if checkpoint is not None:
+            log.info("going on from %s", checkpoint)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
+        if "test" in data.index.splits:
+            # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
+            module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
+            metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
+        run.finish(metrics, phases=[vars(record) | recorder.speed(record.name) for record in finetuning.records])
+        final = {name: metrics[name] for name in FINAL if name in metrics}
+        log_hparams(trainer.logger, settings(cfg, overrides), final)
     return metrics
 
 
@@ -139,6 +144,11 @@ def communication(trainer: DictConfig) -> str:
     return "nccl" if accelerator == "cuda" else "gloo"
 
 
+def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
+    """Return the augmentation of each phase that has one of its own."""
+    return {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
+
+
 def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
     """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
     from tlab.models.classifier import Classifier
@@ -157,6 +167,22 @@ def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
     if cfg.trainer.compile:
         net.compile()
     return net
+
+
+def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
+    """Return the plan that `finetune` asks for, over this network's stages."""
+    from tlab.finetuning import build_plan
+
+    finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
+    return build_plan(
+        finetune["phases"],
+        cfg.trainer.max_epochs,
+        net.backbone.stage_names,
+        finetune["backbone_lr_scale"],
+        finetune["stage_lr_decay"],
+        finetune["stage_lr_scales"],
+        finetune["head_first"],
+    )
 
 
 def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
@@ -178,7 +204,11 @@ def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
 
 
 def build_trainer(
-    cfg: DictConfig, run: "RunDirectory", precision: "Precision", epochs: int, callbacks: list["L.Callback"]
+    cfg: DictConfig,
+    run: "RunDirectory",
+    precision: "Precision",
+    finetuning: "BackboneFinetuning",
+    callbacks: list["L.Callback"],
 ) -> "L.Trainer":
     """Return the Lightning trainer with its checkpoints and loggers."""
     import lightning.pytorch as L
@@ -186,20 +216,23 @@ def build_trainer(
 
     from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
-    from tlab.runs.checkpoints import RunEarlyStopping, checkpoint_callbacks
+    from tlab.runs.checkpoints import AtomicCheckpointIO, RunEarlyStopping, best_checkpoint
 
     monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
-    if cfg.trainer.early_stopping is not None:
-        callbacks.append(RunEarlyStopping(monitor, patience=cfg.trainer.early_stopping, mode=mode))
+    own: list[L.Callback] = [best_checkpoint(run, monitor, mode)]
+    if (patience := cfg.trainer.early_stopping) is not None:
+        phase = lambda: (finetuning.phase.name, finetuning.in_last_phase)  # noqa: E731
+        own.append(RunEarlyStopping(monitor, patience, mode, phase))
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
         devices=cfg.trainer.devices,
         strategy=PhasedDDP() if cfg.trainer.devices > 1 else "auto",
         sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
-        max_epochs=epochs,
+        max_epochs=finetuning.plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[*callbacks, *checkpoint_callbacks(run, monitor, mode)],
+        callbacks=[*own, *callbacks],
+        plugins=[AtomicCheckpointIO()],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,
@@ -228,7 +261,7 @@ def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> 
     return [
         StageTable(cfg.data.image_size, plan),
         ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
-        Scalars(),
+        Scalars(lambda: recorder.rows),
         AugmentationPreview(cfg.dashboards.preview_images),
         ConfusionMatrix(),
         TopLosses(cfg.dashboards.top_losses),

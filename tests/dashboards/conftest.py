@@ -43,7 +43,7 @@ def data(photos: Path) -> Callable[..., ImageDataModule]:
 @pytest.fixture
 def plan() -> Any:
     return build_plan(
-        {"head": {"train": "head", "epochs": 1}, "all": {"train": "all", "epochs": None}}, max_epochs=2
+        {"head": {"train": "head", "epochs": 1}, "all": {"train": "all", "epochs": None}}, 2, ("stem", "body")
     )
 
 

@@ -27,7 +27,7 @@ def test_settings_come_out_flat():
 
 
 def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
-    trainer = fit(Scalars())
+    trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
     log_hparams(trainer.logger, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
     board = events()
     start = plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info

@@ -84,10 +84,44 @@ def test_splits_classes_and_counts(root):
 
 def test_mixing_and_augmentation_are_for_training_only(root):
     plain, mixed = module(root, augment=None), module(root, mix=Mixing(1.0))
-    assert mixed.train_dataloader().dataset.mixing is not None
     assert next(iter(mixed.train_dataloader())).label.shape == (5, 3)
     assert same(list(plain.val_dataloader()), list(mixed.val_dataloader()))
     assert same(list(plain.loader("train")), list(mixed.loader("train")))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_phase_has_its_own_augmentation(root, workers):
+    """Persistent workers too: the phase travels in the key, and the draws of the usual one stay what they were."""
+    grey = {"grey": partial(torch.full_like, fill_value=7)}
+    phases = {"head": {"transforms": grey, "mix": None}}
+    data, plain = module(root, phases=phases, num_workers=workers), module(root, num_workers=workers)
+    loader = data.train_dataloader()
+    data.augment_for("head")
+    assert all((batch.image == 7).all() for batch in loader)
+    data.augment_for("all")
+    assert same(list(loader), list(plain.train_dataloader()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [1, 3])
+def test_a_loader_goes_on_inside_an_epoch(root, workers, taken):
+    data, resumed = module(root, num_workers=workers), module(root, num_workers=workers)
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(2)
+    batches = iter(loader)
+    for _ in range(taken):
+        next(batches)
+    state = loader.state_dict()
+    rest = list(batches)
+    again = resumed.train_dataloader()
+    again.load_state_dict(state)
+    again.sampler.set_epoch(2)
+    assert len(again) == 4  # as in a whole epoch
+    assert same(list(again), rest)
+    assert len(list(again)) == 4  # only the first time
+    again.load_state_dict(state)
+    again.sampler.set_epoch(3)
+    assert len(list(again)) == 4  # nor in another epoch
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -66,7 +66,7 @@ def fit(net: Classifier, tmp_path: Path) -> Callable[..., tuple[L.Trainer, Backb
         backbone_lr_scale: float = 0.5,
         ckpt_path: Path | None = None,
     ) -> tuple[L.Trainer, BackboneFinetuning]:
-        plan = build_plan(phases, epochs, backbone_lr_scale)
+        plan = build_plan(phases, epochs, net.backbone.stage_names, backbone_lr_scale)
         finetuning = BackboneFinetuning(plan, schedule)
         module = ImageClassifier(net, ("a", "b"), optimizer, channels_last=False)
         trainer = L.Trainer(

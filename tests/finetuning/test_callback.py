@@ -101,10 +101,116 @@ def test_a_stage_that_is_not_there_stops_before_training(fit):
 
 
 def test_the_record_says_what_trained(fit):
-    _, finetuning = fit(LP_FT, 4, schedules.constant)
-    assert [(r.name, r.trained, r.epochs, r.images) for r in finetuning.records] == [
-        ("head", ["head"], 2, 16),
-        ("all", ["stem", "mid", "top", "head"], 2, 16),
+    """Groups in forward order; a digest of each before and after, which changed exactly where it trained."""
+    _, finetuning = fit({**LP_FT, "all": {"train": ["mid"], "epochs": None}}, 4, schedules.constant)
+    assert [(r.name, r.trained, r.start, r.epochs) for r in finetuning.records] == [
+        ("head", ["head"], 0, 2),
+        ("all", ["mid", "head"], 2, 2),
+    ]
+    head, rest = finetuning.records
+    assert list(head.digests_before) == ["stem", "mid", "top", "head"]
+    assert rest.digests_before == head.digests_after
+    for record, changed in ((head, ["head"]), (rest, ["mid", "head"])):
+        before, after = record.digests_before, record.digests_after
+        assert [name for name in before if before[name] != after[name]] == changed
+
+
+class Losses(L.Callback):
+    """Logs a loss per epoch from a list, for phases that a metric ends."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/made", self.values[trainer.current_epoch])
+
+
+def head_until(patience, min_delta=0.0, epochs=6):
+    until = {"monitor": "val/made", "patience": patience, "min_delta": min_delta, "mode": "min"}
+    return {"train": "head", "epochs": epochs, "until": until}
+
+
+@pytest.mark.parametrize(
+    ("until", "losses", "epochs"),
+    [
+        (head_until(2), [5, 4, 4, 4, 9, 9, 9, 9], [4, 4]),  # two epochs without improvement, then the rest
+        (head_until(1), [5, 4, 3, 2, 1, 0, 9, 9], [6, 2]),  # always better: its full length
+        (head_until(1, min_delta=2), [5, 4, 9, 9, 9, 9, 9, 9], [2, 6]),  # better, but by too little
+        (head_until(2), [5, 6, 4, 6, 3, 6, 9, 9], [6, 2]),  # never twice in a row
+    ],
+)
+def test_a_phase_ends_when_its_metric_has_stopped_improving(fit, until, losses, epochs):
+    phases = {"head": until, "all": {"train": "all", "epochs": None}}
+    _, finetuning = fit(phases, 8, schedules.constant, [Losses(losses)])
+    assert [r.epochs for r in finetuning.records] == epochs
+    assert [r.start for r in finetuning.records] == [0, epochs[0]]
+
+
+def test_a_last_phase_that_has_stopped_improving_ends_the_run(fit):
+    trainer, finetuning = fit(
+        {"head": head_until(2, epochs=None)}, 8, schedules.constant, [Losses([3, 2, 2, 2, 1])]
+    )
+    assert [r.epochs for r in finetuning.records] == [4]
+    assert trainer.current_epoch == 4
+
+
+def test_the_schedule_of_the_rest_is_stretched_over_what_is_left(fit):
+    """The head's phase ends after 2 of up to 4 epochs, so everything has 4 epochs instead of 2: 8 steps."""
+    phases = {"head": head_until(1, epochs=4), "all": {"train": "all", "epochs": None}}
+    rows = []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 0:
+                rows.append(finetuning_of(trainer).rates()["top"])
+
+    cosine = partial(schedules.cosine, warmup=0.0)
+    fit(phases, 6, cosine, [Losses([1, 2, 3, 3, 3, 3]), Rates()], backbone_lr_scale=1.0)
+    assert rows == pytest.approx([0.0, 0.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3, 4])
+def test_a_run_whose_phases_a_metric_ends_resumes(fit, net, tmp_path, epoch):
+    phases = {"head": head_until(2), "all": {**head_until(2, epochs=None), "train": "all"}}
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    losses = Losses([3, 4, 4, 2, 3, 3, 1, 1])
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    fit(phases, 8, schedules.cosine, [keep, losses, RandomState()])
+    whole = {k: v.clone() for k, v in net.state_dict().items()}
+
+    net.load_state_dict(start)
+    checkpoint = tmp_path / f"epoch={epoch}.ckpt"
+    _, finetuning = fit(phases, 8, schedules.cosine, [losses, RandomState()], ckpt_path=checkpoint)
+    assert [r.epochs for r in finetuning.records] == [3, 3]
+    assert all(torch.equal(value, whole[key]) for key, value in net.state_dict().items())
+
+
+def finetuning_of(trainer):
+    return next(callback for callback in trainer.callbacks if hasattr(callback, "rates"))
+
+
+def test_a_phase_has_its_own_weight_decay_and_schedule(fit, net):
+    """Read inside the optimiser's step, where they apply; biases and norms keep 0."""
+    phases = {
+        "head": {"train": "head", "epochs": 1, "weight_decay": 0.5, "scheduler": {"warmup": 0.5}},
+        "all": {"train": "all", "epochs": None},
+    }
+    seen = []
+
+    class Look(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            trainer.optimizers[0].register_step_pre_hook(self.look)
+
+        def look(self, optimizer, args, kwargs):
+            seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups[-2:]])
+
+    fit(phases, 2, schedules.constant, [Look()], partial(torch.optim.SGD, lr=1.0, weight_decay=0.1))
+    # 2 steps an epoch: half of them warm up, so the first step has half the rate
+    assert seen == [
+        [(0.5, 0.5), (0.5, 0.0)],
+        [(1.0, 0.5), (1.0, 0.0)],
+        [(1.0, 0.1), (1.0, 0.0)],
+        [(1.0, 0.1), (1.0, 0.0)],
     ]
 
 

@@ -37,7 +37,9 @@ def test_no_tensor_of_a_frozen_backbone_changes(name, tensors, buffers, tmp_path
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=2,
-        callbacks=[BackboneFinetuning(build_plan({"head": {"train": "head", "epochs": None}}, 2))],
+        callbacks=[
+            BackboneFinetuning(build_plan({"head": {"train": "head", "epochs": None}}, 2, backbone.stage_names))
+        ],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

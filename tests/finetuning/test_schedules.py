@@ -54,6 +54,11 @@ TABLES = {
             (0.0419044, 0.0209522),  # 5/9
         ],
     ),
+    # 2 of the first phase's 4 steps, 4 of the second's 8: thirds, then fifths
+    "constant with warm-up": (
+        partial(schedules.constant, warmup=0.5),
+        [(1 / 3, 0.0), (1.0, 0.0), (0.02, 0.01), (0.06, 0.03), (0.1, 0.05), (0.1, 0.05)],
+    ),
     "step": (
         partial(schedules.step, step_size=1, gamma=0.5),
         [(1.0, 0.0), (0.5, 0.0), (0.1, 0.05), (0.05, 0.025), (0.025, 0.0125), (0.0125, 0.00625)],

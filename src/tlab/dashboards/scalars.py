@@ -1,6 +1,6 @@
 """Curves that the module does not log itself: rates, gradient norm, speed and phase."""
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
@@ -17,21 +17,13 @@ class Scalars(L.Callback):
     the step applies (from the callback that has `rates`), and `train/grad_norm`, the 2-norm over all trainable
     parameters before clipping. Every epoch: `train/phase`, counted from 0, and `speed/train_images_per_second`.
 
-    Attributes:
-        images_per_second: Of the last training epoch over all processes, loading included, validation and
-            checkpoints left out; measured with and without TensorBoard. 0 before the first epoch's end.
+    Args:
+        rows: Returns the rows of history.csv so far, the newest last.
     """
 
-    def __init__(self) -> None:
-        self.images_per_second = 0.0
-        self._images = 0
-        self._seconds = 0.0
-        self._mark = 0.0
+    def __init__(self, rows: Callable[[], list[dict[str, Any]]]) -> None:
+        self.rows = rows
         self._drawn_step = -1
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._images, self._seconds, self._mark = 0, 0.0, time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -66,22 +58,8 @@ class Scalars(L.Callback):
         ]
         board.add_scalar("train/grad_norm", torch.nn.utils.get_total_norm(gradients), trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add the time since the last batch; what follows the last batch of an epoch is not counted."""
-        if trainer.is_last_batch and pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)  # else the steps still under way would be free
-        now = time.perf_counter()
-        self._images += len(batch.index) * trainer.world_size
-        self._seconds, self._mark = self._seconds + now - self._mark, now
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the validation just done out of the training time."""
-        self._mark = time.perf_counter()
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the speed."""
-        self.images_per_second = self._images / self._seconds if self._seconds else 0.0
         if (board := writer(trainer)) is not None:
-            board.add_scalar("speed/train_images_per_second", self.images_per_second, trainer.global_step)
+            speed = self.rows()[-1]["images_per_second"]
+            board.add_scalar("speed/train_images_per_second", speed, trainer.global_step)

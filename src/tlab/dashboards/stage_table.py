@@ -37,14 +37,13 @@ def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
     Args:
         net: The classifier, in whatever mode; it is left as it was.
         image_size: Side of the images in pixels.
-        plan: Its `phases` have a `name` and `groups(stage_names)` (`tlab.finetuning.Plan`).
+        plan: Its `phases` have a `name` and the groups `trained` (`tlab.finetuning.Plan`).
 
     Raises:
         UserError: The network does not take images of this size.
     """
-    stage_names = net.backbone.stage_names
     shapes = {**net.backbone.stage_shapes(image_size), "head": (net.head.linear.out_features,)}
-    trained = {phase.name: phase.groups(stage_names) for phase in plan.phases}
+    trained = {phase.name: phase.trained for phase in plan.phases}
     return [
         StageRow(
             name,

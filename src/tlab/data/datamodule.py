@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from tlab.data.check import Unreadable, check_files, unreadable
-from tlab.data.dataset import ImageDataset, Transform
+from tlab.data.dataset import Augmentation, ImageDataset, Transform
 from tlab.data.index import ImageIndex
 from tlab.data.loader import Loader, make_loader
 from tlab.data.mixing import Mixing
@@ -41,6 +41,7 @@ class ImageDataModule(L.LightningDataModule):
         crop_fraction: share of the shorter side that "crop" keeps.
         augment: named training transforms (see `ImageDataset`).
         mix: mixup or CutMix for training.
+        phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
@@ -64,6 +65,7 @@ class ImageDataModule(L.LightningDataModule):
         crop_fraction: float = 0.875,
         augment: Mapping[str, Transform | None] | None = None,
         mix: Mixing | None = None,
+        phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
@@ -80,6 +82,7 @@ class ImageDataModule(L.LightningDataModule):
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
+        self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
         self.on_unreadable = unreadable
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
@@ -197,6 +200,12 @@ class ImageDataModule(L.LightningDataModule):
         """Return the test loader."""
         return self.loader("test")
 
+    def augment_for(self, phase: str) -> None:
+        """Let the training images of the epochs to come be those of a phase (see `phases`)."""
+        sampler = self.train_dataloader().sampler
+        assert isinstance(sampler, EpochSampler)
+        sampler.phase = phase
+
     def _dataset(self, split: str, augmented: bool) -> ImageDataset:
         from tlab.data.transforms import evaluation_transform
 
@@ -206,6 +215,7 @@ class ImageDataModule(L.LightningDataModule):
             image_size=self.image_size,
             augment=self.augment if augmented else None,
             mixing=self.mix if augmented else None,
+            phases=self.phases if augmented else None,
             num_classes=self.num_classes,
             seed=self.seed,
         )

@@ -17,7 +17,7 @@ from tlab.data.mixing import Mixing
 from tlab.data.order import Key, addressed_seed
 from tlab.errors import UserError
 
-__all__ = ["Batch", "ImageDataset", "Mixing", "whole_batches"]
+__all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -36,6 +36,23 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
 
 
+class Augmentation(NamedTuple):
+    """What happens to a training image.
+
+    Attributes:
+        transforms: name -> transform of uint8 3 H W, in order; None is left out.
+        mixing: mixes images and labels; None, or of zero strength: no mixing.
+    """
+
+    transforms: Mapping[str, Any] = {}
+    mixing: Mixing | None = None
+
+    def active(self) -> "Augmentation":
+        """Return what has an effect."""
+        steps = {name: step for name, step in self.transforms.items() if step is not None}
+        return Augmentation(steps, self.mixing if self.mixing is not None and self.mixing.active else None)
+
+
 class ImageDataset(Dataset[Batch]):
     """The samples of one split, made on demand.
 
@@ -49,6 +66,7 @@ class ImageDataset(Dataset[Batch]):
         augment: named transforms of uint8 3 H W, applied in order before `finish`; `finish` only follows
             where they do not end at S x S. None entries are left out. No mapping: evaluation.
         mixing: mix images and labels; needs `num_classes`.
+        phases: phase of the run -> the augmentation that it has instead.
         num_classes: K.
         seed: seed of the run.
     """
@@ -61,14 +79,15 @@ class ImageDataset(Dataset[Batch]):
         image_size: int,
         augment: Mapping[str, Transform | None] | None = None,
         mixing: Mixing | None = None,
+        phases: Mapping[str, Augmentation] | None = None,
         num_classes: int | None = None,
         seed: int = 0,
     ) -> None:
         self.samples = tuple(samples)
         self.finish = finish
         self.image_size = image_size
-        self.augment = {name: step for name, step in (augment or {}).items() if step is not None}
-        self.mixing = mixing if mixing is not None and mixing.active else None
+        own = Augmentation(augment or {}, mixing)
+        self.augmentations = {name: each.active() for name, each in {"": own, **(phases or {})}.items()}
         self.num_classes = num_classes
         self.seed = seed
 
@@ -89,7 +108,7 @@ class ImageDataset(Dataset[Batch]):
         arrive wrapped in that worker's traceback. `loader.Loader` raises it.
         """
         full = [Key(*key) for key in keys]
-        partners = [Key(k.epoch, k.partner, k.partner_draw) for k in full if self._mixes(k)]
+        partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
         images: dict[tuple[int, int, int], Tensor] = {}
         try:
             with kept_random_state(), one_thread():
@@ -99,7 +118,7 @@ class ImageDataset(Dataset[Batch]):
         except UserError as error:
             return error
         index = torch.tensor([key.index for key in full])
-        if self.mixing is None:
+        if not any(self._augmentation(key).mixing for key in full):
             labels = torch.tensor([self.samples[key.index].label for key in full])
             return Batch(torch.stack([images[key[:3]] for key in full]), labels, index)
         mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
@@ -115,42 +134,48 @@ class ImageDataset(Dataset[Batch]):
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
                 "or start again and it will be listed and skipped."
             ) from None
-        if self.augment:
+        augment = self._augmentation(key).transforms
+        if augment:
             seed = addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw)
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-            x = self._augmented(x)
-        if x.shape[-2:] != (self.image_size, self.image_size) or not self.augment:
+            x = _augmented(x, augment)
+        if x.shape[-2:] != (self.image_size, self.image_size) or not augment:
             x = self.finish(x)
         return x.contiguous()
 
-    def _augmented(self, x: Tensor) -> Tensor:
-        for name, step in self.augment.items():
-            x = step(x)
-            if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3):
-                what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                raise UserError(
-                    f"aug.transforms.{name} returned {what}, not a 3 H W tensor: mend it, or leave it out with "
-                    f"aug.transforms.{name}=null."
-                )
-        if x.dtype != torch.uint8:
-            x = F.to_dtype(x.clamp(0, 1) if x.is_floating_point() else x, torch.uint8, scale=True)
-        return x.expand(3, -1, -1)
+    def _augmentation(self, key: Key) -> "Augmentation":
+        return self.augmentations.get(key.phase, self.augmentations[""])
 
     def _mixes(self, key: Key) -> bool:
-        return self.mixing is not None and key.partner >= 0
+        return self._augmentation(key).mixing is not None and key.partner >= 0
 
     def _mix(self, key: Key, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
-        assert self.mixing is not None
+        mixing = self._augmentation(key).mixing
+        assert mixing is not None
         assert self.num_classes is not None
         image, weight, partner = images[key[:3]], 1.0, key.index
         if self._mixes(key):
             partner = key.partner
             seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
-            image, weight = self.mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
+            image, weight = mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
         labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
         rows = one_hot(labels, self.num_classes).float()
         return image, weight * rows[0] + (1 - weight) * rows[1]
+
+
+def _augmented(x: Tensor, augment: Mapping[str, Transform]) -> Tensor:
+    for name, step in augment.items():
+        x = step(x)
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3):
+            what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise UserError(
+                f"aug.transforms.{name} returned {what}, not a 3 H W tensor: mend it, or leave it out with "
+                f"aug.transforms.{name}=null."
+            )
+    if x.dtype != torch.uint8:
+        x = F.to_dtype(x.clamp(0, 1) if x.is_floating_point() else x, torch.uint8, scale=True)
+    return x.expand(3, -1, -1)
 
 
 def whole_batches(batch: Any) -> Any:

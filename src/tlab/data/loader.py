@@ -9,6 +9,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
+from tlab.data.order import EpochSampler
 from tlab.errors import UserError
 
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
@@ -17,9 +18,16 @@ FEW_IMAGES = 200  # below this, starting worker processes costs more than it giv
 class Loader(DataLoader[Batch]):
     """A torch loader that raises the user's mistakes without a worker's traceback around them."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._taken = {"epoch": -1, "batches": 0}
+        self._resumed: dict[str, int] | None = None
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._taken = self._start()
         batches = super().__iter__()
         for batch in batches:
+            self._taken["batches"] += 1
             if isinstance(batch, UserError):
                 if isinstance(batches, _MultiProcessingDataLoaderIter):
                     # Left to the garbage collector, each worker is waited for in vain for five seconds
@@ -27,6 +35,24 @@ class Loader(DataLoader[Batch]):
                     self._iterator = None
                 raise UserError(str(batch))
             yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of which epoch were taken (Lightning keeps it in its checkpoints)."""
+        return dict(self._taken)
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on inside that epoch: its next iteration begins after those batches, which are not even decoded."""
+        self._resumed = dict(state_dict)
+
+    def _start(self) -> dict[str, int]:
+        """Return the epoch that begins and the batches of it that a resumed run has had."""
+        if not isinstance(self.sampler, EpochSampler):
+            return {"epoch": -1, "batches": 0}
+        start, self._resumed = self._resumed, None
+        if start is None or start["epoch"] != self.sampler.epoch:
+            start = {"epoch": self.sampler.epoch, "batches": 0}
+        self.sampler.skip = start["batches"] * int(self.batch_size or 1)
+        return start
 
 
 def make_loader(

@@ -30,6 +30,7 @@ class Key(NamedTuple):
             gets its own augmentation).
         partner: sample to mix with: the next one in the order of the epoch; -1 for none.
         partner_draw: `draw` of the partner.
+        phase: phase of the run, which may have an augmentation of its own; "" for evaluation.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Key(NamedTuple):
     draw: int = 0
     partner: int = -1
     partner_draw: int = 0
+    phase: str = ""
 
 
 class EpochSampler(Sampler[Key]):
@@ -57,6 +59,11 @@ class EpochSampler(Sampler[Key]):
         batch_size: per process; only the cut into slices and the last batch depend on it.
         num_replicas: number of processes.
         rank: number of this process.
+
+    Attributes:
+        phase: phase of the run, put into the keys.
+        skip: keys to leave out at the start of the next iteration, and of that one only: a run that goes on inside
+            an epoch has seen them.
     """
 
     def __init__(
@@ -76,6 +83,8 @@ class EpochSampler(Sampler[Key]):
         self.seed, self.shuffle, self.balanced = seed, shuffle, balanced
         self.batch_size, self.num_replicas, self.rank = batch_size, num_replicas, rank
         self.epoch = 0
+        self.phase = ""
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration yields (Lightning calls this)."""
@@ -86,7 +95,8 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         keys = self.keys(self.epoch)
-        return iter([keys[position] for position in self._positions()])
+        skip, self.skip = self.skip, 0
+        return iter([keys[position]._replace(phase=self.phase) for position in self._positions()[skip:]])
 
     def keys(self, epoch: int) -> list[Key]:
         """Return the N keys of an epoch over all ranks, in order."""

@@ -1,7 +1,7 @@
 """Who trains when and at which rate."""
 
 from tlab.finetuning.callback import BackboneFinetuning
-from tlab.finetuning.plan import Phase, Plan, build_plan
+from tlab.finetuning.plan import Phase, Plan, Until, build_plan
 from tlab.finetuning.randomness import AddressedRandomness
 
-__all__ = ["AddressedRandomness", "BackboneFinetuning", "Phase", "Plan", "build_plan"]
+__all__ = ["AddressedRandomness", "BackboneFinetuning", "Phase", "Plan", "Until", "build_plan"]

@@ -1,47 +1,51 @@
 """The callback that carries a plan out: it flips what trains and which rate scale applies, and nothing else."""
 
-import time
+import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneFinetuning
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tlab.errors import UserError
+from tlab.data.datamodule import ImageDataModule
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
-from tlab.finetuning.plan import Phase, Plan
+from tlab.finetuning.plan import HEAD, Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class PhaseRecord:
-    """What one phase did, for the run's record.
+    """What one phase did, for the run's record; while it lasts, also where it stands.
 
     Attributes:
         name: Name of the phase.
-        trained: Groups that trained.
+        trained: Groups that trained, in forward order.
+        start: Its first epoch, from 0.
+        length: Epochs that it may last.
         epochs: Epochs that ended in it.
-        seconds: Wall-clock time of those epochs, validation included.
-        train_seconds: The part of it up to the last batch of each epoch.
-        images: Training images seen.
-        frozen_digests: SHA-256 of each frozen stage's parameters and buffers, taken at the phase's start.
+        best: Best value so far of the metric that may end the phase.
+        waited: Epochs in a row without improvement of that metric.
+        digests_before: SHA-256 of each group's parameters and buffers when the phase began.
+        digests_after: The same when it ended; those of frozen groups have not changed.
     """
 
     name: str
     trained: list[str]
+    start: int
+    length: int
     epochs: int = 0
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    images: int = 0
-    frozen_digests: dict[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record as plain data, with the training speed."""
-        return {**vars(self), "images_per_second": round(self.images / max(self.train_seconds, 1e-9), 1)}
+    best: float | None = None
+    waited: int = 0
+    digests_before: dict[str, str] = field(default_factory=dict)
+    digests_after: dict[str, str] = field(default_factory=dict)
 
 
 class BackboneFinetuning(LightningBackboneFinetuning):
@@ -59,11 +63,16 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     Args:
         plan: The phases.
         schedule: Builds the learning-rate schedule of one phase.
+
+    Attributes:
+        records: One per phase entered so far.
+        scales: Each group's factor on the scheduled rate in the phase in force; 0 where it is frozen.
+        scheduler: The schedule in force.
     """
 
     def __init__(self, plan: Plan, schedule: BuildSchedule = constant) -> None:
-        unfrozen = next((phase.start for phase in plan.phases if phase.train != "head"), plan.epochs)
-        super().__init__(unfreeze_backbone_at_epoch=unfrozen)
+        unfrozen = (start for start, phase in zip(plan.starts, plan.phases, strict=True) if phase.trained != {HEAD})
+        super().__init__(unfreeze_backbone_at_epoch=next(unfrozen, plan.epochs))
         self.plan = plan
         self.records: list[PhaseRecord] = []
         self.schedule = schedule
@@ -71,31 +80,33 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
-        self._scheduled: list[float] = []
-        self._epoch_started = self._batch_ended = 0.0
+        self._scheduled: list[tuple[float, float]] = []
 
     @property
     def phase(self) -> Phase:
         """The phase in force; before the first epoch, the first phase."""
-        entered = self.records[-1].name if self.records else self.plan.phases[0].name
-        return next(phase for phase in self.plan.phases if phase.name == entered)
+        return self.plan.phases[max(0, len(self.records) - 1)]
+
+    @property
+    def in_last_phase(self) -> bool:
+        """Whether no phase follows the one in force."""
+        return len(self.records) == len(self.plan.phases)
+
+    @property
+    def phase_is_over(self) -> bool:
+        """Whether the phase in force has lasted its epochs, or its metric has stopped improving."""
+        record, until = self.records[-1], self.phase.until
+        return record.epochs >= record.length or (until is not None and record.waited >= until.patience)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check every phase against the backbone's stages and freeze for the first one.
-
-        Raises:
-            UserError: A phase names a stage that the backbone does not have.
-        """
+        """Freeze for the first phase."""
         if stage == "fit":
-            for phase in self.plan.phases:
-                phase.groups(_net(pl_module).backbone.stage_names)
             self.freeze_before_training(pl_module)
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
         """Freeze what the phase in force does not train, and take up its rate scales."""
-        net = _net(pl_module)
-        net.set_trainable(self.phase.groups(net.backbone.stage_names))
-        self.scales = self.plan.rate_scales(self.phase, net.backbone.stage_names)
+        _net(pl_module).set_trainable(self.phase.trained)
+        self.scales = self.plan.rate_scales(self.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
@@ -110,50 +121,42 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             optimizer.register_step_pre_hook(self._scale),
             optimizer.register_step_post_hook(self._restore),
         ]
+        if self.in_last_phase and self.phase_is_over:  # of a run that was stopped when all was done
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter the phase of this epoch if it is not the one in force."""
-        self._epoch_started = self._batch_ended = time.perf_counter()
-        phase = self.plan.phase_at(trainer.current_epoch)
-        if not self.records or self.records[-1].name != phase.name:
-            self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
-            self._apply(trainer, pl_module)
-            steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-            assert self.scheduler is not None
-            try:
-                self.scheduler.start_phase(phase.epochs * steps_per_epoch, steps_per_epoch)
-            except (TypeError, ValueError, ZeroDivisionError) as error:
-                raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
+        """Enter the next phase if the one in force is over; not called where a run goes on inside an epoch."""
+        if self.records and (self.in_last_phase or not self.phase_is_over):
+            return
+        self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
+        self._apply(trainer, pl_module)
+        steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        assert self.scheduler is not None
+        self.scheduler.start_phase(self.records[-1].length * steps_per_epoch, steps_per_epoch, self.phase.schedule)
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
-        """Enter the phase of `epoch`: flip what trains and which scale applies."""
-        phase, net = self.plan.phase_at(epoch), _net(pl_module)
+        """Enter the next phase at `epoch`: close the record of the last one and open its own."""
+        net = _net(pl_module)
         self._verify(net)
-        trained = phase.groups(net.backbone.stage_names)
-        frozen = [name for name in net.backbone.stage_names if name not in trained]
-        self.records.append(
-            PhaseRecord(
-                phase.name,
-                [name for name in net.group_names if name in trained],
-                frozen_digests={name: digest(net.group(name)) for name in frozen},
-            )
+        before = self.records[-1].digests_after if self.records else _digests(net)
+        index = len(self.records)
+        phase = self.plan.phases[index]
+        trained = [name for name in net.group_names if name in phase.trained]
+        length = self.plan.length(index, epoch)
+        self.records.append(PhaseRecord(phase.name, trained, epoch, length, digests_before=before))
+        log.info(
+            "phase %s, up to %d epoch%s: %s",
+            *(phase.name, length, "s" * (length != 1)),
+            f"trains {_listed(trained)}, " + (f"{len(net.group_names) - len(trained)} frozen"),
         )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count images and training time."""
-        self.records[-1].images += len(batch.image) * trainer.world_size
-        now = time.perf_counter()
-        self.records[-1].train_seconds += now - self._batch_ended
-        self._batch_ended = now
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Step an epoch-wise schedule and account the epoch (Lightning has validated by now)."""
+        """Step an epoch-wise schedule and see whether the phase is over (Lightning has validated by now)."""
         assert self.scheduler is not None
         self.scheduler.after_epoch(trainer.callback_metrics)
-        self.records[-1].epochs += 1
-        self.records[-1].seconds += time.perf_counter() - self._epoch_started
+        self._account(trainer.callback_metrics)
+        if self.in_last_phase and self.phase_is_over:
+            trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify the last phase and let go of the optimiser."""
@@ -165,8 +168,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def rates(self) -> dict[str, float]:
         """Return each group's learning rate as the next step will apply it; 0 where the group is frozen."""
         assert self.scheduler is not None
-        groups = self.scheduler.optimizer.param_groups
-        return {group["group"]: group["lr"] * self.scales[group["group"]] for group in groups}
+        groups, warmth = self.scheduler.optimizer.param_groups, self.scheduler.warmth()
+        return {group["group"]: group["lr"] * self.scales[group["group"]] * warmth for group in groups}
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the phases entered so far and the state of the schedule."""
@@ -182,37 +185,63 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._scheduler_state = state_dict["scheduler"]
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the phase in force decide what trains, here and in the exchange between processes."""
+        """Let the phase in force decide what trains, and how the images are augmented."""
         self.freeze_before_training(pl_module)
         if isinstance(trainer.strategy, PhasedDDP):
             trainer.strategy.rewrap()
+        if isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            data.augment_for(self.phase.key)
+
+    def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
+        """Count the epoch, and whether the metric that may end the phase has improved."""
+        record, until = self.records[-1], self.phase.until
+        record.epochs += 1
+        if until is None:
+            return
+        value = float(metrics[until.monitor])
+        if until.improves(value, record.best):
+            record.best, record.waited = value, 0
+        else:
+            record.waited += 1
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Scale the groups' rates for the length of one step, so that no schedule ever sees the scale."""
-        self._scheduled = [group["lr"] for group in optimizer.param_groups]
+        """Scale rates and set weight decay for the length of one step, so that no schedule ever sees the scale."""
+        assert self.scheduler is not None
+        warmth, decay = self.scheduler.warmth(), self.phase.weight_decay
+        self._scheduled = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] *= self.scales[group["group"]]
+            group["lr"] *= self.scales[group["group"]] * warmth
+            if decay is not None and group["decays"]:
+                group["weight_decay"] = decay
 
     def _restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, self._scheduled, strict=True):
-            group["lr"] = rate
+        for group, (rate, decay) in zip(optimizer.param_groups, self._scheduled, strict=True):
+            group["lr"], group["weight_decay"] = rate, decay
         assert self.scheduler is not None
         self.scheduler.after_step()
 
     def _verify(self, net: Classifier) -> None:
-        """Compare the stages that the last phase froze with their digests.
+        """Close the record of the phase in force: the groups that it froze must be as they were.
 
         Raises:
-            RuntimeError: A frozen stage changed; the run's result would not be what its plan says.
+            RuntimeError: A frozen group changed; the run's result would not be what its plan says.
         """
         if not self.records:
             return
-        for name, before in self.records[-1].frozen_digests.items():
-            if digest(net.group(name)) != before:
-                raise RuntimeError(f"stage {name} changed while phase {self.records[-1].name} had it frozen")
-        verify_equal(
-            {name: digest(net.group(name)) for name in net.group_names}, f"after phase {self.records[-1].name}"
-        )
+        record = self.records[-1]
+        record.digests_after = _digests(net)
+        for name, before in record.digests_before.items():
+            if name not in record.trained and record.digests_after[name] != before:
+                raise RuntimeError(f"stage {name} changed while phase {record.name} had it frozen")
+        verify_equal(record.digests_after, f"after phase {record.name}")
+
+
+def _digests(net: Classifier) -> dict[str, str]:
+    return {name: digest(net.group(name)) for name in net.group_names}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-2]} and {names[-1]}"
 
 
 def _net(pl_module: L.LightningModule) -> Classifier:

@@ -1,137 +1,268 @@
 """A fine-tuning strategy as data: a list of phases, each saying which stages train, for how long, at which rate."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlab.errors import UserError
 
 HEAD = "head"
+GRADUAL = "gradual"
+
+
+@dataclass(frozen=True)
+class Until:
+    """When a phase ends before its epochs are over: a metric has stopped improving.
+
+    Attributes:
+        monitor: Metric of the run, for instance `val/loss`.
+        patience: Epochs in a row without improvement after which the phase ends.
+        min_delta: What a better value must be better by.
+        mode: `"min"` or `"max"`.
+    """
+
+    monitor: str = "val/loss"
+    patience: int = 3
+    min_delta: float = 0.0
+    mode: str = "min"
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Tell whether `value` is better than the best so far (None: there is none)."""
+        if best is None:
+            return True
+        return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a plan, with its place in the run.
+    """One phase of a plan.
 
     Attributes:
-        name: The phase's key in `finetune.phases`.
-        train: `"head"` (the backbone is fixed), `"all"`, an integer k (the last k stages and the head), or the
-            names of the stages that train besides the head.
-        start: First epoch of the phase, counted from 0.
-        epochs: Length in epochs.
+        name: The phase's key in `finetune.phases`; of gradual unfreezing `<key>/<stage>`.
+        trained: Names of the groups that train: stages, and always the head.
+        epochs: Length in epochs, at most; None: what the other phases leave.
         lr_scale: Factor on every group's learning rate while the phase lasts.
+        until: Ends the phase sooner; None: it lasts its epochs.
+        schedule: Arguments of the scheduler that are other ones in this phase.
+        weight_decay: Of the groups that decay; None: the optimiser's.
     """
 
     name: str
-    train: str | int | tuple[str, ...]
-    start: int
-    epochs: int
+    trained: frozenset[str]
+    epochs: int | None = None
     lr_scale: float = 1.0
+    until: Until | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    weight_decay: float | None = None
 
-    def groups(self, stage_names: Sequence[str]) -> frozenset[str]:
-        """Return the names of the parameter groups that train, the head among them.
-
-        Raises:
-            UserError: The phase names a stage that the backbone does not have.
-        """
-        key = f"finetune.phases.{self.name}.train"
-        if self.train == "head":
-            return frozenset({HEAD})
-        if self.train == "all":
-            return frozenset({*stage_names, HEAD})
-        if isinstance(self.train, int):
-            if not 0 <= self.train <= len(stage_names):
-                raise UserError(
-                    f"{key}={self.train} asks for more stages than the backbone's {len(stage_names)}: "
-                    f"{', '.join(stage_names)}"
-                )
-            return frozenset({*stage_names[len(stage_names) - self.train :], HEAD})
-        named = (self.train,) if isinstance(self.train, str) else self.train
-        if unknown := [name for name in named if name not in (*stage_names, HEAD)]:
-            raise UserError(
-                f"{key} names {', '.join(unknown)}, which the backbone does not have; "
-                f"its stages are {', '.join(stage_names)} (or write head, all, or a number of last stages)"
-            )
-        return frozenset({*named, HEAD})
+    @property
+    def key(self) -> str:
+        """Where the phase stands in `finetune.phases`."""
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The phases of a run in order, and how the backbone's rate relates to the head's.
+    """The phases of a run in order, over a backbone's stages.
 
     Attributes:
         phases: At least one; each starts where the one before ends.
-        backbone_lr_scale: Learning rate of every backbone stage as a multiple of the head's.
+        max_epochs: Upper bound of the run's length in epochs.
+        group_scales: Learning rate of each group (the stages and the head) as a multiple of the optimiser's.
     """
 
     phases: tuple[Phase, ...]
-    backbone_lr_scale: float = 1.0
+    max_epochs: int
+    group_scales: Mapping[str, float]
+
+    def length(self, index: int, epoch: int) -> int:
+        """Return how many epochs phase `index` may last if it begins at `epoch` (from 0)."""
+        own = self.phases[index].epochs
+        if own is not None:
+            return own
+        return self.max_epochs - epoch - sum(phase.epochs or 0 for phase in self.phases[index + 1 :])
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First epoch of each phase, where none ends sooner than it must."""
+        starts = [0]
+        for index in range(len(self.phases) - 1):
+            starts.append(starts[-1] + self.length(index, starts[-1]))
+        return tuple(starts)
 
     @property
     def epochs(self) -> int:
-        """Length of the run in epochs."""
-        return sum(phase.epochs for phase in self.phases)
+        """Length of the run in epochs, where no phase ends sooner than it must."""
+        return self.starts[-1] + self.length(len(self.phases) - 1, self.starts[-1])
 
-    def phase_at(self, epoch: int) -> Phase:
-        """Return the phase that `epoch` (from 0) lies in; past the end, the last one."""
-        return next((p for p in self.phases if epoch < p.start + p.epochs), self.phases[-1])
-
-    def rate_scales(self, phase: Phase, stage_names: Sequence[str]) -> dict[str, float]:
+    def rate_scales(self, phase: Phase) -> dict[str, float]:
         """Return each group's factor on the scheduled learning rate; 0 where the group is frozen."""
-        trained = phase.groups(stage_names)
-        stages = dict.fromkeys(stage_names, self.backbone_lr_scale * phase.lr_scale)
-        return {name: scale if name in trained else 0.0 for name, scale in {**stages, HEAD: phase.lr_scale}.items()}
+        return {
+            name: scale * phase.lr_scale if name in phase.trained else 0.0
+            for name, scale in self.group_scales.items()
+        }
 
 
-def build_plan(phases: Mapping[str, Mapping[str, Any]], max_epochs: int, backbone_lr_scale: float = 1.0) -> Plan:
+def build_plan(
+    phases: Mapping[str, Mapping[str, Any]],
+    max_epochs: int,
+    stage_names: Sequence[str],
+    backbone_lr_scale: float = 1.0,
+    stage_lr_decay: float = 1.0,
+    stage_lr_scales: Sequence[float] | Mapping[str, float] | None = None,
+    head_first: bool = False,
+) -> Plan:
     """Lay the phases one after the other over `max_epochs` epochs.
 
     Args:
-        phases: Name -> `{train, epochs, lr_scale}`, in order; `epochs: null` takes what the others leave, and a
-            phase of 0 epochs is left out.
+        phases: Name -> `{train, epochs, lr_scale, until, scheduler, weight_decay}`, in order; `epochs: null` takes
+            what the others leave, and a phase of 0 epochs is left out. `train` is `"head"` (the backbone is fixed),
+            `"all"`, an integer k (the last k stages and the head), the names of the stages that train besides the
+            head, or `"gradual"`: one stage more at a time from the top (Howard & Ruder 2018, section 3.3), in
+            phases of equal length, of which the last one takes what is left over.
         max_epochs: Upper bound of the run's length in epochs.
-        backbone_lr_scale: See `Plan`.
+        stage_names: The backbone's stages, in forward order.
+        backbone_lr_scale: Learning rate of the backbone as a multiple of the head's.
+        stage_lr_decay: Factor from each stage to the one before it; the last stage has the backbone's rate
+            (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
+        stage_lr_scales: Each stage's rate as a multiple of the backbone's, in the order of the stages or by name
+            (1 where no name is given); not together with `stage_lr_decay`.
+        head_first: Refuse a plan whose first phase trains more than the head.
 
     Raises:
-        UserError: Nothing trains, a number is out of range, the phases do not fit, or two want the rest.
+        UserError: Nothing trains, a number is out of range, the phases do not fit, two want the rest, a phase
+            names a stage that the backbone does not have, or the head is not first where it must be.
     """
     if max_epochs < 1:
         raise UserError(f"trainer.max_epochs={max_epochs} is no length for a run; give 1 or more")
+    wanted = {name: phase for name, phase in phases.items() if phase.get("epochs") != 0}
+    if not wanted:
+        raise UserError("finetune.phases leaves no epoch to train; give a phase epochs, or null for the rest")
+    _check_lengths(wanted, max_epochs)
+    laid = [part for name, phase in wanted.items() for part in _lay(name, phase, wanted, max_epochs, stage_names)]
+    if head_first and laid[0].trained != {HEAD}:
+        raise UserError(
+            f"finetune.phases.{laid[0].name} unfreezes the backbone before the head has trained, which this plan "
+            "is there to avoid; give finetune.head_epochs=1 or more, or choose finetune=full"
+        )
+    scales = _stage_scales(stage_names, stage_lr_decay, stage_lr_scales)
     if backbone_lr_scale < 0:
         raise UserError(f"finetune.backbone_lr_scale={backbone_lr_scale} must not be negative")
+    groups = {name: backbone_lr_scale * scale for name, scale in scales.items()}
+    return Plan(tuple(laid), max_epochs, {**groups, HEAD: 1.0})
+
+
+def _check_lengths(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> None:
+    for name, phase in phases.items():
+        for key in ("epochs", "lr_scale", "weight_decay"):
+            if (number := phase.get(key)) is not None and number < 0:
+                raise UserError(f"finetune.phases.{name}.{key}={number} must not be negative")
     open_ended = [name for name, phase in phases.items() if phase.get("epochs") is None]
     if len(open_ended) > 1:
         raise UserError(
             f"finetune.phases {' and '.join(open_ended)} all take the rest of the epochs; give all but one a number"
         )
-    fixed = sum(int(phase["epochs"]) for phase in phases.values() if phase.get("epochs") is not None)
+    fixed = sum(phase["epochs"] for phase in phases.values() if phase.get("epochs") is not None)
     if fixed + len(open_ended) > max_epochs:
         raise UserError(
             f"trainer.max_epochs={max_epochs} is too short for the phases {', '.join(phases)}, which want "
             f"{'more than ' if open_ended else ''}{fixed}; raise it, or shorten finetune.head_epochs "
             f"or finetune.phases.<name>.epochs"
         )
-    laid: list[Phase] = []
-    start = 0
-    for name, phase in phases.items():
-        epochs = max_epochs - fixed if phase.get("epochs") is None else int(phase["epochs"])
-        scale = float(phase.get("lr_scale", 1.0))
-        for key, number in {"epochs": epochs, "lr_scale": scale}.items():
-            if number < 0:
-                raise UserError(f"finetune.phases.{name}.{key}={number} must not be negative")
-        if epochs:
-            laid.append(Phase(name, _train(name, phase["train"]), start, epochs, scale))
-        start += epochs
-    if not laid:
-        raise UserError("finetune.phases leaves no epoch to train; give a phase epochs, or null for the rest")
-    return Plan(tuple(laid), backbone_lr_scale)
 
 
-def _train(name: str, value: Any) -> str | int | tuple[str, ...]:
-    if isinstance(value, str | int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise UserError(
-        f"finetune.phases.{name}.train={value!r} is not head, all, a number of last stages or a list of stages"
-    )
+def _lay(
+    name: str,
+    phase: Mapping[str, Any],
+    phases: Mapping[str, Mapping[str, Any]],
+    max_epochs: int,
+    stage_names: Sequence[str],
+) -> list[Phase]:
+    """Return the phase, or of a gradual one its parts."""
+    epochs = phase.get("epochs")
+    common: dict[str, Any] = {
+        "lr_scale": float(phase.get("lr_scale", 1.0)),
+        "until": _until(name, phase.get("until")),
+        "schedule": dict(phase.get("scheduler") or {}),
+        "weight_decay": phase.get("weight_decay"),
+    }
+    if phase["train"] != GRADUAL:
+        return [Phase(name, _groups(name, phase["train"], stage_names), epochs, **common)]
+    others = sum(other["epochs"] for other in phases.values() if other.get("epochs") is not None)
+    total = max_epochs - others if epochs is None else epochs
+    count = min(len(stage_names), total)
+    parts = []
+    for part in range(1, count + 1):
+        top = stage_names[-round(part * len(stage_names) / count) :]
+        rest = epochs if epochs is None else total - (count - 1) * (total // count)
+        length = rest if part == count else total // count
+        parts.append(Phase(f"{name}/{top[0]}", frozenset({*top, HEAD}), length, **common))
+    return parts
+
+
+def _groups(name: str, train: Any, stage_names: Sequence[str]) -> frozenset[str]:
+    """Return the names of the groups that train, the head among them."""
+    key = f"finetune.phases.{name}.train"
+    if train == "head":
+        return frozenset({HEAD})
+    if train == "all":
+        return frozenset({*stage_names, HEAD})
+    if isinstance(train, int) and not isinstance(train, bool):
+        if not 0 <= train <= len(stage_names):
+            stages = f"{len(stage_names)}: {', '.join(stage_names)}"
+            raise UserError(f"{key}={train} asks for more stages than the backbone's {stages}")
+        return frozenset({*stage_names[len(stage_names) - train :], HEAD})
+    named = (train,) if isinstance(train, str) else train
+    if not isinstance(named, Sequence) or not all(isinstance(item, str) for item in named):
+        raise UserError(f"{key}={train!r} is not head, all, gradual, a number of last stages or a list of stages")
+    if unknown := [stage for stage in named if stage not in (*stage_names, HEAD)]:
+        raise UserError(
+            f"{key} names {', '.join(unknown)}, which the backbone does not have; "
+            f"its stages are {', '.join(stage_names)} (or write head, all, gradual, or a number of last stages)"
+        )
+    return frozenset({*named, HEAD})
+
+
+def _until(name: str, until: Mapping[str, Any] | None) -> Until | None:
+    if until is None:
+        return None
+    values = {key: value for key, value in until.items() if value is not None}
+    monitor = values.get("monitor", Until.monitor)
+    rule = Until(**{"mode": "min" if monitor.endswith("loss") else "max", **values})
+    if rule.mode not in ("min", "max"):
+        raise UserError(f"finetune.phases.{name}.until.mode={rule.mode} is not one of min, max")
+    if rule.patience < 1 or rule.min_delta < 0:
+        raise UserError(
+            f"finetune.phases.{name}.until needs a patience of 1 or more epochs and a min_delta of 0 or more"
+        )
+    return rule
+
+
+def _stage_scales(
+    stage_names: Sequence[str], decay: float, scales: Sequence[float] | Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return each stage's rate as a multiple of the backbone's."""
+    if not 0 < decay <= 1:
+        raise UserError(f"finetune.stage_lr_decay={decay} must be above 0 and at most 1 (1: one rate for all)")
+    if scales is None:
+        return {name: decay ** (len(stage_names) - 1 - place) for place, name in enumerate(stage_names)}
+    stages = ", ".join(stage_names)
+    if decay != 1:
+        raise UserError("finetune.stage_lr_decay and finetune.stage_lr_scales say the same; give one of them")
+    if isinstance(scales, Mapping):
+        if unknown := [name for name in scales if name not in stage_names]:
+            raise UserError(
+                f"finetune.stage_lr_scales names {', '.join(unknown)}, which the backbone does not have; "
+                f"its stages are {stages}"
+            )
+        found = {name: float(scales.get(name, 1.0)) for name in stage_names}
+    elif len(scales) != len(stage_names):
+        raise UserError(
+            f"finetune.stage_lr_scales has {len(scales)} numbers for {len(stage_names)} stages; give one for each "
+            f"of {stages}, or some by name: {{{stage_names[0]}: 0.1}}"
+        )
+    else:
+        found = dict(zip(stage_names, map(float, scales), strict=True))
+    if min(found.values()) < 0:
+        raise UserError("finetune.stage_lr_scales must not be negative; 0 holds a stage's weights still")
+    return found

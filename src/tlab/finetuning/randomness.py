@@ -1,4 +1,6 @@
-"""Dropout's randomness as a function of the seed and the epoch."""
+"""Dropout's randomness as a function of the seed, the epoch and the batch."""
+
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -7,7 +9,7 @@ from tlab.data.order import addressed_seed
 
 
 class AddressedRandomness(L.Callback):
-    """Seeds torch at the start of each training epoch, so that a resumed run draws what the whole one would.
+    """Seeds torch before each training batch, so that a resumed run draws what the whole one would.
 
     The images have addresses of their own (see `tlab.data.order`); what is left is dropout and stochastic depth.
 
@@ -18,6 +20,9 @@ class AddressedRandomness(L.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed the CPU's and the accelerators' generators."""
-        torch.manual_seed(addressed_seed(self.seed, "dropout", trainer.current_epoch, trainer.global_rank))
+        address = (self.seed, "dropout", trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(addressed_seed(*address))

@@ -6,6 +6,7 @@ from the groups' base rates when a phase begins; the phase's own factor is not a
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -29,20 +30,29 @@ class Schedule(NamedTuple):
         scheduler: A torch scheduler over the optimiser.
         interval: `"step"` (after every optimiser step) or `"epoch"`.
         monitor: Metric handed to `scheduler.step`, or None.
+        warmup: Optimiser steps over which the rate climbs linearly to what the scheduler says.
     """
 
     scheduler: LRScheduler | ReduceLROnPlateau
     interval: str
     monitor: str | None = None
+    warmup: int = 0
 
 
-BuildSchedule = Callable[[Optimizer, int, int], Schedule]
-"""(optimiser, optimiser steps in the phase, optimiser steps in an epoch) -> Schedule."""
+BuildSchedule = Callable[..., Schedule]
+"""(optimiser, optimiser steps in the phase, optimiser steps in an epoch, **arguments) -> Schedule."""
 
 
-def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int) -> Schedule:
-    """Keep the base rate."""
-    return Schedule(ConstantLR(optimizer, factor=1.0, total_iters=0), "epoch")
+def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: float = 0.0) -> Schedule:
+    """Keep the base rate.
+
+    Args:
+        optimizer: Its groups' `initial_lr` is the rate.
+        steps: Optimiser steps in the phase.
+        steps_per_epoch: Unused; every builder takes the same arguments.
+        warmup: Share of the steps over which the rate climbs from 0.
+    """
+    return Schedule(ConstantLR(optimizer, factor=1.0, total_iters=0), "epoch", warmup=_warm_steps(warmup, steps))
 
 
 def cosine(
@@ -57,15 +67,13 @@ def cosine(
         warmup: Share of the steps over which the rate climbs from 0 to the peak.
         final: Rate after the last step, as a share of the peak.
     """
-    warm = round(warmup * steps)
+    warm = _warm_steps(warmup, steps)
 
     def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        progress = min(1.0, (step - warm) / max(1, steps - warm))
+        progress = min(1.0, max(0, step - warm) / max(1, steps - warm))
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return Schedule(LambdaLR(optimizer, factor), "step")
+    return Schedule(LambdaLR(optimizer, factor), "step", warmup=warm)
 
 
 def onecycle(
@@ -93,10 +101,16 @@ def onecycle(
 
 
 def step(
-    optimizer: Optimizer, steps: int, steps_per_epoch: int, step_size: int = 7, gamma: float = 0.1
+    optimizer: Optimizer,
+    steps: int,
+    steps_per_epoch: int,
+    step_size: int = 7,
+    gamma: float = 0.1,
+    warmup: float = 0.0,
 ) -> Schedule:
     """Multiply the rate by `gamma` every `step_size` epochs of the phase."""
-    return Schedule(StepLR(optimizer, step_size=step_size, gamma=gamma), "epoch")
+    scheduler = StepLR(optimizer, step_size=step_size, gamma=gamma)
+    return Schedule(scheduler, "epoch", warmup=_warm_steps(warmup, steps))
 
 
 def plateau(
@@ -108,6 +122,7 @@ def plateau(
     factor: float = 0.1,
     patience: int = 3,
     threshold: float = 1e-4,
+    warmup: float = 0.0,
 ) -> Schedule:
     """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     scheduler = ReduceLROnPlateau(
@@ -117,7 +132,13 @@ def plateau(
         patience=patience,
         threshold=threshold,
     )
-    return Schedule(scheduler, "epoch", monitor)
+    return Schedule(scheduler, "epoch", monitor, _warm_steps(warmup, steps))
+
+
+def _warm_steps(warmup: float, steps: int) -> int:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup={warmup} is no share of the phase below 1")
+    return round(warmup * steps)
 
 
 class PhasedScheduler:
@@ -136,21 +157,42 @@ class PhasedScheduler:
             for group in optimizer.param_groups
         ]
         self.length = (0, 0)
+        self.arguments: dict[str, Any] = {}
+        self.steps = 0
         self.current: Schedule | None = None
 
-    def start_phase(self, steps: int, steps_per_epoch: int) -> None:
-        """Begin the schedule anew from the base rates, over `steps` optimiser steps."""
+    def start_phase(self, steps: int, steps_per_epoch: int, arguments: Mapping[str, Any] | None = None) -> None:
+        """Begin the schedule anew from the base rates.
+
+        Args:
+            steps: Optimiser steps in the phase.
+            steps_per_epoch: Optimiser steps in an epoch.
+            arguments: Arguments of the schedule that are other ones in this phase.
+
+        Raises:
+            UserError: The schedule does not take these arguments.
+        """
         self.length = (max(1, steps), max(1, steps_per_epoch))
+        self.arguments, self.steps = dict(arguments or {}), 0
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             for stale in ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"):
                 group.pop(stale, None)
             group.update(base)
             group["initial_lr"] = base["lr"]
-        self.current = self.build(self.optimizer, *self.length)
+        try:
+            self.current = partial(self.build, **self.arguments)(self.optimizer, *self.length)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
+
+    def warmth(self) -> float:
+        """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""
+        assert self.current is not None
+        return min(1.0, (self.steps + 1) / (self.current.warmup + 1))
 
     def after_step(self) -> None:
-        """Advance a schedule that counts optimiser steps."""
+        """Advance the warm-up, and a schedule that counts optimiser steps."""
         assert self.current is not None
+        self.steps += 1
         if self.current.interval == "step":
             self.current.scheduler.step()
 
@@ -161,7 +203,7 @@ class PhasedScheduler:
             UserError: The schedule watches a metric that the run does not have.
         """
         assert self.current is not None
-        scheduler, interval, monitor = self.current
+        scheduler, interval, monitor, _ = self.current
         if interval != "epoch":
             return
         if not isinstance(scheduler, ReduceLROnPlateau):
@@ -174,15 +216,22 @@ class PhasedScheduler:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain data: the phase's length and the state of its scheduler."""
+        """Return plain data: the phase's length and arguments, its steps so far, the state of its scheduler."""
         assert self.current is not None
-        return {"length": list(self.length), "scheduler": self.current.scheduler.state_dict()}
+        return {
+            "length": list(self.length),
+            "arguments": self.arguments,
+            "steps": self.steps,
+            "scheduler": self.current.scheduler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the schedule of the phase that was in force, then its state.
 
         The groups' current rates belong to the optimiser's state, which is loaded after this.
         """
-        self.start_phase(*state["length"])
+        steps, steps_per_epoch = state["length"]
+        self.start_phase(steps, steps_per_epoch, state["arguments"])
         assert self.current is not None
+        self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])

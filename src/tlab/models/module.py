@@ -59,6 +59,7 @@ class ImageClassifier(L.LightningModule):
         self.about = dict(about or {})
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.train_loss: Metric = MeanMetric()
         self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro")
         self.val_loss: Metric = MeanMetric()
         self.test_loss: Metric = MeanMetric()
@@ -75,6 +76,11 @@ class ImageClassifier(L.LightningModule):
         """Names that `checkpoint.monitor` may have: one number per epoch over all classes."""
         measured = [f"{self.val_metrics.prefix}{name}" for name in self.val_metrics.keys(keep_base=True)]
         return ["train/loss", "train/acc", "val/loss", *(name for name in measured if "acc_class" not in name)]
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums (where a run goes on inside an epoch, they are the checkpoint's)."""
+        self.train_loss.reset()
+        self.train_acc.reset()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `B K` (float32) of images `B C H W` (uint8, or float in 0..1)."""
@@ -95,9 +101,10 @@ class ImageClassifier(L.LightningModule):
         if loss.device.type == "cpu" or self.global_step % CHECK_LOSS_EVERY == 0:
             self._check_finite(loss, "train")
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
-        self.train_acc(logits.detach(), hard)
+        self.train_acc.update(logits.detach(), hard)
         size = len(batch.image)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss.detach(), size)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
@@ -125,17 +132,29 @@ class ImageClassifier(L.LightningModule):
         groups: list[dict[str, Any]] = []
         for name, split in self.net.parameter_groups().items():
             if split["decay"]:
-                groups.append({"params": split["decay"], "group": name})
+                groups.append({"params": split["decay"], "group": name, "decays": True})
             if split["no_decay"]:
-                groups.append({"params": split["no_decay"], "group": name, "weight_decay": 0.0})
+                groups.append({"params": split["no_decay"], "group": name, "decays": False, "weight_decay": 0.0})
         try:
             return self.build_optimizer(groups)
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer cannot be built ({error}); correct its keys") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what prediction needs: class names, preprocessing, configuration."""
+        """Add what prediction needs (class names, preprocessing, configuration), and the epoch's sums so far."""
         checkpoint["tlab"] = {"classes": list(self.classes), **self.about}
+        checkpoint["train_metrics"] = {name: _sums(metric) for name, metric in self._train_metrics()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the epoch's sums, so that the training loss of an interrupted epoch is that of all of it."""
+        if self.global_rank > 0:  # the sums are those of all processes
+            return
+        for name, metric in self._train_metrics():
+            for state, value in checkpoint["train_metrics"][name].items():
+                setattr(metric, state, value.to(self.device) if isinstance(value, Tensor) else value)
+
+    def _train_metrics(self) -> list[tuple[str, Metric]]:
+        return [("loss", self.train_loss), ("acc", self.train_acc)]
 
     def _evaluate(self, batch: Any, metrics: MetricCollection, split: str) -> dict[str, Tensor]:
         logits = self(batch.image)
@@ -168,6 +187,13 @@ class ImageClassifier(L.LightningModule):
                 f"{split}/loss became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
                 f"lower optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
             )
+
+
+def _sums(metric: Metric) -> dict[str, Any]:
+    """Return the state of a metric, summed over the processes."""
+    with metric.sync_context():
+        state: dict[str, Any] = metric.metric_state
+        return {name: value.clone() for name, value in state.items()} | {"_update_count": metric._update_count}
 
 
 def _metrics(num_classes: int, prefix: str) -> MetricCollection:

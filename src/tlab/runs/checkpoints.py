@@ -1,16 +1,75 @@
-"""The two checkpoints of a run, and early stopping, as callbacks that a run can be stopped and moved under."""
+"""The checkpoints of a run, and early stopping, as callbacks that a run can be stopped and moved under."""
 
+import logging
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from tlab.cache import atomic_path
 from tlab.runs.directory import RunDirectory
 
+log = logging.getLogger(__name__)
 
-class RunCheckpoint(ModelCheckpoint):
-    """Writes one checkpoint at the end of each epoch, or of each best epoch.
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is safely on the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`, which holds either its old or its new content at any moment."""
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt` at the end of each epoch and, if asked, inside it; the one before is kept beside it.
+
+    Args:
+        run: Where to write.
+        every_n_steps: Optimiser steps between two checkpoints inside an epoch; None: only at its end.
+    """
+
+    def __init__(self, run: RunDirectory, every_n_steps: int | None = None) -> None:
+        self.run = run
+        self.every_n_steps = every_n_steps
+        self._saved_step = -1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due; after the last batch the end of the epoch does."""
+        step = trainer.global_step
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._saved_step
+        if due and not trainer.is_last_batch:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save; Lightning has validated by now, and `best.ckpt` is written."""
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero and self.run.last.exists():
+            with atomic_path(self.run.previous) as temporary:
+                temporary.unlink()
+                try:
+                    os.link(self.run.last, temporary)  # so that neither is ever missing
+                except OSError:  # a file system without links
+                    temporary.write_bytes(self.run.last.read_bytes())
+        trainer.save_checkpoint(self.run.last)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Writes `best.ckpt` at the end of each best epoch.
 
     Lightning's own forgets which epoch was best when the directory has been moved; this one knows its directory.
     """
@@ -27,22 +86,77 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class RunEarlyStopping(EarlyStopping):
-    """Stops when the metric has not improved for `patience` epochs, also when the run was interrupted just then."""
+    """Ends the run when the metric has not been better than in the whole run so far for `patience` epochs.
+
+    Only the last phase of the plan can end it: the epochs are counted anew in each phase, since an unfreeze may
+    cost something before it pays. It also ends a run that was interrupted just then.
+
+    Args:
+        monitor: Metric.
+        patience: Epochs.
+        mode: `min` or `max`.
+        phase: Returns the name of the phase in force, and whether it is the last one.
+    """
+
+    def __init__(self, monitor: str, patience: int, mode: str, phase: Callable[[], tuple[str, bool]]) -> None:
+        super().__init__(monitor, patience=patience, mode=mode)
+        self.read_phase = phase
+        self.phase = ""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not begin another epoch if a resumed run had stopped."""
         if self.stopped_epoch and self.wait_count >= self.patience:
             trainer.should_stop = True
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count anew in each phase."""
+        if (phase := self.read_phase()[0]) != self.phase:
+            self.phase, self.wait_count = phase, 0
 
-def checkpoint_callbacks(run: RunDirectory, monitor: str, mode: str) -> list[L.Callback]:
-    """Return the callbacks that write `best.ckpt` and `last.ckpt`.
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the metric; only the last phase can end the run."""
+        stopping = trainer.should_stop
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self.read_phase()[1]:
+            trainer.should_stop, self.stopped_epoch = stopping, 0
 
-    They are two, because `save_last` of one saves only the epochs that are the best so far; the best one comes
-    first, so that the last checkpoint knows of it.
-    """
-    every_epoch: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    return [
-        RunCheckpoint(run.checkpoints, run.best.stem, monitor=monitor, mode=mode, **every_epoch),
-        RunCheckpoint(run.checkpoints, run.last.stem, **every_epoch),
-    ]
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and the phase that it counts in."""
+        return {**super().state_dict(), "phase": self.phase}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count."""
+        self.phase = state_dict["phase"]
+        super().load_state_dict(state_dict)
+
+
+def best_checkpoint(run: RunDirectory, monitor: str, mode: str) -> BestCheckpoint:
+    """Return the callback that writes `best.ckpt`; it comes before `LastCheckpoint`, which saves its state too."""
+    return BestCheckpoint(
+        run.checkpoints,
+        run.best.stem,
+        monitor=monitor,
+        mode=mode,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def resumable(run: RunDirectory) -> Path | None:
+    """Return the newest checkpoint to go on from that is whole; None where there is none."""
+    for path in (run.last, run.previous):
+        if not path.exists():
+            continue
+        if _is_whole(path):
+            return path
+        log.warning("%s is damaged; going on from the checkpoint before it, or from the start", path)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether every part of a torch file has its check sum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False

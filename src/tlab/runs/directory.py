@@ -11,12 +11,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from tlab.cache import write_csv, write_text
 from tlab.errors import INTERRUPTED, UserError
 from tlab.processes import first_process
 
 # Keys that may differ between the two halves of a run.
 WITHOUT_EFFECT = (
+    "checkpoint.every_n_steps",
     "data.num_workers",
     "data.module.num_workers",
     "debug",
@@ -43,6 +49,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
         self.history_file = path / "history.csv"
         self.metrics_file = path / "metrics.json"
         self.record_file = path / "run.json"
@@ -98,7 +105,15 @@ class RunDirectory:
 
     @contextmanager
     def recording(self, config: dict[str, Any], **entries: Any) -> Iterator[None]:
-        """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception."""
+        """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception.
+
+        Raises:
+            UserError: Another process is at work in this directory.
+        """
+        with self._locked():
+            yield from self._recorded(config, entries)
+
+    def _recorded(self, config: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
         self.update(status="running", started=_now(), error=None, config=config, **entries)
         try:
             yield
@@ -106,10 +121,29 @@ class RunDirectory:
             self.update(status="failed", ended=_now(), error="interrupted")
             if self.last.exists():
                 print(f"tlab: stopped; the same command with hydra.run.dir={self.path} goes on", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from error
+            code = error.code if isinstance(error, SystemExit) else INTERRUPTED
+            raise SystemExit(code) from error
         except BaseException as error:
             self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
             raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out; the lock goes when this process does, however it ends."""
+        if fcntl is None:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     def write_config(self, config: str, overrides: list[str]) -> None:
         """Write the composed configuration (YAML) and the overrides it came from, where Hydra would.
@@ -120,9 +154,10 @@ class RunDirectory:
         write_text(self.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
-        """Write the metrics, then note that the run is finished."""
+        """Write the metrics, then note that the run is finished: the checkpoint before the last is of no more use."""
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=_now(), **entries)
+        self.previous.unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, str]]:
         """Return the rows of `history.csv`, one per epoch, as text."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 
 from tlab.runs.directory import RunDirectory
 
@@ -12,10 +13,16 @@ from tlab.runs.directory import RunDirectory
 class RunRecorder(L.Callback):
     """Writes one row per epoch: epoch, phase, metrics, learning rate per group, seconds, images per second.
 
+    It is the one clock of a run. Training time ends with the last batch of an epoch, what follows is validation.
+
     Args:
         run: Where to write.
         phase: Returns the name of the phase in force.
         rates: Returns each group's learning rate as the next step will apply it.
+
+    Attributes:
+        rows: One per epoch.
+        fit_seconds: Wall-clock time of those epochs.
     """
 
     def __init__(self, run: RunDirectory, phase: Callable[[], str], rates: Callable[[], dict[str, float]]) -> None:
@@ -27,20 +34,16 @@ class RunRecorder(L.Callback):
         self._lr: dict[str, float] = {}
         self._images = 0
         self._train_seconds = 0.0
-        self._started = 0.0
+        self._mark = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock; a run that goes on inside an epoch has no other start."""
+        self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
-        self._images = 0
-        self._lr = {}
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count images; the time up to here is training, what follows the last batch is validation."""
-        self._images += len(batch.image) * trainer.world_size
-        self._train_seconds = time.perf_counter() - self._started
+        """Start the clock of the epoch."""
+        self._mark = time.perf_counter()
+        self._images, self._train_seconds, self._lr = 0, 0.0, {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -49,9 +52,19 @@ class RunRecorder(L.Callback):
         for group, rate in self.read_rates().items():
             self._lr[group] = max(rate, self._lr.get(group, 0.0))
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images and the time since the last batch."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # else the steps still under way would be free
+        self._images += len(batch.index) * trainer.world_size
+        self._train_seconds += self._lap()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch's row."""
-        seconds = time.perf_counter() - self._started
+        train_seconds = max(self._train_seconds, 1e-9)
+        seconds = train_seconds + self._lap()
         self.fit_seconds += seconds
         metrics = {
             name: float(value)
@@ -65,7 +78,7 @@ class RunRecorder(L.Callback):
                 **dict(sorted(metrics.items())),
                 **{f"lr/{group}": rate for group, rate in self._lr.items()},
                 "seconds": round(seconds, 3),
-                "images_per_second": round(self._images / max(self._train_seconds, 1e-9), 1),
+                "images_per_second": round(self._images / train_seconds, 1),
             }
         )
         if trainer.is_global_zero:
@@ -85,11 +98,31 @@ class RunRecorder(L.Callback):
             "fit_seconds": round(self.fit_seconds, 3),
         }
 
+    def speed(self, phase: str) -> dict[str, float]:
+        """Return the `seconds` of all epochs of a phase, and the mean of their `images_per_second`."""
+        rows = [row for row in self.rows if row["phase"] == phase]
+        speeds = [row["images_per_second"] for row in rows]
+        return {
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+            "images_per_second": round(sum(speeds) / max(1, len(speeds)), 1),
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far, so that a resumed run has each epoch once."""
-        return {"rows": self.rows, "fit_seconds": self.fit_seconds}
+        """Return the rows so far, so that a resumed run has each epoch once, and the sums of the epoch at hand."""
+        return {
+            "rows": self.rows,
+            "fit_seconds": self.fit_seconds,
+            "epoch": {"lr": self._lr, "images": self._images, "train_seconds": self._train_seconds},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the rows."""
+        """Take up the rows and the sums."""
         self.rows = state_dict["rows"]
         self.fit_seconds = state_dict["fit_seconds"]
+        epoch = state_dict["epoch"]
+        self._lr, self._images, self._train_seconds = epoch["lr"], epoch["images"], epoch["train_seconds"]
+
+    def _lap(self) -> float:
+        """Return the seconds since the last call."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before

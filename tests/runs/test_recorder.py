@@ -1,0 +1,81 @@
+"""The clock and the rows of a run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tlab.data.dataset import Batch
+from tlab.runs.directory import RunDirectory
+from tlab.runs.recorder import RunRecorder
+
+BATCH = Batch(torch.zeros(12, 3, 2, 2), torch.zeros(12), torch.zeros(12))
+MODULE = SimpleNamespace(device=torch.device("cpu"))
+
+
+def trainer(epoch, **metrics):
+    return SimpleNamespace(
+        current_epoch=epoch,
+        world_size=1,
+        is_global_zero=True,
+        is_last_batch=False,
+        callback_metrics={name.replace("_", "/", 1): torch.tensor(value) for name, value in metrics.items()},
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tlab.runs.recorder.time.perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    return RunRecorder(RunDirectory(tmp_path), lambda: "head", lambda: {"head": 0.1})
+
+
+def batches(recorder, clock, count, trainer):
+    for index in range(count):
+        recorder.on_train_batch_start(trainer, MODULE, BATCH, index)
+        clock[0] += 2.0
+        recorder.on_train_batch_end(trainer, MODULE, None, BATCH, index)
+
+
+def test_speed_leaves_validation_out(recorder, clock):
+    end = trainer(0, val_acc=0.5)
+    recorder.on_train_start(end, MODULE)
+    clock[0] += 1.0  # between the start of training and that of the epoch
+    recorder.on_train_epoch_start(end, MODULE)
+    batches(recorder, clock, 3, end)
+    clock[0] += 100.0  # validation
+    recorder.on_train_epoch_end(end, MODULE)
+    (row,) = recorder.rows
+    assert (row["seconds"], row["images_per_second"]) == (106.0, 6.0)
+    assert recorder.fit_seconds == 106.0
+
+
+def test_an_epoch_that_was_interrupted_is_one_row(recorder, clock, tmp_path):
+    recorder.on_train_epoch_start(trainer(0), MODULE)
+    batches(recorder, clock, 2, trainer(0))
+    state = recorder.state_dict()
+
+    again = RunRecorder(RunDirectory(tmp_path), lambda: "head", lambda: {"head": 0.05})
+    again.load_state_dict(state)
+    clock[0] += 1000.0  # the time between the two is nobody's
+    end = trainer(0, val_acc=0.5)
+    again.on_train_start(end, MODULE)
+    batches(again, clock, 1, end)
+    again.on_train_epoch_end(end, MODULE)
+    (row,) = again.rows
+    assert (row["seconds"], row["images_per_second"], row["lr/head"]) == (6.0, 6.0, 0.1)
+
+
+def test_speed_of_a_phase(recorder, clock):
+    for epoch, validation in enumerate((4.0, 8.0)):
+        end = trainer(epoch, val_acc=0.5)
+        recorder.on_train_epoch_start(end, MODULE)
+        batches(recorder, clock, 1, end)
+        clock[0] += validation
+        recorder.on_train_epoch_end(end, MODULE)
+    assert recorder.speed("head") == {"seconds": 16.0, "images_per_second": 6.0}

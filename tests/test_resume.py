@@ -1,0 +1,168 @@
+"""A run that is stopped, however and wherever, and started again ends as if nothing had happened."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tlab.description import plain
+from tlab.errors import UserError
+from tlab.runs.checkpoints import LastCheckpoint, resumable
+from tlab.runs.directory import RunDirectory
+from tlab.train import train
+
+SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
+
+
+class CrashError(Exception):
+    """Stands for a power cut."""
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_alike(some: Path, other: Path) -> None:
+    assert timeless(history(some)) == timeless(history(other))
+    for name in ("best", "last"):
+        a, b = weights(some, name), weights(other, name)
+        assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+@pytest.fixture(scope="session")
+def whole_runs() -> dict[str, Path]:
+    return {}
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "plateau"])
+@pytest.mark.parametrize("crash", [2, 3, 4, 8])
+def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
+    compose_run, tmp_path_factory, tmp_path, monkeypatch, whole_runs, scheduler, crash
+):
+    """Three steps an epoch, one epoch of the head and two of all; a checkpoint and, once, a crash after a step."""
+    options = (
+        *SMALL,
+        "trainer.max_epochs=3",
+        f"scheduler={scheduler}",
+        "checkpoint.every_n_steps=1",
+        "aug.mix.mixup_alpha=0.2",
+    )
+    if scheduler not in whole_runs:
+        whole_runs[scheduler] = tmp_path_factory.mktemp("whole")
+        train(compose_run(*options, run_dir=whole_runs[scheduler]))
+    save, saves = LastCheckpoint.save, []
+
+    def save_and_crash(self, trainer):
+        save(self, trainer)
+        saves.append(trainer.global_step)
+        if len(saves) == crash:
+            raise CrashError
+
+    cfg = compose_run(*options, run_dir=tmp_path / "run")
+    monkeypatch.setattr(LastCheckpoint, "save", save_and_crash)
+    with pytest.raises(CrashError):
+        train(cfg)
+    assert saves == list(range(1, crash + 1))
+    monkeypatch.setattr(LastCheckpoint, "save", save)
+    train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert_alike(tmp_path / "run", whole_runs[scheduler])
+
+
+def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
+    """SIGKILL in some epoch; the directory is moved; the same command again. With dropout and momentum."""
+    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2", "head.dropout=0.5")
+    whole = train(compose_run(*longer, run_dir=tmp_path / "whole"))
+    cfg = compose_run(*longer, run_dir=tmp_path / "killed")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch\nfrom omegaconf import OmegaConf\nfrom tlab.train import train\n"
+        "if __name__ == '__main__':\n"
+        "    torch.set_num_threads(1)\n    train(OmegaConf.load(sys.argv[1]))\n"
+    )
+    OmegaConf.save(cfg, tmp_path / "cfg.yaml", resolve=True)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cfg.yaml")], env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed/history.csv").exists() or len(history(tmp_path / "killed")) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "running"
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    metrics = train(compose_run(*longer, run_dir=tmp_path / "moved"))
+    assert [row["epoch"] for row in history(tmp_path / "moved")] == list("012345")
+    lasting = {key for key in metrics if not key.endswith("seconds")}
+    assert {key: metrics[key] for key in lasting} == {key: whole[key] for key in lasting}
+    assert_alike(tmp_path / "whole", tmp_path / "moved")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, number, code):
+    """Inside an epoch, in the second phase, without any other checkpoint inside an epoch."""
+    common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
+    more = ["finetune.head_epochs=1", "trainer.max_epochs=200", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "tlab.train", f"data.root={photos}", *common, *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "run/history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"stopped; the same command with hydra.run.dir={tmp_path / 'run'} goes on" in printed
+    assert "Traceback" not in printed
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "interrupted")
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] >= len(history(tmp_path / "run")) * 18
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(compose_run, tmp_path, caplog, monkeypatch, damage):
+    options = (*SMALL, "trainer.max_epochs=3")
+    train(compose_run(*options, run_dir=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "finish", Mock(side_effect=CrashError))
+        with pytest.raises(CrashError):
+            train(compose_run(*options, run_dir=tmp_path / "run"))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    assert resumable(RunDirectory(tmp_path / "run")) == tmp_path / "run/checkpoints/previous.ckpt"
+    assert f"{last} is damaged; going on from the checkpoint before it" in caplog.text
+    train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert_alike(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_directory_has_one_process_at_a_time(compose_run, tmp_path):
+    cfg = compose_run(*SMALL, run_dir=tmp_path / "run")
+    with (
+        RunDirectory(tmp_path / "run").recording(plain(cfg)),
+        pytest.raises(UserError, match=r"another process.*run\.dir"),
+    ):
+        train(cfg)
+    (tmp_path / "run/run.json").unlink()
+    train(cfg)
