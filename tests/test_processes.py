@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tlab.cores import cores
 from tlab.errors import UserError
 from tlab.processes import ProcessError, from_first_process, run_in_processes
 from tlab.train import train
@@ -20,7 +21,7 @@ def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answer(monk
     monkeypatch.delenv("OMP_NUM_THREADS")
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     threads, answer = run_in_processes(_look_around, (), 2, "gloo")
-    assert threads == [max(1, len(os.sched_getaffinity(0)) // 2)] * 2
+    assert threads == [max(1, cores() // 2)] * 2
     assert answer == ["0", "0"]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
@@ -48,7 +49,7 @@ def test_other_ends_of_a_process(how, words):
     with pytest.raises(UserError if how == "kill" else ProcessError, match=words) as error:
         run_in_processes(_fail, (how,), 2, "gloo")
     if how == "crash":
-        assert "ZeroDivisionError" in str(error.value.__cause__)
+        assert str(error.value).endswith("ZeroDivisionError: division by zero")
 
 
 def _fail(how):
@@ -67,11 +68,12 @@ def _fail(how):
         (["trainer.strategy=fsdp"], r"trainer\.strategy=fsdp is not possible.*take trainer=ddp"),
         (["trainer.strategy=dp"], r"trainer\.strategy=dp is not one of auto, ddp"),
         (["trainer.sync_batchnorm=true"], r"trainer\.sync_batchnorm=true needs GPUs"),
+        (["trainer.sync_batchnorm=true", "trainer.devices=1"], r"trainer\.sync_batchnorm=true says nothing of one"),
     ],
 )
 def test_what_is_refused_before_a_process_starts(compose_run, overrides, words):
     with pytest.raises(UserError, match=words):
-        train(compose_run("trainer=ddp", *overrides))
+        train(compose_run("trainer=ddp", "trainer.accelerator=cpu", *overrides))
 
 
 def test_more_gpus_than_there_are_is_refused(compose_run, monkeypatch):
@@ -142,6 +144,7 @@ def test_a_mistake_in_the_processes_is_one_sentence_and_exit_code_2(photos, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes where Linux lists them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_command(photos, tmp_path, number):
     arguments = ["trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]

@@ -76,6 +76,10 @@ def check(cfg: DictConfig) -> None:
             "stage by stage and the digests that prove it need them whole; take trainer=ddp"
         )
     check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
+    if cfg.trainer.sync_batchnorm and cfg.trainer.devices == 1:
+        raise UserError(
+            "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
+        )
 
 
 def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:

@@ -124,7 +124,8 @@ def _process(
     from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own; without its long import
 
     rank = int(os.environ["RANK"])
-    os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
@@ -179,7 +180,7 @@ def _reason(error: "ChildFailedError", folder: Path) -> Exception:
             f"lower data.batch_size, data.num_workers or trainer.devices"
         )
     if failures:
-        return ProcessError("one of the run's processes failed, see above")
+        return ProcessError(f"one of the run's processes failed: {failures[0]['traceback'].splitlines()[-1]}")
     return UserError(
         f"process {rank} of the run ended with exit code {failure.exitcode} before it began; a script that trains "
         f"in several processes needs `if __name__ == '__main__':` around what it does"
