@@ -14,7 +14,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tlab.description import plain
 from tlab.errors import UserError
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
@@ -159,10 +158,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(compose_run, tmp_path
 
 def test_a_run_directory_has_one_process_at_a_time(compose_run, tmp_path):
     cfg = compose_run(*SMALL, run_dir=tmp_path / "run")
-    with (
-        RunDirectory(tmp_path / "run").recording(plain(cfg)),
-        pytest.raises(UserError, match=r"another process.*run\.dir"),
-    ):
-        train(cfg)
-    (tmp_path / "run/run.json").unlink()
+    hold = "import pathlib, sys; from tlab.runs.directory import RunDirectory\n"
+    hold += "with RunDirectory(pathlib.Path(sys.argv[1])).recording({}): print('held', flush=True); input()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        (tmp_path / "run/run.json").unlink()
+        with pytest.raises(UserError, match="another process is at work"):
+            train(cfg)
+        other.kill()
     train(cfg)
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    left = [tmp_path / ".run.json.ab12cd_9", run.checkpoints / ".last.ckpt.abcdefgh"]
+    kept = [tmp_path / "notes.txt", tmp_path / ".mine", run.checkpoints / "last.ckpt"]
+    for file in left + kept:
+        file.touch()
+    with run.recording({}):
+        assert not any(file.exists() for file in left)
+        assert all(file.exists() for file in kept)

@@ -90,7 +90,7 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
     """
     watched = {"checkpoint.monitor": cfg.checkpoint.monitor, "scheduler.monitor": cfg.scheduler.get("monitor")}
     for name, phase in cfg.finetune.phases.items():
-        watched[f"finetune.phases.{name}.until.monitor"] = phase.until.monitor if phase.until else None
+        watched[f"finetune.phases.{name}.until.monitor"] = phase.until.get("monitor") if phase.until else None
     for key, monitor in watched.items():
         if monitor is not None and monitor not in metrics:
             raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")

@@ -76,26 +76,16 @@ class AugConfig:
 
 
 @dataclass
-class UntilConfig:
-    """When a phase ends before its epochs are over."""
-
-    monitor: str = "val/loss"
-    patience: int = 3
-    min_delta: float = 0.0
-    mode: str | None = None
-
-
-@dataclass
 class PhaseConfig:
     """One phase of the plan: who trains, for how long, at which rate, and what else is different in it."""
 
     train: Any = MISSING
     epochs: int | None = None
     lr_scale: float = 1.0
-    until: UntilConfig | None = None
-    scheduler: dict[str, Any] = field(default_factory=dict)
+    until: Any = None  # of finetuning.plan.Until; OmegaConf cannot fill a typed node that is null
+    scheduler: Any = None  # arguments of the scheduler that are other ones here
     weight_decay: float | None = None
-    aug: AugConfig | None = None
+    aug: Any = None  # as the group aug
 
 
 @dataclass
@@ -176,6 +166,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     dashboards: DashboardsConfig = field(default_factory=DashboardsConfig)
     baseline: dict[str, list[str]] = field(default_factory=dict)
+    find_lr: bool = False
     seed: int = 0
     run_dir: str = MISSING
     debug: bool = False

@@ -71,7 +71,8 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     import torch
 
     from tlab.dashboards.hparams import log_hparams
-    from tlab.finetuning import AddressedRandomness, BackboneFinetuning
+    from tlab.dashboards.lr_curve import draw_lr_curve
+    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, LearningRateFinder
     from tlab.models.module import ImageClassifier
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
@@ -104,7 +105,9 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         check_monitors(cfg, module.metric_names)
         finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
-        callbacks = [AddressedRandomness(cfg.seed), finetuning, recorder, *build_dashboards(cfg, plan, recorder)]
+        finders = [LearningRateFinder(finetuning, draw_lr_curve)] if cfg.find_lr else []
+        callbacks = [AddressedRandomness(cfg.seed), finetuning, *finders, recorder]
+        callbacks += build_dashboards(cfg, plan, recorder)
         trainer = build_trainer(cfg, run, precision, finetuning, [*callbacks, last, stop])
         run.update(seed=cfg.seed, **describe(data, net, trainer))
         checkpoint = from_first_process(lambda: resumable(run))

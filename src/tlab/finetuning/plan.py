@@ -226,6 +226,12 @@ def _groups(name: str, train: Any, stage_names: Sequence[str]) -> frozenset[str]
 def _until(name: str, until: Mapping[str, Any] | None) -> Until | None:
     if until is None:
         return None
+    keys = Until.__dataclass_fields__
+    if not isinstance(until, Mapping) or until.keys() - keys:
+        raise UserError(
+            f"finetune.phases.{name}.until={until} cannot be read; give some of {', '.join(keys)}, for instance "
+            "{monitor: val/loss, patience: 3}"
+        )
     values = {key: value for key, value in until.items() if value is not None}
     monitor = values.get("monitor", Until.monitor)
     rule = Until(**{"mode": "min" if monitor.endswith("loss") else "max", **values})

@@ -1,5 +1,6 @@
 """Build a staged backbone from the name of a torchvision or timm model."""
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from torch import nn
 
 from tlab.errors import UserError
 from tlab.models.loading import fit_to
+from tlab.models.reuse import sees_pooled_features
 from tlab.models.splitting import split, whole
 from tlab.models.stages import Pretraining, StagedBackbone, digest
 from tlab.models.tracing import NotTraceableError
@@ -67,16 +69,23 @@ def build_backbone(
         raise UserError(f"backbone.classifier={classifier} is no module of {name}, give the path of its last layer")
     parts, classifier = _parts(model, stages, classifier, size)
     parts = _cut(parts, upto)
+    keys = {key for part in parts.values() for key in part.state_dict()}
     if read is not None:
-        fit_to(read, model, name, classifier, needed={key for part in parts.values() for key in part.state_dict()})
+        fit_to(read, model, name, classifier, needed=keys)
     elif library == "timm":
         read = _of_timm(model, name, classifier, cfg, named)
     if batchnorm_momentum is not None:
         for module in (module for part in parts.values() for module in part.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = batchnorm_momentum
-    pretraining = _pretraining(read, weights_classes, input_size, nn.ModuleDict(parts))
-    return StagedBackbone(parts, pretraining, size)
+    backbone = StagedBackbone(parts, _pretraining(read, weights_classes, input_size, nn.ModuleDict(parts)), size)
+    if read is not None and backbone.pretraining.classes is not None and "weight" in read.classifier:
+        if read.pooling is None:
+            fits = sees_pooled_features(model, classifier, backbone, size)
+        else:  # a tlab head: it saw these features if the backbone was cut at the same place
+            fits = read.pooling == "avg" and read.tensors.keys() == keys
+        backbone.pretraining = dataclasses.replace(backbone.pretraining, classifier_fits=fits)
+    return backbone
 
 
 def _parts(
@@ -115,7 +124,14 @@ def _pretraining(read: Weights | None, classes_file: str | None, input_size: int
     mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (read.mean, read.std))
     size = read.input_size or input_size
     return Pretraining(
-        size, mean, std, classes, rows.get("weight"), rows.get("bias"), read.description, digest(parts)
+        size,
+        mean,
+        std,
+        classes,
+        rows.get("weight"),
+        rows.get("bias"),
+        description=read.description,
+        digest=digest(parts),
     )
 
 

@@ -16,6 +16,7 @@ class Head(nn.Module):
 
     The last layer starts at zero (as in BiT, Kolesnikov et al. 2020): the first loss is exactly ln K, the first
     step sends no noise of random rows into the backbone, and a linear probe, being convex, ends at the same place.
+    `tlab.models.reuse` may then fill in rows of classes that the weights know.
     Hidden layers start as in He et al. 2015 (fan-in, ReLU), drawn from torch's global generator.
 
     Args:
@@ -24,6 +25,9 @@ class Head(nn.Module):
         pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm).
         dropout: probability, before each linear layer.
         hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
+
+    Attributes:
+        reused: class -> source class, for the rows that started from the source classifier's.
 
     Raises:
         UserError: an option is out of range.
@@ -56,18 +60,24 @@ class Head(nn.Module):
         self.linear = nn.Linear(in_features, num_classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.reused: dict[str, str] = {}
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features to logits `B K`; see `pool` for the shapes it takes."""
         return self.linear(self.dropout(self.hidden(self.pool(features))))
 
     def pool(self, features: Tensor) -> Tensor:
-        """Pool maps `B C H W` over positions and `B N C` over all tokens (class token included); `B C` passes."""
-        if features.ndim == 2:
-            return features
-        axes = (2, 3) if features.ndim == 4 else (1,)
-        if self.pooling == "avg":
-            return features.mean(axes)
-        if self.pooling == "max":
-            return features.amax(axes)
-        return torch.add(features.mean(axes), features.amax(axes)).mul(0.5)
+        """Pool as `pool` does."""
+        return pool(features, self.pooling)
+
+
+def pool(features: Tensor, pooling: Pooling) -> Tensor:
+    """Pool maps `B C H W` over positions and `B N C` over all tokens (class token included); `B C` passes."""
+    if features.ndim == 2:
+        return features
+    axes = (2, 3) if features.ndim == 4 else (1,)
+    if pooling == "avg":
+        return features.mean(axes)
+    if pooling == "max":
+        return features.amax(axes)
+    return torch.add(features.mean(axes), features.amax(axes)).mul(0.5)

@@ -88,16 +88,7 @@ class ImageClassifier(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the training loss of a `Batch`, whose labels are `B` or, where images were mixed, `B K`."""
-        try:
-            logits = self(batch.image)
-        except ValueError as error:  # BatchNorm over a single value
-            raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
-        loss = F.cross_entropy(
-            logits,
-            batch.label,
-            weight=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
+        loss, logits = self.loss_of(self.net, batch)
         if loss.device.type == "cpu" or self.global_step % CHECK_LOSS_EVERY == 0:
             self._check_finite(loss, "train")
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
@@ -107,6 +98,15 @@ class ImageClassifier(L.LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
         return loss
+
+    def loss_of(self, net: Classifier, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the training loss (scalar) and the logits (`B K`, float32) of `net`, this module's or a copy."""
+        try:
+            logits = net(batch.image.contiguous(memory_format=self.memory_format)).float()
+        except ValueError as error:  # BatchNorm over a single value
+            raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
+        loss = F.cross_entropy(logits, batch.label, weight=self.class_weights, label_smoothing=self.label_smoothing)
+        return loss, logits
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return `loss` (scalar), `logits` (`B K`) and `losses` (`B`) for the dashboards."""
@@ -125,12 +125,16 @@ class ImageClassifier(L.LightningModule):
         self._log_metrics(self.test_metrics)
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the optimiser over every stage and the head, in groups that never change.
+        """Return the optimiser over every stage and the head, in groups that never change."""
+        return self.optimizer_for(self.net)
+
+    def optimizer_for(self, net: Classifier) -> Optimizer:
+        """Return a fresh optimiser over `net`, this module's or a copy: one pair of groups per stage and head.
 
         Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1).
         """
         groups: list[dict[str, Any]] = []
-        for name, split in self.net.parameter_groups().items():
+        for name, split in net.parameter_groups().items():
             if split["decay"]:
                 groups.append({"params": split["decay"], "group": name, "decays": True})
             if split["no_decay"]:

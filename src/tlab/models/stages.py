@@ -14,6 +14,7 @@ from tlab.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision.transforms._presets.ImageClassification
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RANDOM = "random initialisation"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Pretraining:
         classes: names of the source classes, where known.
         classifier_weight: rows of the source classifier `K D` (float32, CPU), where known.
         classifier_bias: its bias `K`.
+        classifier_fits: whether the source model's logits are these rows applied to this backbone's features,
+            averaged over positions: False behind a cut, and where `classes` or rows are not known.
         description: where the weights come from, for people.
         digest: `digest` of the backbone as built.
     """
@@ -37,7 +40,8 @@ class Pretraining:
     classes: tuple[str, ...] | None = None
     classifier_weight: Tensor | None = None
     classifier_bias: Tensor | None = None
-    description: str = "random initialisation"
+    classifier_fits: bool = False
+    description: str = RANDOM
     digest: str = ""
 
 

@@ -46,6 +46,7 @@ class Weights:
         std: per channel of RGB in 0..1.
         classes: names of the source classes, where known.
         classifier: weight `K D` and bias `K` of the source classifier, where it is kept apart.
+        pooling: of the tlab head that the rows belong to; None: they are those of the original model's classifier.
     """
 
     tensors: dict[str, Tensor]
@@ -55,6 +56,7 @@ class Weights:
     std: tuple[float, ...] = IMAGENET_STD
     classes: tuple[str, ...] | None = None
     classifier: dict[str, Tensor] = field(default_factory=dict)
+    pooling: str | None = None
 
 
 def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
@@ -175,7 +177,9 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     if not any(key.startswith("hidden.") for key in head):
         weights.classifier = {key.removeprefix("linear."): value for key, value in head.items()}
     weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
+    weights.pooling = "avg"  # the default of `Head`
     if isinstance(about := content.get("tlab"), Mapping):
+        weights.pooling = about.get("config", {}).get("head", {}).get("pooling", weights.pooling)
         weights.classes = class_names(about["classes"]) if about.get("classes") else None
         weights.input_size = about.get("image_size")
         weights.mean = tuple(about.get("mean") or IMAGENET_MEAN)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -27,12 +28,15 @@ WITHOUT_EFFECT = (
     "data.module.num_workers",
     "debug",
     "dashboards.",
+    "find_lr",
     "logger.",
     "resume",
     "run_dir",
     "sweep",
     "baseline.",
 )
+
+TEMPORARY = re.compile(r"\.[\w.]+\.(?:ckpt|csv|json|yaml)\.\w{8}")  # what `cache.atomic_path` writes to
 
 
 class RunDirectory:
@@ -136,13 +140,16 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked loader workers inherit
+            except (BlockingIOError, PermissionError) as error:
                 raise UserError(
                     f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
                 ) from error
             except OSError:  # a file system without locks
                 pass
+            for left_over in self.path.rglob(".*"):
+                if TEMPORARY.fullmatch(left_over.name):  # of a process that was killed while it wrote
+                    left_over.unlink(missing_ok=True)
             yield
 
     def write_config(self, config: str, overrides: list[str]) -> None:
@@ -154,7 +161,7 @@ class RunDirectory:
         write_text(self.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
-        """Write the metrics, then note that the run is finished: the checkpoint before the last is of no more use."""
+        """Write the metrics, note that the run is finished, and drop the checkpoint before the last."""
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=_now(), **entries)
         self.previous.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Exponential moving average of the weights, which is validated, kept and tested in their place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from tlab.models.classifier import Classifier
+
+Pairs = tuple[list[Tensor], list[Tensor]]
+RAW = "current_model_state"  # key of a checkpoint; Lightning's WeightAveraging uses the same
+
+
+class EMA(L.Callback):
+    """Averages the weights after every optimiser step: average += (1 - d) * (weights - average).
+
+    In step t (from 0), d = min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage has it with
+    `num_updates`: a short run would otherwise end as an average of mostly its start (0.999 looks back over a
+    thousand steps; the warm-up reaches it after 8990).
+
+    BatchNorm's running statistics are averaged alike, integer buffers are copied. What is frozen is copied too, so
+    frozen stages of the average equal those of the weights bit by bit, also in a phase that freezes what an
+    earlier one trained. Training itself never sees the average: with it or without, the weights are the same.
+
+    Validation runs on the average. Checkpoints hold it under `state_dict`, and the weights under
+    `current_model_state` for going on. After `fit` the network has the average.
+
+    Lightning 2.6's EMAWeightAveraging is not used: it has no warm-up, its d * a + (1 - d) * b rounds, so that
+    frozen tensors drift, and it averages integer counters.
+
+    Args:
+        decay: Largest d, in 0..1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.steps = 0
+        self._seen = 0  # optimiser steps of the trainer when the average was last moved
+        self._raw: dict[str, Tensor] | None = None  # the weights, while the network has the average
+        self._trainable: frozenset[str] | None = None  # the groups that the pairs below belong to
+        self._moving: Pairs = ([], [])  # averages and weights of what trains: floating-point tensors
+        self._counts: Pairs = ([], [])  # and integer ones
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with the weights as they are, unless a checkpoint brought an average."""
+        weights = _net(pl_module).state_dict()
+        if not self.average:
+            self.steps = self._seen = 0
+        known = self.average or weights
+        self.average = {name: known[name].to(tensor.device, copy=True) for name, tensor in weights.items()}
+        self._trainable = None
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the average, if the optimiser has stepped (it may accumulate batches)."""
+        if trainer.global_step == self._seen:
+            return
+        if self._trainable != _net(pl_module).trainable:
+            self._enter(_net(pl_module))
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(*self._moving, 1 - decay)
+        for average, count in zip(*self._counts, strict=True):
+            average.copy_(count)
+        self.steps += 1
+        self._seen = trainer.global_step
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the average into the network."""
+        self._put_average(pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the weights back."""
+        if self._raw is not None:
+            _fill(_net(pl_module), self._raw)
+            self._raw = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the average in the network."""
+        self._put_average(pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget average and weights; a later validation or test takes the network as it is."""
+        self.average, self._raw = {}, None
+        self._moving, self._counts = ([], []), ([], [])
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save the average as the model, and the weights beside it, whichever of them the network has."""
+        if self.average:
+            state = checkpoint["state_dict"]
+            checkpoint[RAW] = state | _in_module(self._raw or {})
+            checkpoint["state_dict"] = state | _in_module(self.average)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take up the average and the weights (by now Lightning has loaded the average into the network)."""
+        self.average, self._raw = {}, None
+        if RAW in checkpoint:  # a learning-rate finder saves before there is an average
+            state = checkpoint["state_dict"]
+            self.average = {name: state[f"net.{name}"].clone() for name in _net(pl_module).state_dict()}
+            pl_module.load_state_dict(checkpoint[RAW])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"steps": self.steps, "seen": self._seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the counts."""
+        self.steps, self._seen = state_dict["steps"], state_dict["seen"]
+
+    def _enter(self, net: Classifier) -> None:
+        """Sort what trains from now on, and copy what is frozen: once, for it stands still."""
+        trained = _identities(net, training=True) - _identities(net, training=False)
+        self._moving, self._counts = ([], []), ([], [])
+        for name, tensor in net.state_dict(keep_vars=True).items():
+            if id(tensor) in trained:
+                averages, weights = self._moving if tensor.is_floating_point() else self._counts
+                averages.append(self.average[name])
+                weights.append(tensor)
+            else:
+                self.average[name].copy_(tensor)
+        self._trainable = net.trainable
+
+    def _put_average(self, pl_module: L.LightningModule) -> None:
+        if self.average and self._raw is None:
+            net = _net(pl_module)
+            self._raw = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+            _fill(net, self.average)
+
+
+def _net(pl_module: L.LightningModule) -> Classifier:
+    net = pl_module.net
+    assert isinstance(net, Classifier)
+    return net
+
+
+def _identities(net: Classifier, training: bool) -> set[int]:
+    """Return the ids of the parameters and buffers of the groups that train, or of those that are frozen."""
+    groups = [name for name in net.group_names if (name in net.trainable) == training]
+    return {id(tensor) for name in groups for tensor in net.group(name).state_dict(keep_vars=True).values()}
+
+
+def _fill(net: Classifier, values: Mapping[str, Tensor]) -> None:
+    """Write `values` into the network in place; the optimiser goes on holding the same parameters."""
+    for name, tensor in net.state_dict().items():
+        tensor.copy_(values[name])
+
+
+def _in_module(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `values` under their keys in the state dict of the LightningModule around the network."""
+    return {f"net.{name}": value for name, value in values.items()}

@@ -1,0 +1,91 @@
+"""Decay of the backbone towards its pretrained weights instead of towards zero."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from tlab.errors import UserError
+from tlab.finetuning.plan import HEAD
+from tlab.models.stages import StagedBackbone, digest
+
+
+class L2SP(L.Callback):
+    """L2-SP, the penalty alpha / 2 * |w - w0|^2 (Li, Grandvalet & Davoine 2018, equation 2).
+
+    Before each optimiser step, alpha * (w - w0) is added to the gradient of every backbone parameter that trains;
+    w0 are the weights that the run begins with. The penalty takes the place of weight decay there; the head keeps
+    its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are. It comes
+    after `BackboneFinetuning` among the callbacks, which sets a phase's weight decay for each step.
+
+    Lightning calls the hook once per optimiser step, after gradients were accumulated and, in 16-mixed, unscaled,
+    and before they are clipped: the penalty counts once, in the loss's units, and is clipped with the rest, as
+    part of the loss. An adaptive optimiser (AdamW) also divides it by the gradient's scale, as it does with any
+    part of the loss.
+
+    Args:
+        alpha: Strength; the paper searched 0.001 to 1 for SGD.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+        self.start: dict[str, Tensor] = {}
+        self.digest = ""
+        self._hook: RemovableHandle | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep a copy of the weights; Lightning loads a checkpoint after this, so it is exact on resume."""
+        if stage == "fit":
+            backbone = _backbone(pl_module)
+            self.start = {name: parameter.detach().clone() for name, parameter in backbone.named_parameters()}
+            self.digest = digest(backbone)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the copy to the device of the weights, and take weight decay off the stages in each step."""
+        self.start = {name: value.to(pl_module.device) for name, value in self.start.items()}
+        self._hook = trainer.optimizers[0].register_step_pre_hook(_no_decay)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let go of the optimiser."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add the penalty's gradient."""
+        with torch.no_grad():
+            for name, parameter in _backbone(pl_module).named_parameters():
+                if parameter.requires_grad and parameter.grad is not None:
+                    parameter.grad.add_(parameter - self.start[name], alpha=self.alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the digest of the weights that the run began with; they themselves are read again."""
+        return {"digest": self.digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on towards other weights.
+
+        Raises:
+            UserError: The pretrained weights are not those that the run began with.
+        """
+        if state_dict["digest"] != self.digest:
+            raise UserError(
+                "backbone.weights are not those that this run began with, and finetune.l2_sp decays towards them; "
+                "give the same weights again, or another hydra.run.dir"
+            )
+
+
+def _no_decay(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        if group["group"] != HEAD:
+            group["weight_decay"] = 0.0
+
+
+def _backbone(pl_module: L.LightningModule) -> StagedBackbone:
+    backbone = pl_module.backbone
+    assert isinstance(backbone, StagedBackbone)
+    return backbone

@@ -1,0 +1,175 @@
+"""Learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3) on a copy of the network.
+
+The copy takes a few training steps at a rate that rises exponentially; the rate at which the loss falls fastest is
+the suggestion: an order of magnitude, where the batches scatter. Lightning 2.6's `Tuner.lr_find` does not do here
+(tried): it steps the run's own optimiser, whose hooks move the phase's schedule on with every trial step, it takes
+no step at all where a later phase begins, and meanwhile it keeps a checkpoint in the run directory.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tlab.data.dataset import Batch
+from tlab.models.module import ImageClassifier
+from tlab.models.precision import autocast
+
+START, END, STEPS = 1e-6, 10.0, 100
+BETA = 0.9  # of the moving average that watches for divergence: it looks back over about 10 steps
+WARM = 10  # steps before which a single batch could pass for the best loss
+DIVERGED = 4.0  # times the best moving average, as in fastai
+WIDTH = 7.0  # steps, half a decade of the rate: standard deviation of the window that smooths the curve
+
+
+@dataclass(frozen=True)
+class LrCurve:
+    """The loss against the learning rate.
+
+    Attributes:
+        rates: Values of `optimizer.lr`, rising; one per step.
+        losses: Training loss of each step's batch, before the step.
+        smoothed: The losses averaged over neighbouring steps.
+        suggestion: The rate of steepest descent; None where the curve never falls.
+        why: Where there is no suggestion, the reason.
+        in_use: `optimizer.lr` as it is set.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    suggestion: float | None
+    why: str
+    in_use: float
+
+
+def find_lr(
+    module: ImageClassifier,
+    batches: Iterable[Batch],
+    scales: Mapping[str, float],
+    precision: str = "32-true",
+    gradient_clip_val: float | None = None,
+    start: float = START,
+    end: float = END,
+    steps: int = STEPS,
+) -> LrCurve:
+    """Measure the loss of `module` at rising learning rates.
+
+    The module and the random state of torch, numpy and Python stay as they are. The optimiser is a fresh one, the
+    network a copy with what is frozen now.
+
+    Args:
+        module: Gives the network, the loss and the optimiser.
+        batches: Training batches, at least `steps` of them; the first ones are used.
+        scales: Each group's factor on the rate, as the phase has it.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        gradient_clip_val: Largest gradient norm; None for no limit.
+        start: First value of `optimizer.lr`.
+        end: Last value, of the last step.
+        steps: Number of steps, unless the loss diverges before.
+    """
+    net = copy.deepcopy(module.net).train()
+    optimizer = module.optimizer_for(net)
+    in_use = float(optimizer.defaults["lr"])
+    device = next(net.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def step(rate: float, batch: Batch) -> float:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scales[group["group"]]
+        with autocast(device, precision):
+            loss, _ = module.loss_of(net, Batch(*(part.to(device) for part in batch)))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if gradient_clip_val is not None:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    with kept_random_state(device):
+        rates, losses = range_test(step, batches, start, end, steps)
+    return LrCurve(rates, losses, smooth(losses), *suggest(rates, losses), in_use)
+
+
+def range_test(
+    step: Callable[[float, Batch], float], batches: Iterable[Batch], start: float, end: float, steps: int
+) -> tuple[list[float], list[float]]:
+    """Take steps at rates from `start` to `end`, equally spaced in their logarithm, until the loss diverges.
+
+    It has diverged when it is not finite, or when its bias-corrected moving average over the last steps is four
+    times the best one so far.
+
+    Args:
+        step: (rate, batch) -> loss before the step.
+        batches: One for each step.
+        start: First rate.
+        end: Last rate.
+        steps: Number of rates.
+
+    Returns:
+        Rates and losses, equally many and all finite.
+    """
+    rates, losses = [float(rate) for rate in np.geomspace(start, end, steps)], []
+    average, best = 0.0, math.inf
+    for count, (rate, batch) in enumerate(zip(rates, batches, strict=False), start=1):
+        loss = step(rate, batch)
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        average = BETA * average + (1 - BETA) * loss
+        corrected = average / (1 - BETA**count)
+        if count >= WARM:
+            best = min(best, corrected)
+            if corrected > DIVERGED * best:
+                break
+    return rates[: len(losses)], losses
+
+
+def smooth(losses: list[float]) -> list[float]:
+    """Return the losses averaged over their neighbours on both sides, with Gaussian weights.
+
+    A moving average that looks back only, as fastai's and Lightning's, would draw the curve too far to the right,
+    and one with longer tails would let the divergence at the end fill the valley before it.
+    """
+    place = np.arange(len(losses))
+    weights = np.exp(-0.5 * ((place[:, None] - place[None, :]) / WIDTH) ** 2)
+    return [float(value) for value in weights @ np.array(losses) / weights.sum(axis=1)]
+
+
+def suggest(rates: list[float], losses: list[float]) -> tuple[float | None, str]:
+    """Return the rate at which the smoothed loss falls fastest on its way to its minimum, and "".
+
+    The slope is taken over the logarithm of the rate. Where the loss does not fall by more than it scatters
+    around the smoothed curve there is nothing to suggest: None, and the reason.
+    """
+    if len(losses) <= WARM:
+        return None, f"the loss diverged within {len(losses)} steps, before a curve could be seen"
+    smoothed = np.array(smooth(losses))
+    lowest = int(smoothed.argmin())
+    before = slice(0, lowest + 1)
+    scatter = float(np.std(np.array(losses)[before] - smoothed[before]))
+    fall = float(smoothed[0] - smoothed[lowest])
+    if lowest < 2 or fall <= scatter:
+        return None, f"the loss never fell by more than its scatter from batch to batch ({scatter:.2g})"
+    slope = np.gradient(smoothed[before], np.log(np.array(rates)[before]))
+    return rates[int(slope.argmin())], ""
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Put the random state of torch (CPU and `device`), numpy and Python back at the end of the block."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

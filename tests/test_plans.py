@@ -1,0 +1,92 @@
+"""Every plan with every scheduler runs to its end, and says nothing that nobody has to act on."""
+
+import json
+import logging
+import warnings
+
+import pytest
+
+from tlab.errors import UserError
+from tlab.train import train
+
+PLANS = ("head", "lp_ft", "last", "gradual", "full", "scratch")
+SCHEDULERS = ("none", "cosine", "onecycle", "step", "plateau")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_normal_run_has_no_warning(compose_run, tmp_path, caplog, plan, scheduler):
+    first = (
+        ["finetune.head_epochs=1"]
+        if plan in ("lp_ft", "gradual")
+        else ["finetune.head_epochs=null"] * (plan == "head")
+    )
+    cfg = compose_run(
+        "finetune.head_epochs=0",
+        f"finetune={plan}",
+        f"scheduler={scheduler}",
+        "logger=tensorboard",
+        "trainer.max_epochs=3",
+        *first,
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        metrics = train(cfg)
+    assert [str(warning.message) for warning in said] == []
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert metrics["epochs"] == 3
+
+
+def phases(run):
+    return [(p["name"], p["trained"], p["epochs"]) for p in json.loads((run / "run.json").read_text())["phases"]]
+
+
+def test_the_record_of_gradual_unfreezing(compose_run, tmp_path):
+    train(compose_run("finetune=gradual", "backbone.upto=layer2", "trainer.max_epochs=4", "finetune.head_epochs=1"))
+    assert phases(tmp_path / "run") == [
+        ("head", ["head"], 1),
+        ("unfreeze/layer2", ["layer2", "head"], 1),
+        ("unfreeze/layer1", ["layer1", "layer2", "head"], 1),
+        ("unfreeze/stem", ["stem", "layer1", "layer2", "head"], 1),
+    ]
+
+
+def test_the_last_stages_of_a_cut_backbone(compose_run, tmp_path):
+    train(compose_run("finetune=last", "finetune.head_epochs=0", "finetune.last_stages=2", "backbone.upto=layer3"))
+    assert phases(tmp_path / "run") == [("last", ["layer2", "layer3", "head"], 2)]
+
+
+def test_a_head_that_is_trained_is_a_measured_fact(compose_run, tmp_path):
+    until = "finetune.phases.head.until={monitor: val/loss, patience: 1, min_delta: 100}"
+    train(compose_run(until, "finetune.head_epochs=5", "trainer.max_epochs=7"))
+    assert [(name, epochs) for name, _, epochs in phases(tmp_path / "run")] == [("head", 2), ("all", 5)]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("finetune.head_epochs=0", "finetune.phases.all unfreezes the backbone before the head has trained"),
+        (
+            "finetune.phases.head.until={monitor: val/lost}",
+            "finetune.phases.head.until.monitor=val/lost is not a metric",
+        ),
+        ("finetune.phases.all.train=[layer9]", "names layer9.*its stages are stem, layer1, layer2, layer3, layer4"),
+        ("finetune.stage_lr_scales=[1, 2]", "has 2 numbers for 5 stages"),
+        ("backbone.upto=layer9", "backbone.upto=layer9 is no stage.*stem, layer1, layer2, layer3, layer4"),
+        ("finetune.phases.all.scheduler={warm: 1}", "scheduler cannot be built.*warm"),
+        ("finetune.phases.all.scheduler={warmup: 2}", "scheduler cannot be built.*warmup=2 is no share"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(compose_run, override, words):
+    with pytest.raises(UserError, match=words):
+        train(compose_run(override))
+
+
+def test_a_phase_may_have_another_augmentation(compose_run, tmp_path):
+    """By Hydra's own means: any choice of the group aug at the phase's place."""
+    plain = train(compose_run("aug=none", "finetune.head_epochs=2", "finetune=head", run_dir=tmp_path / "plain"))
+    head = ["finetune=head", "finetune.head_epochs=2"]
+    as_plain = train(compose_run(*head, "+aug@finetune.phases.head.aug=none", run_dir=tmp_path / "phase"))
+    light = train(compose_run(*head, run_dir=tmp_path / "light"))
+    assert as_plain["val/loss"] == plain["val/loss"] != light["val/loss"]
