@@ -15,10 +15,10 @@ GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",
     "aug": "none light strong randaugment trivialaugment pad_crop",
     "data": "folder csv torchvision demo",
-    "finetune": "head lp_ft full scratch",
+    "finetune": "head lp_ft gradual last full scratch",
     "optimizer": "sgd adamw",
     "scheduler": "none cosine onecycle step plateau",
-    "trainer": "auto cpu gpu",
+    "trainer": "auto cpu gpu ddp",
     "experiment": "demo",
 }
 

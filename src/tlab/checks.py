@@ -22,6 +22,7 @@ TRAIN_CHOICES: Choices = {
     "data.unreadable": ("skip", "error"),
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,
+    "trainer.strategy": ("auto", "ddp"),
     "checkpoint.mode": (None, "min", "max"),
     "resume": ("auto", "never"),
 }
@@ -71,11 +72,20 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.optimizer.get("lr", 0) is None:
         raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
+    if cfg.trainer.strategy == "fsdp":
+        raise UserError(
+            "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
+            "stage by stage and the digests that prove it need them whole; take trainer=ddp"
+        )
     check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
     if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
         raise UserError(
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
+        )
+    if cfg.trainer.sync_batchnorm and cfg.trainer.devices == 1:
+        raise UserError(
+            "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
         )
 
 
@@ -91,6 +101,20 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
     for key, monitor in watched.items():
         if monitor is not None and monitor not in metrics:
             raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")
+
+
+def check_shares(images: Mapping[str, int], processes: int) -> None:
+    """Refuse a split of which some process would get no image.
+
+    Raises:
+        UserError: Names the split.
+    """
+    for split, count in images.items():
+        if count < processes:
+            raise UserError(
+                f"trainer.devices={processes} is too many for the {count} images of {split}; "
+                f"give trainer.devices={max(1, count)} or less"
+            )
 
 
 def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:

@@ -130,6 +130,7 @@ def quiet() -> None:
         r".*does not have many workers",
         r".*is smaller than the logging interval",
         r".*`ckpt_path`, callbacks used to create the checkpoint",
+        r"It is recommended to use `self\.log\('(val|test)/",  # these are of all processes already
         r"Checkpoint directory .* exists and is not empty",  # a run that goes on
     ):
         warnings.filterwarnings("ignore", message=message)

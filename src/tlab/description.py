@@ -1,5 +1,6 @@
 """What a run says about itself: in run.json, in its checkpoints and in the HParams tab."""
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,20 @@ def overrides(cfg: DictConfig) -> list[str]:
     return []
 
 
-def settings(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> DictConfig:
+    """Return a copy without interpolations, which other processes could not resolve (Hydra's are not there)."""
+    copied = copy.deepcopy(cfg)
+    OmegaConf.resolve(copied)
+    return copied
+
+
+def settings(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden."""
     shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
     shown |= {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("optimizer", "scheduler")}
     shown["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
     shown["finetune"] = " ".join(cfg.finetune.phases)
-    for override in overrides(cfg):
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         chosen = OmegaConf.select(cfg, key)
         shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
@@ -72,6 +80,7 @@ def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -
         "command": command(),
         "versions": versions(),
         "device": str(trainer.strategy.root_device),
+        "processes": trainer.world_size,
         "precision": trainer.precision,
         "class_names": list(data.classes),
         "data": {

@@ -109,7 +109,9 @@ class TrainerConfig:
     """Hardware, precision and length."""
 
     accelerator: str = MISSING
+    strategy: str = "auto"
     devices: int = 1
+    sync_batchnorm: bool = False
     max_epochs: int = 15
     precision: str = "auto"
     channels_last: bool = True

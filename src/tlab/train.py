@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check, check_monitors
+from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, quoted, run_command
-from tlab.description import describe, overrides, plain, preprocessing, settings
+from tlab.description import describe, overrides, plain, preprocessing, resolved, settings
+from tlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,40 @@ def train(cfg: DictConfig) -> dict[str, float]:
         UserError: A mistake in the configuration or the data.
     """
     check(cfg)
+    from tlab.processes import run_in_processes
+    from tlab.runs.directory import RunDirectory
+
+    run = RunDirectory(Path(cfg.run_dir))
+    config = plain(cfg)
+    if run.is_finished(config, cfg.resume):
+        log.info("%s is finished: this is its result, nothing was trained", run.path)
+        return run.metrics()
+    with run.recording(config):
+        run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
+        if cfg.trainer.devices == 1:
+            return fit(cfg, config, overrides(cfg))
+        arguments = (resolved(cfg), config, overrides(cfg))
+        return run_in_processes(fit, arguments, cfg.trainer.devices, communication(cfg.trainer))
+
+
+def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[str, float]:
+    """Train and test; called in each of the run's processes.
+
+    Args:
+        cfg: As in `train`; in other processes than the command's it has no interpolations of Hydra any more.
+        config: The configuration as the run's record and its checkpoints keep it.
+        overrides: The command line's.
+
+    Returns:
+        What `metrics.json` holds.
+    """
     import lightning.pytorch as L
     import torch
 
     from tlab.dashboards.hparams import log_hparams
     from tlab.finetuning import AddressedRandomness, BackboneFinetuning
     from tlab.models.module import ImageClassifier
+    from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.directory import RunDirectory
     from tlab.runs.recorder import RunRecorder
@@ -52,19 +81,16 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     quiet()
     run = RunDirectory(Path(cfg.run_dir))
-    config = plain(cfg)
-    if run.is_finished(config, cfg.resume):
-        log.info("%s is finished: this is its result, nothing was trained", run.path)
-        return run.metrics()
     last = LastCheckpoint(run, cfg.checkpoint.every_n_steps)
-    with GracefulStop(last) as stop, run.recording(config):
-        run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
+    with GracefulStop(last) as stop:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
-        data.setup()
+        with first_process_first():
+            data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+            data.setup()
+            net = build_net(cfg, data)
+        check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-        net = build_net(cfg, data)
-        precision = choose_precision(cfg, net)
+        precision = from_first_process(lambda: choose_precision(cfg, net))
         plan = make_plan(cfg, net)
         module = ImageClassifier(
             net,
@@ -82,7 +108,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks += [*build_dashboards(cfg, plan, recorder), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
-        if (checkpoint := resumable(run)) is not None:
+        checkpoint = from_first_process(lambda: resumable(run))
+        if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
@@ -91,8 +118,31 @@ def train(cfg: DictConfig) -> dict[str, float]:
             module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         run.finish(metrics, phases=[vars(record) | recorder.speed(record.name) for record in finetuning.records])
-        log_hparams(trainer.logger, settings(cfg), {name: metrics[name] for name in FINAL if name in metrics})
+        final = {name: metrics[name] for name in FINAL if name in metrics}
+        log_hparams(trainer.logger, settings(cfg, overrides), final)
     return metrics
+
+
+def communication(trainer: DictConfig) -> str:
+    """Return through what the processes of a run talk: `nccl` between GPUs, `gloo` between CPU cores.
+
+    Raises:
+        UserError: There are fewer devices than processes, or an option that they cannot carry out.
+    """
+    import torch
+
+    from tlab.models.precision import find_accelerator
+
+    accelerator = find_accelerator(trainer.accelerator)
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(accelerator)
+    if here is not None and trainer.devices > here:
+        raise UserError(
+            f"trainer.devices={trainer.devices} asks for more than is here ({accelerator}: {here}); "
+            f"give trainer.devices={here}, or trainer.accelerator=cpu to try several processes out"
+        )
+    if accelerator == "cpu" and trainer.sync_batchnorm:
+        raise UserError("trainer.sync_batchnorm=true needs GPUs; leave it out on a CPU")
+    return "nccl" if accelerator == "cuda" else "gloo"
 
 
 def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
@@ -184,6 +234,7 @@ def build_trainer(
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import ProgressBar
 
+    from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
     from tlab.runs.checkpoints import AtomicCheckpointIO, RunEarlyStopping, best_checkpoint
 
@@ -195,6 +246,8 @@ def build_trainer(
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
         devices=cfg.trainer.devices,
+        strategy=PhasedDDP() if cfg.trainer.devices > 1 else "auto",
+        sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
         max_epochs=finetuning.plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from tlab.cores import cores
+from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
 from tlab.data.order import EpochSampler
 from tlab.errors import UserError
@@ -68,7 +68,7 @@ def make_loader(
         persistent: keep the processes from one epoch to the next.
     """
     # torch's worker processes run with one arithmetic thread each by themselves
-    workers = choose_workers(len(keys), cores()) if num_workers is None else num_workers
+    workers = choose_workers(len(keys), share_of_cores()) if num_workers is None else num_workers
     return Loader(
         dataset,
         batch_size=batch_size,

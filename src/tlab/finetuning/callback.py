@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tlab.data.datamodule import ImageDataModule
+from tlab.finetuning.distributed import PhasedDDP, verify_equal
 from tlab.finetuning.plan import HEAD, Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
@@ -186,6 +187,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the phase in force decide what trains, and how the images are augmented."""
         self.freeze_before_training(pl_module)
+        if isinstance(trainer.strategy, PhasedDDP):
+            trainer.strategy.rewrap()
         if isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             data.augment_for(self.phase.key)
 
@@ -230,6 +233,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         for name, before in record.digests_before.items():
             if name not in record.trained and record.digests_after[name] != before:
                 raise RuntimeError(f"stage {name} changed while phase {record.name} had it frozen")
+        verify_equal(record.digests_after, f"after phase {record.name}")
 
 
 def _digests(net: Classifier) -> dict[str, str]:

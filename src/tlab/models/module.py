@@ -61,6 +61,8 @@ class ImageClassifier(L.LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.train_loss: Metric = MeanMetric()
         self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro")
+        self.val_loss: Metric = MeanMetric()
+        self.test_loss: Metric = MeanMetric()
         self.val_metrics = _metrics(len(classes), "val/")
         self.test_metrics = _metrics(len(classes), "test/")
 
@@ -164,14 +166,10 @@ class ImageClassifier(L.LightningModule):
         loss = losses.mean()
         self._check_finite(loss, split)
         metrics.update(logits, batch.label)
+        mean = self.val_loss if split == "val" else self.test_loss
+        mean.update(losses.detach())
         self.log(
-            f"{split}/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(losses),
-            prog_bar=split == "val",
-            sync_dist=True,
+            f"{split}/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=split == "val"
         )
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 

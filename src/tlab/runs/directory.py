@@ -19,6 +19,7 @@ except ImportError:  # Windows
 
 from tlab.cache import write_csv, write_text
 from tlab.errors import INTERRUPTED, UserError
+from tlab.processes import first_process
 
 # Keys that may differ between the two halves of a run.
 WITHOUT_EFFECT = (
@@ -40,6 +41,8 @@ TEMPORARY = re.compile(r"\.[\w.]+\.(?:ckpt|csv|json|yaml)\.\w{8}")  # what `cach
 
 class RunDirectory:
     """One run's directory; everything about it that is read later is read through this class.
+
+    Of several processes of a run only the first one writes.
 
     Args:
         path: The directory; made on the first write.
@@ -172,11 +175,15 @@ class RunDirectory:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write `history.csv`; its columns are those of all rows, in order of appearance."""
+        if not first_process():
+            return
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_csv(self.history_file, columns, rows)
 
     def write_unreadable(self, files: list[dict[str, str]]) -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
+        if not first_process():
+            return
         if not files:
             self.unreadable_file.unlink(missing_ok=True)
             return
@@ -191,7 +198,8 @@ class RunDirectory:
             raise UserError(f"{file} is damaged ({error}); move it away, or give another hydra.run.dir") from error
 
     def _write_json(self, file: Path, content: dict[str, Any]) -> None:
-        write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        if first_process():
+            write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
