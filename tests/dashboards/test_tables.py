@@ -12,8 +12,8 @@ METRICS = {
     "test/acc": 0.7812, "test/f1": 0.77, "val/acc_class/red": 1.0, "epochs": 15, "fit_seconds": 70.0,
 }  # fmt: skip
 PHASES = [
-    {"name": "head", "epochs": 5, "seconds": 8.4, "images_per_second": 1234.5, "trained": ["head"]},
-    {"name": "all", "epochs": 10, "seconds": 61.2, "images_per_second": 210.0,
+    {"name": "head", "start": 0, "epochs": 5, "seconds": 8.4, "images_per_second": 1234.5, "trained": ["head"]},
+    {"name": "all", "start": 5, "epochs": 10, "seconds": 61.2, "images_per_second": 210.0,
      "trained": ["stem", "layer1", "layer2", "layer3", "layer4", "head"]},
 ]  # fmt: skip
 
@@ -66,8 +66,8 @@ def test_closing_table_at_80_columns(tmp_path, monkeypatch):
     assert "split loss acc f1" in lines
     assert "train 0.250 91.0% –" in lines
     assert "test 0.600 78.1% 77.0%" in lines
-    assert "head 5 8.4 s 1,234 head" in lines
-    assert "total 15 1 min 10 s" in lines
+    assert "head 1–5 8.4 s 1,234 head" in lines
+    assert "total 1 min 10 s" in lines
     assert "from scratch 50.0% – 45.0% –" in lines
     assert f"best checkpoint {outside}" in lines  # one line, though it is longer than 80 characters
     assert "run outputs/run" in lines

@@ -26,7 +26,8 @@ def print_closing_table(
     Args:
         console: Where to print.
         metrics: `<split>/<measure>` -> value, accuracy and F1 as shares of 1; other names are left out.
-        phases: In order, each with `name`, `epochs`, `seconds`, `images_per_second` and `trained` (group names).
+        phases: In order, each with `name`, `start` (first epoch, from 0), `epochs`, `seconds`, `images_per_second`
+            and `trained` (group names).
         paths: What -> where. A path is printed on a line of its own and never broken, so that it can be copied.
         comparison: Name of a run -> its metrics, for instance this run's and a baseline's.
     """
@@ -61,15 +62,14 @@ def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:
     for phase in phases:
         table.add_row(
             str(phase["name"]),
-            str(phase["epochs"]),
+            _range(phase["start"] + 1, phase["start"] + phase["epochs"]),
             duration(phase["seconds"]),
             f"{phase['images_per_second']:,.0f}",
             _groups(list(phase["trained"])),
         )
     if len(phases) > 1:
-        epochs, seconds = (sum(phase[key] for phase in phases) for key in ("epochs", "seconds"))
         table.add_section()
-        table.add_row("total", str(epochs), duration(seconds), "", "")
+        table.add_row("total", "", duration(sum(phase["seconds"] for phase in phases)), "", "")
     return table
 
 
@@ -94,6 +94,10 @@ def _value(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return "–"
     return f"{metrics[name]:.1%}" if name.split("/")[-1] in PERCENT else f"{metrics[name]:.3f}"
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
 
 
 def _groups(names: list[str]) -> str:

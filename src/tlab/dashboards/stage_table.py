@@ -22,6 +22,7 @@ class StageRow:
         parameters: How many numbers it learns or could learn.
         trainable_now: Whether it trains in the phase in force.
         phases: Names of the phases in which it trains.
+        when: The same in words.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StageRow:
     parameters: int
     trainable_now: bool
     phases: tuple[str, ...]
+    when: str
 
 
 def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
@@ -50,10 +52,20 @@ def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
             shapes[name],
             sum(parameter.numel() for parameter in net.group(name).parameters()),
             name in net.trainable,
-            tuple(phase for phase, groups in trained.items() if name in groups),
+            phases := tuple(phase for phase, groups in trained.items() if name in groups),
+            _when(phases, tuple(trained)),
         )
         for name in net.group_names
     ]
+
+
+def _when(phases: tuple[str, ...], of: tuple[str, ...]) -> str:
+    """Say in which phases a group trains, in short where it does so to the end."""
+    if not phases:
+        return "never"
+    if len(phases) > 1 and phases == of[-len(phases) :]:
+        return "all phases" if phases == of else f"from {phases[0]}"
+    return ", ".join(phases)
 
 
 def stage_cells(rows: list[StageRow]) -> list[tuple[str, str, str, str, str]]:
@@ -64,7 +76,7 @@ def stage_cells(rows: list[StageRow]) -> list[tuple[str, str, str, str, str]]:
             " × ".join(map(str, row.output_shape)),
             f"{row.parameters:,}",
             "yes" if row.trainable_now else "frozen",
-            ", ".join(row.phases) or "never",
+            row.when,
         )
         for row in rows
     ]
