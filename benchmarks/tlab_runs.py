@@ -1,0 +1,35 @@
+"""One tlab run of a benchmark: carried out, gone on with, or read where it is finished already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlab.command import compose, quoted
+from tlab.runs.directory import RunDirectory
+from tlab.train import train
+
+# Nothing is drawn, so that the time is that of the training. It changes no result.
+UNDRAWN = ["logger=none", "dashboards.preview_images=0", "dashboards.top_losses=0"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Validation accuracy in 0..1 of the last epoch and of the best one, and seconds of training and validation."""
+
+    last: float
+    best: float
+    seconds: float
+
+
+def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Result:
+    """Carry out one run in `directory`; a finished one is only read, a stopped one goes on.
+
+    Args:
+        directory: The run's own.
+        data: Folder that holds train/ and val/.
+        weights: `backbone.weights`.
+        overrides: Whatever else the command line would say.
+    """
+    places = {"run_dir": str(directory), "data.root": str(data), "backbone.weights": weights}
+    metrics = train(compose([*UNDRAWN, *overrides, *(quoted(key, value) for key, value in places.items())]))
+    accuracy = [float(row["val/acc"]) for row in RunDirectory(directory).history()]
+    return Result(accuracy[-1], max(accuracy), metrics["fit_seconds"])
