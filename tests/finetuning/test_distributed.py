@@ -19,6 +19,8 @@ from tlab.models.stages import digest
 from tlab.processes import run_in_processes
 from tlab.train import fit, train
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 4
 NETS = {
     "plain": ("backbone=vgg11", "backbone.upto=block3"),  # without BatchNorm
