@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 
 from tlab.command import compose, quiet, quoted
 from tlab.models.module import ImageClassifier
+from tlab.parts import build_net
 from tlab.runs.directory import RunDirectory
-from tlab.train import build_net, train
+from tlab.train import train
 
 Accuracies = dict[tuple[str, int], list[float]]  # (value of head.reuse, epochs) -> one per seed, in 0..1
 

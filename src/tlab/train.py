@@ -10,21 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, quoted, run_command
 from tlab.description import describe, overrides, plain, preprocessing, resolved, settings
-from tlab.errors import UserError
+from tlab.parts import (
+    best_is,
+    build_dashboards,
+    build_net,
+    build_options,
+    build_trainer,
+    choose_precision,
+    communication,
+    make_plan,
+    phase_augmentations,
+)
 
 log = logging.getLogger(__name__)
 
 FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "fit_seconds")  # in the HParams tab
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
-    import lightning.pytorch as L
-
     from tlab.data.datamodule import ImageDataModule
-    from tlab.finetuning import BackboneFinetuning, Plan
-    from tlab.models.classifier import Classifier
-    from tlab.models.precision import Precision
-    from tlab.runs.directory import RunDirectory
-    from tlab.runs.recorder import RunRecorder
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -121,178 +124,6 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         final = {name: metrics[name] for name in FINAL if name in metrics}
         log_hparams(trainer.logger, settings(cfg, overrides), final)
     return metrics
-
-
-def communication(trainer: DictConfig) -> str:
-    """Return through what the processes of a run talk: `nccl` between GPUs, `gloo` between CPU cores.
-
-    Raises:
-        UserError: There are fewer devices than processes, or an option that they cannot carry out.
-    """
-    import torch
-
-    from tlab.models.precision import find_accelerator
-
-    accelerator = find_accelerator(trainer.accelerator)
-    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(accelerator)
-    if here is not None and trainer.devices > here:
-        raise UserError(
-            f"trainer.devices={trainer.devices} asks for more than is here ({accelerator}: {here}); "
-            f"give trainer.devices={here}, or trainer.accelerator=cpu to try several processes out"
-        )
-    if accelerator == "cpu" and trainer.sync_batchnorm:
-        raise UserError("trainer.sync_batchnorm=true needs GPUs; leave it out on a CPU")
-    return "nccl" if accelerator == "cuda" else "gloo"
-
-
-def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
-    """Return the augmentation of each phase that has one of its own."""
-    return {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
-
-
-def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
-    """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
-    from tlab.models.classifier import Classifier
-    from tlab.models.reuse import reuse_rows
-    from tlab.trained import build_head
-
-    weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    backbone = instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
-    head = build_head(cfg, backbone.feature_dim, data.num_classes)
-    if cfg.finetune.pretrained:
-        reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
-    if cfg.data.normalize == "dataset":
-        mean, std = data.mean_std()
-    elif cfg.data.normalize == "none":
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    else:
-        mean, std = backbone.pretraining.mean, backbone.pretraining.std
-    log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
-    net = Classifier(backbone, head, mean, std)
-    if cfg.trainer.compile:
-        net.compile()
-    return net
-
-
-def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
-    """Return the plan that `finetune` asks for, over this network's stages."""
-    from tlab.finetuning import build_plan
-
-    finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
-    return build_plan(
-        finetune["phases"],
-        cfg.trainer.max_epochs,
-        net.backbone.stage_names,
-        finetune["backbone_lr_scale"],
-        finetune["stage_lr_decay"],
-        finetune["stage_lr_scales"],
-        finetune["head_first"],
-    )
-
-
-def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
-    """Return `trainer.precision`; for `auto` the fastest one here."""
-    from tlab.models.precision import fastest_precision, find_accelerator
-
-    if cfg.trainer.precision != "auto":
-        return cfg.trainer.precision
-    precision, why = fastest_precision(
-        net,
-        cfg.data.image_size,
-        cfg.data.batch_size,
-        find_accelerator(cfg.trainer.accelerator),
-        cfg.trainer.channels_last,
-        name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
-    )
-    log.info("precision %s: %s", precision, why)
-    return precision
-
-
-def build_options(cfg: DictConfig, finetuning: "BackboneFinetuning") -> list["L.Callback"]:
-    """Return the callbacks of what is off by default: L2-SP, a moving average of the weights, a rate finder."""
-    from tlab.dashboards.lr_curve import draw_lr_curve
-    from tlab.finetuning import EMA, L2SP, LearningRateFinder
-
-    options: list[L.Callback] = []
-    if cfg.finetune.l2_sp and cfg.finetune.pretrained:  # a baseline from scratch has nothing to decay towards
-        options.append(L2SP(cfg.finetune.l2_sp))
-    if cfg.finetune.ema is not None:
-        options.append(EMA(cfg.finetune.ema))
-    if cfg.find_lr:
-        options.append(LearningRateFinder(finetuning, draw_lr_curve))
-    return options
-
-
-def build_trainer(
-    cfg: DictConfig,
-    run: "RunDirectory",
-    precision: "Precision",
-    finetuning: "BackboneFinetuning",
-    callbacks: list["L.Callback"],
-) -> "L.Trainer":
-    """Return the Lightning trainer with its checkpoints and loggers."""
-    import lightning.pytorch as L
-    from lightning.pytorch.callbacks import ProgressBar
-
-    from tlab.finetuning.distributed import PhasedDDP
-    from tlab.models.precision import find_accelerator
-    from tlab.runs.checkpoints import AtomicCheckpointIO, RunEarlyStopping, best_checkpoint
-
-    monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
-    own: list[L.Callback] = [best_checkpoint(run, monitor, mode)]
-    if (patience := cfg.trainer.early_stopping) is not None:
-        phase = lambda: (finetuning.phase.name, finetuning.in_last_phase)  # noqa: E731
-        own.append(RunEarlyStopping(monitor, patience, mode, phase))
-    return L.Trainer(
-        accelerator=find_accelerator(cfg.trainer.accelerator),
-        devices=cfg.trainer.devices,
-        strategy=PhasedDDP() if cfg.trainer.devices > 1 else "auto",
-        sync_batchnorm=cfg.trainer.sync_batchnorm,
-        precision=precision,
-        max_epochs=finetuning.plan.epochs,
-        logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[*own, *callbacks],
-        plugins=[AtomicCheckpointIO()],
-        gradient_clip_val=cfg.trainer.gradient_clip_val,
-        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
-        limit_train_batches=cfg.trainer.limit_train_batches,
-        limit_val_batches=cfg.trainer.limit_val_batches,
-        limit_test_batches=cfg.trainer.limit_test_batches,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=run.path,
-    )
-
-
-def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> list["L.Callback"]:
-    """Return the callbacks that draw: for TensorBoard, and on the terminal."""
-    from tlab.dashboards.config_text import ConfigText
-    from tlab.dashboards.confusion import ConfusionMatrix
-    from tlab.dashboards.pr_curves import PrecisionRecall
-    from tlab.dashboards.preview import AugmentationPreview
-    from tlab.dashboards.progress import progress
-    from tlab.dashboards.scalars import Scalars
-    from tlab.dashboards.stage_table import StageTable
-    from tlab.dashboards.top_losses import TopLosses
-
-    return [
-        StageTable(cfg.data.image_size, plan),
-        ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
-        Scalars(lambda: recorder.rows),
-        AugmentationPreview(cfg.dashboards.preview_images),
-        ConfusionMatrix(),
-        TopLosses(cfg.dashboards.top_losses),
-        PrecisionRecall(),
-        *progress(lambda: recorder.rows),
-    ]
-
-
-def best_is(cfg: DictConfig) -> str:
-    """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
-    return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")
 
 
 def run(cfg: DictConfig) -> float:

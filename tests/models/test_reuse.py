@@ -281,7 +281,8 @@ def test_a_checkpoint_of_a_former_run(pooling: Any, upto: str | None, fits: bool
 
 def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> None:
     """Through `train`: the rows are in run.json and the checkpoint can be read again."""
-    from tlab.train import build_net, train
+    from tlab.parts import build_net
+    from tlab.train import train
     from tlab.trained import load_trained
 
     torch.save(lively(original("resnet18", num_classes=3)).state_dict(), tmp_path / "w.pth")
