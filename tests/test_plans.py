@@ -69,6 +69,16 @@ def test_a_head_that_is_trained_is_a_measured_fact(compose_run, tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("finetune.phases.head.until={patience: two}", "head.until.patience=two is not a whole number"),
+        ("finetune.phases.head.until={min_delta: foo}", "head.until.min_delta=foo is not a number"),
+        ("finetune.phases.all.scheduler=5", "all.scheduler=5 is no list of the scheduler's keys"),
+        ("finetune.phases.all.aug=strong", "all.aug=strong is no augmentation.*aug@finetune.phases.all.aug=strong"),
+        ("finetune.phases.all.aug={mix: null}", "is no augmentation"),
+        ("finetune.stage_lr_scales=0.5", "stage_lr_scales=0.5 is no list of numbers"),
+        ("finetune.stage_lr_scales={stem: fast}", "is no list of numbers"),
+        ("finetune.phases.all.lr_scale=nan", "finetune.phases.all.lr_scale=nan must not be negative"),
+        ("optimizer.lr=nan", "optimizer.lr=nan is not a number"),
+        ("trainer.limit_train_batches=1.5", "limit_train_batches=1.5 is neither"),
         ("finetune.head_epochs=0", "finetune.phases.all unfreezes the backbone before the head has trained"),
         (
             "finetune.phases.head.until={monitor: val/lost}",
@@ -94,3 +104,21 @@ def test_a_phase_may_have_another_augmentation(compose_run, tmp_path):
     as_plain = train(compose_run(*head, "+aug@finetune.phases.head.aug=none", run_dir=tmp_path / "phase"))
     light = train(compose_run(*head, run_dir=tmp_path / "light"))
     assert as_plain["val/loss"] == plain["val/loss"] != light["val/loss"]
+
+
+def test_a_phase_s_schedule_is_tried_before_anything_trains(compose_run, tmp_path):
+    for scheduler, keys in (
+        ("step", "{step_size: 0}"),
+        ("plateau", "{monitor: val/x}"),
+        ("onecycle", "{warmup: 1}"),
+    ):
+        cfg = compose_run(f"scheduler={scheduler}", f"finetune.phases.all.scheduler={keys}")
+        with pytest.raises(UserError, match=r"\(finetune\.phases\.all\.scheduler\)"):
+            train(cfg)
+    assert not (tmp_path / "run/history.csv").exists()
+
+
+def test_an_optimiser_without_weight_decay(compose_run):
+    """Rprop has no such argument."""
+    keys = ("~optimizer.momentum", "~optimizer.weight_decay", "~optimizer.nesterov")
+    assert train(compose_run("optimizer._target_=torch.optim.Rprop", *keys))["epochs"] == 2

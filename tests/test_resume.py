@@ -150,10 +150,55 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(compose_run, tmp_path
     else:
         content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    assert resumable(RunDirectory(tmp_path / "run")) == tmp_path / "run/checkpoints/previous.ckpt"
+    previous = (tmp_path / "run/checkpoints/previous.ckpt").read_bytes()
+    assert resumable(RunDirectory(tmp_path / "run")) == last
     assert f"{last} is damaged; going on from the checkpoint before it" in caplog.text
+    assert last.read_bytes() == previous  # so that the next one kept beside it is whole again
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "run", tmp_path / "whole")
+
+
+def test_no_checkpoint_while_gradients_are_pending(compose_run, tmp_path, monkeypatch):
+    """Steps of two batches, and a checkpoint after every step, the first one after the second batch."""
+    seen = []
+    save = LastCheckpoint.save
+
+    def note_and_save(self, trainer):
+        seen.append((trainer.fit_loop.epoch_loop.batch_idx, trainer.global_step))
+        save(self, trainer)
+
+    monkeypatch.setattr(LastCheckpoint, "save", note_and_save)
+    steps = ("trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "data.batch_size=6")
+    train(compose_run(*SMALL, *steps))
+    assert seen == [(1, 1), (3, 2), (5, 3), (1, 4), (3, 5), (5, 6)]
+
+
+def test_a_group_that_is_told_to_stop_saves_too(photos, tmp_path):
+    """As Slurm and systemd do it: the signal reaches the loader's workers as well."""
+    common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
+    more = ["data.num_workers=2", "trainer.max_epochs=200", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "tlab.train", f"data.root={photos}", *common, *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run/history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert printed.count("stopping after this step") == 1
+    assert "stopped; the same command" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_failed_run_with_only_an_earlier_checkpoint_is_still_that_run(compose_run, tmp_path):
+    train(compose_run(*SMALL))
+    run = RunDirectory(tmp_path / "run")
+    run.last.replace(run.previous)
+    run.update(status="failed")
+    with pytest.raises(UserError, match=r"another optimizer\.lr"):
+        train(compose_run(*SMALL, "optimizer.lr=0.5"))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(compose_run(*SMALL, "resume=never"))
 
 
 def test_a_run_directory_has_one_process_at_a_time(compose_run, tmp_path):

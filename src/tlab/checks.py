@@ -131,8 +131,10 @@ def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:
         value = OmegaConf.select(cfg, key)
         if value is None:
             continue
-        if not _is_number(value):
+        if not _is_number(value) or value != value:
             raise UserError(f"{key}={value} is not a number")
+        if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
+            raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
         if value < least:
             raise UserError(f"{key}={value} is too small; give {_bound(least)}")
         if value > most:

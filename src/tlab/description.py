@@ -33,6 +33,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
 
 
+def command_overrides() -> list[str]:
+    """Return the command line's overrides; none outside a command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def overrides(cfg: DictConfig) -> list[str]:
     """Return the command line's overrides; none for a baseline or outside a command."""
     if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:

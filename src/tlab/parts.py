@@ -44,8 +44,19 @@ def communication(trainer: DictConfig) -> str:
 
 
 def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
-    """Return the augmentation of each phase that has one of its own."""
-    return {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
+    """Return the augmentation of each phase that has one of its own.
+
+    Raises:
+        UserError: It is not what a choice of the group aug gives.
+    """
+    own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
+    for name, aug in own.items():
+        if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
+            raise UserError(
+                f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
+                f"+aug@finetune.phases.{name}.aug=strong"
+            )
+    return own
 
 
 def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":

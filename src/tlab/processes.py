@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_rank = 0  # of this process in its run; not $RANK, which a cluster may have set for something else
+
 LOCALHOST = "127.0.0.1"
 PATIENCE = timedelta(hours=2)  # how long processes wait for each other; the first may have many images to check
 GRACE = 60  # seconds that a stopped process has for its last checkpoint
@@ -43,7 +45,7 @@ class ProcessError(Exception):
 
 def first_process() -> bool:
     """Tell whether this process is the run's first one, which writes and speaks; true where there is one only."""
-    return os.environ.get("RANK", "0") == "0"
+    return _rank == 0
 
 
 @contextmanager
@@ -123,7 +125,8 @@ def _process(
     import torch
     from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own; without its long import
 
-    rank = int(os.environ["RANK"])
+    global _rank
+    _rank = rank = int(os.environ["RANK"])
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
@@ -174,6 +177,8 @@ def _reason(error: "ChildFailedError", folder: Path) -> Exception:
     rank, failure = error.get_first_failure()
     if failures and failures[0]["mistake"] is not None:
         return UserError(failures[0]["mistake"])
+    if not failures and failure.exitcode > 128:  # one of them was asked to stop, and did
+        sys.exit(failure.exitcode)
     if failure.exitcode < 0:  # it left no word, and what the others left is only what it led to
         return UserError(
             f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, quoted, run_command
-from tlab.description import describe, overrides, plain, preprocessing, resolved, settings
+from tlab.description import command_overrides, describe, overrides, plain, preprocessing, resolved, settings
 from tlab.parts import (
     best_is,
     build_dashboards,
@@ -106,6 +106,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         )
         check_monitors(cfg, module.metric_names)
         finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
+        finetuning.check_schedules(module.metric_names)
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
         callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]
         callbacks += [*build_dashboards(cfg, plan, recorder), last, stop]
@@ -126,6 +127,23 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     return metrics
 
 
+def compose_baseline(cfg: DictConfig, name: str) -> DictConfig:
+    """Return the configuration of a run to compare with: this command's, with the baseline's changes.
+
+    Keys of a plan that the baseline changes for another one are left out: the other may not have them.
+
+    Raises:
+        UserError: A mistake in it.
+    """
+    changes = list(cfg.baseline[name])
+    own = [override for override in command_overrides() if not override.startswith("run_dir=")]
+    if any(change.startswith("finetune=") for change in changes):
+        own = [override for override in own if not override.lstrip("+").startswith("finetune.")]
+    other = compose([*own, *changes, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
+    check(other)
+    return other
+
+
 def run(cfg: DictConfig) -> float:
     """Train, then the baselines to compare with, and say what came out; returns the monitored metric."""
     from rich.console import Console
@@ -133,12 +151,12 @@ def run(cfg: DictConfig) -> float:
     from tlab.dashboards.closing_table import print_closing_table
     from tlab.runs.directory import RunDirectory
 
+    others = {name: compose_baseline(cfg, name) for name in cfg.baseline}  # so that a mistake shows at once
     metrics = train(cfg)
     baselines = {}
-    for name, changes in cfg.baseline.items():
-        log.info("baseline %s: %s", name, " ".join(changes))
-        place = quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")
-        baselines[name] = train(compose([*overrides(cfg), *changes, place]))
+    for name, other in others.items():
+        log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))
+        baselines[name] = train(other)
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(
         Console(),

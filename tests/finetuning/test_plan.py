@@ -135,6 +135,7 @@ UNTIL = {"train": "head", "epochs": 2, "until": {"patience": 0}}
         ({"all": {**REST, "weight_decay": -1}}, 3, {}, "finetune.phases.all.weight_decay=-1"),
         ({"all": {"train": 1.5, "epochs": None}}, 3, {}, "finetune.phases.all.train=1.5"),
         ({"all": REST}, 0, {}, "trainer.max_epochs=0"),
+        ({"a/b": REST}, 2, {}, "finetune.phases.a/b: a name cannot have a /"),
         ({"head": UNTIL}, 2, {}, "finetune.phases.head.until needs a patience"),
         ({"head": {**UNTIL, "until": {"mode": "up"}}}, 2, {}, "finetune.phases.head.until.mode=up"),
         ({"all": REST}, 2, {"head_first": True}, "finetune.phases.all unfreezes the backbone before the head"),

@@ -1,5 +1,6 @@
 """Loaders over an `ImageDataset`: worker processes, and mistakes that arrive without their traceback."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,8 +78,18 @@ def make_loader(
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
     )
+
+
+def ignore_signals(worker: int) -> None:
+    """Let a worker process outlast Ctrl-C and SIGTERM, which a terminal or Slurm sends to all processes of a run.
+
+    The run saves where it stands with it, and ends it through its queue.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def choose_workers(images: int, cores: int) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tlab.data.datamodule import ImageDataModule
+from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
 from tlab.finetuning.plan import HEAD, Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
@@ -80,7 +81,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
-        self._scheduled: list[tuple[float, float]] = []
+        self._scheduled: list[tuple[float, float | None]] = []
 
     @property
     def phase(self) -> Phase:
@@ -102,6 +103,22 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Freeze for the first phase."""
         if stage == "fit":
             self.freeze_before_training(pl_module)
+
+    def check_schedules(self, metrics: Collection[str]) -> None:
+        """Refuse, before anything trains, a phase's schedule that cannot be built or watches a metric not there.
+
+        Raises:
+            UserError: Names the phase's key.
+        """
+        for phase in self.plan.phases:
+            optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+            scheduler = PhasedScheduler(optimizer, self.schedule)
+            try:
+                scheduler.start_phase(10, 5, phase.schedule)
+                scheduler.check(metrics)
+            except UserError as error:
+                where = f" (finetune.phases.{phase.key}.scheduler)" if phase.schedule else ""
+                raise UserError(f"{error}{where}") from error
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
         """Freeze what the phase in force does not train, and take up its rate scales."""
@@ -208,7 +225,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Scale rates and set weight decay for the length of one step, so that no schedule ever sees the scale."""
         assert self.scheduler is not None
         warmth, decay = self.scheduler.warmth(), self.phase.weight_decay
-        self._scheduled = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        self._scheduled = [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] *= self.scales[group["group"]] * warmth
             if decay is not None and group["decays"]:
@@ -216,7 +233,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def _restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group, (rate, decay) in zip(optimizer.param_groups, self._scheduled, strict=True):
-            group["lr"], group["weight_decay"] = rate, decay
+            group["lr"] = rate
+            if decay is not None:
+                group["weight_decay"] = decay
         assert self.scheduler is not None
         self.scheduler.after_step()
 

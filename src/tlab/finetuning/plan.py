@@ -135,6 +135,8 @@ def build_plan(
     """
     if max_epochs < 1:
         raise UserError(f"trainer.max_epochs={max_epochs} is no length for a run; give 1 or more")
+    if slashed := [name for name in phases if "/" in name]:
+        raise UserError(f"finetune.phases.{slashed[0]}: a name cannot have a / in it; choose another one")
     wanted = {name: phase for name, phase in phases.items() if phase.get("epochs") != 0}
     if not wanted:
         raise UserError("finetune.phases leaves no epoch to train; give a phase epochs, or null for the rest")
@@ -146,7 +148,7 @@ def build_plan(
             "is there to avoid; give finetune.head_epochs=1 or more, or choose finetune=full"
         )
     scales = _stage_scales(stage_names, stage_lr_decay, stage_lr_scales)
-    if backbone_lr_scale < 0:
+    if not backbone_lr_scale >= 0:
         raise UserError(f"finetune.backbone_lr_scale={backbone_lr_scale} must not be negative")
     groups = {name: backbone_lr_scale * scale for name, scale in scales.items()}
     return Plan(tuple(laid), max_epochs, {**groups, HEAD: 1.0})
@@ -155,7 +157,7 @@ def build_plan(
 def _check_lengths(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> None:
     for name, phase in phases.items():
         for key in ("epochs", "lr_scale", "weight_decay"):
-            if (number := phase.get(key)) is not None and number < 0:
+            if (number := phase.get(key)) is not None and not number >= 0:  # nor may it be nan
                 raise UserError(f"finetune.phases.{name}.{key}={number} must not be negative")
     open_ended = [name for name, phase in phases.items() if phase.get("epochs") is None]
     if len(open_ended) > 1:
@@ -180,6 +182,11 @@ def _lay(
 ) -> list[Phase]:
     """Return the phase, or of a gradual one its parts."""
     epochs = phase.get("epochs")
+    if not isinstance(phase.get("scheduler") or {}, Mapping):
+        raise UserError(
+            f"finetune.phases.{name}.scheduler={phase['scheduler']} is no list of the scheduler's keys; "
+            "give for instance {warmup: 0.2}"
+        )
     common: dict[str, Any] = {
         "lr_scale": float(phase.get("lr_scale", 1.0)),
         "until": _until(name, phase.get("until")),
@@ -233,11 +240,14 @@ def _until(name: str, until: Mapping[str, Any] | None) -> Until | None:
             "{monitor: val/loss, patience: 3}"
         )
     values = {key: value for key, value in until.items() if value is not None}
-    monitor = values.get("monitor", Until.monitor)
+    monitor = str(values.get("monitor", Until.monitor))
+    for key, kind, what in (("patience", int, "a whole number"), ("min_delta", int | float, "a number")):
+        if not isinstance(values.get(key, 0), kind):
+            raise UserError(f"finetune.phases.{name}.until.{key}={values[key]} is not {what}")
     rule = Until(**{"mode": "min" if monitor.endswith("loss") else "max", **values})
     if rule.mode not in ("min", "max"):
         raise UserError(f"finetune.phases.{name}.until.mode={rule.mode} is not one of min, max")
-    if rule.patience < 1 or rule.min_delta < 0:
+    if rule.patience < 1 or not rule.min_delta >= 0:
         raise UserError(
             f"finetune.phases.{name}.until needs a patience of 1 or more epochs and a min_delta of 0 or more"
         )
@@ -253,6 +263,12 @@ def _stage_scales(
     if scales is None:
         return {name: decay ** (len(stage_names) - 1 - place) for place, name in enumerate(stage_names)}
     stages = ", ".join(stage_names)
+    listed = list(scales.values() if isinstance(scales, Mapping) else scales) if _is_several(scales) else []
+    if not listed or not all(isinstance(scale, int | float) for scale in listed):
+        raise UserError(
+            f"finetune.stage_lr_scales={scales} is no list of numbers; give one for each of {stages}, or some by "
+            f"name: {{{stage_names[0]}: 0.1}}"
+        )
     if decay != 1:
         raise UserError("finetune.stage_lr_decay and finetune.stage_lr_scales say the same; give one of them")
     if isinstance(scales, Mapping):
@@ -269,6 +285,10 @@ def _stage_scales(
         )
     else:
         found = dict(zip(stage_names, map(float, scales), strict=True))
-    if min(found.values()) < 0:
+    if not min(found.values()) >= 0:
         raise UserError("finetune.stage_lr_scales must not be negative; 0 holds a stage's weights still")
     return found
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Sequence | Mapping) and not isinstance(value, str)

@@ -5,7 +5,7 @@ from the groups' base rates when a phase begins; the phase's own factor is not a
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -125,6 +125,8 @@ def plateau(
     warmup: float = 0.0,
 ) -> Schedule:
     """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode={mode} is not one of min, max")
     scheduler = ReduceLROnPlateau(
         optimizer,
         mode="min" if mode == "min" else "max",
@@ -183,6 +185,27 @@ class PhasedScheduler:
             self.current = partial(self.build, **self.arguments)(self.optimizer, *self.length)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
+
+    def check(self, metrics: Collection[str]) -> None:
+        """Try one step of the schedule, on an optimiser that is for trying only.
+
+        Raises:
+            UserError: It cannot be stepped, or watches a metric that the run does not have.
+        """
+        assert self.current is not None
+        scheduler, _, monitor, _ = self.current
+        if monitor is not None and monitor not in metrics:
+            raise UserError(
+                f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
+            )
+        try:
+            self.optimizer.step()  # torch warns where a schedule is stepped before the optimiser
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(1.0)
+            else:
+                scheduler.step()
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"scheduler cannot be stepped ({error}); correct its keys") from error
 
     def warmth(self) -> float:
         """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""

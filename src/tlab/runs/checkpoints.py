@@ -40,15 +40,14 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, run: RunDirectory, every_n_steps: int | None = None) -> None:
         self.run = run
         self.every_n_steps = every_n_steps
-        self._saved_step = -1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due; after the last batch the end of the epoch does."""
-        step = trainer.global_step
-        due = self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._saved_step
-        if due and not trainer.is_last_batch:
+        if self.every_n_steps is None or not between_steps(trainer, batch_idx):
+            return
+        if trainer.global_step % self.every_n_steps == 0:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -57,7 +56,6 @@ class LastCheckpoint(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
-        self._saved_step = trainer.global_step
         if trainer.is_global_zero and self.run.last.exists():
             with atomic_path(self.run.previous) as temporary:
                 temporary.unlink()
@@ -66,6 +64,11 @@ class LastCheckpoint(Checkpoint):
                 except OSError:  # a file system without links
                     temporary.write_bytes(self.run.last.read_bytes())
         trainer.save_checkpoint(self.run.last)
+
+
+def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Tell whether this batch ended an optimiser step inside an epoch; no gradients are pending then."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -143,14 +146,17 @@ def best_checkpoint(run: RunDirectory, monitor: str, mode: str) -> BestCheckpoin
 
 
 def resumable(run: RunDirectory) -> Path | None:
-    """Return the newest checkpoint to go on from that is whole; None where there is none."""
+    """Return the newest checkpoint to go on from that is whole; None where there is none.
+
+    A damaged one is removed, and the one before takes its place.
+    """
     for path in (run.last, run.previous):
-        if not path.exists():
-            continue
-        if _is_whole(path):
-            return path
-        log.warning("%s is damaged; going on from the checkpoint before it, or from the start", path)
-    return None
+        if path.exists() and not _is_whole(path):
+            log.warning("%s is damaged; going on from the checkpoint before it, or from the start", path)
+            path.unlink()
+    if run.previous.exists() and not run.last.exists():
+        run.previous.replace(run.last)
+    return run.last if run.last.exists() else None
 
 
 def _is_whole(path: Path) -> bool:

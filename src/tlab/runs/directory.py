@@ -95,7 +95,8 @@ class RunDirectory:
         Raises:
             UserError: The directory holds a run with other settings, or `resume=never` and a run is here.
         """
-        if self.status is None or (self.status == "failed" and not self.last.exists()):
+        begun = self.last.exists() or self.previous.exists()
+        if self.status is None or (self.status == "failed" and not begun):
             return False
         if resume == "never":
             raise UserError(f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on")
@@ -147,9 +148,10 @@ class RunDirectory:
                 ) from error
             except OSError:  # a file system without locks
                 pass
-            for left_over in self.path.rglob(".*"):
-                if TEMPORARY.fullmatch(left_over.name):  # of a process that was killed while it wrote
-                    left_over.unlink(missing_ok=True)
+            for folder in (self.path, self.checkpoints, self.path / ".hydra"):
+                for left_over in folder.glob(".*"):
+                    if TEMPORARY.fullmatch(left_over.name):  # of a process that was killed while it wrote
+                        left_over.unlink(missing_ok=True)
             yield
 
     def write_config(self, config: str, overrides: list[str]) -> None:

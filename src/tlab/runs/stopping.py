@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from tlab.runs.checkpoints import LastCheckpoint
+from tlab.runs.checkpoints import LastCheckpoint, between_steps
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,8 +53,7 @@ class GracefulStop(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop, between two optimiser steps; after the last batch the end of the epoch does."""
-        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if between_steps and not trainer.is_last_batch and self._asked(trainer):
+        if between_steps(trainer, batch_idx) and self._asked(trainer):
             self.last.save(trainer)
             self._stop()
 
