@@ -132,6 +132,7 @@ def compose_(odd_photos, tmp_path_factory):
             *(f"data.root={odd_photos}", "data.image_size=32", f"data.batch_size={12 // processes}"),
             *("data.num_workers=0", "backbone.weights=null", "logger=none", f"run_dir={run_dir}", "aug=light"),
             f"hydra.searchpath=[file://{mine}]",
+            "head.dropout=0",  # each process draws its own
             *("trainer=ddp", f"trainer.devices={processes}", "trainer.accelerator=cpu"),
             *("trainer.precision=32-true", f"trainer.max_epochs={EPOCHS}"),
         )
