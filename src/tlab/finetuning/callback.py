@@ -172,6 +172,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         assert self.scheduler is not None
         self.scheduler.after_epoch(trainer.callback_metrics)
         self._account(trainer.callback_metrics)
+        record, until = self.records[-1], self.phase.until
+        if until is not None and self.phase_is_over and record.epochs < record.length:
+            log.info("phase %s ends: %s has stopped improving at %.4g", record.name, until.monitor, record.best)
         if self.in_last_phase and self.phase_is_over:
             trainer.should_stop = True
 

@@ -126,7 +126,7 @@ def build_plan(
         stage_lr_decay: Factor from each stage to the one before it; the last stage has the backbone's rate
             (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
         stage_lr_scales: Each stage's rate as a multiple of the backbone's, in the order of the stages or by name
-            (1 where no name is given); not together with `stage_lr_decay`.
+            (1 where no name is given); takes the place of `stage_lr_decay`.
         head_first: Refuse a plan whose first phase trains more than the head.
 
     Raises:
@@ -269,8 +269,6 @@ def _stage_scales(
             f"finetune.stage_lr_scales={scales} is no list of numbers; give one for each of {stages}, or some by "
             f"name: {{{stage_names[0]}: 0.1}}"
         )
-    if decay != 1:
-        raise UserError("finetune.stage_lr_decay and finetune.stage_lr_scales say the same; give one of them")
     if isinstance(scales, Mapping):
         if unknown := [name for name in scales if name not in stage_names]:
             raise UserError(

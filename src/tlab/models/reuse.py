@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlab.errors import UserError
 from tlab.models.head import Head, pool
-from tlab.models.stages import RANDOM, Pretraining, StagedBackbone
+from tlab.models.stages import Pretraining, StagedBackbone
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def reuse_rows(
     if obstacle is not None and isinstance(reuse, Mapping):
         raise UserError(f"head.reuse takes no rows, because {obstacle}, or set head.reuse=null")
     if obstacle is not None:
-        if pretraining.description != RANDOM:  # from random weights nobody expects any
+        if _of_same_name(classes, pretraining.classes or ()):  # else there is nothing to miss
             log.info("head.reuse=auto takes no rows, because %s", obstacle)
         return {}
     source = pretraining.classes or ()
@@ -67,7 +67,7 @@ def reuse_rows(
             if bias is not None:
                 head.linear.bias[number] = bias[index] - bias.mean()
     head.reused = {target: source[index] for target, index in rows.items()}
-    _say(head.reused, len(classes), len(source))
+    _say(head.reused, len(classes))
     return head.reused
 
 
@@ -193,9 +193,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _say(taken: Mapping[str, str], targets: int, sources: int) -> None:
+def _say(taken: Mapping[str, str], targets: int) -> None:
     if taken:
         pairs = [f"{target} ({name.split(',')[0]})" for target, name in taken.items()]
         log.info("head.reuse: %d of %d rows come from the weights: %s", len(taken), targets, _some(pairs))
-    else:
-        log.info("head.reuse=auto takes no rows: no class is by name one of the weights' %d", sources)
