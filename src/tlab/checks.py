@@ -23,6 +23,7 @@ TRAIN_CHOICES: Choices = {
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,
     "trainer.strategy": ("auto", "ddp"),
+    "features.cache": ("auto", "off"),
     "checkpoint.mode": (None, "min", "max"),
     "resume": ("auto", "never"),
 }
@@ -44,6 +45,8 @@ TRAIN_BOUNDS: Bounds = {
     "optimizer.weight_decay": (0, ANY),
     "finetune.l2_sp": (0, ANY),
     "finetune.ema": (0, 0.999999),
+    "features.views": (1, ANY),
+    "features.max_gb": (0, ANY),
     "loss.label_smoothing": (0, 0.99),
     "checkpoint.every_n_steps": (1, ANY),
     "seed": (0, 2**32 - 1),

@@ -125,6 +125,15 @@ class TrainerConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """What is kept of the stages that stay frozen through a phase."""
+
+    cache: str = "auto"
+    views: int | None = None
+    max_gb: float = 20.0
+
+
+@dataclass
 class LossConfig:
     """The training loss."""
 
@@ -162,6 +171,7 @@ class TrainConfig:
     trainer: TrainerConfig = MISSING
     logger: dict[str, Any] = MISSING
     experiment: Any = None
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     dashboards: DashboardsConfig = field(default_factory=DashboardsConfig)

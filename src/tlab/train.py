@@ -74,7 +74,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     import torch
 
     from tlab.dashboards.hparams import log_hparams
-    from tlab.finetuning import AddressedRandomness, BackboneFinetuning
+    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, FrozenPrefix
     from tlab.models.module import ImageClassifier
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
@@ -105,7 +105,8 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
             about={"config": config, **preprocessing(cfg, net, precision)},
         )
         check_monitors(cfg, module.metric_names)
-        finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"))
+        features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
+        finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"), features)
         finetuning.check_schedules(module.metric_names)
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
         callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from tlab.data.check import Unreadable, check_files, unreadable
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
-from tlab.data.index import ImageIndex
+from tlab.data.index import ImageIndex, Sample
 from tlab.data.loader import Loader, make_loader
 from tlab.data.mixing import Mixing
 from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generator
@@ -145,7 +145,7 @@ class ImageDataModule(L.LightningDataModule):
         ]
         total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
         keys = [Key(0, index) for index in sorted(chosen.tolist())]
-        for batch in make_loader(self._dataset("train", augmented=False), keys, self.batch_size, self.num_workers):
+        for batch in make_loader(self.dataset(samples), keys, self.batch_size, self.num_workers):
             x = batch.image.double() / 255
             total += x.sum((0, 2, 3))
             squares += x.square().sum((0, 2, 3))
@@ -172,7 +172,7 @@ class ImageDataModule(L.LightningDataModule):
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         address = (split, train, replicas, rank)
         if address not in self._loaders:
-            dataset = self._dataset(split, augmented=train)
+            dataset = self.dataset(self.index.splits[split], augmented=train)
             sampler: Sampler[Key] = SequentialKeys(len(dataset), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
@@ -206,11 +206,16 @@ class ImageDataModule(L.LightningDataModule):
         assert isinstance(sampler, EpochSampler)
         sampler.phase = phase
 
-    def _dataset(self, split: str, augmented: bool) -> ImageDataset:
+    def augmentation(self, phase: str) -> Augmentation:
+        """Return what happens to the training images of a phase."""
+        return self.phases.get(phase, Augmentation(self.augment or {}, self.mix)).active()
+
+    def dataset(self, samples: Sequence[Sample], augmented: bool = False) -> ImageDataset:
+        """Return the images of these files, as evaluation sees them, or as training does."""
         from tlab.data.transforms import evaluation_transform
 
         return ImageDataset(
-            self.index.splits[split],
+            samples,
             finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),
             image_size=self.image_size,
             augment=self.augment if augmented else None,

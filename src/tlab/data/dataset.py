@@ -26,14 +26,17 @@ class Batch(NamedTuple):
     """What a loader yields.
 
     Attributes:
-        image: B 3 S S, uint8, RGB, not normalised (the model does that, on its device).
+        image: B 3 S S, uint8, RGB, not normalised (the model does that, on its device); or what the backbone's
+            stages up to `after` return for them.
         label: B, int64; or B K, float32, rows that sum to 1, where mixing is on.
         index: B, int64, position of each sample in its split.
+        after: last stage that has been computed, "pool" for pooled features; "" for images.
     """
 
     image: Tensor
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
+    after: str = ""
 
 
 class Augmentation(NamedTuple):

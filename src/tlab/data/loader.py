@@ -11,22 +11,28 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
 from tlab.data.order import EpochSampler
+from tlab.data.stored import StoredViews
 from tlab.errors import UserError
 
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
 
 
 class Loader(DataLoader[Batch]):
-    """A torch loader that raises the user's mistakes without a worker's traceback around them."""
+    """A torch loader that raises the user's mistakes without a worker's traceback around them.
+
+    Attributes:
+        stored: where set, the batches come from here and no image is read.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
+        self.stored: StoredViews | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
-        batches = super().__iter__()
+        batches = self._from_store() if self.stored is not None else super().__iter__()
         for batch in batches:
             self._taken["batches"] += 1
             if isinstance(batch, UserError):
@@ -44,6 +50,13 @@ class Loader(DataLoader[Batch]):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on inside that epoch: its next iteration begins after those batches, which are not even decoded."""
         self._resumed = dict(state_dict)
+
+    def _from_store(self) -> Iterator[Batch]:
+        assert self.stored is not None
+        assert self.batch_sampler is not None
+        for keys in self.batch_sampler:
+            batch = self.stored.batch(keys)
+            yield batch._replace(image=batch.image.pin_memory()) if self.pin_memory else batch
 
     def _start(self) -> dict[str, int]:
         """Return the epoch that begins and the batches of it that a resumed run has had."""

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,26 @@ class Mixing:
             The mixed image (C H W, uint8) and the weight of `image`'s label in 0..1; `partner`'s label has
             the rest.
         """
+        kind, weight, draw = self._drawn(seed)
+        return (image, 1.0) if kind is None else kind(image, partner, weight, draw)
+
+    def weight(self, seed: int) -> float:
+        """Return the share that `mix` gives an image by mixup alone, for what is not an image (features).
+
+        Manifold mixup (Verma et al. 2019, "Manifold Mixup") blends such features at the same shares.
+        """
+        assert self.cutmix_alpha == 0
+        return self._drawn(seed)[1]
+
+    def _drawn(self, seed: int) -> tuple[Callable[..., tuple[Tensor, float]] | None, float, random.Random]:
+        """Return how to mix (None: not at all), the image's share, and what to draw the rest from."""
         draw = random.Random(seed)
         kinds = [kind for kind, alpha in ((_blend, self.mixup_alpha), (_paste, self.cutmix_alpha)) if alpha > 0]
         if not kinds or draw.random() >= self.p:
-            return image, 1.0
+            return None, 1.0, draw
         kind = draw.choice(kinds)
         alpha = self.mixup_alpha if kind is _blend else self.cutmix_alpha
-        return kind(image, partner, draw.betavariate(alpha, alpha), draw)
+        return kind, draw.betavariate(alpha, alpha), draw
 
 
 def _blend(image: Tensor, partner: Tensor, weight: float, draw: random.Random) -> tuple[Tensor, float]:

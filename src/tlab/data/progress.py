@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,13 +12,14 @@ T = TypeVar("T")
 PATIENCE = 1.0  # seconds before work is worth a progress bar or a log line
 
 
-def shown(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def shown(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None = None) -> Iterator[T]:
     """Pass the items on; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`.
 
     Args:
         items: images, or what stands for them.
         description: what is done, shown before the bar.
         total: number of items.
+        size: tells how many images an item stands for; None: each is one.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -28,9 +29,9 @@ def shown(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     )
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     task = bar.add_task(description, total=total, rate="")
-    start, started = time.monotonic(), False
+    start, started, count = time.monotonic(), False, 0
     try:
-        for count, item in enumerate(items):
+        for item in items:
             seconds = time.monotonic() - start
             if not started and seconds > PATIENCE and sys.stderr.isatty():
                 bar.start()
@@ -38,6 +39,7 @@ def shown(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             if started:
                 bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
             yield item
+            count += size(item) if size else 1
     finally:
         if started:
             bar.stop()

@@ -2,6 +2,7 @@
 
 from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.ema import EMA
+from tlab.finetuning.features import FrozenPrefix
 from tlab.finetuning.l2_sp import L2SP
 from tlab.finetuning.lr_finder_callback import LearningRateFinder
 from tlab.finetuning.plan import Phase, Plan, Until, build_plan
@@ -12,6 +13,7 @@ __all__ = [
     "L2SP",
     "AddressedRandomness",
     "BackboneFinetuning",
+    "FrozenPrefix",
     "LearningRateFinder",
     "Phase",
     "Plan",

@@ -1,5 +1,6 @@
 """The callback that carries a plan out: it flips what trains and which rate scale applies, and nothing else."""
 
+import itertools
 import logging
 import warnings
 from collections.abc import Collection, Mapping
@@ -15,9 +16,11 @@ from torch.utils.hooks import RemovableHandle
 from tlab.data.datamodule import ImageDataModule
 from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
+from tlab.finetuning.features import FrozenPrefix, deepest
 from tlab.finetuning.plan import HEAD, Phase, Plan
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
+from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     Args:
         plan: The phases.
         schedule: Builds the learning-rate schedule of one phase.
+        features: Lets each phase start behind what it has frozen; None: every epoch runs all stages.
 
     Attributes:
         records: One per phase entered so far.
@@ -71,12 +75,15 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         scheduler: The schedule in force.
     """
 
-    def __init__(self, plan: Plan, schedule: BuildSchedule = constant) -> None:
+    def __init__(
+        self, plan: Plan, schedule: BuildSchedule = constant, features: FrozenPrefix | None = None
+    ) -> None:
         unfrozen = (start for start, phase in zip(plan.starts, plan.phases, strict=True) if phase.trained != {HEAD})
         super().__init__(unfreeze_backbone_at_epoch=next(unfrozen, plan.epochs))
         self.plan = plan
         self.records: list[PhaseRecord] = []
         self.schedule = schedule
+        self.features = features
         self.scales: dict[str, float] = {}
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
@@ -185,6 +192,17 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             hook.remove()
         self._hooks = []
 
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Test from what the stages return that no phase has trained."""
+        if self.features is None or not isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            return
+        net = _net(pl_module)
+        trained = {name for phase in self.plan.phases for name in phase.trained}
+        never = list(itertools.takewhile(lambda name: name not in trained, net.backbone.stage_names))
+        if upto := deepest(never, net):
+            digests = {name: digest(net.group(name)) for name in never}
+            self.features.enter_test(trainer, _module(pl_module), upto, digests)
+
     def rates(self) -> dict[str, float]:
         """Return each group's learning rate as the next step will apply it; 0 where the group is frozen."""
         assert self.scheduler is not None
@@ -209,8 +227,13 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.freeze_before_training(pl_module)
         if isinstance(trainer.strategy, PhasedDDP):
             trainer.strategy.rewrap()
-        if isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
-            data.augment_for(self.phase.key)
+        if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            return
+        data.augment_for(self.phase.key)
+        if self.features is not None and self.records and not self.phase_is_over:
+            record = self.records[-1]
+            start, length = record.start, record.length
+            self.features.enter(trainer, _module(pl_module), self.phase.key, start, length, record.digests_before)
 
     def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Count the epoch, and whether the metric that may end the phase has improved."""
@@ -264,6 +287,11 @@ def _digests(net: Classifier) -> dict[str, str]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-2]} and {names[-1]}"
+
+
+def _module(pl_module: L.LightningModule) -> ImageClassifier:
+    assert isinstance(pl_module, ImageClassifier)
+    return pl_module
 
 
 def _net(pl_module: L.LightningModule) -> Classifier:

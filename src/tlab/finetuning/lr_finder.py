@@ -84,7 +84,8 @@ def find_lr(
         for group in optimizer.param_groups:
             group["lr"] = rate * scales[group["group"]]
         with autocast(device, precision):
-            loss, _ = module.loss_of(net, Batch(*(part.to(device) for part in batch)))
+            moved = batch._replace(image=batch.image.to(device), label=batch.label.to(device))
+            loss, _ = module.loss_of(net, moved)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         if gradient_clip_val is not None:

@@ -9,7 +9,9 @@ from tlab.errors import UserError
 from tlab.models.head import Head
 from tlab.models.stages import StagedBackbone, digest
 
-__all__ = ["Classifier", "Normalize", "digest"]
+__all__ = ["POOL", "Classifier", "Normalize", "digest"]
+
+POOL = "pool"  # stands for the head's pooling, after the last stage
 
 # Parts of names of learnt embeddings and scales, which weight decay would pull to zero for no reason (torchvision's
 # reference recipes for ViT and Swin exempt the same; layer scale is 3-dimensional in torchvision's ConvNeXt).
@@ -71,17 +73,55 @@ class Classifier(nn.Module):
             )
         return self.head if name == "head" else self.backbone.stages[name]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images `B C H W` (uint8, or float in 0..1) to logits `B K`."""
-        x = self.normalize(x)
-        names = self.backbone.stage_names
-        start = next((i for i, name in enumerate(names) if name in self.trainable), len(names))
-        if start > 0:  # nothing before the first trainable stage needs a gradient
+    def forward(self, x: Tensor, after: str = "") -> Tensor:
+        """Map images `B C H W` (uint8, or float in 0..1) to logits `B K`.
+
+        Args:
+            x: Images, or what `prefix` returned for them.
+            after: The last stage that `prefix` ran, or `POOL`; "" for images.
+        """
+        frozen = self.frozen_stages
+        if after != POOL and len(frozen) > self._ran(after):  # nothing that is frozen needs a gradient
             with torch.no_grad():
-                x = self.backbone.forward_stages(x, stop=names[start - 1])
-        if start < len(names):
-            x = self.backbone.forward_stages(x, start=names[start])
+                x = self._stages(x, after, frozen[-1])
+            after = frozen[-1]
+        if after != POOL:
+            x = self._stages(x, after, self.backbone.stage_names[-1])
         return self.head(x)
+
+    @property
+    def frozen_stages(self) -> tuple[str, ...]:
+        """Names of the stages before the first one that trains."""
+        names = self.backbone.stage_names
+        return names[: next((i for i, name in enumerate(names) if name in self.trainable), len(names))]
+
+    def prefix(self, x: Tensor, upto: str, after: str = "") -> Tensor:
+        """Run only the first stages.
+
+        Args:
+            x: Images `B C H W` (uint8, or float in 0..1), or what this returned for them.
+            upto: The last stage to run; `POOL`: all of them, and the head's pooling.
+            after: The last stage that x has been through; "" for images.
+
+        Returns:
+            What `forward(..., after=upto)` goes on from; `B D` for `POOL`.
+        """
+        last = self.backbone.stage_names[-1]
+        x = self._stages(x, after, last if upto == POOL else upto)
+        return self.head.pool(x) if upto == POOL else x
+
+    def _stages(self, x: Tensor, after: str, upto: str) -> Tensor:
+        """Run the stages that follow `after`, to `upto`; none if `upto` is no later one."""
+        ran = self._ran(after)
+        if ran == 0:
+            x = self.normalize(x)
+        if ran >= self._ran(upto):
+            return x
+        return self.backbone.forward_stages(x, start=self.backbone.stage_names[ran], stop=upto)
+
+    def _ran(self, stage: str) -> int:
+        """Return how many stages have run when `stage` has."""
+        return self.backbone.stage_names.index(stage) + 1 if stage else 0
 
     def set_trainable(self, groups: Collection[str]) -> None:
         """Let `groups` train and freeze all others.

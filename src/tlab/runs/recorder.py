@@ -13,7 +13,9 @@ from tlab.runs.directory import RunDirectory
 class RunRecorder(L.Callback):
     """Writes one row per epoch: epoch, phase, metrics, learning rate per group, seconds, images per second.
 
-    It is the one clock of a run. Training time ends with the last batch of an epoch, what follows is validation.
+    It is the one clock of a run. `seconds` of an epoch is all of the time since the one before, so it has what its
+    phase computed in advance and what was written; `images_per_second` is that from the epoch's start to its last
+    batch.
 
     Args:
         run: Where to write.
@@ -33,6 +35,7 @@ class RunRecorder(L.Callback):
         self.fit_seconds = 0.0
         self._lr: dict[str, float] = {}
         self._images = 0
+        self._before = 0.0  # seconds between the last epoch's end and this one's start
         self._train_seconds = 0.0
         self._mark = 0.0
 
@@ -41,8 +44,8 @@ class RunRecorder(L.Callback):
         self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the epoch."""
-        self._mark = time.perf_counter()
+        """Start the clock of the epoch (`BackboneFinetuning` has entered a phase by now)."""
+        self._before = self._lap()
         self._images, self._train_seconds, self._lr = 0, 0.0, {}
 
     def on_train_batch_start(
@@ -64,7 +67,7 @@ class RunRecorder(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch's row."""
         train_seconds = max(self._train_seconds, 1e-9)
-        seconds = train_seconds + self._lap()
+        seconds = self._before + train_seconds + self._lap()
         self.fit_seconds += seconds
         metrics = {
             name: float(value)
@@ -112,7 +115,12 @@ class RunRecorder(L.Callback):
         return {
             "rows": self.rows,
             "fit_seconds": self.fit_seconds,
-            "epoch": {"lr": self._lr, "images": self._images, "train_seconds": self._train_seconds},
+            "epoch": {
+                "lr": self._lr,
+                "images": self._images,
+                "before": self._before,
+                "train_seconds": self._train_seconds,
+            },
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -120,7 +128,8 @@ class RunRecorder(L.Callback):
         self.rows = state_dict["rows"]
         self.fit_seconds = state_dict["fit_seconds"]
         epoch = state_dict["epoch"]
-        self._lr, self._images, self._train_seconds = epoch["lr"], epoch["images"], epoch["train_seconds"]
+        self._lr, self._images = epoch["lr"], epoch["images"]
+        self._before, self._train_seconds = epoch.get("before", 0.0), epoch["train_seconds"]
 
     def _lap(self) -> float:
         """Return the seconds since the last call."""

@@ -1,0 +1,70 @@
+"""What pixels and features depend on, as digests: two runs with equal ones may share what was computed."""
+
+import hashlib
+import io
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+import tlab.data
+import tlab.models
+from tlab.data.index import Sample
+
+LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")
+
+
+def of_files(samples: Iterable[Sample]) -> str:
+    """Return a digest of the files' paths, sizes and modification times, in their order."""
+    sha = hashlib.sha256()
+    for sample in samples:
+        stat = sample.path.stat()
+        sha.update(os.fsencode(sample.path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def of_transforms(transforms: Mapping[str, Any]) -> str | None:
+    """Return a digest of named transforms with all their settings, and with the code of a user's own ones.
+
+    None where one cannot be pickled (it holds a lambda or an open file): nothing tells its results apart then.
+    """
+    content = io.BytesIO()
+    pickler = _ByValue(content)
+    pickler.fast = True  # no references: equal settings may or may not be the same object
+    try:
+        pickler.dump(list(transforms.items()))
+    except Exception:  # whatever a user's object raises
+        return None
+    sha = hashlib.sha256(content.getvalue())
+    for step in transforms.values():
+        parts = step.modules() if isinstance(step, nn.Module) else [step]
+        for module in sorted({type(part).__module__ for part in parts}):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if file and module.partition(".")[0] not in ("torch", "torchvision", "tlab"):
+                sha.update(Path(file).read_bytes())
+    return sha.hexdigest()
+
+
+class _ByValue(pickle.Pickler):
+    """Equal values give equal bytes; torch would write a tensor's address too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            return str, (f"{obj.dtype} {obj.tolist()}",)
+        return NotImplemented
+
+
+@cache
+def of_code() -> dict[str, str]:
+    """Return the versions of the libraries, and a digest of our own code, that turn files into features."""
+    sha = hashlib.sha256()
+    for package in (tlab.data, tlab.models):
+        for file in sorted(Path(package.__path__[0]).glob("*.py")):
+            sha.update(file.read_bytes())
+    return {"tlab": sha.hexdigest(), **{name: version(name) for name in LIBRARIES}}
