@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, cast
 import lightning.pytorch as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def has_board(trainer: L.Trainer) -> bool:
@@ -27,7 +27,7 @@ def class_names(pl_module: L.LightningModule) -> tuple[str, ...]:
     return cast(tuple[str, ...], pl_module.classes)
 
 
-def writer(trainer: L.Trainer) -> SummaryWriter | None:
+def writer(trainer: L.Trainer) -> "SummaryWriter | None":
     """Return what to draw with: None without TensorBoard, off the first process, and in the sanity check."""
     if trainer.sanity_checking or not trainer.is_global_zero:
         return None
@@ -35,7 +35,7 @@ def writer(trainer: L.Trainer) -> SummaryWriter | None:
     return loggers[0].experiment if loggers else None
 
 
-def add_figure(board: SummaryWriter, tag: str, figure: "Figure", step: int) -> None:
+def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) -> None:
     """Render `figure` and write it as a PNG image.
 
     `SummaryWriter.add_figure` would import pyplot, which is slow and takes hold of a display.

@@ -5,7 +5,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.tensorboard.summary import pr_curve_raw
 
 from tlab.dashboards.board import class_names, collects, writer
 
@@ -49,6 +48,8 @@ class PrecisionRecall(L.Callback):
         board = writer(trainer)
         if board is None or self._counts is None:
             return
+        from torch.utils.tensorboard.summary import pr_curve_raw  # slow, and there is a board only sometimes
+
         fp_KT, tp_KT = self._counts.cpu().double().flip(2).cumsum(2).flip(2)  # at or above each threshold
         precision_KT = tp_KT / (tp_KT + fp_KT).clamp(min=1)
         recall_KT = tp_KT / tp_KT[:, :1].clamp(min=1)

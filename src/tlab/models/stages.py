@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tlab.errors import UserError
 
@@ -53,7 +52,7 @@ class StagedBackbone(nn.Module):
     Args:
         stages: name -> module, in forward order.
         pretraining: what the weights were trained with.
-        image_size: side in pixels of the images it will get; the output's layout is found with it, without compute.
+        image_size: side in pixels of the images it will get; the output's layout is found with one such image.
 
     Raises:
         UserError: the images are too small (or of a size that the network does not take).
@@ -64,6 +63,7 @@ class StagedBackbone(nn.Module):
         self.stages = nn.ModuleDict(stages)
         self.stage_names = tuple(stages)
         self.pretraining = pretraining
+        self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}  # by image size
         shape = self.stage_shapes(image_size)[self.stage_names[-1]]
         self.channel_axis = self._channel_axis(shape, image_size)
         self.feature_dim = shape[self.channel_axis - 1]
@@ -93,16 +93,23 @@ class StagedBackbone(nn.Module):
         return x
 
     def stage_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
-        """Return the output shape of each stage for one image, without the batch axis and without computing.
+        """Return the output shape of each stage for one image, without the batch axis.
+
+        One blank image is run, once for each size: fake tensors would cost more, since their import takes seconds.
 
         Raises:
             UserError: the network does not take images of this size.
         """
+        if image_size not in self._shapes:
+            self._shapes[image_size] = self._run_blank(image_size)
+        return dict(self._shapes[image_size])
+
+    def _run_blank(self, image_size: int) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
         try:
-            with shapes_only(self):
+            with evaluating(self), torch.no_grad():
                 own = next(self.parameters())
-                x = torch.empty(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
+                x = torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
                 for name in self.stage_names:
                     x = self.stages[name](x)
                     shapes[name] = tuple(x.shape[1:])
@@ -136,19 +143,29 @@ class StagedBackbone(nn.Module):
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` in evaluation mode inside the block, and back into the mode of each of its parts after it."""
+    modes = {child: child.training for child in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+@contextmanager
 def shapes_only(module: nn.Module) -> Iterator[None]:
     """Let `module` run in evaluation mode on fake tensors: shapes without compute; its state stays as it is."""
-    modes = {child: child.training for child in module.modules()}
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes seconds the first time
+
     log = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback for every size that does not fit
     disabled, log.disabled = log.disabled, True
     try:
-        module.eval()
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             yield
     finally:
         log.disabled = disabled
-        for child, mode in modes.items():
-            child.training = mode
 
 
 def digest(module: nn.Module) -> str:

@@ -1,0 +1,94 @@
+"""What a run does not import, and that all of it is there for whoever uses it after all."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton")
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run a script in an interpreter of its own and return what it printed."""
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_run_imports_neither_compiler_nor_figures(compose_run: Callable[..., DictConfig], tmp_path: Path) -> None:
+    OmegaConf.save(compose_run("scheduler=cosine"), tmp_path / "cfg.yaml", resolve=True)
+    code = (
+        "import sys\nfrom omegaconf import OmegaConf\nfrom tlab.train import train\n"
+        "train(OmegaConf.load(sys.argv[1]))\n"
+        f"print('HEAVY', [name for name in {(*HEAVY, 'matplotlib')} if name in sys.modules])"
+    )
+    assert "HEAVY []" in python(code, str(tmp_path / "cfg.yaml"))
+
+
+LATER = """
+import sys, tlab, torch, torchvision, lightning.pytorch as L
+from lightning.fabric.wrappers import OptimizedModule
+from torchmetrics.classification import MulticlassAccuracy
+
+assert not [name for name in HEAVY if name in sys.modules]
+layer = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
+layer(torch.ones(3, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert layer.weight.requires_grad
+assert not [name for name in HEAVY if name in sys.modules]
+assert not isinstance(layer, OptimizedModule)
+
+boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).tolist() == [[[[1.0, 1.0], [1.0, 1.0]]]]
+
+metric = MulticlassAccuracy(2)
+metric.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
+figure, axes = metric.plot()
+assert type(figure).__name__ == "Figure"
+
+compiled = torch.compile(layer, backend="eager")
+assert isinstance(compiled, OptimizedModule)
+before = layer.weight.detach().clone()
+
+@torch.compile(backend="eager")
+def step(x):
+    compiled(x).sum().backward()
+    optimizer.step()
+
+step(torch.ones(3, 2))
+optimizer.zero_grad()
+assert not torch.equal(before, layer.weight)
+assert torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2)))
+assert torch.fx.symbolic_trace(layer)(torch.ones(1, 2)).shape == (1, 2)
+
+@torch.compiler.disable
+def shielded(x):
+    assert not torch.compiler.is_compiling()
+    return x + 1
+
+assert torch.compile(lambda x: shielded(x) * 2, backend="eager")(torch.ones(1)).item() == 4
+from torch._dynamo.utils import is_compile_supported
+import torch._dynamo, matplotlib, triton
+assert all(module.__file__ for module in (torch._dynamo, matplotlib, triton))
+"""
+
+
+def test_what_was_left_out_works_when_it_is_used() -> None:
+    python(f"HEAVY = {HEAVY}\n{LATER}")
+
+
+def test_a_library_that_wants_more_than_its_stand_in_has_is_imported_as_ever() -> None:
+    """Another version of torchvision may import another name."""
+    code = (
+        "import sys, tlab.imports\n"
+        "empty = {'torch._dynamo.utils': type(sys)('empty')}\n"
+        "tlab.imports.STAND_INS['torchvision.ops.roi_align'] = lambda: empty\n"
+        "import torchvision\n"
+        "assert 'torch._dynamo' in sys.modules and torchvision.ops.roi_align"
+    )
+    python(code)
