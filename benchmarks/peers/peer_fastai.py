@@ -2,7 +2,7 @@
 
 `fine_tune(epochs)` alone would unfreeze after its first epoch; head-only training is its first half, with the
 learner as `vision_learner` gives it. fastai's defaults stay: a head of two layers on average and maximum pooling,
-Adam, as many workers as cores, BatchNorm of the frozen layers in training mode. The last incomplete batch is dropped.
+Adam, workers as many as cores, BatchNorm of frozen layers in training mode, the last incomplete batch dropped.
 """
 
 import argparse
