@@ -116,7 +116,7 @@ def run(command: list[str], work: Path, log: Path, timeout: float) -> tuple[floa
             process.wait()
             if not isinstance(stopped, subprocess.TimeoutExpired):
                 raise
-            return timeout, f"stopped after {timeout:.0f} s"
+            return timeout, f"stopped after {timeout:g} s"
     seconds = time.perf_counter() - start
     return seconds, "" if code == 0 else f"{last_line(log)} (exit code {code}, see {log.name})"
 

@@ -69,8 +69,9 @@ def seconds_per_step(step: Callable[[], None], steps: int, device: torch.device)
 def model_limits(arch: str, image_size: int, batch_size: int, budget: float) -> dict[str, float]:
     """Return images per second of each kind; about `budget` seconds of measuring per kind and round."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32, which is what tlab uses there
     x_BCHW = torch.randn(batch_size, 3, image_size, image_size, device=device)
     x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     kinds = {

@@ -154,7 +154,7 @@ GPU = [
         bars={"limit": 0.95},
         batch_size=128,
         precision="bf16",
-        copies=8,
+        copies=64,
     )
     for arch in ("resnet18", "resnet50")
 ]
