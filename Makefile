@@ -5,6 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 UV_HTTP_TIMEOUT ?= 300
+SIZE ?= quick
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,13 +41,9 @@ format: setup  ## sort imports, fix what ruff can fix, format
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-bench: setup  ## compare with Lightning; with ROOT=DIR WEIGHTS=resnet18.pth also with a plain loop
-	@$(PY) benchmarks/frozen_means_frozen.py
-	@if [ -n "$(ROOT)" ] && [ -n "$(WEIGHTS)" ]; then \
-		$(PY) benchmarks/tutorial_loop.py --root "$(ROOT)" --weights "$(WEIGHTS)" --image-size 128 --seeds 0 1 2 && \
-		$(PY) -m tlab.train -m "data.root='$(ROOT)'" data.image_size=128 backbone=resnet18 \
-			"backbone.weights='$(WEIGHTS)'" seed=0,1,2; \
-	else echo "For the accuracy: make bench ROOT=DIR WEIGHTS=FILE (DIR holds train/ and val/)"; fi
+bench: setup  ## time against Lightning, fastai, timm and plain loops; SIZE=full ROOT=DIR WEIGHTS=resnet18.pth for all of it
+	@$(PY) benchmarks/speed.py --size "$(SIZE)" $(if $(ROOT),--root "$(ROOT)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(FASTAI_PYTHON),--fastai-python "$(FASTAI_PYTHON)") $(ARGS)
 
 lock: setup  ## renew requirements.lock from pyproject.toml
 	@$(PY) -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev \
