@@ -1,14 +1,13 @@
-"""The transforms that torchvision v2 lacks; all of them take and give uint8 images, C H W, RGB.
-
-Whatever draws a random number draws it from torch's global generator, so an image's augmentation is fixed by
-the seed that was set before it.
-"""
+"""How evaluation sees an image, and a transform applied now and then; uint8 images C H W, RGB, in and out."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
+
+from tlab.data.canvas import Canvas
 
 # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): where it is painted, the normalised input is zero.
 MEAN_COLOR = (124, 116, 104)
@@ -125,6 +124,11 @@ class Sometimes(nn.Module):
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Transform one image, or return it as it is."""
         return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Let a transform that is a `steps.Step` draw on the canvas, or leave it as it is."""
+        if random.random() < self.p:
+            self.transform.draw(canvas, random)  # type: ignore[attr-defined]  # `chain.Chain` has looked
 
     def extra_repr(self) -> str:
         """Show the probability in `repr`."""
