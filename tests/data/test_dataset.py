@@ -188,7 +188,7 @@ def test_each_image_is_decoded_once_per_batch(samples, monkeypatch):
 
     seen = []
     true = module.decode
-    monkeypatch.setattr(module, "decode", lambda path: seen.append(path) or true(path))
+    monkeypatch.setattr(module, "decode", lambda path, *rest: seen.append(path) or true(path, *rest))
     order = keys(samples)[:6]
     dataset(samples, mixing=Mixing(1.0)).__getitems__(order)
     assert len(seen) == len(set(seen)) == 7  # six, and the partner of the last

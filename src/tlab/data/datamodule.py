@@ -43,6 +43,7 @@ class ImageDataModule(L.LightningDataModule):
         mix: mixup or CutMix for training.
         phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
+        store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -50,9 +51,11 @@ class ImageDataModule(L.LightningDataModule):
         index: the readable files, by split.
         unreadable: the files that were left out, and why.
         remarks: sentences about files that deserve a look.
+        image_epochs: epochs that will read images, which decides whether a store pays; None: the trainer's.
     """
 
     index: ImageIndex
+    image_epochs: int | None = None
 
     def __init__(
         self,
@@ -67,11 +70,13 @@ class ImageDataModule(L.LightningDataModule):
         mix: Mixing | None = None,
         phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
+        store: Literal["auto", "on", "off"] = "auto",
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_choice("data.resize", resize, ("crop", "pad"))
+        _check_choice("data.store", store, ("auto", "on", "off"))
         _check_choice("data.unreadable", unreadable, ("skip", "error"))
         _check_least("data.image_size", image_size, 2)
         _check_least("data.batch_size", batch_size, 1)
@@ -83,7 +88,7 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
-        self.on_unreadable = unreadable
+        self.store, self.on_unreadable = store, unreadable
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
@@ -173,6 +178,8 @@ class ImageDataModule(L.LightningDataModule):
         address = (split, train, replicas, rank)
         if address not in self._loaders:
             dataset = self._dataset(split, augmented=train)
+            if (split, train) in (("train", True), ("val", False)):  # others are read once
+                self._keep_decoded(dataset)
             sampler: Sampler[Key] = SequentialKeys(len(dataset), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
@@ -205,6 +212,14 @@ class ImageDataModule(L.LightningDataModule):
         sampler = self.train_dataloader().sampler
         assert isinstance(sampler, EpochSampler)
         sampler.phase = phase
+
+    def _keep_decoded(self, dataset: ImageDataset) -> None:
+        epochs = self.image_epochs
+        if epochs is None:
+            if not self.trainer and self.store == "auto":
+                return
+            epochs = self.trainer.max_epochs if self.trainer else None
+        dataset.keep_decoded(self.store, epochs if epochs != -1 else None)
 
     def _dataset(self, split: str, augmented: bool) -> ImageDataset:
         from tlab.data.transforms import evaluation_transform

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
+from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
 from tlab.data.mixing import Mixing
 from tlab.data.order import Key, addressed_seed
@@ -71,7 +72,13 @@ class ImageDataset(Dataset[Batch]):
         phases: phase of the run -> the augmentation that it has instead.
         num_classes: K.
         seed: seed of the run.
+
+    Attributes:
+        is_fixed: whether no phase augments anything, so that each sample has one look only.
+        store: holds what `original` returns, if set.
     """
+
+    store: ImageStore | None = None
 
     def __init__(
         self,
@@ -91,6 +98,8 @@ class ImageDataset(Dataset[Batch]):
         own = Augmentation(augment or {}, mixing)
         self.augmentations = {name: each.active() for name, each in {"": own, **(phases or {})}.items()}
         self.chains = {name: Chain(each.transforms) for name, each in self.augmentations.items()}
+        self.is_fixed = not any(chain.steps for chain in self.chains.values())
+        self._least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
 
@@ -129,20 +138,38 @@ class ImageDataset(Dataset[Batch]):
 
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
-        path = self.samples[key.index].path
+        augment = self.chains.get(key.phase, self.chains[""])
+        x = self.store.read(key.index) if self.store else self.original(key.index)
+        if augment.steps:
+            x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
+        if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
+            x = self.finish(x)
+        return x.contiguous()
+
+    def original(self, index: int) -> Tensor:
+        """Return a sample before augmentation, which is what a store keeps of it.
+
+        Args:
+            index: position in the split.
+
+        Returns:
+            uint8: 3 S S, finished, if `is_fixed`; else 3 H W, as decoded.
+        """
+        path = self.samples[index].path
         try:
-            x = decode(path)
+            x = decode(path, self._least_side)
         except DecodeError as error:
             raise UserError(
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
                 "or start again and it will be listed and skipped."
             ) from None
-        augment = self.chains.get(key.phase, self.chains[""])
-        if augment.steps:
-            x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
-        if x.shape[-2:] != (self.image_size, self.image_size) or not augment.steps:
-            x = self.finish(x)
-        return x.contiguous()
+        return self.finish(x) if self.is_fixed else x
+
+    def keep_decoded(self, mode: str, epochs: int | None) -> None:
+        """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
+        look = f"{self.finish!r}" if self.is_fixed else f"at least {self._least_side}"
+        paths = [sample.path for sample in self.samples]
+        self.store = choose_store(mode, paths, look, self.original, epochs)
 
     def _augmentation(self, key: Key) -> "Augmentation":
         return self.augmentations.get(key.phase, self.augmentations[""])

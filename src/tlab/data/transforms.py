@@ -13,6 +13,8 @@ from tlab.data.canvas import Canvas
 MEAN_COLOR = (124, 116, 104)
 # Below this ratio of the sides an image is resized whole, exactly as torchvision's own presets do it.
 _THIN = 2
+# So many times the pixels needed are decoded at least: then resizing hides how, and crops of training keep detail.
+DETAIL = 2
 
 
 class ResizeCrop(nn.Module):
@@ -36,6 +38,11 @@ class ResizeCrop(nn.Module):
             raise ValueError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction}")
         self.image_size = image_size
         self.crop_fraction = crop_fraction
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * round(self.image_size / self.crop_fraction)
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Resize and crop one image."""
@@ -66,6 +73,11 @@ class ResizePad(nn.Module):
         _check_size(image_size)
         self.image_size = image_size
         self.fill = list(fill)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * self.image_size
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Resize and pad one image."""
