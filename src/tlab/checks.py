@@ -19,6 +19,7 @@ SMALLEST = 1e-12  # stands for "above 0"
 TRAIN_CHOICES: Choices = {
     "data.normalize": ("backbone", "dataset", "none"),
     "data.resize": ("crop", "pad"),
+    "data.store": ("auto", "on", "off"),
     "data.unreadable": ("skip", "error"),
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,

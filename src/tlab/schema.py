@@ -27,6 +27,7 @@ class DataConfig:
     unreadable: str = MISSING
     resize: str = MISSING
     crop_fraction: float = MISSING
+    store: str = MISSING
     balanced: bool = MISSING
     class_weights: bool = MISSING
     source: dict[str, Any] = MISSING

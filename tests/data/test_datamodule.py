@@ -41,7 +41,7 @@ def root(make_folder):
 
 def same(some, others):
     return len(some) == len(others) and all(
-        torch.equal(x, y) for a, b in zip(some, others, strict=True) for x, y in zip(a, b, strict=True)
+        torch.equal(x, y) for a, b in zip(some, others, strict=True) for x, y in zip(a[:3], b[:3], strict=True)
     )
 
 

@@ -226,3 +226,45 @@ def test_draft_finds_what_full_decoding_finds(tmp_path, name, share):
     for draft in (False, True):
         with pytest.raises(DecodeError):
             decode_bytes(tmp_path, cut, draft=draft)
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "shape"),
+    [
+        ((800, 640), 64, (3, 80, 100)),
+        ((800, 640), 81, (3, 160, 200)),
+        ((800, 640), 160, (3, 160, 200)),
+        ((800, 640), 161, (3, 320, 400)),
+        ((800, 640), 321, (3, 640, 800)),
+        ((804, 640), 64, (3, 160, 201)),
+        ((801, 640), 64, (3, 640, 801)),  # half of it would be 401 x 320, half a pixel off at the edge
+    ],
+)
+def test_large_jpegs_are_decoded_no_larger_than_needed(tmp_path, size, least, shape):
+    picture(3, size).save(tmp_path / "x.jpg")
+    picture(3, size).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.jpg", least).shape == shape
+    assert decode(tmp_path / "x.png", least).shape == (3, size[1], size[0])
+
+
+def test_smaller_decoding_gives_the_pixels_of_the_full_size(tmp_path):
+    """After the resize of evaluation; a picture with detail at every scale."""
+    from tlab.data.transforms import ResizeCrop, ResizePad
+
+    rng = np.random.default_rng(0)
+    image = np.zeros((640, 800, 3))
+    for cells in (5, 20, 80, 160):
+        noise = rng.normal(0, 40, (cells, cells, 3)).astype(np.float32)
+        image += np.stack(
+            [np.asarray(Image.fromarray(c).resize((800, 640), 3)) for c in noise.transpose(2, 0, 1)], 2
+        )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture_ = Image.fromarray((image + 128).clip(0, 255).astype(np.uint8))
+    picture_.save(tmp_path / "x.jpg", quality=92, exif=exif)
+    for finish in (ResizeCrop(70), ResizeCrop(140), ResizePad(80)):
+        full, scaled = decode(tmp_path / "x.jpg"), decode(tmp_path / "x.jpg", finish.least_side)
+        assert scaled.shape[1] < full.shape[1]
+        difference = (finish(full).int() - finish(scaled).int()).abs()
+        assert difference.max() <= 10
+        assert difference.float().mean() < 1

@@ -43,6 +43,7 @@ class ImageDataModule(L.LightningDataModule):
         mix: mixup or CutMix for training.
         phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
+        store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -67,11 +68,13 @@ class ImageDataModule(L.LightningDataModule):
         mix: Mixing | None = None,
         phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
+        store: Literal["auto", "on", "off"] = "auto",
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_choice("data.resize", resize, ("crop", "pad"))
+        _check_choice("data.store", store, ("auto", "on", "off"))
         _check_choice("data.unreadable", unreadable, ("skip", "error"))
         _check_least("data.image_size", image_size, 2)
         _check_least("data.batch_size", batch_size, 1)
@@ -83,7 +86,7 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
-        self.on_unreadable = unreadable
+        self.store, self.on_unreadable = store, unreadable
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
@@ -205,6 +208,12 @@ class ImageDataModule(L.LightningDataModule):
         sampler = self.train_dataloader().sampler
         assert isinstance(sampler, EpochSampler)
         sampler.phase = phase
+
+    def keep_decoded(self, epochs: int) -> None:
+        """Decode each image that training and validation read once for so many epochs, if that pays."""
+        for loader in (self.train_dataloader(), self.val_dataloader()):
+            if loader.stored is None and not loader.has_workers:
+                loader.images.keep_decoded(self.store, epochs)
 
     def augmentation(self, phase: str) -> Augmentation:
         """Return what happens to the training images of a phase."""

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
+from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
+from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
 from tlab.data.mixing import Mixing
 from tlab.data.order import Key, addressed_seed
@@ -59,8 +61,9 @@ class Augmentation(NamedTuple):
 class ImageDataset(Dataset[Batch]):
     """The samples of one split, made on demand.
 
-    What sample i looks like in epoch e is a function of (seed, e, i): the global random state of torch and
-    Python is seeded from them around the transforms, and put back afterwards. CUDA's is never touched.
+    What sample i looks like in epoch e is a function of (seed, e, i): where a transform draws from
+    the global random state of torch and Python, that state is seeded from them, and put back afterwards. CUDA's is
+    never touched.
 
     Args:
         samples: files and labels.
@@ -72,7 +75,13 @@ class ImageDataset(Dataset[Batch]):
         phases: phase of the run -> the augmentation that it has instead.
         num_classes: K.
         seed: seed of the run.
+
+    Attributes:
+        is_fixed: whether no phase augments anything, so that each sample has one look only.
+        store: holds what `original` returns, if set.
     """
+
+    store: ImageStore | None = None
 
     def __init__(
         self,
@@ -91,6 +100,9 @@ class ImageDataset(Dataset[Batch]):
         self.image_size = image_size
         own = Augmentation(augment or {}, mixing)
         self.augmentations = {name: each.active() for name, each in {"": own, **(phases or {})}.items()}
+        self.chains = {name: Chain(each.transforms) for name, each in self.augmentations.items()}
+        self.is_fixed = not any(chain.steps for chain in self.chains.values())
+        self._least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
 
@@ -128,24 +140,39 @@ class ImageDataset(Dataset[Batch]):
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
     def image(self, key: Key) -> Tensor:
-        """Return the image of a key before mixing: 3 S S, uint8. Seeds the global random state."""
-        path = self.samples[key.index].path
+        """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
+        augment = self.chains.get(key.phase, self.chains[""])
+        x = self.store.read(key.index) if self.store else self.original(key.index)
+        if augment.steps:
+            x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
+        if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
+            x = self.finish(x)
+        return x.contiguous()
+
+    def original(self, index: int) -> Tensor:
+        """Return a sample before augmentation, which is what a store keeps of it.
+
+        Args:
+            index: position in the split.
+
+        Returns:
+            uint8: 3 S S, finished, if `is_fixed`; else 3 H W, as decoded.
+        """
+        path = self.samples[index].path
         try:
-            x = decode(path)
+            x = decode(path, self._least_side)
         except DecodeError as error:
             raise UserError(
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
                 "or start again and it will be listed and skipped."
             ) from None
-        augment = self._augmentation(key).transforms
-        if augment:
-            seed = addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw)
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            x = _augmented(x, augment)
-        if x.shape[-2:] != (self.image_size, self.image_size) or not augment:
-            x = self.finish(x)
-        return x.contiguous()
+        return self.finish(x) if self.is_fixed else x
+
+    def keep_decoded(self, mode: str, epochs: int | None) -> None:
+        """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
+        look = f"{self.finish!r}" if self.is_fixed else f"at least {self._least_side}"
+        paths = [sample.path for sample in self.samples]
+        self.store = choose_store(mode, paths, look, self.original, epochs)
 
     def _augmentation(self, key: Key) -> "Augmentation":
         return self.augmentations.get(key.phase, self.augmentations[""])
@@ -167,20 +194,6 @@ class ImageDataset(Dataset[Batch]):
         return image, weight * rows[0] + (1 - weight) * rows[1]
 
 
-def _augmented(x: Tensor, augment: Mapping[str, Transform]) -> Tensor:
-    for name, step in augment.items():
-        x = step(x)
-        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3):
-            what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise UserError(
-                f"aug.transforms.{name} returned {what}, not a 3 H W tensor: mend it, or leave it out with "
-                f"aug.transforms.{name}=null."
-            )
-    if x.dtype != torch.uint8:
-        x = F.to_dtype(x.clamp(0, 1) if x.is_floating_point() else x, torch.uint8, scale=True)
-    return x.expand(3, -1, -1)
-
-
 def whole_batches(batch: Any) -> Any:
     """Return a batch as `ImageDataset` made it, whole already: the `collate_fn` of every loader over one."""
     return batch
@@ -199,13 +212,15 @@ def kept_random_state() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread in the block, as in a worker process.
+    """Let torch and OpenCV compute on one thread in the block, as in a worker process.
 
     Single images gain nothing from more, and waiting for a second thread on a busy machine costs much.
     """
-    threads = torch.get_num_threads()
+    threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(cv2_threads)

@@ -12,6 +12,7 @@ from torch import Tensor
 ORIENTATION = 0x0112  # the EXIF tag
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 WHITE = (255, 255, 255, 255)
+DCT_SCALES = (8, 4, 2)  # by which libjpeg divides the sides of an image at less than the full time
 
 # They do not name the file; what they are about, the check of the files reports by name.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
@@ -35,14 +36,21 @@ class DecodeError(Exception):
         return type(self), (self.path, self.reason)
 
 
-def decode(path: Path) -> Tensor:
+def decode(path: Path, least_side: int | None = None) -> Tensor:
     """Read an image file as the viewer of a photograph would see it.
 
     The content decides the format, not the extension; of an animation the first frame counts; EXIF
     orientation is carried out; transparency is laid on white; 16-bit samples lose their low byte.
 
+    A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size: where both sides can be divided by that number
+    (else the pixels would shift) and the shorter one stays at `least_side` or above. With `least_side` twice the
+    side that the image is resized to afterwards, the result differs from that of the full size by less than 1 grey
+    level in the mean and by 10 at most. (Seen on photographs of 450 to 2,600 px, resized to 64, 128 and 256 px, 40
+    cases: 0.28 in the mean, 0.78 in the mean of the worst, 8 at most.)
+
     Args:
         path: the file.
+        least_side: pixels that the shorter side must keep; None decodes at full size.
 
     Returns:
         3 H W, uint8, RGB. The memory is laid out H W C, which torchvision's uint8 resize is quickest on.
@@ -50,7 +58,7 @@ def decode(path: Path) -> Tensor:
     Raises:
         DecodeError: the file cannot be read; `reason` says why.
     """
-    return to_tensor(decode_bytes(path, read_bytes(path)))
+    return to_tensor(decode_bytes(path, read_bytes(path), least_side=least_side))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -70,13 +78,14 @@ def read_bytes(path: Path) -> bytes:
         raise DecodeError(path, f"cannot be read ({error.strerror or error})") from None
 
 
-def decode_bytes(path: Path, content: bytes, draft: bool = False) -> Image.Image:
+def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: int | None = None) -> Image.Image:
     """Decode the content of an image file.
 
     Args:
         path: the file's name, for the error.
         content: the file's bytes.
         draft: decode JPEG at an eighth of the size, which reads all of the data at a fraction of the time.
+        least_side: see `decode`.
 
     Returns:
         An upright picture in mode RGB; its `format` tells what the content was.
@@ -90,6 +99,8 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False) -> Image.Image
         with Image.open(io.BytesIO(content)) as image:
             if draft:
                 image.draft(None, (1, 1))
+            elif least_side is not None:
+                image.draft(None, _scaled(image.size, least_side))
             image.load()
             upright = upright_rgb(image)
             upright.format = image.format
@@ -104,6 +115,14 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False) -> Image.Image
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
             raise DecodeError(path, "truncated (the file ends too early)") from None
         raise DecodeError(path, f"damaged image ({error or type(error).__name__})") from None
+
+
+def _scaled(size: tuple[int, int], least_side: int) -> tuple[int, int]:
+    """Return the size at which a JPEG of this size is decoded."""
+    for scale in DCT_SCALES:
+        if min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
+            return size[0] // scale, size[1] // scale
+    return size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

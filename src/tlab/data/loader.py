@@ -30,6 +30,17 @@ class Loader(DataLoader[Batch]):
         self._resumed: dict[str, int] | None = None
         self.stored: StoredViews | None = None
 
+    @property
+    def images(self) -> ImageDataset:
+        """The data set, also where the batches come from a store."""
+        assert isinstance(self.dataset, ImageDataset)
+        return self.dataset
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there are processes that have a copy of the data set."""
+        return self._iterator is not None
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
         batches = self._from_store() if self.stored is not None else super().__iter__()

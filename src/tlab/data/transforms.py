@@ -1,19 +1,20 @@
-"""The transforms that torchvision v2 lacks; all of them take and give uint8 images, C H W, RGB.
-
-Whatever draws a random number draws it from torch's global generator, so an image's augmentation is fixed by
-the seed that was set before it.
-"""
+"""How evaluation sees an image, and a transform applied now and then; uint8 images C H W, RGB, in and out."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
+
+from tlab.data.canvas import Canvas
 
 # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): where it is painted, the normalised input is zero.
 MEAN_COLOR = (124, 116, 104)
 # Below this ratio of the sides an image is resized whole, exactly as torchvision's own presets do it.
 _THIN = 2
+# So many times the pixels needed are decoded at least: then resizing hides how, and crops of training keep detail.
+DETAIL = 2
 
 
 class ResizeCrop(nn.Module):
@@ -37,6 +38,11 @@ class ResizeCrop(nn.Module):
             raise ValueError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction}")
         self.image_size = image_size
         self.crop_fraction = crop_fraction
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * round(self.image_size / self.crop_fraction)
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Resize and crop one image."""
@@ -67,6 +73,11 @@ class ResizePad(nn.Module):
         _check_size(image_size)
         self.image_size = image_size
         self.fill = list(fill)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * self.image_size
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Resize and pad one image."""
@@ -125,6 +136,11 @@ class Sometimes(nn.Module):
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Transform one image, or return it as it is."""
         return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Let a transform that is a `steps.Step` draw on the canvas, or leave it as it is."""
+        if random.random() < self.p:
+            self.transform.draw(canvas, random)  # type: ignore[attr-defined]  # `chain.Chain` has looked
 
     def extra_repr(self) -> str:
         """Show the probability in `repr`."""

@@ -230,10 +230,13 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         data.augment_for(self.phase.key)
-        if self.features is not None and self.records and not self.phase_is_over:
-            record = self.records[-1]
+        if not self.records or self.phase_is_over:
+            return
+        record = self.records[-1]
+        if self.features is not None:
             start, length = record.start, record.length
             self.features.enter(trainer, _module(pl_module), self.phase.key, start, length, record.digests_before)
+        data.keep_decoded(epochs=self.plan.epochs - trainer.current_epoch)
 
     def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Count the epoch, and whether the metric that may end the phase has improved."""

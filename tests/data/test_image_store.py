@@ -1,0 +1,151 @@
+"""A store gives the pixels of the plain path, is made once, and gives way where it does not pay or fit."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from conftest import jpeg, picture
+from tlab.data import image_store
+from tlab.data.color import ColorJitter
+from tlab.data.dataset import Augmentation, ImageDataset
+from tlab.data.index import folder_index
+from tlab.data.order import Key
+from tlab.data.transforms import evaluation_transform
+from tlab.data.warp import RandomResizedCrop
+from tlab.errors import UserError
+
+SIZE = 16
+
+
+@pytest.fixture
+def samples(make_folder):
+    root = make_folder({"a": 20, "b": 19})
+    picture(1, (301, 205)).save(root / "a" / "big.jpg")
+    picture(2, (400, 240)).save(root / "b" / "scaled.jpg")
+    picture(3).convert("RGBA").save(root / "b" / "alpha.png")
+    return folder_index(root).splits["train"]
+
+
+def dataset(samples, augment=None, **options):
+    return ImageDataset(samples, finish=evaluation_transform(SIZE), image_size=SIZE, augment=augment, **options)
+
+
+AUGMENT = {"crop": RandomResizedCrop(SIZE), "color": ColorJitter(0.3)}
+
+
+@pytest.mark.parametrize(
+    ("augment", "phases"),
+    [(None, None), (AUGMENT, None), (None, {"late": Augmentation(AUGMENT)}), (AUGMENT, {"late": Augmentation({})})],
+)
+def test_same_pixels_with_and_without(samples, augment, phases):
+    plain, stored = (dataset(samples, augment, phases=phases) for _ in range(2))
+    stored.keep_decoded("on", None)
+    assert len(stored.store) == len(samples)
+    for index in range(len(samples)):
+        for phase in ("", "late"):
+            key = Key(1, index, phase=phase)
+            assert torch.equal(plain.image(key), stored.image(key))
+
+
+def test_made_once_and_shared(samples, monkeypatch, own_cache):
+    first = dataset(samples)
+    first.keep_decoded("on", None)
+    other = dataset(samples)
+    monkeypatch.setattr(other, "original", None)  # nothing is decoded
+    other.keep_decoded("auto", 1)
+    assert torch.equal(other.image(Key(0, 3)), first.image(Key(0, 3)))
+    entries = [path for path in (own_cache / "images").iterdir() if not path.name.startswith(".")]
+    assert len(entries) == 1
+
+
+def test_a_changed_file_or_look_is_another_store(samples):
+    paths = [sample.path for sample in samples]
+    keys = {image_store._key(paths, "a"), image_store._key(paths, "b"), image_store._key(paths[1:], "a")}
+    paths[0].write_bytes(jpeg(99))
+    keys.add(image_store._key(paths, "a"))
+    os.utime(paths[1], ns=(1, 1))
+    keys.add(image_store._key(paths, "a"))
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "epochs", "seconds", "size", "word"),
+    [
+        ("off", None, 9.0, 1, None),
+        ("auto", 3, 9.0, 1, "3 epochs read them"),
+        ("auto", 20, 0.01, 1, "decoding them all takes"),
+        ("auto", 20, 9.0, 10**15, "free memory"),
+        ("on", 20, 9.0, 10**15, "free disk"),
+        ("auto", 20, 9.0, 1, ""),
+        ("on", 1, 0.0, 1, ""),
+    ],
+)
+def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monkeypatch, caplog):
+    monkeypatch.setattr(image_store, "_sample", lambda *_: (seconds, size))
+    data = dataset(samples)
+    with caplog.at_level(logging.INFO, logger="tlab"):
+        data.keep_decoded(mode, epochs)
+    assert (data.store is not None) == (word == "")
+    assert [word in record.message for record in caplog.records] == ([True] if word else [])
+
+
+def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
+    old = dataset(samples)
+    old.keep_decoded("on", None)
+    before = old.image(Key(0, 0))
+    os.utime(old.store.folder, (1, 1))
+    used = image_store.size_of(old.store.folder)
+    monkeypatch.setattr(image_store, "free_bytes", lambda _: 3 * used)
+    new = dataset(samples, AUGMENT)
+    monkeypatch.setattr(image_store, "_sample", lambda *_: (9.0, used // 2))
+    new.keep_decoded("on", None)
+    assert new.store.folder.exists()
+    assert not old.store.folder.exists()
+    assert torch.equal(old.image(Key(0, 0)), before)  # an open store goes on
+
+
+def test_a_failing_disk_is_only_a_warning(samples, own_cache, caplog):
+    own_cache.write_text("a file in the way")
+    data = dataset(samples)
+    data.keep_decoded("on", None)
+    assert data.store is None
+    assert "cannot be kept" in caplog.text
+    assert data.image(Key(0, 0)).shape == (3, SIZE, SIZE)
+
+
+def test_a_vanished_file_is_named_and_leaves_nothing_behind(samples, own_cache, monkeypatch):
+    monkeypatch.setattr(image_store, "_key", lambda *_: "key")
+    samples[-1].path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        dataset(samples).keep_decoded("on", None)
+    assert [path.name for path in (own_cache / "images").iterdir()] == [".key.lock"]
+
+
+def test_threads_pickles_and_other_processes_read_alike(samples, tmp_path):
+    data = dataset(samples, AUGMENT)
+    data.keep_decoded("on", None)
+    expected = [data.store.read(index) for index in range(len(samples))]
+    copy = pickle.loads(pickle.dumps(data.store))
+    wrong = []
+
+    def look():
+        wrong.extend(i for i in range(len(samples)) if not torch.equal(copy.read(i), expected[i]))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    torch.save(expected[5].clone(), tmp_path / "x.pt")
+    code = (
+        "import sys, torch; from pathlib import Path; from tlab.data.image_store import ImageStore\n"
+        "assert torch.equal(ImageStore(Path(sys.argv[1])).read(5), torch.load(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(data.store.folder), str(tmp_path / "x.pt")], check=True)
