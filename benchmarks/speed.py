@@ -13,10 +13,14 @@ done in pieces: --only and --peers choose, and what was measured before stays. T
 import argparse
 import importlib.util
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from speed_commands import Measurement, peer_command, read, run, sweep_command, tlab_command
@@ -63,6 +67,21 @@ def save(path: Path, results: list[Measurement]) -> None:
     fresh.replace(path)
 
 
+def about(data: str, weights: Path) -> dict[str, str]:
+    """Return what a measurement depends on besides its scenario."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "data": data,
+        "weights": weights.name,
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "torch": version("torch"),
+        "tlab": f"{version('tlab')} {commit}".strip(),
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
 def measure(args: argparse.Namespace, scenario: Scenario, system: str, number: int, root: Path) -> Measurement:
     """Carry out one command and read what it wrote; a failure is a result too."""
     result = Measurement(scenario.name, system, number)
@@ -77,6 +96,7 @@ def measure(args: argparse.Namespace, scenario: Scenario, system: str, number: i
         command = peer_command(system, scenario, root, weights, number, work, args.fastai_python)
     log = args.out / "logs" / f"{scenario.name}-{system}-{number}.log"
     log.parent.mkdir(exist_ok=True)
+    result.about = about(args.root.name if args.root else "drawn", weights)
     result.seconds, result.error = run(command, work, log, args.timeout)
     if not result.error:
         try:
@@ -109,9 +129,7 @@ def parse() -> argparse.Namespace:
         "--weights", nargs="*", default=[], help="FILE of a ResNet-18, or ARCH=FILE; default: random"
     )
     parser.add_argument("--only", nargs="+", help="names of scenarios")
-    parser.add_argument(
-        "--peers", type=lambda text: text.split(","), help="of the peers only these: lightning,timm"
-    )
+    parser.add_argument("--peers", help="only these, as in lightning,timm; or none")
     parser.add_argument("--repeats", type=int, help=f"rounds; {SEEDS}, and 1 of the quick size")
     parser.add_argument("--fastai-python", default=sys.executable, help="interpreter of an environment with fastai")
     parser.add_argument("--timeout", type=float, default=7200, help="seconds a command may take, %(default)s")
@@ -123,10 +141,14 @@ def parse() -> argparse.Namespace:
     known = {scenario.name for scenario in SIZES[args.size]}
     if wrong := sorted(set(args.only or ()) - known):
         parser.error(f"--only {wrong[0]}: --size {args.size} has {', '.join(sorted(known))}")
+    if args.peers is not None:
+        args.peers = [] if args.peers == "none" else args.peers.split(",")
     if wrong := sorted(set(args.peers or ()) - set(PEERS)):
         parser.error(f"--peers {wrong[0]}: there are {', '.join(PEERS)}")
-    if args.root and not (args.root / "train").is_dir():
-        parser.error(f"--root {args.root}: it holds no folder train/")
+    if args.root:
+        args.root = args.root.resolve()
+        if not (args.root / "train").is_dir():
+            parser.error(f"--root {args.root}: it holds no folder train/")
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     args.repeats = args.repeats or (1 if args.size == "quick" else SEEDS)

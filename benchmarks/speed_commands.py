@@ -34,6 +34,7 @@ class Measurement:
         accuracy: On the validation images after each epoch, in 0..1.
         limits: What `speed_limits.py` writes.
         error: Why there is nothing of all this.
+        about: On what it ran: data, weights, processor, versions, commit, time.
     """
 
     scenario: str
@@ -45,6 +46,7 @@ class Measurement:
     accuracy: list[float] = field(default_factory=list)
     limits: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    about: dict[str, str] = field(default_factory=dict)
 
 
 def tlab_command(scenario: Scenario, root: Path, weights: Path, seed: int, work: Path) -> list[str]:
@@ -118,7 +120,7 @@ def run(command: list[str], work: Path, log: Path, timeout: float) -> tuple[floa
                 raise
             return timeout, f"stopped after {timeout:g} s"
     seconds = time.perf_counter() - start
-    return seconds, "" if code == 0 else f"{last_line(log)} (exit code {code}, see {log.name})"
+    return seconds, "" if code == 0 else f"{last_line(log)[:200]} (exit code {code}, see {log.name})"
 
 
 def last_line(log: Path) -> str:

@@ -102,6 +102,13 @@ def rows(results: list[Measurement], scenario: Scenario) -> list[str]:
     return lines
 
 
+def conditions(results: list[Measurement]) -> str:
+    """Return all values of each condition that the measurements were made under, except the time."""
+    names = dict.fromkeys(name for m in results for name in m.about if name != "time")
+    values = {name: dict.fromkeys(m.about[name] for m in results if name in m.about) for name in names}
+    return "; ".join(f"{name} {', '.join(found)}" for name, found in values.items())
+
+
 def table(results: list[Measurement], scenarios: list[Scenario]) -> str:
     """Return the table of all that is there, and a second one of the machine's limits."""
     lines = [
@@ -110,6 +117,7 @@ def table(results: list[Measurement], scenarios: list[Scenario]) -> str:
         "|---|---|---|---|---|---|---|---|",
         *(line for scenario in scenarios for line in rows(results, scenario)),
     ]
+    lines += ["", f"Measured on {conditions(results)}."] if any(m.about for m in results) else []
     limits = [(s, m.limits) for s in scenarios for m in of(results, s, "limit")[-1:]]
     if limits:
         names = ["forward_fp32", "forward_bf16", "train_fp32", "train_bf16"]

@@ -49,6 +49,7 @@ class Scenario:
 
 ALL = ("tlab", "lightning", "fastai", "timm", "tutorial")
 HEAD = {"lightning": 10.0, "fastai": 10.0, "tutorial": 8.0}
+TITLES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 FULL_BARS = {"lightning": 1.6, "limit": 0.95}
 
 FULL = [
@@ -80,7 +81,7 @@ FULL = [
     *(
         Scenario(
             f"full_{arch}_{size}",
-            f"full, {arch}, {size} px, images/s",
+            f"full, {TITLES[arch]}, {size} px, images/s",
             ("tlab", "lightning", "timm", "tutorial", "limit"),
             arch=arch,
             image_size=size,
@@ -144,7 +145,7 @@ QUICK = [
 GPU = [
     Scenario(
         f"gpu_{arch}",
-        f"full, {arch}, 224 px, bf16, images/s",
+        f"full, {TITLES[arch]}, 224 px, bf16, images/s",
         ("tlab", "timm", "reference", "limit"),
         arch=arch,
         epochs=4,
