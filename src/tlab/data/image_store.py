@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL
 import torch
@@ -54,9 +55,9 @@ class ImageStore:
     def read(self, index: int) -> Tensor:
         """Return image `index`: 3 H W, uint8, laid out H W C."""
         height, width = (int(side) for side in self._shapes[index])
-        x_HWC = np.empty((height, width, 3), np.uint8)
-        self._read_into(memoryview(x_HWC).cast("B"), int(self._offsets[index]))
-        return torch.from_numpy(x_HWC).permute(2, 0, 1)
+        content = bytearray(3 * height * width)
+        self._read_into(memoryview(content), int(self._offsets[index]))
+        return torch.frombuffer(content, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
     def _open(self) -> None:
         self._shapes = np.load(self.folder / "shapes.npy")
@@ -121,8 +122,8 @@ def choose_store(
 
 def _key(paths: Sequence[Path], look: str) -> str:
     """Return a digest of all that the pixels depend on."""
-    versions = f"{RULE} pillow {PIL.__version__} torch {torch.__version__} torchvision {torchvision.__version__}"
-    digest = blake2b(f"{versions}\n{look}".encode(), digest_size=16)
+    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
+    digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
         digest.update(b"\n" + os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
