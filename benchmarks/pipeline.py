@@ -1,4 +1,4 @@
-"""Images per second of processor time: torchvision's ImageFolder against tlab, from files and from the decode-once store.
+"""Images per second of processor time: torchvision's ImageFolder, tlab from files, and tlab from its store.
 
     python benchmarks/pipeline.py --root DIR        # DIR holds train/<class>/ and val/<class>/ with photographs
 

@@ -83,7 +83,7 @@ def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return None
     try:
-        with Image.open(io.BytesIO(content)) as image:  # reads the header only
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:  # reads the header only
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or ({"exif", "xmp"} & image.info.keys() and image.getexif().get(ORIENTATION, 1) != 1):
                 return None
