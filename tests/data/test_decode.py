@@ -248,13 +248,13 @@ def test_large_jpegs_are_decoded_no_larger_than_needed(tmp_path, size, least, sh
 
 
 def test_smaller_decoding_gives_the_pixels_of_the_full_size(tmp_path):
-    """After the resize of evaluation; a picture with detail at every scale."""
+    """After the resize of evaluation; a picture with detail at every scale, as photographs have it."""
     from tlab.data.transforms import ResizeCrop, ResizePad
 
     rng = np.random.default_rng(0)
     image = np.zeros((640, 800, 3))
-    for cells in (5, 20, 80, 160):
-        noise = rng.normal(0, 40, (cells, cells, 3)).astype(np.float32)
+    for cells in (5, 20, 80, 320):
+        noise = rng.normal(0, 300 / cells, (cells, cells, 3)).astype(np.float32)
         image += np.stack(
             [np.asarray(Image.fromarray(c).resize((800, 640), 3)) for c in noise.transpose(2, 0, 1)], 2
         )
@@ -268,3 +268,31 @@ def test_smaller_decoding_gives_the_pixels_of_the_full_size(tmp_path):
         difference = (finish(full).int() - finish(scaled).int()).abs()
         assert difference.max() <= 10
         assert difference.float().mean() < 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"keep_rgb": True}]
+)
+@pytest.mark.parametrize("least", [None, 30, 60])
+def test_opencv_and_pillow_decode_alike(tmp_path, options, least):
+    from tlab.data.decode import _plain_jpeg, decode_bytes
+
+    picture(4, (320, 240)).save(tmp_path / "x.jpg", **options)
+    content = (tmp_path / "x.jpg").read_bytes()
+    x_HWC = _plain_jpeg(content, least)
+    assert (x_HWC == np.asarray(decode_bytes(tmp_path, content, least_side=least))).all()
+    assert _plain_jpeg(content[:-50], least) is None
+
+
+def test_opencv_leaves_what_is_odd_to_pillow(tmp_path):
+    from tlab.data.decode import _plain_jpeg
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(1).save(tmp_path / "turned.jpg", exif=exif)
+    picture(1).convert("L").save(tmp_path / "gray.jpg")
+    picture(1).convert("CMYK").save(tmp_path / "print.jpg")
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing \xff\xd9")
+    for file in tmp_path.iterdir():
+        assert _plain_jpeg(file.read_bytes(), None) is None

@@ -23,6 +23,7 @@ class Chain:
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
+        self._drawing = {name for name, step in self.steps.items() if _on_canvas(step)}
         self._seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
@@ -44,7 +45,7 @@ class Chain:
         draws = generator(seed)
         image: Tensor | Canvas = x_CHW
         for name, step in self.steps.items():
-            if _on_canvas(step):
+            if name in self._drawing:
                 image = image if isinstance(image, Canvas) else Canvas(to_pixels(image))
                 step.draw(image, draws)
             else:

@@ -19,6 +19,7 @@ from tlab.data.warp import ATTEMPTS
 GRAY = np.array([0.2989, 0.587, 0.114])  # ITU-R BT.601, as rounded in torchvision's rgb_to_grayscale
 # RGB -> YIQ (NTSC 1953): lightness, and two axes of colour at right angles
 YIQ = np.array([GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB = np.linalg.inv(YIQ)
 
 
 @dataclass
@@ -41,13 +42,12 @@ class ColorJitter(Step):
     hue: Range = 0.0
 
     def __post_init__(self) -> None:
-        self._ranges()
+        self._limits = self._ranges()
 
     def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
         """Draw an order and the factors, and change the colours."""
-        ranges = self._ranges()
-        for kind in random.permutation(len(ranges)):
-            low, high = ranges[kind]
+        for kind in random.permutation(len(self._limits)):
+            low, high = self._limits[kind]
             if low == high == (0.0 if kind == 3 else 1.0):
                 continue
             amount = uniform(random, low, high)
@@ -88,11 +88,13 @@ def hue_matrix(turns: float) -> np.ndarray:
     # In YIQ red lies at about 20 degrees and green at about 240: the opposite sense of the hue circle
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    return _matrix(np.linalg.inv(YIQ) @ turn @ YIQ)
+    return _matrix(RGB @ turn @ YIQ)
 
 
 def _matrix(linear: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    return np.hstack([linear, np.full((3, 1), offset)])
+    matrix = np.full((3, 4), offset)
+    matrix[:, :3] = linear
+    return matrix
 
 
 @dataclass

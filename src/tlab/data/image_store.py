@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL
 import torch
@@ -126,8 +127,8 @@ def choose_store(
 
 def _key(paths: Sequence[Path], look: str) -> str:
     """Return a digest of all that the pixels depend on."""
-    versions = f"{RULE} pillow {PIL.__version__} torch {torch.__version__} torchvision {torchvision.__version__}"
-    digest = blake2b(f"{versions}\n{look}".encode(), digest_size=16)
+    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
+    digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
         digest.update(b"\n" + os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())

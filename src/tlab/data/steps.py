@@ -1,6 +1,5 @@
 """What all of tlab's own augmentation steps share."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,16 +12,16 @@ from tlab.data.canvas import Canvas, Color
 Range = float | Sequence[float]
 
 
-class Step(ABC):
+class Step:
     """One augmentation step. Steps in succession share one canvas, and so one warp and one change of colours.
 
     A step is also a transform of its own: called with a uint8 image `3 H W` it returns one, and draws from torch's
     global generator, as torchvision's transforms do.
     """
 
-    @abstractmethod
     def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
         """Draw what is to be done from `random`, and do it to the canvas."""
+        raise NotImplementedError
 
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """Transform one image: C H W, uint8 (else converted), to 3 H W, uint8."""

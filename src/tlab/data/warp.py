@@ -148,12 +148,11 @@ class RandomAffine(Step):
     fill: Range = 0
 
     def __post_init__(self) -> None:
-        color("fill", self.fill)
-        self._ranges()
+        self._color, self._limits = color("fill", self.fill), self._ranges()
 
     def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
         """Draw angle, shifts, scale and shears, and warp."""
-        angles, scales, shear_x, shear_y = self._ranges()
+        angles, scales, shear_x, shear_y = self._limits
         height, width = canvas.size
         angle = uniform(random, *angles)
         shift = (0.0, 0.0)
@@ -163,7 +162,7 @@ class RandomAffine(Step):
             shift = (round(uniform(random, -x, x)), round(uniform(random, -y, y)))
         scale, shear = uniform(random, *scales), (uniform(random, *shear_x), uniform(random, *shear_y))
         matrix = affine_matrix(canvas.size, angle, shift, scale, shear)
-        canvas.warp(matrix, color("fill", self.fill))
+        canvas.warp(matrix, self._color)
 
     def _ranges(self) -> list[tuple[float, float]]:
         shear = [0.0] * 4 if self.shear is None else self.shear
@@ -193,11 +192,12 @@ def affine_matrix(
     """
     turn, (x, y) = math.radians(angle), map(math.radians, shear)
     a, c = math.cos(turn - y) / math.cos(y), math.sin(turn - y) / math.cos(y)
-    forward = np.array([[a, -a * math.tan(x) - math.sin(turn)], [c, math.cos(turn) - c * math.tan(x)]]) * scale
-    matrix, centre = np.eye(3), np.array([size[1] / 2, size[0] / 2])
-    matrix[:2, :2] = np.linalg.inv(forward)
-    matrix[:2, 2] = centre - matrix[:2, :2] @ (centre + shift)
-    return matrix
+    b, d = -a * math.tan(x) - math.sin(turn), math.cos(turn) - c * math.tan(x)
+    # The inverse of scale * [[a, b], [c, d]], whose determinant is scale ** 2
+    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
+    centre_x, centre_y = size[1] / 2, size[0] / 2
+    to_x, to_y = centre_x + shift[0], centre_y + shift[1]
+    return np.array([[a, b, centre_x - a * to_x - b * to_y], [c, d, centre_y - c * to_x - d * to_y], [0, 0, 1]])
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
