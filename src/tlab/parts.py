@@ -161,7 +161,7 @@ def build_trainer(
         max_epochs=finetuning.plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
         callbacks=[*own, *callbacks],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(run)],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,

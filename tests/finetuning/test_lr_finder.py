@@ -260,6 +260,7 @@ def test_a_run_that_goes_on_with_the_finder_is_the_run_without(compose_run, tmp_
     cfg = compose_run(*MIXED, "find_lr=true", run_dir=tmp_path / "found")
     with monkeypatch.context() as patch:
         patch.setattr(RunRecorder, "on_train_epoch_start", fail)
+        patch.setattr("tlab.runs.checkpoints.EVERY_SECONDS", 0.0)  # else it goes on from the end of the first phase
         with pytest.raises(RuntimeError, match="power cut"):
             train(cfg)
     with caplog.at_level(logging.INFO, logger="tlab"):

@@ -95,8 +95,11 @@ class ImageClassifier(L.LightningModule):
         self.train_acc.update(logits.detach(), hard)
         size = len(batch.image)
         self.train_loss.update(loss.detach(), size)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
-        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+        if (
+            self.trainer.is_last_batch
+        ):  # a metric is read at the end of the epoch, and each call costs a millisecond
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+            self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def loss_of(self, net: Classifier, batch: Any) -> tuple[Tensor, Tensor]:
@@ -118,10 +121,12 @@ class ImageClassifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, macro F1 and per-class accuracy over the whole split."""
+        self.log("val/loss", self.val_loss, prog_bar=True)
         self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """As `on_validation_epoch_end`."""
+        self.log("test/loss", self.test_loss)
         self._log_metrics(self.test_metrics)
 
     def configure_optimizers(self) -> Optimizer:
@@ -172,9 +177,6 @@ class ImageClassifier(L.LightningModule):
         metrics.update(logits, batch.label)
         mean = self.val_loss if split == "val" else self.test_loss
         mean.update(losses.detach())
-        self.log(
-            f"{split}/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=split == "val"
-        )
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 
     def _log_metrics(self, metrics: MetricCollection) -> None:

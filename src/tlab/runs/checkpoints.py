@@ -1,7 +1,9 @@
 """The checkpoints of a run, and early stopping, as callbacks that a run can be stopped and moved under."""
 
+import copy
 import logging
 import os
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,28 +20,82 @@ from tlab.runs.directory import RunDirectory
 log = logging.getLogger(__name__)
 
 
+EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs inside a phase
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is safely on the disk."""
+    """Writes a checkpoint beside its place and moves it there when it is safely on the disk.
+
+    `best.ckpt` is kept in memory first, since in a short epoch writing it would take longer than training; it reaches
+    the disk right before the next `last.ckpt`. So what `last.ckpt` says of the best epoch is on the disk, and if
+    the process is killed in between, the run that goes on finds the same best epoch again.
+
+    Args:
+        run: The run whose `best.ckpt` waits.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__()
+        self.run = run
+        self.frozen: Callable[[], set[int]] = set
+        self._best: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`, which holds either its old or its new content at any moment."""
-        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+        if Path(path) == self.run.best:
+            self._best = self._snapshot(checkpoint)
+            return
+        self.write_best()
+        self._write(checkpoint, Path(path))
+
+    def write_best(self) -> None:
+        """Write `best.ckpt` if it has not been written yet."""
+        if self._best is not None:
+            self._write(self._best, self.run.best)
+            self._best = None
+
+    def _snapshot(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Copy what the next step changes; what is frozen stands still until the phase ends."""
+        frozen = self.frozen()
+        still = [tensor for tensor in checkpoint["state_dict"].values() if tensor.data_ptr() in frozen]
+        return copy.deepcopy(checkpoint, {id(tensor): tensor for tensor in still})
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` at the end of each epoch and, if asked, inside it; the one before is kept beside it.
+    """Writes `last.ckpt`, and keeps the one before beside it.
+
+    At the end of an epoch it does so if the last one is older than 10 seconds, if a phase or the fit ends, and
+    always if there are checkpoints inside epochs too: short epochs would take longer to write than to train again.
 
     Args:
         run: Where to write.
         every_n_steps: Optimiser steps between two checkpoints inside an epoch; None: only at its end.
+        phase_is_over: Tells at the end of an epoch whether its phase ends with it.
     """
 
-    def __init__(self, run: RunDirectory, every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        every_n_steps: int | None = None,
+        phase_is_over: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.run = run
         self.every_n_steps = every_n_steps
+        self.phase_is_over = phase_is_over
+        self._saved_at = time.monotonic()
+        self._saved_epoch = -1
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, and tell the writer what is frozen."""
+        self._saved_at, self._saved_epoch = time.monotonic(), -1
+        if isinstance(writer := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            writer.frozen = lambda: {p.data_ptr() for p in pl_module.parameters() if not p.requires_grad}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,8 +107,17 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save; Lightning has validated by now, and `best.ckpt` is written."""
-        self.save(trainer)
+        """Save if it is time; Lightning has validated by now, and the writer has `best.ckpt`."""
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs or self.phase_is_over()
+        due = ends or self.every_n_steps is not None or time.monotonic() - self._saved_at >= EVERY_SECONDS
+        if trainer.strategy.broadcast(due):  # the clocks of several processes differ
+            self.save_epoch(trainer)
+
+    def save_epoch(self, trainer: L.Trainer) -> None:
+        """Write `last.ckpt` at the end of an epoch, unless that is done."""
+        if self._saved_epoch != trainer.current_epoch:
+            self.save(trainer)
+            self._saved_epoch = trainer.current_epoch
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
@@ -64,6 +129,7 @@ class LastCheckpoint(Checkpoint):
                 except OSError:  # a file system without links
                     temporary.write_bytes(self.run.last.read_bytes())
         trainer.save_checkpoint(self.run.last)
+        self._saved_at = time.monotonic()
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -72,7 +138,7 @@ def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes `best.ckpt` at the end of each best epoch.
+    """Makes `best.ckpt` at the end of each best epoch (`AtomicCheckpointIO` writes it).
 
     Lightning's own forgets which epoch was best when the directory has been moved; this one knows its directory.
     """

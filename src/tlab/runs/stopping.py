@@ -58,8 +58,9 @@ class GracefulStop(Checkpoint):
             self._stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop: the checkpoint of the epoch is written."""
+        """Save, if this epoch has no checkpoint yet, and stop."""
         if self._asked(trainer):
+            self.last.save_epoch(trainer)
             self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
