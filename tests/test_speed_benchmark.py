@@ -65,7 +65,7 @@ def test_the_table_says_what_was_reached_and_what_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", [s for size in SIZES.values() for s in size ], ids=lambda scenario: scenario.name
+    "scenario", [s for size in SIZES.values() for s in size], ids=lambda scenario: scenario.name
 )
 def test_every_tlab_command_composes(scenario: Scenario, tmp_path: Path) -> None:
     command = tlab_command(scenario, tmp_path, tmp_path / "weights.pth", 1, tmp_path)

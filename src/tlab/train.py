@@ -84,9 +84,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
 
     quiet()
     run = RunDirectory(Path(cfg.run_dir))
-    last = LastCheckpoint(
-        run, cfg.checkpoint.every_n_steps, lambda: finetuning.phase_is_over
-    )  # which is made below
+    last = LastCheckpoint(run, cfg.checkpoint.every_n_steps, lambda: finetuning.phase_is_over)
     with GracefulStop(last) as stop:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         with first_process_first():

@@ -26,8 +26,8 @@ EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there when it is safely on the disk.
 
-    `best.ckpt` is kept in memory first, since in a short epoch writing it would take longer than training; it reaches
-    the disk right before the next `last.ckpt`. So what `last.ckpt` says of the best epoch is on the disk, and if
+    `best.ckpt` is kept in memory first, since in a short epoch writing it would take longer than training; it
+    reaches the disk right before the next `last.ckpt`. What that says of the best epoch is then on the disk, and if
     the process is killed in between, the run that goes on finds the same best epoch again.
 
     Args:
