@@ -71,7 +71,7 @@ $(READY): requirements.lock pyproject.toml
 			"$(PYTHON)" -m venv --clear .venv && \
 			$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv; }
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
-		$(PY) -m uv pip sync $$quiet --python $(PY) requirements.lock && \
+		$(PY) -m uv pip sync $$quiet --compile-bytecode --python $(PY) requirements.lock && \
 		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@pwd -P > $(READY)
 	@echo "Ready."
