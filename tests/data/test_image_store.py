@@ -65,9 +65,9 @@ def test_made_once_and_shared(samples, monkeypatch, own_cache):
 
 
 def test_a_changed_file_or_look_is_another_store(samples):
-    paths = [sample.path for sample in samples]
+    paths = [sample.file for sample in samples]
     keys = {image_store._key(paths, "a"), image_store._key(paths, "b"), image_store._key(paths[1:], "a")}
-    paths[0].write_bytes(jpeg(99))
+    samples[0].path.write_bytes(jpeg(99))
     keys.add(image_store._key(paths, "a"))
     os.utime(paths[1], ns=(1, 1))
     keys.add(image_store._key(paths, "a"))

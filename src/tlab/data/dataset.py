@@ -171,7 +171,7 @@ class ImageDataset(Dataset[Batch]):
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
         """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
         look = f"{self.finish!r}" if self.is_fixed else f"at least {self._least_side}"
-        paths = [sample.path for sample in self.samples]
+        paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)
 
     def _augmentation(self, key: Key) -> "Augmentation":
