@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 F = TypeVar("F", str, Path)
 
+AHEAD = 1_000  # files waiting for a thread at once: each costs a kilobyte while it waits
 SAME_FORMAT = {"MPO": "JPEG"}  # what many phones write is a JPEG with a second picture behind it
 
 
@@ -93,7 +94,8 @@ def examine(path: Path) -> Verdict:
 
 def _examine_all(paths: Sequence[Path]) -> Iterator[Verdict]:
     with ThreadPoolExecutor(min(16, cores())) as pool:
-        yield from pool.map(examine, paths)
+        for start in range(0, len(paths), AHEAD):
+            yield from pool.map(examine, paths[start : start + AHEAD])
 
 
 def _log_rate(done: Mapping[F, Verdict], seconds: float) -> None:
