@@ -89,7 +89,7 @@ def test_a_changed_file_or_look_is_another_store(samples):
 def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monkeypatch, caplog):
     monkeypatch.setattr(image_store, "_sample", lambda *_: (seconds, size))
     data = dataset(samples)
-    with caplog.at_level(logging.INFO, logger="tlab"):
+    with caplog.at_level(logging.DEBUG, logger="tlab"):
         data.keep_decoded(mode, epochs)
     assert (data.store is not None) == (word == "")
     assert [word in record.message for record in caplog.records] == ([True] if word else [])
