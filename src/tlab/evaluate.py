@@ -77,7 +77,7 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
         )
     number = [classes.index(name) for name in index.classes]
     splits = {
-        split: tuple(dataclasses.replace(sample, label=number[sample.label]) for sample in samples)
+        split: tuple(sample._replace(label=number[sample.label]) for sample in samples)
         for split, samples in index.splits.items()
     }
     return dataclasses.replace(index, classes=classes, splits=splits)

@@ -45,7 +45,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         log.warning("%s has no prediction: %s", path, reason)
     readable = [path for path in files if path not in broken]
     dataset = ImageDataset(
-        [Sample(path, 0) for path in readable],
+        [Sample(str(path), 0) for path in readable],
         finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
         image_size=trained.image_size,
     )

@@ -18,7 +18,7 @@ def files(root: Path) -> list[Path]:
 
 def remarks(root: Path) -> list[str]:
     index = folder_index(root)
-    return odd_files(index, check_files(root, files(root)))
+    return odd_files(index, check_files(root, [str(path) for path in files(root)]))
 
 
 @pytest.fixture

@@ -65,9 +65,9 @@ def test_made_once_and_shared(samples, monkeypatch, own_cache):
 
 
 def test_a_changed_file_or_look_is_another_store(samples):
-    paths = [sample.path for sample in samples]
+    paths = [sample.file for sample in samples]
     keys = {image_store._key(paths, "a"), image_store._key(paths, "b"), image_store._key(paths[1:], "a")}
-    paths[0].write_bytes(jpeg(99))
+    samples[0].path.write_bytes(jpeg(99))
     keys.add(image_store._key(paths, "a"))
     os.utime(paths[1], ns=(1, 1))
     keys.add(image_store._key(paths, "a"))
@@ -89,7 +89,7 @@ def test_a_changed_file_or_look_is_another_store(samples):
 def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monkeypatch, caplog):
     monkeypatch.setattr(image_store, "_sample", lambda *_: (seconds, size))
     data = dataset(samples)
-    with caplog.at_level(logging.INFO, logger="tlab"):
+    with caplog.at_level(logging.DEBUG, logger="tlab"):
         data.keep_decoded(mode, epochs)
     assert (data.store is not None) == (word == "")
     assert [word in record.message for record in caplog.records] == ([True] if word else [])

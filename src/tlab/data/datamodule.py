@@ -100,7 +100,7 @@ class ImageDataModule(L.LightningDataModule):
         if hasattr(self, "index"):
             return
         index = self.source()
-        verdicts = check_files(index.root, [s.path for samples in index.splits.values() for s in samples])
+        verdicts = check_files(index.root, [s.file for samples in index.splits.values() for s in samples])
         broken = unreadable(verdicts)
         if broken and self.on_unreadable == "error":
             raise UserError(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -147,7 +148,7 @@ class ImageDataset(Dataset[Batch]):
             x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
         if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
             x = self.finish(x)
-        return x.contiguous()
+        return _in_planes(x)
 
     def original(self, index: int) -> Tensor:
         """Return a sample before augmentation, which is what a store keeps of it.
@@ -171,7 +172,7 @@ class ImageDataset(Dataset[Batch]):
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
         """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
         look = f"{self.finish!r}" if self.is_fixed else f"at least {self._least_side}"
-        paths = [sample.path for sample in self.samples]
+        paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)
 
     def _augmentation(self, key: Key) -> "Augmentation":
@@ -192,6 +193,16 @@ class ImageDataset(Dataset[Batch]):
         labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
         rows = one_hot(labels, self.num_classes).float()
         return image, weight * rows[0] + (1 - weight) * rows[1]
+
+
+def _in_planes(x_CHW: Tensor) -> Tensor:
+    """Return the image laid out C H W, as `contiguous` does; three times as fast from the layout H W C."""
+    x_HWC = x_CHW.permute(1, 2, 0)
+    if x_CHW.is_contiguous() or not x_HWC.is_contiguous():
+        return x_CHW.contiguous()
+    planes = np.empty(x_CHW.shape, np.uint8)
+    cv2.split(x_HWC.numpy(), list(planes))
+    return torch.from_numpy(planes)
 
 
 def whole_batches(batch: Any) -> Any:

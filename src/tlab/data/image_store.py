@@ -86,7 +86,7 @@ class ImageStore:
 
 
 def choose_store(
-    mode: str, paths: Sequence[Path], look: str, original: Original, epochs: int | None
+    mode: str, paths: Sequence[str], look: str, original: Original, epochs: int | None
 ) -> ImageStore | None:
     """Return the store of these images, made now if need be; None where they are better decoded at every epoch.
 
@@ -125,12 +125,12 @@ def choose_store(
         return None
 
 
-def _key(paths: Sequence[Path], look: str) -> str:
+def _key(paths: Sequence[str], look: str) -> str:
     """Return a digest of all that the pixels depend on."""
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116 - Path is slow here
         digest.update(b"\n" + os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
     return digest.hexdigest()
 

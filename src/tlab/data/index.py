@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
-from tlab.data.scan import Exclude, check_root, image_files, nfc, subfolders
+from tlab.data.scan import Exclude, Listings, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.split import check_fractions, split_classes
 from tlab.data.wording import few
 from tlab.errors import UserError
@@ -16,12 +17,16 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One image file: its absolute path, and its label as an index into the classes."""
 
-    path: Path
+    file: str  # a `Path` for each of very many files takes seconds and hundreds of megabytes
     label: int
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.file)
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,10 @@ class ImageIndex:
         digest = blake2b("\n".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
         for split, samples in sorted(self.splits.items()):
             digest.update(f"\n\n{split}".encode())
-            for sample in samples:
-                stat = sample.path.stat()
-                line = f"\n{self.relative(sample.path)}\0{sample.label}\0{stat.st_size}\0{stat.st_mtime_ns}"
+            prefix = f"{self.root}/"
+            for file, label in samples:
+                stat = os.stat(file)  # noqa: PTH116 - Path is slow here
+                line = f"\n{file.removeprefix(prefix)}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -63,8 +69,10 @@ class ImageIndex:
         """
         if not paths:
             return self
-        gone = set(paths)
-        kept = {split: tuple(s for s in samples if s.path not in gone) for split, samples in self.splits.items()}
+        gone = set(map(str, paths))
+        kept = {
+            split: tuple(s for s in samples if str(s.path) not in gone) for split, samples in self.splits.items()
+        }
         for split in ("train", "val"):
             labels = {sample.label for sample in kept[split]}
             empty = [name for label, name in enumerate(self.classes) if label not in labels]
@@ -101,15 +109,17 @@ def folder_index(
         UserError: the folder, a class or a fraction cannot be used; the sentence says why.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    folders = _split_folders(base, left_out)
+    listings = Listings(base)
+    folders = _split_folders(base, left_out, listings)
     remarks = []
     if not folders:
-        found = {"train": _class_files(base, "", left_out)}
+        found = {"train": _class_files(base, "", left_out, listings)}
     else:
-        found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
+        found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
         if "test" in found and not found["test"]:
             del found["test"]
             remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+    listings.keep()
     return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
 
 
@@ -144,9 +154,9 @@ def build_index(
     order: list[str] = [split for split in ("train", "val", "test") if split in splits]
     samples: dict[str, tuple[Sample, ...]] = {
         split: tuple(
-            Sample(root / name, label)
+            Sample(f"{root}/{name}", label)
             for label, c in enumerate(classes)
-            for name in sorted(splits[split].get(c, ()), key=nfc)
+            for name in in_order(splits[split].get(c, ()))
         )
         for split in order
     }
@@ -155,10 +165,10 @@ def build_index(
     return ImageIndex(root, classes, samples, (*remarks, *thin))
 
 
-def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
+def _split_folders(root: Path, exclude: Exclude, listings: Listings) -> dict[str, str]:
     """Return split -> folder name for the layout with a train folder, {} for the layout of class folders."""
     found: dict[str, str] = {}
-    for name in subfolders(root):
+    for name in subfolders(root, listings):
         split = SPLIT_NAMES.get(name.lower())
         if split is None or exclude.folder(name):
             continue
@@ -175,16 +185,17 @@ def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
     return found
 
 
-def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
+def _class_files(root: Path, folder: str, exclude: Exclude, listings: Listings) -> Files:
     """Return class name -> image files of one split's folder; {} for a folder 'test' without class folders."""
     base = root / folder
     prefix = f"{folder}/" if folder else ""
     classes: Files = {}
     empty = []
-    for name in subfolders(base):
+    for name in subfolders(base, listings):
         if exclude.folder(prefix + name):
             continue
-        files = [prefix + name + "/" + file for file in image_files(base / name, prefix + name, exclude)]
+        below = f"{prefix}{name}"
+        files = [f"{below}/{file}" for file in image_files(base / name, below, exclude, listings=listings)]
         if not files:
             empty.append(f"{prefix}{name}/")
         classes.setdefault(nfc(name), []).extend(files)

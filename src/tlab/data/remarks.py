@@ -2,33 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tlab.data.check import Verdict
-from tlab.data.index import ImageIndex
+from tlab.data.index import ImageIndex, Sample
 from tlab.data.wording import few
 
 MANY = 50  # files of one format that make another format odd
 RARE = 0.01  # largest share of an odd format
 
-Place = tuple[str, int, str]  # split, label, path relative to the root
+Place = tuple[str, Sample]  # split, file and label
 
 
-def odd_files(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[str]:
+def odd_files(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
     """Return short sentences on files that can be read but deserve a look.
 
     Args:
         index: the readable files.
-        verdicts: what the check found in each of them.
+        verdicts: what the check found in each of them, by `Sample.file`.
     """
     return [*_odd_formats(index, verdicts), *_same_content(index, verdicts)]
 
 
-def _odd_formats(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[str]:
-    groups: dict[str, list[str]] = defaultdict(list)
+def _odd_formats(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
     for samples in index.splits.values():
         for sample in samples:
-            groups[verdicts[sample.path].format].append(index.relative(sample.path))
+            groups[verdicts[sample.file].format].append(sample)
     if not groups:
         return []
     usual = max(groups, key=lambda kind: len(groups[kind]))
@@ -36,9 +35,10 @@ def _odd_formats(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[st
     if len(groups[usual]) < MANY:
         return []
     sentences = []
-    for kind, names in groups.items():
-        if kind == usual or len(names) > max(1, RARE * total):
+    for kind, odd in groups.items():
+        if kind == usual or len(odd) > max(1, RARE * total):
             continue
+        names = [index.relative(sample.path) for sample in odd]
         example = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
         is_are = "is a" if len(names) == 1 else "are"
         sentences.append(
@@ -48,20 +48,20 @@ def _odd_formats(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[st
     return sentences
 
 
-def _same_content(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[str]:
+def _same_content(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
     places: dict[str, list[Place]] = defaultdict(list)
     for split, samples in index.splits.items():
         for sample in samples:
-            places[verdicts[sample.path].digest].append((split, sample.label, index.relative(sample.path)))
+            places[verdicts[sample.file].digest].append((split, sample))
     leaks: dict[str, list[str]] = defaultdict(list)
     labels: list[str] = []
     for twins in (found for found in places.values() if len(found) > 1):
         for split in {place[0] for place in twins} - {"train"}:
             if any(place[0] == "train" for place in twins):
-                leaks[split].append(_pair(twins, "train", split))
-        different = sorted({place[1] for place in twins})
+                leaks[split].append(_pair(index, twins, "train", split))
+        different = sorted({sample.label for _, sample in twins})
         if len(different) > 1:
-            labels.append(_pair(twins, *different[:2]))
+            labels.append(_pair(index, twins, *different[:2]))
     sentences = [
         f"In train and {split} alike, byte for byte: {len(pairs)} ({few(pairs)}); {split} is too easy."
         for split, pairs in sorted(leaks.items())
@@ -71,6 +71,9 @@ def _same_content(index: ImageIndex, verdicts: Mapping[Path, Verdict]) -> list[s
     return sentences
 
 
-def _pair(twins: Sequence[Place], one: str | int, other: str | int) -> str:
-    first, second = (next(place[2] for place in twins if side in place[:2]) for side in (one, other))
-    return f"{first} = {second}"
+def _pair(index: ImageIndex, twins: Sequence[Place], one: str | int, other: str | int) -> str:
+    """Name two of the files, of two splits or of two labels."""
+    first, second = (
+        next(sample for split, sample in twins if side in (split, sample.label)) for side in (one, other)
+    )
+    return f"{index.relative(first.path)} = {index.relative(second.path)}"
