@@ -99,19 +99,22 @@ def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
     )
 
 
-def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
+def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan") -> "Precision":
     """Return `trainer.precision`; for `auto` the fastest one here."""
-    from tlab.models.precision import fastest_precision, find_accelerator
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.precision import allow_tf32, fastest_precision, find_accelerator
 
+    if cfg.trainer.precision != "32-true":  # which was asked for because it is exact
+        allow_tf32()
     if cfg.trainer.precision != "auto":
         return cfg.trainer.precision
     precision, why = fastest_precision(
         net,
         cfg.data.image_size,
-        cfg.data.batch_size,
         find_accelerator(cfg.trainer.accelerator),
         cfg.trainer.channels_last,
         name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
+        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
     )
     log.info("precision %s: %s", precision, why)
     return precision

@@ -93,8 +93,8 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
             net = build_net(cfg, data)
         check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-        precision = from_first_process(lambda: choose_precision(cfg, net))
         plan = make_plan(cfg, net)
+        precision = from_first_process(lambda: choose_precision(cfg, net, plan))
         module = ImageClassifier(
             net,
             data.classes,
