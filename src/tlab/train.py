@@ -14,6 +14,7 @@ from tlab.parts import (
     best_is,
     build_dashboards,
     build_net,
+    build_optimizer,
     build_options,
     build_trainer,
     choose_precision,
@@ -98,7 +99,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         module = ImageClassifier(
             net,
             data.classes,
-            optimizer=instantiate(cfg.optimizer, _convert_="all"),
+            optimizer=build_optimizer(cfg, precision),
             label_smoothing=cfg.loss.label_smoothing,
             class_weights=data.class_weights() if cfg.data.class_weights else None,
             channels_last=cfg.trainer.channels_last,
