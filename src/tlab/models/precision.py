@@ -4,7 +4,8 @@ import copy
 import json
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
+WARM_UP = 2.0  # seconds of a first round that counts itself: what warming up adds to it is little
 CLEAR = 1.1  # bf16 must be so many times faster; a smaller difference may be another process's doing
 
 _measured: set[str] = set()  # by this process
@@ -50,7 +52,7 @@ def fastest_precision(
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
-    parts = (processor(), torch.get_num_threads(), torch.__version__, name, image_size, channels_last, what)
+    parts = (processor(), torch.__version__, name, image_size, channels_last, what)
     key = "|".join(map(str, parts))
     file = cache_dir() / "precision.json"
     speeds = _read(file).get(key, {})
@@ -63,7 +65,7 @@ def fastest_precision(
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
-    return best or "32-true", f"{what} images per second measured here: {figures}{unclear}"
+    return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
 
 
 def _winner(speeds: dict[Precision, float]) -> Precision | None:
@@ -102,7 +104,10 @@ def find_accelerator(asked: str) -> str:
 
 
 def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bool) -> dict[Precision, float]:
-    """Return images per second in fp32 and in bf16, alternating, the best of a few rounds.
+    """Return images per second of a core's time in fp32 and in bf16, alternating, the best of a few rounds.
+
+    One core computes, and only the time that it gives to this thread counts: several cores wait for each other
+    where another program uses one of them, and what is measured then says nothing of either precision.
 
     Args:
         net: Left as it is.
@@ -115,7 +120,7 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    with torch.random.fork_rng(devices=[]), evaluating(net):
+    with torch.random.fork_rng(devices=[]), evaluating(net), _one_core():
         model = net
         if not head_only:
             model = copy.deepcopy(net)
@@ -129,16 +134,26 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
                 if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
                     fastest = dict.fromkeys(fastest, 0.0)
                 for precision in fastest:
-                    begin = time.perf_counter()
+                    begin = time.thread_time()
                     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                         logits = model(images)
                     if not head_only:
                         F.cross_entropy(logits.float(), labels).backward()
-                    speed = IMAGES / (time.perf_counter() - begin)
+                    speed = IMAGES / max(time.thread_time() - begin, 1e-6)
                     fastest[precision] = max(fastest[precision], speed)
-                if time.perf_counter() - started > BUDGET:
+                if time.perf_counter() - started > (BUDGET if round_ else WARM_UP):
                     break
     return {precision: round(speed, 1) for precision, speed in fastest.items()}
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def processor() -> str:
