@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from tlab.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.mistakes import sentence
+from tlab.parts import build_optimizer
 from tlab.train import train
 
 
@@ -266,3 +267,18 @@ def test_options_together(compose_run, overrides):
     metrics = train(compose_run(*overrides))
     assert 0 <= metrics["val/acc"] <= 1
     assert metrics["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "precision", "fused"),
+    [
+        ([], "32-true", True),
+        (["optimizer=adamw"], "bf16-mixed", True),
+        ([], "16-mixed", None),
+        (["+optimizer.fused=false"], "32-true", False),
+        (["optimizer._target_=torch.optim.RMSprop", "~optimizer.nesterov"], "32-true", None),
+    ],
+)
+def test_the_optimiser_is_fused_where_torch_can(compose_run, overrides, precision, fused):
+    optimizer = build_optimizer(compose_run(*overrides), precision)([{"params": [torch.zeros(2)]}])
+    assert optimizer.param_groups[0].get("fused") is fused

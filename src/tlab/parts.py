@@ -1,6 +1,8 @@
 """The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -12,6 +14,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
+    from torch.optim import Optimizer
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import BackboneFinetuning, Plan
@@ -99,22 +102,40 @@ def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
     )
 
 
-def choose_precision(cfg: DictConfig, net: "Classifier") -> "Precision":
+def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan") -> "Precision":
     """Return `trainer.precision`; for `auto` the fastest one here."""
-    from tlab.models.precision import fastest_precision, find_accelerator
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.precision import allow_tf32, fastest_precision, find_accelerator
 
+    if cfg.trainer.precision != "32-true":  # which was asked for because it is exact
+        allow_tf32()
     if cfg.trainer.precision != "auto":
         return cfg.trainer.precision
     precision, why = fastest_precision(
         net,
         cfg.data.image_size,
-        cfg.data.batch_size,
         find_accelerator(cfg.trainer.accelerator),
         cfg.trainer.channels_last,
         name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
+        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
     )
     log.info("precision %s: %s", precision, why)
     return precision
+
+
+def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
+    """Return what makes the optimiser from its groups; torch's own update all tensors of a group in one kernel.
+
+    That is left alone where the user has said how, and with fp16, whose gradients cannot be clipped in that kernel.
+    """
+    import torch
+
+    build = instantiate(cfg.optimizer, _convert_="all")
+    fusible = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    chosen = {"fused", "foreach", "differentiable", "capturable"} & set(cfg.optimizer)
+    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed":
+        return partial(build, fused=True)
+    return build
 
 
 def build_options(cfg: DictConfig, finetuning: "BackboneFinetuning") -> list["L.Callback"]:

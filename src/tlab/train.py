@@ -14,6 +14,7 @@ from tlab.parts import (
     best_is,
     build_dashboards,
     build_net,
+    build_optimizer,
     build_options,
     build_trainer,
     choose_precision,
@@ -93,12 +94,12 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
             net = build_net(cfg, data)
         check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-        precision = from_first_process(lambda: choose_precision(cfg, net))
         plan = make_plan(cfg, net)
+        precision = from_first_process(lambda: choose_precision(cfg, net, plan))
         module = ImageClassifier(
             net,
             data.classes,
-            optimizer=instantiate(cfg.optimizer, _convert_="all"),
+            optimizer=build_optimizer(cfg, precision),
             label_smoothing=cfg.loss.label_smoothing,
             class_weights=data.class_weights() if cfg.data.class_weights else None,
             channels_last=cfg.trainer.channels_last,

@@ -1,6 +1,8 @@
-"""What the network sees in training, drawn before it starts."""
+"""What the network sees in training, drawn when it has started."""
 
+import time
 from itertools import islice
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -11,10 +13,11 @@ from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.errors import UserError
 
 TILE_INCHES = 1.5
+DRAWN_AFTER = 5.0  # seconds
 
 
 class AugmentationPreview(L.Callback):
-    """Draws training images as the network gets them, when the fit starts.
+    """Draws training images as the network gets them, a few seconds after the fit has started.
 
     `preview/batch` is the start of the first batch, augmented and mixed, with its labels; `preview/views` has one
     image in each row: as evaluation sees it, then as the first epochs will. Both are made by the data set from
@@ -28,20 +31,38 @@ class AugmentationPreview(L.Callback):
     def __init__(self, images: int = 16, views: int = 4) -> None:
         self.images = images
         self.views = views
+        self._keys: list[Any] = []  # of the batch; none when it is drawn
+        self._started = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw both figures."""
-        board = writer(trainer)
+        """Note which images come first; drawing them would keep a short run from starting."""
         data = getattr(trainer, "datamodule", None)
-        if board is None or data is None or not self.images:
-            return
-        loader = data.loader("train", train=True)
-        keys = list(islice(loader.sampler, self.images))
-        images, labels = _read(loader.dataset, keys)
+        self._keys, self._started = [], time.monotonic()
+        if writer(trainer) is not None and data is not None:
+            self._keys = list(islice(data.loader("train", train=True).sampler, self.images))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw both figures when the run has been going for a few seconds."""
+        if self._keys and time.monotonic() - self._started >= DRAWN_AFTER:
+            self._draw(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw both figures of a run that was shorter than that."""
+        if self._keys:
+            self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        keys, self._keys = self._keys, []
+        board, data = writer(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        assert board is not None
+        dataset = data.loader("train", train=True).dataset
+        images, labels = _read(dataset, keys)
         captions = [label_caption(label, data.classes) for label in labels]
         figure = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
         add_figure(board, "preview/batch", figure, 0)
-        self._draw_views(board, loader.dataset, data.loader("train").dataset, data.classes)
+        self._draw_views(board, dataset, data.loader("train").dataset, data.classes)
 
     def _draw_views(self, board, augmented, plain, classes: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
         rows = min(len(augmented), -(-self.images // 4))

@@ -4,7 +4,8 @@ import copy
 import json
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,27 +15,35 @@ import torch.nn.functional as F
 from tlab.cache import cache_dir, write_text
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
+from tlab.models.stages import evaluating
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-ROUNDS = 3
-BUDGET = 4.0  # seconds after which no further round is timed
+IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
+ROUNDS = 5
+BUDGET = 0.5  # seconds after which no further round is timed
+WARM_UP = 2.0  # seconds of a first round that counts itself: what warming up adds to it is little
+CLEAR = 1.1  # bf16 must be so many times faster; a smaller difference may be another process's doing
+
+_measured: set[str] = set()  # by this process
 
 
 def fastest_precision(
-    net: Classifier, image_size: int, batch_size: int, accelerator: str, channels_last: bool, name: str
+    net: Classifier, image_size: int, accelerator: str, channels_last: bool, name: str, head_only: bool = False
 ) -> tuple[Precision, str]:
     """Return the fastest precision and why, in words.
 
-    On a GPU bf16 where it is supported, else fp16. On a CPU a few training steps are timed in both precisions
-    and the answer is remembered in the cache directory for this processor, model, size and torch version.
+    On a GPU bf16 where it is supported, else fp16. On a CPU a few images are timed in both precisions: a training
+    step, or a forward pass where the plan trains nothing but the head. The answer is remembered in the cache
+    directory for this processor, model, size and torch version. Where there is no clear difference, the answer is
+    fp32, and the next process measures again: of each precision the fastest measurement counts.
 
     Args:
-        net: Left as it is; a copy is timed.
+        net: Left as it is.
         image_size: Side of the images in pixels.
-        batch_size: Images in a step; 2 to 16 are timed.
         accelerator: `cpu`, `cuda` or `mps`.
         channels_last: Memory format that training will use.
         name: Names the model in the memory.
+        head_only: Whether the backbone only computes features.
     """
     if accelerator == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -42,21 +51,34 @@ def fastest_precision(
         return "16-mixed", "the GPU computes fp16 but not bf16"
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
-    parts = (
-        *(processor(), torch.get_num_threads(), torch.__version__),
-        *(name, image_size, batch_size, channels_last),
-    )
+    what = "forward" if head_only else "training"
+    parts = (processor(), torch.__version__, name, image_size, channels_last, what)
     key = "|".join(map(str, parts))
     file = cache_dir() / "precision.json"
-    remembered = _read(file)
-    if key not in remembered:
-        remembered = _read(file) | {key: measure(net, image_size, max(2, min(batch_size, 16)), channels_last)}
+    speeds = _read(file).get(key, {})
+    if not speeds or (_winner(speeds) is None and key not in _measured):
+        _measured.add(key)
+        measured = measure(net, image_size, channels_last, head_only)
+        speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
         with suppress(OSError):  # a cache that cannot be written: measured again next time
-            write_text(file, json.dumps(remembered, indent=1))
-    speeds = remembered[key]
-    best = max(speeds, key=lambda precision: speeds[precision])
+            write_text(file, json.dumps(_read(file) | {key: speeds}, indent=1))
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
-    return best, f"training images per second measured here: {figures}"
+    best = _winner(speeds)
+    unclear = "" if best else " (no clear difference)"
+    return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
+
+
+def _winner(speeds: dict[Precision, float]) -> Precision | None:
+    """Return the precision that is clearly faster than the other, if there is one."""
+    slow, fast = sorted(speeds, key=lambda precision: speeds[precision])
+    return fast if speeds[fast] >= CLEAR * speeds[slow] else None
+
+
+def allow_tf32() -> None:
+    """Let CUDA multiply fp32 matrices in TF32, which is several times faster; elsewhere it changes nothing."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -81,32 +103,57 @@ def find_accelerator(asked: str) -> str:
     raise UserError(f"trainer.accelerator={asked}: there is none here that torch can use; take trainer=auto or cpu")
 
 
-def measure(net: Classifier, image_size: int, batch_size: int, channels_last: bool) -> dict[Precision, float]:
-    """Return images per second of a training step in fp32 and in bf16, alternating, the best of a few rounds."""
+def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bool) -> dict[Precision, float]:
+    """Return images per second of a core's time in fp32 and in bf16, alternating, the best of a few rounds.
+
+    One core computes, and only the time that it gives to this thread counts: several cores wait for each other
+    where another program uses one of them, and what is measured then says nothing of either precision.
+
+    Args:
+        net: Left as it is.
+        image_size: Side of the images in pixels.
+        channels_last: Memory format.
+        head_only: Time a forward pass in evaluation mode; otherwise a training step of the whole network.
+    """
     fastest: dict[Precision, float] = {"32-true": 0.0, "bf16-mixed": 0.0}
-    with torch.random.fork_rng(devices=[]):
-        model = copy.deepcopy(net).train()
-        model.set_trainable(model.group_names)
-        images = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8)
-        if channels_last:
-            model, images = (
-                model.to(memory_format=torch.channels_last),
-                images.contiguous(memory_format=torch.channels_last),
-            )
-        labels = torch.zeros(batch_size, dtype=torch.long)
+    images = torch.zeros(IMAGES, 3, image_size, image_size, dtype=torch.uint8)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(IMAGES, dtype=torch.long)
+    with torch.random.fork_rng(devices=[]), evaluating(net), _one_core():
+        model = net
+        if not head_only:
+            model = copy.deepcopy(net)
+            model.set_trainable(model.group_names)
+            model.train()
+            model = model.to(memory_format=torch.channels_last) if channels_last else model
         started = time.perf_counter()
-        for round_ in range(ROUNDS):
-            for precision in fastest:
-                begin = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                    loss = F.cross_entropy(model(images).float(), labels)
-                loss.backward()
-                speed = batch_size / (time.perf_counter() - begin)
-                if round_ > 0 or time.perf_counter() - started > BUDGET:  # the first round warms up
+        # The outer context keeps the weights that the inner one has cast
+        with torch.set_grad_enabled(not head_only), torch.autocast("cpu", torch.bfloat16):
+            for round_ in range(ROUNDS):
+                if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
+                    fastest = dict.fromkeys(fastest, 0.0)
+                for precision in fastest:
+                    begin = time.thread_time()
+                    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                        logits = model(images)
+                    if not head_only:
+                        F.cross_entropy(logits.float(), labels).backward()
+                    speed = IMAGES / max(time.thread_time() - begin, 1e-6)
                     fastest[precision] = max(fastest[precision], speed)
-            if time.perf_counter() - started > BUDGET and min(fastest.values()) > 0:
-                break
+                if time.perf_counter() - started > (BUDGET if round_ else WARM_UP):
+                    break
     return {precision: round(speed, 1) for precision, speed in fastest.items()}
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def processor() -> str:
