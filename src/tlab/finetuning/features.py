@@ -22,6 +22,7 @@ from tlab.data.loader import make_loader
 from tlab.data.order import Key
 from tlab.data.stored import StoredViews
 from tlab.finetuning import fingerprint
+from tlab.finetuning.inference import run_prefix
 from tlab.finetuning.rows import fill, row_dtype, to_rows
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
@@ -269,15 +270,11 @@ class _Prefix:
     def _compute(self, source: Source, first: int) -> Iterator[np.ndarray]:
         """Yield blocks of rows from row `first` on."""
         after, inputs = self._inputs(source, first)
-        total = len(source.keys) - first
-        with torch.inference_mode():
-            for x in progress.shown(inputs, f"Frozen stages to {self.upto}", total, size=len):
-                with self.trainer.precision_plugin.forward_context():
-                    y = self.module.net.prefix(
-                        self.module.laid_out(x.to(self.module.device)), upto=self.upto, after=after
-                    )
-                self.computed += len(x)
-                yield to_rows(y, self.channels_last)
+        total, precision = len(source.keys) - first, str(self.trainer.precision)
+        outputs = run_prefix(self.module.net, inputs, self.upto, after, precision, self.module.memory_format)
+        for y in progress.shown(outputs, f"Frozen stages to {self.upto}", total, size=len):
+            self.computed += len(y)
+            yield to_rows(y, self.channels_last)
 
     def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Tensor]]:
         """Return batches from row `first` on: of the deepest stage that is stored, with its name; "" and images."""
