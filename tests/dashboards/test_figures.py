@@ -8,12 +8,6 @@ from tlab.dashboards.figures import confusion_figure, shorten, tile_figure
 GREY = [0xA0, 0xA0, 0xA0]
 
 
-def render(figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
 def texts_inside(figure) -> bool:
     """Whether each text lies wholly inside the figure."""
     canvas = FigureCanvasAgg(figure)
@@ -58,14 +52,31 @@ def test_confusion_of_a_class_without_images():
 
 def test_tiles_lie_beside_each_other_and_keep_their_pixels():
     tiles = [torch.full((3, 50, 50), value, dtype=torch.uint8) for value in (0xA0, 0x20, 0x40)]
-    figure = tile_figure(tiles, ["cat", "", "dog\nagain"], "Title", 2, tile_inches=1.0)
-    pixels = render(figure)
-    assert texts_inside(figure)
+    pixels = tile_figure(tiles, ["cat", "", "dog\nagain"], "Title", 2, tile_inches=1.0)
     grey = np.isclose(pixels, GREY, atol=1).all(axis=2)
     assert 90**2 < grey.sum() < 110**2  # about an inch square
     rows, columns = np.nonzero(grey)
     assert columns.max() < pixels.shape[1] / 2  # left half
     assert rows.max() < pixels.shape[0] * 0.7  # upper row
+
+
+def test_title_headers_and_captions_are_written_above_the_tiles():
+    tiles = [torch.full((3, 50, 50), 0xA0, dtype=torch.uint8)] * 4
+    captions, headers = ["猫 $x_1$\n+ dog", "", "cat", ""], ["before", "after"]
+    pixels = tile_figure(tiles, captions, "Title", 2, headers, tile_inches=1.5)
+    blank = tile_figure(tiles, ["\n", "", "", ""], "", 2, ["", ""], tile_inches=1.5)
+    assert pixels.shape == blank.shape
+    written = (pixels != blank).any(axis=2)
+    assert not written[np.isclose(blank, GREY, atol=1).all(axis=2)].any()  # nothing covers a tile
+    assert not written[[0, -1]].any()
+    assert not written[:, [0, -1]].any()
+    left, right = (half.any(axis=1) for half in np.array_split(written[45:], 2, axis=1))
+    assert _bands(left) == 4  # header, two lines, and one in the second row
+    assert _bands(right) == 1
+
+
+def _bands(rows: np.ndarray) -> int:
+    return int(np.count_nonzero(np.diff(rows.astype(int), prepend=0) == 1))
 
 
 def test_names_are_cut_in_the_middle():

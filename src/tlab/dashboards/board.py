@@ -39,18 +39,26 @@ def writer(trainer: L.Trainer) -> "SummaryWriter | None":
 def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) -> None:
     """Render `figure` and write it as a PNG image.
 
-    `SummaryWriter.add_figure` would import pyplot, which is slow and takes hold of a display; `add_image` would
-    convert to float and back, resample, and search long for the smallest PNG.
+    `SummaryWriter.add_figure` would import pyplot, which is slow and takes hold of a display.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script the font lacks
         canvas.draw()
-    bgr_HWC = cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR)
+    add_image(board, tag, np.asarray(canvas.buffer_rgba())[..., :3], step)
+
+
+def add_image(board: "SummaryWriter", tag: str, rgb_HWC: np.ndarray, step: int) -> None:
+    """Write `rgb_HWC` (uint8, `H W 3`) as a PNG image.
+
+    `SummaryWriter.add_image` would convert to float and back, resample, and search long for the smallest PNG.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    bgr_HWC = np.ascontiguousarray(rgb_HWC[..., ::-1])
     _, png = cv2.imencode(".png", bgr_HWC, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    height, width = bgr_HWC.shape[:2]
+    height, width = rgb_HWC.shape[:2]
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png.tobytes())
     board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

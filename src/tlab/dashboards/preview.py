@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import add_figure, writer
+from tlab.dashboards.board import add_image, writer
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.errors import UserError
 
@@ -61,7 +61,7 @@ class AugmentationPreview(L.Callback):
         images, labels = _read(dataset, keys)
         captions = [label_caption(label, data.classes) for label in labels]
         figure = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
-        add_figure(board, "preview/batch", figure, 0)
+        add_image(board, "preview/batch", figure, 0)
         self._draw_views(board, dataset, data.loader("train").dataset, data.classes)
 
     def _draw_views(self, board, augmented, plain, classes: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
@@ -75,7 +75,7 @@ class AugmentationPreview(L.Callback):
             captions += [label_caption(labels[0], classes), *[""] * self.views]
         headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(self.views))]
         figure = tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
-        add_figure(board, "preview/views", figure, 0)
+        add_image(board, "preview/views", figure, 0)
 
 
 def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:
