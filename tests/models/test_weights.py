@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from originals import original
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VisionTransformer
@@ -53,6 +54,25 @@ def saved(content: object, folder: Path) -> Path:
 def same(backbone: StagedBackbone, state: dict[str, Tensor]) -> bool:
     mine = {key.split(".", 2)[2]: tensor for key, tensor in backbone.state_dict().items()}
     return all(torch.equal(tensor, state[key]) for key, tensor in mine.items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t"])
+def test_what_is_no_weight_is_set_where_a_file_lacks_it(name: str, tmp_path: Path) -> None:
+    state = original(name).state_dict()
+    counted = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    assert same(build_backbone(name, weights=str(saved(counted, tmp_path)), image_size=32), dict(state))
+
+
+def test_a_layer_behind_the_classifier_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are taken out of the weights; what stands in for them must not be zero, as ReLU keeps zeros."""
+    (tmp_path / "classes.json").write_text(json.dumps([str(k) for k in range(1000)]))
+    whole = original("resnet18")
+    backbone = build(saved(whole.state_dict(), tmp_path), weights_classes=str(tmp_path / "classes.json"))
+    assert backbone.pretraining.classifier_fits
+    forward = torchvision.models.ResNet.forward
+    monkeypatch.setattr(torchvision.models.ResNet, "forward", lambda net, x: forward(net, x).relu())
+    backbone = build(tmp_path / "weights.pth", weights_classes=str(tmp_path / "classes.json"))
+    assert not backbone.pretraining.classifier_fits
 
 
 WRAPPINGS = {

@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from tlab.errors import UserError
 from tlab.models.loading import fit_to
@@ -19,6 +22,11 @@ from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
 # Side classifiers are off. The input transform is on with and without weights (torchvision turns it on with its
 # own), so that a checkpoint means the same network whichever way it is loaded.
 SIDE_CLASSIFIERS = {"aux_logits": False, "transform_input": True}
+# What fills a new layer's weights with random values: functions of torch.nn.init, and the methods that they call
+RANDOM_FILLS = {
+    *("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"),
+    *("xavier_uniform_", "xavier_normal_", "orthogonal_"),
+}
 SIZED = {"vit_": "image_size", "maxvit_": "input_size"}  # torchvision models built for one image size: its argument
 
 
@@ -71,6 +79,8 @@ def build_backbone(
     parts = _cut(parts, upto)
     keys = {key for part in parts.values() for key in part.state_dict()}
     if read is not None:
+        if library == "torchvision" and classifier:
+            _reset(model.get_submodule(classifier))  # gets no weights, and zeros would hide what comes after it
         fit_to(read, model, name, classifier, needed=keys)
     elif library == "timm":
         read = _of_timm(model, name, classifier, cfg, named)
@@ -153,6 +163,29 @@ def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
     )
 
 
+class _NoRandomFills(TorchFunctionMode):
+    """Leaves out random initialisation: much of the time of a build, for values that the weights overwrite.
+
+    Whatever is no random number (ones, zeros, counters, buffers that no file has) is set as ever.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if getattr(func, "__name__", "") in RANDOM_FILLS and isinstance(tensor, torch.Tensor):
+            with torch.no_grad():
+                return tensor.zero_()  # what a file may lack, such as another head's layers, must be finite
+        return func(*args, **kwargs)
+
+
+def _reset(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.reset_parameters()
+
+
 def _build_torchvision(name: str, size: int, has_weights: bool) -> nn.Module:
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
@@ -163,7 +196,8 @@ def _build_torchvision(name: str, size: int, has_weights: bool) -> nn.Module:
         if name.startswith(prefix):
             options[argument] = size if argument == "image_size" else (size, size)
     try:
-        return torchvision.models.get_model(name, weights=None, **options)
+        with _NoRandomFills() if has_weights else nullcontext():
+            return torchvision.models.get_model(name, weights=None, **options)
     except (AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
