@@ -208,6 +208,7 @@ def test_workers_are_chosen_from_cores_and_images():
     assert choose_workers(100_000, 2) == 1
     assert choose_workers(100_000, 8) == 7
     assert choose_workers(100_000, 64) == 8
+    assert choose_workers(100_000, 64, on_cpu=True) == 0
 
 
 class Recorder(L.LightningModule):

@@ -19,12 +19,15 @@ class Chain:
     Args:
         transforms: name -> `Step`, or any callable on images C H W that draws from torch's or Python's global
             generator; None is left out.
+
+    Attributes:
+        seeds_globally: whether a step may draw from the global generators.
     """
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
         self._drawing = {name for name, step in self.steps.items() if _on_canvas(step)}
-        self._seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
+        self.seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
         """Augment one image.
@@ -39,7 +42,7 @@ class Chain:
         Raises:
             UserError: a step returned no image.
         """
-        if self._seeds_globally:
+        if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
         draws = generator(seed)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from tlab.cores import share_of_cores
 from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
 from tlab.data.image_store import ImageStore, choose_store
@@ -79,6 +81,7 @@ class ImageDataset(Dataset[Batch]):
 
     Attributes:
         is_fixed: whether no phase augments anything, so that each sample has one look only.
+        is_threadsafe: whether images may be made in several threads: no transform draws from a global generator.
         store: holds what `original` returns, if set.
     """
 
@@ -103,6 +106,7 @@ class ImageDataset(Dataset[Batch]):
         self.augmentations = {name: each.active() for name, each in {"": own, **(phases or {})}.items()}
         self.chains = {name: Chain(each.transforms) for name, each in self.augmentations.items()}
         self.is_fixed = not any(chain.steps for chain in self.chains.values())
+        self.is_threadsafe = not any(chain.seeds_globally for chain in self.chains.values())
         self._least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
@@ -125,12 +129,10 @@ class ImageDataset(Dataset[Batch]):
         """
         full = [Key(*key) for key in keys]
         partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
-        images: dict[tuple[int, int, int], Tensor] = {}
+        wanted = {key[:3]: key for key in [*partners, *full]}
         try:
             with kept_random_state(), one_thread():
-                for key in [*full, *partners]:
-                    if key[:3] not in images:
-                        images[key[:3]] = self.image(key)
+                images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
         except UserError as error:
             return error
         index = torch.tensor([key.index for key in full])
@@ -139,6 +141,14 @@ class ImageDataset(Dataset[Batch]):
             return Batch(torch.stack([images[key[:3]] for key in full]), labels, index)
         mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
         return Batch(torch.stack(mixed), torch.stack(rows), index)
+
+    def _images(self, keys: Sequence[Key]) -> list[Tensor]:
+        """Return the images of these keys; outside worker processes each core makes some, if that is safe."""
+        threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
+        if min(threads, len(keys)) < 2:
+            return [self.image(key) for key in keys]
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(self.image, keys))
 
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""

@@ -93,7 +93,8 @@ def make_loader(
         persistent: keep the processes from one epoch to the next.
     """
     # torch's worker processes run with one arithmetic thread each by themselves
-    workers = choose_workers(len(keys), share_of_cores()) if num_workers is None else num_workers
+    on_cpu = dataset.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    workers = choose_workers(len(keys), share_of_cores(), on_cpu) if num_workers is None else num_workers
     return Loader(
         dataset,
         batch_size=batch_size,
@@ -116,9 +117,16 @@ def ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def choose_workers(images: int, cores: int) -> int:
+def choose_workers(images: int, cores: int, on_cpu: bool = False) -> int:
     """Return the number of worker processes for a split of so many images.
 
-    None for few images. Otherwise one for each core but one, at most 8.
+    None for few images, and none where the CPU computes too: between two steps the data set makes the images of a
+    batch on all cores, while worker processes would take cores from the arithmetic, whose threads wait for each
+    other at every layer. Otherwise one for each core but one, at most 8.
+
+    Args:
+        images: in the split.
+        cores: for this process.
+        on_cpu: whether the CPU computes and the data set may use threads.
     """
-    return 0 if images < FEW_IMAGES else max(0, min(cores - 1, 8))
+    return 0 if images < FEW_IMAGES or on_cpu else max(0, min(cores - 1, 8))
