@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import torch
+from pictures import picture
 from torchvision.transforms import v2
 
-from conftest import picture
 from tlab.data.chain import Chain
 from tlab.data.color import ColorJitter
 from tlab.data.transforms import ResizeCrop, Sometimes

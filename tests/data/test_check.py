@@ -3,8 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
+from pictures import SHARED, jpeg, picture
 
-from conftest import SHARED, jpeg, picture
 from tlab.data import check, progress
 from tlab.data.check import Unreadable, check_files, unreadable
 from tlab.data.decode import DecodeError, decode

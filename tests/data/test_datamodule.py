@@ -5,9 +5,9 @@ from functools import partial
 import lightning.pytorch as L
 import pytest
 import torch
+from pictures import jpeg
 from torchvision.transforms import v2
 
-from conftest import jpeg
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.dataset import Mixing
 from tlab.data.index import folder_index

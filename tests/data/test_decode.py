@@ -3,9 +3,9 @@ import io
 import numpy as np
 import pytest
 import torch
+from pictures import jpeg, picture, png_bomb
 from PIL import Image
 
-from conftest import jpeg, picture, png_bomb
 from tlab.data.decode import DecodeError, decode
 
 RGB = np.asarray(picture(1))  # 30 x 40

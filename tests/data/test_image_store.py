@@ -9,8 +9,8 @@ import threading
 
 import pytest
 import torch
+from pictures import jpeg, picture
 
-from conftest import jpeg, picture
 from tlab.data import image_store
 from tlab.data.color import ColorJitter
 from tlab.data.dataset import Augmentation, ImageDataset

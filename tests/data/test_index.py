@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
+from pictures import SHARED, jpeg
 
-from conftest import SHARED, jpeg
 from tlab.data.index import folder_index
 from tlab.data.table import csv_index
 from tlab.errors import UserError

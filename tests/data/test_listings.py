@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from pictures import jpeg
 
-from conftest import jpeg
 from tlab.data import scan
 from tlab.data.index import folder_index
 

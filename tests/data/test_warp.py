@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import picture
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from conftest import picture
 from tlab.data import canvas as canvas_module
 from tlab.data.canvas import Canvas
 from tlab.data.chain import Chain

@@ -184,7 +184,11 @@ def _write(entry: Path, original: Original, images: int) -> None:
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:
     """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
-    # Pillow and torch let go of the interpreter's lock while they compute
-    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for start in range(0, images, CHUNK):
-            yield from pool.map(original, range(start, min(start + CHUNK, images)))
+    threads = torch.get_num_threads()
+    try:
+        # Pillow and torch let go of the interpreter's lock while they compute
+        with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for start in range(0, images, CHUNK):
+                yield from pool.map(original, range(start, min(start + CHUNK, images)))
+    finally:
+        torch.set_num_threads(threads)  # parts of torch have one number for all threads
