@@ -135,6 +135,7 @@ def compose_(odd_photos, tmp_path_factory):
             "head.dropout=0",  # each process draws its own
             *("trainer=ddp", f"trainer.devices={processes}", "trainer.accelerator=cpu"),
             *("trainer.precision=32-true", f"trainer.max_epochs={EPOCHS}"),
+            "checkpoint.every_n_steps=1000",  # with it every epoch ends with a checkpoint, however short
         )
         return compose([*quick, *overrides])
 
