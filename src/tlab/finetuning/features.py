@@ -140,6 +140,7 @@ class Source:
         epoch: of the views.
         phase: of the views; "" for images as evaluation sees them.
         pixels: digest of the transforms.
+        view: seed and epoch of augmented images; None for those as evaluation sees them.
 
     Attributes:
         keys: one for each row.

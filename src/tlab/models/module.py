@@ -95,9 +95,7 @@ class ImageClassifier(L.LightningModule):
         self.train_acc.update(logits.detach(), hard)
         size = len(batch.image)
         self.train_loss.update(loss.detach(), size)
-        if (
-            self.trainer.is_last_batch
-        ):  # a metric is read at the end of the epoch, and each call costs a millisecond
+        if self.trainer.is_last_batch:  # metrics are read at the epoch's end, and each call costs a millisecond
             self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
             self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
         return loss
