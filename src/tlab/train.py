@@ -74,6 +74,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     import lightning.pytorch as L
     import torch
 
+    from tlab.allocator import keep_freed_memory
     from tlab.dashboards.hparams import log_hparams
     from tlab.finetuning import AddressedRandomness, BackboneFinetuning, FrozenPrefix
     from tlab.models.module import ImageClassifier
@@ -84,6 +85,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     from tlab.runs.stopping import GracefulStop
 
     quiet()
+    keep_freed_memory()
     run = RunDirectory(Path(cfg.run_dir))
     last = LastCheckpoint(run, cfg.checkpoint.every_n_steps, lambda: finetuning.phase_is_over)
     with GracefulStop(last) as stop:

@@ -66,13 +66,14 @@ class AugmentationPreview(L.Callback):
 
     def _draw_views(self, board, augmented, plain, classes: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
         rows = min(len(augmented), -(-self.images // 4))
+        chosen = [row * len(augmented) // rows for row in range(rows)]
+        before, labels = _read(plain, [(0, index) for index in chosen])
+        after, _ = _read(augmented, [(epoch, index) for index in chosen for epoch in range(self.views)])
         tiles: list[Tensor] = []
         captions: list[str] = []
-        for index in (row * len(augmented) // rows for row in range(rows)):
-            before, labels = _read(plain, [(0, index)])
-            views, _ = _read(augmented, [(epoch, index) for epoch in range(self.views)])
-            tiles += [*before, *views]
-            captions += [label_caption(labels[0], classes), *[""] * self.views]
+        for row, label in enumerate(labels):
+            tiles += [before[row], *after[row * self.views : (row + 1) * self.views]]
+            captions += [label_caption(label, classes), *[""] * self.views]
         headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(self.views))]
         figure = tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
         add_image(board, "preview/views", figure, 0)

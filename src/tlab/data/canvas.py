@@ -17,7 +17,6 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 _IDENTITY = np.eye(3)
 _WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels a side
 _SAME = 1e-6
-_BLUNT = 1.25  # up to this factor of shrinking, bilinear resampling alone leaves nothing out that anyone sees
 
 
 class Canvas:
@@ -172,12 +171,6 @@ def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: C
         borderMode=cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT,
         borderValue=fill or (0, 0, 0),
     )
-
-
-def _reduced(side: int, row: np.ndarray) -> int:
-    """Return the length to which a side of the input is reduced before a warp with this row of the matrix."""
-    shrink = math.hypot(row[0], row[1])  # input pixels from one output pixel to the next, along this side
-    return min(_WARP_LIMIT, max(1, round(side / shrink)) if shrink > _BLUNT else side)
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:

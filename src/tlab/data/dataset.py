@@ -150,6 +150,10 @@ class ImageDataset(Dataset[Batch]):
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(self.image, keys))
 
+    def images(self, keys: Sequence[Key]) -> Tensor:
+        """Return the images of these keys before mixing, made in this thread: B 3 S S, uint8."""
+        return torch.stack([self.image(key) for key in keys])
+
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
         augment = self.chains.get(key.phase, self.chains[""])

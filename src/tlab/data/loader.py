@@ -1,7 +1,7 @@
 """Loaders over an `ImageDataset`: worker processes, and mistakes that arrive without their traceback."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
-from tlab.data.order import EpochSampler
+from tlab.data.order import EpochSampler, Key
 from tlab.data.stored import StoredViews
 from tlab.errors import UserError
 
+POOLED_ROWS = 1024  # pooled features at once in an evaluation; each step of its loop costs more than they do
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
 
 
@@ -64,8 +65,11 @@ class Loader(DataLoader[Batch]):
 
     def _from_store(self) -> Iterator[Batch]:
         assert self.stored is not None
-        assert self.batch_sampler is not None
-        for keys in self.batch_sampler:
+        batches: Iterable[list[Key]] = self.batch_sampler  # type: ignore[assignment]
+        if self.stored.is_pooled and not isinstance(self.sampler, EpochSampler):
+            keys = list(self.sampler)
+            batches = (keys[start : start + POOLED_ROWS] for start in range(0, len(keys), POOLED_ROWS))
+        for keys in batches:
             batch = self.stored.batch(keys)
             yield batch._replace(image=batch.image.pin_memory()) if self.pin_memory else batch
 

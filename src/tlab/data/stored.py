@@ -52,6 +52,11 @@ class StoredViews:
         self.after, self.start = after, start
         self.mixing, self.num_classes, self.seed = mixing, num_classes, seed
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a row is a vector and no map."""
+        return self.views[0].ndim == 2
+
     def batch(self, keys: Sequence[Key]) -> Batch:
         """Return the batch of these keys."""
         index = torch.tensor([key.index for key in keys])

@@ -1,11 +1,12 @@
 """Frozen first stages run once: what they return is computed once per image and view, kept, and trained from."""
 
+import functools
 import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tlab.data.loader import make_loader
 from tlab.data.order import Key
 from tlab.data.stored import StoredViews
 from tlab.finetuning import fingerprint
-from tlab.finetuning.inference import run_prefix
+from tlab.finetuning.inference import CHUNK, run_prefix
 from tlab.finetuning.rows import fill, row_dtype, to_rows
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
@@ -31,7 +32,7 @@ from tlab.stores import evict, free_bytes, free_memory, open_locked, touch
 log = logging.getLogger(__name__)
 
 VIEWS = 4  # stored views of an augmented image, unless the phase has fewer epochs
-BATCH = {"cpu": 32, "cuda": 256}  # images at once: a CPU loses its caches with more, a GPU wants many
+BATCH = {"cpu": CHUNK, "cuda": 256}  # images at once: a GPU wants many
 GB = 10**9
 
 
@@ -270,29 +271,36 @@ class _Prefix:
 
     def _compute(self, source: Source, first: int) -> Iterator[np.ndarray]:
         """Yield blocks of rows from row `first` on."""
-        after, inputs = self._inputs(source, first)
+        after, chunks = self._inputs(source, first)
         total, precision = len(source.keys) - first, str(self.trainer.precision)
-        outputs = run_prefix(self.module.net, inputs, self.upto, after, precision, self.module.memory_format)
+        outputs = run_prefix(self.module.net, chunks, self.upto, after, precision, self.module.memory_format)
         for y in progress.shown(outputs, f"Frozen stages to {self.upto}", total, size=len):
             self.computed += len(y)
             yield to_rows(y, self.channels_last)
 
-    def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Tensor]]:
-        """Return batches from row `first` on: of the deepest stage that is stored, with its name; "" and images."""
+    def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
+        """Return chunks from row `first` on: of the deepest stage that is stored, with its name; "" and images."""
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        size = BATCH.get(self.module.device.type, 64)
+        device = self.module.device.type
+        size, rows = BATCH.get(device, 64), range(first, len(source.keys))
         for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
             path = self.path(source, stage)
             if path.exists():
                 touch(path)
                 array = np.load(path, mmap_mode="r")
                 stored = StoredViews([array], row_dtype(array), self.channels_last, after=stage)
-                return stage, (
-                    stored.read([(0, row) for row in range(start, min(start + size, len(array)))])
-                    for start in range(first, len(array), size)
-                )
-        loader = make_loader(source.dataset, source.keys[first:], size, data.num_workers)
-        return "", (batch.image for batch in loader)
+                addresses = [
+                    [(0, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)
+                ]
+                return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
+        keys = source.keys[first:]
+        if device == "cpu" and source.dataset.is_threadsafe:
+            return "", (
+                functools.partial(source.dataset.images, keys[start : start + size])
+                for start in range(0, len(keys), size)
+            )
+        loader = make_loader(source.dataset, keys, size, data.num_workers)
+        return "", ((lambda image=batch.image: image) for batch in loader)
 
 
 def _is_whole(limit: int | float) -> bool:

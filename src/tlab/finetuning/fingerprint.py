@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import tlab.data
 import tlab.models
 from tlab.data.index import Sample
+from tlab.finetuning import inference
 
 LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")
 
@@ -64,7 +65,9 @@ class _ByValue(pickle.Pickler):
 def of_code() -> dict[str, str]:
     """Return the versions of the libraries, and a digest of our own code, that turn files into features."""
     sha = hashlib.sha256()
+    files = [Path(inference.__file__)]
     for package in (tlab.data, tlab.models):
-        for file in sorted(Path(package.__path__[0]).glob("*.py")):
-            sha.update(file.read_bytes())
+        files += sorted(Path(package.__path__[0]).glob("*.py"))
+    for file in files:
+        sha.update(file.read_bytes())
     return {"tlab": sha.hexdigest(), **{name: version(name) for name in LIBRARIES}}

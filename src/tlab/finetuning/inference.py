@@ -2,38 +2,45 @@
 
 import copy
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlab.cores import share_of_cores
+from tlab.data.dataset import one_thread
 from tlab.models.classifier import Classifier
 from tlab.models.precision import autocast
 
-CHUNK = 8  # images at once on a core: with more, what the stages pass on no longer fits into its caches
-AHEAD = 2  # batches under way
+CHUNK = 8  # images at once on a core of a CPU: with more, what stages pass on no longer fits into its caches
+AHEAD = 4  # chunks under way for each core
+CLOSE = 0.05  # relative difference that rounding to bf16 may make; a pair that must not be folded makes one of 1
 
 
 def run_prefix(
     net: Classifier,
-    batches: Iterable[Tensor],
+    chunks: Iterable[Callable[[], Tensor]],
     upto: str,
     after: str,
     precision: str,
     memory_format: torch.memory_format,
 ) -> Iterator[Tensor]:
-    """Yield what `net.prefix` returns for each batch, in order.
+    """Yield what `net.prefix` returns for each chunk of images, in order.
 
-    On a CPU each core takes images of its own, since one that waits for the others at every layer loses time to
-    whatever else runs there, for instance the processes that decode. For bf16 the weights are cast once, where
-    autocast would cast them for every batch; the results are the same bits, which is checked on the first images.
+    On a CPU each core takes chunks of its own and makes their images itself: a core that waits for the others at
+    every layer, or for those that decode, loses time. For bf16 the stages are copied: each BatchNorm, which is a
+    fixed scale and shift in a frozen stage, is folded into the convolution before it (Jacob et al. 2018,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2),
+    and weights are cast once, where autocast would cast them for every batch. In fp32 nothing is folded, so that
+    the results are those of the network.
 
     Args:
         net: frozen up to `upto`.
-        batches: images `B C H W`, or what the stage `after` returned.
+        chunks: each returns images `B C H W`, or what the stage `after` made of them; on a CPU at most `CHUNK`, and
+            called in threads.
         upto: see `Classifier.prefix`.
         after: see `Classifier.prefix`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
@@ -47,39 +54,77 @@ def run_prefix(
             return net.prefix(x.contiguous(memory_format=memory_format) if x.ndim == 4 else x, upto, after)
 
     if device.type != "cpu":
-        yield from (forward(net, batch) for batch in batches)
+        yield from (forward(net, chunk()) for chunk in chunks)
         return
-    images = iter(batches)
-    first = next(images, None)
+    coming = iter(chunks)
+    first = next(coming, None)
     if first is None:
         return
-    if precision == "bf16-mixed":
-        lowered, few = _with_low_weights(net), first[:CHUNK]
-        net = lowered if forward(lowered, few).equal(forward(net, few)) else net
-    yield from _on_each_core(itertools.chain([first], images), lambda x: forward(net, x))
+    with one_thread():
+        if precision == "bf16-mixed":
+            images = first()
+            net = _for_bf16(net, lambda net: forward(net, images[:1]))
+            chunks = itertools.chain([lambda: images], coming)
+        else:
+            chunks = itertools.chain([first], coming)
+        yield from _on_each_core(chunks, lambda chunk: forward(net, chunk()))
 
 
-def _with_low_weights(net: Classifier) -> Classifier:
-    """Return a copy whose plain convolutions and linear layers have bf16 weights, as autocast would cast them."""
-    net = copy.deepcopy(net)
-    for module in net.modules():
+def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifier:
+    """Return a copy with BatchNorm folded into convolutions, and bf16 weights where autocast would cast them.
+
+    The network itself where `run`, which calls it on an image, gives something else with the copy.
+    """
+    quick = copy.deepcopy(net)
+    y, pairs = _conv_and_norm(net, run)
+    for conv, norm in pairs:
+        folded = fuse_conv_bn_eval(quick.get_submodule(conv), quick.get_submodule(norm))  # type: ignore[type-var,arg-type]
+        quick.set_submodule(conv, folded)
+        quick.set_submodule(norm, nn.Identity())
+    for module in quick.modules():
         if type(module) in (nn.Conv2d, nn.Linear):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.bfloat16()
-    return net
+    difference = (run(quick).float() - y.float()).norm()
+    return quick if difference <= CLOSE * y.float().norm() else net
 
 
-def _on_each_core(batches: Iterable[Tensor], forward: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    """Yield `forward` of each batch, whose images are shared out to the cores."""
-    threads = torch.get_num_threads()
-    under_way: deque[list[Future[Tensor]]] = deque()
+def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Return what `run` gives, and by name each convolution that hands its output to a BatchNorm, with that one."""
+    made: dict[int, tuple[str, Tensor]] = {}  # id of an output -> who made it; kept, so that no id comes twice
+    calls: Counter[str] = Counter()
+    pairs = []
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            if type(module) is nn.Conv2d:
+                made[id(output)] = name, output
+            elif id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])][0], name))
+
+        return hook
+
+    kinds = {name: module for name, module in net.named_modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d)}
+    hooks = [module.register_forward_hook(note(name)) for name, module in kinds.items()]
     try:
-        with ThreadPoolExecutor(share_of_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for batch in batches:
-                under_way.append([pool.submit(forward, chunk) for chunk in batch.split(CHUNK)])
-                if len(under_way) > AHEAD:
-                    yield torch.cat([chunk.result() for chunk in under_way.popleft()])
-            for chunks in under_way:
-                yield torch.cat([chunk.result() for chunk in chunks])
+        y = run(net)
     finally:
-        torch.set_num_threads(threads)  # parts of torch have one number for all threads
+        for hook in hooks:
+            hook.remove()
+    return y, [pair for pair in pairs if all(calls[name] == 1 and not kinds[name].training for name in pair)]
+
+
+def _on_each_core(
+    chunks: Iterable[Callable[[], Tensor]], forward: Callable[[Callable[[], Tensor]], Tensor]
+) -> Iterator[Tensor]:
+    """Yield `forward` of each chunk, in order; one thread a core works at it, a bounded way ahead."""
+    under_way: deque[Future[Tensor]] = deque()
+    cores = share_of_cores()
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for chunk in chunks:
+            under_way.append(pool.submit(forward, chunk))
+            if len(under_way) > AHEAD * cores:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
