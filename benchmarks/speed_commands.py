@@ -16,7 +16,11 @@ from speed_scenarios import PEERS, Scenario
 from tlab.command import quoted
 
 HERE = Path(__file__).resolve().parent
-FINETUNE = {"head": "finetune=head", "layer4": "finetune=last", "full": "finetune=full"}  # last: the last stage
+FINETUNE = {  # last: the last stage
+    "head": ("finetune=head", "head=probe"),
+    "layer4": ("finetune=last",),
+    "full": ("finetune=full",),
+}
 RATES, DECAYS = (0.003, 0.01, 0.03, 0.1), (0.0, 1e-4, 1e-3)  # 4 x 3: the 12 runs of the sweep
 
 
@@ -54,7 +58,7 @@ def tlab_command(scenario: Scenario, root: Path, weights: Path, seed: int, work:
     command = [
         *(sys.executable, "-m", "tlab.train", quoted("data.root", str(root)), "data.exclude=['*.gif']"),
         *(f"backbone={scenario.arch}", quoted("backbone.weights", str(weights))),
-        *(FINETUNE[scenario.plan], f"aug={scenario.aug}", f"trainer.max_epochs={scenario.epochs}"),
+        *(*FINETUNE[scenario.plan], f"aug={scenario.aug}", f"trainer.max_epochs={scenario.epochs}"),
         *(f"data.image_size={scenario.image_size}", f"data.batch_size={scenario.batch_size}", f"seed={seed}"),
         quoted("hydra.run.dir", str(work / "run")),
     ]

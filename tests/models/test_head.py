@@ -47,6 +47,25 @@ def test_dropout_is_active_in_training_only() -> None:
     assert not torch.equal(head.train()(x), head(x))
 
 
+def test_a_probe_sees_standardised_features() -> None:
+    head = Head(4, 3, normalize=True).train()
+    x = torch.randn(64, 4) * torch.tensor([1e-3, 1.0, 50.0, 1e3]) + torch.tensor([0.0, 5.0, -3.0, 1e4])
+    seen = head.norm(x)
+    assert seen.mean(0).abs().max() < 1e-3
+    assert (seen[:, 1:].var(0, correction=0) - 1).abs().max() < 1e-3
+    assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
+
+
+def test_a_probe_takes_a_batch_of_one() -> None:
+    head = Head(4, 3, normalize=True).train()
+    for _ in range(200):
+        head(torch.randn(64, 4) * 3 + 2)
+    before = head.norm.running_mean.clone()
+    one = torch.full((1, 4), 5.0)
+    assert torch.allclose(head.norm(one), torch.ones(1, 4), atol=0.15)
+    assert torch.equal(head.norm.running_mean, before)
+
+
 def test_the_global_seed_decides_the_hidden_layers() -> None:
     def built(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

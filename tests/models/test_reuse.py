@@ -59,6 +59,7 @@ OBSTACLES: list[tuple[Head, dict[str, Any], str]] = [
     (Head(2, 2), {"classifier_weight": None}, "file w.pth has no source classifier"),
     (Head(2, 2), {"classes": None}, "backbone.weights_classes=FILE"),
     (Head(2, 2, pooling="max"), {}, "head.pooling=avg"),
+    (Head(2, 2, normalize=True), {}, "head.normalize=false"),
     (Head(2, 2, hidden=[2]), {}, r"head.hidden=\[\]"),
     (Head(3, 2), {}, "the source classifier has 2 inputs and the head 3"),
     (Head(2, 2), {"classifier_fits": False}, "saw other features .* backbone.upto=null"),

@@ -5,10 +5,29 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from tlab.errors import UserError
 
 Pooling = Literal["avg", "max", "avgmax"]
+
+
+class Standardize(nn.BatchNorm1d):
+    """Bring each feature to mean 0 and variance 1, without a scale or shift that trains.
+
+    So the learning rate of a linear probe does not depend on the scale of a backbone's features (He et al. 2022,
+    "Masked Autoencoders Are Scalable Vision Learners", appendix A.1). A batch of one, which has no variance, is
+    standardised by the running statistics.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `B C` to `B C`."""
+        if self.training and len(x) == 1:
+            return batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(x)
 
 
 class Head(nn.Module):
@@ -25,6 +44,7 @@ class Head(nn.Module):
         pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm).
         dropout: probability, before each linear layer.
         hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
+        normalize: standardise each pooled feature first, see `Standardize`.
 
     Attributes:
         reused: class -> source class, for the rows that started from the source classifier's.
@@ -40,6 +60,7 @@ class Head(nn.Module):
         pooling: Pooling = "avg",
         dropout: float = 0.0,
         hidden: Sequence[int] = (),
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
@@ -49,6 +70,7 @@ class Head(nn.Module):
         if any(not isinstance(width, int) or width < 1 for width in hidden):
             raise UserError(f"head.hidden={list(hidden)} must list widths of at least 1, for example [512]")
         self.pooling = pooling
+        self.norm = Standardize(in_features) if normalize else nn.Identity()
         self.hidden = nn.Sequential()
         for width in hidden:
             layer = nn.Linear(in_features, width)
@@ -64,7 +86,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features to logits `B K`; see `pool` for the shapes it takes."""
-        return self.linear(self.dropout(self.hidden(self.pool(features))))
+        return self.linear(self.dropout(self.hidden(self.norm(self.pool(features)))))
 
     def pool(self, features: Tensor) -> Tensor:
         """Pool as `pool` does."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.errors import UserError
-from tlab.models.head import Head, pool
+from tlab.models.head import Head, Standardize, pool
 from tlab.models.stages import Pretraining, StagedBackbone
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
         return "the names of the source classes are not known: give them with backbone.weights_classes=FILE"
     if head.pooling != "avg" or len(head.hidden) > 0:
         return "they belong to a linear layer on averaged features: set head.hidden=[] and head.pooling=avg"
+    if isinstance(head.norm, Standardize):
+        return "they belong to features that are not standardised: set head.normalize=false"
     ours, theirs = head.linear.in_features, pretraining.classifier_weight.shape[1]
     if ours != theirs:
         return f"the source classifier has {theirs} inputs and the head {ours}: set backbone.upto=null"

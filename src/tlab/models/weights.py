@@ -174,7 +174,7 @@ def with_metadata(tensors: dict[str, Tensor], metadata: Any) -> dict[str, Tensor
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     """Take the backbone, and the rows of a linear head, out of a tlab checkpoint."""
     head = {m[1]: value for key, value in weights.tensors.items() if (m := HEAD_KEY.match(key))}
-    if not any(key.startswith("hidden.") for key in head):
+    if not any(key.startswith(("hidden.", "norm.")) for key in head):
         weights.classifier = {key.removeprefix("linear."): value for key, value in head.items()}
     weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
     weights.pooling = "avg"  # the default of `Head`
