@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speed_scenarios import PEERS, Scenario
-from tlab.command import quoted
+from tlab.overrides import quoted
 
 HERE = Path(__file__).resolve().parent
 FINETUNE = {"head": "finetune=head", "layer4": "finetune=last", "full": "finetune=full"}  # last: the last stage
