@@ -25,7 +25,7 @@ from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import tidy
 from tlab.sweeps.naming import run_name
-from tlab.sweeps.task import Task
+from tlab.sweeps.task import Task, ignore_schema_warnings
 
 
 def conf_dir() -> Path:
@@ -90,6 +90,7 @@ def quiet() -> None:
 def prepare_hydra(overrides: Sequence[str]) -> None:
     """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML."""
     schema.register()
+    ignore_schema_warnings()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
     OmegaConf.register_new_resolver("choices", lambda: choices(places), replace=True)

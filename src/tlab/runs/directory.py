@@ -119,9 +119,16 @@ class RunDirectory:
             raise
 
     def record_failure(self, error: BaseException) -> None:
-        """Note what kept a run from beginning: status `failed`, and `traceback.txt`; a run that is here stays."""
-        if self.status in (None, "failed"):
-            self._record_failure(error)
+        """Note what kept a run from beginning or going on: status `failed`, and `traceback.txt`.
+
+        A finished run stays as it is, and so does one that another process is at work on.
+        """
+        try:
+            with self._locked():
+                if self.status != "finished":
+                    self._record_failure(error)
+        except BusyError:
+            return
 
     def _record_failure(self, error: BaseException) -> None:
         self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")

@@ -15,6 +15,9 @@ class Progress:
     Args:
         jobs: All runs of the command.
         waiting: Those that were not finished when it began.
+
+    Attributes:
+        at_once: How many runs there are at a time.
     """
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job]) -> None:
@@ -23,7 +26,9 @@ class Progress:
         self.before = len(jobs) - len(waiting)
         self.finished: list[Job] = []
         self.failures: dict[Job, Failure] = {}
+        self.at_once = 1
         self.console = Console(highlight=False, soft_wrap=True)
+        self._over: set[Job] = set()
         self._seconds: dict[str, list[float]] = {}
         remaining = set(self.waiting)
         for job in self.jobs:
@@ -35,8 +40,11 @@ class Progress:
     @property
     def to_go(self) -> list[Job]:
         """The runs that have neither finished nor failed."""
-        over = {*self.finished, *self.failures}
-        return [job for job in self.waiting if job not in over]
+        return [job for job in self.waiting if not self.is_over(job)]
+
+    def is_over(self, job: Job) -> bool:
+        """Tell whether a run has finished or failed."""
+        return job in self._over
 
     def announce(self, job: Job) -> None:
         """Say which run begins, and how far the sweep is."""
@@ -44,6 +52,7 @@ class Progress:
 
     def note(self, job: Job, failure: Failure | None) -> None:
         """Take note that a run is over."""
+        self._over.add(job)
         if failure is None:
             self.finished.append(job)
             self._learn(job)
@@ -53,11 +62,11 @@ class Progress:
     def line(self, running: int) -> str:
         """Return `3 of 12 done, 1 running, 0 failed, about 5 min left`."""
         done = self.before + len(self.finished)
-        left = self.seconds_left(max(1, running))
+        left = self.seconds_left()
         time = "" if left is None else f", about {duration(left)} left"
         return f"{done} of {len(self.jobs)} done, {running} running, {len(self.failures)} failed{time}"
 
-    def seconds_left(self, at_once: int) -> float | None:
+    def seconds_left(self) -> float | None:
         """Return how long the runs to go will take, from those that have finished; None while none has.
 
         A run is taken to last as long as those that differ in the seed only; where there is none, as long as all.
@@ -67,7 +76,7 @@ class Progress:
             return None
         means = {name: sum(several) / len(several) for name, several in self._seconds.items()}
         mean = sum(every) / len(every)
-        return sum(means.get(job.name, mean) for job in self.to_go) / at_once
+        return sum(means.get(job.name, mean) for job in self.to_go) / self.at_once
 
     def _learn(self, job: Job) -> None:
         seconds = job.seconds()

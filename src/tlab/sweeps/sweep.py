@@ -1,18 +1,14 @@
 """One command with `-m`: which runs there are, which are finished, and the rest carried out one after the other."""
 
-import gc
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from tlab.checks import check
 from tlab.errors import INTERRUPTED
@@ -20,6 +16,8 @@ from tlab.runs.claim import claim_directory, is_named_by_time
 from tlab.runs.environment import command
 from tlab.sweeps.closing import print_end, print_stopped
 from tlab.sweeps.composition import sources_digest
+from tlab.sweeps.elsewhere import choose_workers, run_elsewhere
+from tlab.sweeps.here import compose_job, run_one_by_one
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
 from tlab.sweeps.naming import constants
 from tlab.sweeps.note import SweepNote, read_note
@@ -70,13 +68,14 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
     if not (directory / "sweep.json").exists():
         note.write(directory)
+    config.hydra.sweep.dir = str(directory)
     progress = Progress(jobs, waiting)
     with _stoppable():
         try:
-            for job in waiting:
-                progress.announce(job)
-                outcome = run_here(job, config, context, task)
-                progress.note(job, outcome)
+            if _is_elsewhere(config):
+                run_elsewhere(_composable(waiting, config, context, progress), config, context, task, progress)
+            else:
+                run_one_by_one(waiting, config, context, task, progress)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
@@ -84,44 +83,24 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     return SweepResult(directory, len(progress.failures))
 
 
-def compose_job(job: Job, config: DictConfig, loader: ConfigLoader) -> DictConfig:
-    """Return the configuration of one run, with the node `hydra`.
-
-    Raises:
-        HydraException: A mistake in an override.
-    """
-    return loader.load_sweep_config(config, [*job.overrides, *job.place])
+def _is_elsewhere(config: DictConfig) -> bool:
+    """Tell whether a launcher has the runs in other processes."""
+    basic = config.hydra.launcher._target_.startswith("hydra._internal.core_plugins.basic_launcher.")
+    return not basic and choose_workers(config) != 1
 
 
-def run_here(job: Job, config: DictConfig, context: HydraContext, task: Task) -> Failure | None:
-    """Carry out one run in this process; returns how it failed, if it did."""
-    try:
-        own = compose_job(job, config, context.config_loader)
-    except Exception as error:
-        job.run.record_failure(error)
-        return Failure(one_line(error))
-    with open_dict(own):
-        own.hydra.job.id = own.hydra.job.num = 0
-    returned = run_job(
-        task_function=task,
-        config=own,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    ).return_value
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the run's log
-    _free_memory()
-    return returned if isinstance(returned, Failure) else None
-
-
-def _free_memory() -> None:
-    """Let go of the last run's network and images, which refer to each other in circles."""
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+def _composable(jobs: Sequence[Job], config: DictConfig, context: HydraContext, progress: Progress) -> list[Job]:
+    """Return the jobs whose configuration can be composed, as a launcher takes none that cannot."""
+    composable = []
+    for job in jobs:
+        try:
+            compose_job(job, config, context.config_loader)
+        except Exception as error:
+            job.run.record_failure(error)
+            progress.note(job, Failure(one_line(error)))
+        else:
+            composable.append(job)
+    return composable
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from tlab.errors import BusyError, OccupiedError
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.runs.directory import RunDirectory
+from tlab.sweeps.worker import Machine
 
 if TYPE_CHECKING:
     from tlab.sweeps.sweep import SweepResult
@@ -42,28 +44,42 @@ class Task:
     Args:
         function: Takes a run's configuration.
         debug: Show the tracebacks of mistakes.
+        machine: Of the sweep's processes on this machine, where it has some.
 
     Attributes:
         result: What the sweep came to, once it is over; None where this is none of tlab's.
     """
 
-    def __init__(self, function: Callable[[DictConfig], Any], debug: bool = False) -> None:
+    def __init__(
+        self, function: Callable[[DictConfig], Any], debug: bool = False, machine: Machine | None = None
+    ) -> None:
         self.function = function
         self.debug = debug
+        self.machine = machine
         self.result: SweepResult | None = None
         self.failures = 0
         self.__wrapped__ = function  # from which Hydra takes the name of the command
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the function by the name under which other processes import it, which is never `__main__`."""
-        return Task, (_importable(self.function), self.debug)
+        return _in_another_process, (_importable(self.function), self.debug, self.machine)
+
+    def on(self, machine: Machine | None) -> "Task":
+        """Return this task for the processes of a machine."""
+        return Task(self.function, self.debug, machine)
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Carry out one run; Hydra has set up its directory and its log."""
         directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            return self._alone(cfg, directory)
+        if self.machine is None:
             return self._one_of_many(cfg, directory)
-        return self._alone(cfg, directory)
+        try:
+            with self.machine.work(directory.path / "output.txt"):
+                return self._one_of_many(cfg, directory)
+        except SystemExit:  # would end the waiting process, which has said so
+            return Failure("stopped")
 
     def _alone(self, cfg: DictConfig, directory: RunDirectory) -> Any:
         try:
@@ -84,14 +100,26 @@ class Task:
         try:
             return self.function(cfg)
         except Exception as error:
-            self.failures += 1
             reason = one_line(error)
+            if isinstance(error, BusyError):
+                return Failure(reason, busy=True)
+            self.failures += 1
             if "run_dir" in cfg and not isinstance(error, OccupiedError):
                 directory.record_failure(error)
             if self.debug:
                 traceback.print_exc()
             print(f"tlab: {HydraConfig.get().job.override_dirname}: {reason}", file=sys.stderr, flush=True)
-            return Failure(reason, isinstance(error, BusyError))
+            return Failure(reason)
+
+
+def ignore_schema_warnings() -> None:
+    """Silence what Hydra says of conf/hydra/launcher: they are meant to be held against the launchers' schemas."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+
+def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: Machine | None) -> Task:
+    ignore_schema_warnings()
+    return Task(function, debug, machine)
 
 
 def one_line(error: BaseException) -> str:
