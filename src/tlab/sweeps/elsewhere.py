@@ -14,11 +14,13 @@ from types import FrameType
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from tlab.cores import cores, gpus
 from tlab.errors import BusyError
+from tlab.mistakes import is_mistake
 from tlab.sweeps.here import PATIENCE
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
@@ -66,51 +68,56 @@ def run_elsewhere(
             while left:
                 batch = [suspects.pop()] if suspects else left
                 died = _launch(batch, config, context, task.on(machine), monitor)
-                before, left = len(left), [job for job in left if not progress.is_over(job)]
+                before, left = len(left), [job for job in left if not monitor.is_over(job)]
                 unclear = [job for job in batch if monitor.is_running(job)]
                 if died is not None and machine is not None and unclear and len(batch) > 1:
                     suspects = unclear  # a process was killed, and took the others with it: one of these is why
                 elif died is not None:
-                    _give_up(batch, died, progress)
+                    _give_up(batch, died, monitor)
                 elif len(left) < before:
                     deadline = time.monotonic() + PATIENCE
                 elif time.monotonic() > deadline:  # another process is at work on them
-                    _give_up(left, BusyError("another process is at work on it"), progress)
+                    _give_up(left, BusyError("another process is at work on it"), monitor)
                 else:
                     time.sleep(1)
-                left = [job for job in left if not progress.is_over(job)]
+                left = [job for job in left if not monitor.is_over(job)]
 
 
 def _launch(
     jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, monitor: Monitor
 ) -> Exception | None:
-    """Hand the runs to the launcher and wait; returns why not all of them have a result, if so."""
+    """Hand the runs to the launcher and wait; returns why not all of them have a result, if so.
+
+    Raises:
+        UserError: There is no such launcher here, or it refuses its keys.
+    """
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     try:
         returned = launcher.launch([[*job.overrides, *job.place] for job in jobs], initial_job_idx=0)
     except Exception as error:
+        if is_mistake(error):
+            raise
         monitor.look()
         return error
     for job, result in zip(jobs, returned, strict=True):
-        try:
-            value: Any = result.return_value
-        except Exception as error:
-            value = Failure(one_line(error))
+        value: Any = result._return_value  # the property would print
         failure = value if isinstance(value, Failure) else None
+        if result.status != JobStatus.COMPLETED:
+            failure = Failure(one_line(value))
         if failure is None or not failure.busy:
             monitor.note(job, failure)
     return None
 
 
-def _give_up(jobs: Sequence[Job], error: Exception, progress: Progress) -> None:
+def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
     """Note why those of the jobs that are not over have come to nothing."""
     reason = one_line(error)
     if not isinstance(error, BusyError):
         reason = f"its process ended without a word ({reason}); if memory ran out, run fewer at once"
     for job in jobs:
-        if not progress.is_over(job):
+        if not monitor.is_over(job):
+            monitor.note(job, Failure(reason))
             job.run.record_failure(RuntimeError(reason))
-            progress.note(job, Failure(reason))
 
 
 def _shares(devices: int) -> tuple[str, ...]:

@@ -54,6 +54,10 @@ class Monitor:
         with self._lock:
             self._note(job, failure)
 
+    def is_over(self, job: Job) -> bool:
+        """Tell whether it is known what has become of a run."""
+        return job not in self._open
+
     def is_running(self, job: Job) -> bool:
         """Tell whether the run was under way at the last look."""
         return job in self._running
@@ -101,8 +105,10 @@ class Monitor:
         figures = {name: value for name, value in job.run.metrics().items() if name in ("val/acc", "test/acc")}
         return "  ".join(f"{name} {value:.1%}" for name, value in figures.items())
 
-    def _table(self) -> Table:
+    def _table(self) -> Table | str:
         """Return the runs under way, each with its last epoch."""
+        if not self._running:
+            return self.progress.line(0)
         table = Table(box=box.SIMPLE_HEAD, title=self.progress.line(len(self._running)), title_justify="left")
         for column in ("run", "epoch", "val/acc", "for"):
             table.add_column(column, justify="left" if column == "run" else "right", no_wrap=column != "run")

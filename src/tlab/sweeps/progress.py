@@ -40,11 +40,7 @@ class Progress:
     @property
     def to_go(self) -> list[Job]:
         """The runs that have neither finished nor failed."""
-        return [job for job in self.waiting if not self.is_over(job)]
-
-    def is_over(self, job: Job) -> bool:
-        """Tell whether a run has finished or failed."""
-        return job in self._over
+        return [job for job in self.waiting if job not in self._over]
 
     def announce(self, job: Job) -> None:
         """Say which run begins, and how far the sweep is."""

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
-from tlab.cores import AT_ONCE
+from tlab.cores import cores
 
 try:
     import fcntl
@@ -69,7 +69,7 @@ class Machine:
     def _become_worker(self) -> None:
         global _place
         number, _place = _take_place(self.folder)
-        os.environ[AT_ONCE] = str(self.at_once)
+        os.environ["TLAB_CORES"] = str(max(1, cores() // self.at_once))
         if self.gpus:  # before torch looks for them
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if hasattr(os, "setpgid"):
@@ -111,7 +111,9 @@ def _end_with(waiting: int) -> None:
     while os.getppid() == waiting:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
+    deadline = time.monotonic() + GRACE
+    while _at_work and time.monotonic() < deadline:
+        time.sleep(0.2)
     os._exit(1)
 
 
