@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speed_scenarios import PEERS, Scenario
-from tlab.command import quoted
+from tlab.overrides import quoted
 
 HERE = Path(__file__).resolve().parent
 FINETUNE = {  # last: the last stage

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlab.command import compose, quoted
+from tlab.command import compose
+from tlab.overrides import quoted
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 

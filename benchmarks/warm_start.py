@@ -17,8 +17,9 @@ import lightning.pytorch as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.command import compose, quiet, quoted
+from tlab.command import compose, quiet
 from tlab.models.module import ImageClassifier
+from tlab.overrides import quoted
 from tlab.parts import build_net
 from tlab.runs.directory import RunDirectory
 from tlab.train import train

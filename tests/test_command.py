@@ -1,7 +1,6 @@
 """The command line: help, composition, and every mistake in one sentence with exit code 2."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tlab.command import compose, conf_dir, run_name
+from tlab.command import compose, conf_dir
 
 GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",
@@ -175,27 +174,3 @@ def test_bash_completes(line, expected):
 def test_any_torchvision_name_is_a_backbone(tmp_path):
     cfg = compose(["backbone=regnet_y_400mf", f"data.root={tmp_path}", f"run_dir={tmp_path}"])
     assert (cfg.backbone.name, cfg.backbone.library, cfg.backbone.stages) == ("regnet_y_400mf", "torchvision", None)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        (["seed=3"], "default"),
-        (["backbone=vgg16", "seed=1", "aug=none"], "aug=none,backbone=vgg16"),
-        (
-            ["backbone.weights=../a b/resnet.pth", "data.root=photos"],
-            "backbone.weights=resnet.pth-bb9d,data.root=photos",
-        ),
-        (["+x=[1,2]"], "x=_1,2_"),
-    ],
-)
-def test_a_run_of_a_sweep_has_a_readable_name(overrides, name):
-    assert run_name(overrides) == name
-
-
-def test_a_long_name_is_cut_and_stays_unique():
-    long = [f"key{i}={i}" for i in range(40)]
-    first, second = run_name(long), run_name([*long, "last=1"])
-    assert first != second
-    assert max(len(first), len(second)) <= 120
-    assert re.fullmatch(r"[\w.=,+-]+", first)

@@ -3,8 +3,6 @@
 Nothing here imports torch, so `--help`, `--cfg job` and tab completion answer at once.
 """
 
-import functools
-import hashlib
 import logging
 import os
 import re
@@ -18,17 +16,16 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
-from tlab.errors import INTERRUPTED, UserError
+from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.mistakes import fail, is_mistake, sentence
-
-LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
+from tlab.overrides import tidy
+from tlab.sweeps.naming import run_name
+from tlab.sweeps.task import Task, ignore_schema_warnings
 
 
 def conf_dir() -> Path:
@@ -37,75 +34,29 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Compose `config_name` from the command line and hand it to `task`.
+def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Compose `config_name` from the command line and hand it to `function`; in a sweep (`-m`) for each run.
 
     Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead. In a
-    sweep (`-m`) the runs after a mistaken one still take place.
+    sweep the other runs still take place, and the code is 1.
     """
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
     sys.argv[1:] = arguments = tidy(sys.argv[1:])
-    debug = any(argument.lower() == "debug=true" for argument in arguments)
     prepare_hydra(arguments)
-    failed: list[str] = []
-
-    @functools.wraps(task)
-    def guarded(cfg: DictConfig) -> Any:
-        try:
-            return task(cfg)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            if debug or not is_mistake(error):
-                raise
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
-                fail(sentence(error))
-            failed.append(f"{HydraConfig.get().job.override_dirname}: {sentence(error)}")
-            print(f"tlab: {failed[-1]}", file=sys.stderr)
-            return None
-
+    task = Task(function, debug=any(argument.lower() == "debug=true" for argument in arguments))
     try:
-        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(guarded)()
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if debug or not is_mistake(error):
+        if task.debug or not is_mistake(error):
             raise
         fail(sentence(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    if failed:
-        fail(f"{len(failed)} of the sweep's runs failed, see above; mend them and give the command again")
-
-
-def remove_if_unused(directory: Path) -> None:
-    """Remove a run directory in which nothing has happened but an empty log."""
-    files = list(directory.iterdir())
-    if len(files) == 1 and files[0].suffix == ".log" and files[0].stat().st_size == 0:
-        files[0].unlink()
-        directory.rmdir()
-
-
-def tidy(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments as Hydra can read them.
-
-    `-m` may stand anywhere, and a path that exists needs no quotes: a run of a sweep has `=` and `,` in its name.
-    """
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    tidied = [*flags[:1]]
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and Path(value).exists():
-            argument = quoted(key, value)
-        if argument not in flags:
-            tidied.append(argument)
-    return tidied
-
-
-def quoted(key: str, value: str) -> str:
-    """Return the override that sets `key` to a text with any characters in it."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    if task.failures or (task.result is not None and task.result.failed):
+        sys.exit(FAILED)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
@@ -139,6 +90,7 @@ def quiet() -> None:
 def prepare_hydra(overrides: Sequence[str]) -> None:
     """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML."""
     schema.register()
+    ignore_schema_warnings()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
     OmegaConf.register_new_resolver("choices", lambda: choices(places), replace=True)
@@ -174,26 +126,3 @@ def choices(places: Sequence[Path]) -> str:
             f"{group:<11} {' '.join(names)}", 96, initial_indent="  ", subsequent_indent=" " * 14
         )
     return "\n".join(lines)
-
-
-def run_name(overrides: Sequence[str]) -> str:
-    """Return a directory name for one run of a sweep: its overrides without the seed, readable and without `/`.
-
-    Of a path the last part and four digits of the hash of all of it are kept.
-    """
-    parts = []
-    for override in sorted(overrides):
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in {"seed", "sweep", "debug", "resume"}:
-            continue
-        value = value.strip("'\"")
-        last = value.rstrip("/").rsplit("/", 1)[-1]
-        parts.append(f"{key}={value if last == value else f'{last}-{_hash(value)[:4]}'}")
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)) or "default"
-    if len(name) > LONGEST_RUN_NAME:
-        name = f"{name[: LONGEST_RUN_NAME - 9]}-{_hash(name)[:8]}"
-    return name
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,15 +1,47 @@
-"""How many cores this process may use."""
+"""How many cores this process may use, and which GPUs."""
 
 import os
+import shutil
+import subprocess
+
+AT_ONCE = "TLAB_RUNS_AT_ONCE"  # environment variable: how many runs of a sweep share this machine
+
+# The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
+SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
 
 
 def cores() -> int:
-    """Return the number of CPU cores open to this process (macOS and Windows: all of the machine)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of CPU cores open to this process (macOS and Windows: all of the machine).
+
+    A launcher that runs several jobs on one machine gives each its number in `TLAB_CORES`.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = (os.environ.get(name, "") for name in SHARES)
+    return next((min(int(number), bound) for number in given if number.isdigit() and int(number) > 0), bound)
 
 
 def share_of_cores() -> int:
-    """Return how many of them are for this process, of a run that may have several here."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Return how many of them are for this process: a run may have several here, and a sweep several runs."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * int(os.environ.get(AT_ONCE, "1"))
+    return max(1, cores() // processes)
+
+
+def limit_threads() -> None:
+    """Let torch compute with this process's share of the cores, and no more threads than `OMP_NUM_THREADS`."""
+    import torch
+
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = min(share_of_cores(), int(wanted)) if wanted.isdigit() else share_of_cores()
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets a number of its own for several processes
+
+
+def gpus() -> list[str]:
+    """Return the GPUs open to this process, as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]

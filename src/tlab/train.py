@@ -8,8 +8,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitors, check_shares
-from tlab.command import compose, quiet, quoted, run_command
+from tlab.command import compose, quiet, run_command
 from tlab.description import command_overrides, describe, overrides, plain, preprocessing, resolved, settings
+from tlab.overrides import quoted
 from tlab.parts import (
     best_is,
     build_dashboards,
@@ -22,6 +23,7 @@ from tlab.parts import (
     make_plan,
     phase_augmentations,
 )
+from tlab.sweeps.composition import own_composition
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if run.is_finished(config, cfg.resume):
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    with run.recording(config):
+    with run.recording(config, composition=own_composition(cfg)):
         run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
         if cfg.trainer.devices == 1:
             return fit(cfg, config, overrides(cfg))

@@ -3,14 +3,12 @@
 import csv
 import json
 import re
-import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 try:
     import fcntl
@@ -18,23 +16,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from tlab.cache import write_csv, write_text
-from tlab.errors import INTERRUPTED, UserError
+from tlab.errors import INTERRUPTED, BusyError, OccupiedError, UserError
 from tlab.processes import first_process
-
-# Keys that may differ between the two halves of a run.
-WITHOUT_EFFECT = (
-    "checkpoint.every_n_steps",
-    "data.num_workers",
-    "data.module.num_workers",
-    "debug",
-    "dashboards.",
-    "find_lr",
-    "logger.",
-    "resume",
-    "run_dir",
-    "sweep",
-    "baseline.",
-)
+from tlab.runs.settings import differences
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(?:ckpt|csv|json|yaml)\.\w{8}")  # what `cache.atomic_path` writes to
 
@@ -58,6 +42,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.json"
         self.record_file = path / "run.json"
         self.unreadable_file = path / "unreadable.csv"
+        self.traceback_file = path / "traceback.txt"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -93,16 +78,18 @@ class RunDirectory:
             resume: `auto` goes on from what is here; `never` refuses a directory in which a run has begun.
 
         Raises:
-            UserError: The directory holds a run with other settings, or `resume=never` and a run is here.
+            OccupiedError: The directory holds a run with other settings, or `resume=never` and a run is here.
         """
         begun = self.last.exists() or self.previous.exists()
         if self.status is None or (self.status == "failed" and not begun):
             return False
         if resume == "never":
-            raise UserError(f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on")
-        changed = sorted(_differences(self.record.get("config", {}), config))
+            raise OccupiedError(
+                f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on"
+            )
+        changed = sorted(differences(self.record.get("config", {}), config))
         if changed:
-            raise UserError(
+            raise OccupiedError(
                 f"{self.path} holds a run with another {changed[0]}; "
                 f"give another hydra.run.dir, or the same settings"
             )
@@ -113,24 +100,40 @@ class RunDirectory:
         """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception.
 
         Raises:
-            UserError: Another process is at work in this directory.
+            BusyError: Another process is at work in this directory.
         """
         with self._locked():
             yield from self._recorded(config, entries)
 
     def _recorded(self, config: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
-        self.update(status="running", started=_now(), error=None, config=config, **entries)
+        self.update(status="running", started=_now(), ended=None, error=None, config=config, **entries)
+        self.traceback_file.unlink(missing_ok=True)
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
             self.update(status="failed", ended=_now(), error="interrupted")
-            if self.last.exists():
-                print(f"tlab: stopped; the same command with hydra.run.dir={self.path} goes on", file=sys.stderr)
             code = error.code if isinstance(error, SystemExit) else INTERRUPTED
             raise SystemExit(code) from error
         except BaseException as error:
-            self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            self._record_failure(error)
             raise
+
+    def record_failure(self, error: BaseException) -> None:
+        """Note what kept a run from beginning or going on: status `failed`, and `traceback.txt`.
+
+        A finished run stays as it is, and so does one that another process is at work on.
+        """
+        try:
+            with self._locked():
+                if self.status != "finished":
+                    self._record_failure(error)
+        except BusyError:
+            return
+
+    def _record_failure(self, error: BaseException) -> None:
+        self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+        if first_process():
+            write_text(self.traceback_file, "".join(traceback.format_exception(error)))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -143,7 +146,7 @@ class RunDirectory:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked loader workers inherit
             except (BlockingIOError, PermissionError) as error:
-                raise UserError(
+                raise BusyError(
                     f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
                 ) from error
             except OSError:  # a file system without locks
@@ -202,26 +205,6 @@ class RunDirectory:
     def _write_json(self, file: Path, content: dict[str, Any]) -> None:
         if first_process():
             write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Return the keys whose values differ, leaving out those that cannot change a result."""
-    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
-    return {
-        key
-        for key in before.keys() | after.keys()
-        if before.get(key) != after.get(key) and not key.startswith(WITHOUT_EFFECT)
-    }
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _now() -> str:

@@ -1,0 +1,32 @@
+"""tlab's sweeper, here because Hydra looks for sweepers in `hydra_plugins` only; chosen by conf/train.yaml."""
+
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class ResumableSweeper(BasicSweeper):
+    """Hydra's own sweeper in how overrides become runs; `tlab.sweeps.sweep` carries them out."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what is needed later."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.task_function = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Carry out the runs that `arguments` ask for."""
+        from tlab.sweeps.sweep import sweep  # here, since Hydra imports this file for --help too
+        from tlab.sweeps.task import Task
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert isinstance(self.task_function, Task)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (runs,) = self.split_arguments(overrides, None)
+        result = sweep(runs, self.config, self.hydra_context, self.task_function)
+        self.task_function.result = result
+        return result

@@ -1,0 +1,46 @@
+"""A directory for this process alone: two commands that start in the same second get two."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+
+def claim_directory(wanted: Path) -> Path:
+    """Make a new directory and return it: `wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not there.
+
+    Making a directory fails where another process has made it, so no two processes are given the same one.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def is_named_by_time(config: DictConfig, key: str) -> bool:
+    """Tell whether a path in Hydra's configuration comes from the clock, and not from the user.
+
+    Args:
+        config: With the node `hydra`.
+        key: `hydra.run.dir` or `hydra.sweep.dir`.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    _, node, name = key.split(".")
+    path = str(plain["hydra"][node][name]).replace("${sweep}", str(plain.get("sweep")))
+    return "${now:" in path
+
+
+class ClaimRunDirectory(Callback):
+    """Hydra's callback that gives a run whose directory is named by the time one of its own."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the directory before Hydra makes it."""
+        if is_named_by_time(config, "hydra.run.dir"):
+            config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))

@@ -1,0 +1,108 @@
+"""The runs that a command asks for, each with its directory."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tlab.errors import UserError
+from tlab.overrides import key_and_value, quoted
+from tlab.runs.directory import RunDirectory
+from tlab.sweeps.composition import composition
+from tlab.sweeps.naming import distinguishing, run_name
+from tlab.sweeps.note import SweepNote
+
+TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: The command line's, with one value each.
+        name: Of its group: all that distinguishes it but the seed.
+        seed: As text.
+        run: Its directory.
+    """
+
+    overrides: tuple[str, ...]
+    name: str
+    seed: str
+    run: RunDirectory
+
+    def __str__(self) -> str:
+        return f"{self.name} seed={self.seed}"
+
+    @property
+    def place(self) -> list[str]:
+        """The overrides that put the run into its directory."""
+        directory = self.run.path
+        sweep, below = directory.parents[1], f"{directory.parent.name}/{directory.name}"
+        return [quoted("hydra.sweep.dir", str(sweep)), quoted("hydra.sweep.subdir", below)]
+
+    def is_known_finished(self, sources: str | None) -> bool:
+        """Tell whether this very run is finished, as far as can be told without composing its configuration.
+
+        Args:
+            sources: Of `tlab.sweeps.composition.sources_digest`.
+        """
+        if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
+            return False
+        record = self.run.record
+        known = composition(self.overrides, sources)
+        return record.get("status") == "finished" and known is not None and record.get("composition") == known
+
+    def seconds(self) -> float | None:
+        """Return how long the finished run took, by its record; None where that is not known."""
+        record = self.run.record
+        if record.get("status") != "finished" or not record.get("ended"):
+            return None
+        start, end = (datetime.strptime(record[key], TIME) for key in ("started", "ended"))
+        return max((end - start).total_seconds(), self.run.metrics().get("fit_seconds", 0.0))
+
+
+def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepNote) -> list[Job]:
+    """Return a job for each run; two that are alike are one.
+
+    Args:
+        runs: The overrides of each run.
+        seed: Of runs that have none among their overrides.
+        directory: Of the sweep.
+        note: What the command that began the sweep left.
+
+    Raises:
+        UserError: An override that all runs of the sweep have had is missing, or two runs would share a directory.
+    """
+    given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
+    for key, value in note.constants.items():
+        if key not in given:
+            raise UserError(
+                f"{directory} was begun with {key}={value}, which this command does not give; "
+                f"give it too, or another name: sweep=NAME"
+            )
+    jobs: dict[Path, Job] = {}
+    for overrides, told in zip(runs, distinguishing(runs, note.constants), strict=True):
+        own_seed = dict(map(key_and_value, overrides)).get("seed", seed)
+        name = run_name(told)
+        path = directory / name / f"seed={own_seed}"
+        job = Job(tuple(overrides), name, own_seed, RunDirectory(path))
+        if path in jobs and jobs[path].overrides != job.overrides:
+            raise UserError(
+                f"two runs of this sweep would share the directory {path}: "
+                f"{' '.join(jobs[path].overrides)} and {' '.join(overrides)}; give them to two sweeps"
+            )
+        jobs[path] = job
+    return list(jobs.values())
+
+
+def one_of_each(jobs: Sequence[Job]) -> list[Job]:
+    """Return some of the jobs, few, in which each override of any of them is found."""
+    missing = set(itertools.chain.from_iterable(job.overrides for job in jobs))
+    found = []
+    for job in jobs:
+        if not missing.isdisjoint(job.overrides):
+            missing.difference_update(job.overrides)
+            found.append(job)
+    return found

@@ -1,0 +1,123 @@
+"""What the terminal shows of runs in other processes: a live table, or a line whenever one is over."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.live import Live
+from rich.table import Table
+
+from tlab.dashboards.closing_table import duration
+from tlab.sweeps.jobs import TIME, Job
+from tlab.sweeps.progress import Progress
+from tlab.sweeps.task import Failure
+
+INTERVAL = 1.0  # seconds between two looks at the run directories
+SHOWN = 12  # runs in the live table
+
+
+class Monitor:
+    """Reads the directories of the runs that this command has started elsewhere.
+
+    Args:
+        jobs: The runs.
+        progress: Where to note what has become of them.
+    """
+
+    def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
+        self.progress = progress
+        self._open = list(jobs)
+        self._running: dict[Job, dict[str, Any]] = {}  # their records
+        self._began = time.time() - 1  # records have whole seconds
+        self._lock = threading.RLock()  # a signal handler looks too
+
+    def look(self) -> int:
+        """Read what has happened since the last look; returns how many runs are under way."""
+        with self._lock:
+            records = {job: job.run.record for job in self._open}
+            self._running = {
+                job: record for job, record in records.items() if self._is(record, "running", "started")
+            }
+            for job, record in records.items():
+                if self._is(record, "finished", "ended"):
+                    self._note(job, None)
+                elif self._is(record, "failed", "ended") and record["error"] != "interrupted":
+                    self._note(job, Failure(record["error"].removeprefix("UserError: ")))
+            return len(self._running)
+
+    def note(self, job: Job, failure: Failure | None) -> None:
+        """Note what the launcher says has become of a run."""
+        with self._lock:
+            self._note(job, failure)
+
+    def is_over(self, job: Job) -> bool:
+        """Tell whether it is known what has become of a run."""
+        return job not in self._open
+
+    def is_running(self, job: Job) -> bool:
+        """Tell whether the run was under way at the last look."""
+        return job in self._running
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show how far the runs are for as long as the block lasts."""
+        over = threading.Event()
+
+        def watch(live: Live | None) -> None:
+            while not over.wait(INTERVAL):
+                self.look()
+                if live is not None:
+                    live.update(self._table(), refresh=True)
+
+        with ExitStack() as stack:
+            console = self.progress.console
+            live = None
+            if console.is_terminal:
+                live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            thread = threading.Thread(target=watch, args=(live,), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()
+
+    def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
+        """Tell whether a run has come to `status` in this command's time."""
+        if record.get("status") != status:
+            return False
+        return datetime.strptime(record[since], TIME).timestamp() >= self._began
+
+    def _note(self, job: Job, failure: Failure | None) -> None:
+        if job not in self._open:
+            return
+        self._open.remove(job)
+        self._running.pop(job, None)
+        self.progress.note(job, failure)
+        what = f"[red]failed[/]: {failure.reason}" if failure else self._result(job)
+        self.progress.console.print(f"[bold]{job}[/]  {what}  ({self.progress.line(len(self._running))})")
+
+    def _result(self, job: Job) -> str:
+        figures = {name: value for name, value in job.run.metrics().items() if name in ("val/acc", "test/acc")}
+        return "  ".join(f"{name} {value:.1%}" for name, value in figures.items())
+
+    def _table(self) -> Table | str:
+        """Return the runs under way, each with its last epoch."""
+        if not self._running:
+            return self.progress.line(0)
+        table = Table(box=box.SIMPLE_HEAD, title=self.progress.line(len(self._running)), title_justify="left")
+        for column in ("run", "epoch", "val/acc", "for"):
+            table.add_column(column, justify="left" if column == "run" else "right", no_wrap=column != "run")
+        for job, record in list(self._running.items())[:SHOWN]:
+            rows = job.run.history()
+            last = rows[-1] if rows else {}
+            accuracy = f"{float(last['val/acc']):.1%}" if last.get("val/acc") else ""
+            since = time.time() - datetime.strptime(record["started"], TIME).timestamp()
+            table.add_row(str(job), str(len(rows)), accuracy, duration(max(0.0, since)))
+        if len(self._running) > SHOWN:
+            table.add_row(f"and {len(self._running) - SHOWN} more", "", "", "")
+        return table

@@ -1,0 +1,117 @@
+"""One command with `-m`: which runs there are, which are finished, and the rest carried out one after the other."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from tlab.checks import check
+from tlab.errors import INTERRUPTED
+from tlab.runs.claim import claim_directory, is_named_by_time
+from tlab.runs.environment import command
+from tlab.sweeps.closing import print_end, print_stopped
+from tlab.sweeps.composition import sources_digest
+from tlab.sweeps.elsewhere import choose_workers, run_elsewhere
+from tlab.sweeps.here import compose_job, run_one_by_one
+from tlab.sweeps.jobs import Job, make_jobs, one_of_each
+from tlab.sweeps.naming import constants
+from tlab.sweeps.note import SweepNote, read_note
+from tlab.sweeps.progress import Progress
+from tlab.sweeps.task import Failure, Task, one_line
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Attributes:
+        directory: Of the sweep.
+        failed: How many of its runs are not finished.
+    """
+
+    directory: Path
+    failed: int
+
+
+def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
+    """Carry out the runs that are not finished yet, and say what came out.
+
+    Finished runs are passed over, interrupted ones go on, failed ones are tried again.
+
+    Args:
+        runs: The overrides of each run.
+        config: The configuration without the overrides that differ, with the node `hydra`.
+        context: Hydra's.
+        task: What to call for each run.
+
+    Raises:
+        UserError: A mistake that shows before anything has run; HydraException likewise.
+        SystemExit: The sweep was told to stop; the run at hand has saved.
+    """
+    directory = Path(str(config.hydra.sweep.dir)).absolute()
+    unnamed = is_named_by_time(config, "hydra.sweep.dir")
+    note = None if unnamed else read_note(directory)
+    if note is None:
+        note = SweepNote(constants(runs), command())
+    jobs = make_jobs(runs, str(config.seed), directory, note)
+    sources = sources_digest(config.hydra.runtime.config_sources)
+    waiting = [job for job in jobs if unnamed or not job.is_known_finished(sources)]
+    for job in one_of_each(waiting):
+        check(compose_job(job, config, context.config_loader))
+    if unnamed:
+        directory = claim_directory(directory)
+        jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
+    if not (directory / "sweep.json").exists():
+        note.write(directory)
+    config.hydra.sweep.dir = str(directory)
+    progress = Progress(jobs, waiting)
+    with _stoppable():
+        try:
+            if _is_elsewhere(config):
+                run_elsewhere(_composable(waiting, config, context, progress), config, context, task, progress)
+            else:
+                run_one_by_one(waiting, config, context, task, progress)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            print_stopped(directory, jobs)
+            raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
+    print_end(directory, progress)
+    return SweepResult(directory, len(progress.failures))
+
+
+def _is_elsewhere(config: DictConfig) -> bool:
+    """Tell whether a launcher has the runs in other processes."""
+    basic = config.hydra.launcher._target_.startswith("hydra._internal.core_plugins.basic_launcher.")
+    return not basic and choose_workers(config) != 1
+
+
+def _composable(jobs: Sequence[Job], config: DictConfig, context: HydraContext, progress: Progress) -> list[Job]:
+    """Return the jobs whose configuration can be composed, as a launcher takes none that cannot."""
+    composable = []
+    for job in jobs:
+        try:
+            compose_job(job, config, context.config_loader)
+        except Exception as error:
+            job.run.record_failure(error)
+            progress.note(job, Failure(one_line(error)))
+        else:
+            composable.append(job)
+    return composable
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit where no run listens to it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,145 @@
+"""What Hydra calls for each run of a command, in this process or in another one to which it is pickled."""
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tlab.errors import BusyError, OccupiedError
+from tlab.mistakes import fail, is_mistake, sentence
+from tlab.runs.directory import RunDirectory
+from tlab.sweeps.worker import Machine
+
+if TYPE_CHECKING:
+    from tlab.sweeps.sweep import SweepResult
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failed run of a sweep returns.
+
+    Attributes:
+        reason: One sentence.
+        busy: Another process is at work on the run.
+    """
+
+    reason: str
+    busy: bool = False
+
+
+class Task:
+    """Calls a function for each run, and ends a user's mistake in one sentence.
+
+    Alone, a mistaken run ends the command. In a sweep a run that fails, of whatever, is recorded in its directory
+    and returns a `Failure`, so that the others go on.
+
+    Args:
+        function: Takes a run's configuration.
+        debug: Show the tracebacks of mistakes.
+        machine: Of the sweep's processes on this machine, where it has some.
+
+    Attributes:
+        result: What the sweep came to, once it is over; None where this is none of tlab's.
+    """
+
+    def __init__(
+        self, function: Callable[[DictConfig], Any], debug: bool = False, machine: Machine | None = None
+    ) -> None:
+        self.function = function
+        self.debug = debug
+        self.machine = machine
+        self.result: SweepResult | None = None
+        self.failures = 0
+        self.__wrapped__ = function  # from which Hydra takes the name of the command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the function by the name under which other processes import it, which is never `__main__`."""
+        return _in_another_process, (_importable(self.function), self.debug, self.machine)
+
+    def on(self, machine: Machine | None) -> "Task":
+        """Return this task for the processes of a machine."""
+        return Task(self.function, self.debug, machine)
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Carry out one run; Hydra has set up its directory and its log."""
+        directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            return self._alone(cfg, directory)
+        if self.machine is None:
+            return self._one_of_many(cfg, directory)
+        try:
+            with self.machine.work(directory.path / "output.txt"):
+                return self._one_of_many(cfg, directory)
+        except SystemExit:  # would end the waiting process, which has said so
+            return Failure("stopped")
+
+    def _alone(self, cfg: DictConfig, directory: RunDirectory) -> Any:
+        try:
+            return self.function(cfg)
+        except SystemExit:
+            if directory.record.get("error") == "interrupted" and directory.last.exists():
+                print(
+                    f"tlab: stopped; the same command with hydra.run.dir={directory.path} goes on", file=sys.stderr
+                )
+            raise
+        except Exception as error:
+            if self.debug or not is_mistake(error):
+                raise
+            _remove_if_unused(directory.path)
+            fail(sentence(error))
+
+    def _one_of_many(self, cfg: DictConfig, directory: RunDirectory) -> Any:
+        try:
+            return self.function(cfg)
+        except Exception as error:
+            reason = one_line(error)
+            if isinstance(error, BusyError):
+                return Failure(reason, busy=True)
+            self.failures += 1
+            if "run_dir" in cfg and not isinstance(error, OccupiedError):
+                directory.record_failure(error)
+            if self.debug:
+                traceback.print_exc()
+            print(f"tlab: {HydraConfig.get().job.override_dirname}: {reason}", file=sys.stderr, flush=True)
+            return Failure(reason)
+
+
+def ignore_schema_warnings() -> None:
+    """Silence what Hydra says of conf/hydra/launcher: they are meant to be held against the launchers' schemas."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+
+def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: Machine | None) -> Task:
+    ignore_schema_warnings()
+    return Task(function, debug, machine)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what went wrong: the sentence of a mistake, else the error's kind and the first line of its text."""
+    if is_mistake(error):
+        return sentence(error)
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
+
+
+def _importable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as `import` gives it: after `python -m tlab.train` its module is called `__main__`."""
+    spec = sys.modules["__main__"].__spec__
+    if function.__module__ != "__main__" or spec is None:
+        return function
+    return getattr(importlib.import_module(spec.name), function.__name__)
+
+
+def _remove_if_unused(directory: Path) -> None:
+    """Remove a run directory in which nothing has happened but an empty log."""
+    files = list(directory.iterdir())
+    if len(files) == 1 and files[0].suffix == ".log" and files[0].stat().st_size == 0:
+        files[0].unlink()
+        directory.rmdir()

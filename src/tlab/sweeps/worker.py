@@ -1,0 +1,135 @@
+"""A process that carries out runs of a sweep on this machine, while the command's own process waits."""
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from types import FrameType
+
+from tlab.cores import cores
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+GRACE = 60  # seconds that stopped runs have for their last checkpoint
+
+_place: TextIOWrapper | None = None  # this process's, locked for as long as it lives
+_stopping = False
+_at_work = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the workers of a sweep on one machine share.
+
+    Args:
+        folder: Where they note their process ids.
+        waiting: Process id of the command.
+        at_once: How many they are.
+        gpus: Of each worker in turn, the GPUs it may see; empty where there are none.
+    """
+
+    folder: Path
+    waiting: int
+    at_once: int
+    gpus: tuple[str, ...]
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers that have begun."""
+        return [int(text) for file in self.folder.iterdir() if (text := file.read_text(encoding="utf-8"))]
+
+    @contextmanager
+    def work(self, output: Path) -> Iterator[None]:
+        """Have a run of this process in the block: with its share of the machine, and what it prints in a file.
+
+        Raises:
+            SystemExit: The sweep is being stopped.
+        """
+        global _at_work
+        if _place is None:
+            self._become_worker()
+        if _stopping:
+            raise SystemExit(128 + signal.SIGTERM)
+        _at_work = True
+        try:
+            with _printing_to(output):
+                yield
+        finally:
+            _at_work = False
+
+    def _become_worker(self) -> None:
+        global _place
+        number, _place = _take_place(self.folder)
+        os.environ["TLAB_CORES"] = str(max(1, cores() // self.at_once))
+        if self.gpus:  # before torch looks for them
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        if hasattr(os, "setpgid"):
+            os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, _stop)
+        threading.Thread(target=_end_with, args=(self.waiting,), daemon=True).start()
+
+
+def _take_place(folder: Path) -> tuple[int, TextIOWrapper]:
+    """Return the first free place, and its file, which holds this process's id and is locked until it ends."""
+    for number in itertools.count():
+        file = (folder / str(number)).open("a+", encoding="utf-8")
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif file.tell():
+                raise BlockingIOError
+        except (BlockingIOError, PermissionError):
+            file.close()
+            continue
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        return number, file
+    raise AssertionError
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Take no other run; one that has not begun to train ends here (one that trains listens itself, and saves)."""
+    global _stopping
+    _stopping = True
+    if _at_work:
+        raise SystemExit(128 + number)
+
+
+def _end_with(waiting: int) -> None:
+    """Stop when the process that waits is gone, and do not go on for ever."""
+    while os.getppid() == waiting:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while _at_work and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+@contextmanager
+def _printing_to(output: Path) -> Iterator[None]:
+    """Send standard output and error to the end of a file, those of libraries and subprocesses too."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    before = {number: os.dup(number) for number in (1, 2)}
+    with output.open("ab") as file:
+        for number in before:
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in before.items():
+            os.dup2(copy, number)
+            os.close(copy)
