@@ -27,6 +27,7 @@ IMPORTS = {
     "finetuning": {"data", "models"},
     "dashboards": {"data", "models"},
     "runs": set(),
+    "comparison": {"runs", "dashboards"},
 }
 LIGHTNING = {"data/datamodule.py", "models/module.py"}  # the only files of data and models that may import it
 
