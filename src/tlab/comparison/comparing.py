@@ -56,7 +56,7 @@ def compare_runs(
         if target is None:
             target = best.summary.mean * NEARLY if mode == "max" else best.summary.mean / NEARLY
         settings = [_with_epochs(setting, monitor, target, mode) for setting in settings]
-        settings = _with_differences(settings, interval, test)
+        settings = _with_differences(settings, mode, interval, test)
     ranked = [setting for setting in settings if setting.summary is not None]
     effects = main_effects(
         grouping.factors, [setting.levels for setting in ranked], [s.summary for s in ranked if s.summary]
@@ -143,9 +143,10 @@ def _with_epochs(setting: Setting, monitor: str, target: float, mode: str) -> Se
     return replace(setting, epochs_to_target=median(reached) if reached else None, reached=len(reached))
 
 
-def _with_differences(settings: list[Setting], interval: str, test: str) -> list[Setting]:
+def _with_differences(settings: list[Setting], mode: str, interval: str, test: str) -> list[Setting]:
     best, *others = settings
-    differences = [paired_difference(best.values, other.values, interval, test) for other in others]
+    pairs = [(best, other) if mode == "max" else (other, best) for other in others]
+    differences = [paired_difference(first.values, second.values, interval, test) for first, second in pairs]
     corrected = holm([difference.p for difference in differences])
     return [
         best,

@@ -53,7 +53,7 @@ def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
 def run_link(run: Run, directory: Path) -> str:
     """Return the address of a run's directory, relative to the report."""
     path = os.path.relpath(run.path.resolve(), directory.resolve())
-    return quote(Path(path).as_posix()) + "/"
+    return quote(Path(path).as_posix(), safe="/=,+@") + "/"
 
 
 def _setting(comparison: Comparison, setting: Setting) -> dict[str, Any]:

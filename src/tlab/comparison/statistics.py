@@ -40,7 +40,7 @@ class Difference:
     """How far a setting lies behind the best, over the seeds that both have.
 
     Attributes:
-        summary: Of the differences best - this, seed by seed; None without a seed in common.
+        summary: Of the differences seed by seed, positive where the best is better; None without a common seed.
         p: Of the null hypothesis that there is none, two-sided; None where nothing can be said: less than two seeds
             in common, or differences that are all the same but not zero.
         p_corrected: The same after Holm's correction over all settings compared with the best.
@@ -72,22 +72,22 @@ def summarize(values: Sequence[float], interval: str = "t") -> Summary:
 
 
 def paired_difference(
-    best: Mapping[int, float], other: Mapping[int, float], interval: str = "t", test: str = "t"
+    first: Mapping[int, float], second: Mapping[int, float], interval: str = "t", test: str = "t"
 ) -> Difference:
-    """Compare a setting with the best one seed by seed: the same seed brings the same split, order and start.
+    """Compare two settings seed by seed, first - second: the same seed brings the same split, order and start.
 
     Args:
-        best: Seed -> value.
-        other: The same of the other setting; seeds that only one of them has are left out.
+        first: Seed -> value.
+        second: The same of another setting; seeds that only one of them has are left out.
         interval: See `summarize`.
         test: `t` (Student's paired test) or `wilcoxon` (signed ranks, exact; below six seeds it cannot reach 0.05).
     """
-    seeds = sorted(best.keys() & other.keys())
+    seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return Difference(None, None)
-    differences = np.array([best[seed] - other[seed] for seed in seeds])
+    differences = np.array([first[seed] - second[seed] for seed in seeds])
     summary = summarize(differences.tolist(), interval)
-    scale = max(abs(value) for values in (best, other) for value in values.values())
+    scale = max(abs(value) for values in (first, second) for value in values.values())
     if len(seeds) < 2:
         return Difference(summary, None)
     if np.all(np.abs(differences) <= ALIKE * scale):
@@ -103,8 +103,8 @@ def paired_difference(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values corrected for their number.
 
-    Holm 1979, A simple sequentially rejective multiple test procedure. The chance of even one false alarm among all comparisons stays below the level that they are held against.
-    None stays None, and does not count.
+    The chance of even one false alarm among all comparisons stays below the level that they are held against
+    (Holm 1979, A simple sequentially rejective multiple test procedure). None stays None, and does not count.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)

@@ -39,7 +39,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(_statistics_table(comparison))
         console.print(_costs_table(comparison))
     if (more := len(comparison.ranked) - MOST_SETTINGS) > 0:
-        console.print(Text(f"and {count(more, 'setting')} more, see comparison.csv", style="dim"))
+        console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
     for note in comparison.notes:
         console.print(Text(f"! {note}", style="yellow"))
     _print_lost(console, comparison)
@@ -100,7 +100,8 @@ def _print_lost(console: Console, comparison: Comparison) -> None:
     lost = [run for run in comparison.runs if run.status in (FAILED, UNFINISHED)]
     for run in lost[:MOST_RUNS]:
         reason = run.error.splitlines()[0] if run.error else f"{count(len(run.history), 'epoch')} done"
-        console.print(Text(f"{run.status}  {run.name}: {reason}", style="red" if run.status == FAILED else "dim"))
+        line = Text(f"{run.status}  {run.name}: {reason}", style="red" if run.status == FAILED else "dim")
+        console.print(line, no_wrap=True, overflow="ellipsis")
     if len(lost) > MOST_RUNS:
         console.print(Text(f"and {len(lost) - MOST_RUNS} more", style="dim"))
 

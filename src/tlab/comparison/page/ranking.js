@@ -1,5 +1,5 @@
 // Means with intervals, and results against time.
-const MOST_RANKED = 30;
+const MOST_RANKED = 25; // rows; on a phone fewer
 
 function visible() {
   return [...shown].sort((a, b) => a - b).map((place) => ({ place, ...data.settings[place] }));
@@ -12,10 +12,13 @@ function colourOf(colours, at) {
 
 function drawRanking() {
   const colours = theme();
-  const settings = visible().slice(0, MOST_RANKED);
-  hide("ranking-section", settings.length === 0);
-  if (!settings.length) return;
+  const all = visible();
+  hide("ranking-section", all.length === 0);
+  if (!all.length) return;
   const narrow = document.getElementById("ranking").clientWidth < 600;
+  const settings = all.slice(0, narrow ? MOST_RANKED - 10 : MOST_RANKED);
+  document.getElementById("ranking-note").textContent =
+    settings.length < all.length ? `The first ${settings.length} of ${all.length}; filter to see others.` : "";
   const rows = settings.map((_, i) => i);
   const half = settings.map((s) => (s.low === null ? 0 : (s.high - s.low) / 2));
   const seeds = settings.flatMap((s, i) => s.values.map((value, k) => ({ value, row: i, seed: s.seeds[k], s })));
