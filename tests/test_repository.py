@@ -28,6 +28,7 @@ IMPORTS = {
     "dashboards": {"data", "models"},
     "runs": set(),
     "sweeps": {"runs", "dashboards"},
+    "comparison": {"runs", "dashboards"},
 }
 LIGHTNING = {"data/datamodule.py", "models/module.py"}  # the only files of data and models that may import it
 

@@ -45,6 +45,14 @@ def overrides(cfg: DictConfig) -> list[str]:
     return []
 
 
+def choices(cfg: DictConfig) -> dict[str, str | None]:
+    """Return the choice of each configuration group (`backbone` -> `vgg16`); none where `overrides` has none."""
+    if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:
+        chosen = HydraConfig.get().runtime.choices
+        return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
+    return {}
+
+
 def resolved(cfg: DictConfig) -> DictConfig:
     """Return a copy without interpolations, which other processes could not resolve (Hydra's are not there)."""
     copied = copy.deepcopy(cfg)
@@ -96,6 +104,9 @@ def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -
             "remarks": data.remarks,
         },
         "reused_rows": net.head.reused,
+        "parameters": {
+            name: sum(parameter.numel() for parameter in net.group(name).parameters()) for name in net.group_names
+        },
         "weights": net.backbone.pretraining.description,
         "weights_digest": net.backbone.pretraining.digest,
     }

@@ -9,7 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, run_command
-from tlab.description import command_overrides, describe, overrides, plain, preprocessing, resolved, settings
+from tlab.description import (
+    choices,
+    command_overrides,
+    describe,
+    overrides,
+    plain,
+    preprocessing,
+    resolved,
+    settings,
+)
 from tlab.overrides import quoted
 from tlab.parts import (
     best_is,
@@ -54,7 +63,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if run.is_finished(config, cfg.resume):
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    with run.recording(config, composition=own_composition(cfg)):
+    with run.recording(config, composition=own_composition(cfg), choices=choices(cfg)):
         run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
         if cfg.trainer.devices == 1:
             return fit(cfg, config, overrides(cfg))
@@ -82,6 +91,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     from tlab.models.module import ImageClassifier
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
+    from tlab.runs.confusion import ConfusionRecorder
     from tlab.runs.directory import RunDirectory
     from tlab.runs.recorder import RunRecorder
     from tlab.runs.stopping import GracefulStop
@@ -115,6 +125,9 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         finetuning.check_schedules(module.metric_names)
         recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
         callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]
+        callbacks.append(
+            ConfusionRecorder(run, lambda: recorder.best(cfg.checkpoint.monitor, best_is(cfg))["epoch"])
+        )
         callbacks += [*build_dashboards(cfg, plan, recorder), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))

@@ -38,7 +38,7 @@ def print_closing_table(
         console.print(_comparison_table(comparison))
     label = max((len(name) for name in paths), default=0)
     for name, path in paths.items():
-        line = Text.assemble((f"{name:<{label}}  ", "bold"), str(_short(path)))
+        line = Text.assemble((f"{name:<{label}}  ", "bold"), str(short_path(path)))
         console.print(line, soft_wrap=True)
 
 
@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _short(path: Path) -> Path:
+def short_path(path: Path) -> Path:
     """Return `path` from the current directory where it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

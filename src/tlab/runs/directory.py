@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -43,6 +45,7 @@ class RunDirectory:
         self.record_file = path / "run.json"
         self.unreadable_file = path / "unreadable.csv"
         self.traceback_file = path / "traceback.txt"
+        self.overrides_file = path / ".hydra" / "overrides.yaml"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -163,7 +166,7 @@ class RunDirectory:
         Hydra itself writes before a directory with another run in it can be refused.
         """
         write_text(self.path / ".hydra" / "config.yaml", config)
-        write_text(self.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides))
+        write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
         """Write the metrics, note that the run is finished, and drop the checkpoint before the last."""
@@ -184,6 +187,26 @@ class RunDirectory:
             return
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_csv(self.history_file, columns, rows)
+
+    def overrides(self) -> list[str]:
+        """Return the overrides that the run was composed from; none where none were written."""
+        if not self.overrides_file.exists():
+            return []
+        read = OmegaConf.to_container(OmegaConf.load(self.overrides_file))
+        return [str(override) for override in read] if isinstance(read, list) else []
+
+    def confusion(self, split: str) -> list[dict[str, str]]:
+        """Return the rows of `confusion_<split>.csv` (`label`, `prediction`, `count`) as text; none, no file."""
+        file = self.path / f"confusion_{split}.csv"
+        if not file.exists():
+            return []
+        with file.open(encoding="utf-8", newline="") as opened:
+            return list(csv.DictReader(opened))
+
+    def write_confusion(self, split: str, rows: list[dict[str, Any]]) -> None:
+        """Write how often each class was taken for which; pairs that never occur have no row."""
+        if first_process():
+            write_csv(self.path / f"confusion_{split}.csv", ["label", "prediction", "count"], rows)
 
     def write_unreadable(self, files: list[dict[str, str]]) -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""

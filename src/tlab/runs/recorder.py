@@ -87,12 +87,16 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero:
             self.run.write_history(self.rows)
 
+    def best(self, monitor: str, mode: str) -> dict[str, Any]:
+        """Return the row of the epoch that is best in `monitor` so far, the first of equals."""
+        return (max if mode == "max" else min)(self.rows, key=lambda row: row[monitor])
+
     def summary(self, monitor: str, mode: str) -> dict[str, float]:
         """Return the metrics of the epoch that is best in `monitor` (the first of equals, as the checkpoint is).
 
         Besides them `best_epoch` (from 0), `epochs` and `fit_seconds`.
         """
-        best = (max if mode == "max" else min)(self.rows, key=lambda row: row[monitor])
+        best = self.best(monitor, mode)
         metrics = {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
         return {
             **metrics,

@@ -27,7 +27,7 @@ def without_effect(key: str) -> bool:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     """Return the keys whose values differ, leaving out those that cannot change a result."""
-    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
+    before, after = (flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
     return {
         key
         for key in before.keys() | after.keys()
@@ -35,11 +35,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     }
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration with dotted keys: `optimizer.lr`."""
+    leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            leaves[f"{prefix}{key}"] = value
+    return leaves

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from tlab.dashboards.closing_table import short_path
 from tlab.overrides import key_and_value
 from tlab.sweeps.jobs import Job
 
@@ -21,12 +22,12 @@ def print_end(directory: Path, progress: "Progress") -> None:
     console = Console(highlight=False, soft_wrap=True)
     done = progress.before + len(progress.finished)
     earlier = f" ({progress.before} of them before)" if progress.before else ""
-    console.print(f"\n[bold]Sweep[/]  {escape(str(_short(directory)))}")
+    console.print(f"\n[bold]Sweep[/]  {escape(str(short_path(directory)))}")
     console.print(f"{done} of {len(progress.jobs)} runs are finished{earlier}, {len(progress.failures)} failed")
     for job, failure in progress.failures.items():
         console.print(f"  [bold]{escape(str(job))}[/]  {escape(failure.reason)}")
         if job.run.traceback_file.exists():
-            console.print(f"    {escape(str(_short(job.run.traceback_file)))}")
+            console.print(f"    {escape(str(short_path(job.run.traceback_file)))}")
     if progress.failures:
         console.print(f"what failed is tried again by: {escape(same_command(directory))}")
 
@@ -48,8 +49,3 @@ def same_command(directory: Path) -> str:
     named = any(key_and_value(argument)[0] in ("sweep", "hydra.sweep.dir") for argument in sys.argv[1:])
     name = [] if named else [f"sweep={directory.name}"]
     return f"{start} {shlex.join([*sys.argv[1:], *name])}"
-
-
-def _short(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

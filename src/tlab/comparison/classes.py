@@ -1,0 +1,90 @@
+"""Accuracy per class of every setting, and the confusion of the best one, from what the runs have counted."""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from tlab.comparison.reading import Run
+from tlab.comparison.result import Setting
+from tlab.runs.directory import RunDirectory
+
+MOST_CLASSES = 60  # of a matrix that can still be read
+MOST_PAIRS = 8
+
+Counts = dict[tuple[str, str], int]  # label, prediction -> images
+
+
+def class_report(settings: Sequence[Setting]) -> dict[str, Any] | None:
+    """Return accuracies per class and confusions of the settings, the best one first; None where none were written.
+
+    They are of the validation split, of each run's best epoch. A class's accuracy is the share of its images that
+    are recognised, over all seeds of a setting.
+    """
+    if not settings:
+        return None
+    counts = [_counts(setting.counted.values()) for setting in settings]
+    if not counts[0]:
+        return None
+    names = _class_names(settings[0], counts[0])
+    accuracies = [_accuracies(counted, names) for counted in counts if counted]
+    others = accuracies[1:]
+    best = accuracies[0]
+    order = sorted(range(len(names)), key=lambda i: (best[i] is None, best[i] or 0.0, names[i]))
+    return {
+        "names": [names[i] for i in order],
+        "best": [best[i] for i in order],
+        "mean": [_mean(other[i] for other in others) for i in order],
+        "low": [min(_known(other[i] for other in others), default=None) for i in order],
+        "high": [max(_known(other[i] for other in others), default=None) for i in order],
+        "others": len(others),
+        "confusion": _matrix(counts[0], names) if len(names) <= MOST_CLASSES else None,
+        "classes": names,
+        "pairs": _pairs(counts[0]),
+    }
+
+
+def _counts(runs: Iterable[Run]) -> Counts:
+    total: Counts = {}
+    for run in runs:
+        for row in RunDirectory(run.path).confusion("val"):
+            pair = (row["label"], row["prediction"])
+            total[pair] = total.get(pair, 0) + int(row["count"])
+    return total
+
+
+def _class_names(setting: Setting, counts: Counts) -> list[str]:
+    recorded = next(iter(setting.counted.values())).record.get("class_names")
+    return list(recorded) if recorded else sorted({name for pair in counts for name in pair})
+
+
+def _accuracies(counts: Counts, names: Sequence[str]) -> list[float | None]:
+    images = dict.fromkeys(names, 0)
+    for (label, _), number in counts.items():
+        images[label] = images.get(label, 0) + number
+    return [counts.get((name, name), 0) / images[name] if images[name] else None for name in names]
+
+
+def _matrix(counts: Counts, names: Sequence[str]) -> list[list[int]]:
+    return [[counts.get((label, prediction), 0) for prediction in names] for label in names]
+
+
+def _pairs(counts: Counts) -> list[dict[str, Any]]:
+    """Return the most frequent mistakes, with their share of the label's images."""
+    images: dict[str, int] = {}
+    for (label, _), number in counts.items():
+        images[label] = images.get(label, 0) + number
+    wrong = [(number, pair) for pair, number in counts.items() if pair[0] != pair[1]]
+    wrong.sort(key=lambda item: (-item[0], item[1]))
+    return [
+        {"label": label, "prediction": prediction, "count": number, "share": number / images[label]}
+        for number, (label, prediction) in wrong[:MOST_PAIRS]
+    ]
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return fmean(known) if known else None

@@ -1,0 +1,161 @@
+"""Which factor matters: its mean effect over the grid of settings, and its share of the differences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlab.comparison.factors import Factor
+from tlab.comparison.statistics import LEVEL, Summary
+
+MOST_LEVELS = 8  # a number with more levels is cut into ranges
+RANGES = 4
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a factor.
+
+    Attributes:
+        name: The value, or the range of values.
+        mean: Mean of the metric at this level, the other factors held in balance.
+        half_width: Half of its 95 % interval, from the spread between seeds; None without repeated seeds.
+        settings: How many settings have it.
+    """
+
+    name: str
+    mean: float
+    half_width: float | None
+    settings: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One factor.
+
+    Attributes:
+        factor: Its name.
+        levels: In the factor's order.
+        range: Highest mean less the lowest.
+        share: Of the sum of squares between settings, what no other factor explains, 0 to 1.
+        separable: False where the settings do not tell this factor from another one; its means are then raw.
+    """
+
+    factor: str
+    levels: tuple[Level, ...]
+    range: float
+    share: float
+    separable: bool
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All factors, the one with the largest share first.
+
+    Attributes:
+        factors: Main effects.
+        rest: Share of the sum of squares that they leave: factors that act together.
+        seed_sd: Standard deviation between seeds of one setting, pooled; None without repeated seeds.
+    """
+
+    factors: tuple[Effect, ...]
+    rest: float
+    seed_sd: float | None
+
+
+def main_effects(
+    factors: Sequence[Factor], settings: Sequence[tuple[str, ...]], summaries: Sequence[Summary]
+) -> Effects | None:
+    """Return what each factor does on average, or None where nothing varies.
+
+    An additive model is fitted to the means of the settings by least squares, each setting counting once. In a full
+    grid the means are those of the levels and the shares those of an analysis of variance; in one with gaps they
+    are adjusted (least-squares means; Searle, Speed and Milliken 1980, Population marginal means in the linear
+    model) and a share is what the fit loses without the factor (type II sum of squares).
+
+    Args:
+        factors: What differs.
+        settings: Levels in the order of `factors`, one for each setting with a result.
+        summaries: Of the metric, in the same order.
+    """
+    means = np.array([summary.mean for summary in summaries])
+    total = float(((means - means.mean()) ** 2).sum()) if len(means) else 0.0
+    columns = [_coded(factor, [setting[i] for setting in settings]) for i, factor in enumerate(factors)]
+    kept = [(factor, names, at) for factor, (names, at) in zip(factors, columns, strict=True) if len(names) > 1]
+    if not kept or total <= 1e-18:
+        return None
+    blocks = [_contrasts(at, len(names)) for _, names, at in kept]
+    design = _design(blocks, len(means))
+    residual = _residual(design, means)
+    noise, half_width = _seed_noise(summaries)
+    effects = []
+    for place, (factor, names, at) in enumerate(kept):
+        others = _design([block for i, block in enumerate(blocks) if i != place], len(means))
+        rank = np.linalg.matrix_rank(design) - np.linalg.matrix_rank(others)
+        separable = bool(rank == len(names) - 1)
+        weights = _level_weights(design, blocks, place, len(names)) if separable else _raw_weights(at, len(names))
+        levels = tuple(
+            Level(name, float(w @ means), half_width(w), int((at == i).sum()))
+            for i, (name, w) in enumerate(zip(names, weights, strict=True))
+        )
+        spread = max(level.mean for level in levels) - min(level.mean for level in levels)
+        share = max(0.0, (_residual(others, means) - residual) / total)
+        effects.append(Effect(factor.name, levels, spread, share, separable))
+    effects.sort(key=lambda effect: (-effect.share, -effect.range))
+    return Effects(tuple(effects), residual / total, noise)
+
+
+def _coded(factor: Factor, values: list[str]) -> tuple[list[str], np.ndarray]:
+    """Return the levels that occur and each setting's place among them; many numbers are cut into ranges."""
+    names = [level for level in factor.levels if level in values]
+    if not factor.is_number or len(names) <= MOST_LEVELS:
+        return names, np.array([names.index(value) for value in values])
+    numbers = np.array([float(value) for value in values])
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, RANGES + 1)[1:-1]))
+    at = np.searchsorted(edges, numbers, side="left")
+    parts = [numbers[at == i] for i in range(len(edges) + 1)]
+    parts = [part for part in parts if len(part)]
+    at = np.unique(at, return_inverse=True)[1]
+    return [f"{part.min():.3g} to {part.max():.3g}" for part in parts], at
+
+
+def _contrasts(at: np.ndarray, count: int) -> np.ndarray:
+    """Return the columns of a factor that sum to zero over its levels: `settings, count - 1`."""
+    codes = np.vstack([np.eye(count - 1), -np.ones(count - 1)])
+    return codes[at]
+
+
+def _design(blocks: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    return np.hstack([np.ones((rows, 1)), *blocks])
+
+
+def _residual(design: np.ndarray, means: np.ndarray) -> float:
+    fitted = design @ (np.linalg.pinv(design) @ means)
+    return float(((means - fitted) ** 2).sum())
+
+
+def _level_weights(design: np.ndarray, blocks: Sequence[np.ndarray], place: int, count: int) -> np.ndarray:
+    """Return how each setting's mean enters each level's: the fit at that level, the mean over all other levels."""
+    rows = np.zeros((count, design.shape[1]))
+    rows[:, 0] = 1.0
+    start = 1 + sum(block.shape[1] for block in blocks[:place])
+    rows[:, start : start + count - 1] = np.vstack([np.eye(count - 1), -np.ones(count - 1)])
+    return rows @ np.linalg.pinv(design)
+
+
+def _raw_weights(at: np.ndarray, count: int) -> np.ndarray:
+    return np.stack([(at == i) / (at == i).sum() for i in range(count)])
+
+
+def _seed_noise(summaries: Sequence[Summary]):  # type: ignore[no-untyped-def]
+    """Return the pooled standard deviation between seeds, and what gives a weighted mean's half interval."""
+    repeated = [(summary.n - 1, summary.sd) for summary in summaries if summary.sd is not None]
+    freedom = sum(n for n, _ in repeated)
+    if not freedom:
+        return None, lambda weights: None
+    from scipy import stats
+
+    noise = float(np.sqrt(sum(n * sd**2 for n, sd in repeated) / freedom))
+    scale = stats.t.ppf((1 + LEVEL) / 2, freedom) * noise
+    sizes = np.array([summary.n for summary in summaries])
+    return noise, lambda weights: float(scale * np.sqrt((weights**2 / sizes).sum()))

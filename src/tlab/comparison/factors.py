@@ -1,0 +1,144 @@
+"""What differs between runs besides the seed, and the settings that follow from it."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlab.comparison.reading import Run
+from tlab.runs.settings import WITHOUT_EFFECT
+
+NOT_A_FACTOR = (*WITHOUT_EFFECT, "seed", "hydra", "logger", "baseline")
+DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Something that differs between the runs compared.
+
+    Attributes:
+        name: As on the command line: `backbone`, `optimizer.lr`.
+        levels: Its values, numbers by size, anything else in the order of appearance.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether every level is a number."""
+        return all(_number(level) is not None for level in self.levels)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Runs by setting, that is by everything but the seed.
+
+    Attributes:
+        factors: What differs.
+        settings: Level of each factor, in their order -> its runs; sorted by level.
+    """
+
+    factors: tuple[Factor, ...]
+    settings: dict[tuple[str, ...], list[Run]]
+
+
+def group(runs: Sequence[Run]) -> Grouping:
+    """Group runs by everything but the seed.
+
+    A factor is a choice or override that is not the same in all runs. Where two runs with the same choices and
+    overrides still have other configurations (a YAML file was changed in between), the keys in which they differ
+    are factors too. `backbone.weights` is none where it follows from `backbone`, which says the same in short.
+    """
+    levels = [_named_levels(run, _named_keys(runs)) for run in runs]
+    levels = _varying(levels)
+    unexplained = _unexplained(runs, levels)
+    for run, own in zip(runs, levels, strict=True):
+        own |= {key: _text(run.config.get(key)) for key in unexplained}
+    levels = _shortened(_without_followers(_varying(levels)))
+    names = list(levels[0]) if levels else []
+    factors = tuple(Factor(name, _sorted_levels(own[name] for own in levels)) for name in names)
+    settings: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run, own in zip(runs, levels, strict=True):
+        settings[tuple(own[name] for name in names)].append(run)
+    ordered = sorted(settings, key=lambda key: [f.levels.index(v) for f, v in zip(factors, key, strict=True)])
+    return Grouping(factors, {key: settings[key] for key in ordered})
+
+
+def _named_keys(runs: Sequence[Run]) -> list[str]:
+    keys = dict.fromkeys(key for run in runs for key in run.named)
+    return [key for key in keys if not key.startswith(NOT_A_FACTOR)]
+
+
+def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
+    """Return the level of each key: of a value what the configuration holds, of a group what was chosen."""
+    levels = {}
+    for key in keys:
+        held = _text(run.config[key]) if key in run.config else DEFAULT
+        is_value = "." in key and key in run.config and "${" not in held
+        levels[key] = held if is_value else run.named.get(key, held)
+    return levels
+
+
+def _varying(levels: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    keys = [key for key in (levels[0] if levels else ()) if len({own[key] for own in levels}) > 1]
+    return [{key: own[key] for key in keys} for own in levels]
+
+
+def _unexplained(runs: Sequence[Run], levels: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the configuration keys in which runs of the same levels differ."""
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run, own in zip(runs, levels, strict=True):
+        alike[tuple(own.values())].append(run)
+    found: dict[str, None] = {}
+    for members in alike.values():
+        first = members[0].config
+        for other in members[1:]:
+            for key in dict.fromkeys([*first, *other.config]):
+                if not key.startswith(NOT_A_FACTOR) and _text(first.get(key)) != _text(other.config.get(key)):
+                    found[key] = None
+    return list(found)
+
+
+def _without_followers(levels: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Leave out `a.b` where it has one value for each value of `a`."""
+    keys = list(levels[0]) if levels else []
+    followers = set()
+    for key in keys:
+        above = key.partition(".")[0]
+        if above != key and above in keys:
+            pairs = {(own[above], own[key]) for own in levels}
+            if len(pairs) == len({first for first, _ in pairs}):
+                followers.add(key)
+    return [{key: own[key] for key in keys if key not in followers} for own in levels]
+
+
+def _shortened(levels: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Keep the last part of a path where that still tells the levels apart."""
+    for key in levels[0] if levels else ():
+        short = {own[key]: own[key].rstrip("/").rpartition("/")[2] for own in levels}
+        if len(set(short.values())) == len(short):
+            for own in levels:
+                own[key] = short[own[key]]
+    return levels
+
+
+def _sorted_levels(values: Iterable[str]) -> tuple[str, ...]:
+    distinct = list(dict.fromkeys(values))
+    if all(_number(value) is not None for value in distinct):
+        return tuple(sorted(distinct, key=float))
+    return tuple(distinct)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

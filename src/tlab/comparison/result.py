@@ -1,0 +1,96 @@
+"""What a comparison holds: settings with their statistics, the best one first."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from tlab.comparison.effects import Effects
+from tlab.comparison.factors import Factor
+from tlab.comparison.reading import Run
+from tlab.comparison.statistics import Difference, Summary
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything but the seed, and what came of it.
+
+    Attributes:
+        levels: Level of each factor, in their order.
+        runs: All of its runs, whatever became of them.
+        counted: Seed -> the finished run that counts for it.
+        values: Seed -> metric of that run.
+        summary: Of the values; None without any.
+        test: Of the metric on the test split; None where there is none.
+        difference: Behind the best setting; None for the best itself and where no run has finished.
+        epochs_to_target: Median over the runs that reached the target, counted from 1; None if none did.
+        reached: How many of them did.
+    """
+
+    levels: tuple[str, ...]
+    runs: tuple[Run, ...]
+    counted: dict[int, Run]
+    values: dict[int, float]
+    summary: Summary | None
+    test: Summary | None
+    difference: Difference | None = None
+    epochs_to_target: float | None = None
+    reached: int = 0
+
+    def count(self, status: str) -> int:
+        """Return how many of its runs have this status."""
+        return sum(run.status == status for run in self.runs)
+
+    def mean_of(self, attribute: str) -> float | None:
+        """Return the mean of a number that its counted runs have as an attribute, such as `seconds`."""
+        numbers = [number for run in self.counted.values() if (number := getattr(run, attribute)) is not None]
+        return fmean(numbers) if numbers else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `tlab.compare` found.
+
+    Attributes:
+        directory: Where the runs lie.
+        monitor: The metric that decides, of the epoch that each run kept as its best.
+        mode: `max` or `min`: which end of it is good.
+        test_metric: The same metric on the test split, `test/acc` for `val/acc`.
+        interval: `t` or `bootstrap`.
+        test: `t` or `wilcoxon`.
+        target: Value of the metric that "epochs to target" counts to; None without a finished run.
+        factors: What differs.
+        settings: The best first; those without a finished run last.
+        effects: Main effects; None where nothing varies.
+        runs: All runs.
+        notes: A sentence for each thing to beware of.
+    """
+
+    directory: Path
+    monitor: str
+    mode: str
+    test_metric: str
+    interval: str
+    test: str
+    target: float | None
+    factors: tuple[Factor, ...]
+    settings: tuple[Setting, ...]
+    effects: Effects | None
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ranked(self) -> tuple[Setting, ...]:
+        """The settings with a finished run, the best one first."""
+        return tuple(setting for setting in self.settings if setting.summary is not None)
+
+    @property
+    def short_names(self) -> list[str]:
+        """The factors' names, of a dotted one the last part where that tells it from the others."""
+        last = [factor.name.rpartition(".")[2] for factor in self.factors]
+        pairs = zip(self.factors, last, strict=True)
+        return [short if last.count(short) == 1 else factor.name for factor, short in pairs]
+
+    def label(self, setting: Setting) -> str:
+        """Return a setting in words, `backbone=vgg16, aug=none`; where nothing differs, the directory's name."""
+        pairs = zip(self.factors, setting.levels, strict=True)
+        return ", ".join(f"{factor.name}={level}" for factor, level in pairs) or self.directory.resolve().name

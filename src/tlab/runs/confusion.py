@@ -1,0 +1,80 @@
+"""The callback that writes which classes were taken for which."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from tlab.runs.directory import RunDirectory
+
+
+class ConfusionRecorder(L.Callback):
+    """Writes `confusion_val.csv` of the best epoch, and `confusion_test.csv` of a test.
+
+    It belongs after the `RunRecorder` in the trainer's list, and before the checkpoint: an epoch that is repeated
+    after a crash writes its file again.
+
+    Args:
+        run: Where to write.
+        best_epoch: Returns the best epoch so far.
+    """
+
+    def __init__(self, run: RunDirectory, best_epoch: Callable[[], int]) -> None:
+        self.run = run
+        self.best_epoch = best_epoch
+        self._metric: MulticlassConfusionMatrix | None = None
+        self._counts_KK: Tensor | None = None  # of the last validation: label, prediction
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start counting."""
+        metric = MulticlassConfusionMatrix(len(pl_module.classes), validate_args=False)  # type: ignore[arg-type]
+        self._metric = metric.to(pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Count a batch."""
+        if self._metric is not None:
+            self._metric.update(outputs["logits"], batch.label)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sum over the processes."""
+        if self._metric is not None:
+            self._counts_KK, self._metric = self._metric.compute().cpu(), None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the validation's counts if this epoch is the best so far."""
+        if self._counts_KK is not None and self.best_epoch() == trainer.current_epoch:
+            self._write("val", pl_module)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As in validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """As in validation."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the test's counts."""
+        self.on_validation_epoch_end(trainer, pl_module)
+        self._write("test", pl_module)
+
+    def _write(self, split: str, pl_module: L.LightningModule) -> None:
+        classes: tuple[str, ...] = pl_module.classes  # type: ignore[assignment]
+        assert self._counts_KK is not None
+        rows = [
+            {
+                "label": classes[label],
+                "prediction": classes[prediction],
+                "count": int(self._counts_KK[label, prediction]),
+            }
+            for label, prediction in self._counts_KK.nonzero().tolist()
+        ]
+        self.run.write_confusion(split, rows)

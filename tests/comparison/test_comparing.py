@@ -1,0 +1,178 @@
+"""Which setting is the best, and what is said about it."""
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from tlab.comparison import compare_runs
+from tlab.comparison.terminal import print_comparison
+from tlab.comparison.wording import detail, effects_sentence, headline
+from tlab.errors import UserError
+
+STRONG = {0: 0.90, 1: 0.92, 2: 0.94, 3: 0.91}
+LIGHT = {0: 0.80, 1: 0.81, 2: 0.86, 3: 0.80}
+NONE = {0: 0.89, 1: 0.93, 2: 0.92, 3: 0.898}
+
+
+@pytest.fixture
+def three(make_run, sweep):
+    for aug, values in {"strong": STRONG, "light": LIGHT, "none": NONE}.items():
+        for seed, value in values.items():
+            make_run(f"aug={aug}", value, seed, [f"aug={aug}"], test_acc=value - 0.02)
+    return sweep
+
+
+def printed(comparison, width=80):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    print_comparison(console, comparison)
+    return console.export_text()
+
+
+def test_ranking_intervals_tests_and_correction(three):
+    comparison = compare_runs(three)
+    assert [setting.levels for setting in comparison.settings] == [("strong",), ("none",), ("light",)]
+    best, near, far = comparison.settings
+    assert best.difference is None
+    assert best.summary.mean == pytest.approx(0.9175)
+    assert best.test.mean == pytest.approx(0.8975)
+    p_near, p_far = (stats.ttest_rel(list(STRONG.values()), list(other.values())).pvalue for other in (NONE, LIGHT))
+    assert near.difference.p == pytest.approx(p_near)
+    assert far.difference.p == pytest.approx(p_far)
+    assert far.difference.p_corrected == pytest.approx(2 * p_far)
+    assert near.difference.p_corrected == pytest.approx(p_near)
+    assert far.difference.summary.mean == pytest.approx(0.1)
+
+
+def test_the_answer_says_who_is_ahead_and_whom_the_seeds_cannot_tell_from_it(three):
+    comparison = compare_runs(three)
+    assert headline(comparison) == "aug=strong is ahead, but not significantly"
+    text = detail(comparison)
+    assert "val/acc 91.8 % (95 % interval 89.0 to 94.5 %, t, 4 seeds)" in text
+    assert "0.8 points above the next, aug=none" in text
+    assert "cannot tell it from 1 of the other 2" in text
+    assert "test/acc 89.8 %" in text
+
+
+def test_a_clear_lead_is_said_to_be_one(make_run, sweep):
+    for aug, values in {"strong": STRONG, "light": LIGHT}.items():
+        for seed, value in values.items():
+            make_run(f"aug={aug}", value, seed, [f"aug={aug}"])
+    comparison = compare_runs(sweep)
+    assert headline(comparison) == "aug=strong wins"
+    assert "the difference to it is significant (corrected p < 0.001)" in detail(comparison)
+
+
+def test_of_a_loss_the_lowest_wins_and_the_others_lie_behind_by_a_positive_amount(three):
+    comparison = compare_runs(three, "val/loss")
+    assert comparison.mode == "min"
+    assert comparison.settings[0].levels == ("strong",)
+    assert comparison.settings[2].difference.summary.mean == pytest.approx(0.1)
+    assert comparison.target == pytest.approx(0.0825 / 0.95)
+    assert "0.008 below the next" in detail(comparison)
+
+
+def test_seeds_missing_in_some_settings(make_run, sweep):
+    for seed in (0, 1, 2):
+        make_run("aug=strong", STRONG[seed], seed, ["aug=strong"])
+    make_run("aug=light", 0.99, 0, ["aug=light"])
+    make_run("aug=none", 0.5, 7, ["aug=none"])
+    make_run("aug=mix", 0.5, 0, ["aug=mix"], status="failed", error="UserError: optimizer.lr")
+    comparison = compare_runs(sweep)
+    best, light, none, mix = comparison.settings
+    assert best.levels == ("strong",)  # one seed of light is not enough to be called the best
+    assert any("too few finished seeds" in note for note in comparison.notes)
+    assert (light.difference.summary.n, light.difference.p) == (1, None)
+    assert (none.difference.summary, none.difference.p) == (None, None)
+    assert (mix.summary, mix.difference, mix.count("failed")) == (None, None, 1)
+    text = printed(comparison)
+    assert "failed  aug=mix/seed=0: UserError: optimizer.lr" in text
+    assert "1 failed" in text
+
+
+def test_one_run(make_run, sweep):
+    make_run("only", [0.3, 0.6])
+    comparison = compare_runs(sweep / "only")
+    assert headline(comparison) == "only: 60.0 %"
+    assert "nothing can be said about its spread" in detail(comparison)
+    assert effects_sentence(comparison) is None
+    assert "60.0 %" in printed(comparison)
+
+
+def test_one_seed_each_is_no_proof(make_run, sweep):
+    for aug, value in {"strong": 0.9, "light": 0.8}.items():
+        make_run(f"aug={aug}", value, 0, [f"aug={aug}"])
+    comparison = compare_runs(sweep)
+    assert headline(comparison) == "aug=strong is highest, with one seed"
+    assert "with one seed nothing can be said" in detail(comparison)
+
+
+def test_no_run_has_finished(make_run, sweep):
+    make_run("a", status="failed", error="ValueError: x")
+    make_run("b", status="running")
+    comparison = compare_runs(sweep)
+    assert headline(comparison) == "No run has finished"
+    assert "failed  a/seed=0: ValueError: x" in printed(comparison)
+    assert "unfinished  b/seed=0: 1 epoch done" in printed(comparison)
+
+
+def test_pruned_runs_are_counted_but_not_compared(make_run, sweep):
+    make_run("a", 0.5, 0, ["optimizer.lr=1"], config={"optimizer.lr": 1.0})
+    make_run("b", 0.9, 0, ["optimizer.lr=2"], config={"optimizer.lr": 2.0}, status="pruned")
+    comparison = compare_runs(sweep)
+    assert [s.levels for s in comparison.ranked] == [("1",)]
+    assert "1 pruned, left out" in comparison.notes
+
+
+def test_the_same_run_twice_counts_once(make_run, sweep):
+    make_run("a", 0.5)
+    make_run("b", 0.7)
+    comparison = compare_runs(sweep)
+    (setting,) = comparison.settings
+    assert setting.summary.n == 1
+    assert any("is the same again" in note for note in comparison.notes)
+
+
+def test_epochs_to_a_target(make_run, sweep):
+    make_run("aug=a", [0.2, 0.5, 0.8], 0, ["aug=a"])
+    make_run("aug=a", [0.2, 0.3, 0.8], 1, ["aug=a"])
+    make_run("aug=b", [0.5, 0.6, 0.7], 0, ["aug=b"])
+    default = compare_runs(sweep)
+    assert default.target == pytest.approx(0.76)  # 95 % of the best mean
+    assert [(s.epochs_to_target, s.reached) for s in default.settings] == [(3, 2), (None, 0)]
+    given = compare_runs(sweep, target=0.5)
+    assert [(s.epochs_to_target, s.reached) for s in given.settings] == [(2.5, 2), (1, 1)]
+    assert "epochs to 50.0 %" in printed(given)
+
+
+def test_many_settings_fit_the_terminal(make_run, sweep):
+    for i in range(30):
+        make_run(f"lr={i}", 0.5 + i / 100, 0, [f"optimizer.lr={i}"], config={"optimizer.lr": float(i)})
+    text = printed(compare_runs(sweep))
+    assert "and 10 more settings" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_which_factor_matters_is_told(make_run, sweep):
+    for aug, shift in {"none": 0.0, "strong": 0.2}.items():
+        for lr, more in {0.1: 0.0, 0.2: 0.05}.items():
+            for seed in (0, 1):
+                overrides = [f"aug={aug}", f"optimizer.lr={lr}"]
+                make_run(f"{aug}{lr}", 0.5 + shift + more + seed / 100, seed, overrides, {"optimizer.lr": lr})
+    sentence = effects_sentence(compare_runs(sweep))
+    assert sentence == (
+        "Of the differences between settings: aug 94 %, optimizer.lr 6 %. "
+        "Levels of aug differ by 20.0 points, seeds of one setting by 0.7 points (sd)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("monitor", "words"), [("val/accuracy", "val/accuracy is not a metric of these runs; there are val/acc")]
+)
+def test_mistakes(three, tmp_path, monitor, words):
+    with pytest.raises(UserError, match=words):
+        compare_runs(three, monitor)
+    with pytest.raises(UserError, match="is no directory"):
+        compare_runs(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        compare_runs(tmp_path / "empty")

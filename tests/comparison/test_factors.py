@@ -1,0 +1,99 @@
+"""Which runs belong together, and what tells the others apart."""
+
+import json
+
+from tlab.comparison.factors import group
+from tlab.comparison.reading import read_runs
+from tlab.runs.directory import RunDirectory
+
+
+def grouped(sweep):
+    grouping = group(read_runs(sweep)[0])
+    return {factor.name: factor.levels for factor in grouping.factors}, grouping.settings
+
+
+def test_everything_but_the_seed(make_run, sweep):
+    for lr in ("0.1", "1e-2"):
+        for seed in (0, 1):
+            overrides = ["backbone=vgg16", f"optimizer.lr={lr}", "sweep=x", f"data.num_workers={seed}"]
+            make_run(f"lr={lr}", seed=seed, overrides=overrides, config={"optimizer.lr": float(lr)})
+    factors, settings = grouped(sweep)
+    assert factors == {"optimizer.lr": ("0.01", "0.1")}
+    assert {levels: [run.seed for run in runs] for levels, runs in settings.items()} == {
+        ("0.01",): [0, 1],
+        ("0.1",): [0, 1],
+    }
+
+
+def test_a_value_left_at_its_default_is_read_from_the_configuration(make_run, sweep):
+    make_run("a", config={"loss.label_smoothing": 0.0})
+    make_run("b", overrides=["loss.label_smoothing=0.1"], config={"loss.label_smoothing": 0.1})
+    assert grouped(sweep)[0] == {"loss.label_smoothing": ("0", "0.1")}
+
+
+def test_a_group_left_at_its_default_is_known_from_the_record(make_run, sweep):
+    for name, aug in {"a": "light", "b": "strong"}.items():
+        run = RunDirectory(make_run(name, overrides=["aug=strong"] if aug == "strong" else []))
+        run.update(choices={"aug": aug, "backbone": "vgg16"})
+    assert grouped(sweep)[0] == {"aug": ("light", "strong")}
+
+
+def test_a_key_that_follows_from_its_group_is_no_factor_of_its_own(make_run, sweep):
+    for net in ("vgg16", "resnet18"):
+        make_run(net, overrides=[f"backbone={net}", f"backbone.weights=/w/{net}.pth"])
+    assert list(grouped(sweep)[0]) == ["backbone"]
+
+
+def test_a_path_is_shown_by_its_last_part(make_run, sweep):
+    for name in ("old", "new"):
+        make_run(name, overrides=[f"backbone.weights='/w/{name}.pth'"])
+    assert grouped(sweep)[0] == {"backbone.weights": ("new.pth", "old.pth")}
+
+
+def test_a_difference_that_no_override_tells_comes_from_the_configuration(make_run, sweep):
+    """As after a change of a YAML file."""
+    make_run("a", config={"aug.flip.p": 0.5, "run_dir": "a"})
+    make_run("b", config={"aug.flip.p": 0.0, "run_dir": "b"})
+    factors, settings = grouped(sweep)
+    assert factors == {"aug.flip.p": ("0", "0.5")}
+    assert len(settings) == 2
+
+
+def test_a_baseline_is_its_run_with_changes(make_run, sweep):
+    path = make_run("a", overrides=["finetune=head", "aug=none"], config={"baseline.scratch": ["finetune=scratch"]})
+    make_run("a/seed=0/baselines", config={})
+    (path / "baselines/seed=0").rename(path / "baselines/scratch")
+    (path / "baselines/scratch/.hydra/overrides.yaml").unlink()
+    assert grouped(sweep)[0] == {"finetune": ("head", "scratch")}
+
+
+def test_statuses(make_run, sweep):
+    make_run("a")
+    make_run("b", status="failed", error="ValueError: no")
+    make_run("c", status="failed", error="interrupted")
+    make_run("d", status="running")
+    make_run("e", status="pruned")
+    (make_run("f") / "run.json").write_text("{")
+    runs, damaged = read_runs(sweep)
+    assert [run.status for run in runs] == ["finished", "failed", "unfinished", "unfinished", "pruned"]
+    assert runs[1].error == "ValueError: no"
+    assert len(damaged) == 1
+    assert "run.json is damaged" in damaged[0]
+
+
+def test_what_a_run_says_about_its_cost(make_run, sweep):
+    make_run("a", accuracy=[0.2, 0.5, 0.4, 0.8])
+    (run,) = read_runs(sweep)[0]
+    assert (run.parameters, run.trained_parameters, run.images_per_second, run.seconds) == (6000, 1000, 90, 4.0)
+    assert [run.epochs_to("val/acc", target, "max") for target in (0.1, 0.5, 0.6, 0.9)] == [1, 2, 4, None]
+    assert run.epochs_to("val/loss", 0.55, "min") == 2
+
+
+def test_a_record_of_an_old_run_is_read_too(make_run, sweep):
+    path = make_run("a")
+    record = json.loads((path / "run.json").read_text())
+    for key in ("parameters", "class_names", "phases"):
+        del record[key]
+    (path / "run.json").write_text(json.dumps(record))
+    (run,) = read_runs(sweep)[0]
+    assert (run.parameters, run.trained_parameters, run.images_per_second) == (None, None, None)
