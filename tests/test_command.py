@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tlab.command import compose, conf_dir
+from tlab.overrides import tidy
 
 GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",
@@ -174,3 +175,8 @@ def test_bash_completes(line, expected):
 def test_any_torchvision_name_is_a_backbone(tmp_path):
     cfg = compose(["backbone=regnet_y_400mf", f"data.root={tmp_path}", f"run_dir={tmp_path}"])
     assert (cfg.backbone.name, cfg.backbone.library, cfg.backbone.stages) == ("regnet_y_400mf", "torchvision", None)
+
+
+def test_a_long_list_of_values_is_no_path():
+    values = f"optimizer.lr={','.join(f'0.{i:04}' for i in range(2000))}"
+    assert tidy([values, "-m"]) == ["-m", values]

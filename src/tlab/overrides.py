@@ -14,7 +14,7 @@ def tidy(arguments: Sequence[str]) -> list[str]:
     tidied = [*flags[:1]]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and Path(value).exists():
+        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and _exists(value):
             argument = quoted(key, value)
         if argument not in flags:
             tidied.append(argument)
@@ -31,3 +31,10 @@ def key_and_value(override: str) -> tuple[str, str]:
     """Return the key without `+` or `~`, and the value without quotes."""
     key, _, value = override.lstrip("+~").partition("=")
     return key, value.strip("'\"")
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # too long for a path: the values of a sweep
+        return False

@@ -1,0 +1,113 @@
+"""A sweep of twelve runs that is killed three times, one of its runs failing once, ends as one left in peace."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import SHARED
+from test_sweeps import JOBLIB, records, result, statuses
+
+pytestmark = pytest.mark.slow
+
+GRID = ("backbone=resnet18,mobilenet_v3_small", "aug=none,light", "seed=0,1,2")
+RUNS, KILLS = 12, 3
+SMALL = [
+    *("data.image_size=32", "data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "logger=none"),
+    *("trainer.max_epochs=2", "finetune.head_epochs=1"),
+]
+CIFAR = SHARED / "data" / "cifar10_kaggle"
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> list[str]:
+    """Overrides for three hundred of the competition's images."""
+    if not CIFAR.exists():
+        pytest.skip("the images of the competition are not here")
+    root = tmp_path / "cifar"
+    root.mkdir()
+    (root / "train").symlink_to(CIFAR / "train")
+    lines = (CIFAR / "trainLabels.csv").read_text().splitlines()
+    (root / "trainLabels.csv").write_text("\n".join(lines[:301]) + "\n")
+    weights = "backbone.weights=null"
+    return ["data=csv", f"data.root={root}", "data.labels=trainLabels.csv", "data.images=train", weights]
+
+
+def command(directory: Path, options: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tlab.train", "-m", f"hydra.sweep.dir={directory}", *GRID, *SMALL, *options]
+
+
+def untouched(directory: Path) -> dict[str, dict[str, int]]:
+    """When each file of each finished run was written."""
+    return {
+        name: {file.name: file.stat().st_mtime_ns for file in (directory / name).rglob("*") if file.is_file()}
+        for name, status in statuses(directory).items()
+        if status == "finished"
+    }
+
+
+def kill_at_random(arguments: list[str], directory: Path, after: int, rng: random.Random) -> None:
+    """Start the sweep and kill it a moment after so many more of its runs are finished."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = len(untouched(directory))
+    while len(untouched(directory)) < before + after:
+        assert process.poll() is None, "the sweep ended before the moment of the kill"
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 2))
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_sweep_killed_three_times_ends_alike(photos, tmp_path):
+    killed_sweep_ends_alike([f"data.root={photos}", "backbone.weights=null", "data.batch_size=12"], [], tmp_path)
+
+
+def test_a_sweep_killed_three_times_ends_alike_in_other_processes(photos, tmp_path):
+    options = [f"data.root={photos}", "backbone.weights=null", "data.batch_size=12"]
+    killed_sweep_ends_alike(options, JOBLIB, tmp_path)
+
+
+def test_a_sweep_on_the_competition_killed_three_times_ends_alike(cifar, tmp_path):
+    killed_sweep_ends_alike(cifar, [], tmp_path)
+
+
+def killed_sweep_ends_alike(options: list[str], launcher: list[str], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    peace = subprocess.run(command(whole, options), check=False, capture_output=True, text=True)
+    assert peace.returncode == 0, peace.stderr
+    assert len(untouched(whole)) == RUNS
+
+    rng = random.Random(0)
+    again = command(killed, [*options, *launcher])
+    failing = killed / sorted(statuses(whole))[rng.randrange(RUNS)]
+    failing.mkdir(parents=True)
+    (failing / "checkpoints").touch()  # a file where a folder should be
+    finished: dict[str, dict[str, int]] = {}
+    for after in rng.sample([1, 2, 3], KILLS):
+        kill_at_random(again, killed, after, rng)
+        finished |= {name: files for name, files in untouched(killed).items() if name not in finished}
+    disturbed = subprocess.run(again, check=False, capture_output=True, text=True)
+    assert disturbed.returncode == 1, disturbed.stderr
+    assert "11 of 12 runs are finished" in disturbed.stdout
+    finished |= {name: files for name, files in untouched(killed).items() if name not in finished}
+    (failing / "checkpoints").unlink()
+    last = subprocess.run(again, check=False, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert f"11 of {RUNS} runs are finished and stay as they are" in last.stdout
+
+    assert len(finished) == RUNS - 1
+    final = untouched(killed)
+    assert {name: final[name] for name in finished} == finished  # none was trained twice
+    assert sorted(final) == sorted(statuses(whole))
+    for name in final:
+        assert result(killed / name) == result(whole / name)
+    if (whole / "comparison.csv").exists():
+        assert (killed / "comparison.csv").read_bytes() == (whole / "comparison.csv").read_bytes()
+    shutil.rmtree(tmp_path)
+    assert not records(killed)
