@@ -197,11 +197,23 @@ def test_launches_in_the_same_second_get_a_directory_each(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("flag", [[], ["-m"]], ids=["run", "sweep"])
+def test_two_commands_at_once_share_no_directory(photos, tmp_path, flag):
+    clock = f"{tmp_path}/${{now:at-%%S}}"  # a clock that stands still
+    place = f"hydra.sweep.dir='{clock}'" if flag else f"hydra.run.dir='{clock}'"
+    arguments = [sys.executable, "-m", "tlab.train", *flag, f"data.root={photos}", *QUICK, place]
+    both = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["at-%S", "at-%S-2"]
+    assert len(list(tmp_path.rglob("metrics.json"))) == 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "run", "swept"),
     [
         ([], True, True),
         (["hydra.run.dir=here"], False, True),
+        (["hydra.run.dir='here/${now:%Y-%m-%d}'"], False, True),
         (["sweep=mine"], True, False),
         (["hydra.sweep.dir=there"], True, False),
     ],
@@ -222,4 +234,4 @@ def test_only_directories_named_by_the_clock_are_claimed(overrides, run, swept, 
     assert is_named_by_time(config, "hydra.sweep.dir") is swept
     if not run:
         ClaimRunDirectory().on_run_start(config)
-        assert config.hydra.run.dir == "here"
+        assert not Path("here").exists()

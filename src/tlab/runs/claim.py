@@ -25,7 +25,7 @@ def claim_directory(wanted: Path) -> Path:
 
 
 def is_named_by_time(config: DictConfig, key: str) -> bool:
-    """Tell whether a path in Hydra's configuration comes from the clock, and not from the user.
+    """Tell whether a path in Hydra's configuration comes from the clock, to the second.
 
     Args:
         config: With the node `hydra`.
@@ -34,7 +34,7 @@ def is_named_by_time(config: DictConfig, key: str) -> bool:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     _, node, name = key.split(".")
     path = str(plain["hydra"][node][name]).replace("${sweep}", str(plain.get("sweep")))
-    return "${now:" in path
+    return "${now:" in path and "%S" in path
 
 
 class ClaimRunDirectory(Callback):

@@ -18,18 +18,53 @@ from tlab.sweeps.task import Failure, Task, one_line
 PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
 
 
+class Composer:
+    """Composes the configurations of a sweep's runs, a tenth of a second each, once where it can.
+
+    Args:
+        config: Of the sweep, with the node `hydra`.
+        loader: Hydra's.
+    """
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
+        self.config = config
+        self.loader = loader
+        self._kept: dict[Job, DictConfig] = {}
+
+    def compose(self, job: Job, keep: bool = False) -> DictConfig:
+        """Return the configuration of one run, with the node `hydra`.
+
+        Args:
+            job: The run.
+            keep: Have it at hand for the next call with this job, which is the last one that needs it.
+
+        Raises:
+            HydraException: A mistake in an override.
+        """
+        config = self._kept.pop(job, None)
+        if config is None:
+            config = self.loader.load_sweep_config(self.config, [*job.overrides, *job.place])
+        if keep:
+            self._kept[job] = config
+        return config
+
+    def forget(self) -> None:
+        """Compose everything anew."""
+        self._kept.clear()
+
+
 def run_one_by_one(
-    jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, progress: Progress
+    jobs: Sequence[Job], composer: Composer, context: HydraContext, task: Task, progress: Progress
 ) -> None:
     """Carry out the runs, and note in `progress` what becomes of each.
 
     Those that another process is at work on come last: it may have been given the same command, or be about to end.
     """
-    sources = sources_digest(config.hydra.runtime.config_sources)
+    sources = sources_digest(composer.config.hydra.runtime.config_sources)
     busy = []
     for job in jobs:
         progress.announce(job)
-        failure = None if job.is_known_finished(sources) else _run(job, config, context, task)
+        failure = None if job.is_known_finished(sources) else _run(job, composer, context, task)
         if failure is not None and failure.busy:
             busy.append(job)
         else:
@@ -38,23 +73,14 @@ def run_one_by_one(
     for job in busy:
         progress.announce(job)
         deadline = time.monotonic() + PATIENCE
-        while (failure := _run(job, config, context, task)) and failure.busy and time.monotonic() < deadline:
+        while (failure := _run(job, composer, context, task)) and failure.busy and time.monotonic() < deadline:
             time.sleep(1)
         progress.note(job, failure)
 
 
-def compose_job(job: Job, config: DictConfig, loader: ConfigLoader) -> DictConfig:
-    """Return the configuration of one run, with the node `hydra`.
-
-    Raises:
-        HydraException: A mistake in an override.
-    """
-    return loader.load_sweep_config(config, [*job.overrides, *job.place])
-
-
-def _run(job: Job, config: DictConfig, context: HydraContext, task: Task) -> Failure | None:
+def _run(job: Job, composer: Composer, context: HydraContext, task: Task) -> Failure | None:
     try:
-        own = compose_job(job, config, context.config_loader)
+        own = composer.compose(job)
     except Exception as error:
         job.run.record_failure(error)
         return Failure(one_line(error))
@@ -67,7 +93,8 @@ def _run(job: Job, config: DictConfig, context: HydraContext, task: Task) -> Fai
         job_subdir_key="hydra.sweep.subdir",
         hydra_context=context,
     ).return_value
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the run's log
+    hydra = composer.config.hydra
+    configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
     return returned if isinstance(returned, Failure) else None
 
 

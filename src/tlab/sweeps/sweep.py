@@ -17,7 +17,7 @@ from tlab.runs.environment import command
 from tlab.sweeps.closing import print_end, print_stopped
 from tlab.sweeps.composition import sources_digest
 from tlab.sweeps.elsewhere import choose_workers, run_elsewhere
-from tlab.sweeps.here import compose_job, run_one_by_one
+from tlab.sweeps.here import Composer, run_one_by_one
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
 from tlab.sweeps.naming import constants
 from tlab.sweeps.note import SweepNote, read_note
@@ -61,11 +61,13 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     jobs = make_jobs(runs, str(config.seed), directory, note)
     sources = sources_digest(config.hydra.runtime.config_sources)
     waiting = [job for job in jobs if unnamed or not job.is_known_finished(sources)]
+    composer = Composer(config, context.config_loader)
     for job in one_of_each(waiting):
-        check(compose_job(job, config, context.config_loader))
-    if unnamed:
-        directory = claim_directory(directory)
+        check(composer.compose(job, keep=True))
+    if unnamed and (claimed := claim_directory(directory)) != directory:
+        directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
+        composer.forget()
     if not (directory / "sweep.json").exists():
         note.write(directory)
     config.hydra.sweep.dir = str(directory)
@@ -73,9 +75,9 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     with _stoppable():
         try:
             if _is_elsewhere(config):
-                run_elsewhere(_composable(waiting, config, context, progress), config, context, task, progress)
+                run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
             else:
-                run_one_by_one(waiting, config, context, task, progress)
+                run_one_by_one(waiting, composer, context, task, progress)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
@@ -89,12 +91,12 @@ def _is_elsewhere(config: DictConfig) -> bool:
     return not basic and choose_workers(config) != 1
 
 
-def _composable(jobs: Sequence[Job], config: DictConfig, context: HydraContext, progress: Progress) -> list[Job]:
+def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> list[Job]:
     """Return the jobs whose configuration can be composed, as a launcher takes none that cannot."""
     composable = []
     for job in jobs:
         try:
-            compose_job(job, config, context.config_loader)
+            composer.compose(job)
         except Exception as error:
             job.run.record_failure(error)
             progress.note(job, Failure(one_line(error)))
