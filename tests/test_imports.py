@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton")
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy", "optuna", "plotly")
 
 
 def python(code: str, *arguments: str) -> str:

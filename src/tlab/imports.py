@@ -1,7 +1,7 @@
 """Keeps out of a run what its libraries import and a run does not use: more than half of all imports, by time.
 
-torchvision, Lightning and torchmetrics import torch's compiler (`torch._dynamo`, with sympy behind it), matplotlib
-and Triton for a class in a type check or for a decorator. While one of the modules below is imported, such a
+torchvision, Lightning and torchmetrics import torch's compiler (`torch._dynamo`, with sympy behind it), matplotlib,
+SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, such a
 package has a stand-in. Afterwards nothing of it is left in `sys.modules`: who imports the package gets the real
 one, and what the libraries took from a stand-in asks the real one as soon as it is there. So `torch.compile`,
 drawing a metric and torchvision's detection operators work as ever; they pay for the import when they are used.
@@ -100,12 +100,20 @@ def _triton() -> dict[str, ModuleType]:
     return {"triton": _StandIn("triton", {}), "triton.runtime": _StandIn("triton.runtime", {}), name: jit}
 
 
+def _scipy() -> dict[str, ModuleType]:
+    """Return what TorchMetrics mends where it is missing, for an audio metric."""
+    signal = _StandIn("scipy.signal", {"hamming": None})
+    package = _StandIn("scipy", {"signal": signal, "__spec__": ModuleSpec("scipy", None)})  # it looks for one
+    return {"scipy": package, "scipy.signal": signal}
+
+
 # Module -> what it finds while it is imported.
 STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "torchvision.ops.roi_align": _compiler_support,
     "lightning.fabric.wrappers": _compiler,
     "lightning.pytorch.utilities.compile": _compiler,
     "torch.utils.flop_counter": _triton,
+    "torchmetrics": _scipy,
     "torchmetrics.utilities.plot": _matplotlib,
 }
 
@@ -157,7 +165,7 @@ def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -
     try:
         execute(module)
         return
-    except (ImportError, AttributeError):  # another version of a library than those this was written for
+    except (ImportError, AttributeError, ValueError):  # another version of a library than those this was written for
         pass
     finally:
         for name in missing:
