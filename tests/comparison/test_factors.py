@@ -38,6 +38,16 @@ def test_a_group_left_at_its_default_is_known_from_the_record(make_run, sweep):
     assert grouped(sweep)[0] == {"aug": ("light", "strong")}
 
 
+def test_a_choice_that_old_runs_did_not_record_is_no_difference(make_run, sweep):
+    for name, seed in {"old": 0, "new": 1}.items():
+        run = RunDirectory(make_run(name, seed=seed, overrides=["aug=strong"]))
+        if name == "new":
+            run.update(choices={"aug": "strong", "optimizer": "sgd"})
+    factors, settings = grouped(sweep)
+    assert factors == {}
+    assert len(settings) == 1
+
+
 def test_a_key_that_follows_from_its_group_is_no_factor_of_its_own(make_run, sweep):
     for net in ("vgg16", "resnet18"):
         make_run(net, overrides=[f"backbone={net}", f"backbone.weights=/w/{net}.pth"])

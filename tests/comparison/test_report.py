@@ -167,7 +167,7 @@ def test_one_run(browser, make_run, sweep):
     opened = Opened(browser, sweep)
     assert opened.errors == []
     assert opened.page.locator("#curves svg.main-svg").first.is_visible()
-    for section in ("effects", "parallel"):
+    for section in ("ranking", "effects", "time", "parallel"):
         assert not opened.page.locator(f"#{section}-section").is_visible()
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlab.comparison.reading import Run
-from tlab.runs.settings import WITHOUT_EFFECT
+from tlab.runs.settings import without_effect
 
-NOT_A_FACTOR = (*WITHOUT_EFFECT, "seed", "hydra", "logger", "baseline")
+NOT_A_FACTOR = ("seed", "hydra", "baseline")
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
 
 
@@ -67,8 +67,14 @@ def group(runs: Sequence[Run]) -> Grouping:
 
 
 def _named_keys(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.named)
-    return [key for key in keys if not key.startswith(NOT_A_FACTOR)]
+    keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.choices))
+    overridden = {key for run in runs for key in run.overrides}
+    known = [key for key in keys if key in overridden or all(key in run.choices for run in runs)]
+    return [key for key in known if _may_matter(key)]
+
+
+def _may_matter(key: str) -> bool:
+    return not key.startswith(NOT_A_FACTOR) and not without_effect(key)
 
 
 def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
@@ -77,7 +83,7 @@ def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
     for key in keys:
         held = _text(run.config[key]) if key in run.config else DEFAULT
         is_value = "." in key and key in run.config and "${" not in held
-        levels[key] = held if is_value else run.named.get(key, held)
+        levels[key] = held if is_value else run.choices.get(key, run.overrides.get(key, held))
     return levels
 
 
@@ -96,7 +102,7 @@ def _unexplained(runs: Sequence[Run], levels: Sequence[Mapping[str, str]]) -> li
         first = members[0].config
         for other in members[1:]:
             for key in dict.fromkeys([*first, *other.config]):
-                if not key.startswith(NOT_A_FACTOR) and _text(first.get(key)) != _text(other.config.get(key)):
+                if _may_matter(key) and _text(first.get(key)) != _text(other.config.get(key)):
                     found[key] = None
     return list(found)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlab.errors import UserError
+from tlab.overrides import key_and_value
 from tlab.runs.directory import RunDirectory
 from tlab.runs.settings import flat
 
@@ -25,7 +26,8 @@ class Run:
         status: `finished`, `failed`, `unfinished` (under way, or interrupted) or `pruned`.
         error: Why it failed.
         seed: Of everything random in it.
-        named: What was chosen by name: configuration group -> choice, and key -> value of each override.
+        choices: Configuration group -> choice; empty in the record of an old run.
+        overrides: Key -> value, as on the command line.
         config: The whole configuration, flat: `optimizer.lr` -> 0.1.
         metrics: `metrics.json`; empty unless it is finished.
         history: One row per epoch; numbers where they are numbers.
@@ -37,7 +39,8 @@ class Run:
     status: str
     error: str | None
     seed: int
-    named: dict[str, str]
+    choices: dict[str, str]
+    overrides: dict[str, str]
     config: dict[str, Any]
     metrics: dict[str, float]
     history: list[dict[str, Any]]
@@ -116,6 +119,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 def _read(run: RunDirectory, directory: Path) -> Run:
     record = dict(run.record)
     config = flat(record.pop("config", {}))
+    choices, overrides = _chosen(run)
     status = record.get("status") or UNFINISHED
     if status == "running" or record.get("error") == "interrupted":
         status = UNFINISHED
@@ -125,7 +129,8 @@ def _read(run: RunDirectory, directory: Path) -> Run:
         status=status,
         error=record.get("error") if status == FAILED else None,
         seed=int(record.get("seed", config.get("seed", 0))),
-        named=_named(run),
+        choices=choices,
+        overrides=overrides,
         config=config,
         metrics=run.metrics() if status == FINISHED else {},
         history=[{key: _number(value) for key, value in row.items()} for row in run.history()],
@@ -133,19 +138,19 @@ def _read(run: RunDirectory, directory: Path) -> Run:
     )
 
 
-def _named(run: RunDirectory) -> dict[str, str]:
+def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
     """Return choices and overrides; a baseline has those of the run that it belongs to, and its own on top."""
     parent = RunDirectory(run.path.parents[1]) if run.path.parent.name == "baselines" else None
     if parent is not None and (record := parent.record):
-        own = record.get("config", {}).get("baseline", {}).get(run.path.name, [])
-        return _named(parent) | _by_key(own)
-    choices: Mapping[str, Any] = run.record.get("choices") or {}
-    return {group: str(choice) for group, choice in choices.items()} | _by_key(run.overrides())
+        choices, overrides = _chosen(parent)
+        own = _by_key(record.get("config", {}).get("baseline", {}).get(run.path.name, []))
+        return choices | {group: own[group] for group in choices if group in own}, overrides | own
+    recorded: Mapping[str, Any] = run.record.get("choices") or {}
+    return {group: str(choice) for group, choice in recorded.items()}, _by_key(run.overrides())
 
 
 def _by_key(overrides: list[str]) -> dict[str, str]:
-    pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return {key: value.strip("'\"") for key, _, value in pairs}
+    return dict(key_and_value(override) for override in overrides)
 
 
 def _number(text: str | None) -> Any:

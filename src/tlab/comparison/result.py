@@ -92,5 +92,8 @@ class Comparison:
 
     def label(self, setting: Setting) -> str:
         """Return a setting in words, `backbone=vgg16, aug=none`; where nothing differs, the directory's name."""
-        pairs = zip(self.factors, setting.levels, strict=True)
-        return ", ".join(f"{factor.name}={level}" for factor, level in pairs) or self.directory.resolve().name
+        if self.factors:
+            pairs = zip(self.factors, setting.levels, strict=True)
+            return ", ".join(f"{factor.name}={level}" for factor, level in pairs)
+        path = self.directory.resolve()
+        return f"{path.parent.name}/{path.name}" if path.name.startswith("seed=") else path.name

@@ -59,6 +59,8 @@ def _statistics_table(comparison: Comparison) -> Table:
     }
     if not any(setting.test for setting in comparison.ranked):
         del columns[comparison.test_metric]
+    if len(comparison.ranked) == 1:
+        del columns["behind"], columns["p (Holm)"]
     _fill(table, comparison, columns)
     return table
 

@@ -24,13 +24,15 @@ function drawEffects() {
       }),
       hoverinfo: "text",
     };
+    const crowded = levels.reduce((sum, level) => sum + Math.min(18, level.name.length) + 2, 0) > 42;
     plot(`effect-${i}`, [trace], layout(colours, {
-      height: 230,
+      height: crowded ? 270 : 230,
+      margin: { l: 52, r: 12, t: 8, b: crowded ? 76 : 28 },
       xaxis: axis(colours, {
         tickvals: levels.map((_, k) => k), ticktext: levels.map((level) => cut(level.name, 18)), showgrid: false,
-        range: [-0.5, levels.length - 0.5],
+        range: [-0.5, levels.length - 0.5], automargin: false, tickangle: crowded ? -30 : 0,
       }),
-      yaxis: shareAxis(colours, data.share, { range, nticks: 5 }),
+      yaxis: shareAxis(colours, data.share, { range, nticks: 5, automargin: false }),
     }));
   });
 }

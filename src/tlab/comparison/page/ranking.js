@@ -13,8 +13,9 @@ function colourOf(colours, at) {
 function drawRanking() {
   const colours = theme();
   const all = visible();
-  hide("ranking-section", all.length === 0);
-  if (!all.length) return;
+  const enough = all.length > 0 && data.runs.length > 1; // of one run the head of the page says it all
+  hide("ranking-section", !enough);
+  if (!enough) return;
   const narrow = document.getElementById("ranking").clientWidth < 600;
   const settings = all.slice(0, narrow ? MOST_RANKED - 10 : MOST_RANKED);
   document.getElementById("ranking-note").textContent =
@@ -50,7 +51,7 @@ function drawRanking() {
       }))
     : [];
   plot("ranking", traces, layout(colours, {
-    height: 60 + rows.length * (narrow ? 52 : 34),
+    height: 80 + rows.length * (narrow ? 52 : 34),
     annotations: labels,
     xaxis: shareAxis(colours, data.share, { title: data.metric, ...padded(settings, data.share) }),
     yaxis: axis(colours, {
@@ -75,8 +76,9 @@ function padded(settings, share) {
 function drawTime() {
   const colours = theme();
   const settings = visible().filter((s) => s.seconds !== null);
-  hide("time-section", settings.length === 0);
-  if (!settings.length) return;
+  const enough = settings.length > 0 && data.runs.length > 1;
+  hide("time-section", !enough);
+  if (!enough) return;
   const at = new Map(settings.map((s, i) => [s.place, i]));
   const runs = data.runs.filter((run) => at.has(run.setting) && run.seconds !== null);
   const front = frontier(settings);
