@@ -1,5 +1,6 @@
 """Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,9 @@ def worker(cfg: DictConfig) -> str | None:
     from tlab.search.worker import work
     from tlab.train import train
 
+    parent = os.getppid()  # a worker that was launched ends when what waits for it has ended
     try:
-        work(open_study(cfg), train, cfg.budget.minutes)
+        work(open_study(cfg), train, cfg.budget.minutes, lambda: cfg.workers == 1 or os.getppid() == parent)
     except Exception as error:
         if not is_mistake(error):
             raise
@@ -104,10 +106,14 @@ def run(cfg: DictConfig) -> None:
     check_values(cfg, {}, BOUNDS)
     study = open_study(cfg)
     write_definition(study.directory, study.definition)
-    if cfg.workers > 1:
-        launch(task, cfg.workers)
-    elif mistake := task(cfg):
-        raise UserError(mistake)
+    try:
+        if cfg.workers > 1:
+            launch(task, cfg.workers)
+        elif mistake := task(cfg):
+            raise UserError(mistake)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"tlab: stopped; python -m tlab.tune study={cfg.study} goes on", file=sys.stderr)
+        raise
     close(study)
 
 

@@ -92,11 +92,11 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
         "overrides=['data.root=b c','aug=none,light','~aug.mix']",
     ]
     assert gather(["study=a", "workers=2"])[-2:] == ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    assert gather(["workers=2", "hydra/launcher=ray"]) == ["workers=2", "hydra/launcher=ray"]
+    assert gather(["study=a", "workers=2", "hydra/launcher=ray"])[-1] == "hydra/launcher=ray"
     assert gather(["--shell-completion", "query=bash"]) == ["--shell-completion", "query=bash"]
 
 
-@pytest.mark.parametrize(("argument", "words"), [("-m", "leave -m out"), ("run_dir=x", "run_dir is set by the search")])
+@pytest.mark.parametrize(("argument", "words"), [("-m", "leave -m out"), ("run_dir=x", "run_dir is set by")])
 def test_what_a_search_sets_itself(argument, words):
     with pytest.raises(UserError, match=words):
         gather(["study=a", argument])

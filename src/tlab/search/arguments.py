@@ -20,7 +20,7 @@ def gather(arguments: Sequence[str]) -> list[str]:
     them where none is named.
 
     Raises:
-        UserError: The command line asks for a sweep (`-m`), or for what only the search may set.
+        UserError: The study has no name, or the command line asks for a sweep or for what only the search may set.
     """
     if "--shell-completion" in arguments or "-sc" in arguments:
         return list(arguments)
@@ -38,6 +38,9 @@ def gather(arguments: Sequence[str]) -> list[str]:
             own.append(argument)
         else:
             trials.append(QuotedString(argument, Quote.single).with_quotes())
+    asks = any(argument.startswith("-") and argument not in ("--config-dir", "-cd") for argument in own)
+    if not asks and not any(argument.startswith("study=") for argument in own):
+        raise UserError("study is not set; name the search with study=NAME, by which it also goes on")
     workers = next((value for key, _, value in (o.partition("=") for o in own[::-1]) if key == "workers"), "1")
     if workers != "1" and not any(argument.startswith("hydra/launcher=") for argument in own):
         own += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]

@@ -47,12 +47,13 @@ class Definition:
     pruner: dict[str, Any]
 
     def differs(self, other: "Definition") -> str | None:
-        """Return what makes another study not this one, as an override; None where they are the same."""
-        if lost := sorted(set(other.fixed) ^ set(self.fixed)):
-            return lost[0]
-        mine, others = ({k: v.replace(" ", "") for k, v in one.searched.items()} for one in (self, other))
-        if differing := sorted(set(mine.items()) ^ set(others.items())):
-            return "=".join(differing[0])
+        """Return an override in which another study is not this one, its own first; else None."""
+        mine, others = (
+            {*one.fixed, *(f"{key}={text.replace(' ', '')}" for key, text in one.searched.items())}
+            for one in (self, other)
+        )
+        if differing := [*sorted(others - mine), *sorted(mine - others)]:
+            return differing[0]
         for key in ("seeds", "monitor", "mode", "storage"):
             if getattr(self, key) != getattr(other, key):
                 return f"{key}={getattr(other, key)}"

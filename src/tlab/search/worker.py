@@ -1,6 +1,8 @@
 """A worker takes trials of a study one after the other; several of them are started by Hydra's launchers."""
 
 import logging
+import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,19 +24,20 @@ log = logging.getLogger(__name__)
 FAILURES = 3  # of the first trials, after which a study is given up
 
 
-def work(study: Study, train: Train, minutes: float | None) -> None:
+def work(study: Study, train: Train, minutes: float | None, wanted: Callable[[], bool] = lambda: True) -> None:
     """Carry out trials until the budget is spent.
 
     Args:
         study: Of which trials are taken.
         train: `tlab.train.train`.
         minutes: After which no other trial is begun; those under way are finished. None: no limit.
+        wanted: Asked before each trial, whether another one is still wanted.
 
     Raises:
         UserError: The first trials failed, all of them.
     """
     start = time.monotonic()
-    while minutes is None or time.monotonic() - start < 60 * minutes:
+    while wanted() and (minutes is None or time.monotonic() - start < 60 * minutes):
         with study.claim() as claim:
             if claim is None:
                 return
@@ -76,7 +79,11 @@ def launch(task: Callable[[DictConfig], str | None], workers: int) -> None:
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
     launcher = Plugins.instance().instantiate_launcher(context, task, config)
-    results = launcher.launch([[*given.task, f"worker={worker}"] for worker in range(workers)], initial_job_idx=0)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that workers end too
+    try:
+        results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for result in results:
         if result.status != JobStatus.COMPLETED:
             raise RuntimeError("a worker failed") from result._return_value
