@@ -90,6 +90,7 @@ def fit(
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.loggers import log_final, log_settings
     from tlab.runs.recorder import RunRecorder
     from tlab.runs.stopping import GracefulStop
 
@@ -128,6 +129,8 @@ def fit(
         checkpoint = from_first_process(lambda: resumable(run))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
+        else:
+            log_settings(trainer.loggers, settings(cfg, overrides))
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
         phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
@@ -140,7 +143,8 @@ def fit(
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         run.finish(metrics, phases=phases)
         final = {name: metrics[name] for name in FINAL if name in metrics}
-        log_hparams(trainer.logger, settings(cfg, overrides), final)
+        log_hparams(trainer.loggers, settings(cfg, overrides), final)
+        log_final(trainer.loggers, final, trainer.global_step)
     return metrics
 
 

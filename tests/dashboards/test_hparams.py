@@ -28,7 +28,7 @@ def test_settings_come_out_flat():
 
 def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
     trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
-    log_hparams(trainer.logger, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
+    log_hparams(trainer.loggers, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
     board = events()
     start = plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info
     assert start.hparams["optimizer.lr"].number_value == 0.01
@@ -50,7 +50,7 @@ def test_tensorboard_serves_the_row(tmp_path):
     from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
     for name, acc in {"a": 0.5, "b": 0.75}.items():
-        log_hparams(TensorBoardLogger(tmp_path, "", name), {**SETTINGS, "name": name}, {"val/acc": acc})
+        log_hparams([TensorBoardLogger(tmp_path, "", name)], {**SETTINGS, "name": name}, {"val/acc": acc})
     multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
     context = backend_context.Context(SimpleNamespace(data_provider=provider))
@@ -71,4 +71,4 @@ def test_tensorboard_serves_the_row(tmp_path):
 
 
 def test_without_a_logger_nothing_happens(tmp_path):
-    log_hparams(None, SETTINGS, {"val/acc": 0.5})
+    log_hparams([], SETTINGS, {"val/acc": 0.5})

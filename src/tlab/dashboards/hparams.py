@@ -1,6 +1,6 @@
 """TensorBoard's HParams tab: what was set, and what came of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 @rank_zero_only
 def log_hparams(
-    logger: Logger | None, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+    loggers: Sequence[Logger], hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
 ) -> None:
     """Write a finished run's row of the HParams tab; call it once, when the final metrics are known.
 
@@ -19,12 +19,13 @@ def log_hparams(
     of the last one; the tab shows them under their plain names.
 
     Args:
-        logger: Where to write; another logger, or None, writes nothing.
+        loggers: Of which the one for TensorBoard writes.
         hparams: Settings, nested as they may be; they come out flat, `optimizer.lr`.
         metrics: Name -> final value, such as `val/acc`.
         step: Step at which the final metrics stand.
     """
-    if not isinstance(logger, TensorBoardLogger):
+    logger = next((logger for logger in loggers if isinstance(logger, TensorBoardLogger)), None)
+    if logger is None:
         return
     # Imported late: TensorBoard's plugins take half a second
     from tensorboard.compat.proto.summary_pb2 import Summary
