@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from tlab.errors import UserError
@@ -143,4 +144,4 @@ def test_mistakes_in_a_logger(compose_run, overrides, words):
 def test_tensorboard_is_there_with_every_logger(compose_run, choice):
     node = compose_run(f"logger={choice}").logger
     assert list(node) == ["tensorboard", choice]
-    assert node.tensorboard._target_.endswith(TensorBoardLogger.__name__)
+    assert isinstance(instantiate(node.tensorboard), TensorBoardLogger)

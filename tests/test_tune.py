@@ -22,7 +22,7 @@ QUICK = (
     *("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null", "trainer=cpu"),
     *("trainer.precision=32-true", "logger=none", "scheduler=none"),
 )
-RATE = "optimizer.lr=tag(log, interval(1e-4, 1))"
+RATE = "optimizer.lr=tag(log, interval(1e-4, 0.1))"
 
 
 def tune(cwd: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -227,7 +227,8 @@ def test_a_pruned_run_ends_in_order_and_can_go_on(compose_run, tmp_path, devices
 
 SLOWLY = (
     *QUICK,
-    *("backbone=mobilenet_v3_small", "finetune=full", "trainer.max_epochs=8", "checkpoint.every_n_steps=1"),
+    *("backbone=mobilenet_v3_small", "backbone.weights=bundled", "finetune=head", "features.cache=off"),
+    *("trainer.max_epochs=8", "checkpoint.every_n_steps=1"),
     *("pruner.n_warmup_steps=0", RATE, "optimizer.weight_decay=0,1e-4"),
 )
 
@@ -262,9 +263,9 @@ def test_thirty_trials_of_two_workers_killed_three_times(photos, tmp_path):
     """SIGKILL to all processes at once: no trial is lost, none begins anew, each epoch is reported once."""
     study = tmp_path / "outputs/tune/s"
     launcher = ["workers=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    first = ["study=s", f"data.root={photos}", *SLOWLY, *launcher]
+    first = ["study=s", f"data.root={photos}", *SLOWLY, "checkpoint.monitor=val/loss", *launcher]
     before: dict[str, list[dict[str, str]]] = {}
-    for aim in (4, 30, 60):
+    for aim in (4, 25, 50):
         command = [sys.executable, "-m", "tlab.tune", *(first if aim == 4 else ["study=s", *launcher])]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **quiet)
@@ -283,11 +284,13 @@ def test_thirty_trials_of_two_workers_killed_three_times(photos, tmp_path):
     assert "Search s: 30 trials" in result.stdout
     ended = trials(study)
     assert [trial.number for trial in ended] == list(range(30))
-    assert {trial.state.name for trial in ended} == {"COMPLETE", "PRUNED"}
+    states = [trial.state.name for trial in ended]
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    assert states.count("PRUNED") >= 10
     for trial in ended:
         run = study / f"trial={trial.number:04d}/seed=0"
         rows, killed = history(run), before.get(f"{run.parent.name}/{run.name}", [])
         assert rows[: len(killed)] == killed
         assert [row["epoch"] for row in rows] == [str(step) for step in trial.intermediate_values]
-        assert [float(row["val/acc"]) for row in rows] == list(trial.intermediate_values.values())
+        assert [float(row["val/loss"]) for row in rows] == list(trial.intermediate_values.values())
         assert (run / "metrics.json").exists() == (trial.state.name == "COMPLETE")

@@ -9,7 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, run_command
-from tlab.description import command_overrides, describe, overrides, plain, preprocessing, resolved, settings
+from tlab.description import (
+    command_overrides,
+    describe,
+    overrides,
+    plain,
+    preprocessing,
+    resolved,
+    settings,
+    swept_keys,
+)
 from tlab.overrides import quoted
 from tlab.parts import (
     best_is,
@@ -90,7 +99,7 @@ def fit(
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.directory import RunDirectory
-    from tlab.runs.loggers import log_final, log_settings
+    from tlab.runs.loggers import log_final, log_settings, short_name
     from tlab.runs.recorder import RunRecorder
     from tlab.runs.stopping import GracefulStop
 
@@ -143,7 +152,8 @@ def fit(
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         run.finish(metrics, phases=phases)
         final = {name: metrics[name] for name in FINAL if name in metrics}
-        log_hparams(trainer.loggers, settings(cfg, overrides), final)
+        swept = swept_keys(run.path, overrides)
+        log_hparams(trainer.loggers, settings(cfg, overrides), final, swept=swept, run=short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)
     return metrics
 

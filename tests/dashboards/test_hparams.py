@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from tlab.dashboards.hparams import flatten, log_hparams
@@ -36,11 +37,11 @@ def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
     assert start.hparams["backbone.weights"].string_value == "null"
     experiment = plugin_data(board, metadata.EXPERIMENT_TAG).experiment
     assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
-        ("hparam/val/acc", "val/acc"),
-        ("hparam/val/loss", "val/loss"),
+        ("~final/val/acc", "val/acc"),
+        ("~final/val/loss", "val/loss"),
     ]
     assert {info.name for info in experiment.hparam_infos} == set(dict(flatten(SETTINGS)))
-    assert [(e.step, e.value) for e in board.Scalars("hparam/val/acc")] == [(6, 0.5)]
+    assert [(e.step, e.value) for e in board.Scalars("~final/val/acc")] == [(6, 0.5)]
     assert [e.step for e in board.Scalars("val/acc")] == [2, 5]  # the curve has its epochs and nothing else
 
 
@@ -68,6 +69,17 @@ def test_tensorboard_serves_the_row(tmp_path):
     }
     assert [info.display_name for info in found.metric_infos] == ["val/acc"]
     assert values == {"a": 0.5, "b": 0.75}
+
+
+def test_what_was_swept_comes_first_and_the_run_has_its_name(tmp_path):
+    log_hparams(
+        [TensorBoardLogger(tmp_path, "", "a")], SETTINGS, {"val/acc": 0.5}, swept={"seed"}, run="aug=none/seed=1"
+    )
+    (file,) = (tmp_path / "a").glob("events.*")
+    board = EventAccumulator(str(file)).Reload()
+    infos = plugin_data(board, metadata.EXPERIMENT_TAG).experiment.hparam_infos
+    assert [info.name for info in infos if info.differs] == ["seed"]
+    assert plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info.group_name == "aug=none/seed=1"
 
 
 def test_without_a_logger_nothing_happens(tmp_path):
