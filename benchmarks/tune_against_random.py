@@ -1,12 +1,12 @@
 r"""`tlab.tune` with its defaults (TPE, median pruning) against random search on the same number of trials.
 
-Only the head is trained, on features that are computed once and kept, so that a trial takes seconds. Both sides search
-the same space on the same images, one worker, one study per seed of the sampler. It prints the best value of each
-study, the share of trials that were pruned, the epochs that were trained, and the seconds; stopped, it goes on with
-the same command.
+Only the head is trained, on features that are computed once and kept, so that a trial takes seconds. Both sides
+search the same space on the same images, one worker, one study per seed of the sampler. It prints the best value of
+each study, the share of trials that were pruned, the epochs that were trained, and the seconds; stopped, it goes on
+with the same command.
 
-    python benchmarks/tune_against_random.py --output outputs/tune_benchmark data.root=DATA backbone.weights=resnet18.pth \
-        data.image_size=64
+    python benchmarks/tune_against_random.py --output outputs/tune_benchmark data.root=DATA data.image_size=64 \
+        backbone.weights=resnet18.pth
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,26 +51,22 @@ def search(directory: Path, side: str, seed: int, trials: int, epochs: int, over
     import optuna
 
     name = f"{side.split(',')[0]}_{seed}"
-    own = (
-        f"study={name}",
-        f"dir={directory / name}",
-        f"sampler.seed={seed}",
-        f"budget.trials={trials}",
-        *SIDES[side],
-    )
+    folder = (directory / name).absolute()
+    own = (f"study={name}", f"dir={folder}", f"sampler.seed={seed}", f"budget.trials={trials}", *SIDES[side])
     run = ("finetune=head", f"trainer.max_epochs={epochs}", "aug=none", *UNDRAWN)
     start = time.monotonic()
     subprocess.run([sys.executable, "-m", "tlab.tune", *own, *run, *SPACE, *overrides], check=True)
     seconds = time.monotonic() - start
-    study = optuna.load_study(
-        study_name=name, storage=open_storage(storage_address(None, (directory / name).absolute()))
-    )
+    study = optuna.load_study(study_name=name, storage=open_storage(storage_address(None, folder)))
     states = [trial.state.name for trial in study.trials]
-    rows = sum(
-        len(RunDirectory(file.parent).history()) for file in (directory / name).glob("trial=*/seed=*/run.json")
+    runs = [RunDirectory(file.parent) for file in folder.glob("trial=*/seed=*/run.json")]
+    return Outcome(
+        best=study.best_value,
+        pruned=states.count("PRUNED") / len(states),
+        failed=states.count("FAIL") / len(states),
+        epochs=sum(len(run.history()) for run in runs),
+        seconds=seconds,
     )
-    shares = (states.count(state) / len(states) for state in ("PRUNED", "FAIL"))
-    return Outcome(study.best_value, *shares, rows, seconds)
 
 
 def main() -> None:
@@ -86,25 +83,23 @@ def main() -> None:
         for side, outcomes in found.items():
             outcomes.append(search(args.output, side, seed, args.trials, args.epochs, args.overrides))
             print(f"{side}, seed {seed}: {outcomes[-1]}", flush=True)
-    print(
-        "| | best, per seed (%) | mean (%) | pruned | failed | epochs | seconds |",
-        "|---|---|---|---|---|---|---|",
-        sep="\n",
-    )
+    columns = ("", "best, per seed (%)", "mean (%)", "pruned", "failed", "epochs", "seconds")
+    print(_row(columns), _row(["---"] * len(columns)), sep="\n")
     for side, outcomes in found.items():
-        best = ", ".join(f"{100 * outcome.best:.1f}" for outcome in outcomes)
-        mean = statistics.fmean(outcome.best for outcome in outcomes)
+        best = [100 * outcome.best for outcome in outcomes]
         pruned, failed, epochs, seconds = (
             statistics.fmean(getattr(outcome, name) for outcome in outcomes)
             for name in ("pruned", "failed", "epochs", "seconds")
         )
-        print(
-            f"| {side} | {best} | {100 * mean:.1f} | {pruned:.0%} | {failed:.0%} | {epochs:.0f} | {seconds:.0f} |"
-        )
+        shown = (", ".join(f"{value:.1f}" for value in best), f"{statistics.fmean(best):.1f}")
+        print(_row((side, *shown, f"{pruned:.0%}", f"{failed:.0%}", f"{epochs:.0f}", f"{seconds:.0f}")))
     if len(args.seeds) > 1:
-        tpe, random = found.values()
-        differences = [one.best - other.best for one, other in zip(tpe, random, strict=True)]
+        differences = [tpe.best - random.best for tpe, random in zip(*found.values(), strict=True)]
         print(f"\ndifference: {of_mean(differences).percent()} points, 95 %, seed by seed")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

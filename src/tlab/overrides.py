@@ -14,11 +14,18 @@ def tidy(arguments: Sequence[str]) -> list[str]:
     tidied = [*flags[:1]]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and Path(value).exists():
+        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and _exists(value):
             argument = quoted(key, value)
         if argument not in flags:
             tidied.append(argument)
     return tidied
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than a path can be
+        return False
 
 
 def quoted(key: str, value: str) -> str:

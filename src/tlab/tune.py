@@ -11,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import ANY, check, check_values
-from tlab.command import compose, quoted, run_command, tidy
+from tlab.command import compose, run_command
 from tlab.errors import UserError
 from tlab.mistakes import fail, is_mistake, sentence
+from tlab.overrides import quoted, tidy
 from tlab.search.arguments import gather
 from tlab.search.space import Space, read_space
 from tlab.search.storage import storage_address

@@ -2,7 +2,6 @@
 
 import logging
 import statistics
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tlab.cache import write_text
-from tlab.command import compose, quoted
-from tlab.mistakes import is_mistake, sentence
+from tlab.command import compose
+from tlab.overrides import quoted
+from tlab.runs.directory import RunDirectory
 from tlab.search.judge import StudyJudge
 from tlab.search.study import Claim, Study
+from tlab.sweeps.task import one_line
 
 if TYPE_CHECKING:
     from tlab.runs.pruning import Pruning
@@ -49,8 +49,8 @@ def carry_out(study: Study, claim: Claim, train: Train) -> str:
         try:
             metrics = _run(study, claim, train, seed, directory, judged=not values)
         except Exception as error:
-            reason = sentence(error) if is_mistake(error) else f"{type(error).__name__}: {error}"
-            write_text(directory / "traceback.txt", traceback.format_exc())
+            reason = one_line(error)
+            RunDirectory(directory).record_failure(error)
             claim.trial.set_user_attr("error", reason)
             study.optuna.tell(claim.trial, state=_state("FAIL"))
             return f"failed: {reason}"
@@ -67,7 +67,6 @@ def _run(
     study: Study, claim: Claim, train: Train, seed: int, directory: Path, judged: bool
 ) -> dict[str, float] | None:
     """Return the metrics of the run with this seed; None where it was pruned."""
-    from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
 
     if RunDirectory(directory).status == "pruned":  # by a process that was gone before it could tell
