@@ -27,6 +27,8 @@ from tlab.overrides import tidy
 from tlab.sweeps.naming import run_name
 from tlab.sweeps.task import Task, ignore_schema_warnings
 
+NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three are of tlab.tune
+
 
 def conf_dir() -> Path:
     """Return the folder of the YAML files: inside an installed wheel, or at the top of a checkout."""
@@ -93,7 +95,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     ignore_schema_warnings()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
-    OmegaConf.register_new_resolver("choices", lambda: choices(places), replace=True)
+    OmegaConf.register_new_resolver("choices", lambda *groups: choices(places, groups), replace=True)
     known = {file.stem for place in places for file in (place / "backbone").glob("*.yaml")}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -115,11 +117,11 @@ def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     return [Path(path) for path in (*flags, *files)]
 
 
-def choices(places: Sequence[Path]) -> str:
-    """Return the configuration groups and their choices, a line each, for --help."""
+def choices(places: Sequence[Path], groups: Sequence[str] = ()) -> str:
+    """Return the configuration groups and their choices, a line each, for --help; by default those of a run."""
     lines = []
-    groups = {folder.name for place in places for folder in place.glob("[!.]*/") if folder.name != "hydra"}
-    for group in sorted(groups):
+    found = {folder.name for place in places for folder in place.glob("[!.]*/")}
+    for group in groups or sorted(found - NO_GROUPS_OF_A_RUN):
         files = [file for place in places for file in (place / group).glob("*.yaml")]
         names = sorted(file.stem for file in files if not file.name.startswith("_"))
         lines += textwrap.wrap(

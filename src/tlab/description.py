@@ -1,6 +1,7 @@
 """What a run says about itself: in run.json, in its checkpoints and in the HParams tab."""
 
 import copy
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,23 @@ def resolved(cfg: DictConfig) -> DictConfig:
     copied = copy.deepcopy(cfg)
     OmegaConf.resolve(copied)
     return copied
+
+
+def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
+    """Return which of its overrides set a run apart from the others of its sweep or search; alone, all of them.
+
+    A sweep notes what its runs share in `sweep.json`, a search what it chooses in `study.json`, two folders up.
+    """
+    keys = {override.lstrip("+~").partition("=")[0]: override for override in overrides}
+    sweep, study = (run_dir.absolute().parent.parent / name for name in ("sweep.json", "study.json"))
+    if study.exists():
+        searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
+        return {"seed", *(key.lstrip("+~") for key in searched)} & keys.keys()
+    if sweep.exists():
+        shared = json.loads(sweep.read_text(encoding="utf-8"))["constants"]
+        same = {key for key, override in keys.items() if shared.get(key) == override.partition("=")[2]}
+        return keys.keys() - same - {"sweep"}
+    return set(keys)
 
 
 def settings(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

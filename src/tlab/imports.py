@@ -165,7 +165,11 @@ def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -
     try:
         execute(module)
         return
-    except (ImportError, AttributeError, ValueError):  # another version of a library than those this was written for
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+    ):  # another version than this was written for
         pass
     finally:
         for name in missing:

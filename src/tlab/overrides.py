@@ -21,6 +21,13 @@ def tidy(arguments: Sequence[str]) -> list[str]:
     return tidied
 
 
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than a path can be
+        return False
+
+
 def quoted(key: str, value: str) -> str:
     """Return the override that sets `key` to a text with any characters in it."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
@@ -31,10 +38,3 @@ def key_and_value(override: str) -> tuple[str, str]:
     """Return the key without `+` or `~`, and the value without quotes."""
     key, _, value = override.lstrip("+~").partition("=")
     return key, value.strip("'\"")
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except OSError:  # too long for a path: the values of a sweep
-        return False

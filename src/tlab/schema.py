@@ -185,10 +185,37 @@ class TrainConfig:
     sweep: str = MISSING
 
 
+@dataclass
+class BudgetConfig:
+    """When a search ends."""
+
+    trials: int = 30
+    minutes: float | None = None
+
+
+@dataclass
+class TuneConfig:
+    """One hyper-parameter search."""
+
+    study: str = MISSING
+    dir: str = MISSING
+    storage: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    space: dict[str, Any] = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    seeds: list[int] | None = None
+    sampler: dict[str, Any] = MISSING
+    pruner: dict[str, Any] = MISSING
+    workers: int = 1
+    worker: int = 0
+    debug: bool = False
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
+    store.store(name="schema_tune", node=TuneConfig)
     store.store(group="data", name="_schema", node=DataConfig)
     store.store(group="data", name="_schema_csv", node=CsvDataConfig)
     store.store(group="data", name="_schema_torchvision", node=TorchvisionDataConfig)

@@ -18,6 +18,7 @@ from tlab.description import (
     preprocessing,
     resolved,
     settings,
+    swept_keys,
 )
 from tlab.overrides import quoted
 from tlab.parts import (
@@ -40,13 +41,16 @@ FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "f
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.data.datamodule import ImageDataModule
+    from tlab.runs.pruning import Pruning
 
 
-def train(cfg: DictConfig) -> dict[str, float]:
+def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | None" = None) -> dict[str, float]:
     """Carry out one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
 
     Args:
         cfg: As composed from conf/train.yaml.
+        given: The overrides that it was composed from; None: the command line's, if this is its run.
+        pruning: May end the run early, whose status is then `pruned` and which has no `metrics.json`.
 
     Returns:
         What `metrics.json` holds: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
@@ -60,27 +64,31 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     run = RunDirectory(Path(cfg.run_dir))
     config = plain(cfg)
+    given = overrides(cfg) if given is None else given
     if run.is_finished(config, cfg.resume):
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
     with run.recording(config, composition=own_composition(cfg), choices=choices(cfg)):
-        run.write_config(OmegaConf.to_yaml(cfg), overrides(cfg))
+        run.write_config(OmegaConf.to_yaml(cfg), given)
         if cfg.trainer.devices == 1:
-            return fit(cfg, config, overrides(cfg))
-        arguments = (resolved(cfg), config, overrides(cfg))
+            return fit(cfg, config, given, pruning)
+        arguments = (resolved(cfg), config, given, pruning)
         return run_in_processes(fit, arguments, cfg.trainer.devices, communication(cfg.trainer))
 
 
-def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[str, float]:
+def fit(
+    cfg: DictConfig, config: dict[str, Any], overrides: list[str], pruning: "Pruning | None" = None
+) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
     Args:
         cfg: As in `train`; in other processes than the command's it has no interpolations of Hydra any more.
         config: The configuration as the run's record and its checkpoints keep it.
-        overrides: The command line's.
+        overrides: Those that it was composed from.
+        pruning: As in `train`.
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds; of a pruned run, without `test/*`.
     """
     import lightning.pytorch as L
     import torch
@@ -93,6 +101,7 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.confusion import ConfusionRecorder
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.loggers import log_final, log_settings, short_name
     from tlab.runs.recorder import RunRecorder
     from tlab.runs.stopping import GracefulStop
 
@@ -128,21 +137,29 @@ def fit(cfg: DictConfig, config: dict[str, Any], overrides: list[str]) -> dict[s
         callbacks.append(
             ConfusionRecorder(run, lambda: recorder.best(cfg.checkpoint.monitor, best_is(cfg))["epoch"])
         )
-        callbacks += [*build_dashboards(cfg, plan, recorder), last, stop]
+        callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
         checkpoint = from_first_process(lambda: resumable(run))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
+        else:
+            log_settings(trainer.loggers, settings(cfg, overrides))
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
+        phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
+        if pruning is not None and pruning.pruned:
+            run.prune(phases=phases)
+            return metrics
         if "test" in data.index.splits:
             # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
             module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-        run.finish(metrics, phases=[vars(record) | recorder.speed(record.name) for record in finetuning.records])
+        run.finish(metrics, phases=phases)
         final = {name: metrics[name] for name in FINAL if name in metrics}
-        log_hparams(trainer.logger, settings(cfg, overrides), final)
+        swept = swept_keys(run.path, overrides)
+        log_hparams(trainer.loggers, settings(cfg, overrides), final, swept=swept, run=short_name(run.path))
+        log_final(trainer.loggers, final, trainer.global_step)
     return metrics
 
 

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from tlab.dashboards.hparams import flatten, log_hparams
@@ -28,7 +29,7 @@ def test_settings_come_out_flat():
 
 def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
     trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
-    log_hparams(trainer.logger, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
+    log_hparams(trainer.loggers, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
     board = events()
     start = plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info
     assert start.hparams["optimizer.lr"].number_value == 0.01
@@ -36,11 +37,11 @@ def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
     assert start.hparams["backbone.weights"].string_value == "null"
     experiment = plugin_data(board, metadata.EXPERIMENT_TAG).experiment
     assert [(m.name.tag, m.display_name) for m in experiment.metric_infos] == [
-        ("hparam/val/acc", "val/acc"),
-        ("hparam/val/loss", "val/loss"),
+        ("~final/val/acc", "val/acc"),
+        ("~final/val/loss", "val/loss"),
     ]
     assert {info.name for info in experiment.hparam_infos} == set(dict(flatten(SETTINGS)))
-    assert [(e.step, e.value) for e in board.Scalars("hparam/val/acc")] == [(6, 0.5)]
+    assert [(e.step, e.value) for e in board.Scalars("~final/val/acc")] == [(6, 0.5)]
     assert [e.step for e in board.Scalars("val/acc")] == [2, 5]  # the curve has its epochs and nothing else
 
 
@@ -50,7 +51,7 @@ def test_tensorboard_serves_the_row(tmp_path):
     from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
     for name, acc in {"a": 0.5, "b": 0.75}.items():
-        log_hparams(TensorBoardLogger(tmp_path, "", name), {**SETTINGS, "name": name}, {"val/acc": acc})
+        log_hparams([TensorBoardLogger(tmp_path, "", name)], {**SETTINGS, "name": name}, {"val/acc": acc})
     multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
     context = backend_context.Context(SimpleNamespace(data_provider=provider))
@@ -70,5 +71,16 @@ def test_tensorboard_serves_the_row(tmp_path):
     assert values == {"a": 0.5, "b": 0.75}
 
 
+def test_what_was_swept_comes_first_and_the_run_has_its_name(tmp_path):
+    log_hparams(
+        [TensorBoardLogger(tmp_path, "", "a")], SETTINGS, {"val/acc": 0.5}, swept={"seed"}, run="aug=none/seed=1"
+    )
+    (file,) = (tmp_path / "a").glob("events.*")
+    board = EventAccumulator(str(file)).Reload()
+    infos = plugin_data(board, metadata.EXPERIMENT_TAG).experiment.hparam_infos
+    assert [info.name for info in infos if info.differs] == ["seed"]
+    assert plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info.group_name == "aug=none/seed=1"
+
+
 def test_without_a_logger_nothing_happens(tmp_path):
-    log_hparams(None, SETTINGS, {"val/acc": 0.5})
+    log_hparams([], SETTINGS, {"val/acc": 0.5})

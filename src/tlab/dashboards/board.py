@@ -1,7 +1,8 @@
 """How every dashboard reaches TensorBoard: the writer to draw with, if there is one."""
 
 import warnings
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import lightning.pytorch as L
@@ -11,6 +12,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
+
+
+class RunBoard(TensorBoardLogger):
+    """TensorBoard's log of a run, without the chart of the epoch's number that Lightning puts before all others."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Draw `metrics` at `step`."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 def has_board(trainer: L.Trainer) -> bool:

@@ -1,30 +1,40 @@
 """TensorBoard's HParams tab: what was set, and what came of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+FINAL_TAG = "~final"  # the tilde comes after all letters, so the curves come first
+
 
 @rank_zero_only
 def log_hparams(
-    logger: Logger | None, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+    loggers: Sequence[Logger],
+    hparams: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    step: int = 0,
+    swept: Collection[str] = (),
+    run: str | None = None,
 ) -> None:
     """Write a finished run's row of the HParams tab; call it once, when the final metrics are known.
 
     TensorBoard believes the first description of a run that it reads, so a row that is written before the metrics
     exist can never be mended; Lightning's own (`default_hp_metric`, `save_hyperparameters`) must stay off. The
-    final metrics are scalars `hparam/<name>`, apart from the curves, since they are those of the best epoch and not
-    of the last one; the tab shows them under their plain names.
+    final metrics are scalars `~final/<name>`, below all curves, since they are those of the best epoch and not of
+    the last one; the tab shows them under their plain names.
 
     Args:
-        logger: Where to write; another logger, or None, writes nothing.
+        loggers: Of which the one for TensorBoard writes.
         hparams: Settings, nested as they may be; they come out flat, `optimizer.lr`.
         metrics: Name -> final value, such as `val/acc`.
         step: Step at which the final metrics stand.
+        swept: Settings that come first in the tab: of five or more it ticks the first five only.
+        run: What the tab calls the run; None: a number made of its settings.
     """
-    if not isinstance(logger, TensorBoardLogger):
+    logger = next((logger for logger in loggers if isinstance(logger, TensorBoardLogger)), None)
+    if logger is None:
         return
     # Imported late: TensorBoard's plugins take half a second
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -34,10 +44,10 @@ def log_hparams(
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     experiment = api_pb2.Experiment(
         hparam_infos=[
-            api_pb2.HParamInfo(name=name, type=kinds.get(type(value), "DATA_TYPE_FLOAT64"))
+            api_pb2.HParamInfo(name=name, type=kinds.get(type(value), "DATA_TYPE_FLOAT64"), differs=name in swept)
             for name, value in flat.items()
         ],
-        metric_infos=[summary_v2.Metric(f"hparam/{name}", display_name=name).as_proto() for name in metrics],
+        metric_infos=[summary_v2.Metric(f"{FINAL_TAG}/{name}", display_name=name).as_proto() for name in metrics],
     )
     end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
     described = {
@@ -49,9 +59,9 @@ def log_hparams(
     for tag, data in described.items():
         about = metadata.create_summary_metadata(data)
         events.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
-    events.add_summary(summary_v2.hparams_pb(flat))
+    events.add_summary(summary_v2.hparams_pb(flat, trial_id=run))
     for name, value in metrics.items():
-        board.add_scalar(f"hparam/{name}", value, step)
+        board.add_scalar(f"{FINAL_TAG}/{name}", value, step)
     board.flush()
 
 

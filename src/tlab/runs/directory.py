@@ -58,7 +58,7 @@ class RunDirectory:
 
     @property
     def status(self) -> str | None:
-        """`running`, `finished`, `failed`, or None where no run has begun."""
+        """`running`, `finished`, `failed`, `pruned` (ended by a search), or None where no run has begun."""
         return self.record.get("status")
 
     def metrics(self) -> dict[str, float]:
@@ -173,6 +173,10 @@ class RunDirectory:
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=_now(), **entries)
         self.previous.unlink(missing_ok=True)
+
+    def prune(self, **entries: Any) -> None:
+        """Note that the run was ended as not worth going on; `tlab.train` in its directory would go on with it."""
+        self.update(status="pruned", ended=_now(), **entries)
 
     def history(self) -> list[dict[str, str]]:
         """Return the rows of `history.csv`, one per epoch, as text."""

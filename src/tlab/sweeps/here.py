@@ -70,7 +70,7 @@ def run_one_by_one(
         else:
             progress.note(job, failure)
         _free_memory()
-        if number == 0:
+        if job is jobs[0]:
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
     for job in busy:
         progress.announce(job)

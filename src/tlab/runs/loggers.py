@@ -1,0 +1,135 @@
+"""Loggers besides TensorBoard; a run has one entry in MLflow and Weights & Biases, however often it goes on."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlab.errors import UserError
+from tlab.processes import first_process_first
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+
+RUN_TAG = "tlab.run_dir"  # by which a run that goes on finds its entry
+
+
+def short_name(run_dir: str | Path) -> str:
+    """Return what a run is called beside others: its folder, in a sweep or a search with the one above."""
+    path = Path(run_dir)
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("seed=") else path.name
+
+
+def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLFlowLogger":
+    """Return the logger that writes to an MLflow store, a local file or a server.
+
+    Args:
+        run_dir: The run's directory, absolute; names the entry.
+        tracking_uri: Store, such as `sqlite:///outputs/mlflow.db` or `http://host:5000`.
+        experiment_name: Made where it is not there.
+
+    Raises:
+        UserError: MLflow is not installed, or the store cannot be opened.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise missing("mlflow") from error
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    for name in ("alembic", "mlflow"):  # which tell of every table that they make
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with first_process_first():  # a new store is made by one process
+        try:
+            client = MlflowClient(tracking_uri)
+            experiment = _experiment(client, experiment_name)
+            found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{_quoted(run_dir)}'", max_results=1)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"logger.mlflow.tracking_uri={tracking_uri} cannot be used ({reason})") from error
+        return MLFlowLogger(
+            experiment_name=experiment_name,
+            tracking_uri=tracking_uri,
+            run_name=short_name(run_dir),
+            run_id=found[0].info.run_id if found else None,
+            tags={RUN_TAG: run_dir},
+        )
+
+
+def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
+    """Return the logger that writes for Weights & Biases into the run's directory.
+
+    Args:
+        run_dir: The run's directory, absolute; names the entry.
+        project: Of Weights & Biases.
+        mode: `offline` writes files that `wandb sync` uploads; `online` uploads at once.
+
+    Raises:
+        UserError: wandb is not installed, or there is no such mode.
+    """
+    if mode not in ("offline", "online"):
+        raise UserError(f"logger.wandb.mode={mode} is not one of offline, online")
+    try:
+        import wandb
+    except ImportError as error:
+        raise missing("wandb") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    if wandb.run is not None:  # of the run of a sweep before this one
+        wandb.finish()
+    return WandbLogger(
+        name=short_name(run_dir),
+        save_dir=run_dir,
+        project=project,
+        id=hashlib.sha256(run_dir.encode()).hexdigest()[:12],
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def log_settings(loggers: "Sequence[Logger]", settings: Mapping[str, Any]) -> None:
+    """Tell the loggers what was set, when a run begins; TensorBoard has it with the result, see `log_hparams`."""
+    for logger in _others(loggers):
+        logger.log_hyperparams(dict(settings))
+
+
+def log_final(loggers: "Sequence[Logger]", metrics: Mapping[str, float], step: int) -> None:
+    """Tell the loggers the metrics of the best epoch, as `final/<name>`."""
+    for logger in _others(loggers):
+        logger.log_metrics({f"final/{name}": value for name, value in metrics.items()}, step)
+        logger.save()
+
+
+def missing(package: str) -> UserError:
+    """Return the sentence for a logger's package that is not installed."""
+    return UserError(f"logger={package} needs a package that is not installed: pip install 'tlab[{package}]'")
+
+
+def _others(loggers: "Sequence[Logger]") -> "list[Logger]":
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+
+
+def _experiment(client: Any, name: str) -> str:
+    """Return the id of an experiment, which is made where it is not there; another process may be as quick."""
+    from mlflow.exceptions import MlflowException
+
+    if (experiment := client.get_experiment_by_name(name)) is not None:
+        return experiment.experiment_id
+    try:
+        return client.create_experiment(name)
+    except MlflowException:
+        if (experiment := client.get_experiment_by_name(name)) is None:
+            raise
+        return experiment.experiment_id
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "\\'")

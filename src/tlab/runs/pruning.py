@@ -1,0 +1,53 @@
+"""The callback that ends a run which is not worth going on with."""
+
+from typing import Protocol
+
+import lightning.pytorch as L
+
+from tlab.processes import from_first_process
+
+
+class Judge(Protocol):
+    """Hears a run's metric after every epoch and says whether the run may go on."""
+
+    def hopeless(self, epoch: int, value: float) -> bool:
+        """Note `value` of `epoch` (from 0), once however often it is told, and tell whether the run should end."""
+
+    def still_hopeless(self) -> bool:
+        """Tell whether the run should end by what has been noted so far, before another epoch."""
+
+
+class Pruning(L.Callback):
+    """Tells a judge the monitored metric of every validation epoch and ends the run when it says so.
+
+    The run ends as it does at its last epoch, with its checkpoints written. A run that goes on from a checkpoint
+    asks first, in case it was killed after the judge had spoken; epochs that it repeats have been judged already.
+    It comes before the callback that writes `last.ckpt`. Of several processes the first one asks for all.
+
+    Args:
+        monitor: Metric, as in `checkpoint.monitor`.
+        judge: Decides; pickled where a run has several processes.
+
+    Attributes:
+        pruned: Whether the run was ended.
+    """
+
+    def __init__(self, monitor: str, judge: Judge) -> None:
+        self.monitor = monitor
+        self.judge = judge
+        self.pruned = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not begin another epoch if the judge had said so."""
+        if not trainer.should_stop and from_first_process(self.judge.still_hopeless):
+            self._end(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the epoch's value (Lightning has validated by now); a run that ends anyway is not pruned."""
+        epoch, value = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
+        ends = trainer.should_stop or epoch + 1 == trainer.max_epochs
+        if from_first_process(lambda: self.judge.hopeless(epoch, value)) and not ends:
+            self._end(trainer)
+
+    def _end(self, trainer: L.Trainer) -> None:
+        self.pruned = trainer.should_stop = True

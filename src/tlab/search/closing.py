@@ -1,0 +1,65 @@
+"""What a search came to: on the terminal, in search.html, and as the command that repeats the best trial."""
+
+import shlex
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from tlab.search.study import Study
+
+if TYPE_CHECKING:  # imported when a search begins, not for --help
+    from optuna.trial import FrozenTrial
+
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
+
+
+def close(study: Study) -> None:
+    """Compare the trials, draw the search, and print the best and the command that repeats it."""
+    from tlab.search.plots import importances, write_plots
+
+    console = Console(highlight=False, soft_wrap=True)
+    best = study.best()
+    if best is not None:
+        _compare(study)
+        write_plots(study)
+    states = Counter(trial.state.name for trial in study.trials())
+    told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
+    console.print(Text.assemble((f"Search {study.name}: ", "bold"), f"{sum(states.values())} trials, {told}"))
+    if best is None:
+        console.print(f"no trial has finished; python -m tlab.tune study={study.name} goes on")
+        return
+    over = f", mean of {len(study.definition.seeds)} seeds" if len(study.definition.seeds) > 1 else ""
+    console.print(f"best: trial {best.number}, {study.definition.monitor} {best.value:.4f}{over}")
+    for override in best_overrides(study, best):
+        console.print(f"  {override}")
+    if shares := importances(study):
+        listed = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
+        console.print(f"importance (PED-ANOVA): {listed}")
+    for failed in study.trials("FAIL"):
+        console.print(f"trial {failed.number} failed: {failed.user_attrs.get('error', 'unknown')}")
+    console.print(f"again:  {repeat_command(study, best)}")
+    console.print(f"search:  {study.directory / 'search.html'}")
+
+
+def best_overrides(study: Study, trial: "FrozenTrial") -> list[str]:
+    """Return what a trial had chosen."""
+    return study.space.overrides(trial.params)[len(study.space.fixed) :]
+
+
+def repeat_command(study: Study, trial: "FrozenTrial") -> str:
+    """Return the command line that runs a trial's settings again, with all its seeds."""
+    seeds = ",".join(map(str, study.definition.seeds))
+    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
+    flag = ["-m"] if len(study.definition.seeds) > 1 else []
+    return shlex.join(["python", "-m", "tlab.train", *flag, *overrides])
+
+
+def _compare(study: Study) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tlab.compare") is not None:
+        from tlab.compare import compare  # type: ignore[import-not-found,unused-ignore]
+
+        compare(study.directory, study.definition.monitor)

@@ -1,0 +1,204 @@
+"""A study: what is searched, where its trials stand, and which worker has which of them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlab.cache import write_text
+from tlab.errors import UserError
+from tlab.search.locks import FileLock
+from tlab.search.space import Space, Value
+from tlab.search.storage import open_storage, storage_address
+
+if TYPE_CHECKING:  # imported when a search begins, not for --help
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a study is about, and how it is searched; kept, so that the study's name is enough to go on with it.
+
+    The first six stay the same however often the study is taken up again.
+
+    Attributes:
+        fixed: Overrides that all trials share.
+        searched: Key -> values in Hydra's sweep syntax.
+        seeds: Of each trial; its value is the mean over them.
+        monitor: Metric of the best epoch that is the value.
+        mode: `max` or `min`.
+        storage: As the command says it; None: a file in the study's directory, which may be moved.
+        trials: Budget of trials in all.
+        sampler: Node of Optuna's sampler, see conf/sampler.
+        pruner: Node of Optuna's pruner, see conf/pruner.
+    """
+
+    fixed: list[str]
+    searched: dict[str, str]
+    seeds: list[int]
+    monitor: str
+    mode: str
+    storage: str | None
+    trials: int
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+
+    def differs(self, other: "Definition") -> str | None:
+        """Return an override in which another study is not this one, its own first; else None."""
+        mine, others = (
+            {*one.fixed, *(f"{key}={text.replace(' ', '')}" for key, text in one.searched.items())}
+            for one in (self, other)
+        )
+        if differing := [*sorted(others - mine), *sorted(mine - others)]:
+            return differing[0]
+        for key in ("seeds", "monitor", "mode", "storage"):
+            if getattr(self, key) != getattr(other, key):
+                return f"{key}={getattr(other, key)}"
+        return None
+
+
+def read_definition(directory: Path) -> Definition | None:
+    """Return what the study in `directory` is about; None where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    file = directory / "study.json"
+    if not file.exists():
+        return None
+    try:
+        return Definition(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); move the folder away, or give another study=NAME") from error
+
+
+def write_definition(directory: Path, definition: Definition) -> None:
+    """Write `study.json`."""
+    write_text(directory / "study.json", json.dumps(asdict(definition), indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass
+class Claim:
+    """A trial that this process works on, and no other.
+
+    Attributes:
+        trial: Optuna's.
+        values: Of the searched keys.
+        directory: Of the trial; its runs lie below.
+        continued: Whether another process had begun it.
+    """
+
+    trial: "Trial"
+    values: dict[str, Value]
+    directory: Path
+    continued: bool
+    lock: FileLock = field(repr=False)
+
+
+class Study:
+    """Optuna's study together with the folder of its trials.
+
+    A trial belongs to the process that holds the lock in its folder. One that is under way while nobody holds its
+    lock was begun by a process that is gone; whoever takes it goes on from its last checkpoint.
+
+    Args:
+        name: Of the study.
+        directory: Of the study.
+        definition: What it is about.
+        space: Of the definition.
+    """
+
+    def __init__(self, name: str, directory: Path, definition: Definition, space: Space) -> None:
+        import optuna
+        from hydra.utils import instantiate
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name = name
+        self.directory = directory
+        self.definition = definition
+        self.space = space
+        self.storage = storage_address(definition.storage, directory)
+        self._lock = FileLock(directory / ".lock")
+        with self._lock.held():
+            self.optuna = optuna.create_study(
+                study_name=name,
+                storage=open_storage(self.storage),
+                pruner=instantiate(definition.pruner),
+                direction="maximize" if definition.mode == "max" else "minimize",
+                load_if_exists=True,
+            )
+
+    def trials(self, *states: str) -> "list[FrozenTrial]":
+        """Return the trials in these states (`COMPLETE`, `PRUNED`, `FAIL`, `RUNNING`), or all, by number."""
+        trials = self.optuna.get_trials(deepcopy=False)
+        return [trial for trial in trials if not states or trial.state.name in states]
+
+    def trial_directory(self, number: int) -> Path:
+        """Return the folder of a trial's runs, `seed=<n>/`."""
+        return self.directory / f"trial={number:04d}"
+
+    @contextmanager
+    def claim(self) -> Iterator[Claim | None]:
+        """Hold a trial inside the block: one whose worker is gone, or else a new one; None where all are taken."""
+        with self._lock.held():
+            claim = self._orphan() or self._new()
+        try:
+            yield claim
+        finally:
+            if claim is not None:
+                claim.lock.release()
+
+    def twin(self, claim: Claim) -> "FrozenTrial | None":
+        """Return an earlier trial with the same overrides that has come to an end; it would end so again."""
+        mine = self.space.overrides(claim.values)
+        ended = self.trials("COMPLETE", "PRUNED")
+        return next((trial for trial in ended if self.space.overrides(trial.params) == mine), None)
+
+    def best(self) -> "FrozenTrial | None":
+        """Return the trial with the best value, the first of equals; None where none has one."""
+        complete = self.trials("COMPLETE")
+        choose = max if self.definition.mode == "max" else min
+        return choose(complete, key=lambda trial: trial.value or 0.0) if complete else None
+
+    def _orphan(self) -> Claim | None:
+        import optuna
+
+        for frozen in self.trials("RUNNING"):
+            lock = FileLock(self.trial_directory(frozen.number) / ".lock")
+            if not lock.acquire(wait=False):
+                continue
+            if self.trials()[frozen.number].state.is_finished():  # told in between
+                lock.release()
+                continue
+            self.optuna.sampler = self._sampler(frozen.number)
+            # Optuna has no other way to take up a trial that is under way
+            trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+            return self._claimed(trial, lock, continued=True)
+        return None
+
+    def _new(self) -> Claim | None:
+        number = len(self.trials())
+        if number >= self.definition.trials:
+            return None
+        self.optuna.sampler = self._sampler(number)
+        lock = FileLock(self.trial_directory(number) / ".lock")
+        lock.acquire(wait=False)
+        return self._claimed(self.optuna.ask(), lock, continued=False)
+
+    def _sampler(self, number: int) -> "BaseSampler":
+        """Return what chooses the trial of this number: a search that goes on chooses as it would have done."""
+        import numpy as np
+        from hydra.utils import instantiate
+
+        node = self.definition.sampler
+        if node.get("seed") is None:
+            return instantiate(node)
+        return instantiate(node, seed=int(np.random.SeedSequence((node["seed"], number)).generate_state(1)[0]))
+
+    def _claimed(self, trial: "Trial", lock: FileLock, continued: bool) -> Claim:
+        """Choose the values; of a trial whose process was gone in the middle of this, those that are not there."""
+        values = {key: trial._suggest(key, spread) for key, spread in self.space.distributions.items()}
+        return Claim(trial, values, self.trial_directory(trial.number), continued, lock)

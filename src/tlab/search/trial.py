@@ -1,0 +1,106 @@
+"""One trial: an ordinary run for each seed, the first of which may be pruned."""
+
+import logging
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from tlab.command import compose
+from tlab.overrides import quoted
+from tlab.runs.directory import RunDirectory
+from tlab.search.judge import StudyJudge
+from tlab.search.study import Claim, Study
+from tlab.sweeps.task import one_line
+
+if TYPE_CHECKING:
+    from tlab.runs.pruning import Pruning
+
+Train = Callable[[DictConfig, list[str], "Pruning | None"], dict[str, float]]
+
+LOG_LINE = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"  # as in conf/hydra/job_logging/tlab.yaml
+
+
+def carry_out(study: Study, claim: Claim, train: Train) -> str:
+    """Run a trial, or what is left of it, and tell the study what came of it.
+
+    Only the first seed's epochs are judged: a trial that survives it runs with all seeds, so every value that is
+    compared is a mean over the same seeds.
+
+    Args:
+        study: Told.
+        claim: The trial.
+        train: `tlab.train.train`.
+
+    Returns:
+        What came of it, in a few words for a line on the terminal.
+    """
+    if (twin := study.twin(claim)) is not None:
+        for step, value in twin.intermediate_values.items():
+            claim.trial.report(value, step)
+        study.optuna.tell(claim.trial, twin.value if twin.state.name == "COMPLETE" else None, twin.state)
+        return f"as trial {twin.number}"
+    monitor, values = study.definition.monitor, list[float]()
+    for seed in study.definition.seeds:
+        directory = claim.directory / f"seed={seed}"
+        try:
+            metrics = _run(study, claim, train, seed, directory, judged=not values)
+        except Exception as error:
+            reason = one_line(error)
+            RunDirectory(directory).record_failure(error)
+            claim.trial.set_user_attr("error", reason)
+            study.optuna.tell(claim.trial, state=_state("FAIL"))
+            return f"failed: {reason}"
+        if metrics is None:
+            study.optuna.tell(claim.trial, state=_state("PRUNED"))
+            return f"pruned after epoch {study.trials()[claim.trial.number].last_step + 1}"  # type: ignore[operator]
+        values.append(metrics[monitor])
+    claim.trial.set_user_attr("values", values)
+    study.optuna.tell(claim.trial, statistics.fmean(values))
+    return f"{monitor} {statistics.fmean(values):.4f}"
+
+
+def _run(
+    study: Study, claim: Claim, train: Train, seed: int, directory: Path, judged: bool
+) -> dict[str, float] | None:
+    """Return the metrics of the run with this seed; None where it was pruned."""
+    from tlab.runs.pruning import Pruning
+
+    if RunDirectory(directory).status == "pruned":  # by a process that was gone before it could tell
+        return None
+    given = [*study.space.overrides(claim.values), f"seed={seed}"]
+    cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])
+    judge = StudyJudge(study.storage, study.name, claim.trial._trial_id, study.optuna.pruner)
+    with _logged_to(directory / "train.log"):
+        metrics = train(cfg, given, Pruning(study.definition.monitor, judge) if judged else None)
+    return None if RunDirectory(directory).status == "pruned" else metrics
+
+
+@contextmanager
+def _logged_to(file: Path) -> Iterator[None]:
+    """Send what a run says to its own log instead of the terminal and the study's log; warnings go to all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    levels: dict[logging.Handler, Any] = {handler: handler.level for handler in root.handlers}
+    own = logging.FileHandler(file, encoding="utf-8")
+    own.setFormatter(logging.Formatter(LOG_LINE))
+    for handler in levels:
+        handler.setLevel(max(handler.level, logging.WARNING))
+    root.addHandler(own)
+    try:
+        with redirect_stdout(own.stream):
+            yield
+    finally:
+        root.removeHandler(own)
+        own.close()
+        for handler, level in levels.items():
+            handler.setLevel(level)
+
+
+def _state(name: str) -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState[name]

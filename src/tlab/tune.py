@@ -1,0 +1,131 @@
+"""Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.checks import ANY, check, check_values
+from tlab.command import compose, run_command
+from tlab.errors import UserError
+from tlab.mistakes import fail, is_mistake, sentence
+from tlab.overrides import quoted, tidy
+from tlab.search.arguments import gather
+from tlab.search.space import Space, read_space
+from tlab.search.storage import storage_address
+from tlab.search.study import Definition, Study, read_definition, write_definition
+
+BOUNDS = {"budget.trials": (1, ANY), "budget.minutes": (0, ANY), "workers": (1, ANY)}
+
+
+def define(cfg: DictConfig) -> tuple[Definition, Space]:
+    """Return what is to be searched, and how: as the command says, else as the study of this name does.
+
+    Raises:
+        UserError: The study of this name is another one, or no run could have a setting of the space.
+    """
+    directory = Path(cfg.dir).absolute()
+    stored = read_definition(directory)
+    how = _how(cfg, stored)
+    loader = GlobalHydra.instance().config_loader()
+    if stored is not None and not (cfg.overrides or cfg.space):
+        again = [*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())]
+        return replace(stored, **how), read_space(again, {}, loader)
+    space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
+    seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
+    storage = stored.storage if stored and cfg.storage is None else cfg.storage
+    storage_address(storage, directory)  # a mistake shows at once
+    monitor, mode = _aim(space, directory, thoroughly=stored is None)
+    definition = Definition(list(space.fixed), dict(space.searched), seeds, monitor, mode, storage, **how)
+    if stored is not None and (difference := stored.differs(definition)):
+        raise UserError(
+            f"study={cfg.study} is another one, it differs in {difference}; give another study=NAME, or "
+            f"study={cfg.study} alone to go on with it"
+        )
+    return definition, space
+
+
+def _aim(space: Space, directory: Path, thoroughly: bool) -> tuple[str, str]:
+    """Return the metric and whether it is to be `max` or `min`; refuse settings that no run could have.
+
+    Args:
+        space: Of the search.
+        directory: Of the study.
+        thoroughly: Try every choice and both ends of every interval.
+    """
+    from tlab.parts import best_is
+
+    runs = []
+    for values in space.corners() if thoroughly else space.corners()[:1]:
+        runs.append(compose([*space.overrides(values), quoted("run_dir", str(directory))]))
+        check(runs[-1])
+    return runs[0].checkpoint.monitor, best_is(runs[0])
+
+
+def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
+    """Return budget, sampler and pruner: of the command where it names them, else of the study."""
+    given = {override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task}
+    how: dict[str, Any] = {"trials": cfg.budget.trials}
+    how |= {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sampler", "pruner")}
+    if stored is None:
+        return how
+    named = {"trials" if key == "budget.trials" else key.partition(".")[0] for key in given}
+    return {key: value if key in named else getattr(stored, key) for key, value in how.items()}
+
+
+def open_study(cfg: DictConfig) -> Study:
+    """Return the study of the command, which is made where it is not there."""
+    return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg))
+
+
+def worker(cfg: DictConfig) -> str | None:
+    """Carry out trials of a study that is there; returns the user's mistake that it met, if any."""
+    from tlab.search.worker import work
+    from tlab.train import train
+
+    parent = os.getppid()  # a worker that was launched ends when what waits for it has ended
+    try:
+        work(open_study(cfg), train, cfg.budget.minutes, lambda: cfg.workers == 1 or os.getppid() == parent)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        return sentence(error)
+    return None
+
+
+def run(cfg: DictConfig) -> None:
+    """Search, and say what came out."""
+    from tlab.search.closing import close
+    from tlab.search.worker import launch
+    from tlab.tune import worker as task  # by its module's name, under which other processes find it
+
+    check_values(cfg, {}, BOUNDS)
+    study = open_study(cfg)
+    write_definition(study.directory, study.definition)
+    try:
+        if cfg.workers > 1:
+            launch(task, cfg.workers)
+        elif mistake := task(cfg):
+            raise UserError(mistake)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"tlab: stopped; python -m tlab.tune study={cfg.study} goes on", file=sys.stderr)
+        raise
+    close(study)
+
+
+def main() -> None:
+    """Entry point of `python -m tlab.tune`."""
+    try:
+        sys.argv[1:] = gather(tidy(sys.argv[1:]))
+    except UserError as error:
+        fail(str(error))
+    run_command(run, "tune")
+
+
+if __name__ == "__main__":
+    main()
