@@ -51,6 +51,10 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     task = Task(function, debug=any(argument.lower() == "debug=true" for argument in arguments))
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
+        if task.result is not None and task.result.finished:
+            from tlab.compare import compare  # which imports this file
+
+            compare(task.result.directory)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if task.debug or not is_mistake(error):
             raise

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def print_end(directory: Path, progress: "Progress") -> None:
     """Print how many runs are finished, and a line for each that has failed."""
     console = Console(highlight=False, soft_wrap=True)
-    done = progress.before + len(progress.finished)
     earlier = f" ({progress.before} of them before)" if progress.before else ""
     console.print(f"\n[bold]Sweep[/]  {escape(str(short_path(directory)))}")
-    console.print(f"{done} of {len(progress.jobs)} runs are finished{earlier}, {len(progress.failures)} failed")
+    console.print(
+        f"{progress.done} of {len(progress.jobs)} runs are finished{earlier}, {len(progress.failures)} failed"
+    )
     for job, failure in progress.failures.items():
         console.print(f"  [bold]{escape(str(job))}[/]  {escape(failure.reason)}")
         if job.run.traceback_file.exists():

@@ -42,6 +42,11 @@ class Progress:
         """The runs that have neither finished nor failed."""
         return [job for job in self.waiting if job not in self._over]
 
+    @property
+    def done(self) -> int:
+        """How many runs are finished, by this command or before."""
+        return self.before + len(self.finished)
+
     def announce(self, job: Job) -> None:
         """Say which run begins, and how far the sweep is."""
         self.console.print(f"\n[bold]{job}[/]  ({self.line(1)})")
@@ -57,10 +62,9 @@ class Progress:
 
     def line(self, running: int) -> str:
         """Return `3 of 12 done, 1 running, 0 failed, about 5 min left`."""
-        done = self.before + len(self.finished)
         left = self.seconds_left()
         time = "" if left is None else f", about {duration(left)} left"
-        return f"{done} of {len(self.jobs)} done, {running} running, {len(self.failures)} failed{time}"
+        return f"{self.done} of {len(self.jobs)} done, {running} running, {len(self.failures)} failed{time}"
 
     def seconds_left(self) -> float | None:
         """Return how long the runs to go will take, from those that have finished; None while none has.

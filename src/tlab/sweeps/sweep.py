@@ -31,10 +31,12 @@ class SweepResult:
 
     Attributes:
         directory: Of the sweep.
-        failed: How many of its runs are not finished.
+        finished: How many of the command's runs are finished, by it or before.
+        failed: How many are not.
     """
 
     directory: Path
+    finished: int
     failed: int
 
 
@@ -82,7 +84,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
     print_end(directory, progress)
-    return SweepResult(directory, len(progress.failures))
+    return SweepResult(directory, progress.done, len(progress.failures))
 
 
 def _is_elsewhere(config: DictConfig) -> bool:
