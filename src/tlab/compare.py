@@ -52,9 +52,9 @@ def compare(
 
     console = console or Console()
     comparison = compare_runs(directory, monitor, target, interval, test)
-    print_comparison(console, comparison)
     table, _ = write_tables(comparison, output or directory)
     report = write_report(comparison, output or directory)
+    print_comparison(console, comparison)
     for name, path in {"table ": table, "report": report}.items():
         console.print(Text.assemble((f"{name}  ", "bold"), str(short_path(path))), soft_wrap=True)
     return comparison

@@ -62,6 +62,15 @@ def test_a_clear_lead_is_said_to_be_one(make_run, sweep):
     assert "the difference to it is significant (corrected p < 0.001)" in detail(comparison)
 
 
+def test_two_that_cannot_be_told_apart_and_an_interval_that_would_leave_the_scale(make_run, sweep):
+    for aug, values in {"strong": (0.9, 0.5), "light": (0.6, 0.55)}.items():
+        for seed, value in enumerate(values):
+            make_run(f"aug={aug}", value, seed, [f"aug={aug}"])
+    text = detail(compare_runs(sweep))
+    assert "(95 % interval 0.0 to 100.0 %, t, 2 seeds)" in text
+    assert "these seeds cannot tell the two apart (p = 0.6" in text
+
+
 def test_of_a_loss_the_lowest_wins_and_the_others_lie_behind_by_a_positive_amount(three):
     comparison = compare_runs(three, "val/loss")
     assert comparison.mode == "min"

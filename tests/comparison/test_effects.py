@@ -72,7 +72,7 @@ def test_a_number_with_many_levels_is_cut_into_ranges():
         (factor,), [(level,) for level in factor.levels], [summarize([0.1])] * 6 + [summarize([0.2])] * 6
     )
     (effect,) = effects.factors
-    assert [level.name for level in effect.levels] == ["1 to 3", "4 to 6", "7 to 9", "10 to 12"]
+    assert [level.name for level in effect.levels] == ["1–3", "4–6", "7–9", "10–12"]
     assert [level.settings for level in effect.levels] == [3, 3, 3, 3]
     assert [level.mean for level in effect.levels] == pytest.approx([0.1, 0.1, 0.2, 0.2])
 

@@ -116,7 +116,7 @@ def _coded(factor: Factor, values: list[str]) -> tuple[list[str], np.ndarray]:
     parts = [numbers[at == i] for i in range(len(edges) + 1)]
     parts = [part for part in parts if len(part)]
     at = np.unique(at, return_inverse=True)[1]
-    return [f"{part.min():.3g} to {part.max():.3g}" for part in parts], at
+    return [f"{part.min():.2g}–{part.max():.2g}" for part in parts], at
 
 
 def _contrasts(at: np.ndarray, count: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from tlab.comparison.wording import (
 from tlab.dashboards.closing_table import duration
 
 MOST_SETTINGS = 20
+MOST_LONG = 10  # settings whose names take several lines
 MOST_RUNS = 8
 MOST_COLUMNS = 3  # more factors are written into one column
 
@@ -38,7 +39,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.ranked:
         console.print(_statistics_table(comparison))
         console.print(_costs_table(comparison))
-    if (more := len(comparison.ranked) - MOST_SETTINGS) > 0:
+    if (more := len(comparison.ranked) - len(_shown(comparison))) > 0:
         console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
     for note in comparison.notes:
         console.print(Text(f"! {note}", style="yellow"))
@@ -46,13 +47,17 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(Text(heading(comparison), style="dim"))
 
 
+def _shown(comparison: Comparison) -> tuple[Setting, ...]:
+    return comparison.ranked[: MOST_SETTINGS if len(comparison.factors) <= MOST_COLUMNS else MOST_LONG]
+
+
 def _statistics_table(comparison: Comparison) -> Table:
-    metric = comparison.monitor
+    metric, interval = comparison.monitor, f"95 % ({INTERVAL_NAMES[comparison.interval]})"
     table = _table(comparison)
     columns: dict[str, Callable[[Setting], str]] = {
         "n": lambda s: str(len(s.values)),
         f"{metric} ± sd": lambda s: mean_sd(s.summary, metric) if s.summary else "–",
-        f"95 % ({INTERVAL_NAMES[comparison.interval]})": lambda s: span(s.summary, metric) if s.summary else "–",
+        interval: lambda s: span(s.summary, metric) if s.summary else "–",
         "behind": lambda s: _behind(s, metric),
         "p (Holm)": lambda s: p_value(s.difference.p_corrected) if s.difference else "",
         comparison.test_metric: lambda s: value(s.test.mean if s.test else None, metric),
@@ -60,7 +65,11 @@ def _statistics_table(comparison: Comparison) -> Table:
     if not any(setting.test for setting in comparison.ranked):
         del columns[comparison.test_metric]
     if len(comparison.ranked) == 1:
-        del columns["behind"], columns["p (Holm)"]
+        del columns["behind"]
+    if all(setting.difference is None or setting.difference.p is None for setting in comparison.ranked):
+        del columns["p (Holm)"]
+    if all(len(setting.values) == 1 for setting in comparison.ranked):
+        del columns[interval]
     _fill(table, comparison, columns)
     return table
 
@@ -91,11 +100,20 @@ def _fill(table: Table, comparison: Comparison, columns: dict[str, Callable[[Set
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     separate = 0 < len(comparison.factors) <= MOST_COLUMNS
-    for place, setting in enumerate(comparison.ranked[:MOST_SETTINGS]):
-        names = setting.levels if separate else (comparison.label(setting),)
+    for place, setting in enumerate(_shown(comparison)):
+        names = setting.levels if separate else (_short_label(comparison, setting),)
         worse = setting.difference is not None and (setting.difference.p_corrected or 1.0) < SIGNIFICANT
         style = "bold" if place == 0 else "dim" if worse else ""
         table.add_row(*names, *(cell(setting) for cell in columns.values()), style=style)
+
+
+def _short_label(comparison: Comparison, setting: Setting) -> str:
+    """Return the setting in one cell, numbers in three digits; where nothing differs, its label."""
+    parts = [
+        f"{name}={float(level):.3g}" if factor.is_number else f"{name}={level}"
+        for name, factor, level in zip(comparison.short_names, comparison.factors, setting.levels, strict=True)
+    ]
+    return " ".join(parts) or comparison.label(setting)
 
 
 def _print_lost(console: Console, comparison: Comparison) -> None:

@@ -30,10 +30,11 @@ def lead(difference: float, metric: str) -> str:
 
 
 def span(summary: Summary, metric: str) -> str:
-    """Return the interval of a mean, `90.1 to 92.3 %`; a dash for one seed."""
-    if summary.low is None:
+    """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %; a dash for one seed."""
+    if summary.low is None or summary.high is None:
         return "–"
-    return f"{value(summary.low, metric, unit=False)} to {value(summary.high, metric)}"
+    low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
+    return f"{value(low, metric, unit=False)} to {value(high, metric)}"
 
 
 def p_value(p: float | None) -> str:
@@ -161,11 +162,10 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
         return f"{first}; the difference to {whom} is significant (corrected p {_at_most(largest)})."
     if len(best.values) < 2:
         return f"{first}; with one seed nothing can be said about how sure that is."
-    if len(tied) == others:
-        whom = "it" if others == 1 else f"any of the other {others}"
-    else:
-        whom = f"{len(tied)} of the other {others}"
     p = second.difference.p_corrected if second.difference else None
+    if others == 1:
+        return f"{first}; these seeds cannot tell the two apart{f' (p = {p_value(p)})' if p is not None else ''}."
+    whom = f"any of the other {others}" if len(tied) == others else f"{len(tied)} of the other {others}"
     against = f" (against the next p = {p_value(p)})" if p is not None else ""
     return f"{first}; these seeds cannot tell it from {whom}{against}."
 

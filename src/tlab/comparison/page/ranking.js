@@ -22,7 +22,7 @@ function drawRanking() {
     settings.length < all.length ? `The first ${settings.length} of ${all.length}; filter to see others.` : "";
   const rows = settings.map((_, i) => i);
   const half = settings.map((s) => (s.low === null ? 0 : (s.high - s.low) / 2));
-  const seeds = settings.flatMap((s, i) => s.values.map((value, k) => ({ value, row: i, seed: s.seeds[k], s })));
+  const seeds = settings.flatMap((s, i) => (s.values.length === 1 ? [] : s.values).map((value, k) => ({ value, row: i, seed: s.seeds[k], s })));
   const traces = [
     {
       type: "scatter", mode: "markers", x: seeds.map((p) => p.value), y: seeds.map((p) => p.row + 0.24),

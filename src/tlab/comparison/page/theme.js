@@ -72,9 +72,10 @@ function asTime(seconds) {
   return seconds < 3600 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// A setting in short: its levels alone. Long texts end in an ellipsis.
+// A setting in short: its levels alone, numbers in three digits. Long texts end in an ellipsis.
 function short(setting, most = 44) {
-  const text = setting.levels.length ? setting.levels.join(" · ") : setting.label;
+  const levels = setting.levels.map((level, i) => (data.factors[i].number ? Number(Number(level).toPrecision(3)) : level));
+  const text = levels.length ? levels.join(" · ") : setting.label;
   return escaped(text.length > most ? `${text.slice(0, most - 1)}…` : text);
 }
 
