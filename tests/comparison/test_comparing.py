@@ -71,6 +71,13 @@ def test_two_that_cannot_be_told_apart_and_an_interval_that_would_leave_the_scal
     assert "these seeds cannot tell the two apart (p = 0.6" in text
 
 
+def test_equal_results_are_called_equal(make_run, sweep):
+    for aug in ("strong", "light"):
+        make_run(f"aug={aug}", 0.8, 0, [f"aug={aug}"])
+    comparison = compare_runs(sweep)
+    assert f"The next, {comparison.label(comparison.ranked[1])}, has the same" in detail(comparison)
+
+
 def test_of_a_loss_the_lowest_wins_and_the_others_lie_behind_by_a_positive_amount(three):
     comparison = compare_runs(three, "val/loss")
     assert comparison.mode == "min"

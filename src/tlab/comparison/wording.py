@@ -152,9 +152,11 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
     best, second = ranked[0], ranked[1]
     assert best.summary is not None
     assert second.summary is not None
-    gap = lead(best.summary.mean - second.summary.mean, comparison.monitor)
-    side = "above" if (best.summary.mean > second.summary.mean) else "below"
-    first = f"That is {gap} {side} the next, {comparison.label(second)}"
+    ahead = best.summary.mean - second.summary.mean
+    side = "above" if ahead > 0 else "below"
+    first = f"That is {lead(ahead, comparison.monitor)} {side} the next, {comparison.label(second)}"
+    if ahead == 0:
+        first = f"The next, {comparison.label(second)}, has the same"
     others, tied = len(ranked) - 1, _tied(ranked)
     largest = max((s.difference.p_corrected or 0.0 for s in ranked[1:] if s.difference), default=0.0)
     if not tied:
