@@ -1,10 +1,10 @@
 """Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
 
-import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +19,10 @@ from tlab.search.arguments import gather
 from tlab.search.space import Space, read_space
 from tlab.search.storage import storage_address
 from tlab.search.study import Definition, Study, read_definition, write_definition
+
+if TYPE_CHECKING:  # imported when the search begins, not for --help
+    from tlab.search.progress import Progress
+    from tlab.sweeps.worker import Machine
 
 BOUNDS = {"budget.trials": (1, ANY), "budget.minutes": (0, ANY), "workers": (1, ANY)}
 
@@ -83,14 +87,19 @@ def open_study(cfg: DictConfig) -> Study:
     return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg))
 
 
-def worker(cfg: DictConfig) -> str | None:
-    """Carry out trials of a study that is there; returns the user's mistake that it met, if any."""
-    from tlab.search.worker import work
-    from tlab.train import train
+def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
+    """Carry out trials as one of several processes; returns the user's mistake that it met, if any.
 
-    parent = os.getppid()  # a worker that was launched ends when what waits for it has ended
+    Args:
+        cfg: Of the command, with the number of this worker.
+        machine: Which it shares with the others; None elsewhere.
+    """
+    output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
     try:
-        work(open_study(cfg), train, cfg.budget.minutes, lambda: cfg.workers == 1 or os.getppid() == parent)
+        with machine.work(output) if machine is not None else nullcontext():
+            search(open_study(cfg), cfg)
+    except SystemExit:  # would end the waiting process, which has been told to stop as well
+        return None
     except Exception as error:
         if not is_mistake(error):
             raise
@@ -98,9 +107,18 @@ def worker(cfg: DictConfig) -> str | None:
     return None
 
 
+def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) -> None:
+    """Carry out trials in this process."""
+    from tlab.search.worker import work
+    from tlab.train import train
+
+    work(study, train, cfg.budget.minutes, progress)
+
+
 def run(cfg: DictConfig) -> None:
     """Search, and say what came out."""
     from tlab.search.closing import close
+    from tlab.search.progress import Progress
     from tlab.search.worker import launch
     from tlab.tune import worker as task  # by its module's name, under which other processes find it
 
@@ -109,9 +127,9 @@ def run(cfg: DictConfig) -> None:
     write_definition(study.directory, study.definition)
     try:
         if cfg.workers > 1:
-            launch(task, cfg.workers)
-        elif mistake := task(cfg):
-            raise UserError(mistake)
+            launch(task, study, cfg.workers)
+        else:
+            search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):
         print(f"tlab: stopped; python -m tlab.tune study={cfg.study} goes on", file=sys.stderr)
         raise

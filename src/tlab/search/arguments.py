@@ -43,5 +43,5 @@ def gather(arguments: Sequence[str]) -> list[str]:
         raise UserError("study is not set; name the search with study=NAME, by which it also goes on")
     workers = next((value for key, _, value in (o.partition("=") for o in own[::-1]) if key == "workers"), "1")
     if workers != "1" and not any(argument.startswith("hydra/launcher=") for argument in own):
-        own += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]
+        own.append("hydra/launcher=joblib")
     return [*own, f"overrides=[{','.join(trials)}]"] if trials else own

@@ -32,7 +32,7 @@ def close(study: Study) -> None:
         return
     over = f", mean of {len(study.definition.seeds)} seeds" if len(study.definition.seeds) > 1 else ""
     console.print(f"best: trial {best.number}, {study.definition.monitor} {best.value:.4f}{over}")
-    for override in best_overrides(study, best):
+    for override in study.space.chosen(best.params):
         console.print(f"  {override}")
     if shares := importances(study):
         listed = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
@@ -41,11 +41,6 @@ def close(study: Study) -> None:
         console.print(f"trial {failed.number} failed: {failed.user_attrs.get('error', 'unknown')}")
     console.print(f"again:  {repeat_command(study, best)}")
     console.print(f"search:  {study.directory / 'search.html'}")
-
-
-def best_overrides(study: Study, trial: "FrozenTrial") -> list[str]:
-    """Return what a trial had chosen."""
-    return study.space.overrides(trial.params)[len(study.space.fixed) :]
 
 
 def repeat_command(study: Study, trial: "FrozenTrial") -> str:

@@ -35,7 +35,11 @@ class Space:
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
         """Return the overrides of one trial, the shared ones first; real numbers come with four digits."""
-        return [*self.fixed, *(override(key, values[key]) for key in self.distributions)]
+        return [*self.fixed, *self.chosen(values)]
+
+    def chosen(self, values: Mapping[str, Value]) -> list[str]:
+        """Return the overrides of one trial that others may have otherwise."""
+        return [override(key, values[key]) for key in self.distributions]
 
     def corners(self) -> list[dict[str, Value]]:
         """Return settings in which each key takes its first value, then those with one other, extreme or choice."""

@@ -151,6 +151,15 @@ class Study:
             if claim is not None:
                 claim.lock.release()
 
+    def is_worked_on(self) -> bool:
+        """Tell whether another process holds a trial."""
+        for trial in self.trials("RUNNING"):
+            lock = FileLock(self.trial_directory(trial.number) / ".lock")
+            if not lock.acquire(wait=False):
+                return True
+            lock.release()
+        return False
+
     def twin(self, claim: Claim) -> "FrozenTrial | None":
         """Return an earlier trial with the same overrides that has come to an end; it would end so again."""
         mine = self.space.overrides(claim.values)

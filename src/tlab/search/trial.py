@@ -24,7 +24,7 @@ Train = Callable[[DictConfig, list[str], "Pruning | None"], dict[str, float]]
 LOG_LINE = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"  # as in conf/hydra/job_logging/tlab.yaml
 
 
-def carry_out(study: Study, claim: Claim, train: Train) -> str:
+def carry_out(study: Study, claim: Claim, train: Train) -> None:
     """Run a trial, or what is left of it, and tell the study what came of it.
 
     Only the first seed's epochs are judged: a trial that survives it runs with all seeds, so every value that is
@@ -34,33 +34,29 @@ def carry_out(study: Study, claim: Claim, train: Train) -> str:
         study: Told.
         claim: The trial.
         train: `tlab.train.train`.
-
-    Returns:
-        What came of it, in a few words for a line on the terminal.
     """
     if (twin := study.twin(claim)) is not None:
         for step, value in twin.intermediate_values.items():
             claim.trial.report(value, step)
+        claim.trial.set_user_attr("twin", twin.number)
         study.optuna.tell(claim.trial, twin.value if twin.state.name == "COMPLETE" else None, twin.state)
-        return f"as trial {twin.number}"
+        return
     monitor, values = study.definition.monitor, list[float]()
     for seed in study.definition.seeds:
         directory = claim.directory / f"seed={seed}"
         try:
             metrics = _run(study, claim, train, seed, directory, judged=not values)
         except Exception as error:
-            reason = one_line(error)
             RunDirectory(directory).record_failure(error)
-            claim.trial.set_user_attr("error", reason)
+            claim.trial.set_user_attr("error", one_line(error))
             study.optuna.tell(claim.trial, state=_state("FAIL"))
-            return f"failed: {reason}"
+            return
         if metrics is None:
             study.optuna.tell(claim.trial, state=_state("PRUNED"))
-            return f"pruned after epoch {study.trials()[claim.trial.number].last_step + 1}"  # type: ignore[operator]
+            return
         values.append(metrics[monitor])
     claim.trial.set_user_attr("values", values)
     study.optuna.tell(claim.trial, statistics.fmean(values))
-    return f"{monitor} {statistics.fmean(values):.4f}"
 
 
 def _run(

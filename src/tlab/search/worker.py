@@ -1,10 +1,16 @@
 """A worker takes trials of a study one after the other; several of them are started by Hydra's launchers."""
 
+import functools
 import logging
+import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -13,42 +19,42 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
 
+from tlab.cores import gpus
 from tlab.errors import UserError
+from tlab.search.progress import Progress
 from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
+from tlab.sweeps.elsewhere import LOCAL
+from tlab.sweeps.worker import GRACE, Machine
 
 log = logging.getLogger(__name__)
 
 FAILURES = 3  # of the first trials, after which a study is given up
 
 
-def work(study: Study, train: Train, minutes: float | None, wanted: Callable[[], bool] = lambda: True) -> None:
+def work(study: Study, train: Train, minutes: float | None, progress: Progress | None = None) -> None:
     """Carry out trials until the budget is spent.
 
     Args:
         study: Of which trials are taken.
         train: `tlab.train.train`.
         minutes: After which no other trial is begun; those under way are finished. None: no limit.
-        wanted: Asked before each trial, whether another one is still wanted.
+        progress: Tells of each trial; None where the process that waits does.
 
     Raises:
         UserError: The first trials failed, all of them.
     """
     start = time.monotonic()
-    while wanted() and (minutes is None or time.monotonic() - start < 60 * minutes):
+    while minutes is None or time.monotonic() - start < 60 * minutes:
         with study.claim() as claim:
             if claim is None:
                 return
-            number = claim.trial.number
             if claim.continued:
-                log.info("trial %d goes on", number)
-            outcome = carry_out(study, claim, train)
-        best = study.best()
-        shown = "" if best is None or best.number == number else f"  (best {best.value:.4f}, trial {best.number})"
-        chosen = " ".join(study.space.overrides(claim.values)[len(study.space.fixed) :])
-        log.info("trial %d of %d  %s  %s%s", number, study.definition.trials, outcome, chosen, shown)
+                log.info("trial %d goes on", claim.trial.number)
+            carry_out(study, claim, train)
+        if progress is not None:
+            progress.tell()
         failed = study.trials("FAIL")
         if len(failed) >= FAILURES and not study.trials("COMPLETE", "PRUNED"):
             raise UserError(
@@ -57,19 +63,25 @@ def work(study: Study, train: Train, minutes: float | None, wanted: Callable[[],
             )
 
 
-def launch(task: Callable[[DictConfig], str | None], workers: int) -> None:
+def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     """Call `task` in so many processes by the launcher that the command names, and wait for them.
 
+    Those that joblib starts share this machine: each has its part of the cores and GPUs, ends when this process
+    does, and saves when this one is told to stop. What they print lies in `workers/<n>/output.txt`.
+
     Args:
-        task: Takes the command's configuration with another `worker`, and returns the mistake that it met, if any.
+        task: Takes the command's configuration with another `worker`, and as `machine` what it shares with the
+            others here; returns the mistake that it met, if any.
+        study: Watched.
         workers: How many.
 
     Raises:
         UserError: Of a worker.
         RuntimeError: A worker failed otherwise.
+        SystemExit: The search was told to stop.
     """
-    hydra: Any = GlobalHydra.instance().hydra
     given = HydraConfig.get().overrides
+    hydra: Any = GlobalHydra.instance().hydra
     config = hydra.compose_config(
         config_name=HydraConfig.get().job.config_name,
         overrides=[*given.hydra, *given.task],
@@ -78,14 +90,54 @@ def launch(task: Callable[[DictConfig], str | None], workers: int) -> None:
     )
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
-    launcher = Plugins.instance().instantiate_launcher(context, task, config)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that workers end too
-    try:
-        results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
+        here = config.hydra.launcher._target_.startswith(LOCAL)
+        machine = Machine(Path(folder), os.getpid(), workers, _shares(workers)) if here else None
+        if here:
+            config.hydra.launcher.n_jobs = workers
+        shared = functools.partial(task, machine=machine)
+        launcher = Plugins.instance().instantiate_launcher(context, shared, config)
+        with Progress(study).watching(), _handing_on(machine, study):
+            results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
     for result in results:
         if result.status != JobStatus.COMPLETED:
             raise RuntimeError("a worker failed") from result._return_value
         if result.return_value is not None:
             raise UserError(result.return_value)
+
+
+def _shares(workers: int) -> tuple[str, ...]:
+    """Return the GPUs of each worker, joined by commas; where they are fewer, workers take turns."""
+    here = gpus()
+    each = max(1, len(here) // workers)
+    return tuple(",".join(here[start : start + each]) for start in range(0, len(here) - each + 1, each))
+
+
+@contextmanager
+def _handing_on(machine: Machine | None, study: Study) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the workers, whose runs save, then the command; a second stops all."""
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if machine is not None and not stopping:
+            stopping = True
+            print(
+                "tlab: stopping; the trials under way save first (once more: at once)", file=sys.stderr, flush=True
+            )
+            for worker in machine.workers():
+                try:
+                    os.kill(worker, signal.SIGTERM)
+                except ProcessLookupError:
+                    continue
+            deadline = time.monotonic() + GRACE
+            while study.is_worked_on() and time.monotonic() < deadline:
+                time.sleep(0.2)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
