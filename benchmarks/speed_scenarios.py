@@ -85,7 +85,7 @@ FULL = [
             ("tlab", "lightning", "timm", "tutorial", "limit"),
             arch=arch,
             image_size=size,
-            epochs=3,
+            epochs=5,
             plan="full",
             aug="light",
             measure="speed",
