@@ -14,27 +14,37 @@ from test_sweeps import JOBLIB, result, statuses
 
 pytestmark = pytest.mark.slow
 
-GRID = ("backbone=resnet18,mobilenet_v3_small", "aug=none,light", "seed=0,1,2")
+GRID = ("aug=none,light", "seed=0,1,2")
+DRAWN = ("backbone=resnet18,mobilenet_v3_small", "backbone.weights=null", "data.batch_size=12")
 RUNS, KILLS = 12, 3
 SMALL = [
     *("data.image_size=32", "data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "logger=none"),
     *("trainer.max_epochs=2", "finetune.head_epochs=1"),
 ]
-CIFAR = SHARED / "data" / "cifar10_kaggle"
+CIFAR, WEIGHTS = SHARED / "data" / "cifar10_kaggle", SHARED / "weights"
 
 
 @pytest.fixture
 def cifar(tmp_path: Path) -> list[str]:
-    """Overrides for three hundred of the competition's images."""
+    """Overrides for three hundred of the competition's images, and two backbones with weights of their own."""
     if not CIFAR.exists():
         pytest.skip("the images of the competition are not here")
-    root = tmp_path / "cifar"
+    root, conf = tmp_path / "cifar", tmp_path / "conf/backbone"
     root.mkdir()
     (root / "train").symlink_to(CIFAR / "train")
     lines = (CIFAR / "trainLabels.csv").read_text().splitlines()
     (root / "trainLabels.csv").write_text("\n".join(lines[:301]) + "\n")
-    weights = "backbone.weights=null"
-    return ["data=csv", f"data.root={root}", "data.labels=trainLabels.csv", "data.images=train", weights]
+    conf.mkdir(parents=True)
+    for name in ("resnet18", "mobilenet_v3_small"):
+        weights = f"weights: {WEIGHTS}/{name}_tinyimagenet64.pth\n"
+        weights += f"weights_classes: {WEIGHTS}/tinyimagenet200_classes.json\n"
+        (conf / f"tiny_{name}.yaml").write_text(f"defaults: [{name}, _self_]\n{weights}")
+    options = [
+        f"hydra.searchpath=[file://{conf.parent}]",
+        "backbone=tiny_resnet18,tiny_mobilenet_v3_small",
+        "data=csv",
+    ]
+    return [*options, f"data.root={root}", "data.labels=trainLabels.csv", "data.images=train"]
 
 
 def command(directory: Path, options: list[str]) -> list[str]:
@@ -64,12 +74,11 @@ def kill_at_random(arguments: list[str], directory: Path, after: int, rng: rando
 
 
 def test_a_sweep_killed_three_times_ends_alike(photos, tmp_path):
-    killed_sweep_ends_alike([f"data.root={photos}", "backbone.weights=null", "data.batch_size=12"], [], tmp_path)
+    killed_sweep_ends_alike([f"data.root={photos}", *DRAWN], [], tmp_path)
 
 
 def test_a_sweep_killed_three_times_ends_alike_in_other_processes(photos, tmp_path):
-    options = [f"data.root={photos}", "backbone.weights=null", "data.batch_size=12"]
-    killed_sweep_ends_alike(options, JOBLIB, tmp_path)
+    killed_sweep_ends_alike([f"data.root={photos}", *DRAWN], JOBLIB, tmp_path)
 
 
 def test_a_sweep_on_the_competition_killed_three_times_ends_alike(cifar, tmp_path):

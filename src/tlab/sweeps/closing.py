@@ -47,6 +47,8 @@ def same_command(directory: Path) -> str:
     """Return the command of this process, with the name of the sweep that it has begun."""
     program = Path(sys.argv[0])
     start = f"python -m tlab.{program.stem}" if program.suffix == ".py" else program.name
-    named = any(key_and_value(argument)[0] in ("sweep", "hydra.sweep.dir") for argument in sys.argv[1:])
-    name = [] if named else [f"sweep={directory.name}"]
-    return f"{start} {shlex.join([*sys.argv[1:], *name])}"
+    arguments = sys.argv[1:]
+    overrides = [i for i, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")]
+    if not any(key_and_value(arguments[i])[0] in ("sweep", "hydra.sweep.dir") for i in overrides):
+        arguments.insert(max(overrides, default=len(arguments) - 1) + 1, f"sweep={directory.name}")  # among them
+    return f"{start} {shlex.join(arguments)}"

@@ -59,7 +59,7 @@ def run_elsewhere(
     """
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         at_once = choose_workers(config)
-        machine = Machine(Path(folder), os.getpid(), at_once, _shares(config.trainer.devices)) if at_once else None
+        machine = Machine(Path(folder), os.getpid(), at_once, shares(config.trainer.devices)) if at_once else None
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
@@ -120,7 +120,7 @@ def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
             job.run.record_failure(RuntimeError(reason))
 
 
-def _shares(devices: int) -> tuple[str, ...]:
+def shares(devices: int) -> tuple[str, ...]:
     """Return the GPUs of each worker: so many each, joined by commas."""
     here = gpus()
     starts = range(0, len(here) - devices + 1, devices)
