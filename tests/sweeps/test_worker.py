@@ -1,4 +1,4 @@
-"""Processes of a sweep on one machine: each has its place, its share of the machine, and a file for what it prints."""
+"""Processes of a sweep on one machine: each has its place, its share of the machine, and a file to print to."""
 
 import os
 import subprocess
