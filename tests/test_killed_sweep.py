@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 GRID = ("aug=none,light", "seed=0,1,2")
 DRAWN = ("backbone=resnet18,mobilenet_v3_small", "backbone.weights=null", "data.batch_size=12")
-RUNS, KILLS = 12, 3
+RUNS, KILLS = 12, ("checkpoint", "checkpoint", "anywhere")
 SMALL = [
     *("data.image_size=32", "data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "logger=none"),
-    *("trainer.max_epochs=2", "finetune.head_epochs=1"),
+    *("trainer.max_epochs=3", "finetune.head_epochs=1"),
 ]
 CIFAR, WEIGHTS = SHARED / "data" / "cifar10_kaggle", SHARED / "weights"
 
@@ -60,14 +60,20 @@ def untouched(directory: Path) -> dict[str, dict[str, int]]:
     }
 
 
-def kill_at_random(arguments: list[str], directory: Path, after: int, rng: random.Random) -> None:
-    """Start the sweep and kill it a moment after so many more of its runs are finished."""
+def begun(directory: Path) -> bool:
+    """Tell whether a run that is not finished has a checkpoint."""
+    running = [name for name, status in statuses(directory).items() if status == "running"]
+    return any((directory / name / "checkpoints/last.ckpt").exists() for name in running)
+
+
+def kill_at_random(arguments: list[str], directory: Path, after: int, aim: str, rng: random.Random) -> None:
+    """Start the sweep and kill it a moment after so many more of its runs are finished, or another has begun."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = len(untouched(directory))
-    while len(untouched(directory)) < before + after:
+    while len(untouched(directory)) < before + after or (aim == "checkpoint" and not begun(directory)):
         assert process.poll() is None, "the sweep ended before the moment of the kill"
         time.sleep(0.02)
-    time.sleep(rng.uniform(0, 2))
+    time.sleep(rng.uniform(0, 0.5 if aim == "checkpoint" else 3))
     process.kill()
     process.wait()
     assert process.returncode == -signal.SIGKILL
@@ -97,8 +103,8 @@ def killed_sweep_ends_alike(options: list[str], launcher: list[str], tmp_path: P
     failing.mkdir(parents=True)
     (failing / "checkpoints").touch()  # a file where a folder should be
     finished: dict[str, dict[str, int]] = {}
-    for after in rng.sample([1, 2, 3], KILLS):
-        kill_at_random(again, killed, after, rng)
+    for after, aim in zip([1, 2, 3], rng.sample(KILLS, len(KILLS)), strict=True):
+        kill_at_random(again, killed, after, aim, rng)
         finished |= {name: files for name, files in untouched(killed).items() if name not in finished}
     disturbed = subprocess.run(again, check=False, capture_output=True, text=True)
     assert disturbed.returncode == 1, disturbed.stderr

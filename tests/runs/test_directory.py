@@ -1,6 +1,6 @@
 import pytest
 
-from tlab.errors import UserError
+from tlab.errors import BusyError, UserError
 from tlab.runs.directory import RunDirectory
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "data": {"num_workers": 2}, "run_dir": "a"}
@@ -42,3 +42,24 @@ def test_history_keeps_columns_that_come_later(tmp_path):
     run = RunDirectory(tmp_path)
     run.write_history([{"epoch": 0, "a": 1}, {"epoch": 1, "a": 2, "b": 3}])
     assert run.history() == [{"epoch": "0", "a": "1", "b": ""}, {"epoch": "1", "a": "2", "b": "3"}]
+
+
+def test_a_run_that_another_process_has_just_finished_is_not_recorded_again(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert not run.is_finished(CONFIG, "auto")
+    with RunDirectory(tmp_path).recording(CONFIG):  # the other one, in between
+        run.finish({"val/acc": 0.5})
+    with pytest.raises(BusyError, match="just finished"), run.recording(CONFIG):
+        pass
+    assert run.status == "finished"
+    run.record_failure(RuntimeError())
+    assert run.status == "finished"
+
+
+def test_what_kept_a_run_from_beginning_is_recorded(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.record_failure(ValueError("no"))
+    assert (run.status, run.record["error"]) == ("failed", "ValueError: no")
+    assert "ValueError: no" in run.traceback_file.read_text()
+    with run.recording(CONFIG):
+        assert not run.traceback_file.exists()

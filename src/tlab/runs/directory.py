@@ -103,9 +103,13 @@ class RunDirectory:
         """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception.
 
         Raises:
-            BusyError: Another process is at work in this directory.
+            BusyError: Another process is at work in this directory, or has just finished the run.
         """
         with self._locked():
+            if self.status == "finished":  # since `is_finished` has looked
+                raise BusyError(
+                    f"another process has just finished {self.path}; the same command returns its result"
+                )
             yield from self._recorded(config, entries)
 
     def _recorded(self, config: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
