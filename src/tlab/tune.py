@@ -39,16 +39,19 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     stored = read_definition(directory)
     how = _how(cfg, stored)
     loader = GlobalHydra.instance().config_loader()
-    if stored is not None and not (cfg.overrides or cfg.space):
-        again = [*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())]
-        return replace(stored, **how), read_space(again, {}, loader)
-    space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
-    seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
-    storage = stored.storage if stored and cfg.storage is None else cfg.storage
-    storage_address(storage, directory)  # a mistake shows at once
+    same = stored is not None and not (cfg.overrides or cfg.space)
+    if stored is not None and same:
+        space = read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
+    else:
+        space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, thoroughly=stored is None)
     if how["pruner"].get("n_warmup_steps", 0) is None:
         how["pruner"]["n_warmup_steps"] = run.trainer.max_epochs // 2
+    if stored is not None and same:
+        return replace(stored, **how), space
+    seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
+    storage = stored.storage if stored and cfg.storage is None else cfg.storage
+    storage_address(storage, directory)  # a mistake shows at once
     aim = (run.checkpoint.monitor, best_is(run))
     definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
     if stored is not None and (difference := stored.differs(definition)):
