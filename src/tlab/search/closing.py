@@ -17,12 +17,13 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 
 def close(study: Study) -> None:
     """Compare the trials, draw the search, and print the best and the command that repeats it."""
+    from tlab.compare import compare
     from tlab.search.plots import importances, write_plots
 
     console = Console(highlight=False, soft_wrap=True)
     best = study.best()
     if best is not None:
-        _compare(study)
+        compare(study.directory, study.definition.monitor, console=Console())
         write_plots(study)
     states = Counter(trial.state.name for trial in study.trials())
     told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
@@ -49,12 +50,3 @@ def repeat_command(study: Study, trial: "FrozenTrial") -> str:
     overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
     flag = ["-m"] if len(study.definition.seeds) > 1 else []
     return shlex.join(["python", "-m", "tlab.train", *flag, *overrides])
-
-
-def _compare(study: Study) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("tlab.compare") is not None:
-        from tlab.compare import compare  # type: ignore[import-not-found,unused-ignore]
-
-        compare(study.directory, study.definition.monitor)
