@@ -46,7 +46,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, thoroughly=stored is None)
     if how["pruner"].get("n_warmup_steps", 0) is None:
-        how["pruner"]["n_warmup_steps"] = run.trainer.max_epochs // 2
+        how["pruner"]["n_warmup_steps"] = 2 * run.trainer.max_epochs // 3  # high rates pay late in a schedule
     if stored is not None and same:
         return replace(stored, **how), space
     seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
