@@ -33,19 +33,27 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     Raises:
         UserError: The study of this name is another one, or no run could have a setting of the space.
     """
+    from tlab.parts import best_is
+
     directory = Path(cfg.dir).absolute()
     stored = read_definition(directory)
     how = _how(cfg, stored)
     loader = GlobalHydra.instance().config_loader()
-    if stored is not None and not (cfg.overrides or cfg.space):
-        again = [*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())]
-        return replace(stored, **how), read_space(again, {}, loader)
-    space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
+    same = stored is not None and not (cfg.overrides or cfg.space)
+    if stored is not None and same:
+        space = read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
+    else:
+        space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
+    run = _first_run(space, directory, thoroughly=stored is None)
+    if how["pruner"].get("n_warmup_steps", 0) is None:
+        how["pruner"]["n_warmup_steps"] = 2 * run.trainer.max_epochs // 3  # high rates pay late in a schedule
+    if stored is not None and same:
+        return replace(stored, **how), space
     seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
     storage = stored.storage if stored and cfg.storage is None else cfg.storage
     storage_address(storage, directory)  # a mistake shows at once
-    monitor, mode = _aim(space, directory, thoroughly=stored is None)
-    definition = Definition(list(space.fixed), dict(space.searched), seeds, monitor, mode, storage, **how)
+    aim = (run.checkpoint.monitor, best_is(run))
+    definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
     if stored is not None and (difference := stored.differs(definition)):
         raise UserError(
             f"study={cfg.study} is another one, it differs in {difference}; give another study=NAME, or "
@@ -54,21 +62,19 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     return definition, space
 
 
-def _aim(space: Space, directory: Path, thoroughly: bool) -> tuple[str, str]:
-    """Return the metric and whether it is to be `max` or `min`; refuse settings that no run could have.
+def _first_run(space: Space, directory: Path, thoroughly: bool) -> DictConfig:
+    """Return the configuration of a trial; refuse settings that no run could have.
 
     Args:
         space: Of the search.
         directory: Of the study.
         thoroughly: Try every choice and both ends of every interval.
     """
-    from tlab.parts import best_is
-
     runs = []
     for values in space.corners() if thoroughly else space.corners()[:1]:
         runs.append(compose([*space.overrides(values), quoted("run_dir", str(directory))]))
         check(runs[-1])
-    return runs[0].checkpoint.monitor, best_is(runs[0])
+    return runs[0]
 
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:

@@ -1,28 +1,24 @@
 """What a search came to: on the terminal, in search.html, and as the command that repeats the best trial."""
 
-import shlex
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from tlab.search.study import Study
 
-if TYPE_CHECKING:  # imported when a search begins, not for --help
-    from optuna.trial import FrozenTrial
-
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
 
 
 def close(study: Study) -> None:
     """Compare the trials, draw the search, and print the best and the command that repeats it."""
-    from tlab.search.plots import importances, write_plots
+    from tlab.compare import compare
+    from tlab.search.plots import importances, repeat_command, write_plots
 
     console = Console(highlight=False, soft_wrap=True)
     best = study.best()
     if best is not None:
-        _compare(study)
+        compare(study.directory, study.definition.monitor, console=Console())
         write_plots(study)
     states = Counter(trial.state.name for trial in study.trials())
     told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
@@ -41,20 +37,3 @@ def close(study: Study) -> None:
         console.print(f"trial {failed.number} failed: {failed.user_attrs.get('error', 'unknown')}")
     console.print(f"again:  {repeat_command(study, best)}")
     console.print(f"search:  {study.directory / 'search.html'}")
-
-
-def repeat_command(study: Study, trial: "FrozenTrial") -> str:
-    """Return the command line that runs a trial's settings again, with all its seeds."""
-    seeds = ",".join(map(str, study.definition.seeds))
-    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
-    flag = ["-m"] if len(study.definition.seeds) > 1 else []
-    return shlex.join(["python", "-m", "tlab.train", *flag, *overrides])
-
-
-def _compare(study: Study) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("tlab.compare") is not None:
-        from tlab.compare import compare  # type: ignore[import-not-found,unused-ignore]
-
-        compare(study.directory, study.definition.monitor)

@@ -1,5 +1,7 @@
 """How a search went, as one HTML file that needs no network."""
 
+import html
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,7 @@ from tlab.cache import write_text
 from tlab.search.study import Study
 
 if TYPE_CHECKING:  # imported when a search ends, not for --help
+    from optuna.trial import FrozenTrial
     from plotly.graph_objects import Figure
 
 FEWEST = 4  # finished trials from which importances are told
@@ -18,9 +21,10 @@ PAGE = """<!doctype html>
 body {{ margin: 0 auto; padding: 1.5rem; max-width: 62rem; font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; }}
 h1 {{ font-size: 1.4rem; margin: 0 0 .25rem; }} h2 {{ font-size: 1.05rem; margin: 2rem 0 .25rem; }}
 p {{ margin: .25rem 0; max-width: 44rem; }} code {{ font-size: .85rem; overflow-wrap: anywhere; }}
+.answer {{ font-size: 1.1rem; }} .plot {{ overflow-x: auto; }} a {{ color: #0969da; }}
 .note {{ color: #57606a; font-size: .9rem; }}
 @media (prefers-color-scheme: dark) {{
-  body {{ background: #14171a; color: #e6e8ea; }} .note {{ color: #9aa4ae; }}
+  body {{ background: #14171a; color: #e6e8ea; }} .note {{ color: #9aa4ae; }} a {{ color: #6cb6ff; }}
   .plotly-graph-div {{ filter: invert(1) hue-rotate(180deg); }}
 }}
 @media print {{ h2, .plotly-graph-div {{ break-inside: avoid; }} body {{ max-width: none; padding: 0; }} }}
@@ -64,7 +68,7 @@ def write_plots(study: Study) -> Path:
         ),
         (
             "Value against each setting",
-            "Darker dots are later trials.",
+            "The later a trial, the stronger its dot.",
             draw.plot_slice(study.optuna, target_name=monitor),
         ),
     ]
@@ -72,16 +76,45 @@ def write_plots(study: Study) -> Path:
         note = "Share in what sets the best tenth of the trials apart (PED-ANOVA, Watanabe et al. 2023)."
         figure = draw.plot_param_importances(study.optuna, target_name=monitor)
         parts.insert(1, ("What mattered", note, figure))
-    body = "\n".join(f'<h2>{title}</h2><p class="note">{note}</p>{_html(figure)}' for title, note, figure in parts)
-    page = PAGE.format(title=f"Search {study.name}", body=body, script=plotly.offline.get_plotlyjs())
+    plots = [
+        f'<h2>{title}</h2><p class="note">{note}</p><div class="plot" tabindex="0">{_html(figure)}</div>'
+        for title, note, figure in parts
+    ]
+    body = "\n".join([_answer(study), *plots])
+    page = PAGE.format(title=html.escape(f"Search {study.name}"), body=body, script=plotly.offline.get_plotlyjs())
     file = study.directory / "search.html"
     write_text(file, page)
     return file
 
 
+def _answer(study: Study) -> str:
+    best = study.best()
+    if best is None:
+        return ""
+    chosen = "<br>".join(html.escape(override) for override in study.space.chosen(best.params))
+    value = f"{html.escape(study.definition.monitor)} {best.value:.4f}"
+    return (
+        f'<p class="answer">Best of {len(study.trials())} trials: <a href="trial={best.number:04d}/">trial '
+        f"{best.number}</a>, <strong>{value}</strong></p><p><code>{chosen}</code></p>"
+        f'<p class="note">Run it again: <code>{html.escape(repeat_command(study, best))}</code></p>'
+        '<p class="note">The settings compared, with intervals: <a href="report.html">report.html</a></p>'
+    )
+
+
+def repeat_command(study: Study, trial: "FrozenTrial") -> str:
+    """Return the command line that runs a trial's settings again, with all its seeds."""
+    seeds = ",".join(map(str, study.definition.seeds))
+    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
+    flag = ["-m"] if len(study.definition.seeds) > 1 else []
+    return shlex.join(["python", "-m", "tlab.train", *flag, *overrides])
+
+
 def _html(figure: "Figure") -> str:
     layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 20, "b": 50}, "height": 380}
-    figure.update_layout(template="plotly_white", **layout)
+    subplots = sum(1 for name in figure.layout if name.startswith("xaxis"))  # too narrow ones are scrolled to
+    width = {"width": 200 * subplots} if subplots > 4 else {}
+    figure.update_layout(template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout, **width)
+    figure.update_xaxes(title_text="Epoch, from 0", selector={"title": {"text": "Step"}})
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )

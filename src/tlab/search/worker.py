@@ -1,6 +1,5 @@
 """A worker takes trials of a study one after the other; several of them are started by Hydra's launchers."""
 
-import functools
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
 
 from tlab.cores import gpus
 from tlab.errors import UserError
@@ -26,6 +26,7 @@ from tlab.search.progress import Progress
 from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
 from tlab.sweeps.elsewhere import LOCAL
+from tlab.sweeps.task import ignore_schema_warnings
 from tlab.sweeps.worker import GRACE, Machine
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,31 @@ def work(study: Study, train: Train, minutes: float | None, progress: Progress |
             )
 
 
+class WorkerTask:
+    """What a launcher calls in each worker's process, to which it is pickled.
+
+    Args:
+        task: A function of a module.
+        machine: Which the workers share; None on other machines.
+    """
+
+    def __init__(self, task: Callable[..., str | None], machine: Machine | None) -> None:
+        self.task = task
+        self.machine = machine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _in_another_process, (self.task, self.machine)
+
+    def __call__(self, cfg: DictConfig) -> str | None:
+        """Work with the configuration of one worker; returns the mistake that it met, if any."""
+        return self.task(cfg, self.machine)
+
+
+def _in_another_process(task: Callable[..., str | None], machine: Machine | None) -> WorkerTask:
+    ignore_schema_warnings()  # before Hydra composes there
+    return WorkerTask(task, machine)
+
+
 def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     """Call `task` in so many processes by the launcher that the command names, and wait for them.
 
@@ -70,8 +96,8 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     does, and saves when this one is told to stop. What they print lies in `workers/<n>/output.txt`.
 
     Args:
-        task: Takes the command's configuration with another `worker`, and as `machine` what it shares with the
-            others here; returns the mistake that it met, if any.
+        task: Takes the command's configuration with another `worker`, and the machine that it shares with
+            the others, if they are here; returns the mistake that it met, if any.
         study: Watched.
         workers: How many.
 
@@ -95,8 +121,7 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
         machine = Machine(Path(folder), os.getpid(), workers, _shares(workers)) if here else None
         if here:
             config.hydra.launcher.n_jobs = workers
-        shared = functools.partial(task, machine=machine)
-        launcher = Plugins.instance().instantiate_launcher(context, shared, config)
+        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(task, machine), config)
         with Progress(study).watching(), _handing_on(machine, study):
             results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
     for result in results:
