@@ -113,7 +113,9 @@ def _html(figure: "Figure") -> str:
     layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 20, "b": 50}, "height": 380}
     subplots = sum(1 for name in figure.layout if name.startswith("xaxis"))  # too narrow ones are scrolled to
     width = {"width": 200 * subplots} if subplots > 4 else {}
-    figure.update_layout(template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout, **width)
+    figure.update_layout(
+        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout, **width
+    )
     figure.update_xaxes(title_text="Epoch, from 0", selector={"title": {"text": "Step"}})
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
