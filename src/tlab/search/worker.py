@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from tlab.cores import gpus
 from tlab.errors import UserError
+from tlab.mistakes import is_mistake
 from tlab.search.progress import Progress
 from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
@@ -126,7 +127,8 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
             results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
     for result in results:
         if result.status != JobStatus.COMPLETED:
-            raise RuntimeError("a worker failed") from result._return_value
+            error = result._return_value
+            raise error if is_mistake(error) else RuntimeError(f"a worker failed: {error}") from error
         if result.return_value is not None:
             raise UserError(result.return_value)
 
