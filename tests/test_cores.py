@@ -2,7 +2,9 @@
 
 import os
 
-from tlab.cores import cores
+import torch
+
+from tlab.cores import cores, limit_threads
 
 
 def test_cores_are_those_the_process_is_bound_to(monkeypatch):
@@ -16,3 +18,28 @@ def test_without_affinity_every_core_counts(monkeypatch):
     assert cores() == 12
     monkeypatch.setattr(os, "cpu_count", lambda: None)  # it may not know
     assert cores() == 1
+
+
+def test_a_job_has_the_cores_that_it_was_given(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert cores() == 3
+    monkeypatch.setenv("TLAB_CORES", "2")  # a launcher inside the job
+    assert cores() == 2
+    monkeypatch.setenv("TLAB_CORES", "64")  # never more than it is bound to
+    assert cores() == 8
+
+
+def test_torch_computes_with_the_share_of_the_process(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    try:
+        limit_threads()
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (4, "4")
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the user
+        limit_threads()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -146,7 +146,7 @@ def test_a_mistake_in_the_processes_is_one_sentence_and_exit_code_2(photos, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes where Linux lists them")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL])
 def test_no_process_outlives_the_command(photos, tmp_path, number):
     arguments = ["trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]
     environment = {**os.environ, "TLAB_TEST_RUN": str(tmp_path)}

@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
     assert_alike(tmp_path / "whole", tmp_path / "moved")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
 def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, number, code):
     """Inside an epoch, in the second phase, without any other checkpoint inside an epoch."""
     common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
@@ -173,7 +173,8 @@ def test_no_checkpoint_while_gradients_are_pending(compose_run, tmp_path, monkey
     assert seen == [(1, 1), (3, 2), (5, 3), (1, 4), (3, 5), (5, 6)]
 
 
-def test_a_group_that_is_told_to_stop_saves_too(photos, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_group_that_is_told_to_stop_saves_too(photos, tmp_path, number, code):
     """As Slurm and systemd do it: the signal reaches the loader's workers as well."""
     common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
     more = ["data.num_workers=2", "trainer.max_epochs=200", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
@@ -182,9 +183,9 @@ def test_a_group_that_is_told_to_stop_saves_too(photos, tmp_path):
     while not (tmp_path / "run/history.csv").exists():
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert printed.count("stopping after this step") == 1
     assert "stopped; the same command" in printed
     assert "Traceback" not in printed

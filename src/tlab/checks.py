@@ -37,6 +37,7 @@ TRAIN_BOUNDS: Bounds = {
     "trainer.max_epochs": (1, ANY),
     "trainer.accumulate_grad_batches": (1, ANY),
     "trainer.devices": (1, ANY),
+    "trainer.num_nodes": (1, ANY),
     "trainer.gradient_clip_val": (SMALLEST, ANY),
     "trainer.early_stopping": (0, ANY),
     "trainer.limit_train_batches": (SMALLEST, ANY),
@@ -87,7 +88,7 @@ def check(cfg: DictConfig) -> None:
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
         )
-    if cfg.trainer.sync_batchnorm and cfg.trainer.devices == 1:
+    if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
         )
@@ -107,17 +108,23 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")
 
 
-def check_shares(images: Mapping[str, int], processes: int) -> None:
+def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> None:
     """Refuse a split of which some process would get no image.
+
+    Args:
+        images: Per split.
+        devices: Processes on each node.
+        nodes: Machines.
 
     Raises:
         UserError: Names the split.
     """
     for split, count in images.items():
-        if count < processes:
+        if count < devices * nodes:
+            several = f" on trainer.num_nodes={nodes}" if nodes > 1 else ""
             raise UserError(
-                f"trainer.devices={processes} is too many for the {count} images of {split}; "
-                f"give trainer.devices={max(1, count)} or less"
+                f"trainer.devices={devices}{several} is too many for the {count} images of {split}; "
+                f"give {'fewer of both' if several else f'trainer.devices={max(1, count)} or less'}"
             )
 
 

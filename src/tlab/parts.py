@@ -163,6 +163,7 @@ def build_trainer(
     """Return the Lightning trainer with its checkpoints and loggers."""
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import ProgressBar
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
@@ -173,16 +174,19 @@ def build_trainer(
     if (patience := cfg.trainer.early_stopping) is not None:
         phase = lambda: (finetuning.phase.name, finetuning.in_last_phase)  # noqa: E731
         own.append(RunEarlyStopping(monitor, patience, mode, phase))
+    several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
         devices=cfg.trainer.devices,
-        strategy=PhasedDDP() if cfg.trainer.devices > 1 else "auto",
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=PhasedDDP() if several else "auto",
         sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
         max_epochs=finetuning.plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
         callbacks=[*own, *callbacks],
-        plugins=[AtomicCheckpointIO(run)],
+        # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
+        plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,

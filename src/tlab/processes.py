@@ -1,4 +1,4 @@
-"""One run in several processes on this machine: start them, let one speak for all, end all when one fails.
+"""One run in several processes, here and on other nodes: start them, let one speak, end all when one fails.
 
 Nothing here imports torch before processes are asked for.
 """
@@ -17,15 +17,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.cores import share_of_cores
+from tlab.cores import limit_threads
 from tlab.errors import UserError
 from tlab.mistakes import is_mistake, sentence
+from tlab.nodes import next_meeting, this_node
+from tlab.signals import STOPPING
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -34,7 +35,6 @@ T = TypeVar("T")
 
 _rank = 0  # of this process in its run; not $RANK, which a cluster may have set for something else
 
-LOCALHOST = "127.0.0.1"
 PATIENCE = timedelta(hours=2)  # how long processes wait for each other; the first may have many images to check
 GRACE = 60  # seconds that a stopped process has for its last checkpoint
 
@@ -46,6 +46,24 @@ class ProcessError(Exception):
 def first_process() -> bool:
     """Tell whether this process is the run's first one, which writes and speaks; true where there is one only."""
     return _rank == 0
+
+
+def join_nodes(nodes: int) -> int:
+    """Return the rank of this node; on all but the first one this command stops writing and speaking.
+
+    With one node a rank that a cluster has set for something else (Slurm: the task's) is forgotten.
+
+    Raises:
+        UserError: Nothing says which node this is.
+    """
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    global _rank
+    _rank = this_node(nodes).rank if nodes > 1 else 0
+    rank_zero_only.rank = _rank  # type: ignore[attr-defined]
+    if _rank > 0:  # else torch laments, in many lines, that the first node is gone before the last answer
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return _rank
 
 
 @contextmanager
@@ -68,48 +86,57 @@ def from_first_process(compute: Callable[[], T]) -> T:
     return answer[0]
 
 
-def run_in_processes(task: Callable[..., T], arguments: tuple[Any, ...], processes: int, backend: str) -> T:
-    """Call `task(*arguments)` in so many new processes, and return what the first one returns.
+def run_in_processes(
+    task: Callable[..., T], arguments: tuple[Any, ...], processes: int, backend: str, nodes: int = 1
+) -> T:
+    """Call `task(*arguments)` in so many new processes, and return what the first one here returns.
 
     They find each other by `torch.distributed` (the default group is there when the task begins), and each has its
     share of the cores. Only the first one reaches the terminal and the log. When one fails, the others are ended;
-    Ctrl-C and SIGTERM are handed on, and nobody outlives this process.
+    Ctrl-C, SIGTERM and a cluster's warnings are handed on, and nobody outlives this process.
 
     Args:
         task: A function of a module, since the processes import it.
-        arguments: Of the task; pickled.
-        processes: How many.
+        arguments: Of the task; pickled. All nodes take those of the first.
+        processes: How many here.
         backend: `gloo` (CPU) or `nccl` (GPU).
+        nodes: How many commands call this together, each on its machine, see `tlab.nodes`.
 
     Raises:
-        UserError: A process met a mistake of the user, or was killed from outside.
+        UserError: A process met a mistake of the user, or was killed from outside; a node did not come.
         KeyboardInterrupt: Ctrl-C; the processes have ended by then.
-        SystemExit: SIGTERM, likewise.
+        SystemExit: Another signal, likewise.
         ProcessError: Anything else that a process raised.
     """
+    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("trainer.devices above 1 starts its processes itself; give the command without torchrun")
+    node, meeting = next_meeting(nodes)
+    silent = {rank: Std.NONE if rank == node.rank == 0 else Std.ALL for rank in range(processes)}
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder, _as_it_was():
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes,
+            max_nodes=nodes,
             nproc_per_node=processes,
-            run_id=uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"{LOCALHOST}:0",
-            local_addr=LOCALHOST,
             max_restarts=0,
             start_method="spawn",
-            signals_to_handle="SIGINT,SIGTERM",
+            signals_to_handle=",".join(number.name for number in STOPPING),
             shutdown_timeout=GRACE,
-            logs_specs=DefaultLogsSpecs(folder, {rank: Std.ALL if rank else Std.NONE for rank in range(processes)}),
+            logs_specs=DefaultLogsSpecs(folder, silent),
+            **meeting,
         )
         try:
-            return elastic_launch(config, _process)(task, arguments, backend, _logging(), Path(folder))[0]
+            results = elastic_launch(config, _process)(task, arguments, backend, _logging(), Path(folder))
+            return results[min(results)]
+        except torch.distributed.DistError as error:
+            raise UserError(
+                f"node {node.rank} of trainer.num_nodes={nodes} waited in vain for the others at {node.address}:"
+                f"{node.port}; see what they say, and whether that port is open (MASTER_PORT gives another)"
+            ) from error
         except ChildFailedError as error:
             raise _reason(error, Path(folder)) from _traceback(Path(folder))
         except SignalException as stopped:
@@ -131,15 +158,14 @@ def _process(
         os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(share_of_cores())
+    limit_threads()
     if logs is not None and first_process():
         configure_log(OmegaConf.create(logs[0]), logs[1])
     try:
         if backend == "nccl":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
-        result = task(*arguments)
+        result = task(*from_first_process(lambda: arguments))
         torch.distributed.destroy_process_group()
     except Exception as error:
         failure = {
@@ -149,7 +175,7 @@ def _process(
         }
         (folder / f"{rank}.json").write_text(json.dumps(failure), encoding="utf-8")
         raise
-    return result if first_process() else None
+    return result if os.environ["LOCAL_RANK"] == "0" else None
 
 
 def _end_with_parent() -> None:
@@ -210,7 +236,7 @@ def _logging() -> tuple[Any, Any] | None:
 @contextmanager
 def _as_it_was() -> Iterator[None]:
     """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     names = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:

@@ -112,6 +112,7 @@ class TrainerConfig:
     accelerator: str = MISSING
     strategy: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
     sync_batchnorm: bool = False
     max_epochs: int = 15
     precision: str = "auto"

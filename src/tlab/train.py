@@ -1,6 +1,7 @@
 """One run, assembled in the order in which data flows: `python -m tlab.train data.root=DIR ...`."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +60,24 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         UserError: A mistake in the configuration or the data.
     """
     check(cfg)
-    from tlab.processes import run_in_processes
+    from tlab.processes import join_nodes, run_in_processes
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
     config = plain(cfg)
     given = overrides(cfg) if given is None else given
-    if run.is_finished(config, cfg.resume):
+    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+    node = join_nodes(nodes)
+    if run.is_finished(config, cfg.resume if node == 0 else "auto"):
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    with run.recording(config, composition=own_composition(cfg), choices=choices(cfg)):
+    record = run.recording(config, composition=own_composition(cfg), choices=choices(cfg))
+    with record if node == 0 else nullcontext():
         run.write_config(OmegaConf.to_yaml(cfg), given)
-        if cfg.trainer.devices == 1:
+        if devices * nodes == 1:
             return fit(cfg, config, given, pruning)
         arguments = (resolved(cfg), config, given, pruning)
-        return run_in_processes(fit, arguments, cfg.trainer.devices, communication(cfg.trainer))
+        return run_in_processes(fit, arguments, devices, communication(cfg.trainer), nodes)
 
 
 def fit(
@@ -115,7 +119,8 @@ def fit(
             data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
             data.setup()
             net = build_net(cfg, data)
-        check_shares({name: len(samples) for name, samples in data.index.splits.items()}, cfg.trainer.devices)
+        images = {name: len(samples) for name, samples in data.index.splits.items()}
+        check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
         plan = make_plan(cfg, net)
         precision = from_first_process(lambda: choose_precision(cfg, net, plan))
@@ -185,6 +190,7 @@ def run(cfg: DictConfig) -> float:
     from rich.console import Console
 
     from tlab.dashboards.closing_table import print_closing_table
+    from tlab.processes import first_process
     from tlab.runs.directory import RunDirectory
 
     others = {name: compose_baseline(cfg, name) for name in cfg.baseline}  # so that a mistake shows at once
@@ -193,6 +199,8 @@ def run(cfg: DictConfig) -> float:
     for name, other in others.items():
         log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))
         baselines[name] = train(other)
+    if not first_process():  # the first node of several says it
+        return metrics[cfg.checkpoint.monitor]
     directory = RunDirectory(Path(cfg.run_dir))
     print_closing_table(
         Console(),

@@ -13,6 +13,7 @@ from tlab.data.dataset import Batch, ImageDataset, whole_batches
 from tlab.data.order import EpochSampler, Key
 from tlab.data.stored import StoredViews
 from tlab.errors import UserError
+from tlab.signals import STOPPING
 
 POOLED_ROWS = 1024  # pooled features at once in an evaluation; each step of its loop costs more than they do
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
@@ -113,11 +114,11 @@ def make_loader(
 
 
 def ignore_signals(worker: int) -> None:
-    """Let a worker process outlast Ctrl-C and SIGTERM, which a terminal or Slurm sends to all processes of a run.
+    """Let a worker process outlast the signals that a terminal or Slurm sends to all processes of a run.
 
     The run saves where it stands with it, and ends it through its queue.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

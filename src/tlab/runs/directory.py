@@ -169,6 +169,8 @@ class RunDirectory:
 
         Hydra itself writes before a directory with another run in it can be refused.
         """
+        if not first_process():
+            return
         write_text(self.path / ".hydra" / "config.yaml", config)
         write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run saves where it stands before it stops."""
+"""Ctrl-C, SIGTERM and a cluster's warnings: a run saves where it stands before it stops."""
 
 import signal
 import sys
@@ -10,12 +10,11 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from tlab.runs.checkpoints import LastCheckpoint, between_steps
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from tlab.signals import STOPPING
 
 
 class GracefulStop(Checkpoint):
-    """Lets the first SIGINT or SIGTERM end a run after the step it is in, and after a checkpoint.
+    """Lets the first signal of `tlab.signals` end a run after the step it is in, and after a checkpoint.
 
     A context manager around the whole run, and the last one of its callbacks. Before and after training a signal
     ends the run at once; a second one always does. In validation the epoch is finished first. The exit code is
@@ -33,7 +32,7 @@ class GracefulStop(Checkpoint):
 
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self._handlers = {number: signal.getsignal(number) for number in STOPPING}
             self._listen()
         return self
 
@@ -68,7 +67,7 @@ class GracefulStop(Checkpoint):
         self._training = False
 
     def _listen(self) -> None:
-        for number in SIGNALS:
+        for number in STOPPING:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
