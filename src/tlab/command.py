@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -98,6 +99,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML."""
     schema.register()
     ignore_schema_warnings()
+    keep_own_presets()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
     OmegaConf.register_new_resolver("choices", lambda *groups: choices(places, groups), replace=True)
@@ -111,6 +113,14 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 ConfigStore.instance().store(
                     group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
                 )
+
+
+def keep_own_presets() -> None:
+    """Drop what plugins have registered under the names of tlab's presets: Hydra would merge the two."""
+    Plugins.instance()  # finds the plugins, which register when they are imported
+    registered = ConfigStore.instance().repo["hydra"].get("launcher", {})
+    for name in ("submitit_slurm", "ray"):
+        registered.pop(f"{name}.yaml", None)
 
 
 def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:

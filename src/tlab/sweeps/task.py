@@ -34,6 +34,9 @@ class Failure:
     reason: str
     busy: bool = False
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 class Task:
     """Calls a function for each run, and ends a user's mistake in one sentence.

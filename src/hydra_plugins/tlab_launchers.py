@@ -1,0 +1,63 @@
+"""tlab's launchers, here because Hydra looks for launchers in `hydra_plugins` only; see conf/hydra/launcher."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class _RemoteLauncher(Launcher):
+    """Carries a sweep's runs out in other processes, as `tlab.launchers` does for each kind of cluster.
+
+    Args:
+        **options: The keys of the preset.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what the jobs need."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Carry out a run for each list of overrides; returns when all are over, whatever came of them."""
+        ended = dict(self.launch_each(job_overrides, initial_job_idx))
+        return [ended[number] for number in range(len(job_overrides))]
+
+    def launch_each(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
+    ) -> Iterator[tuple[int, JobReturn]]:
+        """Yield for each run, as it ends, its number in `job_overrides` and what came of it."""
+        raise NotImplementedError
+
+
+class SlurmLauncher(_RemoteLauncher):
+    """Each run is a job of Slurm."""
+
+    def launch_each(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
+    ) -> Iterator[tuple[int, JobReturn]]:
+        """Submit the runs, and wait for them."""
+        from tlab.launchers.jobs import make_jobs  # here, since Hydra imports this file for --help too
+        from tlab.launchers.slurm import launch
+
+        jobs = make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx)
+        return launch(jobs, self.options)
+
+
+class RayLauncher(_RemoteLauncher):
+    """Each run is a task of Ray."""
+
+    def launch_each(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
+    ) -> Iterator[tuple[int, JobReturn]]:
+        """Hand the runs to Ray, and wait for them."""
+        from tlab.launchers.jobs import make_jobs
+        from tlab.launchers.ray import launch
+
+        jobs = make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx)
+        return launch(jobs, self.options)
