@@ -16,7 +16,7 @@ SRC = ROOT / "src" / "tlab"
 
 TOP_LEVEL = {
     *(".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "pyproject.toml"),
-    *("requirements.lock", "benchmarks", "conf", "notebooks", "outputs", "src", "tests"),
+    *("requirements.lock", "benchmarks", "conf", "docs", "notebooks", "outputs", "src", "tests"),
 }
 WEIGHTS = "src/tlab/weights/mobilenet_v3_small_tinyimagenet64.pth"  # the only file above 1 MB
 
@@ -28,6 +28,7 @@ IMPORTS = {
     "dashboards": {"data", "models"},
     "runs": set(),
     "sweeps": {"runs", "dashboards"},
+    "launchers": {"runs", "sweeps"},
     "comparison": {"runs", "dashboards"},
 }
 LIGHTNING = {"data/datamodule.py", "models/module.py"}  # the only files of data and models that may import it

@@ -16,13 +16,13 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
 from tlab.errors import FAILED, INTERRUPTED, UserError
+from tlab.launchers.presets import keep_own_presets
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import tidy
 from tlab.sweeps.naming import run_name
@@ -113,14 +113,6 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 ConfigStore.instance().store(
                     group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
                 )
-
-
-def keep_own_presets() -> None:
-    """Drop what plugins have registered under the names of tlab's presets: Hydra would merge the two."""
-    Plugins.instance()  # finds the plugins, which register when they are imported
-    registered = ConfigStore.instance().repo["hydra"].get("launcher", {})
-    for name in ("submitit_slurm", "ray"):
-        registered.pop(f"{name}.yaml", None)
 
 
 def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from tlab.command import keep_own_presets
+from tlab.launchers.presets import keep_own_presets
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.task import Failure
 
