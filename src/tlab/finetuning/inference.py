@@ -1,10 +1,9 @@
 """Stages that do not train, run as fast as the device can."""
 
 import copy
-import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -56,18 +55,47 @@ def run_prefix(
     if device.type != "cpu":
         yield from (forward(net, chunk()) for chunk in chunks)
         return
-    coming = iter(chunks)
-    first = next(coming, None)
-    if first is None:
-        return
-    with one_thread():
-        if precision == "bf16-mixed":
-            images = first()
-            net = _for_bf16(net, lambda net: forward(net, images[:1]))
-            chunks = itertools.chain([lambda: images], coming)
-        else:
-            chunks = itertools.chain([first], coming)
-        yield from _on_each_core(chunks, lambda chunk: forward(net, chunk()))
+
+    def prepare(images: Future[Tensor]) -> Classifier:
+        few = images.result()[:1]
+        return _for_bf16(net, lambda net: forward(net, few)) if precision == "bf16-mixed" else net
+
+    with (
+        one_thread(),
+        ThreadPoolExecutor(share_of_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield from _pipelined(pool, AHEAD * share_of_cores(), chunks, prepare, forward)
+
+
+def _pipelined(
+    pool: Executor,
+    ahead: int,
+    chunks: Iterable[Callable[[], Tensor]],
+    prepare: Callable[[Future[Tensor]], Classifier],
+    forward: Callable[[Classifier, Tensor], Tensor],
+) -> Iterator[Tensor]:
+    """Yield `forward` of each chunk, in order.
+
+    The images of some chunks are made ahead, so that all cores have work while one prepares the network from the
+    first chunk. What a task waits for was submitted before it, so it is done or under way.
+    """
+    images: deque[Future[Tensor]] = deque()
+    outputs: deque[Future[Tensor]] = deque()
+    net: Future[Classifier] | None = None
+
+    def run(net: Future[Classifier], images: Future[Tensor]) -> Tensor:
+        return forward(net.result(), images.result())
+
+    for chunk in chunks:
+        images.append(pool.submit(chunk))
+        net = net or pool.submit(prepare, images[0])
+        if len(images) > ahead:
+            outputs.append(pool.submit(run, net, images.popleft()))
+        if len(outputs) > ahead:
+            yield outputs.popleft().result()
+    outputs.extend(pool.submit(run, net, chunk) for chunk in images if net)
+    while outputs:
+        yield outputs.popleft().result()
 
 
 def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifier:
@@ -113,18 +141,3 @@ def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tupl
         for hook in hooks:
             hook.remove()
     return y, [pair for pair in pairs if all(calls[name] == 1 and not kinds[name].training for name in pair)]
-
-
-def _on_each_core(
-    chunks: Iterable[Callable[[], Tensor]], forward: Callable[[Callable[[], Tensor]], Tensor]
-) -> Iterator[Tensor]:
-    """Yield `forward` of each chunk, in order; one thread a core works at it, a bounded way ahead."""
-    under_way: deque[Future[Tensor]] = deque()
-    cores = share_of_cores()
-    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for chunk in chunks:
-            under_way.append(pool.submit(forward, chunk))
-            if len(under_way) > AHEAD * cores:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
