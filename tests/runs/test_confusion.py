@@ -23,6 +23,21 @@ def test_the_confusion_is_that_of_the_metrics(compose_run, tmp_path, split):
     assert right / total == pytest.approx(metrics[f"{split}/acc"], abs=1e-6)
 
 
+def test_a_run_that_goes_on_knows_its_best_epoch(compose_run, tmp_path):
+    """The best epoch lies before the interruption: at a rate of 0 no later one is better."""
+    frozen = (*SMALL, "optimizer.lr=0.0", "finetune=head")
+    stopped = compose_run(*frozen)
+    metrics = train(stopped)
+    run = RunDirectory(tmp_path / "run")
+    rows = run.confusion("val")
+    (tmp_path / "run/confusion_val.csv").unlink()
+    run.metrics_file.unlink()
+    run.update(status="failed")
+    assert train(stopped)["val/acc"] == metrics["val/acc"]
+    assert metrics["best_epoch"] == 0
+    assert run.confusion("val") == rows != []
+
+
 def test_the_record_counts_the_parameters_of_each_group(compose_run, tmp_path):
     train(compose_run(*SMALL, "finetune=head"))
     record = json.loads((tmp_path / "run/run.json").read_text())

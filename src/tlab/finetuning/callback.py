@@ -4,6 +4,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneF
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from tlab.cores import share_of_cores
 from tlab.data.datamodule import ImageDataModule
 from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
@@ -285,7 +287,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
 
 def _digests(net: Classifier) -> dict[str, str]:
-    return {name: digest(net.group(name)) for name in net.group_names}
+    with ThreadPoolExecutor(share_of_cores()) as pool:  # hashing lets go of the interpreter's lock
+        return dict(zip(net.group_names, pool.map(digest, map(net.group, net.group_names)), strict=True))
 
 
 def _listed(names: list[str]) -> str:

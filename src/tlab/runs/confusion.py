@@ -11,10 +11,10 @@ from tlab.runs.directory import RunDirectory
 
 
 class ConfusionRecorder(L.Callback):
-    """Writes `confusion_val.csv` of the best epoch, and `confusion_test.csv` of a test.
+    """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
-    It belongs after the `RunRecorder` in the trainer's list, and before the checkpoint: an epoch that is repeated
-    after a crash writes its file again.
+    It belongs after the `RunRecorder` in the trainer's list, and before the checkpoint, which keeps the counts of
+    the best epoch so far.
 
     Args:
         run: Where to write.
@@ -26,6 +26,7 @@ class ConfusionRecorder(L.Callback):
         self.best_epoch = best_epoch
         self._metric: MulticlassConfusionMatrix | None = None
         self._counts_KK: Tensor | None = None  # of the last validation: label, prediction
+        self._best_KK: Tensor | None = None
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -46,9 +47,13 @@ class ConfusionRecorder(L.Callback):
             self._counts_KK, self._metric = self._metric.compute().cpu(), None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the validation's counts if this epoch is the best so far."""
-        if self._counts_KK is not None and self.best_epoch() == trainer.current_epoch:
-            self._write("val", pl_module)
+        """Keep the validation's counts if this epoch is the best so far."""
+        if self.best_epoch() == trainer.current_epoch:
+            self._best_KK = self._counts_KK
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the best epoch's counts."""
+        self._write("val", self._best_KK, pl_module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As in validation."""
@@ -64,17 +69,22 @@ class ConfusionRecorder(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the test's counts."""
         self.on_validation_epoch_end(trainer, pl_module)
-        self._write("test", pl_module)
+        self._write("test", self._counts_KK, pl_module)
 
-    def _write(self, split: str, pl_module: L.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of the best epoch, which a run that goes on may not see again."""
+        return {"best": self._best_KK}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self._best_KK = state_dict["best"]
+
+    def _write(self, split: str, counts_KK: Tensor | None, pl_module: L.LightningModule) -> None:
+        if counts_KK is None:
+            return
         classes: tuple[str, ...] = pl_module.classes  # type: ignore[assignment]
-        assert self._counts_KK is not None
         rows = [
-            {
-                "label": classes[label],
-                "prediction": classes[prediction],
-                "count": int(self._counts_KK[label, prediction]),
-            }
-            for label, prediction in self._counts_KK.nonzero().tolist()
+            {"label": classes[label], "prediction": classes[prediction], "count": int(counts_KK[label, prediction])}
+            for label, prediction in counts_KK.nonzero().tolist()
         ]
         self.run.write_confusion(split, rows)
