@@ -84,10 +84,11 @@ class StoredViews:
         """Return the rows of (epoch, sample) in a tensor of its own."""
         view = np.array([(epoch - self.start) % len(self.views) for epoch, _ in addresses])
         row = self.rows[[index for _, index in addresses]]
-        out = np.empty((len(row), *self.views[0].shape[1:]), self.views[0].dtype)
+        kind = torch.from_numpy(self.views[0][:0]).dtype
+        x = torch.empty((len(row), *self.views[0].shape[1:]), dtype=kind)  # aligned, so that sums are the same bits
+        out = x.numpy()
         for number in np.unique(view):
             of_view = view == number
             out[of_view] = self.views[number][row[of_view]]
-        x = torch.from_numpy(out)
         x = x.view(self.dtype) if x.dtype != self.dtype else x
         return x.movedim(-1, 1) if self.channels_last and x.ndim == 4 else x
