@@ -99,13 +99,18 @@ def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
     Args:
         cfg: Of the command, with the number of this worker.
         machine: Which it shares with the others; None elsewhere.
+
+    Raises:
+        SystemExit: It was told to stop, and does not share this machine.
     """
     output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
     try:
         with machine.work(output) if machine is not None else nullcontext():
             search(open_study(cfg), cfg)
-    except SystemExit:  # would end the waiting process, which has been told to stop as well
-        return None
+    except SystemExit:
+        if machine is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
+            raise
+        return None  # would end the waiting process, which has been told to stop as well
     except Exception as error:
         if not is_mistake(error):
             raise
