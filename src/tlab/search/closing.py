@@ -13,13 +13,20 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 def close(study: Study) -> None:
     """Compare the trials, draw the search, and print the best and the command that repeats it."""
     from tlab.compare import compare
-    from tlab.search.plots import importances, repeat_command, write_plots
+    from tlab.search.plots import write_plots
 
-    console = Console(highlight=False, soft_wrap=True)
-    best = study.best()
-    if best is not None:
+    if study.best() is not None:
         compare(study.directory, study.definition.monitor, console=Console())
         write_plots(study)
+    print_end(study)
+
+
+def print_end(study: Study) -> None:
+    """Print how many trials there are, the best, the commands that go on and repeat it, and what failed."""
+    from tlab.search.plots import importances, repeat_command
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
+    best = study.best()
     states = Counter(trial.state.name for trial in study.trials())
     told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
     console.print(Text.assemble((f"Search {study.name}: ", "bold"), f"{sum(states.values())} trials, {told}"))
