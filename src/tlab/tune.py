@@ -14,8 +14,9 @@ from tlab.checks import ANY, check, check_values
 from tlab.command import compose, run_command
 from tlab.errors import UserError
 from tlab.mistakes import fail, is_mistake, sentence
-from tlab.overrides import quoted, tidy
+from tlab.overrides import key_and_value, quoted, tidy
 from tlab.search.arguments import gather
+from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, read_space
 from tlab.search.storage import storage_address
 from tlab.search.study import Definition, Study, read_definition, write_definition
@@ -79,7 +80,7 @@ def _first_run(space: Space, directory: Path, thoroughly: bool) -> DictConfig:
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
     """Return budget, sampler and pruner: of the command where it names them, else of the study."""
-    given = {override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task}
+    given = {key_and_value(override)[0] for override in HydraConfig.get().overrides.task}
     how: dict[str, Any] = {"trials": cfg.budget.trials}
     how |= {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sampler", "pruner")}
     if stored is None:
@@ -135,6 +136,7 @@ def run(cfg: DictConfig) -> None:
 
     check_values(cfg, {}, BOUNDS)
     study = open_study(cfg)
+    study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)
     try:
         if cfg.workers > 1:
@@ -142,15 +144,33 @@ def run(cfg: DictConfig) -> None:
         else:
             search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):
-        print(f"tlab: stopped; python -m tlab.tune study={cfg.study} goes on", file=sys.stderr)
+        print(f"tlab: stopped; {resume_command(study.name, study.directory)} goes on", file=sys.stderr)
         raise
     close(study)
+
+
+def with_config_dirs(arguments: list[str]) -> list[str]:
+    """Return the arguments with the study's own folders of YAML files, where they name none.
+
+    Raises:
+        UserError: `study.json` is damaged.
+    """
+    given = dict(map(key_and_value, arguments))
+    if config_dirs(arguments) or "study" not in given:
+        return arguments
+    stored = read_definition(Path(given.get("dir") or default_directory(given["study"])))
+    if stored is None:
+        return arguments
+    paths = [argument for argument in stored.config_dirs if "hydra.searchpath=" in argument]
+    flags = [argument for argument in stored.config_dirs if argument not in paths]
+    place = next(i for i, argument in enumerate(arguments) if key_and_value(argument)[0] == "study")
+    return [*flags, *arguments[:place], *paths, *arguments[place:]]  # Hydra takes overrides in one piece
 
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
     try:
-        sys.argv[1:] = gather(tidy(sys.argv[1:]))
+        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:])))
     except UserError as error:
         fail(str(error))
     run_command(run, "tune")

@@ -91,12 +91,26 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
         "seeds=[0,1]",
         "overrides=['data.root=b c','aug=none,light','~aug.mix']",
     ]
+    flag = ["--config-dir", "mine"]
+    assert gather(["study=a", "aug=none,light", *flag]) == ["study=a", "overrides=['aug=none,light']", *flag]
     assert gather(["study=a", "workers=2"])[-1] == "hydra/launcher=joblib"
     assert gather(["study=a", "workers=2", "hydra/launcher=ray"])[-1] == "hydra/launcher=ray"
     assert gather(["--shell-completion", "query=bash"]) == ["--shell-completion", "query=bash"]
 
 
-@pytest.mark.parametrize(("argument", "words"), [("-m", "leave -m out"), ("run_dir=x", "run_dir is set by")])
+@pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])
+def test_the_seeds_of_each_trial(seeds):
+    assert gather(["study=a", f"seed={seeds}"]) == ["study=a", "seeds=[0,1,2]"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("-m", "leave -m out"),
+        ("run_dir=x", "run_dir is set by"),
+        ("seed=interval(0, 1)", r"seed=interval\(0, 1\) cannot be read; write seed=0,1,2"),
+    ],
+)
 def test_what_a_search_sets_itself(argument, words):
     with pytest.raises(UserError, match=words):
         gather(["study=a", argument])

@@ -34,6 +34,7 @@ class Definition:
         trials: Budget of trials in all.
         sampler: Node of Optuna's sampler, see conf/sampler.
         pruner: Node of Optuna's pruner, see conf/pruner.
+        config_dirs: Arguments that name more folders of YAML files, such as `--config-dir mine`.
     """
 
     fixed: list[str]
@@ -45,6 +46,7 @@ class Definition:
     trials: int
     sampler: dict[str, Any]
     pruner: dict[str, Any]
+    config_dirs: list[str] = field(default_factory=list)
 
     def differs(self, other: "Definition") -> str | None:
         """Return an override in which another study is not this one, its own first; else None."""
