@@ -46,6 +46,15 @@ def test_a_glob_takes_the_choices_of_a_group_and_leaves_out_what_is_none(loader)
     assert finetune == ("full", "gradual", "head", "last", "lp_ft")
 
 
+def test_a_glob_is_kept_as_the_choices_that_it_found(loader):
+    for glob, kept in (("glob(*)", "choice(adamw,sgd)"), ("glob(s*)", "choice(sgd)")):
+        space = read_space([f"optimizer={glob}"], {}, loader)
+        assert space.searched == {"optimizer": kept}
+        again = read_space([f"optimizer={kept}"], {}, loader)
+        assert again.distributions == space.distributions
+        assert again.searched == space.searched
+
+
 def test_overrides_with_one_value_are_shared_and_the_command_line_wins(loader):
     file = {"optimizer.lr": "interval(0.1, 0.2)", "aug": "none, light", "seed": 3}
     space = read_space(["data.root='my photos'", "aug=strong"], file, loader)
