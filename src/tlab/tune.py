@@ -18,7 +18,7 @@ from tlab.overrides import key_and_value, quoted, tidy
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, read_space
-from tlab.search.storage import storage_address
+from tlab.search.storage import storage_address, usual_storage
 from tlab.search.study import Definition, Study, read_definition, write_definition
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
@@ -51,7 +51,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if stored is not None and same:
         return replace(stored, **how), space
     seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
-    storage = stored.storage if stored and cfg.storage is None else cfg.storage
+    storage = cfg.storage
+    if storage is None:
+        storage = stored.storage if stored else usual_storage(HydraConfig.get().launcher._target_)
     storage_address(storage, directory)  # a mistake shows at once
     aim = (run.checkpoint.monitor, best_is(run))
     definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)

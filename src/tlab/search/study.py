@@ -195,9 +195,15 @@ class Study:
         if number >= self.definition.trials:
             return None
         self.optuna.sampler = self._sampler(number)
-        lock = FileLock(self.trial_directory(number) / ".lock")
+        trial = self.optuna.ask()
+        if trial.number > number:  # meanwhile another process, which has not this folder's locks, began one
+            raise UserError(
+                f"study={self.name} is searched from another folder than {self.directory} too; give all that use "
+                f"its storage the same folder, with dir=DIR"
+            )
+        lock = FileLock(self.trial_directory(trial.number) / ".lock")
         lock.acquire(wait=False)
-        return self._claimed(self.optuna.ask(), lock, continued=False)
+        return self._claimed(trial, lock, continued=False)
 
     def _sampler(self, number: int) -> "BaseSampler":
         """Return what chooses the trial of this number: a search that goes on chooses as it would have done."""
