@@ -134,10 +134,10 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
                 raise UserError(_lost(study, one_line(error))) from error
     for result in results:
         if result.status != JobStatus.COMPLETED:
-            error = result._return_value
-            if is_mistake(error):
-                raise error
-            raise RuntimeError(f"a worker failed: {error}") from error
+            failure = result._return_value  # the property would print
+            if is_mistake(failure):
+                raise failure
+            raise RuntimeError(f"a worker failed: {failure}") from failure
         if isinstance(result.return_value, Failure):  # of a job that a cluster has lost
             raise UserError(_lost(study, result.return_value.reason))
         if result.return_value is not None:
