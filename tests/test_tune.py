@@ -76,13 +76,13 @@ def test_each_trial_is_an_ordinary_run(searched):
 
 def test_the_value_is_the_mean_over_the_seeds(searched):
     study, _ = searched
-    complete = [trial for trial in trials(study) if trial.state.name == "COMPLETE"]
-    for trial in complete:
-        if (study / f"trial={trial.number:04d}").is_dir() and "values" in trial.user_attrs:
-            runs = [study / f"trial={trial.number:04d}" / f"seed={seed}/metrics.json" for seed in (0, 1)]
-            values = [json.loads(file.read_text())["val/acc"] for file in runs]
-            assert trial.user_attrs["values"] == values
-            assert trial.value == pytest.approx(sum(values) / 2)
+    trained = [trial for trial in trials(study) if "values" in trial.user_attrs]
+    assert trained
+    for trial in trained:
+        runs = [study / f"trial={trial.number:04d}" / f"seed={seed}/metrics.json" for seed in (0, 1)]
+        values = [json.loads(file.read_text())["val/acc"] for file in runs]
+        assert trial.user_attrs["values"] == values
+        assert trial.value == pytest.approx(sum(values) / 2)
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(searched):
@@ -239,16 +239,30 @@ def epochs_begun(study: Path) -> int:
     return sum(len(file.read_text().splitlines()) - 1 for file in study.glob("trial=*/seed=0/history.csv"))
 
 
-def test_a_trial_that_is_stopped_goes_on_where_it_was(photos, tmp_path):
-    study = tmp_path / "outputs/tune/s"
-    command = [sys.executable, "-m", "tlab.tune", "study=s", f"data.root={photos}", *SLOWLY, "budget.trials=2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def stopped_in_a_trial(cwd: Path, *arguments: str) -> tuple[int, str]:
+    """Stop a search after three epochs; returns its exit code and what it printed to standard error."""
+    command = [sys.executable, "-m", "tlab.tune", "study=s", *arguments]
+    process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while epochs_begun(study) < 3 and time.monotonic() < deadline:
+    while epochs_begun(cwd / "outputs/tune/s") < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, printed = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    return process.returncode, printed
+
+
+def test_a_worker_of_another_launcher_ends_as_its_run_does(photos, tmp_path):
+    """So that Slurm queues a job again, which ended with the code of its signal."""
+    workers = ["workers=2", "hydra/launcher=basic", "budget.trials=4"]
+    code, printed = stopped_in_a_trial(tmp_path, f"data.root={photos}", *SLOWLY, *workers)
+    assert code == 128 + signal.SIGTERM, printed
+    assert [trial.state.name for trial in trials(tmp_path / "outputs/tune/s")] == ["RUNNING"]
+
+
+def test_a_trial_that_is_stopped_goes_on_where_it_was(photos, tmp_path):
+    study = tmp_path / "outputs/tune/s"
+    code, printed = stopped_in_a_trial(tmp_path, f"data.root={photos}", *SLOWLY, "budget.trials=2")
+    assert code == 128 + signal.SIGTERM
     assert "python -m tlab.tune study=s goes on" in printed
     (stopped,) = [name for name, record in records(study).items() if record["status"] != "finished"]
     rows = history(study / stopped)
@@ -266,14 +280,8 @@ def test_a_trial_that_is_stopped_goes_on_where_it_was(photos, tmp_path):
 @pytest.mark.slow
 def test_workers_save_when_the_command_is_stopped(photos, tmp_path):
     study = tmp_path / "outputs/tune/s"
-    command = [sys.executable, "-m", "tlab.tune", "study=s", f"data.root={photos}", *SLOWLY, "workers=2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while epochs_begun(study) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    code, printed = stopped_in_a_trial(tmp_path, f"data.root={photos}", *SLOWLY, "workers=2")
+    assert code == 128 + signal.SIGTERM
     assert "stopping; the trials under way save first" in printed
     assert "python -m tlab.tune study=s goes on" in printed
     stopped = [name for name, record in records(study).items() if record["error"] == "interrupted"]

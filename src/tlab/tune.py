@@ -14,10 +14,11 @@ from tlab.checks import ANY, check, check_values
 from tlab.command import compose, run_command
 from tlab.errors import UserError
 from tlab.mistakes import fail, is_mistake, sentence
-from tlab.overrides import quoted, tidy
+from tlab.overrides import key_and_value, quoted, tidy
 from tlab.search.arguments import gather
+from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, read_space
-from tlab.search.storage import storage_address
+from tlab.search.storage import storage_address, usual_storage
 from tlab.search.study import Definition, Study, read_definition, write_definition
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
@@ -50,7 +51,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if stored is not None and same:
         return replace(stored, **how), space
     seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
-    storage = stored.storage if stored and cfg.storage is None else cfg.storage
+    storage = cfg.storage
+    if storage is None:
+        storage = stored.storage if stored else usual_storage(HydraConfig.get().launcher._target_)
     storage_address(storage, directory)  # a mistake shows at once
     aim = (run.checkpoint.monitor, best_is(run))
     definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
@@ -79,7 +82,7 @@ def _first_run(space: Space, directory: Path, thoroughly: bool) -> DictConfig:
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
     """Return budget, sampler and pruner: of the command where it names them, else of the study."""
-    given = {override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task}
+    given = {key_and_value(override)[0] for override in HydraConfig.get().overrides.task}
     how: dict[str, Any] = {"trials": cfg.budget.trials}
     how |= {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sampler", "pruner")}
     if stored is None:
@@ -99,13 +102,18 @@ def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
     Args:
         cfg: Of the command, with the number of this worker.
         machine: Which it shares with the others; None elsewhere.
+
+    Raises:
+        SystemExit: It was told to stop, and does not share this machine.
     """
     output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
     try:
         with machine.work(output) if machine is not None else nullcontext():
             search(open_study(cfg), cfg)
-    except SystemExit:  # would end the waiting process, which has been told to stop as well
-        return None
+    except SystemExit:
+        if machine is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
+            raise
+        return None  # would end the waiting process, which has been told to stop as well
     except Exception as error:
         if not is_mistake(error):
             raise
@@ -130,6 +138,7 @@ def run(cfg: DictConfig) -> None:
 
     check_values(cfg, {}, BOUNDS)
     study = open_study(cfg)
+    study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)
     try:
         if cfg.workers > 1:
@@ -137,15 +146,33 @@ def run(cfg: DictConfig) -> None:
         else:
             search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):
-        print(f"tlab: stopped; python -m tlab.tune study={cfg.study} goes on", file=sys.stderr)
+        print(f"tlab: stopped; {resume_command(study.name, study.directory)} goes on", file=sys.stderr)
         raise
     close(study)
+
+
+def with_config_dirs(arguments: list[str]) -> list[str]:
+    """Return the arguments with the study's own folders of YAML files, where they name none.
+
+    Raises:
+        UserError: `study.json` is damaged.
+    """
+    given = dict(map(key_and_value, arguments))
+    if config_dirs(arguments) or "study" not in given:
+        return arguments
+    stored = read_definition(Path(given.get("dir") or default_directory(given["study"])))
+    if stored is None:
+        return arguments
+    paths = [argument for argument in stored.config_dirs if "hydra.searchpath=" in argument]
+    flags = [argument for argument in stored.config_dirs if argument not in paths]
+    place = next(i for i, argument in enumerate(arguments) if key_and_value(argument)[0] == "study")
+    return [*flags, *arguments[:place], *paths, *arguments[place:]]  # Hydra takes overrides in one piece
 
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
     try:
-        sys.argv[1:] = gather(tidy(sys.argv[1:]))
+        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:])))
     except UserError as error:
         fail(str(error))
     run_command(run, "tune")

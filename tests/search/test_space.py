@@ -46,6 +46,15 @@ def test_a_glob_takes_the_choices_of_a_group_and_leaves_out_what_is_none(loader)
     assert finetune == ("full", "gradual", "head", "last", "lp_ft")
 
 
+def test_a_glob_is_kept_as_the_choices_that_it_found(loader):
+    for glob, kept in (("glob(*)", "choice(adamw,sgd)"), ("glob(s*)", "choice(sgd)")):
+        space = read_space([f"optimizer={glob}"], {}, loader)
+        assert space.searched == {"optimizer": kept}
+        again = read_space([f"optimizer={kept}"], {}, loader)
+        assert again.distributions == space.distributions
+        assert again.searched == space.searched
+
+
 def test_overrides_with_one_value_are_shared_and_the_command_line_wins(loader):
     file = {"optimizer.lr": "interval(0.1, 0.2)", "aug": "none, light", "seed": 3}
     space = read_space(["data.root='my photos'", "aug=strong"], file, loader)
@@ -91,12 +100,26 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
         "seeds=[0,1]",
         "overrides=['data.root=b c','aug=none,light','~aug.mix']",
     ]
+    flag = ["--config-dir", "mine"]
+    assert gather(["study=a", "aug=none,light", *flag]) == ["study=a", "overrides=['aug=none,light']", *flag]
     assert gather(["study=a", "workers=2"])[-1] == "hydra/launcher=joblib"
     assert gather(["study=a", "workers=2", "hydra/launcher=ray"])[-1] == "hydra/launcher=ray"
     assert gather(["--shell-completion", "query=bash"]) == ["--shell-completion", "query=bash"]
 
 
-@pytest.mark.parametrize(("argument", "words"), [("-m", "leave -m out"), ("run_dir=x", "run_dir is set by")])
+@pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])
+def test_the_seeds_of_each_trial(seeds):
+    assert gather(["study=a", f"seed={seeds}"]) == ["study=a", "seeds=[0,1,2]"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("-m", "leave -m out"),
+        ("run_dir=x", "run_dir is set by"),
+        ("seed=interval(0, 1)", r"seed=interval\(0, 1\) cannot be read; write seed=0,1,2"),
+    ],
+)
 def test_what_a_search_sets_itself(argument, words):
     with pytest.raises(UserError, match=words):
         gather(["study=a", argument])

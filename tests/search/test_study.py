@@ -4,13 +4,16 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import hydra
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
+from tlab.command import conf_dir, prepare_hydra
 from tlab.errors import UserError
 from tlab.search.judge import StudyJudge
 from tlab.search.space import Space
+from tlab.search.storage import usual_storage
 from tlab.search.study import Definition, Study, read_definition, write_definition
 
 SPACE = Space(("data=demo",), {"optimizer.lr": "interval(0, 1)"}, {"optimizer.lr": FloatDistribution(0, 1)})
@@ -114,6 +117,18 @@ def test_an_epoch_is_reported_once_and_judged_when_it_is_new(tmp_path):
         assert mine.trials()[3].intermediate_values == {0: 0.1}
 
 
+def test_two_folders_with_one_database_are_refused(tmp_path):
+    """Each would take the other's trials, whose locks it does not see."""
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    first, second = (study(tmp_path / name, storage=storage) for name in ("first", "second"))
+    with first.claim():
+        taken = len(second.trials())
+        second.trials = lambda *states: []  # what it saw before the other's trial was there
+        with pytest.raises(UserError, match=r"study=a is searched from another folder .* dir=DIR"), second.claim():
+            pass
+    assert taken == 1
+
+
 def test_trials_with_the_same_overrides_are_twins(tmp_path):
     mine = study(tmp_path)
     for value in (0.25, 0.25, 0.250001, 0.3):
@@ -159,3 +174,15 @@ def test_a_damaged_study_is_named(tmp_path):
 def test_a_storage_that_is_none(tmp_path, storage, words):
     with pytest.raises(UserError, match=words):
         study(tmp_path, storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "storage"),
+    [("basic", None), ("joblib", None), ("submitit_slurm", "journal"), ("ray", "journal")],
+)
+def test_workers_on_other_machines_get_a_journal(launcher, storage):
+    given = [] if launcher == "basic" else [f"hydra/launcher={launcher}"]
+    prepare_hydra([])
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("tune", ["study=a", *given], return_hydra_config=True)
+    assert usual_storage(cfg.hydra.launcher._target_) == storage

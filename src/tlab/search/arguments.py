@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from tlab.errors import UserError
+from tlab.overrides import key_and_value
 
 OWN_KEYS = {
     *("study", "dir", "storage", "space", "budget", "sampler", "pruner", "seeds", "workers", "worker"),
@@ -26,22 +29,43 @@ def gather(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     own, trials = [], []
     for argument in arguments:
-        key, equals, value = argument.lstrip("+~").partition("=")
+        key, value = key_and_value(argument)
         root = key.replace("/", ".").partition(".")[0]
         if argument in ("-m", "--multirun"):
             raise UserError("tlab.tune searches by itself; leave -m out")
         if key == "seed":
-            own.append(f"seeds=[{value.strip('[]')}]")
+            own.append(f"seeds=[{_seeds(value)}]")
         elif key in ("run_dir", "sweep"):
             raise UserError(f"{key} is set by the search; name its folder with study=NAME or dir=DIR")
-        elif argument.startswith("-") or root in OWN_KEYS or not (equals or argument.startswith("~")):
+        elif argument.startswith("-") or root in OWN_KEYS or not ("=" in argument or argument[:1] == "~"):
             own.append(argument)
         else:
             trials.append(QuotedString(argument, Quote.single).with_quotes())
     asks = any(argument.startswith("-") and argument not in ("--config-dir", "-cd") for argument in own)
     if not asks and not any(argument.startswith("study=") for argument in own):
         raise UserError("study is not set; name the search with study=NAME, by which it also goes on")
-    workers = next((value for key, _, value in (o.partition("=") for o in own[::-1]) if key == "workers"), "1")
-    if workers != "1" and not any(argument.startswith("hydra/launcher=") for argument in own):
-        own.append("hydra/launcher=joblib")
-    return [*own, f"overrides=[{','.join(trials)}]"] if trials else own
+    more = []
+    if dict(map(key_and_value, own)).get("workers", "1") != "1" and not any(map(_names_launcher, own)):
+        more.append("hydra/launcher=joblib")
+    if trials:
+        more.append(f"overrides=[{','.join(trials)}]")
+    typed = [i for i, argument in enumerate(own) if "=" in argument and not argument.startswith("-")]
+    end = max(typed, default=-1) + 1  # Hydra takes no overrides on both sides of a flag
+    return [*own[:end], *more, *own[end:]]
+
+
+def _names_launcher(argument: str) -> bool:
+    return argument.startswith("hydra/launcher=")
+
+
+def _seeds(value: str) -> str:
+    """Return the seeds that `seed=VALUE` names, joined by commas; VALUE is a number, a list, or as for a sweep.
+
+    Raises:
+        UserError: It names none.
+    """
+    try:
+        one = OverridesParser.create().parse_override(f"seed={value}")
+        return ",".join(one.sweep_string_iterator()) if one.is_sweep_override() else value.strip("[]")
+    except HydraException as error:
+        raise UserError(f"seed={value} cannot be read; write seed=0,1,2 or seed=range(0, 3)") from error

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.text import Text
 
+from tlab.search.commands import repeat_command, resume_command
 from tlab.search.study import Study
 
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
@@ -13,18 +14,25 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 def close(study: Study) -> None:
     """Compare the trials, draw the search, and print the best and the command that repeats it."""
     from tlab.compare import compare
-    from tlab.search.plots import importances, repeat_command, write_plots
+    from tlab.search.plots import write_plots
 
-    console = Console(highlight=False, soft_wrap=True)
-    best = study.best()
-    if best is not None:
+    if study.best() is not None:
         compare(study.directory, study.definition.monitor, console=Console())
         write_plots(study)
+    print_end(study)
+
+
+def print_end(study: Study) -> None:
+    """Print how many trials there are, the best, the commands that go on and repeat it, and what failed."""
+    from tlab.search.plots import importances
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
+    best = study.best()
     states = Counter(trial.state.name for trial in study.trials())
     told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
     console.print(Text.assemble((f"Search {study.name}: ", "bold"), f"{sum(states.values())} trials, {told}"))
     if best is None:
-        console.print(f"no trial has finished; python -m tlab.tune study={study.name} goes on")
+        console.print(f"no trial has finished; {resume_command(study.name, study.directory)} goes on")
         return
     over = f", mean of {len(study.definition.seeds)} seeds" if len(study.definition.seeds) > 1 else ""
     console.print(f"best: trial {best.number}, {study.definition.monitor} {best.value:.4f}{over}")

@@ -1,15 +1,14 @@
 """How a search went, as one HTML file that needs no network."""
 
 import html
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlab.cache import write_text
+from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 
 if TYPE_CHECKING:  # imported when a search ends, not for --help
-    from optuna.trial import FrozenTrial
     from plotly.graph_objects import Figure
 
 FEWEST = 4  # finished trials from which importances are told
@@ -99,14 +98,6 @@ def _answer(study: Study) -> str:
         f'<p class="note">Run it again: <code>{html.escape(repeat_command(study, best))}</code></p>'
         '<p class="note">The settings compared, with intervals: <a href="report.html">report.html</a></p>'
     )
-
-
-def repeat_command(study: Study, trial: "FrozenTrial") -> str:
-    """Return the command line that runs a trial's settings again, with all its seeds."""
-    seeds = ",".join(map(str, study.definition.seeds))
-    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
-    flag = ["-m"] if len(study.definition.seeds) > 1 else []
-    return shlex.join(["python", "-m", "tlab.train", *flag, *overrides])
 
 
 def _html(figure: "Figure") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from tlab.errors import UserError
@@ -25,7 +25,8 @@ class Space:
 
     Attributes:
         fixed: Overrides with one value.
-        searched: Key -> its values in Hydra's sweep syntax, such as `tag(log, interval(1e-4, 1))`.
+        searched: Key -> its values in Hydra's sweep syntax, such as `tag(log, interval(1e-4, 1))`. A glob stands
+            here as the choices that it found, so that a study keeps them when the group gets others.
         distributions: Key -> the same for Optuna. A choice is categorical, and its values are texts.
     """
 
@@ -87,9 +88,21 @@ def read_space(overrides: Sequence[str], more: Mapping[str, Any], loader: Config
         )
     return Space(
         fixed=tuple(str(one.input_line) for key, one in parsed.items() if key not in searched),
-        searched={key: str(one.input_line).partition("=")[2] for key, one in searched.items()},
+        searched={key: _text(one) for key, one in searched.items()},
         distributions={key: _distribution(key, one) for key, one in searched.items()},
     )
+
+
+def _text(one: Override) -> str:
+    """Return the values of an override, from which they can be read again."""
+    if isinstance(one.value(), Glob):
+        return f"choice({','.join(_choices(one))})"
+    return str(one.input_line).partition("=")[2]
+
+
+def _choices(one: Override) -> list[str]:
+    """Return the choices, each once; of a glob those that no name of a file marks as parts of others."""
+    return [*dict.fromkeys(choice for choice in one.sweep_string_iterator() if not choice.startswith("_"))]
 
 
 def _distribution(key: str, one: Override) -> "BaseDistribution":
@@ -116,8 +129,7 @@ def _distribution(key: str, one: Override) -> "BaseDistribution":
             return kind(numbers[0], numbers[-1], step=abs(sweep.step), log=False)
         if isinstance(sweep, ChoiceSweep):
             sweep.shuffle = False  # all workers must see the choices in one order
-        choices = [choice for choice in one.sweep_string_iterator() if not choice.startswith("_")]  # of a glob
-        return CategoricalDistribution(list(dict.fromkeys(choices)))
+        return CategoricalDistribution(_choices(one))
     except (ValueError, IndexError, HydraException) as error:
         raise UserError(f"{one.input_line} has no values to choose from ({error}); correct it") from error
 

@@ -10,13 +10,25 @@ if TYPE_CHECKING:  # imported when a search begins, not for --help
 
 WAIT = 120  # seconds for another worker's write to SQLite
 JOURNAL = "journal:"
+HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.hydra_joblib_launcher.")  # on this machine
+
+
+def usual_storage(launcher: str) -> str | None:
+    """Return the storage of a new study where none is named: SQLite, or a journal where machines share its folder.
+
+    SQLite's locks do not hold on many network file systems.
+
+    Args:
+        launcher: `_target_` of Hydra's launcher, which starts the workers.
+    """
+    return None if launcher.startswith(HERE) else "journal"
 
 
 def storage_address(storage: str | None, directory: Path) -> str:
     """Return what `open_storage` takes: `storage` itself, or the place of the file in the study's directory.
 
     Args:
-        storage: null for SQLite, `journal`, or a URL of SQLAlchemy such as `postgresql://user@host/name`.
+        storage: None for SQLite, `journal`, or a URL of SQLAlchemy such as `postgresql://user@host/name`.
         directory: The study's.
 
     Raises:

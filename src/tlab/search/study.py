@@ -34,6 +34,7 @@ class Definition:
         trials: Budget of trials in all.
         sampler: Node of Optuna's sampler, see conf/sampler.
         pruner: Node of Optuna's pruner, see conf/pruner.
+        config_dirs: Arguments that name more folders of YAML files, such as `--config-dir mine`.
     """
 
     fixed: list[str]
@@ -45,6 +46,7 @@ class Definition:
     trials: int
     sampler: dict[str, Any]
     pruner: dict[str, Any]
+    config_dirs: list[str] = field(default_factory=list)
 
     def differs(self, other: "Definition") -> str | None:
         """Return an override in which another study is not this one, its own first; else None."""
@@ -193,9 +195,15 @@ class Study:
         if number >= self.definition.trials:
             return None
         self.optuna.sampler = self._sampler(number)
-        lock = FileLock(self.trial_directory(number) / ".lock")
+        trial = self.optuna.ask()
+        if trial.number > number:  # meanwhile another process, which has not this folder's locks, began one
+            raise UserError(
+                f"study={self.name} is searched from another folder than {self.directory} too; give all that use "
+                f"its storage the same folder, with dir=DIR"
+            )
+        lock = FileLock(self.trial_directory(trial.number) / ".lock")
         lock.acquire(wait=False)
-        return self._claimed(self.optuna.ask(), lock, continued=False)
+        return self._claimed(trial, lock, continued=False)
 
     def _sampler(self, number: int) -> "BaseSampler":
         """Return what chooses the trial of this number: a search that goes on chooses as it would have done."""

@@ -2,14 +2,10 @@
 
 import logging
 import os
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -23,12 +19,15 @@ from omegaconf import DictConfig
 from tlab.cores import gpus
 from tlab.errors import UserError
 from tlab.mistakes import is_mistake
+from tlab.search.commands import resume_command
 from tlab.search.progress import Progress
 from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
-from tlab.sweeps.elsewhere import LOCAL
-from tlab.sweeps.task import ignore_schema_warnings
-from tlab.sweeps.worker import GRACE, Machine
+from tlab.sweeps.elsewhere import LOCAL, handing_on, shares
+from tlab.sweeps.here import free_memory
+from tlab.sweeps.sweep import stoppable
+from tlab.sweeps.task import Failure, ignore_schema_warnings, one_line
+from tlab.sweeps.worker import Machine
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ def work(study: Study, train: Train, minutes: float | None, progress: Progress |
             if claim.continued:
                 log.info("trial %d goes on", claim.trial.number)
             carry_out(study, claim, train)
+        free_memory()
         if progress is not None:
             progress.tell()
         failed = study.trials("FAIL")
@@ -103,7 +103,7 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
         workers: How many.
 
     Raises:
-        UserError: Of a worker.
+        UserError: Of a worker, or one was killed.
         RuntimeError: A worker failed otherwise.
         SystemExit: The search was told to stop.
     """
@@ -119,52 +119,32 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         here = config.hydra.launcher._target_.startswith(LOCAL)
-        machine = Machine(Path(folder), os.getpid(), workers, _shares(workers)) if here else None
+        each = max(1, len(gpus()) // workers)  # where GPUs are fewer than workers, these take turns
+        machine = Machine(Path(folder), os.getpid(), workers, shares(each)) if here else None
         if here:
             config.hydra.launcher.n_jobs = workers
         launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(task, machine), config)
-        with Progress(study).watching(), _handing_on(machine, study):
-            results = launcher.launch([[*given.task, f"worker={n}"] for n in range(workers)], initial_job_idx=0)
+        jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
+        with stoppable(), Progress(study).watching(), handing_on(machine, study.is_worked_on, "trials"):
+            try:
+                results = launcher.launch(jobs, initial_job_idx=0)
+            except Exception as error:
+                if is_mistake(error):
+                    raise
+                raise UserError(_lost(study, one_line(error))) from error
     for result in results:
         if result.status != JobStatus.COMPLETED:
-            error = result._return_value
-            raise error if is_mistake(error) else RuntimeError(f"a worker failed: {error}") from error
+            failure = result._return_value  # the property would print
+            if is_mistake(failure):
+                raise failure
+            raise RuntimeError(f"a worker failed: {failure}") from failure
+        if isinstance(result.return_value, Failure):  # of a job that a cluster has lost
+            raise UserError(_lost(study, result.return_value.reason))
         if result.return_value is not None:
             raise UserError(result.return_value)
 
 
-def _shares(workers: int) -> tuple[str, ...]:
-    """Return the GPUs of each worker, joined by commas; where they are fewer, workers take turns."""
-    here = gpus()
-    each = max(1, len(here) // workers)
-    return tuple(",".join(here[start : start + each]) for start in range(0, len(here) - each + 1, each))
-
-
-@contextmanager
-def _handing_on(machine: Machine | None, study: Study) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop the workers, whose runs save, then the command; a second stops all."""
-    stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        if machine is not None and not stopping:
-            stopping = True
-            print(
-                "tlab: stopping; the trials under way save first (once more: at once)", file=sys.stderr, flush=True
-            )
-            for worker in machine.workers():
-                try:
-                    os.kill(worker, signal.SIGTERM)
-                except ProcessLookupError:
-                    continue
-            deadline = time.monotonic() + GRACE
-            while study.is_worked_on() and time.monotonic() < deadline:
-                time.sleep(0.2)
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _lost(study: Study, reason: str) -> str:
+    """Return the sentence for a worker that is gone."""
+    again = resume_command(study.name, study.directory)
+    return f"a worker ended without a word ({reason}); {again} goes on; if memory ran out, give fewer workers"

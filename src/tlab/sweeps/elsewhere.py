@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -64,7 +64,7 @@ def run_elsewhere(
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
         left, deadline = list(jobs), time.monotonic() + PATIENCE
-        with monitor.watching(), _quiet_launcher(), _handing_on(machine, monitor):
+        with monitor.watching(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
             while left:
                 batch = [suspects.pop()] if suspects else left
                 died = _launch(batch, config, context, task.on(machine), monitor)
@@ -128,8 +128,14 @@ def shares(devices: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _handing_on(machine: Machine | None, monitor: Monitor) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop the workers' runs, which save, then the command; a second stops all."""
+def handing_on(machine: Machine | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
+
+    Args:
+        machine: Of the workers; None where they are not on this one, which then hands nothing on.
+        under_way: Tells whether any of them still saves.
+        what: They are at work on, for the message.
+    """
     if machine is None:
         yield
         return
@@ -139,14 +145,16 @@ def _handing_on(machine: Machine | None, monitor: Monitor) -> Iterator[None]:
         nonlocal stopping
         if not stopping:
             stopping = True
-            print("tlab: stopping; the runs under way save first (once more: at once)", file=sys.stderr, flush=True)
+            print(
+                f"tlab: stopping; the {what} under way save first (once more: at once)", file=sys.stderr, flush=True
+            )
             for worker in machine.workers():
                 try:
                     os.kill(worker, signal.SIGTERM)
                 except ProcessLookupError:
                     continue
             deadline = time.monotonic() + GRACE
-            while monitor.look() and time.monotonic() < deadline:
+            while under_way() and time.monotonic() < deadline:
                 time.sleep(0.2)
         raise SystemExit(128 + number)
 

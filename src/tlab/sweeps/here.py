@@ -69,7 +69,7 @@ def run_one_by_one(
             busy.append(job)
         else:
             progress.note(job, failure)
-        _free_memory()
+        free_memory()
         if job is jobs[0]:
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
     for job in busy:
@@ -100,7 +100,7 @@ def _run(job: Job, composer: Composer, context: HydraContext, task: Task) -> Fai
     return returned if isinstance(returned, Failure) else None
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     """Let go of the last run's network and images, which refer to each other in circles."""
     gc.collect()
     if "torch" in sys.modules:

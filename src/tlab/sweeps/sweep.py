@@ -74,7 +74,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         note.write(directory)
     config.hydra.sweep.dir = str(directory)
     progress = Progress(jobs, waiting)
-    with _stoppable():
+    with stoppable():
         try:
             if _is_elsewhere(config):
                 run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
@@ -108,7 +108,7 @@ def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> 
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Turn SIGTERM into SystemExit where no run listens to it."""
 
     def stop(number: int, frame: FrameType | None) -> None:

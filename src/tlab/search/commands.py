@@ -1,0 +1,53 @@
+"""The commands that go on with a search and repeat a trial, as they can be typed."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlab.dashboards.closing_table import short_path
+
+if TYPE_CHECKING:  # imported when a search begins, not for --help
+    from optuna.trial import FrozenTrial
+
+    from tlab.search.study import Study
+
+FLAGS = ("--config-dir", "-cd")
+
+
+def config_dirs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
+    found: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument in FLAGS:
+            found = [argument, following, *found]  # flags before overrides, as Hydra takes them
+        elif argument.startswith(tuple(f"{flag}=" for flag in FLAGS)):
+            found = [argument, *found]
+        elif argument.lstrip("+").startswith("hydra.searchpath="):
+            found.append(argument)
+    return found
+
+
+def default_directory(name: str) -> Path:
+    """Return where the study of this name lies without `dir=DIR` (see conf/tune.yaml)."""
+    return Path("outputs/tune") / name
+
+
+def resume_command(name: str, directory: Path) -> str:
+    """Return the command line that goes on with a study.
+
+    Args:
+        name: Of the study.
+        directory: Of the study.
+    """
+    usual = default_directory(name).absolute() == directory.absolute()
+    place = [] if usual else [f"dir={short_path(directory.absolute())}"]
+    return shlex.join(["python", "-m", "tlab.tune", f"study={name}", *place])
+
+
+def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
+    """Return the command line that runs a trial's settings again, with all its seeds."""
+    seeds = ",".join(map(str, study.definition.seeds))
+    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
+    flag = ["-m"] if len(study.definition.seeds) > 1 else []
+    return shlex.join(["python", "-m", "tlab.train", *flag, *study.definition.config_dirs, *overrides])
