@@ -5,7 +5,10 @@ import json
 import pytest
 
 from tlab.description import swept_keys
+from tlab.sweeps.naming import constants
+from tlab.sweeps.note import SweepNote
 
+QUOTED = ["data.root='/a b'", "seed=0"]
 OVERRIDES = ["data.root=photos", "aug=none", "+optimizer.foo=1", "seed=0", "sweep=s"]
 
 
@@ -19,9 +22,17 @@ OVERRIDES = ["data.root=photos", "aug=none", "+optimizer.foo=1", "seed=0", "swee
             {"searched": {"aug": "none,light", "+optimizer.foo": "1,2"}},
             {"aug", "optimizer.foo", "seed"},
         ),
+        ("sweep.json", {"constants": {"data.root": "photos", "aug": "none", "optimizer.foo": "1"}}, {"seed"}),
+        ("sweep.json", {"constant": {}}, {"data.root", "aug", "optimizer.foo", "seed", "sweep"}),
+        ("study.json", [], {"data.root", "aug", "optimizer.foo", "seed", "sweep"}),
     ],
 )
 def test_what_sets_a_run_apart(tmp_path, note, content, swept):
     if note:
         (tmp_path / note).write_text(json.dumps(content))
     assert swept_keys(tmp_path / "aug=none" / "seed=0", OVERRIDES) == swept
+
+
+def test_a_value_in_quotes_is_the_one_that_the_sweep_shares(tmp_path):
+    SweepNote(constants([QUOTED, [*QUOTED[:1], "seed=1"]])).write(tmp_path)
+    assert swept_keys(tmp_path / "default" / "seed=0", QUOTED) == {"seed"}

@@ -30,6 +30,16 @@ def test_torchruns_variables_say_it(monkeypatch):
     assert this_node(2) == Node(1, "first", 1234)
 
 
+def test_the_meetings_of_jobs_that_follow_each_other_have_ports_of_their_own(monkeypatch):
+    ports = set()
+    for job in ("9990", "9991", "9992"):
+        monkeypatch.setattr(nodes, "_meetings", 0)
+        say(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="2", SLURM_JOB_ID=job, SLURM_JOB_NODELIST="gpu[07-08]")
+        ports |= {nodes.next_meeting(2)[0].port for _ in range(3)}
+    assert len(ports) == 9
+    assert ports <= set(nodes.PORTS)
+
+
 def test_a_slurm_step_says_it(monkeypatch):
     say(monkeypatch, SLURM_PROCID="2", SLURM_NTASKS="3", SLURM_JOB_ID="10007", SLURM_JOB_NODELIST="gpu[07-09]")
     assert this_node(3) == Node(2, "gpu07", 20007)

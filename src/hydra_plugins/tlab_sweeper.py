@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 class ResumableSweeper(BasicSweeper):
     """Hydra's own sweeper in how overrides become runs; `tlab.sweeps.sweep` carries them out."""
 
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what is needed later."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

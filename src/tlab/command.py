@@ -24,9 +24,9 @@ from tlab import schema
 from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.launchers.presets import keep_own_presets
 from tlab.mistakes import fail, is_mistake, sentence
-from tlab.overrides import tidy
+from tlab.overrides import quoted, tidy
 from tlab.sweeps.naming import run_name
-from tlab.sweeps.task import Task, ignore_schema_warnings
+from tlab.sweeps.task import Task, ignore_schema_warnings, one_line
 
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three are of tlab.tune
 
@@ -53,9 +53,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
         if task.result is not None and task.result.finished:
-            from tlab.compare import compare  # which imports this file
-
-            compare(task.result.directory)
+            _compare(task.result.directory, task.debug)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if task.debug or not is_mistake(error):
             raise
@@ -64,6 +62,19 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         sys.exit(INTERRUPTED)
     if task.failures or (task.result is not None and task.result.failed):
         sys.exit(FAILED)
+
+
+def _compare(sweep: Path, debug: bool) -> None:
+    """Compare a sweep's runs; they are good where that fails."""
+    from tlab.compare import compare  # which imports this file
+
+    try:
+        compare(sweep)
+    except Exception as error:
+        if debug:
+            raise
+        again = f"python -m tlab.compare {quoted('sweep', str(sweep))} debug=true"
+        print(f"tlab: the runs are not compared ({one_line(error)}); {again} says more", file=sys.stderr)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:

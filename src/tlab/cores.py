@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 
-AT_ONCE = "TLAB_RUNS_AT_ONCE"  # environment variable: how many runs of a sweep share this machine
-
 # The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
 
@@ -21,9 +19,8 @@ def cores() -> int:
 
 
 def share_of_cores() -> int:
-    """Return how many of them are for this process: a run may have several here, and a sweep several runs."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * int(os.environ.get(AT_ONCE, "1"))
-    return max(1, cores() // processes)
+    """Return how many of them are for this process: a run may have several here."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def limit_threads() -> None:

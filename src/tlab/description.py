@@ -2,17 +2,24 @@
 
 import copy
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.errors import UserError
+from tlab.overrides import key_and_value
+from tlab.sweeps.note import read_note
+
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.models.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 SETTINGS = (
     *("backbone.name", "backbone.upto", "data.batch_size", "data.image_size", "finetune.backbone_lr_scale"),
@@ -66,16 +73,17 @@ def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
 
     A sweep notes what its runs share in `sweep.json`, a search what it chooses in `study.json`, two folders up.
     """
-    keys = {override.lstrip("+~").partition("=")[0]: override for override in overrides}
-    sweep, study = (run_dir.absolute().parent.parent / name for name in ("sweep.json", "study.json"))
-    if study.exists():
-        searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
-        return {"seed", *(key.lstrip("+~") for key in searched)} & keys.keys()
-    if sweep.exists():
-        shared = json.loads(sweep.read_text(encoding="utf-8"))["constants"]
-        same = {key for key, override in keys.items() if shared.get(key) == override.partition("=")[2]}
-        return keys.keys() - same - {"sweep"}
-    return set(keys)
+    given = dict(map(key_and_value, overrides))
+    directory = run_dir.absolute().parent.parent
+    try:
+        if (study := directory / "study.json").exists():
+            searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
+            return {"seed", *(key.lstrip("+~") for key in searched)} & given.keys()
+        if (note := read_note(directory)) is not None:
+            return {key for key, value in given.items() if note.constants.get(key) != value and key != "sweep"}
+    except (UserError, ValueError, KeyError, TypeError) as error:  # no reason to fail a run that is over
+        log.warning("%s does not say what its runs share (%s)", directory, error)
+    return set(given)
 
 
 def settings(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def settings(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     shown["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
     shown["finetune"] = " ".join(cfg.finetune.phases)
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, value = key_and_value(override)
         chosen = OmegaConf.select(cfg, key)
         shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
     return shown

@@ -11,6 +11,7 @@ from uuid import uuid4
 from tlab.errors import UserError
 
 PORTS = range(20000, 30000)  # below those that Linux gives to outgoing connections
+STRIDE = 100  # between the ports of a command's meetings: the ids of an array's jobs follow each other
 LOCALHOST = "127.0.0.1"
 WAITING = 600  # seconds that nodes wait for each other at the start
 VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -74,10 +75,17 @@ def next_meeting(nodes: int) -> tuple[Node, dict[str, Any]]:
         alone = {"rdzv_backend": "c10d", "rdzv_endpoint": endpoint, "local_addr": LOCALHOST}
         return Node(0, LOCALHOST, 0), {"run_id": uuid4().hex, **alone}
     node = this_node(nodes)
-    node = Node(node.rank, node.address, node.port + _meetings)
+    node = Node(node.rank, node.address, _port(node.port, _meetings))
     _meetings += 1
     place = {"rdzv_backend": "static", "rdzv_endpoint": f"{node.address}:{node.port}"}
     return node, {"run_id": "tlab", **place, "rdzv_configs": {"rank": node.rank, "timeout": WAITING}}
+
+
+def _port(first: int, meeting: int) -> int:
+    """Return the port of a command's meeting, counted from 0: one of `PORTS`, or after the user's own."""
+    if first not in PORTS:
+        return first + meeting
+    return PORTS[(first - PORTS.start + STRIDE * meeting) % len(PORTS)]
 
 
 def _first_host() -> str:

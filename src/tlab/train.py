@@ -35,6 +35,7 @@ from tlab.parts import (
     phase_augmentations,
 )
 from tlab.sweeps.composition import own_composition
+from tlab.sweeps.task import one_line
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +161,14 @@ def fit(
             # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
             module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-        run.finish(metrics, phases=phases)
         final = {name: metrics[name] for name in FINAL if name in metrics}
         swept = swept_keys(run.path, overrides)
-        log_hparams(trainer.loggers, settings(cfg, overrides), final, swept=swept, run=short_name(run.path))
-        log_final(trainer.loggers, final, trainer.global_step)
+        try:
+            log_hparams(trainer.loggers, settings(cfg, overrides), final, swept=swept, run=short_name(run.path))
+            log_final(trainer.loggers, final, trainer.global_step)
+        except Exception as error:  # a server may be away by now; the run is as good without it
+            log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
+        run.finish(metrics, phases=phases)
     return metrics
 
 

@@ -4,6 +4,7 @@ import csv
 import shutil
 
 from tlab.comparison import compare_runs
+from tlab.comparison.report_tables import runs_table
 from tlab.comparison.tables import write_tables
 from tlab.runs.directory import RunDirectory
 
@@ -29,6 +30,22 @@ def test_a_row_per_setting_and_one_per_run(make_run, sweep):
     assert by_run["aug=a/seed=1"]["val/acc"] == "0.9"
     assert by_run["aug=a/seed=1"]["seconds"] == "2"
     assert by_run["aug=b/seed=1"]["error"] == "ValueError: x"
+
+
+def test_a_run_that_failed_before_it_began_makes_no_factor_and_is_listed(make_run, sweep):
+    for seed in (0, 1):
+        for aug in ("a", "b"):
+            make_run(f"aug={aug}", 0.5, seed, [f"aug={aug}", "optimizer.lr=0.1"], {"optimizer.lr": 0.1})
+    RunDirectory(sweep / "aug=c" / "seed=1").record_failure(ValueError("no"))
+    comparison = compare_runs(sweep)
+    assert [(factor.name, factor.levels) for factor in comparison.factors] == [("aug", ("a", "b"))]
+    settings, runs = write_tables(comparison, sweep)
+    assert [row["aug"] for row in rows(settings)] == ["a", "b"]
+    lost = rows(runs)[-1]
+    assert {key: lost[key] for key in ("run", "aug", "seed", "status", "error")} == {
+        "run": "aug=c/seed=1", "aug": "", "seed": "1", "status": "failed", "error": "ValueError: no",
+    }  # fmt: skip
+    assert "aug=c/seed=1: ValueError: no" in runs_table(comparison, sweep)
 
 
 def test_the_table_of_settings_depends_on_neither_time_nor_place(make_run, sweep, tmp_path):

@@ -1,3 +1,4 @@
+import threading
 from types import SimpleNamespace
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -80,6 +81,13 @@ def test_what_was_swept_comes_first_and_the_run_has_its_name(tmp_path):
     infos = plugin_data(board, metadata.EXPERIMENT_TAG).experiment.hparam_infos
     assert [info.name for info in infos if info.differs] == ["seed"]
     assert plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info.group_name == "aug=none/seed=1"
+
+
+def test_no_writer_is_left_open(fit):
+    before = set(threading.enumerate())
+    trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
+    log_hparams(trainer.loggers, SETTINGS, {"val/acc": 0.5}, step=6)
+    assert set(threading.enumerate()) - before == set()
 
 
 def test_without_a_logger_nothing_happens(tmp_path):

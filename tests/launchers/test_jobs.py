@@ -84,7 +84,9 @@ def test_a_process_that_ended_without_a_word_is_noted_in_its_run(tmp_path):
     RunDirectory(tmp_path).update(status="running")
     returned = lost(Ended(tmp_path), "memory ran out")  # type: ignore[arg-type]
     assert returned.return_value == Failure("memory ran out")
-    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "memory ran out")
+    noted = record(tmp_path)
+    assert (noted["status"], noted["error"]) == ("failed", "UserError: memory ran out")
+    assert noted["ended"]
 
 
 def test_a_run_that_had_finished_by_then_is_finished(tmp_path):

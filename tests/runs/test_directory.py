@@ -32,6 +32,19 @@ def test_what_may_differ_between_two_halves_of_a_run(tmp_path):
         run.is_finished(CONFIG, "never")
 
 
+def test_a_key_that_the_older_run_did_not_have_refuses_it_only_where_it_changes_something(tmp_path):
+    run = RunDirectory(tmp_path)
+    with run.recording({**CONFIG, "trainer": {"devices": 1}}):
+        run.finish({})
+    newer = {**CONFIG, "head": {"normalize": False}, "trainer": {"devices": 1, "num_nodes": 1}}
+    assert run.is_finished(newer, "auto")
+    for changed in ({"head": {"normalize": True}}, {"trainer": {"devices": 1, "num_nodes": 2}}):
+        with pytest.raises(UserError, match="holds a run with another"):
+            run.is_finished({**newer, **changed}, "auto")
+    with pytest.raises(UserError, match=r"another optimizer\.nesterov"):
+        run.is_finished({**newer, "optimizer": {"lr": 0.1, "nesterov": True}}, "auto")
+
+
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "runn')
     with pytest.raises(UserError, match=r"run\.json is damaged"):

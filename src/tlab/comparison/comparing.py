@@ -43,7 +43,7 @@ def compare_runs(
     runs, notes = read_runs(directory)
     monitor, mode, asked = _monitor(runs, monitor)
     notes += asked
-    grouping = group(runs)
+    grouping = group([run for run in runs if run.config] or runs)  # what has not begun tells nothing of itself
     test_metric = f"test/{monitor.partition('/')[2]}"
     settings = [
         _setting(levels, members, monitor, test_metric, interval, notes)
@@ -80,7 +80,8 @@ def compare_runs(
 
 def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[str]]:
     """Return the metric that decides, which end of it is good, and a note if the runs do not agree about it."""
-    counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in runs)
+    begun = [run for run in runs if run.config] or runs
+    counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in begun)
     monitor = wanted or counts.most_common(1)[0][0]
     modes = {run.config.get("checkpoint.mode") for run in runs if run.config.get("checkpoint.monitor") == monitor}
     chosen = next(iter(modes)) if len(modes) == 1 else None

@@ -28,7 +28,7 @@ class Run:
         seed: Of everything random in it.
         choices: Configuration group -> choice; empty in the record of an old run.
         overrides: Key -> value, as on the command line.
-        config: The whole configuration, flat: `optimizer.lr` -> 0.1.
+        config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began.
         metrics: `metrics.json`; empty unless it is finished.
         history: One row per epoch; numbers where they are numbers.
         record: The rest of `run.json`.
@@ -128,7 +128,7 @@ def _read(run: RunDirectory, directory: Path) -> Run:
         name=run.path.relative_to(directory).as_posix(),
         status=status,
         error=record.get("error") if status == FAILED else None,
-        seed=int(record.get("seed", config.get("seed", 0))),
+        seed=int(record.get("seed", config.get("seed", _seed_of(run.path)))),
         choices=choices,
         overrides=overrides,
         config=config,
@@ -136,6 +136,12 @@ def _read(run: RunDirectory, directory: Path) -> Run:
         history=[{key: _number(value) for key, value in row.items()} for row in run.history()],
         record=record,
     )
+
+
+def _seed_of(path: Path) -> int:
+    """Return the seed that a run of a sweep has in its name, which is all that is known before it has begun."""
+    seed = path.name.removeprefix("seed=")
+    return int(seed) if seed.isdigit() else 0
 
 
 def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from tlab.comparison.reading import Run
 from tlab.comparison.report_data import run_link
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.terminal import epochs, mean_sd, millions
@@ -97,7 +98,25 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
                 (escape(remark.splitlines()[0] if remark else ""), remark),
             ]
             rows.append(_row(cells, comparison, setting, number, extra=f"{run.name} {run.status} seed={run.seed}"))
+    rows += [_row_without_setting(comparison, run, directory) for run in comparison.without_setting]
     return _table("runs", "Every run", heads, rows)
+
+
+def _row_without_setting(comparison: Comparison, run: Run, directory: Path) -> str:
+    """Return the row of a run that failed before it began, with its name in the remark."""
+    nothing: Cell = ("–", None)
+    remark = f"{run.name}: {run.error or run.status}".splitlines()[0]
+    cells: list[Cell] = [
+        (f"<a href='{escape(run_link(run, directory))}'>open</a>", run.name),
+        *(nothing for _ in comparison.factors),
+        (str(run.seed), run.seed),
+        (f"<span class='status {run.status}'>{run.status}</span>", run.status),
+        *(nothing for _ in range(5)),
+        (escape(remark), remark),
+    ]
+    words = escape(f"{run.name} {run.status}".lower())
+    place = len(comparison.settings)  # after all settings: no chart shows it
+    return f"<tr class='' data-setting='{place}' data-words='{words}'>{''.join(map(_cell, cells))}</tr>"
 
 
 def _level_cells(comparison: Comparison, setting: Setting) -> list[Cell]:

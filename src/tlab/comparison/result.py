@@ -84,6 +84,12 @@ class Comparison:
         return tuple(setting for setting in self.settings if setting.summary is not None)
 
     @property
+    def without_setting(self) -> tuple[Run, ...]:
+        """The runs that failed before they began, so that their settings are not known."""
+        known = {run.path for setting in self.settings for run in setting.runs}
+        return tuple(run for run in self.runs if run.path not in known)
+
+    @property
     def short_names(self) -> list[str]:
         """The factors' names, of a dotted one the last part where that tells it from the others."""
         last = [factor.name.rpartition(".")[2] for factor in self.factors]

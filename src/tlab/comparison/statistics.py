@@ -10,8 +10,6 @@ LEVEL = 0.95  # confidence level of every interval
 RESAMPLES = 9999  # of the bootstrap
 ALIKE = 1e-6  # values closer than this share of the largest are equal: metrics come in single precision
 
-INTERVALS = ("t", "bootstrap")
-TESTS = ("t", "wilcoxon")
 INTERVAL_NAMES = {"t": "t", "bootstrap": "bootstrap BCa"}
 TEST_NAMES = {"t": "paired t test", "wilcoxon": "Wilcoxon signed-rank test"}
 

@@ -1,10 +1,11 @@
 """The comparison as CSV: `comparison.csv`, a row per setting, and `comparison_runs.csv`, a row per run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlab.cache import write_csv
-from tlab.comparison.reading import STATUSES
+from tlab.comparison.reading import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
 
 DIGITS = 6  # significant ones: metrics come in single precision
@@ -53,29 +54,32 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
 
 
 def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = []
-    for setting in comparison.settings:
-        for run in setting.runs:
-            target = comparison.target
-            reached = None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode)
-            rows.append(
-                {
-                    "run": run.name,
-                    **_levels(comparison, setting),
-                    "seed": run.seed,
-                    "status": run.status,
-                    "counted": int(setting.counted.get(run.seed) is run),
-                    comparison.monitor: run.metrics.get(comparison.monitor),
-                    comparison.test_metric: run.metrics.get(comparison.test_metric),
-                    "best_epoch": run.metrics.get("best_epoch"),
-                    "epochs": len(run.history),
-                    "epochs_to_target": reached,
-                    "seconds": run.seconds,
-                    "images_per_second": run.images_per_second,
-                    "error": run.error,
-                }
-            )
-    return rows
+    rows = [
+        _run_row(comparison, run, _levels(comparison, setting), setting.counted.get(run.seed) is run)
+        for setting in comparison.settings
+        for run in setting.runs
+    ]
+    unknown = dict.fromkeys(factor.name for factor in comparison.factors)
+    return rows + [_run_row(comparison, run, unknown, False) for run in comparison.without_setting]
+
+
+def _run_row(comparison: Comparison, run: Run, levels: Mapping[str, str | None], counted: bool) -> dict[str, Any]:
+    target = comparison.target
+    return {
+        "run": run.name,
+        **levels,
+        "seed": run.seed,
+        "status": run.status,
+        "counted": int(counted),
+        comparison.monitor: run.metrics.get(comparison.monitor),
+        comparison.test_metric: run.metrics.get(comparison.test_metric),
+        "best_epoch": run.metrics.get("best_epoch"),
+        "epochs": len(run.history),
+        "epochs_to_target": None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode),
+        "seconds": run.seconds,
+        "images_per_second": run.images_per_second,
+        "error": run.error,
+    }
 
 
 def _levels(comparison: Comparison, setting: Setting) -> dict[str, str]:

@@ -62,7 +62,7 @@ def log_hparams(
     events.add_summary(summary_v2.hparams_pb(flat, trial_id=run))
     for name, value in metrics.items():
         board.add_scalar(f"{FINAL_TAG}/{name}", value, step)
-    board.flush()
+    board.close()  # Lightning had closed it, and writing has opened it again: a thread and a file
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | bool | str]]:

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from tlab.errors import UserError
 from tlab.launchers.presets import keep_own_presets
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.task import Failure
@@ -106,5 +107,5 @@ def lost(job: RemoteJob, reason: str) -> JobReturn:
         return failed(reason)
     if run.status == "finished":
         return JobReturn(status=JobStatus.COMPLETED, overrides=job.overrides)
-    run.update(status="failed", error=reason)
+    run.record_failure(UserError(reason))
     return failed(reason)

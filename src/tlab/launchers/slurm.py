@@ -24,7 +24,10 @@ from tlab.errors import UserError
 from tlab.launchers.jobs import RemoteJob, failed, lost
 from tlab.signals import WARNINGS
 
-OVER = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
+OVER = {
+    *("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"),
+    *("PREEMPTED", "REVOKED"),
+}
 ADVICE = {
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb, or lower data.batch_size",
     "TIMEOUT": "raise hydra.launcher.timeout_min, or hydra.launcher.signal_delay_s if saving takes longer",
@@ -62,7 +65,10 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
             for number, job in list(waiting.items()):
                 if job.paths.result_pickle.name in present:
                     yield number, _read(job.paths.result_pickle)
-                elif states is None or (state := states.get(job.job_id, "")) not in {*OVER, ""}:
+                elif states is None:
+                    continue
+                elif (state := states.get(job.job_id, "")) not in {*OVER, ""}:
+                    gone.discard(number)
                     continue
                 elif number not in gone:  # its file may still be on the way
                     gone.add(number)
@@ -190,7 +196,7 @@ def _cancel(jobs: Any) -> None:
     subprocess.run(["scancel", *names], check=False)
     deadline = time.monotonic() + LEAVING
     while time.monotonic() < deadline:
-        states = _states(jobs) or {}
-        if not any(states.get(name, "CANCELLED") not in OVER for name in names):
+        states = _states(jobs)  # None where Slurm does not answer, which says nothing of the jobs
+        if states is not None and not any(states.get(name, "CANCELLED") not in OVER for name in names):
             return
         time.sleep(1)

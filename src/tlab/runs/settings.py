@@ -1,8 +1,11 @@
 """Which settings make a run another run."""
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from tlab.schema import TrainConfig
 
 # Keys that may differ between the two halves of a run.
 WITHOUT_EFFECT = (
@@ -26,13 +29,31 @@ def without_effect(key: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Return the keys whose values differ, leaving out those that cannot change a result."""
+    """Return the keys whose values differ, leaving out those that cannot change a result.
+
+    A key that the old configuration does not have at all was not there when the run was made. It is no difference
+    where its value is null, false or the schema's default: those stand for what tlab did before there was the key.
+    """
     before, after = (flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
     return {
         key
         for key in before.keys() | after.keys()
-        if before.get(key) != after.get(key) and not key.startswith(WITHOUT_EFFECT)
+        if before.get(key) != after.get(key)
+        and not key.startswith(WITHOUT_EFFECT)
+        and (key in before or not _is_neutral(key, after[key]))
     }
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    """Tell whether a new key's value leaves things as they were before there was the key."""
+    node: Any = TrainConfig
+    default: Any = None
+    for part in key.split("."):
+        known = {each.name: each for each in fields(node)} if is_dataclass(node) else {}
+        if part not in known:
+            return value is None or value is False
+        node, default = known[part].type, known[part].default
+    return value is None or value is False or value == default
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -19,8 +19,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from tlab.cores import cores, gpus
-from tlab.errors import BusyError
+from tlab.errors import BusyError, UserError
 from tlab.mistakes import is_mistake
+from tlab.overrides import key_and_value
 from tlab.sweeps.here import PATIENCE
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
@@ -31,15 +32,31 @@ from tlab.sweeps.worker import GRACE, Machine
 LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
 
 
-def choose_workers(config: DictConfig) -> int:
-    """Return how many runs the launcher has at once on this machine; writes it where the launcher reads it."""
+def choose_workers(config: DictConfig, devices: int) -> int:
+    """Return how many runs the launcher has at once on this machine; writes it where the launcher reads it.
+
+    Args:
+        config: Of the sweep, with the node `hydra`.
+        devices: Of each run.
+
+    Raises:
+        UserError: It is none.
+    """
     launcher = config.hydra.launcher
     if not launcher._target_.startswith(LOCAL):
         return 0
+    if launcher.n_jobs == 0:
+        raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many runs to have at once, or -1")
     if launcher.n_jobs < 0:
-        groups = len(gpus()) // config.trainer.devices
+        groups = len(gpus()) // devices
         launcher.n_jobs = groups or max(2, cores() // 2)
     return launcher.n_jobs
+
+
+def most_devices(jobs: Sequence[Job], config: DictConfig) -> int:
+    """Return the highest `trainer.devices` of the runs, which may differ in it."""
+    given = [value for job in jobs for key, value in map(key_and_value, job.overrides) if key == "trainer.devices"]
+    return max([int(value) for value in given if value.isdigit()], default=config.trainer.devices)
 
 
 def run_elsewhere(
@@ -58,11 +75,13 @@ def run_elsewhere(
         SystemExit: The sweep was told to stop.
     """
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
-        at_once = choose_workers(config)
-        machine = Machine(Path(folder), os.getpid(), at_once, shares(config.trainer.devices)) if at_once else None
+        devices = most_devices(jobs, config)
+        at_once = choose_workers(config, devices)
+        machine = Machine(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
+        again = True  # after a process has died for no run that can be told
         left, deadline = list(jobs), time.monotonic() + PATIENCE
         with monitor.watching(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
             while left:
@@ -72,6 +91,8 @@ def run_elsewhere(
                 unclear = [job for job in batch if monitor.is_running(job)]
                 if died is not None and machine is not None and unclear and len(batch) > 1:
                     suspects = unclear  # a process was killed, and took the others with it: one of these is why
+                elif died is not None and machine is not None and not unclear and again:
+                    again = False
                 elif died is not None:
                     _give_up(batch, died, monitor)
                 elif len(left) < before:

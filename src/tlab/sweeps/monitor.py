@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from tlab.dashboards.closing_table import duration
@@ -45,8 +46,8 @@ class Monitor:
             for job, record in records.items():
                 if self._is(record, "finished", "ended"):
                     self._note(job, None)
-                elif self._is(record, "failed", "ended") and record["error"] != "interrupted":
-                    self._note(job, Failure(record["error"].removeprefix("UserError: ")))
+                elif self._is(record, "failed", "ended") and record.get("error") != "interrupted":
+                    self._note(job, Failure(str(record.get("error")).removeprefix("UserError: ")))
             return len(self._running)
 
     def note(self, job: Job, failure: Failure | None) -> None:
@@ -88,7 +89,7 @@ class Monitor:
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
         """Tell whether a run has come to `status` in this command's time."""
-        if record.get("status") != status:
+        if record.get("status") != status or not record.get(since):
             return False
         return datetime.strptime(record[since], TIME).timestamp() >= self._began
 
@@ -98,8 +99,9 @@ class Monitor:
         self._open.remove(job)
         self._running.pop(job, None)
         self.progress.note(job, failure)
-        what = f"[red]failed[/]: {failure.reason}" if failure else self._result(job)
-        self.progress.console.print(f"[bold]{job}[/]  {what}  ({self.progress.line(len(self._running))})")
+        what = f"[red]failed[/]: {escape(failure.reason)}" if failure else self._result(job)
+        far = self.progress.line(len(self._running))
+        self.progress.console.print(f"[bold]{escape(str(job))}[/]  {what}  ({far})")
 
     def _result(self, job: Job) -> str:
         figures = {name: value for name, value in job.run.metrics().items() if name in ("val/acc", "test/acc")}
@@ -117,7 +119,7 @@ class Monitor:
             last = rows[-1] if rows else {}
             accuracy = f"{float(last['val/acc']):.1%}" if last.get("val/acc") else ""
             since = time.time() - datetime.strptime(record["started"], TIME).timestamp()
-            table.add_row(str(job), str(len(rows)), accuracy, duration(max(0.0, since)))
+            table.add_row(escape(str(job)), str(len(rows)), accuracy, duration(max(0.0, since)))
         if len(self._running) > SHOWN:
             table.add_row(f"and {len(self._running) - SHOWN} more", "", "", "")
         return table

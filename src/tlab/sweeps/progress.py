@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from tlab.dashboards.closing_table import duration
 from tlab.sweeps.jobs import Job
@@ -49,7 +50,7 @@ class Progress:
 
     def announce(self, job: Job) -> None:
         """Say which run begins, and how far the sweep is."""
-        self.console.print(f"\n[bold]{job}[/]  ({self.line(1)})")
+        self.console.print(f"\n[bold]{escape(str(job))}[/]  ({self.line(1)})")
 
     def note(self, job: Job, failure: Failure | None) -> None:
         """Take note that a run is over."""

@@ -16,7 +16,7 @@ from tlab.runs.claim import claim_directory, is_named_by_time
 from tlab.runs.environment import command
 from tlab.sweeps.closing import print_end, print_stopped
 from tlab.sweeps.composition import sources_digest
-from tlab.sweeps.elsewhere import choose_workers, run_elsewhere
+from tlab.sweeps.elsewhere import choose_workers, most_devices, run_elsewhere
 from tlab.sweeps.here import Composer, run_one_by_one
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
 from tlab.sweeps.naming import constants
@@ -76,7 +76,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     progress = Progress(jobs, waiting)
     with stoppable():
         try:
-            if _is_elsewhere(config):
+            if _is_elsewhere(config, waiting):
                 run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
             else:
                 run_one_by_one(waiting, composer, context, task, progress)
@@ -87,10 +87,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     return SweepResult(directory, progress.done, len(progress.failures))
 
 
-def _is_elsewhere(config: DictConfig) -> bool:
+def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
     """Tell whether a launcher has the runs in other processes."""
     basic = config.hydra.launcher._target_.startswith("hydra._internal.core_plugins.basic_launcher.")
-    return not basic and choose_workers(config) != 1
+    return not basic and choose_workers(config, most_devices(jobs, config)) != 1
 
 
 def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> list[Job]:
