@@ -1,9 +1,11 @@
 """A directory for this process alone: two commands that start in the same second get two."""
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,5 +44,13 @@ class ClaimRunDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the directory before Hydra makes it."""
-        if is_named_by_time(config, "hydra.run.dir"):
-            config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))
+        if not is_named_by_time(config, "hydra.run.dir"):
+            return
+        hydra = HydraConfig.instance()
+        before = hydra.cfg
+        hydra.set_config(copy.deepcopy(config))  # which Hydra does after this; the name may say what was chosen
+        try:
+            wanted = Path(config.hydra.run.dir)
+        finally:
+            hydra.cfg = before
+        config.hydra.run.dir = str(claim_directory(wanted))

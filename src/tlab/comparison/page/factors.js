@@ -8,8 +8,10 @@ function drawEffects() {
     [level.mean - (level.half ?? 0), level.mean + (level.half ?? 0)]));
   const room = 0.06 * (Math.max(...all) - Math.min(...all));
   const range = [Math.min(...all) - room, Math.max(...all) + room];
-  data.effects.forEach((effect, i) => {
+  data.effects.forEach((effect, i) => { // all panels first: each chart takes the width that it finds
     if (!document.getElementById(`effect-${i}`)) panels.append(effectPanel(effect, i));
+  });
+  data.effects.forEach((effect, i) => {
     const levels = effect.levels;
     const trace = {
       type: "scatter", mode: "lines+markers", x: levels.map((_, k) => k), y: levels.map((level) => level.mean),

@@ -1,0 +1,24 @@
+"""Two commands in one second: each has a directory of its own, whatever its name is made of."""
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from tlab.command import conf_dir, prepare_hydra
+from tlab.runs.claim import ClaimRunDirectory
+
+
+def test_two_runs_of_the_same_second_have_two_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    HydraConfig.instance().cfg = None
+    prepare_hydra([])
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        configs = [hydra.compose("train", ["data.root=photos"], return_hydra_config=True) for _ in range(2)]
+    stamp = "outputs/runs/${now:%S}_${backbone.name}_${hydra:runtime.choices.finetune}"
+    claimed = []
+    for config in configs:
+        config.hydra.run.dir = stamp
+        ClaimRunDirectory().on_run_start(config)
+        claimed.append(config.hydra.run.dir)
+    assert claimed[0] != claimed[1]
+    assert all((tmp_path / path).is_dir() and "_resnet18_lp_ft" in path for path in claimed)
+    assert HydraConfig.instance().cfg is None
