@@ -94,7 +94,7 @@ def run(cfg: DictConfig) -> None:
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     write_csv(Path(cfg.output), columns, rows)
-    print(f"{len(rows)} predictions in {cfg.output}")
+    print(f"{sum(row['prediction'] != '' for row in rows)} predictions in {cfg.output}")
 
 
 def main() -> None:

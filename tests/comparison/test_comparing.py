@@ -76,6 +76,16 @@ def test_equal_results_are_called_equal(make_run, sweep):
         make_run(f"aug={aug}", 0.8, 0, [f"aug={aug}"])
     comparison = compare_runs(sweep)
     assert f"The next, {comparison.label(comparison.ranked[1])}, has the same" in detail(comparison)
+    assert headline(comparison) == f"{comparison.label(comparison.ranked[0])} is as good as 1 other"
+
+
+def test_a_higher_mean_of_too_few_seeds_is_said_to_be_that(make_run, sweep):
+    for seed, value in enumerate((0.7, 0.72, 0.71)):
+        make_run("aug=strong", value, seed, ["aug=strong"])
+    make_run("aug=light", 0.8, 0, ["aug=light"])
+    comparison = compare_runs(sweep)
+    assert comparison.ranked[0].levels == ("strong",)
+    assert "aug=light is 9.0 points better, but of 1 finished seed only" in detail(comparison)
 
 
 def test_of_a_loss_the_lowest_wins_and_the_others_lie_behind_by_a_positive_amount(three):

@@ -68,6 +68,9 @@ def headline(comparison: Comparison) -> str:
         return f"{comparison.label(best)}: {value(_mean(best), comparison.monitor)}"
     tied = _tied(ranked)
     name = comparison.label(best)
+    equal = sum(_mean(setting) == _mean(best) for setting in ranked[1:])
+    if equal:
+        return f"{name} is as good as {count(equal, 'other')}"
     if len(best.values) < 2:
         return (
             f"{name} is highest, with one seed" if comparison.mode == "max" else f"{name} is lowest, with one seed"
@@ -157,6 +160,9 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
     first = f"That is {lead(ahead, comparison.monitor)} {side} the next, {comparison.label(second)}"
     if ahead == 0:
         first = f"The next, {comparison.label(second)}, has the same"
+    elif (ahead < 0) == (comparison.mode == "max"):
+        seeds = count(len(second.values), "finished seed")
+        first = f"{comparison.label(second)} is {lead(ahead, comparison.monitor)} better, but of {seeds} only"
     others, tied = len(ranked) - 1, _tied(ranked)
     largest = max((s.difference.p_corrected or 0.0 for s in ranked[1:] if s.difference), default=0.0)
     if not tied:
