@@ -102,6 +102,7 @@ def test_cfg_job_is_yaml_that_names_every_group():
         (["data=foldr"], "data=foldr is not a choice of the group data, did you mean folder; there are csv"),
         (["aug=heavy"], "aug=heavy is not a choice of the group aug; there are light"),
         (["data.bach_size=3"], "data.bach_size is not a key of the configuration, did you mean data.batch_size"),
+        (["lr=0.1"], "lr is not a key of the configuration, did you mean optimizer.lr"),
         (["optimzer=sgd"], "optimzer is not a key of the configuration, did you mean optimizer"),
         (["data.batch_size=many"], "data.batch_size has the wrong type: value 'many'"),
         (["data.batch_size=0", "data=demo"], "data.batch_size=0 is too small; give 1 or more"),

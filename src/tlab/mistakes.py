@@ -57,12 +57,24 @@ def _configuration_sentence(error: BaseException) -> str:
         parent = getattr(cause, "parent_node", None)
         options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
         group, dot, name = str(key).rpartition(".")
+        nested = _below(parent, name) if isinstance(parent, DictConfig) else None
+        if nested is not None:
+            return f"{key} is not a key of the configuration{place}, did you mean {group}{dot}{nested}"
         return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot)}"
     if value := _search(r"^(?:.*\n)?(Value .+? could not be converted to \w+)", text):
         return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
     if "Missing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
         return f"{key} is not set; give it on the command line as {key}=VALUE"
     return " ".join(text.split("\n")[0].split()) + f"{place}; see --help"
+
+
+def _below(node: DictConfig, name: str) -> str | None:
+    """Return where a key of this name is one level deeper, as in `optimizer.lr`; None where it is not."""
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and name in child:
+            return f"{key}.{name}"
+    return None
 
 
 def _instantiation_sentence(error: InstantiationException) -> str:
