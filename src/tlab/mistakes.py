@@ -70,7 +70,7 @@ def _configuration_sentence(error: BaseException) -> str:
 
 def _below(node: DictConfig, name: str) -> str | None:
     """Return where a key of this name is one level deeper, as in `optimizer.lr`; None where it is not."""
-    for key in node:
+    for key in map(str, node):
         child = node._get_node(key)
         if isinstance(child, DictConfig) and name in child:
             return f"{key}.{name}"
