@@ -10,8 +10,6 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-SHARED = Path(__file__).parents[2] / "shared"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHARED
 from test_sweeps import JOBLIB, result, statuses
 
 pytestmark = pytest.mark.slow
@@ -21,6 +20,7 @@ SMALL = [
     *("data.image_size=32", "data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "logger=none"),
     *("trainer.max_epochs=3", "finetune.head_epochs=1"),
 ]
+SHARED = Path(__file__).parents[2] / "shared"
 CIFAR, WEIGHTS = SHARED / "data" / "cifar10_kaggle", SHARED / "weights"
 
 
