@@ -123,7 +123,8 @@ def test_the_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     configuration = {f"tlab/conf/{name}" for name in shipped(ROOT / "conf")}
-    assert names == {f"tlab/{name}" for name in shipped(ROOT / "src" / "tlab")} | configuration
+    plugins = {f"hydra_plugins/{name}" for name in shipped(ROOT / "src" / "hydra_plugins")}
+    assert names == {f"tlab/{name}" for name in shipped(ROOT / "src" / "tlab")} | plugins | configuration
 
 
 def test_an_installed_wheel_composes_its_configuration_anywhere(wheel: Path, tmp_path: Path) -> None:

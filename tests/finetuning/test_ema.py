@@ -93,7 +93,7 @@ def test_training_does_not_see_the_average(net, fit, tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", ".*(num_workers|does not have many workers|log_every_n_steps).*")
+        warnings.filterwarnings("ignore", ".*(num_workers|does not have many workers|log_every_n_steps|`srun`).*")
         fit(LP_FT, 3, schedules.cosine, [AddressedRandomness(0), EMA(0.9), Note(), keep], SGD)
     checkpoints = [torch.load(tmp_path / f"epoch={epoch}.ckpt", weights_only=True) for epoch in range(3)]
     averaged = copy.deepcopy(net.state_dict())
