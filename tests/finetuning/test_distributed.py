@@ -225,7 +225,9 @@ def test_one_run_directory_with_each_epoch_once(runs):
         ("2", "one"),
         ("3", "two"),
     ]
-    assert sorted(file.name for file in run.iterdir()) == ["checkpoints", "history.csv", "metrics.json", "run.json"]
+    assert {file.name for file in run.iterdir()} == {
+        *("checkpoints", "history.csv", "metrics.json", "run.json", "confusion_test.csv", "confusion_val.csv")
+    }
     record = json.loads((run / "run.json").read_text())
     assert record["processes"] == 2
     right = [float(row["val/acc"]) * 25 for row in rows]
