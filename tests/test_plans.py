@@ -6,6 +6,7 @@ import re
 import warnings
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 
 from tlab.errors import UserError
@@ -33,9 +34,11 @@ def test_a_normal_run_has_no_warning(compose_run, tmp_path, caplog, plan, schedu
         "trainer.max_epochs=3",
         *first,
     )
+    torch.set_warn_always(True)  # torch says some only once in a process, which may have been another test
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         metrics = train(cfg)
+    torch.set_warn_always(False)
     assert [str(warning.message) for warning in said] == []
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert metrics["epochs"] == 3

@@ -101,7 +101,7 @@ def quiet() -> None:
         r".*`ckpt_path`, callbacks used to create the checkpoint",
         r"It is recommended to use `self\.log\('(val|test)/",  # these are of all processes already
         r"Checkpoint directory .* exists and is not empty",  # a run that goes on
-        r"The `srun` command is available",  # a sweep hands its runs to Slurm by a launcher
+        r"The `srun` command is available",  # asked for whatever the environment given
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -84,7 +84,7 @@ class StoredViews:
         """Return the rows of (epoch, sample) in a tensor of its own."""
         view = np.array([(epoch - self.start) % len(self.views) for epoch, _ in addresses])
         row = self.rows[[index for _, index in addresses]]
-        kind = torch.from_numpy(self.views[0][:0]).dtype
+        kind = torch.from_numpy(np.empty(0, self.views[0].dtype)).dtype  # torch warns of maps, which are read-only
         x = torch.empty((len(row), *self.views[0].shape[1:]), dtype=kind)  # aligned, so that sums are the same bits
         out = x.numpy()
         for number in np.unique(view):
