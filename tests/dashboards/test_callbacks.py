@@ -138,7 +138,7 @@ def test_top_losses_are_the_highest_of_the_split(fit, events, module, data, monk
     monkeypatch.setattr(
         "tlab.dashboards.top_losses.tile_figure", lambda images, captions, *_, **__: seen.append((images, captions))
     )
-    monkeypatch.setattr("tlab.dashboards.top_losses.add_image", lambda *_: None)
+    monkeypatch.setattr("tlab.dashboards.top_losses.add_photos", lambda *_: None)
     datamodule = data()
     fit(TopLosses(5), datamodule=datamodule)
     (images, captions) = seen[0]

@@ -5,10 +5,11 @@ from itertools import islice
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import add_image, writer
+from tlab.dashboards.board import add_photos, writer
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.errors import UserError
 
@@ -60,11 +61,13 @@ class AugmentationPreview(L.Callback):
         dataset = data.loader("train", train=True).dataset
         images, labels = _read(dataset, keys)
         captions = [label_caption(label, data.classes) for label in labels]
-        figure = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
-        add_image(board, "preview/batch", figure, 0)
-        self._draw_views(board, dataset, data.loader("train").dataset, data.classes)
+        batch = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
+        views = self._views(dataset, data.loader("train").dataset, data.classes)
+        # now that all images are read: the board's own thread keeps the reading ones waiting
+        add_photos(board, "preview/batch", batch, 0)
+        add_photos(board, "preview/views", views, 0)
 
-    def _draw_views(self, board, augmented, plain, classes: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    def _views(self, augmented, plain, classes: tuple[str, ...]) -> np.ndarray:  # type: ignore[no-untyped-def]
         rows = min(len(augmented), -(-self.images // 4))
         chosen = [row * len(augmented) // rows for row in range(rows)]
         before, labels = _read(plain, [(0, index) for index in chosen])
@@ -75,8 +78,7 @@ class AugmentationPreview(L.Callback):
             tiles += [before[row], *after[row * self.views : (row + 1) * self.views]]
             captions += [label_caption(label, classes), *[""] * self.views]
         headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(self.views))]
-        figure = tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
-        add_image(board, "preview/views", figure, 0)
+        return tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
 
 
 def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:

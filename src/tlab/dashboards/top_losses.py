@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import add_image, collects, writer
+from tlab.dashboards.board import add_photos, collects, writer
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.errors import UserError
 
@@ -71,7 +71,7 @@ class TopLosses(L.Callback):
             for loss, row, i in zip(losses.tolist(), logits, index.tolist(), strict=True)
         ]
         figure = tile_figure(list(batch.image), captions, self._title, 8, tile_inches=TILE_INCHES)
-        add_image(board, "val/top_losses", figure, trainer.global_step)
+        add_photos(board, "val/top_losses", figure, trainer.global_step)
 
 
 def _caption(loss: float, probabilities_K: Tensor, label: int, file: str, classes: tuple[str, ...]) -> str:

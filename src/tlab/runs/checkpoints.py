@@ -6,6 +6,7 @@ import os
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if Path(path) == self.run.best:
             self._best = self._snapshot(checkpoint)
             return
-        self.write_best()
-        self._write(checkpoint, Path(path))
+        with ThreadPoolExecutor(1) as other, atomic_path(Path(path)) as temporary:
+            best = other.submit(self.write_best)
+            _write(checkpoint, temporary)
+            best.result()  # leaving the block moves the new one, which speaks of it, to its place
 
     def write_best(self) -> None:
         """Write `best.ckpt` if it has not been written yet."""
         if self._best is not None:
-            self._write(self._best, self.run.best)
+            with atomic_path(self.run.best) as temporary:
+                _write(self._best, temporary)
             self._best = None
 
     def _snapshot(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +64,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         still = [tensor for tensor in checkpoint["state_dict"].values() if tensor.data_ptr() in frozen]
         return copy.deepcopy(checkpoint, {id(tensor): tensor for tensor in still})
 
-    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; it is on the disk when this returns."""
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class LastCheckpoint(Checkpoint):
