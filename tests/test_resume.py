@@ -85,6 +85,23 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     assert_alike(tmp_path / "run", whole_runs[scheduler])
 
 
+def test_a_run_goes_on_in_the_precision_it_has_begun_with(compose_run, tmp_path, monkeypatch):
+    """What is measured may differ from one hour to the next, and from one machine to the next."""
+    options = (*SMALL, "trainer.max_epochs=3", "trainer.precision=auto")
+    choose = "tlab.models.precision.fastest_precision"
+    monkeypatch.setattr(choose, lambda *_, **__: ("bf16-mixed", "measured"))
+    train(compose_run(*options, run_dir=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_history", Mock(side_effect=[None, CrashError]))
+        with pytest.raises(CrashError):
+            train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+    monkeypatch.setattr(choose, lambda *_, **__: ("32-true", "measured"))
+    train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert_alike(tmp_path / "whole", tmp_path / "run")
+    assert json.loads((tmp_path / "run/run.json").read_text())["precision"] == "bf16-mixed"
+
+
 def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
     """SIGKILL in some epoch; the directory is moved; the same command again. With dropout and momentum."""
     longer = ("trainer.max_epochs=6", "finetune.head_epochs=2", "head.dropout=0.5")

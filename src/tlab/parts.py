@@ -102,8 +102,15 @@ def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
     )
 
 
-def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan") -> "Precision":
-    """Return `trainer.precision`; for `auto` the fastest one here."""
+def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here.
+
+    Args:
+        cfg: Of the run.
+        net: Its network.
+        plan: Who trains when.
+        begun: The record of a run that goes on, which keeps its precision on the same kind of device.
+    """
     from tlab.finetuning.plan import HEAD
     from tlab.models.precision import allow_tf32, fastest_precision, find_accelerator
 
@@ -111,10 +118,13 @@ def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan") -> "Preci
         allow_tf32()
     if cfg.trainer.precision != "auto":
         return cfg.trainer.precision
+    accelerator = find_accelerator(cfg.trainer.accelerator)
+    if str(begun.get("device", "")).startswith(accelerator):
+        return begun["precision"]
     precision, why = fastest_precision(
         net,
         cfg.data.image_size,
-        find_accelerator(cfg.trainer.accelerator),
+        accelerator,
         cfg.trainer.channels_last,
         name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
         head_only=all(phase.trained == {HEAD} for phase in plan.phases),

@@ -124,7 +124,9 @@ def fit(
         check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
         plan = make_plan(cfg, net)
-        precision = from_first_process(lambda: choose_precision(cfg, net, plan))
+        checkpoint = from_first_process(lambda: resumable(run))
+        begun = run.record if checkpoint is not None else {}
+        precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
         module = ImageClassifier(
             net,
             data.classes,
@@ -146,7 +148,6 @@ def fit(
         callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
-        checkpoint = from_first_process(lambda: resumable(run))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         else:
