@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torchvision
 from torch import Tensor
 
 from tlab.cache import cache_dir
-from tlab.cores import cores
+from tlab.cores import cores, one_thread, thread_pool
 from tlab.data import progress
 from tlab.stores import evict, free_bytes, free_memory, open_locked, size_of, touch
 
@@ -184,11 +183,6 @@ def _write(entry: Path, original: Original, images: int) -> None:
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:
     """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
-    threads = torch.get_num_threads()
-    try:
-        # Pillow and torch let go of the interpreter's lock while they compute
-        with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(0, images, CHUNK):
-                yield from pool.map(original, range(start, min(start + CHUNK, images)))
-    finally:
-        torch.set_num_threads(threads)  # parts of torch have one number for all threads
+    with one_thread(), thread_pool(cores()) as pool:  # Pillow and torch let go of the interpreter's lock
+        for start in range(0, images, CHUNK):
+            yield from pool.map(original, range(start, min(start + CHUNK, images)))
