@@ -19,6 +19,7 @@ from torch import Tensor
 from tlab.cache import cache_dir
 from tlab.cores import cores, one_thread, thread_pool
 from tlab.data import progress
+from tlab.data.stamp import stamp
 from tlab.stores import evict, free_bytes, free_memory, open_locked, size_of, touch
 
 log = logging.getLogger(__name__)
@@ -129,8 +130,7 @@ def _key(paths: Sequence[str], look: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        stat = os.stat(path)  # noqa: PTH116 - Path is slow here
-        digest.update(b"\n" + os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        digest.update(b"\n" + stamp(path))
     return digest.hexdigest()
 
 
