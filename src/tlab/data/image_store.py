@@ -116,7 +116,11 @@ def choose_store(
                 if not entry.exists():
                     _write(entry, original, len(paths))
         except OSError as error:
-            log.warning("Decoded images cannot be kept in %s (%s): decoding them in every epoch.", folder, error)
+            log.warning(
+                "Decoded images cannot be kept in %s (%s), so they are decoded anew in every epoch; make room "
+                "there, name another folder with TLAB_CACHE, or give data.store=off.",
+                *(folder, error.strerror or error),
+            )
             return None
     touch(entry)
     try:
