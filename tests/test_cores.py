@@ -2,9 +2,10 @@
 
 import os
 
+import cv2
 import torch
 
-from tlab.cores import cores, limit_threads
+from tlab.cores import cores, limit_threads, one_thread, thread_pool
 
 
 def test_cores_are_those_the_process_is_bound_to(monkeypatch):
@@ -43,3 +44,20 @@ def test_torch_computes_with_the_share_of_the_process(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_numbers_of_threads_come_back():
+    def threads(_=None):
+        return torch.get_num_threads(), cv2.getNumThreads()
+
+    before = threads()
+    try:
+        torch.set_num_threads(3)
+        cv2.setNumThreads(2)
+        with one_thread(), thread_pool(2) as pool:
+            assert threads() == (1, 1)
+            assert list(pool.map(threads, range(4))) == [(1, 1)] * 4
+        assert threads() == (3, 2)
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

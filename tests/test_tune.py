@@ -14,9 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tlab.locks import FileLock
 from tlab.runs.pruning import Pruning
 from tlab.search.judge import StudyJudge
-from tlab.search.locks import FileLock
 from tlab.train import train
 
 QUICK = (

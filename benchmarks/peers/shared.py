@@ -1,6 +1,7 @@
 """What all peers share: their arguments, the network with a new last layer, the images, and what they report.
 
-A peer is what a competent user of another library would write for the same training. It imports nothing of tlab.
+A peer is what a competent user of another library would write for the same training. It imports nothing of tlab,
+and has its training loop whole, also where two loops are alike: they are timed as they would be written.
 Called as `python benchmarks/peers/peer_NAME.py --root DATA --weights FILE --arch resnet18 ... --json OUT`.
 """
 

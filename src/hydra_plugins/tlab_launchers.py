@@ -1,12 +1,15 @@
 """tlab's launchers, here because Hydra looks for launchers in `hydra_plugins` only; see conf/hydra/launcher."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:  # what a sweep needs is imported when it begins, since Hydra imports this file for --help too
+    from tlab.launchers.jobs import RemoteJob
 
 
 class _RemoteLauncher(Launcher):
@@ -32,32 +35,30 @@ class _RemoteLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
     ) -> Iterator[tuple[int, JobReturn]]:
         """Yield for each run, as it ends, its number in `job_overrides` and what came of it."""
+        from tlab.launchers.jobs import make_jobs
+
+        return self.carry_out(make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx))
+
+    def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
+        """Carry out the jobs; yields as `launch_each` does."""
         raise NotImplementedError
 
 
 class SlurmLauncher(_RemoteLauncher):
     """Each run is a job of Slurm."""
 
-    def launch_each(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
-    ) -> Iterator[tuple[int, JobReturn]]:
+    def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
         """Submit the runs, and wait for them."""
-        from tlab.launchers.jobs import make_jobs  # here, since Hydra imports this file for --help too
         from tlab.launchers.slurm import launch
 
-        jobs = make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx)
         return launch(jobs, self.options)
 
 
 class RayLauncher(_RemoteLauncher):
     """Each run is a task of Ray."""
 
-    def launch_each(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
-    ) -> Iterator[tuple[int, JobReturn]]:
+    def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
         """Hand the runs to Ray, and wait for them."""
-        from tlab.launchers.jobs import make_jobs
         from tlab.launchers.ray import launch
 
-        jobs = make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx)
         return launch(jobs, self.options)

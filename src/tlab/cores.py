@@ -1,8 +1,11 @@
-"""How many cores this process may use, and which GPUs."""
+"""How many cores this process may use and torch computes on, and which GPUs."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 # The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
@@ -31,6 +34,33 @@ def limit_threads() -> None:
     threads = min(share_of_cores(), int(wanted)) if wanted.isdigit() else share_of_cores()
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets a number of its own for several processes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and OpenCV compute on one thread in the block, as in a worker process.
+
+    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much. What a
+    thread of `thread_pool` has set is put back too: parts of torch have one number for all threads.
+    """
+    import cv2
+    import torch
+
+    threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(cv2_threads)
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool in which torch computes on each thread alone; to be used inside `one_thread`."""
+    import torch
+
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def gpus() -> list[str]:

@@ -7,10 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from tlab.locks import FileLock
 
 LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file is taken for one of a process that was killed
 LOCK = ".lock"
@@ -20,20 +17,13 @@ LOCK = ".lock"
 def open_locked(path: Path) -> Iterator[None]:
     """Keep other processes out of the block; they wait at its door.
 
-    The lock is the empty file `.NAME.lock` beside `path`. It goes when the process does, however that ends, and
-    worker processes do not inherit it. Where the file system has no locks, nobody waits: two processes then do the
-    same work, which is harmless as long as they write atomically.
+    The lock is the empty file `.NAME.lock` beside `path`. Where the file system has no locks, nobody waits: two
+    processes then do the same work, which is harmless as long as they write atomically.
 
     Args:
         path: what the block makes. Look whether it is there inside the block: another process may have made it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    with (path.parent / f".{path.name}{LOCK}").open("w") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.lockf(file, fcntl.LOCK_EX)  # not flock, which forked loader workers inherit
+    with FileLock(path.parent / f".{path.name}{LOCK}").held():
         yield
 
 

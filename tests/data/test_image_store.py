@@ -1,5 +1,6 @@
 """A store gives the pixels of the plain path, is made once, and gives way where it does not pay or fit."""
 
+import errno
 import logging
 import os
 import pickle
@@ -117,6 +118,20 @@ def test_a_failing_disk_is_only_a_warning(samples, own_cache, caplog):
     assert data.store is None
     assert "cannot be kept" in caplog.text
     assert data.image(Key(0, 0)).shape == (3, SIZE, SIZE)
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_nothing(samples, own_cache, caplog, monkeypatch):
+    def sync(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    data = dataset(samples)
+    data.keep_decoded("on", None)
+    assert data.store is None
+    assert [path.suffix for path in (own_cache / "images").iterdir()] == [".lock"]
+    (told,) = caplog.messages
+    assert "(No space left on device), so they are decoded anew in every epoch" in told
+    assert "TLAB_CACHE, or give data.store=off." in told
 
 
 def test_a_vanished_file_is_named_and_leaves_nothing_behind(samples, own_cache, monkeypatch):

@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 from pictures import SHARED, jpeg
 
-from tlab.data.index import folder_index
+from tlab.data.index import ImageIndex, Sample, folder_index
 from tlab.data.table import csv_index
 from tlab.errors import UserError
 
@@ -169,6 +170,19 @@ def test_fingerprint_tells_content_changes_and_nothing_else(make_folder):
     assert folder_index(root, seed=1).fingerprint() != first
     (root / "a" / "0.jpg").write_bytes(jpeg(99, (50, 50)))
     assert folder_index(root).fingerprint() != first
+
+
+def test_fingerprint_stays_the_same_from_version_to_version(tmp_path):
+    """Records of runs hold it, and are compared."""
+    samples = []
+    for number, name in enumerate(("a/1.png", "b/ä 2.png")):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_bytes(bytes(number + 1))
+        os.utime(file, ns=(10**18 + number, 10**18 + number))
+        samples.append(Sample(str(file), number))
+    index = ImageIndex(tmp_path, ("a", "b"), {"train": tuple(samples), "val": tuple(samples[:1])})
+    assert index.fingerprint() == "dfbb48d9f1d06af915f0eb08b43f2efc"
 
 
 def test_without_refuses_to_empty_a_class(make_folder):

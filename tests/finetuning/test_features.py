@@ -1,7 +1,9 @@
 """Frozen stages run once: the same result as running them in every epoch, for a fraction of the images."""
 
 import csv
+import errno
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,24 @@ def test_a_cache_that_cannot_be_written_streams(head_run, cache, caplog):
     assert any("cannot be written" in record.message for record in caplog.records)
 
 
+def test_a_disk_that_is_full_in_the_middle_is_one_sentence_and_the_run_goes_on(
+    head_run, cache, caplog, monkeypatch, tmp_path
+):
+    def note(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(rows, "write_text", note)
+    assert head_run("features.cache=off") == 3 * (TRAIN + VAL) + TEST
+    assert head_run() > 3 * (TRAIN + VAL) + TEST  # and those before the disk was full
+    assert history(tmp_path / "run0") == history(tmp_path / "run1")
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.split(" cannot")[0] for message in told] == ["features behind pool"] * 2  # training, testing
+    assert f"in {cache / 'features'} (No space left on device), so" in told[0]
+    assert "TLAB_CACHE, or give features.cache=off" in told[0]
+    assert all(file.suffix == ".lock" for file in (cache / "features").iterdir())
+
+
 def test_cutmix_reads_images(head_run):
     assert head_run("aug.mix.cutmix_alpha=1.0", "features.views=1") >= 3 * TRAIN + VAL + TEST
 
@@ -273,3 +293,23 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path, monkeypatch):
     assert asked == [0, 4]
     assert (np.load(tmp_path / "a.npy") == table).all()
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit there")
+def test_a_write_that_fails_is_an_error_and_leaves_nothing(tmp_path):
+    """Through a memory map it would end the process."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def blocks(first):
+        yield np.ones((10, 1000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        yield np.ones((10, 1000))
+
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fill(tmp_path / "a.npy", 20, blocks)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset, get_worker_info
 
-from tlab.cores import share_of_cores
+from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
 from tlab.data.image_store import ImageStore, choose_store
@@ -147,7 +146,7 @@ class ImageDataset(Dataset[Batch]):
         threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
             return [self.image(key) for key in keys]
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with thread_pool(threads) as pool:
             return list(pool.map(self.image, keys))
 
     def images(self, keys: Sequence[Key]) -> Tensor:
@@ -233,19 +232,3 @@ def kept_random_state() -> Iterator[None]:
     finally:
         torch.default_generator.set_state(state)
         random.setstate(python_state)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch and OpenCV compute on one thread in the block, as in a worker process.
-
-    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much.
-    """
-    threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(cv2_threads)

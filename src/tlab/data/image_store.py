@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,8 +17,9 @@ import torchvision
 from torch import Tensor
 
 from tlab.cache import cache_dir
-from tlab.cores import cores
+from tlab.cores import cores, one_thread, thread_pool
 from tlab.data import progress
+from tlab.data.stamp import stamp
 from tlab.stores import evict, free_bytes, free_memory, open_locked, size_of, touch
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,11 @@ def choose_store(
                 if not entry.exists():
                     _write(entry, original, len(paths))
         except OSError as error:
-            log.warning("Decoded images cannot be kept in %s (%s): decoding them in every epoch.", folder, error)
+            log.warning(
+                "Decoded images cannot be kept in %s (%s), so they are decoded anew in every epoch; make room "
+                "there, name another folder with TLAB_CACHE, or give data.store=off.",
+                *(folder, error.strerror or error),
+            )
             return None
     touch(entry)
     try:
@@ -130,8 +134,7 @@ def _key(paths: Sequence[str], look: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        stat = os.stat(path)  # noqa: PTH116 - Path is slow here
-        digest.update(b"\n" + os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        digest.update(b"\n" + stamp(path))
     return digest.hexdigest()
 
 
@@ -184,11 +187,6 @@ def _write(entry: Path, original: Original, images: int) -> None:
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:
     """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
-    threads = torch.get_num_threads()
-    try:
-        # Pillow and torch let go of the interpreter's lock while they compute
-        with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(0, images, CHUNK):
-                yield from pool.map(original, range(start, min(start + CHUNK, images)))
-    finally:
-        torch.set_num_threads(threads)  # parts of torch have one number for all threads
+    with one_thread(), thread_pool(cores()) as pool:  # Pillow and torch let go of the interpreter's lock
+        for start in range(0, images, CHUNK):
+            yield from pool.map(original, range(start, min(start + CHUNK, images)))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tlab.data.scan import Exclude, Listings, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.split import check_fractions, split_classes
+from tlab.data.stamp import stamp
 from tlab.data.wording import few
 from tlab.errors import UserError
 
@@ -52,9 +53,7 @@ class ImageIndex:
             digest.update(f"\n\n{split}".encode())
             prefix = f"{self.root}/"
             for file, label in samples:
-                stat = os.stat(file)  # noqa: PTH116 - Path is slow here
-                line = f"\n{file.removeprefix(prefix)}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}"
-                digest.update(line.encode("utf-8", "surrogateescape"))
+                digest.update(b"\n" + stamp(file, f"{file.removeprefix(prefix)}\0{label}"))
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:

@@ -91,8 +91,13 @@ class FrozenPrefix:
         sources = self._sources(data, phase, start, length, pooled=upto == POOL)
         if not sources or not prefix.fits([each for views in sources.values() for each in views], self.max_bytes):
             return
-        for split, views in sources.items():
-            loaders[split].stored = _stored(prefix, views, data, split, start)
+        try:
+            stored = {split: _stored(prefix, views, data, split, start) for split, views in sources.items()}
+        except OSError as error:
+            prefix.do_without(error)
+            return
+        for split, rows in stored.items():
+            loaders[split].stored = rows
         if (train := loaders["train"].stored) is not None:
             train.mixing = data.augmentation(phase).mixing
         prefix.tell(f"phase {phase} trains", time.perf_counter() - began)
@@ -108,7 +113,10 @@ class FrozenPrefix:
         prefix = _Prefix(module, trainer, upto, digests)
         whole = _is_whole(trainer.limit_test_batches)
         if whole and source is not None and prefix.fits([source], self.max_bytes):
-            loader.stored = _stored(prefix, [source], data, "test")
+            try:
+                loader.stored = _stored(prefix, [source], data, "test")
+            except OSError as error:
+                prefix.do_without(error)
 
     def _sources(
         self, data: ImageDataModule, phase: str, start: int, length: int, pooled: bool
@@ -252,6 +260,14 @@ class _Prefix:
         touch(path)
         self.files.append(path)
         return np.load(path, mmap_mode="r")
+
+    def do_without(self, error: OSError) -> None:
+        """Say that the rows cannot be kept, most likely because the disk is full now."""
+        log.warning(
+            "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
+            "name another folder with TLAB_CACHE, or give features.cache=off",
+            *(self.upto, self.folder, error.strerror or error),
+        )
 
     def tell(self, who: str, seconds: float) -> None:
         """Say what `who` starts from, and what that took."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import tlab.data
 import tlab.models
 from tlab.data.index import Sample
+from tlab.data.stamp import stamp
 from tlab.finetuning import inference
 
 LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")
@@ -25,8 +25,7 @@ def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes and modification times, in their order."""
     sha = hashlib.sha256()
     for sample in samples:
-        stat = sample.path.stat()
-        sha.update(os.fsencode(sample.path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        sha.update(stamp(sample.file) + b"\n")
     return sha.hexdigest()
 
 

@@ -3,14 +3,13 @@
 import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlab.cores import share_of_cores
-from tlab.data.dataset import one_thread
+from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.models.classifier import Classifier
 from tlab.models.precision import autocast
 
@@ -60,10 +59,7 @@ def run_prefix(
         few = images.result()[:1]
         return _for_bf16(net, lambda net: forward(net, few)) if precision == "bf16-mixed" else net
 
-    with (
-        one_thread(),
-        ThreadPoolExecutor(share_of_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with one_thread(), thread_pool(share_of_cores()) as pool:
         yield from _pipelined(pool, AHEAD * share_of_cores(), chunks, prepare, forward)
 
 

@@ -4,8 +4,7 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tlab.cache import cache_dir, write_text
+from tlab.cores import one_thread
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
 from tlab.models.stages import evaluating
@@ -120,7 +120,7 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    with torch.random.fork_rng(devices=[]), evaluating(net), _one_core():
+    with torch.random.fork_rng(devices=[]), evaluating(net), one_thread():
         model = net
         if not head_only:
             model = copy.deepcopy(net)
@@ -144,16 +144,6 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
                 if time.perf_counter() - started > (BUDGET if round_ else WARM_UP):
                     break
     return {precision: round(speed, 1) for precision, speed in fastest.items()}
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def processor() -> str:

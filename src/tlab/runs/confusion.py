@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning.pytorch as L
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
+from tlab.confusion_counts import ConfusionCounts
 from tlab.runs.directory import RunDirectory
 
 
-class ConfusionRecorder(L.Callback):
+class ConfusionRecorder(ConfusionCounts):
     """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
     It belongs after the `RunRecorder` in the trainer's list, and before the checkpoint, which keeps the counts of
@@ -22,54 +22,24 @@ class ConfusionRecorder(L.Callback):
     """
 
     def __init__(self, run: RunDirectory, best_epoch: Callable[[], int]) -> None:
+        super().__init__()
         self.run = run
         self.best_epoch = best_epoch
-        self._metric: MulticlassConfusionMatrix | None = None
-        self._counts_KK: Tensor | None = None  # of the last validation: label, prediction
         self._best_KK: Tensor | None = None
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting."""
-        metric = MulticlassConfusionMatrix(len(pl_module.classes), validate_args=False)  # type: ignore[arg-type]
-        self._metric = metric.to(pl_module.device)
-
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """Count a batch."""
-        if self._metric is not None:
-            self._metric.update(outputs["logits"], batch.label)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sum over the processes."""
-        if self._metric is not None:
-            self._counts_KK, self._metric = self._metric.compute().cpu(), None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the validation's counts if this epoch is the best so far."""
         if self.best_epoch() == trainer.current_epoch:
-            self._best_KK = self._counts_KK
+            self._best_KK = self.counts_KK
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best epoch's counts."""
         self._write("val", self._best_KK, pl_module)
 
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As in validation."""
-        self.on_validation_epoch_start(trainer, pl_module)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """As in validation."""
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the test's counts."""
-        self.on_validation_epoch_end(trainer, pl_module)
-        self._write("test", self._counts_KK, pl_module)
+        super().on_test_epoch_end(trainer, pl_module)
+        self._write("test", self.counts_KK, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of the best epoch, which a run that goes on may not see again."""

@@ -12,13 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from tlab.cache import write_csv, write_text
 from tlab.errors import INTERRUPTED, BusyError, OccupiedError, UserError
+from tlab.locks import THERE_ARE_LOCKS, FileLock
 from tlab.processes import first_process
 from tlab.runs.settings import differences
 
@@ -144,25 +140,23 @@ class RunDirectory:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock goes when this process does, however it ends."""
-        if fcntl is None:
+        """Keep other processes out."""
+        if not THERE_ARE_LOCKS:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked loader workers inherit
-            except (BlockingIOError, PermissionError) as error:
-                raise BusyError(
-                    f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+        lock = FileLock(self.path / ".lock")
+        if not lock.acquire(wait=False):
+            raise BusyError(
+                f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
+            )
+        try:
             for folder in (self.path, self.checkpoints, self.path / ".hydra"):
                 for left_over in folder.glob(".*"):
                     if TEMPORARY.fullmatch(left_over.name):  # of a process that was killed while it wrote
                         left_over.unlink(missing_ok=True)
             yield
+        finally:
+            lock.release()
 
     def write_config(self, config: str, overrides: list[str]) -> None:
         """Write the composed configuration (YAML) and the overrides it came from, where Hydra would.

@@ -1,7 +1,6 @@
 """What the terminal shows while a search goes on: a line for each trial that has ended."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from tlab.dashboards.closing_table import duration
 from tlab.search.study import Study
+from tlab.sweeps.watching import watching
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
-
-EVERY = 1.0  # seconds between two looks at what other processes have done
 
 
 class Progress:
@@ -41,19 +39,10 @@ class Progress:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Tell again and again, as long as the block lasts."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(EVERY):
-                self.tell()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
         try:
-            yield
+            with watching(self.tell):
+                yield
         finally:
-            over.set()
-            thread.join()
             self.tell()
 
     def _line(self, trial: "FrozenTrial") -> str:

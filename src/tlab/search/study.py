@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlab.cache import write_text
 from tlab.errors import UserError
-from tlab.search.locks import FileLock
+from tlab.locks import FileLock
 from tlab.search.space import Space, Value
 from tlab.search.storage import open_storage, storage_address
 
@@ -123,7 +123,7 @@ class Study:
         self.definition = definition
         self.space = space
         self.storage = storage_address(definition.storage, directory)
-        self._lock = FileLock(directory / ".lock")
+        self._lock = _lock(directory)
         with self._lock.held():
             self.optuna = optuna.create_study(
                 study_name=name,
@@ -156,7 +156,7 @@ class Study:
     def is_worked_on(self) -> bool:
         """Tell whether another process holds a trial."""
         for trial in self.trials("RUNNING"):
-            lock = FileLock(self.trial_directory(trial.number) / ".lock")
+            lock = _lock(self.trial_directory(trial.number))
             if not lock.acquire(wait=False):
                 return True
             lock.release()
@@ -178,7 +178,7 @@ class Study:
         import optuna
 
         for frozen in self.trials("RUNNING"):
-            lock = FileLock(self.trial_directory(frozen.number) / ".lock")
+            lock = _lock(self.trial_directory(frozen.number))
             if not lock.acquire(wait=False):
                 continue
             if self.trials()[frozen.number].state.is_finished():  # told in between
@@ -201,7 +201,7 @@ class Study:
                 f"study={self.name} is searched from another folder than {self.directory} too; give all that use "
                 f"its storage the same folder, with dir=DIR"
             )
-        lock = FileLock(self.trial_directory(trial.number) / ".lock")
+        lock = _lock(self.trial_directory(trial.number))
         lock.acquire(wait=False)
         return self._claimed(trial, lock, continued=False)
 
@@ -219,3 +219,8 @@ class Study:
         """Choose the values; of a trial whose process was gone in the middle of this, those that are not there."""
         values = {key: trial._suggest(key, spread) for key, spread in self.space.distributions.items()}
         return Claim(trial, values, self.trial_directory(trial.number), continued, lock)
+
+
+def _lock(folder: Path) -> FileLock:
+    way_out = "give the study another place with dir=DIR, on a file system with locks"
+    return FileLock(folder / ".lock", way_out)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ from tlab.dashboards.closing_table import duration
 from tlab.sweeps.jobs import TIME, Job
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure
+from tlab.sweeps.watching import watching
 
-INTERVAL = 1.0  # seconds between two looks at the run directories
 SHOWN = 12  # runs in the live table
 
 
@@ -66,26 +66,16 @@ class Monitor:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Show how far the runs are for as long as the block lasts."""
-        over = threading.Event()
+        console = self.progress.console
+        live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
-        def watch(live: Live | None) -> None:
-            while not over.wait(INTERVAL):
-                self.look()
-                if live is not None:
-                    live.update(self._table(), refresh=True)
+        def look() -> None:
+            self.look()
+            if live is not None:
+                live.update(self._table(), refresh=True)
 
-        with ExitStack() as stack:
-            console = self.progress.console
-            live = None
-            if console.is_terminal:
-                live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
-            thread = threading.Thread(target=watch, args=(live,), daemon=True)
-            thread.start()
-            try:
-                yield
-            finally:
-                over.set()
-                thread.join()
+        with live or nullcontext(), watching(look):
+            yield
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
         """Tell whether a run has come to `status` in this command's time."""

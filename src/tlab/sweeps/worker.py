@@ -14,11 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from tlab.cores import cores
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from tlab.locks import THERE_ARE_LOCKS, lock
 
 GRACE = 60  # seconds that stopped runs have for their last checkpoint
 
@@ -83,12 +79,7 @@ def _take_place(folder: Path) -> tuple[int, TextIOWrapper]:
     """Return the first free place, and its file, which holds this process's id and is locked until it ends."""
     for number in itertools.count():
         file = (folder / str(number)).open("a+", encoding="utf-8")
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            elif file.tell():
-                raise BlockingIOError
-        except (BlockingIOError, PermissionError):
+        if not lock(file, wait=False) or (not THERE_ARE_LOCKS and file.tell()):
             file.close()
             continue
         file.truncate(0)
