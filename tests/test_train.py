@@ -122,8 +122,8 @@ def test_the_same_seed_gives_the_same_run(compose_run, tmp_path):
 
 
 def test_the_record_is_of_the_whole_run_and_not_of_the_best_epoch(compose_run, tmp_path):
-    """The colours are learnt at once, so the best epoch is an early one."""
-    metrics = train(compose_run("trainer.max_epochs=5"))
+    """The highest loss counts as best here, and the colours are learnt at once: the best epoch is an early one."""
+    metrics = train(compose_run("trainer.max_epochs=5", "checkpoint.monitor=val/loss", "checkpoint.mode=max"))
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert metrics["best_epoch"] < 4
     assert [(p["name"], p["epochs"]) for p in record["phases"]] == [("head", 1), ("all", 4)]

@@ -168,6 +168,7 @@ def build_trainer(
     run: "RunDirectory",
     precision: "Precision",
     finetuning: "BackboneFinetuning",
+    recorder: "RunRecorder",
     callbacks: list["L.Callback"],
 ) -> "L.Trainer":
     """Return the Lightning trainer with its checkpoints and loggers."""
@@ -177,10 +178,10 @@ def build_trainer(
 
     from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
-    from tlab.runs.checkpoints import AtomicCheckpointIO, RunEarlyStopping, best_checkpoint
+    from tlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, RunEarlyStopping
 
     monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
-    own: list[L.Callback] = [best_checkpoint(run, monitor, mode)]
+    own: list[L.Callback] = [BestCheckpoint(run, monitor, mode, lambda: recorder.best_epoch)]
     if (patience := cfg.trainer.early_stopping) is not None:
         phase = lambda: (finetuning.phase.name, finetuning.in_last_phase)  # noqa: E731
         own.append(RunEarlyStopping(monitor, patience, mode, phase))

@@ -140,20 +140,19 @@ def fit(
         features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
         finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"), features)
         finetuning.check_schedules(module.metric_names)
-        recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates)
+        aim = (cfg.checkpoint.monitor, best_is(cfg))
+        recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates, *aim)
         callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]
-        callbacks.append(
-            ConfusionRecorder(run, lambda: recorder.best(cfg.checkpoint.monitor, best_is(cfg))["epoch"])
-        )
+        callbacks.append(ConfusionRecorder(run, lambda: recorder.best_epoch))
         callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
-        trainer = build_trainer(cfg, run, precision, finetuning, callbacks)
+        trainer = build_trainer(cfg, run, precision, finetuning, recorder, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         else:
             log_settings(trainer.loggers, settings(cfg, overrides))
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        metrics = recorder.summary(cfg.checkpoint.monitor, best_is(cfg))
+        metrics = recorder.summary()
         phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)

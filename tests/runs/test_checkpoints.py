@@ -77,3 +77,18 @@ def test_the_best_waits_for_the_last_and_goes_before_it(tmp_path, monkeypatch):
     assert (best["state_dict"]["b"].tolist(), best["rows"]) == ([0, 0], [1])
     assert (last["state_dict"]["b"].tolist(), last["rows"]) == ([1, 1], [1, 2])
     assert moved == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_kept(compose_run, tmp_path, mode):
+    """Some epochs have the same accuracy on six validation images; their losses differ."""
+    one = ("data.batch_size=6", "trainer.limit_val_batches=1", "optimizer.lr=1e-3", f"checkpoint.mode={mode}")
+    metrics = train(compose_run(*SMALL, *one))
+    run = RunDirectory(tmp_path / "run")
+    rows = run.history()
+    tied = [row for row in rows if float(row["val/acc"]) == metrics["val/acc"]]
+    assert len({row["val/loss"] for row in tied}) == len(tied) > 1
+    lowest = min(tied, key=lambda row: float(row["val/loss"]))
+    assert metrics["best_epoch"] == int(lowest["epoch"])
+    assert metrics["val/loss"] == float(lowest["val/loss"])
+    assert torch.load(run.best, weights_only=True)["epoch"] == int(lowest["epoch"])

@@ -79,3 +79,39 @@ def test_speed_of_a_phase(recorder, clock):
         clock[0] += validation
         recorder.on_train_epoch_end(end, MODULE)
     assert recorder.speed("head") == {"seconds": 16.0, "images_per_second": 6.0}
+
+
+def ended(recorder, *epochs, first=0):
+    """Tell the recorder of epochs with these metrics; returns the best so far."""
+    for number, metrics in enumerate(epochs, start=first):
+        recorder.on_train_epoch_end(trainer(number, **metrics), MODULE)
+    return recorder.best_epoch
+
+
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(recorder):
+    epochs = [
+        {"val_acc": 0.8, "val_loss": 0.1},
+        {"val_acc": 0.9, "val_loss": 0.5},
+        {"val_acc": 0.9, "val_loss": 0.4},
+        {"val_acc": 0.9, "val_loss": 0.4},
+    ]
+    assert [ended(recorder, epoch, first=number) for number, epoch in enumerate(epochs)] == [0, 1, 2, 2]
+    assert recorder.summary()["val/loss"] == pytest.approx(0.4)
+
+
+def test_an_epoch_without_a_number_is_never_better(tmp_path):
+    recorder = RunRecorder(RunDirectory(tmp_path), lambda: "head", dict, "val/loss", "min")
+    assert ended(recorder, {"val_loss": float("nan")}, {"val_loss": 3.0}, {"val_loss": float("nan")}) == 1
+
+
+@pytest.mark.parametrize("key", ["best_epoch", "of an earlier version"])
+def test_a_recorder_that_goes_on_keeps_the_best_epoch(recorder, tmp_path, key):
+    """A checkpoint of an earlier version has kept the first of equals as its best."""
+    ended(recorder, {"val_acc": 0.9, "val_loss": 0.5}, {"val_acc": 0.9, "val_loss": 0.4})
+    state = recorder.state_dict()
+    if key != "best_epoch":
+        del state["best_epoch"]
+    again = RunRecorder(RunDirectory(tmp_path), lambda: "head", dict)
+    again.load_state_dict(state)
+    assert again.best_epoch == (1 if key == "best_epoch" else 0)
+    assert ended(again, {"val_acc": 0.9, "val_loss": 0.3}, first=2) == 2

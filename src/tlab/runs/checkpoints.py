@@ -147,7 +147,28 @@ class BestCheckpoint(ModelCheckpoint):
     """Makes `best.ckpt` at the end of each best epoch (`AtomicCheckpointIO` writes it).
 
     Lightning's own forgets which epoch was best when the directory has been moved; this one knows its directory.
+
+    Args:
+        run: Where to write.
+        monitor: Metric.
+        mode: `min` or `max`.
+        best_epoch: Returns the best epoch so far, which `RunRecorder` decides; it has looked at the epoch by now.
     """
+
+    def __init__(self, run: RunDirectory, monitor: str, mode: str, best_epoch: Callable[[], int | None]) -> None:
+        super().__init__(
+            run.checkpoints,
+            run.best.stem,
+            monitor=monitor,
+            mode=mode,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.best_epoch = best_epoch
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Tell whether this epoch is the best so far; all processes answer alike."""
+        return trainer.strategy.reduce_boolean_decision(self.best_epoch() == trainer.current_epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state, with the paths of the checkpoint's directory as it is now."""
@@ -203,18 +224,6 @@ class RunEarlyStopping(EarlyStopping):
         """Take up the count."""
         self.phase = state_dict["phase"]
         super().load_state_dict(state_dict)
-
-
-def best_checkpoint(run: RunDirectory, monitor: str, mode: str) -> BestCheckpoint:
-    """Return the callback that writes `best.ckpt`; it comes before `LastCheckpoint`, which saves its state too."""
-    return BestCheckpoint(
-        run.checkpoints,
-        run.best.stem,
-        monitor=monitor,
-        mode=mode,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
 
 
 def resumable(run: RunDirectory) -> Path | None:

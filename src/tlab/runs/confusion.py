@@ -21,7 +21,7 @@ class ConfusionRecorder(ConfusionCounts):
         best_epoch: Returns the best epoch so far.
     """
 
-    def __init__(self, run: RunDirectory, best_epoch: Callable[[], int]) -> None:
+    def __init__(self, run: RunDirectory, best_epoch: Callable[[], int | None]) -> None:
         super().__init__()
         self.run = run
         self.best_epoch = best_epoch

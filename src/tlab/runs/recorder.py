@@ -1,5 +1,6 @@
 """The callback that writes history.csv while a run goes on."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,22 +18,39 @@ class RunRecorder(L.Callback):
     phase computed in advance and what was written; `images_per_second` is that from the epoch's start to its last
     batch.
 
+    It also decides which epoch is the best, for the checkpoint and for everything that is written of that epoch: of
+    equals the one with the lower `val/loss`, since validation sets are small and ties in accuracy the rule; where
+    that is equal too, the first.
+
     Args:
         run: Where to write.
         phase: Returns the name of the phase in force.
         rates: Returns each group's learning rate as the next step will apply it.
+        monitor: Metric that decides which epoch is the best.
+        mode: `max` or `min`: which end of it is good.
 
     Attributes:
         rows: One per epoch.
         fit_seconds: Wall-clock time of those epochs.
+        best_epoch: The best so far (from 0); None before the first has ended.
     """
 
-    def __init__(self, run: RunDirectory, phase: Callable[[], str], rates: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        phase: Callable[[], str],
+        rates: Callable[[], dict[str, float]],
+        monitor: str = "val/acc",
+        mode: str = "max",
+    ) -> None:
         self.run = run
         self.read_phase = phase
         self.read_rates = rates
+        self.monitor = monitor
+        self.mode = mode
         self.rows: list[dict[str, Any]] = []
         self.fit_seconds = 0.0
+        self.best_epoch: int | None = None
         self._lr: dict[str, float] = {}
         self._images = 0
         self._before = 0.0  # seconds between the last epoch's end and this one's start
@@ -84,19 +102,18 @@ class RunRecorder(L.Callback):
                 "images_per_second": round(self._images / train_seconds, 1),
             }
         )
+        if self.best_epoch is None or self._badness(self.rows[-1]) < self._badness(self.best()):
+            self.best_epoch = trainer.current_epoch
         if trainer.is_global_zero:
             self.run.write_history(self.rows)
 
-    def best(self, monitor: str, mode: str) -> dict[str, Any]:
-        """Return the row of the epoch that is best in `monitor` so far, the first of equals."""
-        return (max if mode == "max" else min)(self.rows, key=lambda row: row[monitor])
+    def best(self) -> dict[str, Any]:
+        """Return the row of the best epoch so far."""
+        return next(row for row in self.rows if row["epoch"] == self.best_epoch)
 
-    def summary(self, monitor: str, mode: str) -> dict[str, float]:
-        """Return the metrics of the epoch that is best in `monitor` (the first of equals, as the checkpoint is).
-
-        Besides them `best_epoch` (from 0), `epochs` and `fit_seconds`.
-        """
-        best = self.best(monitor, mode)
+    def summary(self) -> dict[str, float]:
+        """Return the metrics of the best epoch; besides them `best_epoch` (from 0), `epochs` and `fit_seconds`."""
+        best = self.best()
         metrics = {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
         return {
             **metrics,
@@ -119,6 +136,7 @@ class RunRecorder(L.Callback):
         return {
             "rows": self.rows,
             "fit_seconds": self.fit_seconds,
+            "best_epoch": self.best_epoch,
             "epoch": {
                 "lr": self._lr,
                 "images": self._images,
@@ -131,9 +149,19 @@ class RunRecorder(L.Callback):
         """Take up the rows and the sums."""
         self.rows = state_dict["rows"]
         self.fit_seconds = state_dict["fit_seconds"]
+        if "best_epoch" in state_dict:
+            self.best_epoch = state_dict["best_epoch"]
+        elif self.rows:  # of an earlier version, which kept the first of equals
+            self.best_epoch = min(self.rows, key=lambda row: self._badness(row)[0])["epoch"]
         epoch = state_dict["epoch"]
         self._lr, self._images = epoch["lr"], epoch["images"]
         self._before, self._train_seconds = epoch.get("before", 0.0), epoch["train_seconds"]
+
+    def _badness(self, row: dict[str, Any]) -> tuple[float, float]:
+        """Return what the best epoch has least of: the monitored metric, so that less is better, and `val/loss`."""
+        value, loss = row[self.monitor], row.get("val/loss", math.nan)
+        value = -value if self.mode == "max" else value
+        return math.inf if math.isnan(value) else value, math.inf if math.isnan(loss) else loss
 
     def _lap(self) -> float:
         """Return the seconds since the last call."""
