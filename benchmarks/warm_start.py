@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from tlab.command import compose, quiet
 from tlab.models.module import ImageClassifier
 from tlab.overrides import quoted
-from tlab.parts import build_net
+from tlab.parts import build_backbone, build_net
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
@@ -54,7 +54,8 @@ def before_training(cfg: DictConfig) -> float:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data.module)
     data.setup()
-    module = ImageClassifier(build_net(cfg, data), data.classes, instantiate(cfg.optimizer, _convert_="all"))
+    net = build_net(cfg, build_backbone(cfg), data)
+    module = ImageClassifier(net, data.classes, instantiate(cfg.optimizer, _convert_="all"))
     trainer = L.Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=cfg.run_dir
     )

@@ -131,6 +131,24 @@ def test_a_mistake_is_one_sentence(overrides, sentence, tmp_path):
     assert len(lines) == 1, result.stderr
 
 
+def test_a_mistake_in_the_plan_shows_before_the_images_are_looked_at_and_leaves_no_directory(tmp_path):
+    (tmp_path / "photos").mkdir()  # without any, which is a mistake too
+    plan = ("backbone.weights=null", "backbone=mobilenet_v3_small", "finetune.phases.all.train=[layer9]")
+    result = tlab("data.root=photos", *plan, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "finetune.phases.all.train names layer9, which the backbone does not have" in result.stderr
+    assert list((tmp_path / "outputs/runs").iterdir()) == []
+
+
+def test_a_mistake_leaves_what_was_in_its_directory(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    place = ("data.root=photos", f"hydra.run.dir={tmp_path}/run", "backbone.weights=null", "backbone.upto=x")
+    (tmp_path / "photos").mkdir()
+    assert tlab(*place, cwd=tmp_path).returncode == 2
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
 def test_debug_shows_the_traceback(tmp_path):
     result = tlab("data.root=/no/such", "debug=true", f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 1

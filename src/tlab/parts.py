@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.finetuning import BackboneFinetuning, Plan
     from tlab.models.classifier import Classifier
     from tlab.models.precision import Precision
+    from tlab.models.stages import StagedBackbone
     from tlab.runs.directory import RunDirectory
     from tlab.runs.recorder import RunRecorder
 
@@ -62,14 +63,18 @@ def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
     return own
 
 
-def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
+def build_backbone(cfg: DictConfig) -> "StagedBackbone":
+    """Return the backbone with its weights, or random ones where the plan is to train from scratch."""
+    weights = cfg.backbone.weights if cfg.finetune.pretrained else None
+    return instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
+
+
+def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
     """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
     from tlab.models.classifier import Classifier
     from tlab.models.reuse import reuse_rows
     from tlab.trained import build_head
 
-    weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    backbone = instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
     head = build_head(cfg, backbone.feature_dim, data.num_classes)
     if cfg.finetune.pretrained:
         reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
@@ -86,15 +91,15 @@ def build_net(cfg: DictConfig, data: "ImageDataModule") -> "Classifier":
     return net
 
 
-def make_plan(cfg: DictConfig, net: "Classifier") -> "Plan":
-    """Return the plan that `finetune` asks for, over this network's stages."""
+def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
+    """Return the plan that `finetune` asks for, over this backbone's stages."""
     from tlab.finetuning import build_plan
 
     finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
     return build_plan(
         finetune["phases"],
         cfg.trainer.max_epochs,
-        net.backbone.stage_names,
+        backbone.stage_names,
         finetune["backbone_lr_scale"],
         finetune["stage_lr_decay"],
         finetune["stage_lr_scales"],

@@ -24,6 +24,7 @@ from tlab.description import (
 from tlab.overrides import quoted
 from tlab.parts import (
     best_is,
+    build_backbone,
     build_dashboards,
     build_net,
     build_optimizer,
@@ -118,12 +119,13 @@ def fit(
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         with first_process_first():
             data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+            backbone = build_backbone(cfg)
+            plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
-            net = build_net(cfg, data)
+            net = build_net(cfg, backbone, data)
         images = {name: len(samples) for name, samples in data.index.splits.items()}
         check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-        plan = make_plan(cfg, net)
         checkpoint = from_first_process(lambda: resumable(run))
         begun = run.record if checkpoint is not None else {}
         precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))

@@ -185,7 +185,7 @@ def test_a_plan_is_carried_out(tmp_path, name, plan):
     for key, parameter in net.named_parameters():
         if key.endswith("layer_scale"):  # starts at 1e-6, where a step is lost to rounding
             torch.nn.init.ones_(parameter)
-    plan_of_run = make_plan(cfg, net)
+    plan_of_run = make_plan(cfg, backbone)
     image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     batches = [Batch(image, torch.arange(4) % 3, torch.arange(4))]
     table = Table(net)

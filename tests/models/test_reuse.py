@@ -281,7 +281,7 @@ def test_a_checkpoint_of_a_former_run(pooling: Any, upto: str | None, fits: bool
 
 def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> None:
     """Through `train`: the rows are in run.json and the checkpoint can be read again."""
-    from tlab.parts import build_net
+    from tlab.parts import build_backbone, build_net
     from tlab.train import train
     from tlab.trained import load_trained
 
@@ -294,9 +294,14 @@ def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> No
     load_trained(tmp_path / "run")
 
     data: Any = SimpleNamespace(classes=("blue", "green", "red"), num_classes=3)
-    mapped = build_net(compose_run(*weights, "head.reuse={green: c}"), data)
+
+    def built(*overrides: str) -> Any:
+        cfg = compose_run(*overrides)
+        return build_net(cfg, build_backbone(cfg), data)
+
+    mapped = built(*weights, "head.reuse={green: c}")
     assert mapped.head.reused == {"green": "c"}
     for none in (("head.reuse=null",), ("head=mlp",), ("head.reuse={green: c}", "finetune=scratch")):
-        assert build_net(compose_run(*weights, *none), data).head.reused == {}
+        assert built(*weights, *none).head.reused == {}
     with pytest.raises(UserError, match="random initialisation has no source classifier: give other backbone"):
-        build_net(compose_run("head.reuse={green: c}"), data)
+        built("head.reuse={green: c}")

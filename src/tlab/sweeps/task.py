@@ -1,6 +1,7 @@
 """What Hydra calls for each run of a command, in this process or in another one to which it is pickled."""
 
 import importlib
+import shutil
 import sys
 import traceback
 import warnings
@@ -20,6 +21,9 @@ from tlab.sweeps.worker import Machine
 
 if TYPE_CHECKING:
     from tlab.sweeps.sweep import SweepResult
+
+
+FAILED_EARLY = {".hydra", ".lock", "run.json", "traceback.txt"}  # of a run that met a mistake before it began
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Task:
             return Failure("stopped")
 
     def _alone(self, cfg: DictConfig, directory: RunDirectory) -> Any:
+        new = _is_new(directory.path)
         try:
             return self.function(cfg)
         except SystemExit:
@@ -96,7 +101,8 @@ class Task:
         except Exception as error:
             if self.debug or not is_mistake(error):
                 raise
-            _remove_if_unused(directory.path)
+            if new:
+                _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
             fail(sentence(error))
 
     def _one_of_many(self, cfg: DictConfig, directory: RunDirectory) -> Any:
@@ -140,9 +146,19 @@ def _importable(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(importlib.import_module(spec.name), function.__name__)
 
 
-def _remove_if_unused(directory: Path) -> None:
-    """Remove a run directory in which nothing has happened but an empty log."""
-    files = list(directory.iterdir())
-    if len(files) == 1 and files[0].suffix == ".log" and files[0].stat().st_size == 0:
-        files[0].unlink()
-        directory.rmdir()
+def _is_new(directory: Path) -> bool:
+    """Tell whether there is nothing in a directory but an empty log."""
+    return all(file.suffix == ".log" and file.stat().st_size == 0 for file in directory.iterdir())
+
+
+def _remove_if_unused(directory: RunDirectory, log: str) -> None:
+    """Remove a command's directory in which nothing has happened; it was new when the command began.
+
+    Args:
+        directory: It holds the log, and if it is a run's, what that says of its failure.
+        log: Name of the log.
+    """
+    names = {file.name for file in directory.path.iterdir()}
+    begun = "seed" in directory.record  # which is written right before training
+    if log in names and names <= {log, *FAILED_EARLY} and not begun:
+        shutil.rmtree(directory.path, ignore_errors=True)
