@@ -23,8 +23,14 @@ help:  ## list these commands
 
 setup: $(READY)  ## build .venv from requirements.lock; does nothing when it is up to date
 
+# The run's directory, kept in outputs/.demo until it is over, so that make demo goes on with one that was stopped; with
+# other settings than then it begins anew.
+DEMO_RUN = $(shell [ -f outputs/.demo ] && [ -z "$$(find conf -newer outputs/.demo)" ] || \
+	{ mkdir -p outputs && date +outputs/runs/%Y-%m-%d_%H-%M-%S_demo > outputs/.demo; }; cat outputs/.demo)
+
 demo: setup  ## train on the built-in sample, offline: freeze, train the head, unfreeze, compare
-	@$(PY) -m tlab.train experiment=demo
+	@env TLAB_COMMAND="make demo" $(PY) -m tlab.train experiment=demo hydra.run.dir=$(DEMO_RUN)
+	@rm -f outputs/.demo
 
 test: setup  ## run the tests, without those marked slow
 	@$(PY) -m pytest -n 2 -m "not slow"

@@ -59,6 +59,32 @@ def stamp(checkout: Path) -> Path:
 
 
 @needs_make
+@pytest.mark.parametrize(("code", "goes_on"), [(130, True), (0, False)])
+def test_a_demo_that_was_stopped_goes_on(checkout: Path, stamp: Path, code: int, goes_on: bool) -> None:
+    """The interpreter notes how it was called, and ends as a run that is stopped, or over."""
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$TLAB_COMMAND: $@" > called\nexit {code}\n', encoding="utf-8")
+    python.chmod(0o755)
+    (checkout / "conf").mkdir()
+    make(checkout, "demo")
+    assert (checkout / "called").read_text().startswith("make demo: -m tlab.train experiment=demo hydra.run.dir=")
+    assert (checkout / "outputs/.demo").exists() == goes_on
+    (checkout / "outputs/.demo").write_text("outputs/runs/earlier\n")
+    make(checkout, "demo")
+    assert (checkout / "called").read_text().endswith("hydra.run.dir=outputs/runs/earlier\n")
+
+
+@needs_make
+def test_a_demo_with_other_settings_begins_anew(checkout: Path, stamp: Path) -> None:
+    (checkout / "outputs").mkdir()
+    (checkout / "outputs/.demo").write_text("outputs/runs/earlier\n")
+    os.utime(checkout / "outputs/.demo", (0, 0))
+    (checkout / "conf").mkdir()
+    assert "earlier" not in make(checkout, "-n", "demo").stdout
+
+
+@needs_make
 def test_setup_does_nothing_when_up_to_date(checkout: Path, stamp: Path) -> None:
     assert make(checkout, "setup", "PYTHON=false").returncode == 0
 

@@ -1,6 +1,7 @@
 """What Hydra calls for each run of a command, in this process or in another one to which it is pickled."""
 
 import importlib
+import os
 import shutil
 import sys
 import traceback
@@ -92,11 +93,11 @@ class Task:
         new = _is_new(directory.path)
         try:
             return self.function(cfg)
-        except SystemExit:
-            if directory.record.get("error") == "interrupted" and directory.last.exists():
-                print(
-                    f"tlab: stopped; the same command with hydra.run.dir={directory.path} goes on", file=sys.stderr
-                )
+        except (SystemExit, KeyboardInterrupt) as stop:
+            between = isinstance(stop, KeyboardInterrupt)  # a run and its baseline
+            if directory.last.exists() and (between or _is_interrupted(directory)):
+                same = f"the same command with hydra.run.dir={directory.path}"
+                print(f"tlab: stopped; {os.environ.get('TLAB_COMMAND') or same} goes on", file=sys.stderr)
             raise
         except Exception as error:
             if self.debug or not is_mistake(error):
@@ -144,6 +145,12 @@ def _importable(function: Callable[..., Any]) -> Callable[..., Any]:
     if function.__module__ != "__main__" or spec is None:
         return function
     return getattr(importlib.import_module(spec.name), function.__name__)
+
+
+def _is_interrupted(directory: RunDirectory) -> bool:
+    """Tell whether a run, or a baseline of it, was stopped."""
+    runs = [directory, *map(RunDirectory, directory.path.glob("baselines/*"))]
+    return any(run.record.get("error") == "interrupted" for run in runs)
 
 
 def _is_new(directory: Path) -> bool:
