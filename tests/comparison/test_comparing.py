@@ -79,6 +79,17 @@ def test_equal_results_are_called_equal(make_run, sweep):
     assert headline(comparison) == f"{comparison.label(comparison.ranked[0])} is as good as 1 other"
 
 
+def test_equal_seeds_give_no_interval(make_run, sweep):
+    for seed in range(3):
+        make_run("aug=strong", 0.8, seed, ["aug=strong"])
+        make_run("aug=light", 0.6 + seed / 50, seed, ["aug=light"])
+    comparison = compare_runs(sweep)
+    assert "val/acc 80.0 % (3 equal seeds, which give no interval" in detail(comparison)
+    text = printed(comparison)
+    assert "all equal" in text
+    assert "80.0 to 80.0" not in text
+
+
 def test_a_higher_mean_of_too_few_seeds_is_said_to_be_that(make_run, sweep):
     for seed, value in enumerate((0.7, 0.72, 0.71)):
         make_run("aug=strong", value, seed, ["aug=strong"])

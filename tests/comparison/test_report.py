@@ -162,6 +162,20 @@ def test_on_paper_it_is_light_and_nothing_is_wider_than_the_page(browser, grid):
     assert opened.errors == []
 
 
+@pytest.mark.parametrize(
+    ("lengths", "ticks"),
+    [((1, 70), "1 s, 2 s, 5 s, 10 s, 20 s, 30 s, 1 min"), ((1, 3), "1 s, 1.5 s, 2 s, 2.5 s, 3 s")],
+)
+def test_times_read_as_people_say_them(browser, make_run, sweep, lengths, ticks):
+    """A run's training time is a second per epoch here."""
+    for aug, epochs in zip(("none", "strong"), lengths, strict=True):
+        make_run(aug, [0.5 + i / 1000 for i in range(epochs)], 0, [f"aug={aug}"])
+    opened = Opened(browser, sweep)
+    assert opened.errors == []
+    shown = opened.page.eval_on_selector_all("#time .xtick text", "texts => texts.map(text => text.textContent)")
+    assert ", ".join(shown) == ticks
+
+
 def test_one_run(browser, make_run, sweep):
     make_run("only", [0.3, 0.6])
     opened = Opened(browser, sweep)

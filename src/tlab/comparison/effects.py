@@ -19,7 +19,7 @@ class Level:
     Attributes:
         name: The value, or the range of values.
         mean: Mean of the metric at this level, the other factors held in balance.
-        half_width: Half of its 95 % interval, from the spread between seeds; None without repeated seeds.
+        half_width: Half of its 95 % interval, from the spread between seeds; None without any.
         settings: How many settings have it.
     """
 
@@ -148,7 +148,10 @@ def _raw_weights(at: np.ndarray, count: int) -> np.ndarray:
 
 
 def _seed_noise(summaries: Sequence[Summary]):  # type: ignore[no-untyped-def]
-    """Return the pooled standard deviation between seeds, and what gives a weighted mean's half interval."""
+    """Return the pooled standard deviation between seeds, and what gives a weighted mean's half interval.
+
+    Where the seeds of each setting came to the same there is no interval.
+    """
     repeated = [(summary.n - 1, summary.sd) for summary in summaries if summary.sd is not None]
     freedom = sum(n for n, _ in repeated)
     if not freedom:
@@ -156,6 +159,8 @@ def _seed_noise(summaries: Sequence[Summary]):  # type: ignore[no-untyped-def]
     from scipy import stats
 
     noise = float(np.sqrt(sum(n * sd**2 for n, sd in repeated) / freedom))
+    if all(summary.all_equal for summary in summaries if summary.sd is not None):
+        return noise, lambda weights: None
     scale = stats.t.ppf((1 + LEVEL) / 2, freedom) * noise
     sizes = np.array([summary.n for summary in summaries])
     return noise, lambda weights: float(scale * np.sqrt((weights**2 / sizes).sum()))

@@ -56,9 +56,9 @@ def _tiles(comparison: Comparison) -> str:
     tiles = []
     if ranked and ranked[0].summary:
         best = ranked[0].summary
-        interval = (
-            f"{span(best, metric)} ({INTERVAL_NAMES[comparison.interval]})" if best.low is not None else "one seed"
-        )
+        interval = f"{span(best, metric)} ({INTERVAL_NAMES[comparison.interval]})"
+        if best.low is None or best.all_equal:
+            interval = "one seed" if best.low is None else f"{best.n} equal seeds, no interval"
         tiles.append((f"best {metric}", value(best.mean, metric), interval))
         if ranked[0].test:
             tiles.append((comparison.test_metric, value(ranked[0].test.mean, metric), "not used to choose"))

@@ -22,7 +22,7 @@ class Summary:
         n: Its size.
         mean: Its mean.
         sd: Its standard deviation (n - 1 below the line); None for n = 1.
-        low: Lower end of the 95 % interval of the mean; None where n = 1.
+        low: Lower end of the 95 % interval of the mean; None where n = 1, the mean where all are equal.
         high: Upper end.
     """
 
@@ -31,6 +31,11 @@ class Summary:
     sd: float | None
     low: float | None
     high: float | None
+
+    @property
+    def all_equal(self) -> bool:
+        """Several values without any spread, which says nothing of how far others may lie off."""
+        return self.n > 1 and self.low == self.high
 
 
 @dataclass(frozen=True)

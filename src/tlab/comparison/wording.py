@@ -30,9 +30,14 @@ def lead(difference: float, metric: str) -> str:
 
 
 def span(summary: Summary, metric: str) -> str:
-    """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %; a dash for one seed."""
+    """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
+
+    A dash for one seed; where all seeds came to the same there is no interval either.
+    """
     if summary.low is None or summary.high is None:
         return "–"
+    if summary.all_equal:
+        return "all equal"
     low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
     return f"{value(low, metric, unit=False)} to {value(high, metric)}"
 
@@ -147,6 +152,8 @@ def _result(setting: Setting, comparison: Comparison) -> str:
     text = value(setting.summary.mean, comparison.monitor)
     if setting.summary.low is None:
         return f"{text} (one seed, so nothing can be said about its spread; add seeds)"
+    if setting.summary.all_equal:
+        return f"{text} ({setting.summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
     name = INTERVAL_NAMES[comparison.interval]
     return f"{text} (95 % interval {span(setting.summary, comparison.monitor)}, {name}, {setting.summary.n} seeds)"
 

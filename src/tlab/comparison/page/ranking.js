@@ -38,7 +38,8 @@ function drawRanking() {
         arrayminus: settings.map((s, i) => (half[i] ? s.mean - s.low : 0)),
       },
       text: settings.map((s) => {
-        const interval = s.low === null ? "one seed" : `${asText(s.low)} to ${asText(s.high)}`;
+        const several = s.low === s.high ? "equal seeds, no interval" : `${asText(s.low)} to ${asText(s.high)}`;
+        const interval = s.low === null ? "one seed" : several;
         return `<b>${asText(s.mean)}</b> (${interval})<br>${described(s)}`;
       }),
       hoverinfo: "text",
@@ -108,9 +109,36 @@ function drawTime() {
   ];
   plot("time", traces, layout(colours, {
     height: 400,
-    xaxis: axis(colours, { title: "seconds of training", type: wide ? "log" : "linear", dtick: undefined }),
+    xaxis: axis(colours, { title: "time of training", ...timeScale(seconds, wide) }),
     yaxis: shareAxis(colours, data.share, { title: data.metric }),
   }));
+}
+
+const SECOND_STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400,
+  172800, 432000, 864000]; // what people count times in
+
+// An axis of seconds whose ticks read 1 s, 2 s, 5 s, 10 s, 1 min ...; few enough to stand side by side.
+function timeScale(seconds, logarithmic) {
+  const [least, most] = [Math.min(...seconds), Math.max(...seconds)];
+  const room = document.getElementById("time").clientWidth < 600 ? 5 : 9;
+  if (!logarithmic) {
+    const gap = (most - least || most) * 0.06;
+    const [from, to] = [Math.max(0, least - gap), most + gap];
+    const step = SECOND_STEPS.find((wanted) => (to - from) / wanted <= room) ?? to - from;
+    const first = Math.ceil(from / step);
+    const at = [...Array(Math.floor(to / step) - first + 1).keys()].map((i) => (first + i) * step);
+    return { type: "linear", range: [from, to], tickvals: at, ticktext: at.map(tickTime) };
+  }
+  const gap = (most / least) ** 0.06;
+  const within = SECOND_STEPS.filter((at) => at >= least / gap && at <= most * gap);
+  const every = Math.ceil(within.length / room);
+  const at = within.filter((_, i) => i % every === 0);
+  return { type: "log", range: [Math.log10(least / gap), Math.log10(most * gap)], tickvals: at, ticktext: at.map(tickTime) };
+}
+
+function tickTime(seconds) {
+  const [unit, name] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([unit]) => seconds >= unit) ?? [1, "s"];
+  return `${Number((seconds / unit).toPrecision(3))} ${name}`;
 }
 
 // The settings that no quicker one equals, the quickest first.
