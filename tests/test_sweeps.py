@@ -147,6 +147,33 @@ def test_a_run_that_kills_its_process_is_noted_and_the_others_go_on(photos, tmp_
     assert "default seed=0  its process ended without a word" in printed
 
 
+@pytest.mark.slow
+def test_a_process_that_is_stopped_takes_no_other_run_and_another_one_does(photos, tmp_path):
+    directory = tmp_path / "sweep"
+    process = subprocess.Popen(
+        command(photos, directory, "seed=0,1,2,3", "trainer.max_epochs=40", *JOBLIB),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (directory / "default/seed=0/history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    stopped = owner(directory / "default/seed=0/.lock")
+    assert stopped is not None
+    os.kill(stopped, signal.SIGTERM)
+    owners = set()
+    while process.poll() is None:
+        owners |= {owner(lock) for lock in directory.glob("default/seed=[123]/.lock")}
+        time.sleep(0.02)
+    printed, _ = process.communicate()
+    assert stopped not in owners
+    assert process.returncode == 1, printed
+    expected = {"default/seed=0": "failed", **{f"default/seed={seed}": "finished" for seed in (1, 2, 3)}}
+    assert statuses(directory) == expected
+    assert "default seed=0  stopped" in printed
+
+
 def owner(lock: Path) -> int | None:
     """Process id of the one that holds a lock, from the kernel's list."""
     inode = str(lock.stat().st_ino)

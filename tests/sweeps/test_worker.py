@@ -24,6 +24,29 @@ input()
 """
 
 
+STOPPED = """
+import os, sys
+from pathlib import Path
+from tlab.sweeps.worker import Machine
+machine = Machine(Path(sys.argv[1]), os.getppid(), 2, ())
+for number in range(2):
+    try:
+        with machine.work(Path(sys.argv[2]) / f"{number}.txt"):
+            print("begun", flush=True)
+            raise SystemExit(143)  # as a run that has saved
+    except SystemExit:
+        continue
+"""
+
+
+def test_a_worker_that_was_stopped_in_a_run_takes_no_other(tmp_path):
+    (tmp_path / "places").mkdir()
+    command = [sys.executable, "-c", STOPPED, str(tmp_path / "places"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "0.txt").read_text() == "begun\n"
+    assert not (tmp_path / "1.txt").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="places are locked by fcntl")
 def test_workers_have_a_share_of_the_machine_each(tmp_path):
     (tmp_path / "places").mkdir()

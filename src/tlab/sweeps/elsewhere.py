@@ -102,6 +102,8 @@ def run_elsewhere(
                 else:
                     time.sleep(1)
                 left = [job for job in left if not monitor.is_over(job)]
+                if left and machine is not None:
+                    _end_workers()  # one that was told to stop takes no run any more
 
 
 def _launch(
@@ -128,6 +130,13 @@ def _launch(
         if failure is None or not failure.busy:
             monitor.note(job, failure)
     return None
+
+
+def _end_workers() -> None:
+    """End the idle processes of joblib's pool, which it keeps for the next launch."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
 
 
 def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:

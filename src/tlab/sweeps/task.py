@@ -33,7 +33,7 @@ class Failure:
 
     Attributes:
         reason: One sentence.
-        busy: Another process is at work on the run.
+        busy: Another process is at work on the run, or this one takes none any more: it can be tried again.
     """
 
     reason: str
@@ -83,11 +83,13 @@ class Task:
             return self._alone(cfg, directory)
         if self.machine is None:
             return self._one_of_many(cfg, directory)
+        begun = False
         try:
             with self.machine.work(directory.path / "output.txt"):
+                begun = True
                 return self._one_of_many(cfg, directory)
         except SystemExit:  # would end the waiting process, which has said so
-            return Failure("stopped")
+            return Failure("stopped", busy=not begun)
 
     def _alone(self, cfg: DictConfig, directory: RunDirectory) -> Any:
         new = _is_new(directory.path)

@@ -48,9 +48,9 @@ class Machine:
         """Have a run of this process in the block: with its share of the machine, and what it prints in a file.
 
         Raises:
-            SystemExit: The sweep is being stopped.
+            SystemExit: This process was told to stop, in this run or before it.
         """
-        global _at_work
+        global _at_work, _stopping
         if _place is None:
             self._become_worker()
         if _stopping:
@@ -59,6 +59,9 @@ class Machine:
         try:
             with _printing_to(output):
                 yield
+        except SystemExit:  # a run that trains has listened to the signal in place of `_stop`
+            _stopping = True
+            raise
         finally:
             _at_work = False
 
