@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,8 +94,23 @@ def test_runs_in_other_processes_are_the_same_runs(photos, tmp_path):
     assert statuses(tmp_path / "here") == statuses(tmp_path / "there")
     for name in statuses(tmp_path / "here"):
         assert result(tmp_path / "here" / name) == result(tmp_path / "there" / name)
-        assert re.search(r"epoch +1/1", (tmp_path / "there" / name / "output.txt").read_text())
+        for place in ("here", "there"):
+            assert re.search(r"epoch +1/1", (tmp_path / place / name / "output.txt").read_text())
     assert not re.search(r"epoch +1/1", done.stdout)  # what the runs say is in their directories
+
+
+def test_a_sweep_prints_a_line_for_each_run_and_the_remarks_on_the_images_once(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/train/red/broken.png").write_bytes(b"no image")
+    done = sweep(tmp_path / "photos", tmp_path / "sweep", "seed=0,1,2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Skipping 1 file") == 1
+    line = r"^default seed=(\d)  val/acc .*%  test/acc .*%  [\d.]+ s  \((\d) of 3 done"
+    lines = re.findall(line, done.stdout, flags=re.MULTILINE)
+    assert lines == [("0", "1"), ("1", "2"), ("2", "3")]
+    assert not re.search(r"epoch +1/1|trains now|images/s ", done.stdout.partition("Sweep")[0])
+    printed = (tmp_path / "sweep/default/seed=2/output.txt").read_text()
+    assert all(words in printed for words in ("trains now", "Skipping 1 file", "best checkpoint"))
 
 
 @pytest.mark.parametrize("launcher", PLACES)

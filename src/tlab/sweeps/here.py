@@ -14,6 +14,7 @@ from tlab.sweeps.composition import sources_digest
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure, Task, one_line
+from tlab.sweeps.terminal import printing_to_its_directory, warning_once
 
 PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
 
@@ -56,31 +57,39 @@ class Composer:
 def run_one_by_one(
     jobs: Sequence[Job], composer: Composer, context: HydraContext, task: Task, progress: Progress
 ) -> None:
-    """Carry out the runs, and note in `progress` what becomes of each.
+    """Carry out the runs, and note in `progress` what becomes of each; what they print is in their directories.
 
     Those that another process is at work on come last: it may have been given the same command, or be about to end.
     """
     sources = sources_digest(composer.config.hydra.runtime.config_sources)
     busy = []
-    for job in jobs:
-        progress.announce(job)
-        failure = None if job.is_known_finished(sources) else _run(job, composer, context, task)
-        if failure is not None and failure.busy:
-            busy.append(job)
-        else:
-            progress.note(job, failure)
-        free_memory()
-        if job is jobs[0]:
-            gc.freeze()  # libraries stay; looking through them takes a third of a second each time
-    for job in busy:
-        progress.announce(job)
-        deadline = time.monotonic() + PATIENCE
-        while (failure := _run(job, composer, context, task)) and failure.busy and time.monotonic() < deadline:
-            time.sleep(1)
-        progress.note(job, failure)
+
+    def carry_out(job: Job) -> Failure | None:
+        return _run(job, composer, context, task, progress)
+
+    with warning_once(progress.console):
+        for job in jobs:
+            failure = None if job.is_known_finished(sources) else carry_out(job)
+            if failure is not None and failure.busy:
+                busy.append(job)
+            else:
+                _note(job, failure, progress)
+            free_memory()
+            if job is jobs[0]:
+                gc.freeze()  # libraries stay; looking through them takes a third of a second each time
+        for job in busy:
+            deadline = time.monotonic() + PATIENCE
+            while (failure := carry_out(job)) and failure.busy and time.monotonic() < deadline:
+                time.sleep(1)
+            _note(job, failure, progress)
 
 
-def _run(job: Job, composer: Composer, context: HydraContext, task: Task) -> Failure | None:
+def _note(job: Job, failure: Failure | None, progress: Progress) -> None:
+    progress.note(job, failure)
+    progress.tell(job, failure, running=0)
+
+
+def _run(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
     try:
         own = composer.compose(job)
     except Exception as error:
@@ -88,13 +97,14 @@ def _run(job: Job, composer: Composer, context: HydraContext, task: Task) -> Fai
         return Failure(one_line(error))
     with open_dict(own):
         own.hydra.job.id = own.hydra.job.num = 0
-    returned = run_job(
-        task_function=task,
-        config=own,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    ).return_value
+    with printing_to_its_directory(job, progress):
+        returned = run_job(
+            task_function=task,
+            config=own,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=context,
+        ).return_value
     hydra = composer.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
     return returned if isinstance(returned, Failure) else None

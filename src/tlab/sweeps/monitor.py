@@ -89,13 +89,7 @@ class Monitor:
         self._open.remove(job)
         self._running.pop(job, None)
         self.progress.note(job, failure)
-        what = f"[red]failed[/]: {escape(failure.reason)}" if failure else self._result(job)
-        far = self.progress.line(len(self._running))
-        self.progress.console.print(f"[bold]{escape(str(job))}[/]  {what}  ({far})")
-
-    def _result(self, job: Job) -> str:
-        figures = {name: value for name, value in job.run.metrics().items() if name in ("val/acc", "test/acc")}
-        return "  ".join(f"{name} {value:.1%}" for name, value in figures.items())
+        self.progress.tell(job, failure, len(self._running))
 
     def _table(self) -> Table | str:
         """Return the runs under way, each with its last epoch."""

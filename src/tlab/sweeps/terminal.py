@@ -1,0 +1,74 @@
+"""What the terminal shows of runs in this process: warnings, once; what a run prints lies in its directory."""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+from tlab.sweeps.jobs import Job
+from tlab.sweeps.progress import Progress
+
+
+@contextmanager
+def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
+    """Send what a run prints to `output.txt` in its directory; a terminal shows its last epoch meanwhile."""
+    job.run.path.mkdir(parents=True, exist_ok=True)
+    title = f"[bold]{escape(str(job))}[/]  ({progress.line(1)})"
+    with ExitStack() as stack:
+        file = stack.enter_context((job.run.path / "output.txt").open("a", encoding="utf-8"))
+        show: Callable[[str], None] = lambda line: None  # noqa: E731
+        if progress.console.is_terminal:
+            # with a line below it, in which the bars of `tlab.data.progress` have their place
+            status = stack.enter_context(progress.console.status(f"{title}\n", refresh_per_second=4))
+            show = lambda line: status.update(f"{title}  {escape(line)}\n")  # noqa: E731
+        stack.enter_context(redirect_stdout(_Output(file, show)))
+        yield
+
+
+@contextmanager
+def warning_once(console: Console) -> Iterator[None]:
+    """Print each warning of tlab once, however many runs it is true of: they have the same images."""
+    handler, logger = _Once(console), logging.getLogger("tlab")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Output(io.TextIOBase):
+    """A file, of which each line that tells of an epoch is shown besides.
+
+    Args:
+        file: Written to as long as it is open; a logger may hold this object for longer.
+        show: Takes such a line.
+    """
+
+    def __init__(self, file: TextIO, show: Callable[[str], None]) -> None:
+        self.file = file
+        self.show = show
+
+    def write(self, text: str) -> int:
+        if not self.file.closed:
+            self.file.write(text)
+            self.file.flush()
+        if text.startswith("epoch "):
+            self.show(text.strip())
+        return len(text)
+
+
+class _Once(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._told:
+            self._told.add(message)
+            self.console.print(message, markup=False)
