@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from tlab.cache import write_text
+from tlab.comparison.frame import asset, framed, tile_list
 from tlab.comparison.reading import FINISHED
 from tlab.comparison.report_data import report_data
 from tlab.comparison.report_tables import filters, runs_table, settings_table
@@ -14,7 +15,6 @@ from tlab.comparison.statistics import INTERVAL_NAMES
 from tlab.comparison.wording import count, detail, effects_sentence, heading, headline, lead, methods, span, value
 from tlab.dashboards.closing_table import duration
 
-PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "classes.js", "main.js")
 
 
@@ -30,23 +30,26 @@ def _page(comparison: Comparison, directory: Path) -> str:
 
     data = json.dumps(report_data(comparison, directory), ensure_ascii=False, separators=(",", ":"))
     name = directory.resolve().name
-    return Template(_asset("page.html")).substitute(
-        title=escape(f"{name}: {headline(comparison)}"),
-        name=escape(name),
+    body = Template(asset("page.html")).substitute(
         heading=escape(heading(comparison)),
-        headline=escape(headline(comparison)),
-        detail=escape(detail(comparison)),
-        tiles=_tiles(comparison),
-        notes=_notes(comparison),
         effects=escape(effects_sentence(comparison) or ""),
         filters=filters(comparison),
         settings=settings_table(comparison),
         runs=runs_table(comparison, directory),
         methods="".join(f"<li>{escape(sentence)}</li>" for sentence in methods(comparison)),
-        style=_asset("page.css"),
-        script="\n".join(_asset(script) for script in SCRIPTS),
+        script="\n".join(asset(script) for script in SCRIPTS),
         data=data.replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
+    )
+    return framed(
+        f"tlab comparison · {name}",
+        f"{name}: {headline(comparison)}",
+        headline(comparison),
+        escape(detail(comparison)),
+        _tiles(comparison),
+        body,
+        notes=_notes(comparison),
+        head='<link rel="icon" href="data:,">',
     )
 
 
@@ -68,10 +71,7 @@ def _tiles(comparison: Comparison) -> str:
     finished = [run for run in comparison.runs if run.status == FINISHED]
     seconds = sum(run.seconds or 0.0 for run in finished)
     tiles.append(("training time", duration(seconds), f"in {count(len(finished), 'finished run')}"))
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><dd class='sub'>{escape(sub)}</dd></div>"
-        for name, figure, sub in tiles
-    )
+    return tile_list(tiles)
 
 
 def _notes(comparison: Comparison) -> str:
@@ -79,7 +79,3 @@ def _notes(comparison: Comparison) -> str:
         return ""
     items = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
     return f"<ul class='notes' aria-label='Beware'>{items}</ul>"
-
-
-def _asset(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")

@@ -6,15 +6,13 @@ from rich.console import Console
 from rich.text import Text
 
 from tlab.search.commands import repeat_command, resume_command
+from tlab.search.plots import STATES, caution, importances, write_plots
 from tlab.search.study import Study
-
-STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
 
 
 def close(study: Study) -> None:
     """Compare the trials, draw the search, and print the best and the command that repeats it."""
     from tlab.compare import compare
-    from tlab.search.plots import write_plots
 
     if study.best() is not None:
         compare(study.directory, study.definition.monitor, console=Console())
@@ -24,8 +22,6 @@ def close(study: Study) -> None:
 
 def print_end(study: Study) -> None:
     """Print how many trials there are, the best, the commands that go on and repeat it, and what failed."""
-    from tlab.search.plots import importances
-
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
     best = study.best()
     states = Counter(trial.state.name for trial in study.trials())
@@ -41,6 +37,7 @@ def print_end(study: Study) -> None:
     if shares := importances(study):
         listed = ", ".join(f"{key} {share:.0%}" for key, share in shares.items())
         console.print(f"importance (PED-ANOVA): {listed}")
+        console.print(f"  {caution(study)}")
     for failed in study.trials("FAIL"):
         console.print(f"trial {failed.number} failed: {failed.user_attrs.get('error', 'unknown')}")
     console.print(f"again:  {repeat_command(study, best)}")

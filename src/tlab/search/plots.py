@@ -1,10 +1,13 @@
 """How a search went, as one HTML file that needs no network."""
 
 import html
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlab.cache import write_text
+from tlab.comparison.frame import asset, framed, tile_list
+from tlab.comparison.wording import count, value
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 
@@ -12,26 +15,8 @@ if TYPE_CHECKING:  # imported when a search ends, not for --help
     from plotly.graph_objects import Figure
 
 FEWEST = 4  # finished trials from which importances are told
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 0 auto; padding: 1.5rem; max-width: 62rem; font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; }}
-h1 {{ font-size: 1.4rem; margin: 0 0 .25rem; }} h2 {{ font-size: 1.05rem; margin: 2rem 0 .25rem; }}
-p {{ margin: .25rem 0; max-width: 44rem; }} code {{ font-size: .85rem; overflow-wrap: anywhere; }}
-.answer {{ font-size: 1.1rem; }} .plot {{ overflow-x: auto; }} a {{ color: #0969da; }}
-.note {{ color: #57606a; font-size: .9rem; }}
-@media (prefers-color-scheme: dark) {{
-  body {{ background: #14171a; color: #e6e8ea; }} .note {{ color: #9aa4ae; }} a {{ color: #6cb6ff; }}
-  .plotly-graph-div {{ filter: invert(1) hue-rotate(180deg); }}
-}}
-@media print {{ h2, .plotly-graph-div {{ break-inside: avoid; }} body {{ max-width: none; padding: 0; }} }}
-</style><script>{script}</script></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
+BEST = 0.1  # of the trials, whose difference from all is the importance: Optuna's own choice
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -72,42 +57,74 @@ def write_plots(study: Study) -> Path:
         ),
     ]
     if importances(study):
-        note = "Share in what sets the best tenth of the trials apart (PED-ANOVA, Watanabe et al. 2023)."
+        note = (
+            "Share in what sets the best tenth of the trials apart (PED-ANOVA, Watanabe et al. 2023). "
+            f"{html.escape(caution(study))}"
+        )
         figure = draw.plot_param_importances(study.optuna, target_name=monitor)
+        figure.update_xaxes(title_text="share", range=[0, 1.15]).update_yaxes(title_text=None)
         parts.insert(1, ("What mattered", note, figure))
-    plots = [
-        f'<h2>{title}</h2><p class="note">{note}</p><div class="plot" tabindex="0">{_html(figure)}</div>'
+    sections = [
+        f'<section><h2>{title}</h2><p class="say">{note}</p>{_html(figure)}</section>'
         for title, note, figure in parts
     ]
-    body = "\n".join([_answer(study), *plots])
-    page = PAGE.format(title=html.escape(f"Search {study.name}"), body=body, script=plotly.offline.get_plotlyjs())
+    page = framed(
+        f"tlab search · {study.name}",
+        f"Search {study.name}",
+        *_answer(study),
+        body="\n".join(
+            ["<main>", *sections, "</main>", f"<script>{asset('theme.js')}\n{asset('search.js')}</script>"]
+        ),
+        head=f"<script>{plotly.offline.get_plotlyjs()}</script>",
+    )
     file = study.directory / "search.html"
     write_text(file, page)
     return file
 
 
-def _answer(study: Study) -> str:
-    best = study.best()
-    if best is None:
-        return ""
-    chosen = "<br>".join(html.escape(override) for override in study.space.chosen(best.params))
-    value = f"{html.escape(study.definition.monitor)} {best.value:.4f}"
+def caution(study: Study) -> str:
+    """Return why importances and the comparison's effects may name different keys, with the number of trials."""
+    finished = len(study.trials("COMPLETE"))
     return (
-        f'<p class="answer">Best of {len(study.trials())} trials: <a href="trial={best.number:04d}/">trial '
-        f"{best.number}</a>, <strong>{value}</strong></p><p><code>{chosen}</code></p>"
-        f'<p class="note">Run it again: <code>{html.escape(repeat_command(study, best))}</code></p>'
-        '<p class="note">The settings compared, with intervals: <a href="report.html">report.html</a></p>'
+        f"Importances hold the best {count(math.ceil(BEST * finished), 'trial')} of the {finished} finished ones "
+        "against all; the differences between settings in the comparison are means over all. The fewer the "
+        "trials, the less the two need agree."
     )
+
+
+def _answer(study: Study) -> tuple[str, str, str]:
+    """Return headline, HTML of the sentences below it, and HTML of the key figures."""
+    best, monitor = study.best(), study.definition.monitor
+    told = [(f"{len(study.trials(state))} {word}") for state, word in STATES.items() if study.trials(state)]
+    trials = ("trials", str(len(study.trials())), ", ".join(told))
+    if best is None or best.value is None:
+        return "No trial has finished", "", tile_list([trials])
+    chosen = ", ".join(study.space.chosen(best.params))
+    lede = (
+        f"<code>{html.escape(chosen)}</code>, "
+        f'<a href="trial={best.number:04d}/">trial {best.number}</a>. The settings compared, with intervals: '
+        '<a href="report.html">report.html</a>. Run it again: '
+        f"<code>{html.escape(repeat_command(study, best))}</code>"
+    )
+    figure = value(best.value, monitor)
+    seeds = len(study.definition.seeds)
+    of = f"trial {best.number}, mean of {seeds} seeds" if seeds > 1 else f"trial {best.number}"
+    tiles = tile_list([(f"best {monitor}", figure, of), trials])
+    return f"Trial {best.number} is the best: {monitor} {figure}", lede, tiles
 
 
 def _html(figure: "Figure") -> str:
-    layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 20, "b": 50}, "height": 380}
-    subplots = sum(1 for name in figure.layout if name.startswith("xaxis"))  # too narrow ones are scrolled to
-    width = {"width": 200 * subplots} if subplots > 4 else {}
+    """Return a chart as HTML; where many stand in a row, one that is scrolled to on a phone."""
+    layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "height": 400}
+    layout["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     figure.update_layout(
-        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout, **width
+        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout
     )
     figure.update_xaxes(title_text="Epoch, from 0", selector={"title": {"text": "Step"}})
-    return figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+    figure.update_xaxes(dtick=1, exponentformat="power", selector={"type": "log"})
+    in_a_row = sum(1 for name in figure.layout if name.startswith("xaxis"))
+    drawn = figure.to_html(
+        full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
     )
+    width = f' style="min-width: {190 * in_a_row}px"' if in_a_row > 1 else ""
+    return f'<div class="wide" tabindex="0"><div{width}>{drawn}</div></div>'

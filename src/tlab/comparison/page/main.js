@@ -9,10 +9,6 @@ function inTurn(charts, done) {
   });
 }
 
-function marked() {
-  document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn || 0) + 1);
-}
-
 function redraw() {
   inTurn(CHARTS, marked);
 }
@@ -43,20 +39,8 @@ applyFilter();
 listen(redraw);
 listMetrics();
 swatches();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+followPage(() => CHARTS.forEach((chart) => chart()), () => {
   swatches();
-  redraw();
-});
-addEventListener("beforeprint", () => {
-  printing = true;
-  for (const chart of CHARTS) chart();
-  for (const div of document.querySelectorAll(".js-plotly-plot")) {
-    Plotly.relayout(div, { width: Math.min(div.clientWidth, 660), autosize: false });
-  }
-});
-addEventListener("afterprint", () => {
-  printing = false;
-  for (const div of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(div, { width: null, autosize: true });
   redraw();
 });
 addEventListener("load", () => requestAnimationFrame(() => setTimeout(start)));

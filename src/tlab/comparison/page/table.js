@@ -1,4 +1,6 @@
 // Sorts a table by the column whose heading is pressed, and filters tables and charts by words and levels.
+const data = JSON.parse(document.getElementById("data").textContent);
+
 function sortBy(heading) {
   const table = heading.closest("table");
   const column = heading.cellIndex;

@@ -1,6 +1,4 @@
 // Colours from the page's style, so that charts follow light, dark and paper; and what every chart shares.
-const data = JSON.parse(document.getElementById("data").textContent);
-
 function theme() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
@@ -89,3 +87,24 @@ function described(setting) {
 }
 
 let printing = false;
+
+// Have the charts drawn again when the page's colours change, and narrow enough for paper before it is printed.
+function followPage(drawNow, redraw) {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("beforeprint", () => {
+    printing = true;
+    drawNow();
+    for (const div of document.querySelectorAll(".js-plotly-plot")) {
+      Plotly.relayout(div, { width: Math.min(div.clientWidth, 660), autosize: false });
+    }
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    for (const div of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(div, { width: null, autosize: true });
+    redraw();
+  });
+}
+
+function marked() {
+  document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn || 0) + 1);
+}

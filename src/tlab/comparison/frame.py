@@ -1,0 +1,49 @@
+"""The page that report and search share: head, answer and key figures; for a phone, dark mode and paper."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+PAGE = Path(__file__).with_name("page")
+
+
+def framed(
+    eyebrow: str, title: str, headline: str, lede: str, tiles: str, body: str, notes: str = "", head: str = ""
+) -> str:
+    """Return a whole page.
+
+    Args:
+        eyebrow: What the page is, in small letters; text, as title and headline are.
+        title: Of the window.
+        headline: The answer.
+        lede: HTML of the sentences below it.
+        tiles: HTML of the key figures, see `tile_list`.
+        body: HTML of all that follows.
+        notes: HTML of what to beware of.
+        head: HTML for the head of the page.
+    """
+    return Template(asset("frame.html")).substitute(
+        eyebrow=escape(eyebrow),
+        title=escape(title),
+        headline=escape(headline),
+        lede=lede,
+        tiles=tiles,
+        notes=notes,
+        head=head,
+        body=body,
+        style=asset("page.css"),
+    )
+
+
+def tile_list(tiles: Sequence[tuple[str, str, str]]) -> str:
+    """Return key figures as a list of terms: name, figure, and what there is to say of it."""
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><dd class='sub'>{escape(sub)}</dd></div>"
+        for name, figure, sub in tiles
+    )
+
+
+def asset(name: str) -> str:
+    """Return a file of the page as text."""
+    return (PAGE / name).read_text(encoding="utf-8")
