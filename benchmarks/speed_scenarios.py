@@ -85,7 +85,7 @@ FULL = [
             ("tlab", "lightning", "timm", "tutorial", "limit"),
             arch=arch,
             image_size=size,
-            epochs=5,
+            epochs=8,  # few, but enough for the decoded images to be kept
             plan="full",
             aug="light",
             measure="speed",
