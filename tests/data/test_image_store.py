@@ -1,12 +1,14 @@
 """A store gives the pixels of the plain path, is made once, and gives way where it does not pay or fit."""
 
 import errno
+import gc
 import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 import torch
@@ -52,6 +54,17 @@ def test_same_pixels_with_and_without(samples, augment, phases):
         for phase in ("", "late"):
             key = Key(1, index, phase=phase)
             assert torch.equal(plain.image(key), stored.image(key))
+
+
+def test_a_store_that_nobody_has_any_more_closes_its_file(samples):
+    data = dataset(samples)
+    data.keep_decoded("on", None)
+    data.store.itself = data.store  # as in a trainer, which is let go as a circle
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del data
+        gc.collect()
+    assert [str(warning.message) for warning in said if warning.category is ResourceWarning] == []
 
 
 def test_made_once_and_shared(samples, monkeypatch, own_cache):

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -63,6 +64,7 @@ class ImageStore:
         self._shapes = np.load(self.folder / "shapes.npy")
         self._offsets = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(1, dtype=np.int64))])
         self._file = (self.folder / "pixels").open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
 
     def _read_into(self, buffer: memoryview, offset: int) -> None:
