@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tlab.errors import UserError
 from tlab.launchers.presets import keep_own_presets
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.task import Failure
+from tlab.sweeps.terminal import printing_to
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,28 @@ class RemoteJob:
         Singleton.set_state(self.registered)
         keep_own_presets()
         setup_globals()
-        returned = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
-            config=self.compose(),
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        config = self.compose()
+        run = _directory(config)
+        first = os.environ.get("SLURM_PROCID", "0") == "0"  # of the tasks of a job on several nodes
+        with printing_to(run.path / "output.txt") if run is not None and first else nullcontext():
+            returned = run_job(
+                hydra_context=self.context,
+                task_function=self.task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
         return over(returned)
 
     def directory(self) -> RunDirectory | None:
         """Return where the run writes; None for a job that is no run of its own (a worker of a search)."""
-        config = self.compose()
-        return (
-            RunDirectory(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir) if "run_dir" in config else None
-        )
+        return _directory(self.compose())
+
+
+def _directory(config: DictConfig) -> RunDirectory | None:
+    if "run_dir" not in config:
+        return None
+    return RunDirectory(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
 
 
 def make_jobs(

@@ -2,8 +2,10 @@
 
 import io
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -20,12 +22,24 @@ def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
     title = f"[bold]{escape(str(job))}[/]  ({progress.line(1)})"
     with ExitStack() as stack:
         file = stack.enter_context((job.run.path / "output.txt").open("a", encoding="utf-8"))
-        show: Callable[[str], None] = lambda line: None  # noqa: E731
+        show: Callable[[str], object] = lambda text: None  # noqa: E731
         if progress.console.is_terminal:
             # with a line below it, in which the bars of `tlab.data.progress` have their place
             status = stack.enter_context(progress.console.status(f"{title}\n", refresh_per_second=4))
-            show = lambda line: status.update(f"{title}  {escape(line)}\n")  # noqa: E731
+
+            def show(text: str) -> None:
+                if text.startswith("epoch "):
+                    status.update(f"{title}  {escape(text.strip())}\n")
+
         stack.enter_context(redirect_stdout(_Output(file, show)))
+        yield
+
+
+@contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Write what is printed in the block to the end of a file, and print it all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, sys.stdout.write)):
         yield
 
 
@@ -41,14 +55,14 @@ def warning_once(console: Console) -> Iterator[None]:
 
 
 class _Output(io.TextIOBase):
-    """A file, of which each line that tells of an epoch is shown besides.
+    """A file, and somebody who is told what is written to it.
 
     Args:
         file: Written to as long as it is open; a logger may hold this object for longer.
-        show: Takes such a line.
+        show: Takes the text.
     """
 
-    def __init__(self, file: TextIO, show: Callable[[str], None]) -> None:
+    def __init__(self, file: TextIO, show: Callable[[str], object]) -> None:
         self.file = file
         self.show = show
 
@@ -56,8 +70,7 @@ class _Output(io.TextIOBase):
         if not self.file.closed:
             self.file.write(text)
             self.file.flush()
-        if text.startswith("epoch "):
-            self.show(text.strip())
+        self.show(text)
         return len(text)
 
 
