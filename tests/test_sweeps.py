@@ -140,12 +140,7 @@ def test_a_stopped_sweep_saves_and_says_which_command_goes_on(photos, tmp_path, 
 def test_a_run_that_kills_its_process_is_noted_and_the_others_go_on(photos, tmp_path):
     """The kernel kills a process like that when memory runs out."""
     directory = tmp_path / "sweep"
-    process = subprocess.Popen(
-        command(photos, directory, "seed=0,1,2", "trainer.max_epochs=40", *JOBLIB),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(photos, directory, "seed=0,1,2", "trainer.max_epochs=40", *JOBLIB)
     history, killed = directory / "default/seed=0/history.csv", set()
     while len(killed) < 2 and process.poll() is None:
         if history.exists() and (pid := owner(directory / "default/seed=0/.lock")) and pid not in killed:
@@ -166,12 +161,7 @@ def test_a_run_that_kills_its_process_is_noted_and_the_others_go_on(photos, tmp_
 @pytest.mark.slow
 def test_a_process_that_is_stopped_takes_no_other_run_and_another_one_does(photos, tmp_path):
     directory = tmp_path / "sweep"
-    process = subprocess.Popen(
-        command(photos, directory, "seed=0,1,2,3", "trainer.max_epochs=40", *JOBLIB),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(photos, directory, "seed=0,1,2,3", "trainer.max_epochs=40", *JOBLIB)
     while not (directory / "default/seed=0/history.csv").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -188,6 +178,12 @@ def test_a_process_that_is_stopped_takes_no_other_run_and_another_one_does(photo
     expected = {"default/seed=0": "failed", **{f"default/seed={seed}": "finished" for seed in (1, 2, 3)}}
     assert statuses(directory) == expected
     assert "default seed=0  stopped" in printed
+
+
+def started(photos, directory, *overrides: str) -> subprocess.Popen[str]:
+    """A sweep under way; what it prints, also as mistakes, is one text."""
+    whole = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command(photos, directory, *overrides), **whole, text=True)
 
 
 def owner(lock: Path) -> int | None:
