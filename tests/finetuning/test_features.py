@@ -17,6 +17,7 @@ from tlab.data.order import Key, addressed_seed
 from tlab.data.stored import StoredViews
 from tlab.finetuning import rows
 from tlab.finetuning.rows import fill, row_dtype, to_rows
+from tlab.models.module import ImageClassifier
 from tlab.train import train
 
 TRAIN, VAL, TEST = 36, 18, 18  # images of the tiny folder
@@ -222,6 +223,50 @@ def test_a_disk_that_is_full_in_the_middle_is_one_sentence_and_the_run_goes_on(
     assert f"in {cache / 'features'} (No space left on device), so" in told[0]
     assert "TLAB_CACHE, or give features.cache=off" in told[0]
     assert all(file.suffix == ".lock" for file in (cache / "features").iterdir())
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """How many threads torch had in each step; it has two outside."""
+    seen, step, before = [], ImageClassifier.training_step, torch.get_num_threads()
+
+    def noted(self, batch, batch_idx):
+        seen.append((self.current_epoch, torch.get_num_threads()))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", noted)
+    torch.set_num_threads(2)
+    yield seen
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {(0, 1), (1, 1), (2, 2)}),
+        (["features.cache=off"], {(0, 2), (1, 2), (2, 2)}),
+        (["finetune.phases.head.train=[layer4,head]", "finetune.head_first=false"], {(0, 2), (1, 2), (2, 2)}),
+    ],
+)
+def test_a_small_head_alone_trains_on_one_core(compose_run, tmp_path, threads, options, expected):
+    plan = ["finetune=lp_ft", "finetune.head_epochs=2", "trainer.max_epochs=3", "aug=none"]
+    train(compose_run(*plan, *options, run_dir=tmp_path / "run"))
+    assert set(threads) == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_a_large_head_trains_on_all_cores(head_run, threads, monkeypatch):
+    monkeypatch.setattr("tlab.finetuning.callback.ONE_CORE", 1000)
+    head_run()
+    assert {number for _, number in threads} == {2}
+
+
+def test_a_run_that_fails_gives_the_cores_back(head_run, threads, monkeypatch):
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_end", lambda self, outputs, batch, batch_idx: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        head_run()
+    assert threads == [(0, 1)]
+    assert torch.get_num_threads() == 2
 
 
 def test_cutmix_reads_images(head_run):

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneF
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tlab.cores import share_of_cores
+from tlab.cores import one_thread, share_of_cores
 from tlab.data.datamodule import ImageDataModule
 from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
@@ -25,6 +26,8 @@ from tlab.models.classifier import Classifier, digest
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
+
+ONE_CORE = 2**24  # multiplications of a batch that take one core a millisecond; several wait longer for each other
 
 
 @dataclass
@@ -91,6 +94,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
         self._scheduled: list[tuple[float, float | None]] = []
+        self._alone = ExitStack()  # holds `one_thread` while a phase has it
 
     @property
     def phase(self) -> Phase:
@@ -189,10 +193,15 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify the last phase and let go of the optimiser."""
+        self._alone.close()
         self._verify(_net(pl_module))
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give back the cores, which the process may need for another run."""
+        self._alone.close()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Test from what the stages return that no phase has trained."""
@@ -232,6 +241,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         data.augment_for(self.phase.key)
+        self._alone.close()
         if not self.records or self.phase_is_over:
             return
         record = self.records[-1]
@@ -239,6 +249,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             start, length = record.start, record.length
             self.features.enter(trainer, _module(pl_module), self.phase.key, start, length, record.digests_before)
         data.keep_decoded(epochs=self.plan.epochs - trainer.current_epoch)
+        if _is_small(_module(pl_module), data):
+            self._alone.enter_context(one_thread())
 
     def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Count the epoch, and whether the metric that may end the phase has improved."""
@@ -289,6 +301,17 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 def _digests(net: Classifier) -> dict[str, str]:
     with ThreadPoolExecutor(share_of_cores()) as pool:  # hashing lets go of the interpreter's lock
         return dict(zip(net.group_names, pool.map(digest, map(net.group, net.group_names)), strict=True))
+
+
+def _is_small(module: ImageClassifier, data: ImageDataModule) -> bool:
+    """Tell whether all that an epoch computes is a small head, on a CPU.
+
+    Then the result is the same for any number of cores, too: the order in which sums are taken depends on it.
+    """
+    stored = [loader.stored for loader in (data.train_dataloader(), data.val_dataloader())]
+    weights = sum(parameter.numel() for parameter in module.net.head.parameters())
+    pooled = all(rows is not None and rows.is_pooled for rows in stored)
+    return module.device.type == "cpu" and pooled and data.batch_size * weights <= ONE_CORE
 
 
 def _listed(names: list[str]) -> str:
