@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -10,6 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:  # what a sweep needs is imported when it begins, since Hydra imports this file for --help too
     from tlab.launchers.jobs import RemoteJob
+
+
+class LocalLauncher(BasicLauncher):
+    """Hydra's own launcher, with a key that `tlab.sweeps.beside` reads.
+
+    Args:
+        n_jobs: Runs at once; None: chosen.
+    """
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        super().__init__()
+        self.n_jobs = n_jobs
 
 
 class _RemoteLauncher(Launcher):

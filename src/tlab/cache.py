@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,11 @@ def cache_dir() -> Path:
     if explicit := os.environ.get("TLAB_CACHE"):
         return Path(explicit).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tlab"
+
+
+def this_command() -> str:
+    """Return what names the command that was typed, alike in all processes that it starts on this machine."""
+    return os.environ.setdefault("TLAB_THIS_COMMAND", f"{os.getpid()}.{time.time_ns()}")
 
 
 @contextmanager

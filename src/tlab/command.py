@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
+from tlab.cache import this_command
 from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.launchers.presets import keep_own_presets
 from tlab.mistakes import fail, is_mistake, sentence
@@ -46,6 +47,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
+    this_command()  # named before it starts other processes
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
     sys.argv[1:] = arguments = tidy(sys.argv[1:])
     prepare_hydra(arguments)

@@ -16,6 +16,7 @@ from tlab.dashboards.scalars import Scalars
 from tlab.dashboards.stage_table import StageTable
 from tlab.dashboards.top_losses import TopLosses
 from tlab.data.mixing import Mixing
+from tlab.data.warp import RandomHorizontalFlip
 
 CLASSES = ("blue", "green", "red")
 
@@ -90,13 +91,21 @@ def test_dashboards_change_nothing_in_training(fit, module, plan, data):
 
 @pytest.mark.parametrize("mix", [None, Mixing(mixup_alpha=0.4)])
 def test_preview_draws_the_batch_and_the_views(fit, events, data, mix):
-    fit(AugmentationPreview(images=9, views=3), datamodule=data(mix=mix))
+    fit(AugmentationPreview(images=9, views=3), datamodule=data(mix=mix, augment={"flip": RandomHorizontalFlip()}))
     board = events()
     (batch,), (views,) = board.Images("preview/batch"), board.Images("preview/views")
     assert size_of(batch)[0] > 8 * 150  # eight tiles of 150 px in a row
     width, height = size_of(views)
     assert 4 * 150 < width < 5 * 170
     assert 3 * 150 < height < 4 * 180  # a quarter of nine images, rounded up
+
+
+def test_preview_shows_an_image_that_nothing_augments_once(fit, events, data):
+    fit(AugmentationPreview(images=9, views=3), datamodule=data())
+    (views,) = events().Images("preview/views")
+    height = size_of(views)[1]
+    assert 3 * 150 < height < 4 * 180
+    assert size_of(views)[0] == 400  # one tile and room for the title
 
 
 def test_preview_of_no_images_is_none(fit, events):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_the_fastest_wins_and_is_remembered(net, monkeypatch, fast):
     assert any(f"test-{fast}" in key for key in json.loads((cache_dir() / "precision.json").read_text()))
 
 
-def test_a_difference_that_is_not_clear_is_measured_again_by_the_next_process(net, monkeypatch):
+def test_a_difference_that_is_not_clear_is_measured_again_by_the_next_command(net, monkeypatch):
     speeds = iter([{"32-true": 10.0, "bf16-mixed": 10.5}, {"32-true": 9.0, "bf16-mixed": 12.0}])
     monkeypatch.setattr(precision, "measure", lambda *args: next(speeds))
 
@@ -58,10 +60,10 @@ def test_a_difference_that_is_not_clear_is_measured_again_by_the_next_process(ne
         return fastest_precision(net, 32, "cpu", True, name="unclear")
 
     assert choose()[0] == "32-true"
-    assert choose()[1].endswith("32-true 10, bf16-mixed 10 (no clear difference)")  # this process has measured
-    monkeypatch.setattr(precision, "_measured", set())
+    assert choose()[1].endswith("32-true 10, bf16-mixed 10 (no clear difference)")  # this command has measured
+    monkeypatch.setenv("TLAB_THIS_COMMAND", "the next")
     assert choose() == ("bf16-mixed", "training images per second a core measured here: 32-true 10, bf16-mixed 12")
-    monkeypatch.setattr(precision, "_measured", set())
+    monkeypatch.setenv("TLAB_THIS_COMMAND", "the one after it")
     assert choose()[0] == "bf16-mixed"  # clear now: remembered
 
 
@@ -74,10 +76,37 @@ def test_a_forward_pass_and_a_training_step_are_remembered_apart(net, monkeypatc
     assert chosen == ["bf16-mixed", "32-true"]
 
 
-def test_a_damaged_memory_is_measured_anew(net, monkeypatch):
+ASKS = """
+import sys, time
+from tlab.models import precision
+def measure(*args):
+    time.sleep(0.5)  # so that the other one asks meanwhile
+    return {"32-true": 10.0, "bf16-mixed": 10.0 + float(sys.argv[1]) * 2}  # no clear difference
+precision.measure = measure
+print("ready", flush=True)
+input()
+print(precision.fastest_precision(None, 32, "cpu", True, name="together")[1])
+"""
+
+
+def test_processes_of_a_command_that_ask_together_get_one_answer(monkeypatch, tmp_path):
+    monkeypatch.setenv("TLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TLAB_THIS_COMMAND", "this one")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    asking = [subprocess.Popen([sys.executable, "-c", ASKS, number], **pipes) for number in ("0.1", "0.4")]
+    assert [process.stdout.readline() for process in asking] == ["ready\n"] * 2
+    for process in asking:
+        print(file=process.stdin, flush=True)
+    answers = [process.stdout.read() for process in asking]
+    assert [process.wait() for process in asking] == [0, 0]
+    assert answers[0] == answers[1] != ""
+
+
+@pytest.mark.parametrize("text", ["{", '{"of an earlier version": {"32-true": 2.0}}'])
+def test_a_damaged_memory_is_measured_anew(net, monkeypatch, text):
     monkeypatch.setattr(precision, "measure", lambda *args: {"32-true": 2.0, "bf16-mixed": 1.0})
     cache_dir().mkdir(parents=True, exist_ok=True)
-    (cache_dir() / "precision.json").write_text("{")
+    (cache_dir() / "precision.json").write_text(text)
     assert fastest_precision(net, 32, "cpu", True, name="damaged")[0] == "32-true"
 
 

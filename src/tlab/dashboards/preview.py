@@ -21,8 +21,9 @@ class AugmentationPreview(L.Callback):
     """Draws training images as the network gets them, a few seconds after the fit has started.
 
     `preview/batch` is the start of the first batch, augmented and mixed, with its labels; `preview/views` has one
-    image in each row: as evaluation sees it, then as the first epochs will. Both are made by the data set from
-    addresses (epoch, index), so they are what training will use, and drawing them changes no random stream.
+    image in each row: as evaluation sees it, then, where it is augmented, as the first epochs will. Both are made
+    by the data set from addresses (epoch, index), so they are what training will use, and drawing them changes no
+    random stream.
 
     Args:
         images: Images of the batch, and a quarter of it rows of views; 0 draws nothing.
@@ -71,13 +72,14 @@ class AugmentationPreview(L.Callback):
         rows = min(len(augmented), -(-self.images // 4))
         chosen = [row * len(augmented) // rows for row in range(rows)]
         before, labels = _read(plain, [(0, index) for index in chosen])
-        after, _ = _read(augmented, [(epoch, index) for index in chosen for epoch in range(self.views)])
+        views = 0 if augmented.is_fixed else self.views  # all epochs would show the same
+        after = _read(augmented, [(epoch, index) for index in chosen for epoch in range(views)])[0] if views else []
         tiles: list[Tensor] = []
         captions: list[str] = []
         for row, label in enumerate(labels):
-            tiles += [before[row], *after[row * self.views : (row + 1) * self.views]]
-            captions += [label_caption(label, classes), *[""] * self.views]
-        headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(self.views))]
+            tiles += [before[row], *after[row * views : (row + 1) * views]]
+            captions += [label_caption(label, classes), *[""] * views]
+        headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(views))]
         return tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
 
 

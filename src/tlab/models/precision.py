@@ -4,16 +4,18 @@ import copy
 import json
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from tlab.cache import cache_dir, write_text
+from tlab.cache import cache_dir, this_command, write_text
 from tlab.cores import one_thread
 from tlab.errors import UserError
+from tlab.locks import FileLock
 from tlab.models.classifier import Classifier
 from tlab.models.stages import evaluating
 
@@ -24,8 +26,6 @@ BUDGET = 0.5  # seconds after which no further round is timed
 WARM_UP = 2.0  # seconds of a first round that counts itself: what warming up adds to it is little
 CLEAR = 1.1  # bf16 must be so many times faster; a smaller difference may be another process's doing
 
-_measured: set[str] = set()  # by this process
-
 
 def fastest_precision(
     net: Classifier, image_size: int, accelerator: str, channels_last: bool, name: str, head_only: bool = False
@@ -35,7 +35,8 @@ def fastest_precision(
     On a GPU bf16 where it is supported, else fp16. On a CPU a few images are timed in both precisions: a training
     step, or a forward pass where the plan trains nothing but the head. The answer is remembered in the cache
     directory for this processor, model, size and torch version. Where there is no clear difference, the answer is
-    fp32, and the next process measures again: of each precision the fastest measurement counts.
+    fp32, and the next command measures again: of each precision the fastest measurement counts. The runs of a
+    command get one answer, in whichever process they are.
 
     Args:
         net: Left as it is.
@@ -55,13 +56,15 @@ def fastest_precision(
     parts = (processor(), torch.__version__, name, image_size, channels_last, what)
     key = "|".join(map(str, parts))
     file = cache_dir() / "precision.json"
-    speeds = _read(file).get(key, {})
-    if not speeds or (_winner(speeds) is None and key not in _measured):
-        _measured.add(key)
-        measured = measure(net, image_size, channels_last, head_only)
-        speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
-        with suppress(OSError):  # a cache that cannot be written: measured again next time
-            write_text(file, json.dumps(_read(file) | {key: speeds}, indent=1))
+    with _one_at_a_time(file):
+        known = _read(file).get(key, {"speeds": {}, "command": ""})
+        speeds: dict[Precision, float] = known["speeds"]
+        if not speeds or (_winner(speeds) is None and known["command"] != this_command()):
+            measured = measure(net, image_size, channels_last, head_only)
+            speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
+            with suppress(OSError):  # a cache that cannot be written: measured again next time
+                entry = {"speeds": speeds, "command": this_command()}
+                write_text(file, json.dumps(_read(file) | {key: entry}, indent=1))
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
@@ -156,8 +159,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _read(file: Path) -> dict[str, dict[Precision, float]]:
+@contextmanager
+def _one_at_a_time(file: Path) -> Iterator[None]:
+    """Let other processes wait at the door, to find the answer inside; none waits where nothing can be written."""
+    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    with suppress(OSError):
+        lock.acquire()
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        yield
+    finally:
+        lock.release()
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+    return {key: entry for key, entry in entries.items() if "speeds" in entry}  # else it is of an earlier tlab

@@ -1,22 +1,27 @@
-"""Runs of a sweep one after the other in this process, which imports torch once."""
+"""Runs of a sweep one after the other in this process, which imports torch once, and in helpers beside it."""
 
 import gc
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from tlab.sweeps.beside import Helper, helpers
 from tlab.sweeps.composition import sources_digest
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure, Task, one_line
 from tlab.sweeps.terminal import printing_to_its_directory, warning_once
+from tlab.sweeps.worker import Machine
 
 PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
+POLL = 0.05  # seconds between looks at how far the first run is
 
 
 class Composer:
@@ -54,29 +59,67 @@ class Composer:
         self._kept.clear()
 
 
-def run_one_by_one(
-    jobs: Sequence[Job], composer: Composer, context: HydraContext, task: Task, progress: Progress
+def run_here(
+    jobs: Sequence[Job],
+    composer: Composer,
+    context: HydraContext,
+    task: Task,
+    progress: Progress,
+    processes: int = 1,
 ) -> None:
     """Carry out the runs, and note in `progress` what becomes of each; what they print is in their directories.
 
     Those that another process is at work on come last: it may have been given the same command, or be about to end.
+
+    Args:
+        jobs: What to run.
+        composer: Composes them.
+        context: Hydra's.
+        task: What to call for each run.
+        progress: Where to note what has become of each.
+        processes: How many runs there are at once; the first one is alone until it has trained an epoch, and has
+            computed what the others share.
     """
     sources = sources_digest(composer.config.hydra.runtime.config_sources)
-    busy = []
+    queue, busy = deque(jobs), []
+    under_way: set[Job] = set()
+    lock, shared = threading.Lock(), threading.Event()
+    progress.at_once = processes
 
     def carry_out(job: Job) -> Failure | None:
-        return _run(job, composer, context, task, progress)
+        failure = run_one(job, composer, context, task, progress)
+        if not shared.is_set():
+            gc.freeze()  # libraries stay; looking through them takes a third of a second each time
+        return failure
+
+    def work(by: Callable[[Job], Failure | None], goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Have runs carried out until none is left."""
+        while goes_on():
+            try:
+                job = queue.popleft()
+            except IndexError:
+                return
+            under_way.add(job)
+            failure = None if job.is_known_finished(sources) else by(job)
+            shared.set()
+            with lock:
+                under_way.remove(job)
+                if failure is not None and failure.busy:
+                    busy.append(job)
+                else:
+                    _note(job, failure, progress, len(under_way))
+
+    def carry_out_beside(job: Job, machine: Machine) -> Failure | None:
+        return run_one(job, composer, context, task.on(machine), progress)
+
+    def work_beside(helper: Helper) -> None:
+        while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or helper.stopped):
+            pass
+        work(helper.carry_out, lambda: not helper.stopped)
 
     with warning_once(progress.console):
-        for job in jobs:
-            failure = None if job.is_known_finished(sources) else carry_out(job)
-            if failure is not None and failure.busy:
-                busy.append(job)
-            else:
-                _note(job, failure, progress)
-            free_memory()
-            if job is jobs[0]:
-                gc.freeze()  # libraries stay; looking through them takes a third of a second each time
+        with helpers(processes, carry_out_beside, work_beside, board="tensorboard" in composer.config.logger):
+            work(carry_out)
         for job in busy:
             deadline = time.monotonic() + PATIENCE
             while (failure := carry_out(job)) and failure.busy and time.monotonic() < deadline:
@@ -84,12 +127,13 @@ def run_one_by_one(
             _note(job, failure, progress)
 
 
-def _note(job: Job, failure: Failure | None, progress: Progress) -> None:
+def _note(job: Job, failure: Failure | None, progress: Progress, running: int = 0) -> None:
     progress.note(job, failure)
-    progress.tell(job, failure, running=0)
+    progress.tell(job, failure, running)
 
 
-def _run(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
+def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
+    """Carry out a run in this process; returns why it has failed, if it has."""
     try:
         own = composer.compose(job)
     except Exception as error:
@@ -107,6 +151,7 @@ def _run(job: Job, composer: Composer, context: HydraContext, task: Task, progre
         ).return_value
     hydra = composer.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
+    free_memory()
     return returned if isinstance(returned, Failure) else None
 
 

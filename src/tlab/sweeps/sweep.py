@@ -14,15 +14,19 @@ from tlab.checks import check
 from tlab.errors import INTERRUPTED
 from tlab.runs.claim import claim_directory, is_named_by_time
 from tlab.runs.environment import command
+from tlab.sweeps.beside import choose_processes
 from tlab.sweeps.closing import print_end, print_stopped
 from tlab.sweeps.composition import sources_digest
 from tlab.sweeps.elsewhere import choose_workers, most_devices, run_elsewhere
-from tlab.sweeps.here import Composer, run_one_by_one
+from tlab.sweeps.here import Composer, run_here
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
 from tlab.sweeps.naming import constants
 from tlab.sweeps.note import SweepNote, read_note
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure, Task, one_line
+
+# Launchers whose runs are this process's own
+HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     sources = sources_digest(config.hydra.runtime.config_sources)
     waiting = [job for job in jobs if unnamed or not job.is_known_finished(sources)]
     composer = Composer(config, context.config_loader)
-    for job in one_of_each(waiting):
-        check(composer.compose(job, keep=True))
+    some = [composer.compose(job, keep=True) for job in one_of_each(waiting)]
+    for run in some:
+        check(run)
     if unnamed and (claimed := claim_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
@@ -79,7 +84,8 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
             if _is_elsewhere(config, waiting):
                 run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
             else:
-                run_one_by_one(waiting, composer, context, task, progress)
+                processes = choose_processes(config, some, len(waiting))
+                run_here(waiting, composer, context, task, progress, processes)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
@@ -89,8 +95,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
 
 def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
     """Tell whether a launcher has the runs in other processes."""
-    basic = config.hydra.launcher._target_.startswith("hydra._internal.core_plugins.basic_launcher.")
-    return not basic and choose_workers(config, most_devices(jobs, config)) != 1
+    return (
+        not config.hydra.launcher._target_.startswith(HERE)
+        and choose_workers(config, most_devices(jobs, config)) != 1
+    )
 
 
 def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> list[Job]:

@@ -52,7 +52,7 @@ class Machine:
         """
         global _at_work, _stopping
         if _place is None:
-            self._become_worker()
+            self.become_worker()
         if _stopping:
             raise SystemExit(128 + signal.SIGTERM)
         _at_work = True
@@ -65,7 +65,13 @@ class Machine:
         finally:
             _at_work = False
 
-    def _become_worker(self) -> None:
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this process was told to stop."""
+        return _stopping
+
+    def become_worker(self) -> None:
+        """Take a place on the machine with its share of it, and listen to the command's process alone."""
         global _place
         number, _place = _take_place(self.folder)
         os.environ["TLAB_CORES"] = str(max(1, cores() // self.at_once))
