@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,18 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     writer.writeheader()
     writer.writerows(rows)
     write_text(target, text.getvalue())
+
+
+def leave_memory(path: Path) -> None:
+    """Let the system use the memory in which it keeps the content of a file that is on the disk.
+
+    For large files that nobody reads soon: what is read again and again (images, features) keeps its place, and the
+    next file is written to memory that is at hand, which on a virtual machine takes less than half the time.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS, Windows
+        return
+    with suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _umask() -> int:

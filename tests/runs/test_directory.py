@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from tlab.errors import BusyError, UserError
@@ -76,3 +79,32 @@ def test_what_kept_a_run_from_beginning_is_recorded(tmp_path):
     assert "ValueError: no" in run.traceback_file.read_text()
     with run.recording(CONFIG):
         assert not run.traceback_file.exists()
+
+
+def in_memory(file: Path) -> bool:
+    """Tell whether the system has the start of a file in memory."""
+    with file.open("rb") as opened:
+        try:
+            return os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        except BlockingIOError:
+            return False
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="Linux tells what is in memory")
+def test_a_finished_run_gives_back_the_memory_of_its_checkpoints(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run.recording(CONFIG):
+        run.last.parent.mkdir(parents=True)
+        for file in (run.best, run.last):
+            with file.open("wb") as opened:
+                opened.write(b"x" * 100_000)
+                opened.flush()
+                os.fsync(opened.fileno())
+        try:
+            assert in_memory(run.last)
+        except OSError as error:
+            pytest.skip(f"this file system does not tell: {error}")
+        run.finish({})
+    assert not in_memory(run.last)
+    assert not in_memory(run.best)
+    assert run.last.read_bytes() == b"x" * 100_000

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tlab.cache import write_csv, write_text
+from tlab.cache import leave_memory, write_csv, write_text
 from tlab.errors import INTERRUPTED, BusyError, OccupiedError, UserError
 from tlab.locks import THERE_ARE_LOCKS, FileLock
 from tlab.processes import first_process
@@ -173,6 +173,8 @@ class RunDirectory:
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=_now(), **entries)
         self.previous.unlink(missing_ok=True)
+        for checkpoint in (self.best, self.last):
+            leave_memory(checkpoint)
 
     def prune(self, **entries: Any) -> None:
         """Note that the run was ended as not worth going on; `tlab.train` in its directory would go on with it."""
