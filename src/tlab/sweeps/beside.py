@@ -127,7 +127,10 @@ class Helper:
 
 @contextmanager
 def helpers(
-    processes: int, carry_out: Callable[[Job, Machine], Failure | None], work: Callable[[Helper], None], board: bool
+    processes: int,
+    carry_out: Callable[[Job, Machine], Failure | None],
+    work: Callable[[Helper], None],
+    loggers: object = None,
 ) -> Iterator[None]:
     """Have processes beside this one work in the block, and until they have done what they began.
 
@@ -137,14 +140,14 @@ def helpers(
         processes: How many with this one.
         carry_out: What a helper does with a run.
         work: Called for each helper, in a thread of its own; hands it runs.
-        board: Whether the runs have a TensorBoard.
+        loggers: Of the runs; all kinds are beside a TensorBoard.
     """
     if processes == 1:
         yield
         return
     # In each process the same number, whichever has a run: the last digits of large heads depend on it
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
-    for name in (*IMPORTS, *(BOARD_IMPORTS if board else ())):
+    for name in (*IMPORTS, *(BOARD_IMPORTS if loggers else ())):
         import_module(name)
     gc.collect()
     gc.freeze()

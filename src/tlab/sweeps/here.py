@@ -100,6 +100,7 @@ def run_here(
             except IndexError:
                 return
             under_way.add(job)
+            progress.running = len(under_way)
             failure = None if job.is_known_finished(sources) else by(job)
             shared.set()
             with lock:
@@ -118,7 +119,7 @@ def run_here(
         work(helper.carry_out, lambda: not helper.stopped)
 
     with warning_once(progress.console):
-        with helpers(processes, carry_out_beside, work_beside, board="tensorboard" in composer.config.logger):
+        with helpers(processes, carry_out_beside, work_beside, composer.config.get("logger")):
             work(carry_out)
         for job in busy:
             deadline = time.monotonic() + PATIENCE

@@ -20,6 +20,7 @@ class Progress:
 
     Attributes:
         at_once: How many runs there are at a time.
+        running: How many runs of this machine's own processes are under way.
     """
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job]) -> None:
@@ -29,6 +30,7 @@ class Progress:
         self.finished: list[Job] = []
         self.failures: dict[Job, Failure] = {}
         self.at_once = 1
+        self.running = 1
         self.console = Console(
             file=sys.stdout, highlight=False, soft_wrap=True
         )  # even while a run prints elsewhere

@@ -19,7 +19,7 @@ from tlab.sweeps.progress import Progress
 def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
     """Send what a run prints to `output.txt` in its directory; a terminal shows its last epoch meanwhile."""
     job.run.path.mkdir(parents=True, exist_ok=True)
-    title = f"[bold]{escape(str(job))}[/]  ({progress.line(1)})"
+    title = f"[bold]{escape(str(job))}[/]  ({progress.line(progress.running)})"
     with ExitStack() as stack:
         file = stack.enter_context((job.run.path / "output.txt").open("a", encoding="utf-8"))
         show: Callable[[str], object] = lambda text: None  # noqa: E731
