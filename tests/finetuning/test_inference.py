@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tlab.finetuning.inference import CHUNK, _conv_and_norm, _for_bf16, run_prefix
+from tlab.finetuning.inference import CHUNK, _conv_and_norm, _for_bf16, chunks_of, run_prefix
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.head import Head
@@ -121,3 +121,18 @@ def test_an_error_in_a_chunk_comes_out() -> None:
     chunks = itertools.chain([lambda: images(2)], [broken])
     with pytest.raises(OSError, match="gone"):
         list(run_prefix(frozen("resnet18"), chunks, POOL, "", "32-true", torch.channels_last))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "sizes"),
+    [
+        (range(40), 2, [8, 8, 6, 5, 4, 3, 2, 2, 2]),
+        (range(5, 24), 1, [8, 8, 3]),
+        (range(3), 16, [2, 1]),
+        (range(0), 2, []),
+    ],
+)
+def test_chunks_become_smaller_so_that_no_core_waits_long_for_the_last_one(rows, cores, sizes):
+    chunks = list(chunks_of(rows, 8, cores))
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [row for chunk in chunks for row in chunk] == list(rows)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tlab.cache import cache_dir
+from tlab.cores import share_of_cores
 from tlab.data import progress
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.dataset import ImageDataset
@@ -23,7 +24,7 @@ from tlab.data.loader import make_loader
 from tlab.data.order import Key
 from tlab.data.stored import StoredViews
 from tlab.finetuning import fingerprint
-from tlab.finetuning.inference import CHUNK, run_prefix
+from tlab.finetuning.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.rows import fill, row_dtype, to_rows
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
@@ -299,23 +300,19 @@ class _Prefix:
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.module.device.type
         size, rows = BATCH.get(device, 64), range(first, len(source.keys))
+        chunks = list(chunks_of(rows, size, share_of_cores() if device == "cpu" else 1))
         for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
             path = self.path(source, stage)
             if path.exists():
                 touch(path)
                 array = np.load(path, mmap_mode="r")
                 stored = StoredViews([array], row_dtype(array), self.channels_last, after=stage)
-                addresses = [
-                    [(0, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)
-                ]
+                addresses = [[(0, row) for row in chunk] for chunk in chunks]
                 return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
-        keys = source.keys[first:]
         if device == "cpu" and source.dataset.is_threadsafe:
-            return "", (
-                functools.partial(source.dataset.images, keys[start : start + size])
-                for start in range(0, len(keys), size)
-            )
-        loader = make_loader(source.dataset, keys, size, data.num_workers)
+            keys = [source.keys[chunk.start : chunk.stop] for chunk in chunks]
+            return "", (functools.partial(source.dataset.images, chunk) for chunk in keys)
+        loader = make_loader(source.dataset, source.keys[first:], size, data.num_workers)
         return "", ((lambda image=batch.image: image) for batch in loader)
 
 

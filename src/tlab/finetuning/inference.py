@@ -63,6 +63,15 @@ def run_prefix(
         yield from _pipelined(pool, AHEAD * share_of_cores(), chunks, prepare, forward)
 
 
+def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:
+    """Yield the rows in chunks of at most `size`, smaller ones at the end, so that all cores are done together."""
+    start = 0
+    while left := len(rows) - start:
+        stop = start + min(size, left, max(2, -(-left // (2 * cores))) if cores > 1 else left)
+        yield rows[start:stop]
+        start = stop
+
+
 def _pipelined(
     pool: Executor,
     ahead: int,
