@@ -189,6 +189,7 @@ class ImageDataModule(L.LightningDataModule):
             self._loaders[address] = make_loader(
                 dataset, sampler, self.batch_size, self.num_workers, persistent=True
             )
+            self._loaders[address].device = self.trainer.strategy.root_device if self.trainer else None
         return self._loaders[address]
 
     def train_dataloader(self) -> Loader:

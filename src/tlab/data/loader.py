@@ -12,6 +12,7 @@ from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
 from tlab.data.order import EpochSampler, Key
 from tlab.data.stored import StoredViews
+from tlab.data.transfer import SideStream, one_ahead
 from tlab.errors import UserError
 from tlab.signals import STOPPING
 
@@ -24,6 +25,7 @@ class Loader(DataLoader[Batch]):
 
     Attributes:
         stored: where set, the batches come from here and no image is read.
+        device: where it is a GPU, the batches are copied there, each while the step before it computes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -31,6 +33,7 @@ class Loader(DataLoader[Batch]):
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
         self.stored: StoredViews | None = None
+        self.device: torch.device | None = None
 
     @property
     def images(self) -> ImageDataset:
@@ -46,8 +49,8 @@ class Loader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
         batches = self._from_store() if self.stored is not None else super().__iter__()
-        for batch in batches:
-            self._taken["batches"] += 1
+        for batch in self._sent(batches):
+            self._taken["batches"] += 1  # here: a batch that is only copied ahead has not been taken
             if isinstance(batch, UserError):
                 if isinstance(batches, _MultiProcessingDataLoaderIter):
                     # Left to the garbage collector, each worker is waited for in vain for five seconds
@@ -73,6 +76,12 @@ class Loader(DataLoader[Batch]):
         for keys in batches:
             batch = self.stored.batch(keys)
             yield batch._replace(image=batch.image.pin_memory()) if self.pin_memory else batch
+
+    def _sent(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Return the batches, on a GPU if they go to one."""
+        if self.device is None or self.device.type != "cuda":
+            return iter(batches)
+        return one_ahead(batches, SideStream(self.device))
 
     def _start(self) -> dict[str, int]:
         """Return the epoch that begins and the batches of it that a resumed run has had."""
