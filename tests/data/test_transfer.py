@@ -83,7 +83,7 @@ def streams(monkeypatch):
 
 def test_copy_runs_on_the_side_and_the_step_waits_for_it(streams):
     batch = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([5, 6]), "layer1")
-    ready = SideStream(torch.device("cpu"))(batch)
+    ready = SideStream(torch.device("cpu"), lambda batch: batch)(batch)
     assert streams == ["copy on side", "side records"]
     there = ready()
     assert streams[2:] == ["computing waits for copied", *["kept for computing"] * 3]
@@ -113,7 +113,7 @@ class SideDevice:
 @pytest.fixture
 def sent(monkeypatch):
     """Let a loader believe that it serves a GPU."""
-    monkeypatch.setattr(loader_module, "SideStream", lambda device: lambda batch: lambda: batch)
+    monkeypatch.setattr(loader_module, "SideStream", lambda device, finish: lambda batch: lambda: finish(batch))
 
     def send(loader):
         loader.device = SideDevice()

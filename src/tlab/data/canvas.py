@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -83,6 +85,29 @@ class Canvas:
         """Change colours by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
         self._color = matrix if self._color is None else _after(matrix, self._color)
 
+    def recolor_by_gray(self, build: Callable[[float], np.ndarray], weights: np.ndarray) -> None:
+        """Change colours by a matrix that depends on the mean grey of the image as it is then, in 0..255.
+
+        Args:
+            build: grey -> matrix as in `recolor`; its last column may change in proportion to the grey.
+            weights: of R, G and B in the grey.
+        """
+        self.recolor(build(float(weights @ self.mean())))
+
+    def add_noise(self, mean: float, sigma: float, random: np.random.Generator) -> None:
+        """Add normal noise, in grey levels, to every value of every pixel; what leaves 0..255 is clipped."""
+        x_HWC = self.pixels()
+        # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
+        bits = random.bit_generator.random_raw(raws(x_HWC.size)).view(np.uint16)[: x_HWC.size]
+        noise = np.take(_normal_levels(mean, sigma), bits).reshape(x_HWC.shape)
+        self.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
+
+    def paint(self, top: int, left: int, height: int, width: int, color: Color) -> None:
+        """Paint a box that lies inside the image."""
+        painted = self.pixels().copy()
+        painted[top : top + height, left : left + width] = color
+        self.replace(painted)
+
     def mean(self) -> np.ndarray:
         """Return the mean colour, RGB in 0..255: 3, float64. Pending colour changes count, unclipped."""
         self._carry_out_warp()
@@ -118,13 +143,18 @@ class Canvas:
     def _carry_out_warp(self) -> None:
         if self._matrix is None:
             return
-        (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *self._matrix[:2]
-        edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
-        extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
-        if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
-            self._set(flipped(resized(self._source, self._size), a < 0, d < 0))
+        if self._upright(self._matrix):
+            horizontal, vertical = self._matrix[0, 0] < 0, self._matrix[1, 1] < 0
+            self._set(flipped(resized(self._source, self._size), horizontal, vertical))
         else:
             self._set(warped(self._source, self._matrix, self._size, self._fill))
+
+    def _upright(self, matrix: np.ndarray) -> bool:
+        """Return whether a matrix shows the whole source, at most flipped."""
+        (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *matrix[:2]
+        edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
+        extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
+        return max(map(abs, (b, c, *edges, *extents))) < _SAME
 
 
 def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -155,22 +185,46 @@ def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: C
         fill: colour outside the image; None where nothing of it shows: the border pixels are continued.
     """
     height, width = x_HWC.shape[:2]
-    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
-    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
-    reduced = [min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip((width, height), shrink, strict=True)]
-    matrix = np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ matrix
-    x_HWC = resized(x_HWC, (reduced[1], reduced[0]))
-    # cv2 counts from the centre of the first pixel
-    matrix = matrix[:2].copy()
-    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
+    reduced = reduction((height, width), matrix)
+    x_HWC = resized(x_HWC, reduced)
     return cv2.warpAffine(
         x_HWC,
-        matrix,
+        from_centres(np.diag([reduced[1] / width, reduced[0] / height, 1.0]) @ matrix),
         (size[1], size[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT,
         borderValue=fill or (0, 0, 0),
     )
+
+
+def reduction(shape: tuple[int, int], matrix: np.ndarray) -> tuple[int, int]:
+    """Return the height and width to which a source of `shape` is resized before it is warped by `matrix`."""
+    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
+    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
+    width, height = (
+        min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip(shape[::-1], shrink, strict=True)
+    )
+    return height, width
+
+
+def from_centres(matrix: np.ndarray) -> np.ndarray:
+    """Return the 2 x 3 matrix of the same warp where coordinates count from the centre of the first pixel."""
+    matrix = matrix[:2].copy()
+    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
+    return matrix
+
+
+def raws(values: int) -> int:
+    """Return how many 64-bit numbers the noise of so many values takes."""
+    return values // 4 + 1
+
+
+@lru_cache(maxsize=8)
+def _normal_levels(mean: float, sigma: float) -> np.ndarray:
+    """Return the 2 ** 16 quantiles of a normal distribution, rounded: int16."""
+    places = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    levels = mean + sigma * torch.special.ndtri(places)
+    return levels.round().clamp(-32768, 32767).to(torch.int16).numpy()
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:

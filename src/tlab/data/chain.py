@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tlab.data.canvas import Canvas
+from tlab.data.device_canvas import DeviceCanvas
 from tlab.data.steps import Step, generator, to_pixels
 from tlab.data.transforms import ResizeCrop, ResizePad, Sometimes
 from tlab.errors import UserError
@@ -45,19 +46,32 @@ class Chain:
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-        draws = generator(seed)
-        image: Tensor | Canvas = x_CHW
-        for name, step in self.steps.items():
-            if name in self._drawing:
-                image = image if isinstance(image, Canvas) else Canvas(to_pixels(image))
-                step.draw(image, draws)
-            else:
-                image = step(image.tensor() if isinstance(image, Canvas) else image)
-                _check_image(name, image)
+        image = self._run(x_CHW, seed, Canvas)
         if isinstance(image, Canvas):
             return image.tensor()
         if image.dtype != torch.uint8 or image.shape[0] != 3:
             return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
+        return image
+
+    def draw(self, x_CHW: Tensor, seed: int) -> DeviceCanvas:
+        """Return the image and what `__call__` does to it, as far as that can be done elsewhere.
+
+        Only for a chain that does not seed globally.
+        """
+        assert not self.seeds_globally
+        image = self._run(x_CHW, seed, DeviceCanvas)
+        return image if isinstance(image, DeviceCanvas) else DeviceCanvas(to_pixels(image))
+
+    def _run(self, x_CHW: Tensor, seed: int, kind: type[Canvas]) -> Tensor | Canvas:
+        draws = generator(seed)
+        image: Tensor | Canvas = x_CHW
+        for name, step in self.steps.items():
+            if name in self._drawing:
+                image = image if isinstance(image, Canvas) else kind(to_pixels(image))
+                step.draw(image, draws)
+            else:
+                image = step(image.tensor() if isinstance(image, Canvas) else image)
+                _check_image(name, image)
         return image
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -15,15 +15,18 @@ from torch.utils.data import Dataset, get_worker_info
 from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
+from tlab.data.device_canvas import Drawing
+from tlab.data.drawn import DrawnBatch, mixed, pack
 from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
-from tlab.data.mixing import Mixing
+from tlab.data.mixing import Mix, Mixing
 from tlab.data.order import Key, addressed_seed
 from tlab.errors import UserError
 
 __all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
 
 Transform = Callable[[Tensor], Tensor]
+Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
@@ -115,13 +118,16 @@ class ImageDataset(Dataset[Batch]):
 
     def __getitem__(self, key: Key | tuple[int, int]) -> Batch:
         """Return a batch of one."""
-        batch = self.__getitems__([key])
+        batch = self.__getitems__([Key(*key)._replace(drawn=False)])
         if isinstance(batch, UserError):
             raise batch
+        assert isinstance(batch, Batch)
         return batch
 
-    def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | UserError:
+    def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | DrawnBatch | UserError:
         """Return the batch of these keys (torch's loader calls this with a whole batch).
+
+        Keys that say so, of a phase whose augmentation can be drawn, give a `DrawnBatch`.
 
         A file that cannot be read any more gives the error as a value: raised in a worker process it would
         arrive wrapped in that worker's traceback. `loader.Loader` raises it.
@@ -131,7 +137,9 @@ class ImageDataset(Dataset[Batch]):
         wanted = {key[:3]: key for key in [*partners, *full]}
         try:
             with kept_random_state(), one_thread():
-                images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
+                if full[0].drawn and self.can_draw(full[0].phase):
+                    return self._drawn(full, list(wanted.values()))
+                images = dict(zip(wanted, self._each(self.image, list(wanted.values())), strict=True))
         except UserError as error:
             return error
         index = torch.tensor([key.index for key in full])
@@ -141,13 +149,13 @@ class ImageDataset(Dataset[Batch]):
         mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
-    def _images(self, keys: Sequence[Key]) -> list[Tensor]:
-        """Return the images of these keys; outside worker processes each core makes some, if that is safe."""
+    def _each(self, make: Callable[[Key], Made], keys: Sequence[Key]) -> list[Made]:
+        """Return `make` of each key; outside worker processes each core makes some, if that is safe."""
         threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
-            return [self.image(key) for key in keys]
+            return [make(key) for key in keys]
         with thread_pool(threads) as pool:
-            return list(pool.map(self.image, keys))
+            return list(pool.map(make, keys))
 
     def images(self, keys: Sequence[Key]) -> Tensor:
         """Return the images of these keys before mixing, made in this thread: B 3 S S, uint8."""
@@ -162,6 +170,39 @@ class ImageDataset(Dataset[Batch]):
         if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
             x = self.finish(x)
         return _in_planes(x)
+
+    def can_draw(self, phase: str) -> bool:
+        """Return whether a phase augments images, and only by steps that can be drawn here and made elsewhere."""
+        chain = self.chains.get(phase, self.chains[""])
+        return bool(chain.steps) and not chain.seeds_globally
+
+    def drawing(self, key: Key) -> Drawing:
+        """Return what gives the image of a key before mixing (see `can_draw`)."""
+        chain = self.chains.get(key.phase, self.chains[""])
+        x = self.store.read(key.index) if self.store else self.original(key.index)
+        canvas = chain.draw(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
+        if canvas.size != (self.image_size, self.image_size):
+            return Drawing.finished(self.finish(canvas.tensor()).permute(1, 2, 0).numpy())
+        return canvas.drawing()
+
+    def _drawn(self, full: Sequence[Key], wanted: Sequence[Key]) -> DrawnBatch:
+        drawings = dict(zip((key[:3] for key in wanted), self._each(self.drawing, wanted), strict=True))
+        index = torch.tensor([key.index for key in full])
+        if (mixing := self._augmentation(full[0]).mixing) is None:
+            labels = torch.tensor([self.samples[key.index].label for key in full])
+            return pack([drawings[key[:3]] for key in full], self.image_size, labels, index)
+        row = {address: number for number, address in enumerate(drawings)}
+        mixes, pairs, labels_K = [], [], []
+        for key in full:
+            partner, mix = key, Mix()
+            if self._mixes(key):
+                partner = Key(key.epoch, key.partner, key.partner_draw)
+                seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
+                mix = mixing.draw(self.image_size, self.image_size, seed)
+            mixes.append(mix)
+            pairs.append((row[key[:3]], row[partner[:3]]))
+            labels_K.append(self._label(key.index, partner.index, mix.weight))
+        return mixed(pack(list(drawings.values()), self.image_size, torch.stack(labels_K), index), pairs, mixes)
 
     def original(self, index: int) -> Tensor:
         """Return a sample before augmentation, which is what a store keeps of it.
@@ -197,15 +238,19 @@ class ImageDataset(Dataset[Batch]):
     def _mix(self, key: Key, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
         mixing = self._augmentation(key).mixing
         assert mixing is not None
-        assert self.num_classes is not None
         image, weight, partner = images[key[:3]], 1.0, key.index
         if self._mixes(key):
             partner = key.partner
             seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
             image, weight = mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
-        labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
+        return image, self._label(key.index, partner, weight)
+
+    def _label(self, index: int, partner: int, weight: float) -> Tensor:
+        """Return the label of two samples that are mixed: K, float32."""
+        assert self.num_classes is not None
+        labels = torch.tensor([self.samples[index].label, self.samples[partner].label])
         rows = one_hot(labels, self.num_classes).float()
-        return image, weight * rows[0] + (1 - weight) * rows[1]
+        return weight * rows[0] + (1 - weight) * rows[1]
 
 
 def _in_planes(x_CHW: Tensor) -> Tensor:

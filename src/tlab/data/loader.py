@@ -10,6 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
+from tlab.data.drawn import DrawnBatch, images
 from tlab.data.order import EpochSampler, Key
 from tlab.data.stored import StoredViews
 from tlab.data.transfer import SideStream, one_ahead
@@ -26,6 +27,7 @@ class Loader(DataLoader[Batch]):
     Attributes:
         stored: where set, the batches come from here and no image is read.
         device: where it is a GPU, the batches are copied there, each while the step before it computes.
+        draws: whether augmented images are only drawn on the CPU, and made where the batches go.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,6 +36,7 @@ class Loader(DataLoader[Batch]):
         self._resumed: dict[str, int] | None = None
         self.stored: StoredViews | None = None
         self.device: torch.device | None = None
+        self.draws = False
 
     @property
     def images(self) -> ImageDataset:
@@ -80,8 +83,8 @@ class Loader(DataLoader[Batch]):
     def _sent(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Return the batches, on a GPU if they go to one."""
         if self.device is None or self.device.type != "cuda":
-            return iter(batches)
-        return one_ahead(batches, SideStream(self.device))
+            return map(finished, batches)
+        return one_ahead(batches, SideStream(self.device, finished))
 
     def _start(self) -> dict[str, int]:
         """Return the epoch that begins and the batches of it that a resumed run has had."""
@@ -90,6 +93,7 @@ class Loader(DataLoader[Batch]):
         start, self._resumed = self._resumed, None
         if start is None or start["epoch"] != self.sampler.epoch:
             start = {"epoch": self.sampler.epoch, "batches": 0}
+        self.sampler.drawn = self.draws
         self.sampler.skip = start["batches"] * int(self.batch_size or 1)
         return start
 
@@ -120,6 +124,11 @@ def make_loader(
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
     )
+
+
+def finished(batch: Any) -> Any:
+    """Return a batch whose images are made: of a drawn one where its tensors are, any other as it is."""
+    return Batch(images(batch), batch.label, batch.index) if isinstance(batch, DrawnBatch) else batch
 
 
 def ignore_signals(worker: int) -> None:

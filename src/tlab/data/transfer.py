@@ -41,10 +41,11 @@ class SideStream:
 
     Args:
         device: a CUDA device.
+        finish: what is still to be done to a batch there, on the same stream.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, finish: Callable[[Any], Any]) -> None:
+        self.device, self.finish = device, finish
         self.stream = torch.cuda.Stream(device)
 
     def __call__(self, batch: Any) -> Waiting:
@@ -54,7 +55,7 @@ class SideStream:
             What lets the stream that computes wait for the copy (the CPU does not), and returns the batch there.
         """
         with torch.cuda.stream(self.stream):
-            there = on_device(batch, self.device)
+            there = self.finish(on_device(batch, self.device))
             copied = self.stream.record_event()
 
         def ready() -> Any:
