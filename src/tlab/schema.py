@@ -28,6 +28,7 @@ class DataConfig:
     resize: str = MISSING
     crop_fraction: float = MISSING
     store: str = MISSING
+    augment_on: str = MISSING
     balanced: bool = MISSING
     class_weights: bool = MISSING
     source: dict[str, Any] = MISSING

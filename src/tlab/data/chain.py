@@ -23,12 +23,16 @@ class Chain:
 
     Attributes:
         seeds_globally: whether a step may draw from the global generators.
+        foreign: names of the steps that may.
     """
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
         self._drawing = {name for name, step in self.steps.items() if _on_canvas(step)}
-        self.seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
+        self.foreign = [
+            name for name, step in self.steps.items() if name not in self._drawing and not _is_fixed(step)
+        ]
+        self.seeds_globally = bool(self.foreign)
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
         """Augment one image.
@@ -60,7 +64,10 @@ class Chain:
         """
         assert not self.seeds_globally
         image = self._run(x_CHW, seed, DeviceCanvas)
-        return image if isinstance(image, DeviceCanvas) else DeviceCanvas(to_pixels(image))
+        if isinstance(image, Canvas):
+            assert isinstance(image, DeviceCanvas)
+            return image
+        return DeviceCanvas(to_pixels(image))
 
     def _run(self, x_CHW: Tensor, seed: int, kind: type[Canvas]) -> Tensor | Canvas:
         draws = generator(seed)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from tlab.data import augment_on as augmenting
 from tlab.data.check import Unreadable, check_files, unreadable
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
 from tlab.data.index import ImageIndex, Sample
@@ -44,6 +45,7 @@ class ImageDataModule(L.LightningDataModule):
         phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
         store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
+        augment_on: "auto", "cpu" or "device": where augmented images are made (see `augment_on.choose`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -69,12 +71,14 @@ class ImageDataModule(L.LightningDataModule):
         phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
         store: Literal["auto", "on", "off"] = "auto",
+        augment_on: Literal["auto", "cpu", "device"] = "auto",
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_choice("data.resize", resize, ("crop", "pad"))
         _check_choice("data.store", store, ("auto", "on", "off"))
+        _check_choice("data.augment_on", augment_on, augmenting.MODES)
         _check_choice("data.unreadable", unreadable, ("skip", "error"))
         _check_least("data.image_size", image_size, 2)
         _check_least("data.batch_size", batch_size, 1)
@@ -86,10 +90,11 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
-        self.store, self.on_unreadable = store, unreadable
+        self.store, self.augment_on, self.on_unreadable = store, augment_on, unreadable
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
+        self._augmented_on: dict[str, str] = {}  # phase -> augment_on.CPU or DEVICE, where that was measured
 
     def setup(self, stage: str | None = None) -> None:
         """Index and check the files, once. Writes nothing but the cache of the check.
@@ -189,8 +194,9 @@ class ImageDataModule(L.LightningDataModule):
             self._loaders[address] = make_loader(
                 dataset, sampler, self.batch_size, self.num_workers, persistent=True
             )
-            self._loaders[address].device = self.trainer.strategy.root_device if self.trainer else None
-        return self._loaders[address]
+        loader = self._loaders[address]
+        loader.device = self.trainer.strategy.root_device if self.trainer else None
+        return loader
 
     def train_dataloader(self) -> Loader:
         """Return the training loader."""
@@ -215,6 +221,35 @@ class ImageDataModule(L.LightningDataModule):
         for loader in (self.train_dataloader(), self.val_dataloader()):
             if loader.stored is None and not loader.has_workers:
                 loader.images.keep_decoded(self.store, epochs)
+
+    def place_augmentation(self) -> None:
+        """Choose where the images of the phase in force are made, if they are (see `augment_on.choose`)."""
+        loader = self.train_dataloader()
+        sampler, device = loader.sampler, loader.device or torch.device("cpu")
+        assert isinstance(sampler, EpochSampler)
+        if loader.stored is not None:
+            return
+        phase, measures = sampler.phase, self.augment_on == augmenting.AUTO and device.type == "cuda"
+        if measures and phase in self._augmented_on:
+            where = self._augmented_on[phase]
+        else:
+            keys = sampler.keys(sampler.epoch)
+            where, why = augmenting.choose(self.augment_on, loader.images, phase, keys, device)
+            if self.trainer is not None:
+                where = self.trainer.strategy.broadcast(where)  # the first process's, in all
+            if why:
+                log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
+        if measures:
+            self._augmented_on[phase] = where
+        loader.draws = where == augmenting.DEVICE
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured on a GPU, so that a run that goes on there gets the images it began with."""
+        return {"augmented_on": dict(self._augmented_on)} if self._augmented_on else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self._augmented_on = dict(state_dict["augmented_on"])
 
     def augmentation(self, phase: str) -> Augmentation:
         """Return what happens to the training images of a phase."""

@@ -11,6 +11,8 @@ from tlab.data.steps import generator
 
 LARGE = 2  # times the sides of what comes out; a source that is larger when it is warped is warped here
 
+Box = tuple[int, int, int, int, Color]  # top, left, bottom, right
+
 _AS_IT_IS = np.eye(3)
 
 
@@ -24,7 +26,7 @@ class Drawing(NamedTuple):
         fill: colour outside the image; None: the border pixels are continued.
         tint: 3 x 7, from (R, G, B, 1, mean R, mean G, mean B) of the warped image to (R, G, B); None: no change.
         noise: mean and standard deviation in grey levels, and the seed; None for none.
-        boxes: (top, left, bottom, right) and the colour that each is painted in.
+        boxes: edges in pixels, and the colour that each is painted in.
     """
 
     pixels: np.ndarray
@@ -33,7 +35,7 @@ class Drawing(NamedTuple):
     fill: Color | None = None
     tint: np.ndarray | None = None
     noise: tuple[float, float, int] | None = None
-    boxes: tuple[tuple[int, int, int, int, Color], ...] = ()
+    boxes: tuple[Box, ...] = ()
 
     @classmethod
     def finished(cls, x_HWC: np.ndarray) -> "Drawing":
@@ -50,7 +52,9 @@ class DeviceCanvas(Canvas):
 
     def __init__(self, x_HWC: np.ndarray) -> None:
         super().__init__(x_HWC)
-        self._forget()
+        self._tint: np.ndarray | None = None
+        self._noise: tuple[float, float, int] | None = None
+        self._boxes: tuple[Box, ...] = ()
 
     def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
         """As on any canvas."""
@@ -143,6 +147,4 @@ class DeviceCanvas(Canvas):
             super().paint(top, left, bottom - top, right - left, color)
 
     def _forget(self) -> None:
-        self._tint: np.ndarray | None = None
-        self._noise: tuple[float, float, int] | None = None
-        self._boxes: tuple[tuple[int, int, int, int, Color], ...] = ()
+        self._tint, self._noise, self._boxes = None, None, ()
