@@ -29,6 +29,7 @@ class DataConfig:
     crop_fraction: float = MISSING
     store: str = MISSING
     augment_on: str = MISSING
+    decode_on: str = MISSING
     balanced: bool = MISSING
     class_weights: bool = MISSING
     source: dict[str, Any] = MISSING

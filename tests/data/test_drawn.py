@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from tlab.command import compose
 from tlab.data.chain import Chain
@@ -186,3 +187,19 @@ def test_vanished_file_is_named_as_ever(samples):
     samples[0].path.unlink()
     answer = dataset(samples).__getitems__([Key(0, 1, drawn=True), Key(0, 0, drawn=True)])
     assert "no such file" in str(answer)
+
+
+def test_drawn_batch_outlasts_pinning(samples, monkeypatch):
+    """torch's loader pins what a batch holds, and rebuilds it; without a GPU nothing can be pinned here."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *_: x.clone())
+    data = dataset(
+        samples, mixing=Mixing(0.4, 1.0), augment={"crop": RandomResizedCrop(SIZE), "n": GaussianNoise()}
+    )
+    drawn = data.__getitems__([key._replace(drawn=True) for key in keys_of(samples)])
+    pinned = pin_memory(drawn)
+    assert isinstance(pinned, DrawnBatch)
+    assert torch.equal(finished(pinned).image, finished(drawn).image)
+
+
+def keys_of(samples) -> list[Key]:
+    return EpochSampler([sample.label for sample in samples], seed=1).keys(0)

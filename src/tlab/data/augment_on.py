@@ -127,7 +127,7 @@ def _name(dataset: ImageDataset, phase: str, count: int, device: torch.device) -
     """Return all that the speeds depend on."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     chain = dataset.chains.get(phase, dataset.chains[""])
-    source = "store" if dataset.store else "files"
+    source = "store" if dataset.store else "jpegs" if dataset.leaves_decoding else "files"
     sides = [*map(str, (share_of_cores(), torch.__version__, dataset.image_size, count, source))]
     return "|".join([gpu, *sides, *(repr(step) for step in chain.steps.values())])
 

@@ -57,21 +57,20 @@ class Chain:
             return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
         return image
 
-    def draw(self, x_CHW: Tensor, seed: int) -> DeviceCanvas:
-        """Return the image and what `__call__` does to it, as far as that can be done elsewhere.
+    def draw(self, image: Tensor | DeviceCanvas, seed: int) -> DeviceCanvas:
+        """Return an image and what `__call__` does to it, as far as that can be done elsewhere.
 
         Only for a chain that does not seed globally.
         """
         assert not self.seeds_globally
-        image = self._run(x_CHW, seed, DeviceCanvas)
-        if isinstance(image, Canvas):
-            assert isinstance(image, DeviceCanvas)
-            return image
-        return DeviceCanvas(to_pixels(image))
+        drawn = self._run(image, seed, DeviceCanvas)
+        if isinstance(drawn, Canvas):
+            assert isinstance(drawn, DeviceCanvas)
+            return drawn
+        return DeviceCanvas(to_pixels(drawn))
 
-    def _run(self, x_CHW: Tensor, seed: int, kind: type[Canvas]) -> Tensor | Canvas:
+    def _run(self, image: Tensor | Canvas, seed: int, kind: type[Canvas]) -> Tensor | Canvas:
         draws = generator(seed)
-        image: Tensor | Canvas = x_CHW
         for name, step in self.steps.items():
             if name in self._drawing:
                 image = image if isinstance(image, Canvas) else kind(to_pixels(image))

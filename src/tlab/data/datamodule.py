@@ -46,6 +46,8 @@ class ImageDataModule(L.LightningDataModule):
         balanced: every class equally often in training.
         store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
         augment_on: "auto", "cpu" or "device": where augmented images are made (see `augment_on.choose`).
+        decode_on: "cpu" or "device": who decodes the JPEG files of images that are augmented on the device; for
+            "device" training images are not kept decoded (`store`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -72,6 +74,7 @@ class ImageDataModule(L.LightningDataModule):
         balanced: bool = False,
         store: Literal["auto", "on", "off"] = "auto",
         augment_on: Literal["auto", "cpu", "device"] = "auto",
+        decode_on: Literal["cpu", "device"] = "cpu",
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
     ) -> None:
@@ -79,6 +82,7 @@ class ImageDataModule(L.LightningDataModule):
         _check_choice("data.resize", resize, ("crop", "pad"))
         _check_choice("data.store", store, ("auto", "on", "off"))
         _check_choice("data.augment_on", augment_on, augmenting.MODES)
+        _check_choice("data.decode_on", decode_on, (augmenting.CPU, augmenting.DEVICE))
         _check_choice("data.unreadable", unreadable, ("skip", "error"))
         _check_least("data.image_size", image_size, 2)
         _check_least("data.batch_size", batch_size, 1)
@@ -90,7 +94,8 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
-        self.store, self.augment_on, self.on_unreadable = store, augment_on, unreadable
+        self.store, self.augment_on, self.decode_on = store, augment_on, decode_on
+        self.on_unreadable = unreadable
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
@@ -219,7 +224,7 @@ class ImageDataModule(L.LightningDataModule):
     def keep_decoded(self, epochs: int) -> None:
         """Decode each image that training and validation read once for so many epochs, if that pays."""
         for loader in (self.train_dataloader(), self.val_dataloader()):
-            if loader.stored is None and not loader.has_workers:
+            if loader.stored is None and not loader.has_workers and not loader.images.leaves_decoding:
                 loader.images.keep_decoded(self.store, epochs)
 
     def place_augmentation(self) -> None:
@@ -259,7 +264,7 @@ class ImageDataModule(L.LightningDataModule):
         """Return the images of these files, as evaluation sees them, or as training does."""
         from tlab.data.transforms import evaluation_transform
 
-        return ImageDataset(
+        dataset = ImageDataset(
             samples,
             finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),
             image_size=self.image_size,
@@ -269,6 +274,10 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
         )
+        dataset.leaves_decoding = (
+            augmented and self.decode_on == augmenting.DEVICE and self.augment_on != augmenting.CPU
+        )
+        return dataset
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -14,13 +14,14 @@ from torch.utils.data import Dataset, get_worker_info
 
 from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.data.chain import Chain
-from tlab.data.decode import DecodeError, decode
-from tlab.data.device_canvas import Drawing
+from tlab.data.decode import DecodeError, decode, read_bytes, whole_jpeg_size
+from tlab.data.device_canvas import Drawing, EncodedCanvas
 from tlab.data.drawn import DrawnBatch, mixed, pack
 from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
 from tlab.data.mixing import Mix, Mixing
 from tlab.data.order import Key, addressed_seed
+from tlab.data.steps import to_pixels
 from tlab.errors import UserError
 
 __all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
@@ -85,9 +86,11 @@ class ImageDataset(Dataset[Batch]):
         is_fixed: whether no phase augments anything, so that each sample has one look only.
         is_threadsafe: whether images may be made in several threads: no transform draws from a global generator.
         store: holds what `original` returns, if set.
+        leaves_decoding: whether JPEG files without a store are decoded where drawn images are made.
     """
 
     store: ImageStore | None = None
+    leaves_decoding = False
 
     def __init__(
         self,
@@ -164,7 +167,7 @@ class ImageDataset(Dataset[Batch]):
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
         augment = self.chains.get(key.phase, self.chains[""])
-        x = self.store.read(key.index) if self.store else self.original(key.index)
+        x = self._source(key.index)
         if augment.steps:
             x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
         if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
@@ -179,11 +182,20 @@ class ImageDataset(Dataset[Batch]):
     def drawing(self, key: Key) -> Drawing:
         """Return what gives the image of a key before mixing (see `can_draw`)."""
         chain = self.chains.get(key.phase, self.chains[""])
-        x = self.store.read(key.index) if self.store else self.original(key.index)
-        canvas = chain.draw(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
+        file = self._encoded(key.index) if self.leaves_decoding and not self.store else None
+        seed = addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw)
+        canvas = chain.draw(file or self._source(key.index), seed)
         if canvas.size != (self.image_size, self.image_size):
             return Drawing.finished(self.finish(canvas.tensor()).permute(1, 2, 0).numpy())
         return canvas.drawing()
+
+    def _encoded(self, index: int) -> EncodedCanvas | None:
+        """Return a file that `decode` would decode at full size, not decoded; None for any other."""
+        with suppress(DecodeError):  # `original` finds the words for it
+            content = read_bytes(self.samples[index].path)
+            if size := whole_jpeg_size(content, self._least_side):
+                return EncodedCanvas(content, size, lambda: to_pixels(self.original(index)))
+        return None
 
     def _drawn(self, full: Sequence[Key], wanted: Sequence[Key]) -> DrawnBatch:
         drawings = dict(zip((key[:3] for key in wanted), self._each(self.drawing, wanted), strict=True))
@@ -203,6 +215,9 @@ class ImageDataset(Dataset[Batch]):
             pairs.append((row[key[:3]], row[partner[:3]]))
             labels_K.append(self._label(key.index, partner.index, mix.weight))
         return mixed(pack(list(drawings.values()), self.image_size, torch.stack(labels_K), index), pairs, mixes)
+
+    def _source(self, index: int) -> Tensor:
+        return self.store.read(index) if self.store else self.original(index)
 
     def original(self, index: int) -> Tensor:
         """Return a sample before augmentation, which is what a store keeps of it.

@@ -11,6 +11,8 @@ from tlab.data.steps import generator
 
 LARGE = 2  # times the sides of what comes out; a source that is larger when it is warped is warped here
 
+STEEP = 32  # times the sides of what it is resized to; torch's CUDA kernel has no room for many more at once
+
 Box = tuple[int, int, int, int, Color]  # top, left, bottom, right
 
 _AS_IT_IS = np.eye(3)
@@ -20,13 +22,14 @@ class Drawing(NamedTuple):
     """An image and what is still to be done to it, in this order.
 
     Attributes:
-        pixels: H W 3, uint8, RGB.
+        pixels: H W 3, uint8, RGB; or the content of a JPEG file, where `cut` is given.
         reduced: height and width to which they are resized, with antialiasing.
         matrix: 2 x 3, from output to resized image, in pixels from the centre of the first one.
         fill: colour outside the image; None: the border pixels are continued.
         tint: 3 x 7, from (R, G, B, 1, mean R, mean G, mean B) of the warped image to (R, G, B); None: no change.
         noise: mean and standard deviation in grey levels, and the seed; None for none.
         boxes: edges in pixels, and the colour that each is painted in.
+        cut: top, left, height and width of what is used of the JPEG file's image; None for pixels.
     """
 
     pixels: np.ndarray
@@ -36,6 +39,7 @@ class Drawing(NamedTuple):
     tint: np.ndarray | None = None
     noise: tuple[float, float, int] | None = None
     boxes: tuple[Box, ...] = ()
+    cut: tuple[int, int, int, int] | None = None
 
     @classmethod
     def finished(cls, x_HWC: np.ndarray) -> "Drawing":
@@ -106,11 +110,12 @@ class DeviceCanvas(Canvas):
         """Return the image and what is pending."""
         matrix = _AS_IT_IS if self._matrix is None else self._matrix
         reduced = self.size if self._upright(matrix) else reduction(self._source.shape[:2], matrix)
-        if any(side > LARGE * out for side, out in zip(reduced, self.size, strict=True)):
+        source = self._source.shape[:2]
+        large = any(side > LARGE * out for side, out in zip(reduced, self.size, strict=True))
+        if large or any(side > STEEP * out for side, out in zip(source, reduced, strict=True)):
             self._carry_out()
             return Drawing.finished(self._source)
-        height, width = self._source.shape[:2]
-        matrix = from_centres(np.diag([reduced[1] / width, reduced[0] / height, 1.0]) @ matrix)
+        matrix = from_centres(np.diag([reduced[1] / source[1], reduced[0] / source[0], 1.0]) @ matrix)
         return Drawing(self._source, reduced, matrix, self._fill, self._tint, self._noise, self._boxes)
 
     def _change(self, matrix: np.ndarray, by_mean: np.ndarray) -> None:
@@ -148,3 +153,40 @@ class DeviceCanvas(Canvas):
 
     def _forget(self) -> None:
         self._tint, self._noise, self._boxes = None, None, ()
+
+
+class EncodedCanvas(DeviceCanvas):
+    """A JPEG file, whose decoding is left to the device too, unless a step needs the pixels here.
+
+    Args:
+        content: of the file.
+        size: height and width in pixels.
+        decode: gives the pixels, H W 3, uint8.
+    """
+
+    def __init__(self, content: bytes, size: tuple[int, int], decode: Callable[[], np.ndarray]) -> None:
+        super().__init__(np.broadcast_to(np.uint8(0), (*size, 3)))  # stands for the pixels; takes no memory
+        self._content: bytes | None = content
+        self._decode = decode
+        self._corner = (0, 0)  # of what is used
+
+    def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
+        """As on any canvas."""
+        self._settle()
+        if self._matrix is None:
+            self._corner = self._corner[0] + top, self._corner[1] + left
+        super().crop(top, left, height, width, size)
+
+    def drawing(self) -> Drawing:
+        """Return the file and what is pending."""
+        drawing = super().drawing()
+        if self._content is None:
+            return drawing
+        content = np.frombuffer(self._content, np.uint8)
+        return drawing._replace(pixels=content, cut=(*self._corner, *self._source.shape[:2]))
+
+    def _carry_out_warp(self) -> None:
+        if self._content is not None:
+            (top, left), (height, width) = self._corner, self._source.shape[:2]
+            self._source, self._content = self._decode()[top : top + height, left : left + width], None
+        super()._carry_out_warp()

@@ -1,6 +1,6 @@
 """Batches whose images are drawn on the CPU and made on the device that the network computes on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from tlab.data.device_canvas import Drawing
+from tlab.data.device_decode import decode_jpegs
 from tlab.data.mixing import Mix
 
 
@@ -16,7 +17,9 @@ class DrawnBatch(NamedTuple):
     """N drawings, and how B images come of them. The tensors go to the device, what is no tensor stays here.
 
     Attributes:
-        pixels: those of all drawings one after the other, uint8.
+        pixels: those of all drawings one after the other, uint8; nothing for those that are JPEG files.
+        jpegs: the content of each of these files, uint8.
+        cuts: N, `Drawing.cut`; those that are there belong to `jpegs` in order.
         sides: N 4: height and width of each, and of what it is resized to.
         matrix: N 2 3, float32, `Drawing.matrix`.
         fill: N 3, float32.
@@ -34,6 +37,8 @@ class DrawnBatch(NamedTuple):
     """
 
     pixels: Tensor
+    jpegs: tuple[np.ndarray, ...]
+    cuts: tuple[tuple[int, int, int, int] | None, ...]
     sides: np.ndarray
     matrix: Tensor
     fill: Tensor
@@ -67,8 +72,10 @@ def pack(drawings: Sequence[Drawing], size: int, label: Tensor, index: Tensor) -
     tints = [np.eye(3, 7) if drawing.tint is None else drawing.tint for drawing in drawings]
     inside = [(-1, -1) if d.fill is not None else (d.reduced[1] - 1, d.reduced[0] - 1) for d in drawings]
     return DrawnBatch(
-        pixels=_joined([drawing.pixels for drawing in drawings]),
-        sides=np.array([(*drawing.pixels.shape[:2], *drawing.reduced) for drawing in drawings]),
+        pixels=_joined([drawing.pixels for drawing in drawings if drawing.cut is None]),
+        jpegs=tuple(drawing.pixels for drawing in drawings if drawing.cut is not None),
+        cuts=tuple(drawing.cut for drawing in drawings),
+        sides=np.array([(*(d.cut[2:] if d.cut else d.pixels.shape[:2]), *d.reduced) for d in drawings]),
         matrix=_floats([drawing.matrix for drawing in drawings]),
         fill=_floats([drawing.fill or (0, 0, 0) for drawing in drawings]),
         edge=_floats(inside),
@@ -119,10 +126,8 @@ def _warped(drawn: DrawnBatch) -> Tensor:
     height, width = (int(side) for side in drawn.sides[:, 2:].max(axis=0))
     # Less their colour outside, so that what is outside is 0, as `grid_sample` has it
     resized = torch.zeros(len(drawn.sides), 3, height, width, device=device)
-    start = 0
-    for number, (h, w, to_h, to_w) in enumerate(drawn.sides.tolist()):
-        x = drawn.pixels[start : start + 3 * h * w].view(1, h, w, 3).permute(0, 3, 1, 2).float()
-        start += 3 * h * w
+    for number, (x, (h, w, to_h, to_w)) in enumerate(zip(_sources(drawn), drawn.sides.tolist(), strict=True)):
+        x = x[None].float()
         if (h, w) != (to_h, to_w):
             x = interpolate(x, size=(to_h, to_w), mode="bilinear", antialias=True)
         torch.sub(x[0], drawn.fill[number, :, None, None], out=resized[number, :, :to_h, :to_w])
@@ -135,6 +140,19 @@ def _warped(drawn: DrawnBatch) -> Tensor:
     y = torch.where(last_y >= 0, torch.minimum(y.clamp(min=0), last_y), y)
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     return grid_sample(resized, grid, align_corners=False) + drawn.fill[:, :, None, None]
+
+
+def _sources(drawn: DrawnBatch) -> Iterator[Tensor]:
+    """Yield the sources of the drawings: 3 H W, uint8."""
+    decoded = iter(decode_jpegs(drawn.jpegs, drawn.pixels.device) if drawn.jpegs else ())
+    start = 0
+    for (h, w, *_), cut in zip(drawn.sides.tolist(), drawn.cuts, strict=True):
+        if cut is not None:
+            top, left = cut[:2]
+            yield next(decoded)[:, top : top + h, left : left + w]
+        else:
+            yield drawn.pixels[start : start + 3 * h * w].view(h, w, 3).permute(2, 0, 1)
+            start += 3 * h * w
 
 
 def _tinted(x: Tensor, tint: Tensor) -> Tensor:
