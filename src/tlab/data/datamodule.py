@@ -240,11 +240,11 @@ class ImageDataModule(L.LightningDataModule):
         else:
             keys = sampler.keys(sampler.epoch)
             where, why = augmenting.choose(self.augment_on, loader.images, phase, keys, device)
-            if self.trainer is not None:
-                where = self.trainer.strategy.broadcast(where)  # the first process's, in all
             if why:
                 log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
         if measures:
+            if self.trainer is not None:
+                where = self.trainer.strategy.broadcast(where)  # the first process's, in all
             self._augmented_on[phase] = where
         loader.draws = where == augmenting.DEVICE
 
