@@ -1,6 +1,7 @@
 """Where augmented images are made: on the CPU, or on the GPU that trains on them."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,9 +15,12 @@ from tlab.cache import cache_dir, write_text
 from tlab.cores import share_of_cores
 from tlab.data.dataset import ImageDataset
 from tlab.data.drawn import images
-from tlab.data.order import Key
+from tlab.data.loader import Loader
+from tlab.data.order import EpochSampler, Key
 from tlab.data.transfer import on_device
 from tlab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 IMAGES = 64  # that are timed, at most
 ROUNDS = 3  # in which both ways alternate, after a first one that warms up
@@ -26,6 +30,43 @@ COMPARED = 8  # images that are also made on the CPU, to see that the device mak
 SAME = 1.0  # grey levels between them in the mean
 
 AUTO, CPU, DEVICE = MODES = ("auto", "cpu", "device")
+
+
+class Placement:
+    """Where the images of each phase of a run are made.
+
+    Args:
+        mode: `auto`, `cpu` or `device` (see `choose`).
+
+    Attributes:
+        measured: phase -> `cpu` or `device`, where that was measured; a run that goes on takes it up again.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.measured: dict[str, str] = {}
+
+    def place(self, loader: Loader, share: Callable[[str], str]) -> None:
+        """Choose for the phase that a training loader is in, unless its batches come from stored features.
+
+        Args:
+            loader: of training images.
+            share: hands a word of the first process to all processes of the run.
+        """
+        sampler, device = loader.sampler, loader.device or torch.device("cpu")
+        assert isinstance(sampler, EpochSampler)
+        if loader.stored is not None:
+            return
+        phase, measures = sampler.phase, self.mode == AUTO and device.type == "cuda"
+        if measures and phase in self.measured:
+            where = self.measured[phase]
+        else:
+            where, why = choose(self.mode, loader.images, phase, sampler.keys(sampler.epoch), device)
+            if why:
+                log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
+        if measures:
+            where = self.measured[phase] = share(where)
+        loader.draws = where == DEVICE
 
 
 def choose(

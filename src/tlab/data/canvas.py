@@ -1,7 +1,5 @@
 """An image and what is still to be done to it: successive warps become one, and so do successive colour changes."""
 
-import math
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -9,15 +7,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-Color = tuple[float, float, float]  # RGB in 0..255
-
-# The stores are mapped read-only and nothing here writes to them; torch warns all the same.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+from tlab.data.resampling import Color, flipped, resized, warped
 
 _IDENTITY = np.eye(3)
-_WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels a side
 _SAME = 1e-6
 
 
@@ -155,63 +148,6 @@ class Canvas:
         edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
         extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
         return max(map(abs, (b, c, *edges, *extents))) < _SAME
-
-
-def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (height, width) as torchvision does: bilinear, with antialiasing where a side shrinks.
-
-    torch's kernel for uint8 is quicker than OpenCV's INTER_AREA.
-    """
-    if x_HWC.shape[:2] == size:
-        return x_HWC
-    x_1CHW = torch.from_numpy(x_HWC).permute(2, 0, 1)[None]
-    return interpolate(x_1CHW, size=size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-
-
-def flipped(x_HWC: np.ndarray, horizontal: bool, vertical: bool) -> np.ndarray:
-    """Swap left and right, or top and bottom, or both."""
-    if not (horizontal or vertical):
-        return x_HWC
-    return cv2.flip(np.ascontiguousarray(x_HWC), 1 if not vertical else -1 if horizontal else 0)
-
-
-def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: Color | None) -> np.ndarray:
-    """Resample by an affine matrix, bilinear; what the warp shrinks is reduced with antialiasing first.
-
-    Args:
-        x_HWC: H W 3, uint8.
-        matrix: 3 x 3, from output to input, continuous coordinates.
-        size: height and width of what comes out.
-        fill: colour outside the image; None where nothing of it shows: the border pixels are continued.
-    """
-    height, width = x_HWC.shape[:2]
-    reduced = reduction((height, width), matrix)
-    x_HWC = resized(x_HWC, reduced)
-    return cv2.warpAffine(
-        x_HWC,
-        from_centres(np.diag([reduced[1] / width, reduced[0] / height, 1.0]) @ matrix),
-        (size[1], size[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT,
-        borderValue=fill or (0, 0, 0),
-    )
-
-
-def reduction(shape: tuple[int, int], matrix: np.ndarray) -> tuple[int, int]:
-    """Return the height and width to which a source of `shape` is resized before it is warped by `matrix`."""
-    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
-    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
-    width, height = (
-        min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip(shape[::-1], shrink, strict=True)
-    )
-    return height, width
-
-
-def from_centres(matrix: np.ndarray) -> np.ndarray:
-    """Return the 2 x 3 matrix of the same warp where coordinates count from the centre of the first pixel."""
-    matrix = matrix[:2].copy()
-    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
-    return matrix
 
 
 def raws(values: int) -> int:

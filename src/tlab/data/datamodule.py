@@ -94,12 +94,12 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
-        self.store, self.augment_on, self.decode_on = store, augment_on, decode_on
-        self.on_unreadable = unreadable
+        self.store, self.on_unreadable = store, unreadable
+        self.leaves_decoding = decode_on == augmenting.DEVICE and augment_on != augmenting.CPU
         self.unreadable: list[Unreadable] = []
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
-        self._augmented_on: dict[str, str] = {}  # phase -> augment_on.CPU or DEVICE, where that was measured
+        self.placement = augmenting.Placement(augment_on)
 
     def setup(self, stage: str | None = None) -> None:
         """Index and check the files, once. Writes nothing but the cache of the check.
@@ -228,33 +228,17 @@ class ImageDataModule(L.LightningDataModule):
                 loader.images.keep_decoded(self.store, epochs)
 
     def place_augmentation(self) -> None:
-        """Choose where the images of the phase in force are made, if they are (see `augment_on.choose`)."""
-        loader = self.train_dataloader()
-        sampler, device = loader.sampler, loader.device or torch.device("cpu")
-        assert isinstance(sampler, EpochSampler)
-        if loader.stored is not None:
-            return
-        phase, measures = sampler.phase, self.augment_on == augmenting.AUTO and device.type == "cuda"
-        if measures and phase in self._augmented_on:
-            where = self._augmented_on[phase]
-        else:
-            keys = sampler.keys(sampler.epoch)
-            where, why = augmenting.choose(self.augment_on, loader.images, phase, keys, device)
-            if why:
-                log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
-        if measures:
-            if self.trainer is not None:
-                where = self.trainer.strategy.broadcast(where)  # the first process's, in all
-            self._augmented_on[phase] = where
-        loader.draws = where == augmenting.DEVICE
+        """Choose where the images of the phase in force are made, if they are (see `augment_on.Placement`)."""
+        share = self.trainer.strategy.broadcast if self.trainer else lambda where: where
+        self.placement.place(self.train_dataloader(), share)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured on a GPU, so that a run that goes on there gets the images it began with."""
-        return {"augmented_on": dict(self._augmented_on)} if self._augmented_on else {}
+        return {"augmented_on": dict(self.placement.measured)} if self.placement.measured else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""
-        self._augmented_on = dict(state_dict["augmented_on"])
+        self.placement.measured = dict(state_dict["augmented_on"])
 
     def augmentation(self, phase: str) -> Augmentation:
         """Return what happens to the training images of a phase."""
@@ -274,9 +258,7 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
         )
-        dataset.leaves_decoding = (
-            augmented and self.decode_on == augmenting.DEVICE and self.augment_on != augmenting.CPU
-        )
+        dataset.leaves_decoding = augmented and self.leaves_decoding
         return dataset
 
 

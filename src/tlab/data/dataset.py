@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -14,14 +14,13 @@ from torch.utils.data import Dataset, get_worker_info
 
 from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.data.chain import Chain
-from tlab.data.decode import DecodeError, decode, read_bytes, whole_jpeg_size
-from tlab.data.device_canvas import Drawing, EncodedCanvas
-from tlab.data.drawn import DrawnBatch, mixed, pack
+from tlab.data.decode import DecodeError, decode
+from tlab.data.drawing import draw_batch
+from tlab.data.drawn import DrawnBatch
 from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
-from tlab.data.mixing import Mix, Mixing
+from tlab.data.mixing import Mixing
 from tlab.data.order import Key, addressed_seed
-from tlab.data.steps import to_pixels
 from tlab.errors import UserError
 
 __all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
@@ -84,6 +83,7 @@ class ImageDataset(Dataset[Batch]):
 
     Attributes:
         is_fixed: whether no phase augments anything, so that each sample has one look only.
+        least_side: pixels of the shorter side that a decoder should leave; None: all.
         is_threadsafe: whether images may be made in several threads: no transform draws from a global generator.
         store: holds what `original` returns, if set.
         leaves_decoding: whether JPEG files without a store are decoded where drawn images are made.
@@ -112,7 +112,7 @@ class ImageDataset(Dataset[Batch]):
         self.chains = {name: Chain(each.transforms) for name, each in self.augmentations.items()}
         self.is_fixed = not any(chain.steps for chain in self.chains.values())
         self.is_threadsafe = not any(chain.seeds_globally for chain in self.chains.values())
-        self._least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
+        self.least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
 
@@ -136,23 +136,23 @@ class ImageDataset(Dataset[Batch]):
         arrive wrapped in that worker's traceback. `loader.Loader` raises it.
         """
         full = [Key(*key) for key in keys]
-        partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
+        partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self.mixes(k)]
         wanted = {key[:3]: key for key in [*partners, *full]}
         try:
             with kept_random_state(), one_thread():
                 if full[0].drawn and self.can_draw(full[0].phase):
-                    return self._drawn(full, list(wanted.values()))
-                images = dict(zip(wanted, self._each(self.image, list(wanted.values())), strict=True))
+                    return draw_batch(self, full, list(wanted.values()))
+                images = dict(zip(wanted, self.each(self.image, list(wanted.values())), strict=True))
         except UserError as error:
             return error
         index = torch.tensor([key.index for key in full])
-        if not any(self._augmentation(key).mixing for key in full):
+        if not any(self.augmentation(key).mixing for key in full):
             labels = torch.tensor([self.samples[key.index].label for key in full])
             return Batch(torch.stack([images[key[:3]] for key in full]), labels, index)
         mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
-    def _each(self, make: Callable[[Key], Made], keys: Sequence[Key]) -> list[Made]:
+    def each(self, make: Callable[[Key], Made], keys: Sequence[Key]) -> list[Made]:
         """Return `make` of each key; outside worker processes each core makes some, if that is safe."""
         threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
@@ -167,7 +167,7 @@ class ImageDataset(Dataset[Batch]):
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
         augment = self.chains.get(key.phase, self.chains[""])
-        x = self._source(key.index)
+        x = self.source(key.index)
         if augment.steps:
             x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
         if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
@@ -179,44 +179,8 @@ class ImageDataset(Dataset[Batch]):
         chain = self.chains.get(phase, self.chains[""])
         return bool(chain.steps) and not chain.seeds_globally
 
-    def drawing(self, key: Key) -> Drawing:
-        """Return what gives the image of a key before mixing (see `can_draw`)."""
-        chain = self.chains.get(key.phase, self.chains[""])
-        file = self._encoded(key.index) if self.leaves_decoding and not self.store else None
-        seed = addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw)
-        canvas = chain.draw(file or self._source(key.index), seed)
-        if canvas.size != (self.image_size, self.image_size):
-            return Drawing.finished(self.finish(canvas.tensor()).permute(1, 2, 0).numpy())
-        return canvas.drawing()
-
-    def _encoded(self, index: int) -> EncodedCanvas | None:
-        """Return a file that `decode` would decode at full size, not decoded; None for any other."""
-        with suppress(DecodeError):  # `original` finds the words for it
-            content = read_bytes(self.samples[index].path)
-            if size := whole_jpeg_size(content, self._least_side):
-                return EncodedCanvas(content, size, lambda: to_pixels(self.original(index)))
-        return None
-
-    def _drawn(self, full: Sequence[Key], wanted: Sequence[Key]) -> DrawnBatch:
-        drawings = dict(zip((key[:3] for key in wanted), self._each(self.drawing, wanted), strict=True))
-        index = torch.tensor([key.index for key in full])
-        if (mixing := self._augmentation(full[0]).mixing) is None:
-            labels = torch.tensor([self.samples[key.index].label for key in full])
-            return pack([drawings[key[:3]] for key in full], self.image_size, labels, index)
-        row = {address: number for number, address in enumerate(drawings)}
-        mixes, pairs, labels_K = [], [], []
-        for key in full:
-            partner, mix = key, Mix()
-            if self._mixes(key):
-                partner = Key(key.epoch, key.partner, key.partner_draw)
-                seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
-                mix = mixing.draw(self.image_size, self.image_size, seed)
-            mixes.append(mix)
-            pairs.append((row[key[:3]], row[partner[:3]]))
-            labels_K.append(self._label(key.index, partner.index, mix.weight))
-        return mixed(pack(list(drawings.values()), self.image_size, torch.stack(labels_K), index), pairs, mixes)
-
-    def _source(self, index: int) -> Tensor:
+    def source(self, index: int) -> Tensor:
+        """Return what `original` does, from the store where there is one."""
         return self.store.read(index) if self.store else self.original(index)
 
     def original(self, index: int) -> Tensor:
@@ -230,7 +194,7 @@ class ImageDataset(Dataset[Batch]):
         """
         path = self.samples[index].path
         try:
-            x = decode(path, self._least_side)
+            x = decode(path, self.least_side)
         except DecodeError as error:
             raise UserError(
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
@@ -240,27 +204,29 @@ class ImageDataset(Dataset[Batch]):
 
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
         """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
-        look = f"{self.finish!r}" if self.is_fixed else f"at least {self._least_side}"
+        look = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)
 
-    def _augmentation(self, key: Key) -> "Augmentation":
+    def augmentation(self, key: Key) -> "Augmentation":
+        """Return what happens to the images of a key's phase."""
         return self.augmentations.get(key.phase, self.augmentations[""])
 
-    def _mixes(self, key: Key) -> bool:
-        return self._augmentation(key).mixing is not None and key.partner >= 0
+    def mixes(self, key: Key) -> bool:
+        """Return whether a key's image may be mixed with its partner."""
+        return self.augmentation(key).mixing is not None and key.partner >= 0
 
     def _mix(self, key: Key, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
-        mixing = self._augmentation(key).mixing
+        mixing = self.augmentation(key).mixing
         assert mixing is not None
         image, weight, partner = images[key[:3]], 1.0, key.index
-        if self._mixes(key):
+        if self.mixes(key):
             partner = key.partner
             seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
             image, weight = mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
-        return image, self._label(key.index, partner, weight)
+        return image, self.mixed_label(key.index, partner, weight)
 
-    def _label(self, index: int, partner: int, weight: float) -> Tensor:
+    def mixed_label(self, index: int, partner: int, weight: float) -> Tensor:
         """Return the label of two samples that are mixed: K, float32."""
         assert self.num_classes is not None
         labels = torch.tensor([self.samples[index].label, self.samples[partner].label])

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from tlab.data.canvas import Canvas, Color, from_centres, raws, reduction
+from tlab.data.canvas import Canvas, raws
+from tlab.data.resampling import Color, from_centres, reduction
 from tlab.data.steps import generator
 
 LARGE = 2  # times the sides of what comes out; a source that is larger when it is warped is warped here

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.data.canvas import Canvas, Color
+from tlab.data.canvas import Canvas
+from tlab.data.resampling import Color
 
 Range = float | Sequence[float]
 
