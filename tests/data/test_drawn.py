@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from tlab.command import compose
+from tlab.data import drawn as drawn_module
 from tlab.data.chain import Chain
 from tlab.data.color import ColorJitter, GaussianNoise, RandomErasing
 from tlab.data.dataset import Batch, ImageDataset, Mixing
@@ -20,6 +21,7 @@ from tlab.data.warp import RandomAffine, RandomCrop, RandomHorizontalFlip, Rando
 
 SIZE = 48
 GREEN = (0, 255, 0)
+BOX = RandomErasing(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,14 @@ def test_noise_is_normal_and_a_function_of_the_seed():
     noise = x[:2].double() - 128
     assert noise.std().item() == pytest.approx(25.5, rel=0.03)
     assert abs(noise.mean().item()) < 0.6
+
+
+def test_pieces_of_a_batch_are_made_as_the_whole(photographs, monkeypatch):
+    steps = [RandomResizedCrop(SIZE), RandomAffine(20, fill=GREEN), ColorJitter(0.4, 0.4), GaussianNoise(), BOX]
+    chain, seeds = Chain(dict(enumerate(steps))), list(range(12))
+    whole = made_elsewhere(chain, photographs * 3, seeds)
+    monkeypatch.setattr(drawn_module, "PIECE", 5)
+    assert torch.equal(made_elsewhere(chain, photographs * 3, seeds), whole)
 
 
 def test_making_images_leaves_the_random_state_alone(photographs):

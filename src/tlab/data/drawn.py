@@ -1,6 +1,7 @@
 """Batches whose images are drawn on the CPU and made on the device that the network computes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.nn.functional import grid_sample, interpolate
 from tlab.data.device_canvas import Drawing
 from tlab.data.device_decode import decode_jpegs
 from tlab.data.mixing import Mix
+
+PIECE = 64  # images that are made at once: a batch of any size takes no more memory on the way
 
 
 class DrawnBatch(NamedTuple):
@@ -107,7 +110,25 @@ def images(drawn: DrawnBatch) -> Tensor:
     Without noise they differ from those that `Canvas` makes of the same drawings by less than 1 grey level in the
     mean (the rounding between one step and the next, and OpenCV's warp, which knows 32 places between two pixels).
     """
-    x = _warped(drawn)
+    made = torch.empty(len(drawn.sides), 3, drawn.size, drawn.size, dtype=torch.uint8, device=drawn.pixels.device)
+    sources = _sources(drawn)
+    for start in range(0, len(made), PIECE):
+        rows = slice(start, start + PIECE)
+        made[rows] = _made(_part(drawn, rows), islice(sources, PIECE))
+    return made if drawn.own is None else _mixed(made, drawn)
+
+
+def _part(drawn: DrawnBatch, rows: slice) -> DrawnBatch:
+    """Return some of the drawings, without their sources."""
+    tint = drawn.tint[rows] if drawn.tint is not None else None
+    edge, sides, noise = drawn.edge[rows], drawn.sides[rows], drawn.noise[rows]
+    matrix, fill, boxes = drawn.matrix[rows], drawn.fill[rows], drawn.boxes[rows]
+    return drawn._replace(sides=sides, matrix=matrix, fill=fill, edge=edge, tint=tint, noise=noise, boxes=boxes)
+
+
+def _made(drawn: DrawnBatch, sources: Iterable[Tensor]) -> Tensor:
+    """Make the drawings of these sources: N 3 S S, uint8."""
+    x = _warped(drawn, sources)
     if drawn.tint is not None:
         x = _tinted(x, drawn.tint)
     for number, noise in enumerate(drawn.noise):
@@ -116,17 +137,16 @@ def images(drawn: DrawnBatch) -> Tensor:
     for top, left, bottom, right, *color in drawn.boxes.permute(1, 2, 0):
         inside = _inside(drawn.size, top, left, bottom, right)
         x = torch.where(inside, torch.stack(color, dim=1)[:, :, None, None], x)
-    x = x.clamp_(0, 255).round_().to(torch.uint8)
-    return x if drawn.own is None else _mixed(x, drawn)
+    return x.clamp_(0, 255).round_().to(torch.uint8)
 
 
-def _warped(drawn: DrawnBatch) -> Tensor:
+def _warped(drawn: DrawnBatch, sources: Iterable[Tensor]) -> Tensor:
     """Return the drawings after resizing and warp: N 3 S S, float32, in 0..255."""
     device, size = drawn.pixels.device, drawn.size
     height, width = (int(side) for side in drawn.sides[:, 2:].max(axis=0))
     # Less their colour outside, so that what is outside is 0, as `grid_sample` has it
     resized = torch.zeros(len(drawn.sides), 3, height, width, device=device)
-    for number, (x, (h, w, to_h, to_w)) in enumerate(zip(_sources(drawn), drawn.sides.tolist(), strict=True)):
+    for number, (x, (h, w, to_h, to_w)) in enumerate(zip(sources, drawn.sides.tolist(), strict=True)):
         x = x[None].float()
         if (h, w) != (to_h, to_w):
             x = interpolate(x, size=(to_h, to_w), mode="bilinear", antialias=True)
@@ -144,7 +164,8 @@ def _warped(drawn: DrawnBatch) -> Tensor:
 
 def _sources(drawn: DrawnBatch) -> Iterator[Tensor]:
     """Yield the sources of the drawings: 3 H W, uint8."""
-    decoded = iter(decode_jpegs(drawn.jpegs, drawn.pixels.device) if drawn.jpegs else ())
+    pieces = (drawn.jpegs[start : start + PIECE] for start in range(0, len(drawn.jpegs), PIECE))
+    decoded = (x for piece in pieces for x in decode_jpegs(piece, drawn.pixels.device))
     start = 0
     for (h, w, *_), cut in zip(drawn.sides.tolist(), drawn.cuts, strict=True):
         if cut is not None:
