@@ -50,6 +50,7 @@ def test_measuring_times_both_ways_and_compares_them_without_noise(dataset):
     assert found["cpu"] > 0
     assert found["device"] > 0
     assert found["apart"] == 0  # the device is the CPU here
+    assert 0 < found["bytes"] <= 3 * 40 * 30  # what was cropped of pictures of 40 x 30 pixels
     assert torch.equal(torch.default_generator.get_state(), before)
 
 
@@ -63,7 +64,7 @@ def measured(monkeypatch):
             calls.append(args)
             if isinstance(figures.get("apart"), Exception):
                 raise figures["apart"]
-            return {"apart": 0.2, **figures}
+            return {"apart": 0.2, "bytes": 1000, **figures}
 
         monkeypatch.setattr(augment_on, "measure", measure)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
@@ -110,6 +111,23 @@ def test_auto_never_measures_without_cuda(dataset, measured, device):
     calls = measured(cpu=1, device=100)
     assert augment_on.choose("auto", dataset, "", KEYS, torch.device(device)) == ("cpu", "")
     assert not calls
+
+
+def test_little_shared_memory_keeps_images_on_the_cpu(dataset, measured, monkeypatch):
+    measured(cpu=100, device=900)
+    monkeypatch.setattr(augment_on, "free_shared_memory", lambda: 1_000_000)
+    assert augment_on.choose("auto", dataset, "", KEYS, GPU, queued=499)[0] == "device"
+    where, why = augment_on.choose("auto", dataset, "", KEYS, GPU, queued=501)
+    assert where == "cpu"
+    assert "workers would hold 0.0 GB in /dev/shm" in why
+
+
+def test_images_that_workers_hold_ready_are_counted(root, monkeypatch):
+    seen = []
+    monkeypatch.setattr(augment_on, "choose", lambda *args: seen.append(args[-1]) or ("cpu", ""))
+    for workers in (0, 2):
+        module(root, num_workers=workers).place_augmentation()
+    assert seen == [0, 2 * 2 * 4]  # torch lets each have two batches ready
 
 
 def test_what_is_asked_for_is_not_measured(dataset, measured):

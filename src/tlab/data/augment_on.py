@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ BUDGET = 1.0  # seconds after which no further round is timed
 CLEAR = 1.1  # the device must be so many times faster; a smaller difference may be another process's doing
 COMPARED = 8  # images that are also made on the CPU, to see that the device makes the same
 SAME = 1.0  # grey levels between them in the mean
+
+SHARED = Path("/dev/shm")  # where Linux keeps it
 
 AUTO, CPU, DEVICE = MODES = ("auto", "cpu", "device")
 
@@ -61,7 +64,8 @@ class Placement:
         if measures and phase in self.measured:
             where = self.measured[phase]
         else:
-            where, why = choose(self.mode, loader.images, phase, sampler.keys(sampler.epoch), device)
+            queued = loader.num_workers * (loader.prefetch_factor or 0) * int(loader.batch_size or 1)
+            where, why = choose(self.mode, loader.images, phase, sampler.keys(sampler.epoch), device, queued)
             if why:
                 log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
         if measures:
@@ -70,7 +74,7 @@ class Placement:
 
 
 def choose(
-    mode: str, dataset: ImageDataset, phase: str, keys: Sequence[Key], device: torch.device
+    mode: str, dataset: ImageDataset, phase: str, keys: Sequence[Key], device: torch.device, queued: int = 0
 ) -> tuple[str, str]:
     """Return where the images of a phase are made, `cpu` or `device`, and why, in words; "" where that is plain.
 
@@ -80,6 +84,7 @@ def choose(
         phase: of the run.
         keys: of images to try.
         device: that trains.
+        queued: images that worker processes hold ready.
     """
     chain = dataset.chains.get(phase, dataset.chains[""])
     if mode == CPU or not chain.steps or (mode == AUTO and device.type != "cuda"):
@@ -89,22 +94,26 @@ def choose(
         return CPU, "" if mode == AUTO else f"{foreign}: only tlab's own steps can be carried out elsewhere"
     if device.type not in ("cuda", "cpu"):
         return CPU, f"{device.type} cannot make them"
-    return faster(dataset, phase, keys, device) if mode == AUTO else (DEVICE, "")
+    return faster(dataset, phase, keys, device, queued) if mode == AUTO else (DEVICE, "")
 
 
-def faster(dataset: ImageDataset, phase: str, keys: Sequence[Key], device: torch.device) -> tuple[str, str]:
+def faster(
+    dataset: ImageDataset, phase: str, keys: Sequence[Key], device: torch.device, queued: int
+) -> tuple[str, str]:
     """Return where the images of a phase are made sooner, `cpu` or `device`, and why, in words.
 
     A few images are made both ways in turn, from files or store to the device: on the CPU as its cores do it in
     threads, or drawn there and made on the device, whose time counts in full, as if nothing else could run
     meanwhile. The answer is remembered in the cache directory for this GPU, number of cores, torch version, images
-    and steps. The device is only chosen where it clearly is faster, and where its pixels are those of the CPU.
+    and steps. The device is only chosen where it clearly is faster, its pixels are those of the CPU, and the
+    sources that workers hold ready, which are larger than images, fit into their shared memory.
 
     Args:
         dataset: of training images.
         phase: of the run; its images can be drawn (`ImageDataset.can_draw`).
         keys: of the images to try; the first ones are used.
         device: a CUDA device.
+        queued: images that worker processes hold ready.
     """
     keys = [key._replace(phase=phase) for key in keys[:IMAGES]]
     file, name = cache_dir() / "augment.json", _name(dataset, phase, len(keys), device)
@@ -118,12 +127,16 @@ def faster(dataset: ImageDataset, phase: str, keys: Sequence[Key], device: torch
             write_text(file, json.dumps(_read(file) | {name: speeds}, indent=1))
     if speeds["apart"] > SAME:
         return CPU, f"the GPU's images are {speeds['apart']:.1f} grey levels apart from the CPU's"
+    if (need := queued * speeds["bytes"]) > free_shared_memory() / 2:
+        return CPU, f"workers would hold {need / 1e9:.1f} GB in {SHARED}, more than half of what is free"
     best = DEVICE if speeds[DEVICE] >= CLEAR * speeds[CPU] else CPU
     return best, f"images per second measured here: cpu {speeds[CPU]:.0f}, device {speeds[DEVICE]:.0f}"
 
 
 def measure(dataset: ImageDataset, keys: Sequence[Key], device: torch.device) -> dict[str, float]:
     """Return images per second of both ways, `cpu` and `device`, and how many grey levels they are `apart`.
+
+    Also `bytes`, which a drawn image takes: pixels or file.
 
     Args:
         dataset: of training images.
@@ -152,9 +165,16 @@ def measure(dataset: ImageDataset, keys: Sequence[Key], device: torch.device) ->
         if round_ and time.perf_counter() - began > BUDGET:
             break
     few = _pinned(dataset, drawn_keys[:COMPARED], device)
+    size = (few.pixels.numel() + sum(map(len, few.jpegs))) / len(few.sides)
     few = few._replace(noise=(None,) * len(few.noise))
     apart = (images(on_device(few, device)).cpu().int() - images(few).int()).abs().double().mean()
-    return {**{way: round(speed, 1) for way, speed in fastest.items()}, "apart": round(float(apart), 3)}
+    speeds = {way: round(speed, 1) for way, speed in fastest.items()}
+    return {**speeds, "apart": round(float(apart), 3), "bytes": round(size)}
+
+
+def free_shared_memory() -> float:
+    """Return the free bytes of the memory that processes share; containers often have little of it."""
+    return shutil.disk_usage(SHARED).free if SHARED.exists() else float("inf")
 
 
 def _pinned(dataset: ImageDataset, keys: Sequence[Key], device: torch.device) -> Any:
