@@ -59,10 +59,11 @@ class ImageClassifier(L.LightningModule):
         self.about = dict(about or {})
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.train_loss: Metric = MeanMetric()
-        self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro")
-        self.val_loss: Metric = MeanMetric()
-        self.test_loss: Metric = MeanMetric()
+        # No values are looked through: a GPU would be waited for in every step
+        self.train_loss: Metric = MeanMetric(nan_strategy="disable")
+        self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
+        self.val_loss: Metric = MeanMetric(nan_strategy="disable")
+        self.test_loss: Metric = MeanMetric(nan_strategy="disable")
         self.val_metrics = _metrics(len(classes), "val/")
         self.test_metrics = _metrics(len(classes), "test/")
 
@@ -94,7 +95,7 @@ class ImageClassifier(L.LightningModule):
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
         self.train_acc.update(logits.detach(), hard)
         size = len(batch.image)
-        self.train_loss.update(loss.detach(), size)
+        self.train_loss.update(loss.detach().expand(size))  # torchmetrics 1.9 forgets weights where it skips NaN
         if self.trainer.is_last_batch:  # metrics are read at the epoch's end, and each call costs a millisecond
             self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
             self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
@@ -206,10 +207,10 @@ def _sums(metric: Metric) -> dict[str, Any]:
 
 def _metrics(num_classes: int, prefix: str) -> MetricCollection:
     metrics: dict[str, Metric | MetricCollection] = {
-        "acc": MulticlassAccuracy(num_classes, average="micro"),
-        "f1": MulticlassF1Score(num_classes, average="macro"),
-        "acc_class": MulticlassAccuracy(num_classes, average=None),
+        "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+        "acc_class": MulticlassAccuracy(num_classes, average=None, validate_args=False),
     }
     if num_classes >= TOP5_FROM:
-        metrics["acc_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        metrics["acc_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
     return MetricCollection(metrics, prefix=prefix)
