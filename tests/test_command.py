@@ -109,6 +109,7 @@ def test_cfg_job_is_yaml_that_names_every_group():
         (["optimizer.lr=fast", "data=demo"], "optimizer.lr=fast is not a number"),
         (["data.normalize=some", "data=demo"], "data.normalize=some is not one of backbone, dataset, none"),
         (["trainer.precision=8", "data=demo"], "trainer.precision=8 is not one of auto, 32-true"),
+        (["trainer.compile=1", "data=demo"], "trainer.compile=1 is not one of auto, true, false"),
         (["data.val_fraction=1.5", "data=demo"], "data.val_fraction=1.5 is too large; give 0.99 or less"),
         (["finetune.phases.head.epochs=x"], "finetune.phases.head.epochs has the wrong type"),
         (["seed=99999999999", "data=demo"], "seed=99999999999 is too large; give 4294967295 or less"),

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.errors import UserError
 
-Choices = Mapping[str, Sequence[str | None]]
+Choices = Mapping[str, Sequence[str | bool | None]]
 Bounds = Mapping[str, tuple[float, float]]
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -26,6 +26,7 @@ TRAIN_CHOICES: Choices = {
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,
     "trainer.strategy": ("auto", "ddp"),
+    "trainer.compile": ("auto", True, False),
     "features.cache": ("auto", "off"),
     "checkpoint.mode": (None, "min", "max"),
     "resume": ("auto", "never"),
@@ -137,9 +138,9 @@ def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:
         UserError: Names the first key that is wrong, and what it may be.
     """
     for key, options in choices.items():
-        if (value := OmegaConf.select(cfg, key)) not in options:
-            listed = ", ".join("null" if option is None else option for option in options)
-            raise UserError(f"{key}={value} is not one of {listed}")
+        value = OmegaConf.select(cfg, key)
+        if not any(value == option and isinstance(value, type(option)) for option in options):  # 1 is not true
+            raise UserError(f"{key}={value} is not one of {', '.join(map(_typed, options))}")
     for key, (least, most) in bounds.items():
         value = OmegaConf.select(cfg, key)
         if value is None:
@@ -152,6 +153,13 @@ def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:
             raise UserError(f"{key}={value} is too small; give {_bound(least)}")
         if value > most:
             raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+
+
+def _typed(option: str | bool | None) -> str:
+    """Return an option as it is typed on the command line."""
+    if isinstance(option, bool):
+        return str(option).lower()
+    return "null" if option is None else option
 
 
 def _bound(least: float) -> str:

@@ -111,8 +111,17 @@ def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[st
     }
 
 
-def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -> dict[str, Any]:
-    """Return what run.json says about a run besides its configuration."""
+def describe(
+    data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer", compiled: list[str]
+) -> dict[str, Any]:
+    """Return what run.json says about a run besides its configuration.
+
+    Args:
+        data: Its images.
+        net: Its network.
+        trainer: Trains it.
+        compiled: Names of the phases in which what trains is compiled.
+    """
     from tlab.runs.environment import command, versions
 
     return {
@@ -121,6 +130,7 @@ def describe(data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer") -
         "device": str(trainer.strategy.root_device),
         "processes": trainer.world_size,
         "precision": trainer.precision,
+        "compiled": compiled,
         "class_names": list(data.classes),
         "data": {
             "root": str(data.index.root),

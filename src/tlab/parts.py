@@ -85,10 +85,7 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     else:
         mean, std = backbone.pretraining.mean, backbone.pretraining.std
     log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
-    net = Classifier(backbone, head, mean, std)
-    if cfg.trainer.compile:
-        net.compile()
-    return net
+    return Classifier(backbone, head, mean, std)
 
 
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":

@@ -119,7 +119,7 @@ class TrainerConfig:
     max_epochs: int = 15
     precision: str = "auto"
     channels_last: bool = True
-    compile: bool = False
+    compile: Any = "auto"  # auto, true or false
     gradient_clip_val: float | None = None
     accumulate_grad_batches: int = 1
     early_stopping: int | None = None

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import check, check_monitors, check_shares
 from tlab.command import compose, quiet, run_command
+from tlab.compilation import build_training_net, choose_compiled
 from tlab.description import (
     choices,
     command_overrides,
@@ -129,6 +130,8 @@ def fit(
         checkpoint = from_first_process(lambda: resumable(run))
         begun = run.record if checkpoint is not None else {}
         precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
+        compile_ = (cfg, net, plan, precision, images["train"])
+        compiled = from_first_process(lambda: choose_compiled(*compile_, begun))
         module = ImageClassifier(
             net,
             data.classes,
@@ -137,6 +140,7 @@ def fit(
             class_weights=data.class_weights() if cfg.data.class_weights else None,
             channels_last=cfg.trainer.channels_last,
             about={"config": config, **preprocessing(cfg, net, precision)},
+            training_net=build_training_net(*compile_, compiled),
         )
         check_monitors(cfg, module.metric_names)
         features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
@@ -148,7 +152,7 @@ def fit(
         callbacks.append(ConfusionRecorder(run, lambda: recorder.best_epoch))
         callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, recorder, callbacks)
-        run.update(seed=cfg.seed, **describe(data, net, trainer))
+        run.update(seed=cfg.seed, **describe(data, net, trainer, compiled))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         else:

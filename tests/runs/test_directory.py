@@ -48,6 +48,15 @@ def test_a_key_that_the_older_run_did_not_have_refuses_it_only_where_it_changes_
         run.is_finished({**newer, "optimizer": {"lr": 0.1, "nesterov": True}}, "auto")
 
 
+def test_a_run_from_before_tlab_chose_what_to_compile_goes_on(tmp_path):
+    run = RunDirectory(tmp_path)
+    with run.recording({**CONFIG, "trainer": {"compile": False}}):
+        run.finish({})
+    assert run.is_finished({**CONFIG, "trainer": {"compile": "auto"}}, "auto")
+    with pytest.raises(UserError, match=r"another trainer\.compile"):
+        run.is_finished({**CONFIG, "trainer": {"compile": True}}, "auto")
+
+
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "runn')
     with pytest.raises(UserError, match=r"run\.json is damaged"):

@@ -80,11 +80,22 @@ class Classifier(nn.Module):
             x: Images, or what `prefix` returned for them.
             after: The last stage that `prefix` ran, or `POOL`; "" for images.
         """
+        return self.trained_part(*self.frozen_part(x, after))
+
+    def frozen_part(self, x: Tensor, after: str = "") -> tuple[Tensor, str]:
+        """Run the stages before the first one that trains, without a graph; arguments as for `forward`.
+
+        Returns:
+            What `trained_part` goes on from: x, and the last stage that it has been through.
+        """
         frozen = self.frozen_stages
-        if after != POOL and len(frozen) > self._ran(after):  # nothing that is frozen needs a gradient
-            with torch.no_grad():
-                x = self._stages(x, after, frozen[-1])
-            after = frozen[-1]
+        if after == POOL or len(frozen) <= self._ran(after):
+            return x, after
+        with torch.no_grad():
+            return self._stages(x, after, frozen[-1]), frozen[-1]
+
+    def trained_part(self, x: Tensor, after: str) -> Tensor:
+        """Return the logits `B K` of what `frozen_part` returned."""
         if after != POOL:
             x = self._stages(x, after, self.backbone.stage_names[-1])
         return self.head(x)

@@ -22,6 +22,9 @@ WITHOUT_EFFECT = (
     "baseline.",
 )
 
+# Key -> what tlab did before it chose by itself, and the value that lets it choose; a run goes on as it began.
+CHOSEN_SINCE = {"trainer.compile": (False, "auto")}
+
 
 def without_effect(key: str) -> bool:
     """Tell whether a key, or the choice of a group, cannot change a result."""
@@ -40,6 +43,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key)
         and not key.startswith(WITHOUT_EFFECT)
+        and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and (key in before or not _is_neutral(key, after[key]))
     }
 
