@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.finetuning import Plan
     from tlab.models.classifier import Classifier
-    from tlab.models.compile_choice import Setting
+    from tlab.models.compile_trial import Setting
     from tlab.models.compiling import CompiledTraining
     from tlab.models.precision import Precision
 
@@ -48,7 +48,7 @@ def choose_compiled(
     if cfg.trainer.compile is True:
         check_compiler(accelerator)
         return [phase.name for phase, _ in training]
-    if cfg.trainer.sync_batchnorm:
+    if cfg.trainer.sync_batchnorm:  # a trial in one process would not see what the exchange does to the graph
         return []
     work: Counter[frozenset[str]] = Counter()
     for phase, epochs in training:
@@ -70,7 +70,7 @@ def images_per_epoch(cfg: DictConfig, images: int) -> int:
 
 def compile_setting(cfg: DictConfig, precision: "Precision", images: int) -> "Setting":
     """Return what the speed of this run's training steps depends on."""
-    from tlab.models.compile_choice import Setting
+    from tlab.models.compile_trial import Setting
     from tlab.models.precision import find_accelerator
 
     return Setting(
