@@ -15,7 +15,8 @@ from tlab.models.classifier import Classifier
 from tlab.models.compiling import Trained, compiler
 from tlab.models.precision import autocast, processor
 
-ROUNDS = 5
+ROUNDS = 5  # at least, unless they take longer than BUDGET
+LEAST = 5.0  # seconds of timing: what else the machine does comes and goes
 BUDGET = 20.0  # seconds after which no further round is timed
 FEW = 2  # images that tell a CPU's speed
 STEPS = 3
@@ -97,12 +98,11 @@ def try_out(net: Classifier, setting: Setting) -> Trial:
         torch._dynamo.reset()
         warm = steps.seconds(run)
         compiled = steps.seconds(run)
-        started = time.perf_counter()
-        for _ in range(ROUNDS):
+        started, rounds = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - started) < LEAST or (rounds < ROUNDS and elapsed < BUDGET):
             eager = min(eager, steps.seconds(_eager))
             compiled = min(compiled, steps.seconds(run))
-            if time.perf_counter() - started > BUDGET:
-                break
+            rounds += 1
     torch._dynamo.reset()  # lets go of the copy
     speeds = (round(setting.batch_size / seconds, 2) for seconds in (eager, compiled))
     return Trial(*speeds, *(round(max(0.0, seconds - compiled), 1) for seconds in (cold, warm)))
