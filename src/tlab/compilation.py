@@ -55,7 +55,8 @@ def choose_compiled(
         work[phase.trained] += epochs * images_per_epoch(cfg, images)
     chosen, why = worth_compiling(net, work, compile_setting(cfg, precision, images))
     names = [phase.name for phase, _ in training if phase.trained in chosen]
-    log.info("torch.compile %s: %s", f"in phase {', '.join(names)}" if names else "not used", why)
+    level = logging.INFO if names else logging.DEBUG  # most runs are short
+    log.log(level, "torch.compile %s: %s", f"in phase {', '.join(names)}" if names else "not used", why)
     return names
 
 

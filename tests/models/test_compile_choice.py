@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from tlab.cache import cache_dir
-from tlab.models import compile_choice, compile_trial
+from tlab.models import compile_choice, compile_trial, precision
 from tlab.models.classifier import Classifier
 from tlab.models.compile_choice import note_seconds, worth_compiling
 from tlab.models.compile_trial import Setting, Trial, eager_speed, try_out
 from tlab.models.head import Head
+from tlab.models.precision import fastest_precision
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
 
 ALL = frozenset({"stem", "top", "head"})
@@ -58,6 +59,18 @@ def test_a_short_run_tries_nothing_and_its_speed_is_remembered(net, setting, mea
         assert chosen == frozenset()
         assert why == "the 30 s or so that training takes here are too few for it to pay"
     assert asked == {"eager": 1, "trial": 0}
+
+
+def test_a_speed_that_the_choice_of_the_precision_has_measured_is_not_measured_again(
+    net, setting, measured, monkeypatch
+):
+    asked, _ = measured
+    monkeypatch.setattr(precision, "measure", lambda *args: {"32-true": 50.0, "bf16-mixed": 10.0})
+    fastest_precision(net, setting.image_size, "cpu", setting.channels_last, setting.name)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    _, why = worth_compiling(net, {ALL: 3000}, setting)
+    assert why.startswith("the 15 s or so")
+    assert asked["eager"] == 0
 
 
 def test_a_long_run_tries_it_once_and_compiles_where_it_saves_more_than_it_takes(net, setting, measured):

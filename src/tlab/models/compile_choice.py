@@ -1,14 +1,20 @@
 """Where torch.compile pays: what it saves over a run against the seconds that it takes, both measured here."""
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+
+import torch
 
 from tlab.cache import cache_dir, write_text
 from tlab.models.classifier import Classifier
 from tlab.models.compile_trial import Setting, Trial, eager_speed, try_out
 from tlab.models.compiling import Groups, reason
+from tlab.models.precision import training_speed
+
+log = logging.getLogger(__name__)
 
 # How many times faster a compiled training step may be: on 2 cores the most that was seen of ResNet-18, ResNet-50
 # and MobileNetV3-small; on GPUs the mean of Ansel et al. 2024 over 180 networks (A100).
@@ -42,7 +48,7 @@ def worth_compiling(
         return frozenset(), f"it was never seen to be faster on {setting.accelerator} in {setting.precision}"
     known = _read().get(setting.key, {})
     if "eager" not in known:
-        known["eager"] = round(eager_speed(net, setting), 2)
+        known["eager"] = round(_known_speed(setting) or eager_speed(net, setting), 2)
         _remember(setting, known)
     shares = {groups: _share(net, groups) for groups in images}
     seconds = sum(count * shares[groups] for groups, count in images.items()) / known["eager"]
@@ -50,6 +56,7 @@ def worth_compiling(
     if "compiled" not in known and not is_long:
         return frozenset(), f"the {seconds:.0f} s or so that training takes here are too few for it to pay"
     if is_long and not _is_clear(known) and known.get("trials", 0) < TRIALS:
+        log.info("torch.compile is tried out, which may take a minute; the answer is remembered")
         try:
             known = _with_trial(known, try_out(net, setting), _graph(net, frozenset(net.group_names)))
         except Exception as error:  # no compiler, or one that this network is too much for; asked again next time
@@ -87,6 +94,15 @@ def _with_trial(known: Mapping[str, Any], trial: Trial, graph: str) -> dict[str,
         return speeds | {"trials": 1, "graphs": {graph: trial.again}}
     fastest = {"eager": max(known["eager"], trial.eager), "compiled": max(known["compiled"], trial.compiled)}
     return {**known, **fastest, "trials": known["trials"] + 1}
+
+
+def _known_speed(setting: Setting) -> float | None:
+    """Return images per second, where they were measured for the choice of the precision."""
+    if setting.accelerator != "cpu":
+        return None
+    name, size, channels_last = setting.name, setting.image_size, setting.channels_last
+    a_core = training_speed(name, size, channels_last, setting.precision)
+    return a_core * torch.get_num_threads() if a_core else None
 
 
 def _share(net: Classifier, groups: Groups) -> float:

@@ -53,9 +53,7 @@ def fastest_precision(
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
-    parts = (processor(), torch.__version__, name, image_size, channels_last, what)
-    key = "|".join(map(str, parts))
-    file = cache_dir() / "precision.json"
+    key, file = _key(name, image_size, channels_last, what), cache_dir() / "precision.json"
     with _one_at_a_time(file):
         known = _read(file).get(key, {"speeds": {}, "command": ""})
         speeds: dict[Precision, float] = known["speeds"]
@@ -69,6 +67,16 @@ def fastest_precision(
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
     return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
+
+
+def training_speed(name: str, image_size: int, channels_last: bool, precision: str) -> float | None:
+    """Return images per second of a core in training, if `fastest_precision` has measured them on this machine."""
+    entry = _read(cache_dir() / "precision.json").get(_key(name, image_size, channels_last, "training"))
+    return entry["speeds"].get(precision) if entry is not None else None
+
+
+def _key(name: str, image_size: int, channels_last: bool, what: str) -> str:
+    return "|".join(map(str, (processor(), torch.__version__, name, image_size, channels_last, what)))
 
 
 def _winner(speeds: dict[Precision, float]) -> Precision | None:
