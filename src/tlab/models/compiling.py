@@ -70,6 +70,7 @@ class CompiledTraining:
 
     def _first(self, x: Tensor, after: str) -> Tensor:
         self._first_began = time.perf_counter()
+        log.info("what trains is being compiled, which may take a minute")
         try:
             self._run = self._run or compiler(self.backend)
             logits = self._run(self.net, x, after)
@@ -82,7 +83,7 @@ class CompiledTraining:
 
     def _tell(self, seconds: float) -> None:
         self._first_began = None
-        log.info("what trains is compiled, which took %.0f s", seconds)
+        log.info("it is compiled, which took %.0f s", seconds)
         if self.note is not None:
             self.note(self.net.trainable, seconds)
 
