@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import tempfile
 import time
@@ -54,6 +55,20 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     writer.writeheader()
     writer.writerows(rows)
     write_text(target, text.getvalue())
+
+
+def recall(name: str) -> dict[str, Any]:
+    """Return what was measured on this machine, by key, from a file of the cache directory."""
+    try:
+        return dict(json.loads((cache_dir() / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # none, or damaged: it is measured anew
+        return {}
+
+
+def remember(name: str, key: str, entry: Mapping[str, Any]) -> None:
+    """Keep what was measured for `recall`; where the cache cannot be written, it is measured again next time."""
+    with suppress(OSError):
+        write_text(cache_dir() / name, json.dumps(recall(name) | {key: dict(entry)}, indent=1))
 
 
 def leave_memory(path: Path) -> None:

@@ -1,18 +1,16 @@
 """Where augmented images are made: on the CPU, or on the GPU that trains on them."""
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from tlab.cache import cache_dir, write_text
+from tlab.cache import recall, remember
 from tlab.cores import share_of_cores
 from tlab.data.dataset import ImageDataset
 from tlab.data.drawn import images
@@ -23,6 +21,7 @@ from tlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MEMORY = "augment.json"
 IMAGES = 64  # that are timed, at most
 ROUNDS = 3  # in which both ways alternate, after a first one that warms up
 BUDGET = 1.0  # seconds after which no further round is timed
@@ -116,15 +115,14 @@ def faster(
         queued: images that worker processes hold ready.
     """
     keys = [key._replace(phase=phase) for key in keys[:IMAGES]]
-    file, name = cache_dir() / "augment.json", _name(dataset, phase, len(keys), device)
-    speeds = _read(file).get(name)
+    name = _name(dataset, phase, len(keys), device)
+    speeds = recall(MEMORY).get(name)
     if speeds is None:
         try:
             speeds = measure(dataset, keys, device)
         except (RuntimeError, UserError) as error:  # it has no kernel or no memory for this, or a file is gone
             return CPU, f"the GPU could not be tried ({str(error).splitlines()[0]})"
-        with suppress(OSError):  # a cache that cannot be written: measured again next time
-            write_text(file, json.dumps(_read(file) | {name: speeds}, indent=1))
+        remember(MEMORY, name, speeds)
     if speeds["apart"] > SAME:
         return CPU, f"the GPU's images are {speeds['apart']:.1f} grey levels apart from the CPU's"
     if (need := queued * speeds["bytes"]) > free_shared_memory() / 2:
@@ -191,10 +189,3 @@ def _name(dataset: ImageDataset, phase: str, count: int, device: torch.device) -
     source = "store" if dataset.store else "jpegs" if dataset.leaves_decoding else "files"
     sides = [*map(str, (share_of_cores(), torch.__version__, dataset.image_size, count, source))]
     return "|".join([gpu, *sides, *(repr(step) for step in chain.steps.values())])
-
-
-def _read(file: Path) -> dict[str, dict[str, float]]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -1,20 +1,20 @@
 """Where torch.compile pays: what it saves over a run against the seconds that it takes, both measured here."""
 
-import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 
-from tlab.cache import cache_dir, write_text
+from tlab.cache import recall, remember
 from tlab.models.classifier import Classifier
 from tlab.models.compile_trial import Setting, Trial, eager_speed, try_out
 from tlab.models.compiling import Groups, reason
 from tlab.models.precision import training_speed
 
 log = logging.getLogger(__name__)
+
+MEMORY = "compile.json"
 
 # How many times faster a compiled training step may be: on 2 cores the most that was seen of ResNet-18, ResNet-50
 # and MobileNetV3-small; on GPUs the mean of Ansel et al. 2024 over 180 networks (A100).
@@ -46,10 +46,10 @@ def worth_compiling(
     gain = GAINS.get((setting.accelerator, setting.precision))
     if gain is None:
         return frozenset(), f"it was never seen to be faster on {setting.accelerator} in {setting.precision}"
-    known = _read().get(setting.key, {})
+    known = recall(MEMORY).get(setting.key, {})
     if "eager" not in known:
         known["eager"] = round(_known_speed(setting) or eager_speed(net, setting), 2)
-        _remember(setting, known)
+        remember(MEMORY, setting.key, known)
     shares = {groups: _share(net, groups) for groups in images}
     seconds = sum(count * shares[groups] for groups, count in images.items()) / known["eager"]
     is_long = seconds * (1 - 1 / gain) >= WORTH * TRIAL
@@ -61,7 +61,7 @@ def worth_compiling(
             known = _with_trial(known, try_out(net, setting), _graph(net, frozenset(net.group_names)))
         except Exception as error:  # no compiler, or one that this network is too much for; asked again next time
             return frozenset(), f"it does not work here ({reason(error)})"
-        _remember(setting, known)
+        remember(MEMORY, setting.key, known)
     eager, compiled = known["eager"], known["compiled"]
     figures = f"{compiled:.3g} images per second compiled, {eager:.3g} without, measured here"
     if not _is_clear(known):
@@ -78,9 +78,10 @@ def worth_compiling(
 
 def note_seconds(net: Classifier, setting: Setting, groups: Groups, seconds: float) -> None:
     """Remember how long a run has just compiled for a set of groups, for the decisions of later runs."""
-    known = _read().get(setting.key)
+    known = recall(MEMORY).get(setting.key)
     if known is not None and "compiled" in known:
-        _remember(setting, known | {"graphs": {**known["graphs"], _graph(net, groups): round(seconds, 1)}})
+        graphs = {**known["graphs"], _graph(net, groups): round(seconds, 1)}
+        remember(MEMORY, setting.key, known | {"graphs": graphs})
 
 
 def _is_clear(known: Mapping[str, Any]) -> bool:
@@ -116,15 +117,3 @@ def _graph(net: Classifier, groups: Groups) -> str:
     """Return a name for the graph of what trains: another head, say for more classes, makes another one."""
     names = ", ".join(name for name in net.group_names if name in groups)
     return f"{names}: {net.head.pooling} {' '.join(repr(net.head).split())}"
-
-
-def _read() -> dict[str, dict[str, Any]]:
-    try:
-        return dict(json.loads((cache_dir() / "compile.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def _remember(setting: Setting, known: Mapping[str, Any]) -> None:
-    with suppress(OSError):  # a cache that cannot be written: measured again next time
-        write_text(cache_dir() / "compile.json", json.dumps(_read() | {setting.key: dict(known)}, indent=1))

@@ -1,7 +1,6 @@
 """Which precision is fastest for this model on the hardware found."""
 
 import copy
-import json
 import platform
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from tlab.cache import cache_dir, this_command, write_text
+from tlab.cache import cache_dir, recall, remember, this_command
 from tlab.cores import one_thread
 from tlab.errors import UserError
 from tlab.locks import FileLock
@@ -20,6 +19,7 @@ from tlab.models.classifier import Classifier
 from tlab.models.stages import evaluating
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+MEMORY = "precision.json"
 IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
@@ -53,16 +53,13 @@ def fastest_precision(
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
-    key, file = _key(name, image_size, channels_last, what), cache_dir() / "precision.json"
-    with _one_at_a_time(file):
-        known = _read(file).get(key, {"speeds": {}, "command": ""})
-        speeds: dict[Precision, float] = known["speeds"]
-        if not speeds or (_winner(speeds) is None and known["command"] != this_command()):
+    key = _key(name, image_size, channels_last, what)
+    with _one_at_a_time():
+        speeds, command = _recalled(key)
+        if not speeds or (_winner(speeds) is None and command != this_command()):
             measured = measure(net, image_size, channels_last, head_only)
             speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
-            with suppress(OSError):  # a cache that cannot be written: measured again next time
-                entry = {"speeds": speeds, "command": this_command()}
-                write_text(file, json.dumps(_read(file) | {key: entry}, indent=1))
+            remember(MEMORY, key, {"speeds": speeds, "command": this_command()})
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
@@ -71,8 +68,8 @@ def fastest_precision(
 
 def training_speed(name: str, image_size: int, channels_last: bool, precision: str) -> float | None:
     """Return images per second of a core in training, if `fastest_precision` has measured them on this machine."""
-    entry = _read(cache_dir() / "precision.json").get(_key(name, image_size, channels_last, "training"))
-    return entry["speeds"].get(precision) if entry is not None else None
+    speeds, _ = _recalled(_key(name, image_size, channels_last, "training"))
+    return next((speed for measured, speed in speeds.items() if measured == precision), None)
 
 
 def _key(name: str, image_size: int, channels_last: bool, what: str) -> str:
@@ -168,9 +165,9 @@ def processor() -> str:
 
 
 @contextmanager
-def _one_at_a_time(file: Path) -> Iterator[None]:
+def _one_at_a_time() -> Iterator[None]:
     """Let other processes wait at the door, to find the answer inside; none waits where nothing can be written."""
-    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    lock = FileLock(cache_dir() / f".{MEMORY}.lock")
     with suppress(OSError):
         lock.acquire()
     try:
@@ -179,9 +176,7 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        entries = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-    return {key: entry for key, entry in entries.items() if "speeds" in entry}  # else it is of an earlier tlab
+def _recalled(key: str) -> tuple[dict[Precision, float], str]:
+    """Return the speeds of each precision, and which command has measured them."""
+    entry = recall(MEMORY).get(key, {})
+    return entry.get("speeds", {}), entry.get("command", "")  # there are none in an entry of an earlier tlab
