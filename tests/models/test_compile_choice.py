@@ -104,10 +104,11 @@ def test_another_head_is_compiled_anew(net, setting, measured):
 
 
 @pytest.mark.parametrize("compiled", [70.0, 100.0, 104.0])
-def test_no_clear_gain_is_none_however_long_the_run(net, setting, measured, compiled):
+def test_no_clear_gain_is_none_however_long_the_run(net, setting, measured, monkeypatch, compiled):
     asked, says = measured
     says["compiled"] = compiled
-    for _ in range(5):
+    for command in range(5):
+        monkeypatch.setenv("TLAB_THIS_COMMAND", str(command))
         chosen, why = worth_compiling(net, {ALL: 10**9}, setting)
         assert chosen == frozenset()
         assert why.endswith("(no clear gain)")
@@ -115,11 +116,23 @@ def test_no_clear_gain_is_none_however_long_the_run(net, setting, measured, comp
     assert asked["trial"] == 3
 
 
-def test_what_another_process_has_slowed_down_is_tried_again_by_the_next_long_run(net, setting, measured):
+def test_the_runs_of_a_command_get_one_answer(net, setting, measured):
     asked, says = measured
     says["compiled"] = 90.0
     assert worth_compiling(net, {ALL: 10**9}, setting)[0] == frozenset()
     says["compiled"] = 120.0
+    assert worth_compiling(net, {ALL: 10**9}, setting)[0] == frozenset()
+    assert asked["trial"] == 1
+
+
+def test_what_another_process_has_slowed_down_is_tried_again_by_the_next_command_with_a_long_run(
+    net, setting, measured, monkeypatch
+):
+    asked, says = measured
+    says["compiled"] = 90.0
+    assert worth_compiling(net, {ALL: 10**9}, setting)[0] == frozenset()
+    says["compiled"] = 120.0
+    monkeypatch.setenv("TLAB_THIS_COMMAND", "the next")
     assert worth_compiling(net, {ALL: 30}, setting)[0] == frozenset()
     assert asked["trial"] == 1
     for _ in range(2):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tlab.cache import recall, remember
+from tlab.cache import recall, remember, this_command
 from tlab.models.classifier import Classifier
 from tlab.models.compile_trial import Setting, Trial, eager_speed, try_out
 from tlab.models.compiling import Groups, reason
@@ -36,7 +36,8 @@ def worth_compiling(
     remembered in the cache directory for this machine, network, setting and torch version, and so are the seconds
     that a run took for its graphs: they are fewer where the cache directory has the graph already. Compiling pays
     for a graph if it is clearly faster and saves more seconds than it takes. Where it is not clearly faster, the
-    next long run tries again, three times in all: of each kind the fastest measurement counts.
+    next command with a long run tries again, three times in all: of each kind the fastest measurement counts. The
+    runs of a command get one answer.
 
     Args:
         net: Left as it is, like the random state.
@@ -55,10 +56,12 @@ def worth_compiling(
     is_long = seconds * (1 - 1 / gain) >= WORTH * TRIAL
     if "compiled" not in known and not is_long:
         return frozenset(), f"the {seconds:.0f} s or so that training takes here are too few for it to pay"
-    if is_long and not _is_clear(known) and known.get("trials", 0) < TRIALS:
+    unsure = not _is_clear(known) and known.get("trials", 0) < TRIALS
+    if is_long and unsure and known.get("command") != this_command():
         log.info("torch.compile is tried out, which may take a minute; the answer is remembered")
         try:
             known = _with_trial(known, try_out(net, setting), _graph(net, frozenset(net.group_names)))
+            known["command"] = this_command()
         except Exception as error:  # no compiler, or one that this network is too much for; asked again next time
             return frozenset(), f"it does not work here ({reason(error)})"
         remember(MEMORY, setting.key, known)
