@@ -66,18 +66,19 @@ def keeps_one_core_busy(run: DictConfig) -> bool:
     """Tell whether a run trains nothing but a head, from stored features and on a CPU, as far as can be told."""
     if "finetune" not in run or run.features.cache != "auto" or run.trainer.devices * run.trainer.num_nodes > 1:
         return False
-    on_cpu = run.trainer.accelerator == "cpu" or (
-        run.trainer.accelerator == "auto" and not gpus() and sys.platform != "darwin"
-    )
     phases = [phase for phase in run.finetune.phases.values() if phase is not None]
     mixes = [aug.mix for aug in (run.aug, *(phase.get("aug") for phase in phases)) if aug]
-    whole = run.trainer.limit_train_batches is None and run.trainer.limit_val_batches is None
     return (
-        on_cpu
-        and whole
-        and all(phase.train in ("head", ["head"]) for phase in phases)
+        all(phase.train in ("head", ["head"]) for phase in phases)
         and not any(mix.cutmix_alpha for mix in mixes if mix)
+        and run.trainer.limit_train_batches is None
+        and run.trainer.limit_val_batches is None
+        and _is_on_cpu(run.trainer.accelerator)  # last: it may ask the GPU's driver
     )
+
+
+def _is_on_cpu(accelerator: str) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and sys.platform != "darwin" and not gpus())
 
 
 class Helper:
