@@ -1,32 +1,15 @@
 """Whole runs whose images are augmented where the network computes, with each batch one ahead, as on a GPU."""
 
-import csv
-from pathlib import Path
-
 import pytest
-import torch
 
+from test_resume import assert_alike, crashing, history
 from tlab.data import loader as loader_module
 from tlab.data.drawn import DrawnBatch
 from tlab.data.loader import Loader
 from tlab.data.transfer import one_ahead
-from tlab.runs.checkpoints import LastCheckpoint
 from tlab.train import train
 
 SMALL = ("backbone=mobilenet_v3_small", "trainer.max_epochs=3", "features.cache=off", "optimizer.lr=0.01")
-
-
-class CrashError(Exception):
-    """Stands for a power cut."""
-
-
-def history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open(encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture
@@ -63,23 +46,11 @@ def test_run_that_crashed_inside_an_epoch_goes_on_there(compose_run, tmp_path, m
     options = (*SMALL, "data.augment_on=device", "aug=strong", "checkpoint.every_n_steps=1")
     options += ("aug.mix.mixup_alpha=0.2", "aug.mix.cutmix_alpha=1.0")
     train(compose_run(*options, run_dir=tmp_path / "whole"))
-    save, saves = LastCheckpoint.save, []
-
-    def save_and_crash(self, trainer):
-        save(self, trainer)
-        saves.append(trainer.global_step)
-        if len(saves) == crash:
-            raise CrashError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "save", save_and_crash)
-        with pytest.raises(CrashError):
-            train(compose_run(*options, run_dir=tmp_path / "run"))
+    with crashing(monkeypatch, crash):
+        train(compose_run(*options, run_dir=tmp_path / "run"))
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert any(drawn)
-    assert history(tmp_path / "run") == history(tmp_path / "whole")
-    some, other = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert [key for key in some if not torch.equal(some[key], other[key])] == []
+    assert_alike(tmp_path / "run", tmp_path / "whole")
 
 
 def test_stored_features_and_rate_finder_read_the_cpus_images(compose_run, tmp_path, drawn):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -46,6 +48,23 @@ def assert_alike(some: Path, other: Path) -> None:
         assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
+@contextmanager
+def crashing(monkeypatch: pytest.MonkeyPatch, saves: int) -> Iterator[list[int]]:
+    """Let a run crash in the block when it has saved so often; gives the steps at which it did."""
+    save, steps = LastCheckpoint.save, []
+
+    def save_and_crash(self, trainer):
+        save(self, trainer)
+        steps.append(trainer.global_step)
+        if len(steps) == saves:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "save", save_and_crash)
+        with pytest.raises(CrashError):
+            yield steps
+
+
 @pytest.fixture(scope="session")
 def whole_runs() -> dict[str, Path]:
     return {}
@@ -67,20 +86,10 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     if scheduler not in whole_runs:
         whole_runs[scheduler] = tmp_path_factory.mktemp("whole")
         train(compose_run(*options, run_dir=whole_runs[scheduler]))
-    save, saves = LastCheckpoint.save, []
-
-    def save_and_crash(self, trainer):
-        save(self, trainer)
-        saves.append(trainer.global_step)
-        if len(saves) == crash:
-            raise CrashError
-
     cfg = compose_run(*options, run_dir=tmp_path / "run")
-    monkeypatch.setattr(LastCheckpoint, "save", save_and_crash)
-    with pytest.raises(CrashError):
+    with crashing(monkeypatch, crash) as saves:
         train(cfg)
     assert saves == list(range(1, crash + 1))
-    monkeypatch.setattr(LastCheckpoint, "save", save)
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "run", whole_runs[scheduler])
 
