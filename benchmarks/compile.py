@@ -11,6 +11,7 @@ seconds than it takes the first time.
 import argparse
 import os
 import tempfile
+from typing import cast
 
 CASES = ("resnet18,224,32-true", "resnet18,64,32-true", "mobilenet_v3_small,64,32-true", "resnet50,224,bf16-mixed")
 
@@ -29,7 +30,7 @@ def main() -> None:
     from tlab.models.classifier import Classifier
     from tlab.models.compile_trial import Setting, try_out
     from tlab.models.head import Head
-    from tlab.models.precision import allow_tf32, find_accelerator
+    from tlab.models.precision import Precision, allow_tf32, find_accelerator
     from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
     limit_threads()
@@ -40,7 +41,8 @@ def main() -> None:
         backbone = build_backbone(name, weights=None, image_size=int(pixels))
         net = Classifier(backbone, Head(backbone.feature_dim, 10), IMAGENET_MEAN, IMAGENET_STD)
         accelerator = find_accelerator(args.accelerator)
-        setting = Setting(name, int(pixels), args.batch_size, accelerator, precision, channels_last=True)
+        kind = cast("Precision", precision)
+        setting = Setting(name, int(pixels), args.batch_size, accelerator, kind, channels_last=True)
         with tempfile.TemporaryDirectory() as empty:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
             trial = try_out(net, setting)

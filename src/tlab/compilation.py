@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from tlab.parts import network_name
+
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
@@ -62,11 +64,16 @@ def choose_compiled(
 
 def images_per_epoch(cfg: DictConfig, images: int) -> int:
     """Return on how many of `images` each process trains in an epoch."""
-    share = -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))
+    share = _share(cfg, images)
     limit = cfg.trainer.limit_train_batches
     if limit is None:
         return share
     return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
+
+
+def _share(cfg: DictConfig, images: int) -> int:
+    """Return how many of `images` each process has."""
+    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))
 
 
 def compile_setting(cfg: DictConfig, precision: "Precision", images: int) -> "Setting":
@@ -75,9 +82,9 @@ def compile_setting(cfg: DictConfig, precision: "Precision", images: int) -> "Se
     from tlab.models.precision import find_accelerator
 
     return Setting(
-        name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
+        name=network_name(cfg),
         image_size=cfg.data.image_size,
-        batch_size=min(cfg.data.batch_size, -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))),
+        batch_size=min(cfg.data.batch_size, _share(cfg, images)),
         accelerator=find_accelerator(cfg.trainer.accelerator),
         precision=precision,
         channels_last=cfg.trainer.channels_last,

@@ -104,6 +104,11 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     )
 
 
+def network_name(cfg: DictConfig) -> str:
+    """Return the name under which what was measured of the run's network is remembered."""
+    return f"{cfg.backbone.name}:{cfg.backbone.upto}"
+
+
 def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
     """Return `trainer.precision`; for `auto` the fastest one here.
 
@@ -128,7 +133,7 @@ def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: di
         cfg.data.image_size,
         accelerator,
         cfg.trainer.channels_last,
-        name=f"{cfg.backbone.name}:{cfg.backbone.upto}",
+        name=network_name(cfg),
         head_only=all(phase.trained == {HEAD} for phase in plan.phases),
     )
     log.info("precision %s: %s", precision, why)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tlab.cores import one_thread
 from tlab.models.classifier import Classifier
 from tlab.models.compiling import Trained, compiler
-from tlab.models.precision import autocast, processor
+from tlab.models.precision import Precision, autocast, processor
 
 ROUNDS = 5  # at least, unless they take longer than BUDGET
 LEAST = 5.0  # seconds of timing: what else the machine does comes and goes
@@ -40,7 +40,7 @@ class Setting:
     image_size: int
     batch_size: int
     accelerator: str
-    precision: str
+    precision: Precision
     channels_last: bool
 
     @property

@@ -66,10 +66,10 @@ def fastest_precision(
     return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
 
 
-def training_speed(name: str, image_size: int, channels_last: bool, precision: str) -> float | None:
+def training_speed(name: str, image_size: int, channels_last: bool, precision: Precision) -> float | None:
     """Return images per second of a core in training, if `fastest_precision` has measured them on this machine."""
     speeds, _ = _recalled(_key(name, image_size, channels_last, "training"))
-    return next((speed for measured, speed in speeds.items() if measured == precision), None)
+    return speeds.get(precision)
 
 
 def _key(name: str, image_size: int, channels_last: bool, what: str) -> str:
