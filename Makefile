@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+DEV_READY := .venv/.ready-dev
 UV_HTTP_TIMEOUT ?= 300
 SIZE ?= quick
 
@@ -32,40 +33,49 @@ demo: setup  ## train on the built-in sample, offline: freeze, train the head, u
 	@env TLAB_COMMAND="make demo" $(PY) -m tlab.train experiment=demo hydra.run.dir=$(DEMO_RUN)
 	@rm -f outputs/.demo
 
-test: setup  ## run the tests, without those marked slow
+test: $(DEV_READY)  ## run the tests, without those marked slow
 	@$(PY) -m pytest -n 2 -m "not slow"
 
-test-all: setup  ## run every test
+test-all: $(DEV_READY)  ## run every test
 	@$(PY) -m pytest -n 2
 
-lint: setup  ## check style (ruff) and types (mypy)
+lint: $(DEV_READY)  ## check style (ruff) and types (mypy)
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-format: setup  ## sort imports, fix what ruff can fix, format
+format: $(DEV_READY)  ## sort imports, fix what ruff can fix, format
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-bench: setup  ## time against Lightning, fastai, timm and plain loops; SIZE=full ROOT=DIR WEIGHTS=resnet18.pth for all of it
+bench: $(DEV_READY)  ## time against Lightning, fastai, timm and plain loops; SIZE=full ROOT=DIR WEIGHTS=resnet18.pth for all of it
 	@$(PY) benchmarks/speed.py --size "$(SIZE)" $(if $(ROOT),--root "$(ROOT)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(FASTAI_PYTHON),--fastai-python "$(FASTAI_PYTHON)") $(ARGS)
 
-lock: setup  ## renew requirements.lock from pyproject.toml
-	@$(PY) -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev \
-		--no-annotate --no-emit-index-url --custom-compile-command "make lock" \
-		pyproject.toml -o requirements.lock
+COMPILE := -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --group setup \
+	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
+
+lock: setup  ## renew requirements.lock and requirements-dev.lock from pyproject.toml
+	@$(PY) $(COMPILE) --extra dev -o requirements-dev.lock
+	@$(PY) $(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
 clean:  ## remove caches and built packages; .venv and outputs/ stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp holds the folder that .venv was made in: a moved or copied folder is set up anew.
+# The stamps hold the folder that .venv was made in: a moved or copied folder is set up anew.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-# The stamp goes first and comes back last: with it .venv is brought up to date, without it (new, interrupted, moved)
+# Installs what a lock names, nothing else, and tlab.
+define INSTALL
+	if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
+		$(PY) -m uv pip sync $$quiet --compile-bytecode --python $(PY) $$lock && \
+		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+endef
+
+# A stamp goes first and comes back last: with it .venv is brought up to date, without it (new, interrupted, moved)
 # made anew. pip brings uv, and uv the rest, because uv chooses torch and torchvision as a pair.
 $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -76,8 +86,15 @@ $(READY): requirements.lock pyproject.toml
 		[ "$$stamp" = "$$(pwd -P)" ] && $(PY) -m uv --version >/dev/null 2>&1 || { \
 			"$(PYTHON)" -m venv --clear .venv && \
 			$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv; }
-	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
-		$(PY) -m uv pip sync $$quiet --compile-bytecode --python $(PY) requirements.lock && \
-		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@if [ -f $(DEV_READY) ]; then lock=requirements-dev.lock; else lock=requirements.lock; fi; $(INSTALL)
 	@pwd -P > $(READY)
+	@echo "Ready."
+
+# requirements-dev.lock has all of requirements.lock, at the same versions, so this only adds to .venv.
+$(DEV_READY): requirements-dev.lock $(READY)
+	@echo "Adding to .venv what tests and checks need ..."
+	@rm -f $(READY) $(DEV_READY)
+	@lock=requirements-dev.lock; $(INSTALL)
+	@pwd -P > $(READY)
+	@cp $(READY) $(DEV_READY)
 	@echo "Ready."

@@ -16,7 +16,17 @@ SRC = ROOT / "src" / "tlab"
 
 TOP_LEVEL = {
     *(".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "pyproject.toml"),
-    *("requirements.lock", "benchmarks", "conf", "docs", "notebooks", "outputs", "src", "tests"),
+    *(
+        "requirements.lock",
+        "requirements-dev.lock",
+        "benchmarks",
+        "conf",
+        "docs",
+        "notebooks",
+        "outputs",
+        "src",
+        "tests",
+    ),
 }
 WEIGHTS = "src/tlab/weights/mobilenet_v3_small_tinyimagenet64.pth"  # the only file above 1 MB
 
@@ -130,21 +140,35 @@ def test_committed_files_are_small() -> None:
     assert [path for path in committed() if (ROOT / path).stat().st_size > 1e6] == [WEIGHTS]
 
 
-def test_the_lock_satisfies_pyproject() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert "://" not in lock
-    pins: dict[str, list[str]] = {}  # a package has more than one pin where its version depends on Python's
-    for line in lock.splitlines():
+def pins(lock: str) -> dict[str, set[str]]:
+    """Package -> its versions: more than one where they depend on Python's."""
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert "://" not in text
+    versions: dict[str, set[str]] = {}
+    for line in text.splitlines():
         if line and not line.startswith("#"):
             pin = Requirement(line)
-            pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            versions.setdefault(canonicalize_name(pin.name), set()).add(str(pin.specifier).removeprefix("=="))
+    return versions
+
+
+def test_the_locks_satisfy_pyproject() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    base = [*project["dependencies"], *pyproject["dependency-groups"]["setup"]]
     extras = [
         wants for name, wants in project["optional-dependencies"].items() if name != "bench"
     ]  # peers: not locked
-    wanted = [*project["dependencies"], *itertools.chain.from_iterable(extras)]
-    for requirement in map(Requirement, wanted):
-        if requirement.name != project["name"]:
-            versions = pins.get(canonicalize_name(requirement.name), [])
-            met = versions and all(map(requirement.specifier.contains, versions))
-            assert met, f"pyproject.toml wants {requirement}, the lock has {versions or 'none'}: run make lock"
+    wanted = {"requirements.lock": base, "requirements-dev.lock": [*base, *itertools.chain.from_iterable(extras)]}
+    for lock, requirements in wanted.items():
+        locked = pins(lock)
+        for requirement in map(Requirement, requirements):
+            if requirement.name != project["name"]:
+                versions = locked.get(canonicalize_name(requirement.name), set())
+                met = versions and all(map(requirement.specifier.contains, versions))
+                assert met, f"pyproject.toml wants {requirement}, {lock} has {versions or 'none'}: run make lock"
+
+
+def test_what_tests_add_changes_nothing_that_commands_need() -> None:
+    dev = pins("requirements-dev.lock")
+    assert {name: dev.get(name) for name in pins("requirements.lock")} == pins("requirements.lock")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -28,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder, with a space in its name, that has what make setup reads."""
     folder = tmp_path / "my checkout"
     folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -84,33 +85,79 @@ def test_a_demo_with_other_settings_begins_anew(checkout: Path, stamp: Path) -> 
     assert "earlier" not in make(checkout, "-n", "demo").stdout
 
 
-@needs_make
-def test_setup_does_nothing_when_up_to_date(checkout: Path, stamp: Path) -> None:
-    assert make(checkout, "setup", "PYTHON=false").returncode == 0
+# Stands for Python: makes a .venv of itself, and notes the locks it is to install; that named in `broken` fails.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *"venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo new >> installed ;;
+  *"pip sync"*) for lock; do :; done; echo "$lock" >> installed; ! grep -qsx "$lock" broken ;;
+esac
+"""
+
+
+class Clone:
+    """A checkout in which make is given again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "python").write_text(PYTHON, encoding="utf-8")
+        (folder / "python").chmod(0o755)
+
+    def make(self, goal: str) -> list[str]:
+        """Return what it does to .venv: makes it anew, installs what a lock names and no more."""
+        (self.folder / "installed").write_text("")
+        make(self.folder, goal, f"PYTHON={self.folder / 'python'}")
+        return (self.folder / "installed").read_text().split()
+
+    def change(self, name: str) -> None:
+        """Make a file newer than both stamps, which are newer than the other files."""
+        inputs, stamps = (*LOCKS, "pyproject.toml"), (".venv/.ready", ".venv/.ready-dev")
+        for age, file in enumerate((*inputs, *stamps, name)):
+            if (self.folder / file).exists():
+                os.utime(self.folder / file, (age, age))
+
+
+@pytest.fixture
+def clone(checkout: Path) -> Clone:
+    return Clone(checkout)
 
 
 @needs_make
-@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
-def test_setup_follows_what_it_depends_on(checkout: Path, stamp: Path, name: str) -> None:
-    newer = stamp.stat().st_mtime + 10
-    os.utime(checkout / name, (newer, newer))
-    assert make(checkout, "setup", "PYTHON=false").returncode != 0
+def test_tests_add_to_what_the_demo_needs(clone: Clone) -> None:
+    base, dev = LOCKS
+    assert clone.make("demo") == ["new", base]
+    assert clone.make("test") == [dev]
+    assert clone.make("lint") == clone.make("demo") == clone.make("setup") == []
+    clone.change("pyproject.toml")
+    assert clone.make("setup") == [dev]
 
 
 @needs_make
-def test_setup_starts_again_in_a_moved_folder(checkout: Path, stamp: Path) -> None:
-    moved = checkout.rename(checkout.with_name("moved"))
-    assert make(moved, "setup", "PYTHON=false").returncode != 0
+def test_what_tests_need_stays_when_a_lock_changes(clone: Clone) -> None:
+    base, dev = LOCKS
+    assert clone.make("test") == ["new", base, dev]
+    clone.change(base)
+    assert clone.make("demo") == [dev]
+    clone.change(dev)
+    assert clone.make("demo") == []
+    assert clone.make("test") == [dev]
+    assert clone.make("test") == []
 
 
 @needs_make
-def test_an_interrupted_setup_leaves_no_stamp(checkout: Path, stamp: Path) -> None:
-    python = checkout / "python"  # new enough, and unable to make an environment
-    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n', encoding="utf-8")
-    python.chmod(0o755)
-    os.utime(stamp, (0, 0))
-    assert make(checkout, "setup", f"PYTHON={python}").returncode != 0
-    assert not stamp.exists()
+@pytest.mark.parametrize("lock", LOCKS)
+def test_an_installation_that_broke_off_is_begun_anew(clone: Clone, lock: str) -> None:
+    (clone.folder / "broken").write_text(lock)
+    assert clone.make("test")[-1] == lock
+    (clone.folder / "broken").unlink()
+    assert clone.make("demo") == ["new", LOCKS[0]]
+
+
+@needs_make
+def test_a_moved_folder_gets_what_is_needed_first(clone: Clone) -> None:
+    clone.make("test")
+    clone.folder = clone.folder.rename(clone.folder.with_name("moved"))
+    assert clone.make("demo") == ["new", LOCKS[0]]
+    assert clone.make("test") == [LOCKS[1]]
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
