@@ -136,6 +136,19 @@ def test_committed_files_name_no_machine_and_no_package_host() -> None:
     assert found == []
 
 
+def test_nobody_is_told_to_install_a_package_named_tlab() -> None:
+    """On the index that is somebody else's; the extras that pyproject.toml names are looked up in itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = "|".join(project["optional-dependencies"])
+    told = re.compile(rf"\b(?:pip|pipx|uv)\b[^\n`.,;]* ['\"]?tlab(?![\w-])|\btlab\[(?:{extras}|\{{)")
+    found = []
+    for path in committed():
+        if path not in ("pyproject.toml", Path(__file__).relative_to(ROOT).as_posix()):
+            text = (ROOT / path).read_bytes().decode(errors="ignore")
+            found += [f"{path}: {match.group()}" for match in told.finditer(text)]
+    assert found == []
+
+
 def test_committed_files_are_small() -> None:
     assert [path for path in committed() if (ROOT / path).stat().st_size > 1e6] == [WEIGHTS]
 

@@ -111,5 +111,5 @@ def test_mistakes(options: dict[str, object], message: str) -> None:
 
 def test_timm_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install tlab\[timm\]"):
+    with pytest.raises(UserError, match="pip install timm"):
         build_backbone("resnet18", library="timm", weights=None)

@@ -36,7 +36,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
     try:
         import ray
     except ImportError as error:
-        raise UserError("hydra/launcher=ray needs Ray; give pip install 'tlab[ray]'") from error
+        raise UserError("hydra/launcher=ray needs Ray; give pip install ray") from error
     started = _connect(options["init"])
     _check_resources(options["remote"])
     task = ray.remote(**options["remote"])(carry_out)

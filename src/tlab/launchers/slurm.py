@@ -135,7 +135,7 @@ def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list
     try:
         import submitit
     except ImportError as error:
-        raise UserError("hydra/launcher=submitit_slurm needs submitit; give pip install 'tlab[slurm]'") from error
+        raise UserError("hydra/launcher=submitit_slurm needs submitit; give pip install submitit") from error
     if shutil.which("sbatch") is None:
         raise UserError(
             "hydra/launcher=submitit_slurm found no sbatch here; give the command where jobs are submitted, "

@@ -209,9 +209,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise UserError(
-            "backbone.library=timm needs the timm package, install it: pip install tlab[timm]"
-        ) from error
+        raise UserError("backbone.library=timm needs the timm package, install it: pip install timm") from error
     return timm
 
 

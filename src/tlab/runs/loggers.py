@@ -38,7 +38,7 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError as error:
-        raise missing("mlflow") from error
+        raise missing("mlflow", "mlflow-skinny") from error
     from lightning.pytorch.loggers import MLFlowLogger
 
     for name in ("alembic", "mlflow"):  # which tell of every table that they make
@@ -78,7 +78,7 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
     try:
         import wandb
     except ImportError as error:
-        raise missing("wandb") from error
+        raise missing("wandb", "wandb") from error
     from lightning.pytorch.loggers import WandbLogger
 
     if wandb.run is not None:  # of the run of a sweep before this one
@@ -106,9 +106,9 @@ def log_final(loggers: "Sequence[Logger]", metrics: Mapping[str, float], step: i
         logger.save()
 
 
-def missing(package: str) -> UserError:
+def missing(logger: str, package: str) -> UserError:
     """Return the sentence for a logger's package that is not installed."""
-    return UserError(f"logger={package} needs a package that is not installed: pip install 'tlab[{package}]'")
+    return UserError(f"logger={logger} needs a package that is not installed: pip install {package}")
 
 
 def _others(loggers: "Sequence[Logger]") -> "list[Logger]":
