@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from tlab.cache import cache_dir
 from tlab.stores import LEFT_OVER, evict, free_bytes, free_memory, open_locked, size_of, touch
 
 HOLDER = """
@@ -17,6 +20,24 @@ with open_locked(Path(sys.argv[1])):
     sys.stdin.readline()
     Path(sys.argv[1]).write_text("made")
 """
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/var/cache/me"}, Path("/var/cache/me/tlab")),
+        ({"XDG_CACHE_HOME": "/var/cache/me", "TLAB_CACHE": "~/mine"}, Path.home() / "mine"),
+        ({}, Path.home() / ".cache/tlab"),
+        ({"XDG_CACHE_HOME": ""}, Path.home() / ".cache/tlab"),
+        ({"XDG_CACHE_HOME": "caches"}, Path.home() / ".cache/tlab"),
+    ],
+)
+def test_the_cache_lies_where_the_environment_says(monkeypatch, given, expected):
+    for name in ("TLAB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert cache_dir() == expected
 
 
 def entry(folder: Path, name: str, size: int, used: float) -> Path:

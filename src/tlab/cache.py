@@ -13,10 +13,14 @@ from typing import Any
 
 
 def cache_dir() -> Path:
-    """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`."""
+    """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
+
+    An `XDG_CACHE_HOME` that is no absolute path does not count (XDG Base Directory Specification, Basics).
+    """
     if explicit := os.environ.get("TLAB_CACHE"):
         return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tlab"
+    everybodys = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (everybodys if everybodys.is_absolute() else Path.home() / ".cache") / "tlab"
 
 
 def this_command() -> str:
