@@ -1,12 +1,13 @@
 """One tiny image folder and one tiny backbone, drawn once, for all tests."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -14,6 +15,8 @@ from PIL import Image
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's cache and downloaded weights out of the tests, and leave the cores to the other workers."""
+    import torch
+
     torch.set_num_threads(1)
     before = {name: os.environ.get(name) for name in ("TLAB_CACHE", "TORCH_HOME", "OMP_NUM_THREADS")}
     os.environ["OMP_NUM_THREADS"] = "1"  # the tests' own processes
@@ -62,3 +65,20 @@ def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
         return compose([*quick, *overrides])
 
     return compose_
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, started once for a file of tests. Without it they skip, and with CI=true they fail."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        chromium = None
+    else:
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no Chromium, or no playwright, here")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

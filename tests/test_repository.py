@@ -149,6 +149,15 @@ def test_nobody_is_told_to_install_a_package_named_tlab() -> None:
     assert found == []
 
 
+def test_in_ci_a_missing_browser_is_a_failure(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.fail.Exception, match="Chromium"):
+        request.getfixturevalue("browser")
+
+
 def test_committed_files_are_small() -> None:
     assert [path for path in committed() if (ROOT / path).stat().st_size > 1e6] == [WEIGHTS]
 

@@ -1,7 +1,5 @@
 """The report, opened in a real browser."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,6 @@ import pytest
 from tlab.comparison import compare_runs
 from tlab.comparison.report import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRAWN = "html[data-drawn]"
 
 
@@ -18,17 +15,6 @@ def levels(page: Any, table: str, column: int) -> list[str]:
     return page.eval_on_selector_all(
         f"#{table} tbody tr:not([hidden])", f"rows => rows.map(row => row.cells[{column}].textContent)"
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The page of a search, opened in a real browser."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from tlab.search.plots import caution, write_plots
 from tlab.search.space import Space
 from tlab.search.study import Definition, Study
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SPACE = Space(
     ("data=demo",),
     {"optimizer.lr": "tag(log, interval(1e-4, 1))", "aug": "none,light"},
@@ -44,30 +42,24 @@ def test_the_caution_names_the_trials(study):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_on_a_phone_and_in_the_dark(study, width):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
+def test_the_page_on_a_phone_and_in_the_dark(browser, study, width):
     file = write_plots(study)
     errors, requests, looks = [], [], {}
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            view = {"width": width, "height": 900}
-            page = browser.new_context(viewport=view, color_scheme=scheme).new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("request", lambda request: requests.append(request.url))
-            page.goto(file.as_uri())
-            page.wait_for_selector("html[data-drawn]", timeout=120_000)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.inner_text("h1") == "Trial 9 is the best: val/acc 45.0 %"
-            assert "10 finished, 2 pruned" in page.inner_text(".tiles")
-            assert page.locator("section svg.main-svg").count() >= 4
-            looks[scheme] = page.evaluate(
-                "[getComputedStyle(document.body).backgroundColor,"
-                " getComputedStyle(document.querySelector('.xtick text')).fill]"
-            )
-        browser.close()
+    for scheme in ("light", "dark"):
+        view = {"width": width, "height": 900}
+        page = browser.new_context(viewport=view, color_scheme=scheme).new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-drawn]", timeout=120_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.inner_text("h1") == "Trial 9 is the best: val/acc 45.0 %"
+        assert "10 finished, 2 pruned" in page.inner_text(".tiles")
+        assert page.locator("section svg.main-svg").count() >= 4
+        looks[scheme] = page.evaluate(
+            "[getComputedStyle(document.body).backgroundColor,"
+            " getComputedStyle(document.querySelector('.xtick text')).fill]"
+        )
     assert errors == []
     assert set(requests) == {file.as_uri()}
     assert all(light != dark for light, dark in zip(looks["light"], looks["dark"], strict=True))
