@@ -3,13 +3,23 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from tlab.command import compose, conf_dir
-from tlab.overrides import tidy
+from tlab.command import compose, conf_dir, prepare_hydra
+from tlab.errors import UserError
+from tlab.overrides import key_and_value, named_choices, quoted, read_sweep, tidy
+from tlab.train import compose_baseline
 
 GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",
@@ -150,8 +160,9 @@ def test_a_mistake_leaves_what_was_in_its_directory(tmp_path):
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    result = tlab("data.root=/no/such", "debug=true", f"hydra.run.dir={tmp_path}/run")
+@pytest.mark.parametrize("debug", ["debug=true", "++debug='yes'"])
+def test_debug_shows_the_traceback(debug, tmp_path):
+    result = tlab("data.root=/no/such", debug, f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
@@ -192,6 +203,13 @@ def test_bash_completes(line, expected):
     assert not result.stderr
 
 
+@pytest.mark.parametrize("value", ["null", "3", "true", "resnet18,null", "range(1,3)", "interval(0,1)"])
+def test_what_is_no_name_is_no_choice(value, loader_for):
+    with pytest.raises(UserError, match=r"names no choice of the group; there are .*resnet18"):
+        loader_for(f"backbone={value}")
+    loader_for("~backbone", "backbone={name:x}", "backbone=[resnet18]")  # which Hydra takes
+
+
 def test_any_torchvision_name_is_a_backbone(tmp_path):
     cfg = compose(["backbone=regnet_y_400mf", f"data.root={tmp_path}", f"run_dir={tmp_path}"])
     assert (cfg.backbone.name, cfg.backbone.library, cfg.backbone.stages) == ("regnet_y_400mf", "torchvision", None)
@@ -200,3 +218,132 @@ def test_any_torchvision_name_is_a_backbone(tmp_path):
 def test_a_long_list_of_values_is_no_path():
     values = f"optimizer.lr={','.join(f'0.{i:04}' for i in range(2000))}"
     assert tidy([values, "-m"]) == ["-m", values]
+
+
+@pytest.fixture
+def loader_for(monkeypatch) -> Iterator[Callable[..., ConfigLoader]]:
+    """Return a function that begins a command with these arguments, none before it, and returns its loader."""
+    monkeypatch.delitem(ConfigStore.instance().repo, "backbone", raising=False)
+
+    def begin(*arguments: str) -> ConfigLoader:
+        prepare_hydra(arguments)
+        return GlobalHydra.instance().config_loader()
+
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield begin
+
+
+def swept(loader: ConfigLoader, override: str) -> list[str]:
+    (one,) = read_sweep([override], loader)
+    return list(one.sweep_string_iterator())
+
+
+@pytest.mark.parametrize("group", ["backbone", "finetune", "data"])
+def test_a_glob_finds_the_yaml_files_and_nothing_else(group, loader_for):
+    for pattern in ("*", "res*", "vgg*_*", "f*"):
+        override = f"{group}=glob({pattern})"
+        expected = [name for name in choices(group) if fnmatch(name, pattern)]
+        loader = loader_for(override)
+        if expected:
+            assert swept(loader, override) == expected
+        else:
+            with pytest.raises(UserError, match=r"finds nothing; there are .*"):
+                swept(loader, override)
+    assert swept(loader, f"{group}=glob(*, exclude=[r*,vgg*])") == [
+        name for name in choices(group) if not name.startswith(("r", "vgg"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("backbone=swin_t", {"swin_t"}),
+        ("backbone='swin_t'", {"swin_t"}),
+        ("+backbone@teacher=swin_t", {"swin_t"}),
+        ("backbone=resnet18.yaml", {"resnet18"}),
+        ("backbone=swin_t, resnet18", {"swin_t", "resnet18"}),
+        ("backbone='swin_t',\"resnet18\"", {"swin_t", "resnet18"}),
+        ("backbone=shuffle(choice(swin_t,resnet18))", {"swin_t", "resnet18"}),
+        ("backbone=tag(a, sort(swin_t,resnet18))", {"swin_t", "resnet18"}),
+        ("backbone=glob(res*)", set()),
+        ("backbone=glob([res*,vgg11],exclude=resnet101)", set()),
+        ("backbone=resnet18,glob(vgg*)", {"resnet18"}),
+        ("backbone=null", set()),
+        ("backbone=[swin_t]", set()),
+        ("backbone={name:swin_t}", set()),
+        ("~backbone", set()),
+        ("backbone", set()),
+        ("backbone=(swin_t", set()),
+        ("backbone.name=swin_t", set()),
+        ("head=swin_t", set()),
+    ],
+)
+def test_choices_are_named_one_by_one(override, names):
+    assert named_choices("backbone", [override]) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choice", "name"),
+    [
+        ("backbone=regnet_y_400mf,resnet18", "regnet_y_400mf", "regnet_y_400mf"),
+        ("backbone=choice('regnet_y_400mf', resnet18)", "regnet_y_400mf", "regnet_y_400mf"),
+        ("backbone=resnet18.yaml", "resnet18.yaml", "resnet18"),
+    ],
+)
+def test_a_choice_in_any_spelling_composes(arguments, choice, name, loader_for):
+    overrides = [f"backbone={choice}", "data.root=x"]
+    assert loader_for(arguments).load_configuration("train", overrides, RunMode.RUN).backbone.name == name
+
+
+@pytest.mark.parametrize("override", ["backbone=resnet18,glob(vgg*)", "backbone=resnet18,choice(vgg11,vgg16)"])
+def test_a_sweep_among_values_is_refused(override, loader_for):
+    with pytest.raises(UserError, match="among its values"):
+        swept(loader_for(override), override)
+
+
+@pytest.mark.parametrize("path", ["{}", "file://{}", "'{}'", '"file://{}"'])
+def test_a_searchpath_in_every_spelling_brings_its_own_backbone(path, tmp_path):
+    folder = tmp_path / "my [conf], new"
+    (folder / "backbone").mkdir(parents=True)
+    (folder / "backbone" / "ours.yaml").write_text("defaults: [resnet18]\nname: ours\n")
+    quotes = path[0] in "'\""
+    place = path.format(
+        folder
+        if quotes
+        else str(folder).replace(" ", "\\ ").replace("[", "\\[").replace("]", "\\]").replace(",", "\\,")
+    )
+    cfg = compose(["backbone=ours", f"hydra.searchpath=[{place}]", "data.root=x", f"run_dir={tmp_path}"])
+    assert (cfg.backbone.name, next(iter(cfg.backbone.stages))) == ("ours", "stem")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("a.b=1e-3", "a.b", "1e-3"),
+        ("++a=[x,'y']", "a", "[x,'y']"),
+        ("~a", "a", ""),
+        ("a='x=y'", "a", "x=y"),
+        ("a='x','y'", "a", "'x','y'"),
+        (r"a='it\'s'", "a", "it's"),
+        ("a=\"'x'\"", "a", "'x'"),
+        ("a= 'x'", "a", "x"),
+        ("a='x", "a", "'x"),
+        ("backbone@x=y", "backbone@x", "y"),
+    ],
+)
+def test_key_and_value_of_an_override(override, key, value):
+    assert key_and_value(override) == (key, value)
+
+
+@pytest.mark.parametrize("text", ["a b", "it's", "a\\b", "a\\", "\\'", "a,b=[c]", "'", ""])
+def test_any_text_is_quoted_as_hydra_reads_it(text, tmp_path):
+    assert compose(["data.root=x", quoted("run_dir", text)]).run_dir == text
+    assert key_and_value(quoted("run_dir", text)) == ("run_dir", text)
+
+
+def test_a_baseline_with_another_plan_leaves_out_all_that_is_said_of_the_first(tmp_path, monkeypatch):
+    given = [f"data.root={tmp_path}", "++run_dir=x", "~finetune.phases.head", "++finetune.head_epochs=1"]
+    monkeypatch.setattr("tlab.train.command_overrides", lambda: given)
+    cfg = OmegaConf.create({"run_dir": str(tmp_path), "baseline": {"scratch": ["finetune=scratch"]}})
+    other = compose_baseline(cfg, "scratch")
+    assert other.run_dir == f"{tmp_path}/baselines/scratch"

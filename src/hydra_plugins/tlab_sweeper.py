@@ -3,7 +3,6 @@
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -21,14 +20,14 @@ class ResumableSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Carry out the runs that `arguments` ask for."""
+        from tlab.overrides import read_sweep
         from tlab.sweeps.sweep import sweep  # here, since Hydra imports this file for --help too
         from tlab.sweeps.task import Task
 
         assert self.hydra_context is not None
         assert self.config is not None
         assert isinstance(self.task_function, Task)
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        overrides = read_sweep([*self._parse_config(), *arguments], self.hydra_context.config_loader)
         (runs,) = self.split_arguments(overrides, None)
         result = sweep(runs, self.config, self.hydra_context, self.task_function)
         self.task_function.result = result

@@ -25,7 +25,7 @@ from tlab.cache import this_command
 from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.launchers.presets import keep_own_presets
 from tlab.mistakes import fail, is_mistake, sentence
-from tlab.overrides import quoted, tidy
+from tlab.overrides import key_and_value, named_choices, names_choices, of_keys, quoted, tidy
 from tlab.sweeps.naming import run_name
 from tlab.sweeps.task import Task, ignore_schema_warnings, one_line
 
@@ -50,9 +50,10 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     this_command()  # named before it starts other processes
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
     sys.argv[1:] = arguments = tidy(sys.argv[1:])
-    prepare_hydra(arguments)
-    task = Task(function, debug=any(argument.lower() == "debug=true" for argument in arguments))
+    debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
+    task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
     try:
+        prepare_hydra(arguments)
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
         if task.result is not None and task.result.finished:
             _compare(task.result.directory, task.debug)
@@ -109,42 +110,51 @@ def quiet() -> None:
 
 
 def prepare_hydra(overrides: Sequence[str]) -> None:
-    """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML."""
+    """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML.
+
+    Raises:
+        UserError: The choice of a group is no name.
+    """
     schema.register()
     ignore_schema_warnings()
     keep_own_presets()
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
     OmegaConf.register_new_resolver("choices", lambda *groups: choices(places, groups), replace=True)
-    known = {file.stem for place in places for file in (place / "backbone").glob("*.yaml")}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key != "backbone":
-            continue
-        for name in re.findall(r"[\w.]+", value):
-            if name not in known:  # any other torchvision model: the general rule finds its stages
-                ConfigStore.instance().store(
-                    group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
-                )
+    for override in of_keys(groups(places), overrides):
+        if not names_choices(override):
+            there = ", ".join(choice_names(places, override.key_or_group))
+            raise UserError(f"{override.input_line} names no choice of the group; there are {there}")
+    for name in named_choices("backbone", overrides) - {*choice_names(places, "backbone")}:
+        if re.fullmatch(r"[^\W_][\w.-]*", name):  # any other torchvision model: the general rule finds its stages
+            ConfigStore.instance().store(
+                group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
+            )
 
 
 def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     """Return the folders that `--config-dir` and `hydra.searchpath` add to the YAML files."""
-    text = "\n".join(arguments)
-    flags = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", text, flags=re.MULTILINE)
-    paths = re.findall(r"^\+{0,2}hydra\.searchpath=(.+)$", text, flags=re.MULTILINE)
-    files = [part for path in paths for part in re.findall(r"file://([^\],'\"]+)", path)]
-    return [Path(path) for path in (*flags, *files)]
+    flags = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(arguments), flags=re.MULTILINE)
+    lists = [override.value() for override in of_keys(["hydra.searchpath"], arguments)]
+    paths = [str(path).removeprefix("file://") for paths in lists if isinstance(paths, list) for path in paths]
+    return [Path(path) for path in (*flags, *paths) if "://" not in path]  # of a package none is looked through
 
 
-def choices(places: Sequence[Path], groups: Sequence[str] = ()) -> str:
+def groups(places: Sequence[Path]) -> set[str]:
+    """Return the names of the configuration groups: of the folders of YAML files."""
+    return {folder.name for place in places for folder in place.glob("[!.]*/")}
+
+
+def choice_names(places: Sequence[Path], group: str) -> list[str]:
+    """Return the choices of a group, sorted."""
+    files = [file for place in places for file in (place / group).glob("*.yaml")]
+    return sorted(file.stem for file in files if not file.name.startswith("_"))
+
+
+def choices(places: Sequence[Path], named: Sequence[str] = ()) -> str:
     """Return the configuration groups and their choices, a line each, for --help; by default those of a run."""
     lines = []
-    found = {folder.name for place in places for folder in place.glob("[!.]*/")}
-    for group in groups or sorted(found - NO_GROUPS_OF_A_RUN):
-        files = [file for place in places for file in (place / group).glob("*.yaml")]
-        names = sorted(file.stem for file in files if not file.name.startswith("_"))
-        lines += textwrap.wrap(
-            f"{group:<11} {' '.join(names)}", 96, initial_indent="  ", subsequent_indent=" " * 14
-        )
+    for group in named or sorted(groups(places) - NO_GROUPS_OF_A_RUN):
+        names = " ".join(choice_names(places, group))
+        lines += textwrap.wrap(f"{group:<11} {names}", 96, initial_indent="  ", subsequent_indent=" " * 14)
     return "\n".join(lines)

@@ -1,8 +1,28 @@
 """Overrides as they are typed and as Hydra reads them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
+from hydra.errors import HydraException
+
+from tlab.errors import UserError
 
 
 def tidy(arguments: Sequence[str]) -> list[str]:
@@ -30,11 +50,71 @@ def _exists(value: str) -> bool:
 
 def quoted(key: str, value: str) -> str:
     """Return the override that sets `key` to a text with any characters in it."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
+@cache
 def key_and_value(override: str) -> tuple[str, str]:
-    """Return the key without `+` or `~`, and the value without quotes."""
+    """Return the key without `+` or `~`, and the value as it is typed; of a text in quotes, what they hold."""
     key, _, value = override.lstrip("+~").partition("=")
-    return key, value.strip("'\"")
+    value = value.strip()
+    if value.startswith(("'", '"')):
+        with suppress(HydraException):  # who composes the override says so
+            one = OverridesParser.create().parse_override(f"{key}={value}")
+            if one.value_type == ValueType.ELEMENT:
+                return key, str(one.value())
+    return key, value
+
+
+def of_keys(keys: Collection[str], arguments: Sequence[str]) -> Iterator[Override]:
+    """Yield what the arguments say of these keys or groups; what Hydra cannot read it will refuse itself."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        if key_and_value(argument)[0].partition("@")[0] in keys:
+            with suppress(HydraException):
+                yield parser.parse_override(argument)
+
+
+def values(override: Override) -> list[Any]:
+    """Return the value of an override, or those that it names one by one; a glob stands for itself."""
+    value = override.value()
+    listed = value.list if isinstance(value, ChoiceSweep) else [value]
+    return [one.text if isinstance(one, QuotedString) else one for one in listed]
+
+
+def names_choices(override: Override) -> bool:
+    """Tell whether Hydra takes the value as choices of a group, for which a number or null is none."""
+    none = float | int | RangeSweep | IntervalSweep
+    return override.is_delete() or not any(one is None or isinstance(one, none) for one in values(override))
+
+
+def named_choices(group: str, arguments: Sequence[str]) -> set[str]:
+    """Return the choices of a group that the arguments name one by one; a glob names none."""
+    named = [value for override in of_keys([group], arguments) for value in values(override)]
+    return {name.removesuffix(".yaml") for name in named if isinstance(name, str)}
+
+
+def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    """Return the overrides of a sweep as Hydra reads them; a glob finds no parts of other files (`_common`).
+
+    Args:
+        overrides: As on the command line.
+        loader: Finds the choices of a group.
+
+    Raises:
+        HydraException: One cannot be read.
+        UserError: A glob finds nothing, or a sweep stands among other values.
+    """
+    read = OverridesParser.create(loader).parse_overrides(list(overrides))
+    for one in read:
+        value = one.value()
+        if isinstance(value, Glob):
+            value.exclude.append("_*")
+            if not [*one.sweep_iterator()]:
+                there = [name for name in loader.get_group_options(one.key_or_group) if name[0] != "_"]
+                raise UserError(f"{one.input_line} finds nothing; there are {', '.join(there) or 'no choices'}")
+        elif isinstance(value, ChoiceSweep) and any(isinstance(each, Glob | Sweep) for each in value.list):
+            raise UserError(
+                f"{one.input_line} has a sweep among its values; write choice(a,b) or glob([a*,b]) alone"
+            )
+    return read

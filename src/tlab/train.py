@@ -22,7 +22,7 @@ from tlab.description import (
     settings,
     swept_keys,
 )
-from tlab.overrides import quoted
+from tlab.overrides import key_and_value, quoted
 from tlab.parts import (
     best_is,
     build_backbone,
@@ -187,9 +187,9 @@ def compose_baseline(cfg: DictConfig, name: str) -> DictConfig:
         UserError: A mistake in it.
     """
     changes = list(cfg.baseline[name])
-    own = [override for override in command_overrides() if not override.startswith("run_dir=")]
-    if any(change.startswith("finetune=") for change in changes):
-        own = [override for override in own if not override.lstrip("+").startswith("finetune.")]
+    own = [override for override in command_overrides() if key_and_value(override)[0] != "run_dir"]
+    if "finetune" in dict(map(key_and_value, changes)):
+        own = [override for override in own if not key_and_value(override)[0].startswith("finetune.")]
     other = compose([*own, *changes, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
     check(other)
     return other

@@ -32,6 +32,7 @@ def loader():
         ("optimizer.weight_decay=choice(0, 1e-4)", CategoricalDistribution(["0", "0.0001"])),
         ("finetune.last_stages=1,null", CategoricalDistribution(["1", "null"])),
         ("+optimizer.name='a b',c", CategoricalDistribution(["'a b'", "c"])),
+        ("+optimizer.name=_a,b", CategoricalDistribution(["_a", "b"])),
     ],
 )
 def test_hydras_sweep_syntax_as_distributions(loader, text, distribution):
@@ -80,7 +81,7 @@ def test_the_corners_try_every_choice_and_both_ends(loader):
         ("optimizer.lr=range(5, 5)", "has no values to choose from"),
         ("optimizer.lr=interval(1", r"cannot be read; write KEY=VALUE, KEY=choice"),
         ("optimizer.lr=0.1", r"there is nothing to search; give keys several values"),
-        ("aug=glob(nothing)", "has no values to choose from"),
+        ("aug=glob(nothing)", "finds nothing; there are light, none"),
     ],
 )
 def test_mistakes_in_a_space(loader, text, words):
@@ -104,12 +105,19 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
     assert gather(["study=a", "aug=none,light", *flag]) == ["study=a", "overrides=['aug=none,light']", *flag]
     assert gather(["study=a", "workers=2"])[-1] == "hydra/launcher=joblib"
     assert gather(["study=a", "workers=2", "hydra/launcher=ray"])[-1] == "hydra/launcher=ray"
+    assert gather(["++study=a", "workers=2", "+hydra/launcher=ray"])[-1] == "+hydra/launcher=ray"
     assert gather(["--shell-completion", "query=bash"]) == ["--shell-completion", "query=bash"]
 
 
 @pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])
 def test_the_seeds_of_each_trial(seeds):
     assert gather(["study=a", f"seed={seeds}"]) == ["study=a", "seeds=[0,1,2]"]
+
+
+def test_a_search_needs_a_name():
+    for flag in (["--config-dir", "mine"], ["--config-dir=mine"]):
+        with pytest.raises(UserError, match="study is not set"):
+            gather([*flag, "data.root=photos"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 
 from tlab.errors import UserError
 from tlab.overrides import key_and_value
+from tlab.search.commands import FLAGS
 
 OWN_KEYS = {
     *("study", "dir", "storage", "space", "budget", "sampler", "pruner", "seeds", "workers", "worker"),
@@ -41,21 +42,18 @@ def gather(arguments: Sequence[str]) -> list[str]:
             own.append(argument)
         else:
             trials.append(QuotedString(argument, Quote.single).with_quotes())
-    asks = any(argument.startswith("-") and argument not in ("--config-dir", "-cd") for argument in own)
-    if not asks and not any(argument.startswith("study=") for argument in own):
+    asks = any(argument.startswith("-") and argument.partition("=")[0] not in FLAGS for argument in own)
+    given = dict(map(key_and_value, own))
+    if not asks and "study" not in given:
         raise UserError("study is not set; name the search with study=NAME, by which it also goes on")
     more = []
-    if dict(map(key_and_value, own)).get("workers", "1") != "1" and not any(map(_names_launcher, own)):
+    if given.get("workers", "1") != "1" and "hydra/launcher" not in given:
         more.append("hydra/launcher=joblib")
     if trials:
         more.append(f"overrides=[{','.join(trials)}]")
     typed = [i for i, argument in enumerate(own) if "=" in argument and not argument.startswith("-")]
     end = max(typed, default=-1) + 1  # Hydra takes no overrides on both sides of a flag
     return [*own[:end], *more, *own[end:]]
-
-
-def _names_launcher(argument: str) -> bool:
-    return argument.startswith("hydra/launcher=")
 
 
 def _seeds(value: str) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from tlab.errors import UserError
+from tlab.overrides import read_sweep
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.distributions import BaseDistribution
@@ -70,10 +70,9 @@ def read_space(overrides: Sequence[str], more: Mapping[str, Any], loader: Config
     """
     texts = [f"{key}={value}" for key, value in more.items()]
     parsed: dict[str, Override] = {}
-    parser = OverridesParser.create(loader)
     for text in (*texts, *overrides):
         try:
-            (one,) = parser.parse_overrides([text])
+            (one,) = read_sweep([text], loader)
         except HydraException as error:
             raise UserError(
                 f"{text} cannot be read; write KEY=VALUE, KEY=choice(a, b), KEY=interval(0.0, 1.0) or "
@@ -101,8 +100,8 @@ def _text(one: Override) -> str:
 
 
 def _choices(one: Override) -> list[str]:
-    """Return the choices, each once; of a glob those that no name of a file marks as parts of others."""
-    return [*dict.fromkeys(choice for choice in one.sweep_string_iterator() if not choice.startswith("_"))]
+    """Return the choices, each once."""
+    return [*dict.fromkeys(one.sweep_string_iterator())]
 
 
 def _distribution(key: str, one: Override) -> "BaseDistribution":
