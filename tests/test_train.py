@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
 
 from tlab.errors import UserError
-from tlab.evaluate import evaluate
 from tlab.mistakes import sentence
 from tlab.parts import build_optimizer
 from tlab.train import train
@@ -69,48 +67,6 @@ def test_a_checkpoint_is_plain_data_with_all_that_prediction_needs(compose_run, 
     assert (about["image_size"], about["resize"], about["precision"]) == (32, "pad", "32-true")
     assert about["mean"] != [0.485, 0.456, 0.406]
     assert about["config"]["backbone"]["name"] == "resnet18"
-
-
-@pytest.mark.parametrize("split", ["test", "val"])
-def test_evaluate_gives_the_numbers_of_the_run(compose_run, tmp_path, split):
-    metrics = train(compose_run())
-    cfg = OmegaConf.create(
-        {
-            "run": str(tmp_path / "run"),
-            "split": None if split == "test" else split,
-            "data": {"root": None},
-            "batch_size": None,
-            "num_workers": 0,
-            "accelerator": "cpu",
-            "precision": None,
-        }
-    )
-    again = evaluate(cfg)
-    assert again[f"{split}/loss"] == pytest.approx(metrics[f"{split}/loss"], abs=1e-6)
-    for name in ("acc", "f1", "acc_class/red"):
-        if f"{split}/{name}" in metrics:
-            assert again[f"{split}/{name}"] == metrics[f"{split}/{name}"]
-
-
-def test_evaluate_knows_classes_by_name(compose_run, photos, tmp_path):
-    """A folder with fewer classes, in which the labels would be numbered otherwise."""
-    train(compose_run())
-    folder = tmp_path / "fewer"
-    for name in ("green", "red"):
-        (folder / name).mkdir(parents=True)
-        for file in (photos / "test" / name).iterdir():
-            (folder / name / file.name).write_bytes(file.read_bytes())
-    cfg = {"split": "all", "batch_size": None, "num_workers": 0, "accelerator": "cpu", "precision": None}
-    run = {"run": str(tmp_path / "run")}
-    whole = evaluate(OmegaConf.create({**cfg, **run, "split": "test", "data": {"root": None}}))
-    part = evaluate(OmegaConf.create({**cfg, **run, "data": {"root": str(folder)}}))
-    assert part["all/acc_class/red"] == whole["test/acc_class/red"]
-    assert part["all/acc_class/green"] == whole["test/acc_class/green"]
-    (folder / "violet").mkdir()
-    (folder / "violet" / "1.png").write_bytes((photos / "test/red/00.png").read_bytes())
-    (folder / "violet" / "2.png").write_bytes((photos / "test/red/01.png").read_bytes())
-    with pytest.raises(UserError, match="violet is no class of this run, which knows blue, green, red"):
-        evaluate(OmegaConf.create({**cfg, **run, "data": {"root": str(folder)}}))
 
 
 def test_the_same_seed_gives_the_same_run(compose_run, tmp_path):

@@ -1,7 +1,9 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=test]`."""
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,14 @@ from tlab.errors import UserError
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.index import ImageIndex
 
-FOLDER = {"_target_": "tlab.data.index.folder_index", "_partial_": True}
+FOLDER = {"_target_": "tlab.data.index.evaluation_index", "_partial_": True}
 SPLITS = ("train", "val", "test", "all")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them.
+    """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them; print `N images`.
+
+    A class without an image has no accuracy. `f1` is the mean over the classes found among labels or predictions.
 
     Args:
         cfg: As composed from conf/evaluate.yaml.
@@ -38,20 +42,25 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     trained = load_trained(Path(cfg.run))
     config = trained.config
     if cfg.data.root is not None:
-        config.data.root = cfg.data.root
-        if not config.data.source._target_.endswith("csv_index"):  # whatever the run had, this is a folder
-            config.data.source = {**FOLDER, "root": cfg.data.root, "exclude": list(config.data.exclude)}
-            config.data.module.source = config.data.source
+        _replace_data(config.data, cfg.data.root, cfg.data.get("exclude") or (), trained.classes)
+    elif cfg.data.get("exclude"):
+        raise UserError("data.exclude is for another folder; name it with data.root=DIR")
+    config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
     data = instantiate(config.data.module, augment=None, mix=None)
     source = data.source
-    data.source = lambda: _known_classes(source(), trained.classes)
+    data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
     data.setup()
-    split = cfg.split or ("test" if "test" in data.index.splits else "val")
-    if split == "all":
-        samples = tuple(sample for part in data.index.splits.values() for sample in part)
-        data.index = dataclasses.replace(data.index, splits={**data.index.splits, "all": samples})
+    unread = [data.index.relative(file.path) for file in data.unreadable]
+    if not any(data.index.splits.values()):
+        raise UserError(
+            f"{data.index.root} has no image to measure, {len(unread)} cannot be read; give another folder"
+        )
+    ((split, samples),) = data.index.splits.items()
+    print(f"{len(samples)} images ({split} of {data.index.root})")
+    if unread:
+        print(f"{len(unread)} unreadable: {', '.join(unread)}")
     trainer = L.Trainer(
         accelerator=find_accelerator(cfg.accelerator),
         devices=1,
@@ -61,7 +70,57 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         enable_model_summary=False,
     )
     (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
-    return {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
+    present = {trained.classes[sample.label] for sample in samples}
+    absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
+    return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
+
+
+def _replace_data(data: DictConfig, root: str, exclude: Sequence[str], classes: tuple[str, ...]) -> None:
+    """Let a run's data be those below another root as they are: a folder, or a table where the run has one too.
+
+    Args:
+        data: The node `data` of the run's configuration, which is changed.
+        root: Of the other data.
+        exclude: Glob patterns relative to `root` of what to leave out.
+        classes: Of the run.
+
+    Raises:
+        UserError: There is no such folder, or for a run with a table neither a table nor a folder of a class.
+    """
+    from tlab.data.index import SPLIT_NAMES
+    from tlab.data.scan import check_root, nfc, subfolders
+
+    base = check_root(root)
+    data.root, data.exclude, data.val_fraction = root, list(exclude), None
+    if data.source._target_.endswith("csv_index"):
+        if (base / data.labels).is_file():
+            return
+        if not any(nfc(name) in classes or name.lower() in SPLIT_NAMES for name in subfolders(base)):
+            raise UserError(
+                f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
+                f"one of its classes; give a folder that has"
+            )
+    data.source = {**FOLDER, "root": root, "exclude": list(exclude)}
+    data.module.source = data.source
+
+
+def _measured(index: "ImageIndex", split: str | None) -> "ImageIndex":
+    """Return the index with the one split that is measured: what is not read need not be readable, or known.
+
+    Raises:
+        UserError: There is no such split.
+    """
+    there = index.splits
+    if split == "all":
+        return dataclasses.replace(index, splits={"all": tuple(itertools.chain.from_iterable(there.values()))})
+    if split is not None and [*there] == ["all"]:
+        raise UserError(f"split={split}: {index.root} is not split; leave split out to measure all of it")
+    if split is not None and split not in there:
+        raise UserError(
+            f"split={split}: of {index.root} there is {', '.join(there)} with labels; give one, or split=all"
+        )
+    split = split or next(name for name in ("test", "val", "train", "all") if name in there)
+    return dataclasses.replace(index, splits={split: there[split]})
 
 
 def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex":
@@ -70,12 +129,13 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
     Raises:
         UserError: A class is not one of the run's.
     """
-    if unknown := [name for name in index.classes if name not in classes]:
+    labels = sorted({sample.label for samples in index.splits.values() for sample in samples})
+    if unknown := [index.classes[label] for label in labels if index.classes[label] not in classes]:
         raise UserError(
             f"data.root: {', '.join(unknown[:6])} is no class of this run, which knows {', '.join(classes[:20])}; "
-            f"rename or remove the folder"
+            f"rename or remove it, or leave it out with data.exclude"
         )
-    number = [classes.index(name) for name in index.classes]
+    number = {label: classes.index(index.classes[label]) for label in labels}
     splits = {
         split: tuple(sample._replace(label=number[sample.label]) for sample in samples)
         for split, samples in index.splits.items()

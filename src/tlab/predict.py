@@ -94,7 +94,8 @@ def run(cfg: DictConfig) -> None:
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     write_csv(Path(cfg.output), columns, rows)
-    print(f"{sum(row['prediction'] != '' for row in rows)} predictions in {cfg.output}")
+    unread = sum(row["prediction"] == "" for row in rows)
+    print(f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else ""))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Which image file belongs to which class and which split."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -14,6 +14,7 @@ from tlab.data.wording import few
 from tlab.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+UNSPLIT = "all"  # the split of data that are measured without being split
 
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
 
@@ -37,7 +38,8 @@ class ImageIndex:
     Attributes:
         root: absolute path of the data.
         classes: class names, sorted; a label is a position here.
-        splits: "train", "val", and "test" where there is one; each sorted by class, then by path.
+        splits: "train", "val", and "test" where there is one; each sorted by class, then by path. Of data that are
+            only measured, those that there are, or "all".
         remarks: sentences about what was left aside on the way.
     """
 
@@ -64,7 +66,7 @@ class ImageIndex:
         """Return the index without these files.
 
         Raises:
-            UserError: a class has no image left in train or in val.
+            UserError: a class has no image left in train or in val, where there are both to train with.
         """
         if not paths:
             return self
@@ -72,7 +74,7 @@ class ImageIndex:
         kept = {
             split: tuple(s for s in samples if str(s.path) not in gone) for split, samples in self.splits.items()
         }
-        for split in ("train", "val"):
+        for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
             labels = {sample.label for sample in kept[split]}
             empty = [name for label, name in enumerate(self.classes) if label not in labels]
             if empty:
@@ -109,17 +111,59 @@ def folder_index(
     """
     base, left_out = check_root(root), Exclude(exclude)
     listings = Listings(base)
-    folders = _split_folders(base, left_out, listings)
+    folders = _split_folders(base, left_out, listings) or {"train": ""}
+    if "train" not in folders:
+        raise UserError(
+            f"{base} has a folder {next(iter(folders.values()))!r} but no 'train': add train/<class>/, "
+            "or rename that folder if it is a class."
+        )
     remarks = []
-    if not folders:
-        found = {"train": _class_files(base, "", left_out, listings)}
-    else:
-        found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
-        if "test" in found and not found["test"]:
-            del found["test"]
-            remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+    found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
+    if "test" in found and not found["test"]:
+        del found["test"]
+        remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+    for split, files in found.items():
+        _check_files(base, folders[split], files)
     listings.keep()
     return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
+
+
+def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
+    """Index a folder of class folders as it is, to measure a trained network on it.
+
+    The layouts are those of `folder_index`, but nothing is split off, and no split, no class and no number of
+    images has to be there. Without split folders all images are of one split, "all".
+
+    Args:
+        root: folder of the data.
+        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+
+    Raises:
+        UserError: there is no class folder with an image.
+    """
+    base, left_out = check_root(root), Exclude(exclude)
+    listings = Listings(base)
+    folders = _split_folders(base, left_out, listings) or {UNSPLIT: ""}
+    found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
+    labelled = {split: files for split, files in found.items() if any(files.values())}
+    if not labelled:
+        for split, files in found.items():
+            _check_files(base, folders[split], files)
+    remarks = _left_aside(base, folders, found, left_out, listings)
+    listings.keep()
+    return unsplit_index(base, labelled, (*remarks, *left_out.remarks()))
+
+
+def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str] = ()) -> ImageIndex:
+    """Number the classes that are found in any split; nothing is split off and nothing has to be there.
+
+    Args:
+        root: absolute path of the data.
+        found: split name to class name to POSIX paths relative to `root`.
+        remarks: sentences to keep with the index.
+    """
+    classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
+    return ImageIndex(root, classes, _samples(root, found, classes), tuple(remarks))
 
 
 def build_index(
@@ -150,22 +194,27 @@ def build_index(
     splits = dict(found) | (split_classes(train, val, test, seed) if val or test else {})
     _check_classes(root, splits)
     classes = tuple(sorted(train))
-    order: list[str] = [split for split in ("train", "val", "test") if split in splits]
-    samples: dict[str, tuple[Sample, ...]] = {
-        split: tuple(
-            Sample(f"{root}/{name}", label)
-            for label, c in enumerate(classes)
-            for name in in_order(splits[split].get(c, ()))
-        )
-        for split in order
-    }
+    samples = _samples(root, splits, classes)
     missing = sorted(set(classes) - set(splits.get("test", classes)))
     thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
     return ImageIndex(root, classes, samples, (*remarks, *thin))
 
 
+def _samples(root: Path, splits: Mapping[str, Files], classes: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
+    """Return the samples of each split, sorted by class, then by path."""
+    return {
+        split: tuple(
+            Sample(f"{root}/{name}", label)
+            for label, c in enumerate(classes)
+            for name in in_order(splits[split].get(c, ()))
+        )
+        for split in ("train", "val", "test", UNSPLIT)
+        if split in splits
+    }
+
+
 def _split_folders(root: Path, exclude: Exclude, listings: Listings) -> dict[str, str]:
-    """Return split -> folder name for the layout with a train folder, {} for the layout of class folders."""
+    """Return split -> folder name for the layout with split folders, {} for the layout of class folders."""
     found: dict[str, str] = {}
     for name in subfolders(root, listings):
         split = SPLIT_NAMES.get(name.lower())
@@ -176,41 +225,59 @@ def _split_folders(root: Path, exclude: Exclude, listings: Listings) -> dict[str
                 f"{root} has two folders for {split}, {found[split]!r} and {name!r}: keep or exclude one."
             )
         found[split] = name
-    if found and "train" not in found:
-        raise UserError(
-            f"{root} has a folder {next(iter(found.values()))!r} but no 'train': add train/<class>/, "
-            "or rename that folder if it is a class."
-        )
     return found
 
 
 def _class_files(root: Path, folder: str, exclude: Exclude, listings: Listings) -> Files:
-    """Return class name -> image files of one split's folder; {} for a folder 'test' without class folders."""
+    """Return class name -> image files, of one split's folder or of the root."""
     base = root / folder
     prefix = f"{folder}/" if folder else ""
     classes: Files = {}
-    empty = []
     for name in subfolders(base, listings):
         if exclude.folder(prefix + name):
             continue
         below = f"{prefix}{name}"
         files = [f"{below}/{file}" for file in image_files(base / name, below, exclude, listings=listings)]
-        if not files:
-            empty.append(f"{prefix}{name}/")
         classes.setdefault(nfc(name), []).extend(files)
-    if not classes and SPLIT_NAMES.get(folder.lower()) != "test":
+    return classes
+
+
+def _check_files(root: Path, folder: str, classes: Files) -> None:
+    """Raise a `UserError` if a split's folder, or the root, has no class folders, or empty ones."""
+    base = root / folder
+    if not classes:
         loose = (
             " its images lie side by side, not in class folders;" if image_files(base, folder, deep=False) else ""
         )
         raise UserError(
             f"{base} has no class folders:{loose} give a folder with one folder of images for each class."
         )
-    if empty:
+    if empty := [f"{folder}/{name}".lstrip("/") for name, files in classes.items() if not files]:
         raise UserError(
-            f"{few(map(repr, empty))} below data.root={root} holds no file with an image's extension: add images, "
-            f"remove the folder, or leave it out with data.exclude=[{empty[0].rstrip('/')}]."
+            f"{few(repr(name + '/') for name in empty)} below data.root={root} holds no file with an image's "
+            f"extension: add images, remove the folder, or leave it out with data.exclude=[{empty[0]}]."
         )
-    return classes
+
+
+def _left_aside(
+    root: Path, folders: Mapping[str, str], found: Mapping[str, Files], exclude: Exclude, listings: Listings
+) -> list[str]:
+    """Return sentences about the folders and image files below the root that are in no class of any split."""
+    here = [] if "" in folders.values() else subfolders(root, listings)
+    loose = {place: image_files(root / place, place, exclude, False, listings) for place in ("", *folders.values())}
+    names = {
+        "without class folders": [folders[split] for split, files in found.items() if not files],
+        "without an image": [
+            f"{folders[split]}/{c}" for split in found for c in found[split] if not found[split][c]
+        ],
+        "beside the split folders": [c for c in here if c not in folders.values() and not exclude.folder(c)],
+        "in no class folder": [f"{place}/{file}" for place, files in loose.items() for file in files],
+    }
+    return [
+        f"Not measured below {root}, since {why}: {few(name.lstrip('/') for name in aside)}."
+        for why, aside in names.items()
+        if aside
+    ]
 
 
 def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:

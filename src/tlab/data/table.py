@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tlab.data.index import ImageIndex, build_index
+from tlab.data.index import UNSPLIT, ImageIndex, build_index, unsplit_index
 from tlab.data.scan import Exclude, check_root, image_files, nfc
 from tlab.data.wording import few
 from tlab.errors import UserError
@@ -18,7 +18,7 @@ def csv_index(
     label_column: str = "label",
     images: str = "images",
     extension: str | None = None,
-    val_fraction: float = 0.2,
+    val_fraction: float | None = 0.2,
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
@@ -33,7 +33,7 @@ def csv_index(
         label_column: column of the class name; rows where it is empty are left aside.
         images: folder of the images, relative to `root`.
         extension: appended to the file name where that is no image file as it stands; None finds it.
-        val_fraction: share of the validation split, in (0, 1).
+        val_fraction: share of the validation split, in (0, 1); None splits nothing off: all is one split, "all".
         test_fraction: share of the test split, in [0, 1).
         seed: seed of the split.
         exclude: glob patterns relative to `root` of what to leave out.
@@ -68,7 +68,10 @@ def csv_index(
         )
     files = {label: list(names) for label, names in found.items()}
     remarks = [f"{blank} rows of {table} have no label and are not used."] if blank else []
-    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
+    remarks += left_out.remarks()
+    if val_fraction is None:
+        return unsplit_index(base, {UNSPLIT: files}, remarks)
+    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, remarks)
 
 
 def _read(table: Path, image_column: str, label_column: str) -> tuple[list[tuple[str, str]], int]:
