@@ -56,7 +56,11 @@ TRAIN_BOUNDS: Bounds = {
     "checkpoint.every_n_steps": (1, ANY),
     "seed": (0, 2**32 - 1),
 }
-READ_CHOICES: Choices = {"precision": (None, *PRECISIONS), "accelerator": ACCELERATORS}
+READ_CHOICES: Choices = {
+    "precision": (None, *PRECISIONS),
+    "accelerator": ACCELERATORS,
+    "trust": (None, True, False),
+}
 READ_BOUNDS: Bounds = {"batch_size": (1, ANY), "num_workers": (0, ANY)}
 
 

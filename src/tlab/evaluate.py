@@ -35,11 +35,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as L
 
     from tlab.models.precision import find_accelerator
-    from tlab.trained import load_trained
+    from tlab.trained import blamed_on, load_trained
 
     check_values(cfg, {**READ_CHOICES, "split": (None, *SPLITS)}, READ_BOUNDS)
     quiet()
-    trained = load_trained(Path(cfg.run))
+    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
     config = trained.config
     if cfg.data.root is not None:
         _replace_data(config.data, cfg.data.root, cfg.data.get("exclude") or (), trained.classes)
@@ -48,10 +48,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
-    data = instantiate(config.data.module, augment=None, mix=None)
-    source = data.source
-    data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
-    data.setup()
+    with blamed_on(trained.checkpoint):
+        data = instantiate(config.data.module, augment=None, mix=None)
+        source = data.source
+        data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
+        data.setup()
     unread = [data.index.relative(file.path) for file in data.unreadable]
     if not any(data.index.splits.values()):
         raise UserError(

@@ -38,7 +38,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     check_values(cfg, READ_CHOICES, READ_BOUNDS)
     quiet()
     files = find_images(Path(cfg.input))
-    trained = load_trained(Path(cfg.run))
+    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
     root = Path(cfg.input) if Path(cfg.input).is_dir() else Path(cfg.input).parent
     broken = {item.path: item.reason for item in unreadable(check_files(root, files))}
     for path, reason in broken.items():

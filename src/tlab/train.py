@@ -157,7 +157,7 @@ def fit(
             log.info("going on from %s", checkpoint)
         else:
             log_settings(trainer.loggers, settings(cfg, overrides))
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         metrics = recorder.summary()
         phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
         if pruning is not None and pruning.pruned:

@@ -1,5 +1,7 @@
 """Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
 
+import re
+import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.checks import ANY, check, check_values
-from tlab.command import compose, run_command
+from tlab.command import compose, conf_dir, run_command
 from tlab.errors import UserError
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import key_and_value, quoted, tidy
@@ -19,12 +21,14 @@ from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, read_space
 from tlab.search.storage import storage_address, usual_storage
-from tlab.search.study import Definition, Study, read_definition, write_definition
+from tlab.search.study import STUDY_FILE, Definition, Study, read_definition, write_definition
+from tlab.trusted_config import check_targets, conf_targets, read_node
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.search.progress import Progress
     from tlab.sweeps.worker import Machine
 
+FOLDERS = re.compile(r"""\+{0,2}hydra\.searchpath=\[?(?:['"]?file://[^\],'"\\$]+['"]?,? ?)+\]?""")
 BOUNDS = {"budget.trials": (1, ANY), "budget.minutes": (0, ANY), "workers": (1, ANY)}
 
 
@@ -42,10 +46,18 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     loader = GlobalHydra.instance().config_loader()
     same = stored is not None and not (cfg.overrides or cfg.space)
     if stored is not None and same:
+        if of_hydra := [
+            text for text in (*stored.fixed, *stored.searched) if text.lstrip("+~ ").startswith("hydra")
+        ]:
+            raise UserError(
+                f"{of_hydra[0]} in {directory / STUDY_FILE} is no override of a trial; give another study=NAME"
+            )
         space = read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, thoroughly=stored is None)
+    if (targets := _targets(cfg)) is not None:
+        check_targets(run, targets, directory / STUDY_FILE)
     if how["pruner"].get("n_warmup_steps", 0) is None:
         how["pruner"]["n_warmup_steps"] = 2 * run.trainer.max_epochs // 3  # high rates pay late in a schedule
     if stored is not None and same:
@@ -88,12 +100,20 @@ def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
     if stored is None:
         return how
     named = {"trials" if key == "budget.trials" else key.partition(".")[0] for key in given}
-    return {key: value if key in named else getattr(stored, key) for key, value in how.items()}
+    how = {key: value if key in named else getattr(stored, key) for key, value in how.items()}
+    for key in {"sampler", "pruner"} - named:
+        how[key] = read_node(how[key], key, Path(cfg.dir).absolute() / STUDY_FILE)
+    return how
+
+
+def _targets(cfg: DictConfig) -> frozenset[str] | None:
+    """Return what the runs may build where nothing but `study.json` says what to search; None: what is typed."""
+    return None if cfg.overrides or cfg.space else conf_targets(conf_dir())
 
 
 def open_study(cfg: DictConfig) -> Study:
     """Return the study of the command, which is made where it is not there."""
-    return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg))
+    return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg), targets=_targets(cfg))
 
 
 def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
@@ -154,8 +174,10 @@ def run(cfg: DictConfig) -> None:
 def with_config_dirs(arguments: list[str]) -> list[str]:
     """Return the arguments with the study's own folders of YAML files, where they name none.
 
+    What lies in them is held against `tlab.trusted_config` like the rest of what `study.json` says.
+
     Raises:
-        UserError: `study.json` is damaged.
+        UserError: `study.json` is damaged, or names something else than folders.
     """
     given = dict(map(key_and_value, arguments))
     if config_dirs(arguments) or "study" not in given:
@@ -163,8 +185,14 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
     stored = read_definition(Path(given.get("dir") or default_directory(given["study"])))
     if stored is None:
         return arguments
-    paths = [argument for argument in stored.config_dirs if "hydra.searchpath=" in argument]
-    flags = [argument for argument in stored.config_dirs if argument not in paths]
+    found = config_dirs(stored.config_dirs)
+    paths = [argument for argument in found if "hydra.searchpath=" in argument]
+    if found != stored.config_dirs or not all(map(FOLDERS.fullmatch, paths)):  # `pkg://` would be imported
+        raise UserError(
+            f"{shlex.join(stored.config_dirs)} in {STUDY_FILE} of study={given['study']} names more than folders; "
+            f"give --config-dir DIR again on the command line"
+        )
+    flags = [argument for argument in found if argument not in paths]
     place = next(i for i, argument in enumerate(arguments) if key_and_value(argument)[0] == "study")
     return [*flags, *arguments[:place], *paths, *arguments[place:]]  # Hydra takes overrides in one piece
 

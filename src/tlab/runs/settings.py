@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tlab.schema import TrainConfig
+from tlab.trusted_config import inert
 
 # Keys that may differ between the two halves of a run.
 WITHOUT_EFFECT = (
@@ -37,7 +38,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     A key that the old configuration does not have at all was not there when the run was made. It is no difference
     where its value is null, false or the schema's default: those stand for what tlab did before there was the key.
     """
-    before, after = (flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True)) for config in (old, new))
+    before, after = (
+        flat(OmegaConf.to_container(OmegaConf.create(inert(config)), resolve=True)) for config in (old, new)
+    )
     return {
         key
         for key in before.keys() | after.keys()

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from tlab.cache import write_text
 from tlab.errors import UserError
 from tlab.locks import FileLock
@@ -16,6 +19,8 @@ from tlab.search.storage import open_storage, storage_address
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
+
+STUDY_FILE = "study.json"
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,23 @@ def read_definition(directory: Path) -> Definition | None:
     Raises:
         UserError: The file is damaged.
     """
-    file = directory / "study.json"
+    file = directory / STUDY_FILE
     if not file.exists():
         return None
     try:
-        return Definition(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); move the folder away, or give another study=NAME") from error
+        told = OmegaConf.merge(OmegaConf.structured(Definition), json.loads(file.read_text(encoding="utf-8")))
+        plain: Any = OmegaConf.to_container(told, resolve=False, throw_on_missing=True)
+        return Definition(**plain)
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{file} is damaged ({reason}); move the folder away, or give another study=NAME"
+        ) from error
 
 
 def write_definition(directory: Path, definition: Definition) -> None:
     """Write `study.json`."""
-    write_text(directory / "study.json", json.dumps(asdict(definition), indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / STUDY_FILE, json.dumps(asdict(definition), indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass
@@ -111,9 +121,17 @@ class Study:
         directory: Of the study.
         definition: What it is about.
         space: Of the definition.
+        targets: What its runs may build; None: whatever the command that was typed says.
     """
 
-    def __init__(self, name: str, directory: Path, definition: Definition, space: Space) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        definition: Definition,
+        space: Space,
+        targets: frozenset[str] | None = None,
+    ) -> None:
         import optuna
         from hydra.utils import instantiate
 
@@ -122,6 +140,7 @@ class Study:
         self.directory = directory
         self.definition = definition
         self.space = space
+        self.targets = targets
         self.storage = storage_address(definition.storage, directory)
         self._lock = _lock(directory)
         with self._lock.held():

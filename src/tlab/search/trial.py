@@ -13,8 +13,9 @@ from tlab.command import compose
 from tlab.overrides import quoted
 from tlab.runs.directory import RunDirectory
 from tlab.search.judge import StudyJudge
-from tlab.search.study import Claim, Study
+from tlab.search.study import STUDY_FILE, Claim, Study
 from tlab.sweeps.task import one_line
+from tlab.trusted_config import check_targets
 
 if TYPE_CHECKING:
     from tlab.runs.pruning import Pruning
@@ -69,6 +70,8 @@ def _run(
         return None
     given = [*study.space.overrides(claim.values), f"seed={seed}"]
     cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])
+    if study.targets is not None:
+        check_targets(cfg, study.targets, study.directory / STUDY_FILE)
     judge = StudyJudge(study.storage, study.name, claim.trial._trial_id, study.optuna.pruner)
     with _logged_to(directory / "train.log"):
         metrics = train(cfg, given, Pruning(study.definition.monitor, judge) if judged else None)
