@@ -1,5 +1,6 @@
 """Stores: one writer at a time, and room made by removing what was used longest ago."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,13 @@ with open_locked(Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.readline()
     Path(sys.argv[1]).write_text("made")
+"""
+
+REMEMBERER = """
+import sys
+from tlab.cache import remember
+for i in range(50):
+    remember("speeds.json", f"{sys.argv[1]}.{i}", {"i": i})
 """
 
 
@@ -83,6 +91,15 @@ def test_another_process_waits_and_finds_what_was_made(tmp_path):
     with open_locked(target):
         assert target.read_text() == "made"
     assert holder.wait() == 0
+
+
+def test_what_several_processes_remember_is_all_kept(tmp_path):
+    command = [sys.executable, "-c", REMEMBERER]
+    environment = {**os.environ, "TLAB_CACHE": str(tmp_path)}
+    processes = [subprocess.Popen([*command, str(number)], env=environment) for number in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    kept = json.loads((tmp_path / "speeds.json").read_text())
+    assert kept == {f"{number}.{i}": {"i": i} for number in range(3) for i in range(50)}
 
 
 def test_a_killed_holder_leaves_no_lock_behind(tmp_path):

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tlab.locks import FileLock
+
 
 def cache_dir() -> Path:
     """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
@@ -70,8 +72,11 @@ def recall(name: str) -> dict[str, Any]:
 
 
 def remember(name: str, key: str, entry: Mapping[str, Any]) -> None:
-    """Keep what was measured for `recall`; where the cache cannot be written, it is measured again next time."""
-    with suppress(OSError):
+    """Keep what was measured for `recall`; where the cache cannot be written, it is measured again next time.
+
+    One process at a time does so, and each adds to what the others have kept.
+    """
+    with suppress(OSError), FileLock(cache_dir() / ".remember.lock").held():
         write_text(cache_dir() / name, json.dumps(recall(name) | {key: dict(entry)}, indent=1))
 
 
