@@ -1,5 +1,7 @@
 """Which setting is the best, and what is said about it."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -11,6 +13,7 @@ from tlab.errors import UserError
 
 STRONG = {0: 0.90, 1: 0.92, 2: 0.94, 3: 0.91}
 LIGHT = {0: 0.80, 1: 0.81, 2: 0.86, 3: 0.80}
+DIM = "\x1b[2m"
 NONE = {0: 0.89, 1: 0.93, 2: 0.92, 3: 0.898}
 
 
@@ -22,10 +25,10 @@ def three(make_run, sweep):
     return sweep
 
 
-def printed(comparison, width=80):
+def printed(comparison, width=80, styles=False):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     print_comparison(console, comparison)
-    return console.export_text()
+    return console.export_text(styles=styles)
 
 
 def test_ranking_intervals_tests_and_correction(three):
@@ -51,6 +54,15 @@ def test_the_answer_says_who_is_ahead_and_whom_the_seeds_cannot_tell_from_it(thr
     assert "0.8 points above the next, aug=none" in text
     assert "cannot tell it from 1 of the other 2" in text
     assert "test/acc 89.8 %" in text
+
+
+@pytest.mark.parametrize(("p", "dim"), [(0.0, True), (0.04, True), (0.06, False), (None, False)])
+def test_a_setting_that_is_surely_worse_is_dim(three, p, dim):
+    comparison = compare_runs(three)
+    best, *others = comparison.settings
+    others = [replace(other, difference=replace(other.difference, p_corrected=p)) for other in others]
+    text = printed(replace(comparison, settings=(best, *others)), styles=True)
+    assert [DIM in line for line in text.splitlines() if "light" in line] == [dim, dim]  # statistics and costs
 
 
 def test_a_clear_lead_is_said_to_be_one(make_run, sweep):

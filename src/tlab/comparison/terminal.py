@@ -102,7 +102,8 @@ def _fill(table: Table, comparison: Comparison, columns: dict[str, Callable[[Set
     separate = 0 < len(comparison.factors) <= MOST_COLUMNS
     for place, setting in enumerate(_shown(comparison)):
         names = setting.levels if separate else (_short_label(comparison, setting),)
-        worse = setting.difference is not None and (setting.difference.p_corrected or 1.0) < SIGNIFICANT
+        p = setting.difference.p_corrected if setting.difference else None
+        worse = p is not None and p < SIGNIFICANT
         style = "bold" if place == 0 else "dim" if worse else ""
         table.add_row(*names, *(cell(setting) for cell in columns.values()), style=style)
 
