@@ -16,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tlab.cache import atomic_path
 from tlab.errors import UserError
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
@@ -244,9 +245,15 @@ def test_a_run_directory_has_one_process_at_a_time(compose_run, tmp_path):
 
 def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
     run = RunDirectory(tmp_path)
-    run.checkpoints.mkdir()
-    left = [tmp_path / ".run.json.ab12cd_9", run.checkpoints / ".last.ckpt.abcdefgh"]
-    kept = [tmp_path / "notes.txt", tmp_path / ".mine", run.checkpoints / "last.ckpt"]
+    written = [run.last, run.best, run.previous, run.history_file, run.metrics_file, run.record_file]
+    written += [run.unreadable_file, run.traceback_file, run.overrides_file, tmp_path / "confusion_test.csv"]
+    written += [tmp_path / name for name in ("comparison_runs.csv", "report.html", "report_test.html")]
+    left = []
+    for file in written:
+        with atomic_path(file) as temporary:
+            temporary.write_text("{}")
+            left.append(temporary)
+    kept = [tmp_path / "notes.txt", tmp_path / ".mine", tmp_path / ".notes.txt.swp", run.last, run.history_file]
     for file in left + kept:
         file.touch()
     with run.recording({}):

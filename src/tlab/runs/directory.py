@@ -18,7 +18,7 @@ from tlab.locks import THERE_ARE_LOCKS, FileLock
 from tlab.processes import first_process
 from tlab.runs.settings import differences
 
-TEMPORARY = re.compile(r"\.[\w.]+\.(?:ckpt|csv|json|yaml)\.\w{8}")  # what `cache.atomic_path` writes to
+TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`
 
 
 class RunDirectory:
