@@ -208,7 +208,7 @@ def _reason(error: "ChildFailedError", folder: Path) -> Exception:
     if failure.exitcode < 0:  # it left no word, and what the others left is only what it led to
         return UserError(
             f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "
-            f"lower data.batch_size, data.num_workers or trainer.devices"
+            f"lower data.num_workers, or, with another hydra.run.dir, data.batch_size or trainer.devices"
         )
     if failures:
         return ProcessError(f"one of the run's processes failed: {failures[0]['traceback'].splitlines()[-1]}")

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tlab.description import plain
 from tlab.errors import BusyError, UserError
 from tlab.runs.directory import RunDirectory
 
@@ -33,6 +34,17 @@ def test_what_may_differ_between_two_halves_of_a_run(tmp_path):
         run.is_finished({**CONFIG, "optimizer": {"lr": 0.2}}, "auto")
     with pytest.raises(UserError, match="already holds a run"):
         run.is_finished(CONFIG, "never")
+
+
+@pytest.mark.parametrize(
+    "override", ["data.store=off", "data.num_workers=1", "checkpoint.every_n_steps=7", "logger=csv", "find_lr=true"]
+)
+def test_what_a_run_may_be_told_on_the_way(compose_run, tmp_path, override):
+    """Among it all that a message advises to a run that is under way."""
+    run = RunDirectory(tmp_path / "run")
+    with run.recording(plain(compose_run())):
+        run.finish({})
+    assert run.is_finished(plain(compose_run(override)), "auto")
 
 
 def test_a_key_that_the_older_run_did_not_have_refuses_it_only_where_it_changes_something(tmp_path):

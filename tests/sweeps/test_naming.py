@@ -75,6 +75,14 @@ def test_a_command_without_what_all_runs_have_had_is_refused(tmp_path):
         make_jobs([run[:2] for run in FIRST], "0", tmp_path, note)
 
 
+def test_what_changes_no_result_need_not_be_given_again(tmp_path):
+    """A sweep that tlab began before it knew that of `data.store`."""
+    note = SweepNote({**constants(FIRST), "data.store": "on"})
+    for store in ([], ["data.store=on"], ["data.store=off"]):
+        runs = [[*run, *store] for run in FIRST]
+        assert places(runs, note, tmp_path) == ["default/seed=0", "default/seed=1"]
+
+
 def test_the_same_run_twice_is_one_and_two_runs_share_no_directory(tmp_path):
     assert len(make_jobs([*FIRST, *FIRST], "0", tmp_path, SweepNote())) == 2
     with pytest.raises(UserError, match="would share the directory"):

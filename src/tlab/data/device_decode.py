@@ -50,6 +50,7 @@ def _decode(content: np.ndarray) -> Tensor:
     x_HWC = cv2.imdecode(content, CV2_COLOR)
     if x_HWC is None:
         raise UserError(
-            "a JPEG file can no longer be read, though it could before training: data.decode_on=cpu says which"
+            "a JPEG file can no longer be read, though it could before training: data.decode_on=cpu, with another "
+            "hydra.run.dir, says which"
         )
     return torch.from_numpy(x_HWC).permute(2, 0, 1)

@@ -266,7 +266,7 @@ class _Prefix:
         """Say that the rows cannot be kept, most likely because the disk is full now."""
         log.warning(
             "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
-            "name another folder with TLAB_CACHE, or give features.cache=off",
+            "or name another folder with TLAB_CACHE",
             *(self.upto, self.folder, error.strerror or error),
         )
 

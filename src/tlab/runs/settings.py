@@ -8,11 +8,13 @@ from omegaconf import OmegaConf
 from tlab.schema import TrainConfig
 from tlab.trusted_config import inert
 
-# Keys that may differ between the two halves of a run.
+# Keys that may differ between the two halves of a run: with any value of theirs the result is the same, bit by bit.
 WITHOUT_EFFECT = (
     "checkpoint.every_n_steps",
     "data.num_workers",
     "data.module.num_workers",
+    "data.store",
+    "data.module.store",
     "debug",
     "dashboards.",
     "find_lr",
