@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tlab.description import swept_keys
+from tlab.description import settings, swept_keys
 from tlab.sweeps.naming import constants
 from tlab.sweeps.note import SweepNote
 
@@ -31,6 +31,16 @@ def test_what_sets_a_run_apart(tmp_path, note, content, swept):
     if note:
         (tmp_path / note).write_text(json.dumps(content))
     assert swept_keys(tmp_path / "aug=none" / "seed=0", OVERRIDES) == swept
+
+
+def test_a_group_is_shown_by_its_choice(compose_run):
+    cfg = compose_run("optimizer=adamw", "optimizer.lr=0.5")
+    groups = {"head": "linear", "optimizer": "adamw", "scheduler": "cosine", "aug": "light", "finetune": "lp_ft"}
+    shown = settings(cfg, ["optimizer.lr=0.5"], {**groups, "backbone": "resnet18", "experiment": None})
+    assert {group: shown[group] for group in groups} == groups
+    assert (shown["optimizer.lr"], shown["backbone.name"]) == (0.5, "resnet18")
+    held = settings(cfg, [], {})  # of a run that was composed outside a command
+    assert (held["optimizer"], held["aug"], held["finetune"]) == ("AdamW", "crop flip", "head all")
 
 
 def test_a_value_in_quotes_is_the_one_that_the_sweep_shares(tmp_path):

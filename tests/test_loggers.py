@@ -10,6 +10,7 @@ import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
 
 from tlab.errors import UserError
 from tlab.mistakes import sentence
@@ -28,7 +29,8 @@ def test_short_names(path, name):
     assert short_name(path) == name
 
 
-def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path):
+def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlab.train.choices", lambda cfg: {"aug": "light", "finetune": "lp_ft"})  # as in a command
     metrics = train(compose_run("logger=csv"))
     run = tmp_path / "run"
     assert list(run.glob("events.out.tfevents.*"))
@@ -38,6 +40,8 @@ def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path):
     assert len(values) == 2
     assert metrics["val/loss"] in [pytest.approx(value) for value in values]
     assert float(rows[-1]["final/test/acc"]) == metrics["test/acc"]
+    shown = OmegaConf.load(run / "csv/version_0/hparams.yaml")
+    assert (shown.aug, shown.finetune) == ("light", "lp_ft")
 
 
 def test_mlflow_keeps_one_entry_for_a_run_that_goes_on(compose_run, tmp_path):

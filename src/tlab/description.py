@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +87,19 @@ def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
     return set(given)
 
 
-def settings(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden."""
+def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden.
+
+    Args:
+        cfg: Of the run.
+        overrides: Those that it was composed from.
+        choices: Group -> choice, where that is known; else the group is shown by what it holds.
+    """
     shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
-    shown |= {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("optimizer", "scheduler")}
-    shown["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
-    shown["finetune"] = " ".join(cfg.finetune.phases)
+    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "optimizer", "scheduler")}
+    held["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
+    held["finetune"] = " ".join(cfg.finetune.phases)
+    shown |= {group: choices.get(group, text) for group, text in held.items()}
     for override in overrides:
         key, value = key_and_value(override)
         chosen = OmegaConf.select(cfg, key)

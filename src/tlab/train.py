@@ -153,10 +153,11 @@ def fit(
         callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, recorder, callbacks)
         run.update(seed=cfg.seed, **describe(data, net, trainer, compiled))
+        shown = settings(cfg, overrides, run.record.get("choices", {}))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         else:
-            log_settings(trainer.loggers, settings(cfg, overrides))
+            log_settings(trainer.loggers, shown)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         metrics = recorder.summary()
         phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
@@ -170,7 +171,7 @@ def fit(
         final = {name: metrics[name] for name in FINAL if name in metrics}
         swept = swept_keys(run.path, overrides)
         try:
-            log_hparams(trainer.loggers, settings(cfg, overrides), final, swept=swept, run=short_name(run.path))
+            log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
             log_final(trainer.loggers, final, trainer.global_step)
         except Exception as error:  # a server may be away by now; the run is as good without it
             log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
