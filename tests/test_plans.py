@@ -69,6 +69,13 @@ def test_a_head_that_is_trained_is_a_measured_fact(compose_run, tmp_path):
     assert [(name, epochs) for name, _, epochs in phases(tmp_path / "run")] == [("head", 2), ("all", 5)]
 
 
+def test_early_stopping_counts_in_the_last_phase(compose_run, tmp_path):
+    """A rate of 0 leaves the new head at zero, so that no epoch is better than another."""
+    flat = ("optimizer.lr=0", "backbone.upto=stem", "trainer.max_epochs=9", "trainer.early_stopping=2")
+    train(compose_run("finetune.head_epochs=3", *flat))
+    assert [(name, epochs) for name, _, epochs in phases(tmp_path / "run")] == [("head", 3), ("all", 3)]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -82,6 +89,7 @@ def test_a_head_that_is_trained_is_a_measured_fact(compose_run, tmp_path):
         ("finetune.phases.all.lr_scale=nan", "finetune.phases.all.lr_scale=nan must not be negative"),
         ("optimizer.lr=nan", "optimizer.lr=nan is not a number"),
         ("trainer.limit_train_batches=1.5", "limit_train_batches=1.5 is neither"),
+        ("trainer.early_stopping=0", "trainer.early_stopping=0 is too small"),
         ("finetune.head_epochs=0", "finetune.phases.all unfreezes the backbone before the head has trained"),
         (
             "finetune.phases.head.until={monitor: val/lost}",

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_a_directory_with_another_run_is_left_alone(compose_run, tmp_path, overr
 
 
 def test_a_run_that_had_stopped_early_does_not_go_on(compose_run, tmp_path):
+    """Nor does it mind the count of the callback that stopped runs in an earlier version."""
     overrides = ("trainer.max_epochs=8", "trainer.early_stopping=1")
     metrics = train(compose_run(*overrides))
     assert metrics["epochs"] < 8
@@ -112,7 +114,14 @@ def test_a_run_that_had_stopped_early_does_not_go_on(compose_run, tmp_path):
     (tmp_path / "run/run.json").write_text(
         json.dumps({**record, "status": "running"})
     )  # killed before it could say so
-    again = train(compose_run(*overrides))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    earlier = "RunEarlyStopping{'monitor': 'val/acc', 'mode': 'max'}"
+    checkpoint["callbacks"][earlier] = {"wait_count": 1, "phase": "all"}
+    torch.save(checkpoint, last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = train(compose_run(*overrides))
     assert (again["epochs"], again["test/loss"]) == (metrics["epochs"], metrics["test/loss"])
 
 

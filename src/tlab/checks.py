@@ -42,7 +42,7 @@ TRAIN_BOUNDS: Bounds = {
     "trainer.devices": (1, ANY),
     "trainer.num_nodes": (1, ANY),
     "trainer.gradient_clip_val": (SMALLEST, ANY),
-    "trainer.early_stopping": (0, ANY),
+    "trainer.early_stopping": (1, ANY),
     "trainer.limit_train_batches": (SMALLEST, ANY),
     "trainer.limit_val_batches": (SMALLEST, ANY),
     "trainer.limit_test_batches": (SMALLEST, ANY),

@@ -90,8 +90,9 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
 
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     """Return the plan that `finetune` asks for, over this backbone's stages."""
-    from tlab.finetuning import build_plan
+    from tlab.finetuning import Until, build_plan
 
+    patience = cfg.trainer.early_stopping
     finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
     return build_plan(
         finetune["phases"],
@@ -101,6 +102,7 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["stage_lr_decay"],
         finetune["stage_lr_scales"],
         finetune["head_first"],
+        None if patience is None else Until(cfg.checkpoint.monitor, patience, mode=best_is(cfg)),
     )
 
 
@@ -185,13 +187,9 @@ def build_trainer(
 
     from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
-    from tlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, RunEarlyStopping
+    from tlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 
-    monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
-    own: list[L.Callback] = [BestCheckpoint(run, monitor, mode, lambda: recorder.best_epoch)]
-    if (patience := cfg.trainer.early_stopping) is not None:
-        phase = lambda: (finetuning.phase.name, finetuning.in_last_phase)  # noqa: E731
-        own.append(RunEarlyStopping(monitor, patience, mode, phase))
+    best = BestCheckpoint(run, cfg.checkpoint.monitor, best_is(cfg), lambda: recorder.best_epoch)
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
@@ -202,7 +200,7 @@ def build_trainer(
         precision=precision,
         max_epochs=finetuning.plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[*own, *callbacks],
+        callbacks=[best, *callbacks],
         # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
         plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
         gradient_clip_val=cfg.trainer.gradient_clip_val,

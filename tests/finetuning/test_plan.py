@@ -1,7 +1,7 @@
 import pytest
 
 from tlab.errors import UserError
-from tlab.finetuning import build_plan
+from tlab.finetuning import Until, build_plan
 
 STAGES = ("stem", "layer1", "layer2")
 HEAD = {"train": "head", "epochs": 2}
@@ -38,6 +38,18 @@ def test_gradual_unfreezes_one_stage_at_a_time():
         (4, 2, "unfreeze/layer1", "layer1 layer2", (0.0, 0.5, 0.5, 0.5)),
         (6, 4, "unfreeze/stem", "stem layer1 layer2", (0.5, 0.5, 0.5, 0.5)),
     ]
+
+
+def test_early_stopping_ends_the_last_phase_alone():
+    stop = Until("val/acc", 2, mode="max")
+    phases = {"head": HEAD, "unfreeze": {"train": "gradual", "epochs": None}}
+    plan = build_plan(phases, 10, STAGES, early_stopping=stop)
+    assert [phase.until for phase in plan.phases] == [None, None, None, stop]
+    own = {"until": {"monitor": "val/loss"}}
+    head_too = build_plan({"head": {**HEAD, **own}, "all": REST}, 4, STAGES, early_stopping=stop)
+    assert [phase.until for phase in head_too.phases] == [Until(), stop]
+    with pytest.raises(UserError, match=r"trainer\.early_stopping=2 and finetune\.phases\.unfreeze\.until both"):
+        build_plan({**phases, "unfreeze": {**phases["unfreeze"], **own}}, 10, STAGES, early_stopping=stop)
 
 
 def test_gradual_of_fixed_length_before_another_phase():

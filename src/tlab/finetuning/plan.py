@@ -1,7 +1,7 @@
 """A fine-tuning strategy as data: a list of phases, each saying which stages train, for how long, at which rate."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tlab.errors import UserError
@@ -111,6 +111,7 @@ def build_plan(
     stage_lr_decay: float = 1.0,
     stage_lr_scales: Sequence[float] | Mapping[str, float] | None = None,
     head_first: bool = False,
+    early_stopping: Until | None = None,
 ) -> Plan:
     """Lay the phases one after the other over `max_epochs` epochs.
 
@@ -128,10 +129,12 @@ def build_plan(
         stage_lr_scales: Each stage's rate as a multiple of the backbone's, in the order of the stages or by name
             (1 where no name is given); takes the place of `stage_lr_decay`.
         head_first: Refuse a plan whose first phase trains more than the head.
+        early_stopping: Ends the last phase, and with it the run; None: the last phase's own `until`, if any.
 
     Raises:
         UserError: Nothing trains, a number is out of range, the phases do not fit, two want the rest, a phase
-            names a stage that the backbone does not have, or the head is not first where it must be.
+            names a stage that the backbone does not have, the head is not first where it must be, or the last phase
+            has an `until` of its own besides `early_stopping`.
     """
     if max_epochs < 1:
         raise UserError(f"trainer.max_epochs={max_epochs} is no length for a run; give 1 or more")
@@ -147,6 +150,13 @@ def build_plan(
             f"finetune.phases.{laid[0].name} unfreezes the backbone before the head has trained, which this plan "
             "is there to avoid; give finetune.head_epochs=1 or more, or choose finetune=full"
         )
+    if early_stopping is not None:
+        if laid[-1].until is not None:
+            raise UserError(
+                f"trainer.early_stopping={early_stopping.patience} and finetune.phases.{laid[-1].key}.until both "
+                f"end the last phase; give trainer.early_stopping=null or finetune.phases.{laid[-1].key}.until=null"
+            )
+        laid[-1] = replace(laid[-1], until=early_stopping)
     scales = _stage_scales(stage_names, stage_lr_decay, stage_lr_scales)
     if not backbone_lr_scale >= 0:
         raise UserError(f"finetune.backbone_lr_scale={backbone_lr_scale} must not be negative")

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and early stopping, as callbacks that a run can be stopped and moved under."""
+"""The checkpoints of a run, as callbacks that a run can be stopped and moved under."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from tlab.cache import atomic_path
 from tlab.runs.directory import RunDirectory
@@ -179,51 +179,6 @@ class BestCheckpoint(ModelCheckpoint):
         best = moved["best_k_models"].items()
         moved["best_k_models"] = {str(here / Path(path).name): score for path, score in best}
         super().load_state_dict({**moved, "dirpath": self.dirpath})
-
-
-class RunEarlyStopping(EarlyStopping):
-    """Ends the run when the metric has not been better than in the whole run so far for `patience` epochs.
-
-    Only the last phase of the plan can end it: the epochs are counted anew in each phase, since an unfreeze may
-    cost something before it pays. It also ends a run that was interrupted just then.
-
-    Args:
-        monitor: Metric.
-        patience: Epochs.
-        mode: `min` or `max`.
-        phase: Returns the name of the phase in force, and whether it is the last one.
-    """
-
-    def __init__(self, monitor: str, patience: int, mode: str, phase: Callable[[], tuple[str, bool]]) -> None:
-        super().__init__(monitor, patience=patience, mode=mode)
-        self.read_phase = phase
-        self.phase = ""
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not begin another epoch if a resumed run had stopped."""
-        if self.stopped_epoch and self.wait_count >= self.patience:
-            trainer.should_stop = True
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count anew in each phase."""
-        if (phase := self.read_phase()[0]) != self.phase:
-            self.phase, self.wait_count = phase, 0
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the metric; only the last phase can end the run."""
-        stopping = trainer.should_stop
-        super().on_train_epoch_end(trainer, pl_module)
-        if not self.read_phase()[1]:
-            trainer.should_stop, self.stopped_epoch = stopping, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return Lightning's state, and the phase that it counts in."""
-        return {**super().state_dict(), "phase": self.phase}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the count."""
-        self.phase = state_dict["phase"]
-        super().load_state_dict(state_dict)
 
 
 def resumable(run: RunDirectory) -> Path | None:
