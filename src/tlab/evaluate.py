@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +40,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     quiet()
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
     config = trained.config
+    exclude = cfg.data.get("exclude") or []
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     if cfg.data.root is not None:
-        _replace_data(config.data, cfg.data.root, cfg.data.get("exclude") or (), trained.classes)
-    elif cfg.data.get("exclude"):
+        _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
+    elif exclude:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
     config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
@@ -76,7 +77,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
 
 
-def _replace_data(data: DictConfig, root: str, exclude: Sequence[str], classes: tuple[str, ...]) -> None:
+def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
     """Let a run's data be those below another root as they are: a folder, or a table where the run has one too.
 
     Args:
@@ -92,7 +93,7 @@ def _replace_data(data: DictConfig, root: str, exclude: Sequence[str], classes: 
     from tlab.data.scan import check_root, nfc, subfolders
 
     base = check_root(root)
-    data.root, data.exclude, data.val_fraction = root, list(exclude), None
+    data.root, data.exclude, data.val_fraction = root, exclude, None
     if data.source._target_.endswith("csv_index"):
         if (base / data.labels).is_file():
             return
@@ -101,7 +102,7 @@ def _replace_data(data: DictConfig, root: str, exclude: Sequence[str], classes: 
                 f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
                 f"one of its classes; give a folder that has"
             )
-    data.source = {**FOLDER, "root": root, "exclude": list(exclude)}
+    data.source = {**FOLDER, "root": root, "exclude": exclude}
     data.module.source = data.source
 
 
