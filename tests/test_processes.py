@@ -125,7 +125,7 @@ def test_a_sweep_leaves_ordinary_run_directories(photos, tmp_path):
     assert [run.name for run in runs] == ["seed=0", "seed=1"]
     for run in runs:
         names = {".hydra", "checkpoints", "history.csv", "metrics.json", "run.json", "train.log"}
-        names |= {"confusion_test.csv", "confusion_val.csv", "output.txt"}
+        names |= {"confusion_test.csv", "confusion_val.csv", "data.csv", "output.txt"}
         assert {file.name for file in run.iterdir()} - {".lock"} == names
         assert json.loads((run / "run.json").read_text())["status"] == "finished"
         assert "sweep.dir" not in (run / ".hydra/overrides.yaml").read_text()

@@ -212,8 +212,9 @@ def test_a_mistake_in_any_value_shows_before_anything_runs(photos, tmp_path, ove
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_yaml_file_that_has_changed_makes_another_run(photos, tmp_path):
-    """A finished run is passed over by a digest of the files; a run of other settings is not returned for it."""
+def test_a_yaml_file_or_images_that_have_changed_make_another_run(photos, tmp_path):
+    """A finished run is passed over by digests of both, so one of other settings or images is not."""
+    photos = shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "conf/experiment").mkdir(parents=True)
     experiment = tmp_path / "conf/experiment/mine.yaml"
     experiment.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.0\n")
@@ -225,6 +226,14 @@ def test_a_yaml_file_that_has_changed_makes_another_run(photos, tmp_path):
     refused = sweep(photos, tmp_path / "sweep", *options)
     assert refused.returncode == 1
     assert "holds a run with another optimizer.weight_decay" in refused.stdout
+    experiment.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.0\n")
+    (photos / "train/red/00.png").unlink()
+    refused = sweep(photos, tmp_path / "sweep", *options)
+    assert refused.returncode == 1
+    assert refused.stdout.count("failed: ") == refused.stdout.count("1 gone (train/red/00.png)") // 2 == 2
+    anyway = sweep(photos, tmp_path / "sweep", *options, "resume=anyway")
+    assert anyway.returncode == 0
+    assert "2 of 2 runs are finished" in anyway.stdout
     assert set(statuses(tmp_path / "sweep").values()) == {"finished"}
 
 

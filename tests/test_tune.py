@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,24 @@ def test_it_ends_with_the_best_and_the_command_that_repeats_it(searched, tmp_pat
     again = json.loads((tmp_path / "metrics.json").read_text())
     before = json.loads((study / f"trial={first:04d}/seed=1/metrics.json").read_text())
     assert again["val/loss"] == before["val/loss"]
+
+
+def test_it_does_not_go_on_over_other_images(searched, photos, tmp_path):
+    study = shutil.copytree(searched[0], tmp_path / "s")
+    fewer = shutil.copytree(photos, tmp_path / "fewer")
+    for file in (study / "study.json", *study.glob("trial=*/seed=*/.hydra/overrides.yaml")):
+        file.write_text(file.read_text().replace(str(photos), str(fewer)))
+    (fewer / "train/red/00.png").unlink()
+    again = ("study=s", f"dir={study}", "budget.trials=7")
+    refused = tune(tmp_path, *again, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("tlab: ")
+    assert "1 gone (train/red/00.png)" in refused.stderr
+    assert "study=NAME" in refused.stderr
+    assert len(trials(study)) == 6
+    anyway = tune(tmp_path, *again, "resume=anyway")
+    assert "1 gone" in anyway.stdout
+    assert len(trials(study)) == 7
 
 
 def test_the_page_needs_no_network(searched):

@@ -29,7 +29,7 @@ TRAIN_CHOICES: Choices = {
     "trainer.compile": ("auto", True, False),
     "features.cache": ("auto", "off"),
     "checkpoint.mode": (None, "min", "max"),
-    "resume": ("auto", "never"),
+    "resume": ("auto", "never", "anyway"),
 }
 TRAIN_BOUNDS: Bounds = {
     "data.image_size": (2, ANY),

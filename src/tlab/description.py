@@ -17,6 +17,7 @@ from tlab.sweeps.note import read_note
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
+    from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
     from tlab.models.classifier import Classifier
 
@@ -120,12 +121,13 @@ def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[st
 
 
 def describe(
-    data: "ImageDataModule", net: "Classifier", trainer: "L.Trainer", compiled: list[str]
+    data: "ImageDataModule", images: "Contents", net: "Classifier", trainer: "L.Trainer", compiled: list[str]
 ) -> dict[str, Any]:
     """Return what run.json says about a run besides its configuration.
 
     Args:
         data: Its images.
+        images: The same, by their content.
         net: Its network.
         trainer: Trains it.
         compiled: Names of the phases in which what trains is compiled.
@@ -143,6 +145,7 @@ def describe(
         "data": {
             "root": str(data.index.root),
             "fingerprint": data.index.fingerprint(),
+            "content": images.fingerprint(),
             "images": {split: len(samples) for split, samples in data.index.splits.items()},
             "unreadable": len(data.unreadable),
             "remarks": data.remarks,

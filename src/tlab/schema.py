@@ -211,6 +211,7 @@ class TuneConfig:
     pruner: dict[str, Any] = MISSING
     workers: int = 1
     worker: int = 0
+    resume: str = "auto"
     debug: bool = False
 
 

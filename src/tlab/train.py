@@ -65,16 +65,22 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     check(cfg)
     from tlab.processes import join_nodes, run_in_processes
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.same_data import check_images
 
     run = RunDirectory(Path(cfg.run_dir))
     config = plain(cfg)
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
-    if run.is_finished(config, cfg.resume if node == 0 else "auto"):
+    finished = run.is_finished(config, cfg.resume if node == 0 else "auto")
+    changed: list[str] = []
+    if finished or run.has_begun:
+        changed = check_images(run, instantiate(cfg.data.module.source, _convert_="all"), cfg.resume)
+    if finished:
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    record = run.recording(config, composition=own_composition(cfg), choices=choices(cfg))
+    known = {"composition": own_composition(cfg), "choices": choices(cfg)}
+    record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext():
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
@@ -124,7 +130,8 @@ def fit(
             plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
-        images = {name: len(samples) for name, samples in data.index.splits.items()}
+        contents = data.contents()
+        images = contents.numbers()
         check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
         checkpoint = from_first_process(lambda: resumable(run))
@@ -152,7 +159,8 @@ def fit(
         callbacks.append(ConfusionRecorder(run, lambda: recorder.best_epoch))
         callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
         trainer = build_trainer(cfg, run, precision, finetuning, recorder, callbacks)
-        run.update(seed=cfg.seed, **describe(data, net, trainer, compiled))
+        run.write_data(contents)
+        run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         shown = settings(cfg, overrides, run.record.get("choices", {}))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)

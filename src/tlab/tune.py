@@ -25,9 +25,11 @@ from tlab.search.study import STUDY_FILE, Definition, Study, read_definition, wr
 from tlab.trusted_config import check_targets, conf_targets, read_node
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
+    from tlab.runs.pruning import Pruning
     from tlab.search.progress import Progress
     from tlab.sweeps.worker import Machine
 
+CHOICES = {"resume": ("auto", "anyway")}
 FOLDERS = re.compile(r"""\+{0,2}hydra\.searchpath=\[?(?:['"]?file://[^\],'"\\$]+['"]?,? ?)+\]?""")
 BOUNDS = {"budget.trials": (1, ANY), "budget.minutes": (0, ANY), "workers": (1, ANY)}
 
@@ -143,10 +145,16 @@ def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
 
 def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) -> None:
     """Carry out trials in this process."""
+    from tlab.search.trial import check_trials
     from tlab.search.worker import work
     from tlab.train import train
 
-    work(study, train, cfg.budget.minutes, progress)
+    def train_trial(run: DictConfig, given: list[str], pruning: "Pruning | None") -> dict[str, float]:
+        run.resume = cfg.resume
+        return train(run, given, pruning)
+
+    check_trials(study, cfg.resume)
+    work(study, train_trial, cfg.budget.minutes, progress)
 
 
 def run(cfg: DictConfig) -> None:
@@ -156,7 +164,7 @@ def run(cfg: DictConfig) -> None:
     from tlab.search.worker import launch
     from tlab.tune import worker as task  # by its module's name, under which other processes find it
 
-    check_values(cfg, {}, BOUNDS)
+    check_values(cfg, CHOICES, BOUNDS)
     study = open_study(cfg)
     study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)

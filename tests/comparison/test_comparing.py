@@ -10,6 +10,7 @@ from tlab.comparison import compare_runs
 from tlab.comparison.terminal import print_comparison
 from tlab.comparison.wording import detail, effects_sentence, headline
 from tlab.errors import UserError
+from tlab.runs.directory import RunDirectory
 
 STRONG = {0: 0.90, 1: 0.92, 2: 0.94, 3: 0.91}
 LIGHT = {0: 0.80, 1: 0.81, 2: 0.86, 3: 0.80}
@@ -44,6 +45,31 @@ def test_ranking_intervals_tests_and_correction(three):
     assert far.difference.p_corrected == pytest.approx(2 * p_far)
     assert near.difference.p_corrected == pytest.approx(p_near)
     assert far.difference.summary.mean == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("data", "cautioned"),
+    [
+        ([("a", "x", 9), ("a", "y", 9)], False),  # the same files elsewhere
+        ([("a", "x", 9), ("b", "y", 9)], True),
+        ([("a", "x", 9), ("a", "x", 8)], True),  # split otherwise
+        ([(None, "x", 9), ("a", "x", 9)], False),  # one of a version that knew times and places only
+        ([(None, "x", 9), ("a", "y", 9)], True),
+    ],
+)
+def test_runs_with_other_images_are_a_caution(make_run, sweep, data, cautioned):
+    for number, (content, fingerprint, images) in enumerate(data):
+        run = RunDirectory(make_run(f"optimizer.lr={number}", overrides=[f"optimizer.lr={number}"]))
+        known = {"content": content} if content else {}
+        run.update(data={"fingerprint": fingerprint, "images": {"train": images, "val": 3}, **known})
+    assert ("same images" in " ".join(compare_runs(sweep).notes)) == cautioned
+
+
+def test_seeds_may_split_the_same_images_in_other_ways(make_run, sweep):
+    for seed in (0, 1):
+        run = RunDirectory(make_run("a", seed=seed))
+        run.update(data={"content": "a", "fingerprint": str(seed), "images": {"train": 9 - seed, "val": 3 + seed}})
+    assert "same images" not in " ".join(compare_runs(sweep).notes)
 
 
 def test_the_answer_says_who_is_ahead_and_whom_the_seeds_cannot_tell_from_it(three):

@@ -226,7 +226,8 @@ def test_one_run_directory_with_each_epoch_once(runs):
         ("3", "two"),
     ]
     assert {file.name for file in run.iterdir()} == {
-        *("checkpoints", "history.csv", "metrics.json", "run.json", "confusion_test.csv", "confusion_val.csv")
+        *("checkpoints", "confusion_test.csv", "confusion_val.csv", "data.csv", "history.csv", "metrics.json"),
+        "run.json",
     }
     record = json.loads((run / "run.json").read_text())
     assert record["processes"] == 2

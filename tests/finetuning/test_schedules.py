@@ -103,6 +103,32 @@ def test_the_rate_reported_is_the_rate_applied(fit, net, name):
     assert len(seen) == 12
 
 
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_a_schedule_goes_on_with_epochs_of_another_number_of_steps(name, steps):
+    """After one epoch of three steps, and two steps of the next, which begins anew."""
+
+    def through(epochs: list[int]) -> list[float]:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+        scheduler = schedules.PhasedScheduler(optimizer, TABLES[name][0])
+        scheduler.start_phase(4 * epochs[0], epochs[0])
+        rates = []
+        for number, length in enumerate(epochs):
+            if length != scheduler.length[1]:
+                for _ in range(2):
+                    optimizer.step()
+                    scheduler.after_step()
+                scheduler.change_epochs(length)
+            for _ in range(length):
+                rates.append(optimizer.param_groups[0]["lr"] * scheduler.warmth())
+                optimizer.step()
+                scheduler.after_step()
+            scheduler.after_epoch({"val/loss": torch.tensor(float(number))})
+        return rates
+
+    assert through([3, steps, steps, steps])[3:] == pytest.approx(through([steps] * 4)[steps:])
+
+
 def test_a_metric_that_is_not_there_is_named(fit):
     with pytest.raises(UserError, match=r"scheduler\.monitor=val/nothing is not a metric.*val/loss"):
         fit(PHASES, 6, partial(schedules.plateau, monitor="val/nothing"))

@@ -158,6 +158,15 @@ def _with_differences(settings: list[Setting], mode: str, interval: str, test: s
     ]
 
 
+def _had_other_images(runs: Sequence[Run]) -> bool:
+    """Tell whether two runs have had other images, or two of one seed have split them otherwise."""
+    data = [(run.seed, run.record["data"]) for run in runs if "data" in run.record]
+    if not all("content" in images for _, images in data):  # an earlier version only kept times and places
+        return len({(seed, images["fingerprint"]) for seed, images in data}) > len({seed for seed, _ in data})
+    splits = {(seed, *sorted(images["images"].items())) for seed, images in data}
+    return len({images["content"] for _, images in data}) > 1 or len(splits) > len({seed for seed, _ in data})
+
+
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
     notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
@@ -165,8 +174,7 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):
         notes.append(f"{monitor} chooses here, so it no longer tells how good the choice is on new images")
-    images = {(run.seed, run.record["data"]["fingerprint"]) for run in runs if "data" in run.record}
-    if len(images) > len({seed for seed, _ in images}):  # of one seed: another seed may split them otherwise
+    if _had_other_images(runs):
         notes.append("not all runs had the same images")
     fewest = min((len(setting.values) for setting in ranked), default=0)
     if interval == "bootstrap" and 1 < fewest < 10:

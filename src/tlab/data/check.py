@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from PIL import Image
 from tlab.cache import cache_dir, write_text
 from tlab.cores import cores
 from tlab.data import progress
-from tlab.data.decode import DecodeError, decode_bytes, read_bytes
 
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", str, Path)
+T = TypeVar("T")
 
 AHEAD = 1_000  # files waiting for a thread at once: each costs a kilobyte while it waits
 SAME_FORMAT = {"MPO": "JPEG"}  # what many phones write is a JPEG with a second picture behind it
@@ -68,7 +68,7 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, Verdict]:
     known = {path: store.get(str(path)) for path in paths}
     fresh = [path for path, verdict in known.items() if verdict is None]
     start = time.monotonic()
-    verdicts = progress.shown(_examine_all([Path(path) for path in fresh]), "Checking images", len(fresh))
+    verdicts = progress.shown(_on_threads(examine, [Path(path) for path in fresh]), "Checking images", len(fresh))
     done = dict(zip(fresh, verdicts, strict=True))
     if fresh:
         _log_rate(done, time.monotonic() - start)
@@ -83,19 +83,54 @@ def unreadable(verdicts: Mapping[F, Verdict]) -> list[Unreadable]:
 
 def examine(path: Path) -> Verdict:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
+    from tlab.data.decode import (
+        DecodeError,
+        decode_bytes,
+        read_bytes,
+    )  # imports torch, which `digests` has no use for
+
     try:
         content = read_bytes(path)
         image = decode_bytes(path, content, draft=True)
     except DecodeError as error:
         return Verdict(reason=error.reason)
     kind = image.format or ""
-    return Verdict(SAME_FORMAT.get(kind, kind), blake2b(content, digest_size=16).hexdigest())
+    return Verdict(SAME_FORMAT.get(kind, kind), _digest(content))
 
 
-def _examine_all(paths: Sequence[Path]) -> Iterator[Verdict]:
+def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return the hash of each file's content, as in its verdict, without decoding an image.
+
+    Args:
+        root: the data set, which names the cache file of the check.
+        paths: absolute paths of the files.
+
+    Returns:
+        The hash by path; "" where the file cannot be read, or was found to be no image and has not changed since.
+    """
+    store = _Store(root)
+    known = {path: store.get(path) for path in paths}
+    fresh = [path for path, verdict in known.items() if verdict is None]
+    read = progress.shown(_on_threads(_digest_of, fresh), "Reading images", len(fresh))
+    done = dict(zip(fresh, read, strict=True))
+    return {path: done[path] if verdict is None else verdict.digest for path, verdict in known.items()}
+
+
+def _digest_of(path: str) -> str:
+    try:
+        return _digest(Path(path).read_bytes())
+    except OSError:
+        return ""
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _on_threads(work: Callable[[F], T], paths: Sequence[F]) -> Iterator[T]:
     with ThreadPoolExecutor(min(16, cores())) as pool:
         for start in range(0, len(paths), AHEAD):
-            yield from pool.map(examine, paths[start : start + AHEAD])
+            yield from pool.map(work, paths[start : start + AHEAD])
 
 
 def _log_rate(done: Mapping[F, Verdict], seconds: float) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from tlab.data import augment_on as augmenting
-from tlab.data.check import Unreadable, check_files, unreadable
+from tlab.data.check import Unreadable, Verdict, check_files, unreadable
+from tlab.data.contents import Contents, contents
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
 from tlab.data.index import ImageIndex, Sample
 from tlab.data.loader import Loader, make_loader
@@ -54,6 +55,7 @@ class ImageDataModule(L.LightningDataModule):
     Attributes:
         index: the readable files, by split.
         unreadable: the files that were left out, and why.
+        verdicts: what the check found in each file, by its path.
         remarks: sentences about files that deserve a look.
     """
 
@@ -97,6 +99,7 @@ class ImageDataModule(L.LightningDataModule):
         self.store, self.on_unreadable = store, unreadable
         self.leaves_decoding = decode_on == augmenting.DEVICE and augment_on != augmenting.CPU
         self.unreadable: list[Unreadable] = []
+        self.verdicts: dict[str, Verdict] = {}
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
         self.placement = augmenting.Placement(augment_on)
@@ -118,7 +121,7 @@ class ImageDataModule(L.LightningDataModule):
                 "or skip them with data.unreadable=skip."
             )
         index = index.without([item.path for item in broken])
-        self.unreadable, self.index = broken, index
+        self.unreadable, self.verdicts, self.index = broken, verdicts, index
         self.remarks = [*index.remarks, *odd_files(index, verdicts)]
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes speaks
             if broken:
@@ -135,6 +138,11 @@ class ImageDataModule(L.LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.index.classes)
+
+    def contents(self) -> Contents:
+        """Return the images by name, class, split and content."""
+        digests = {file: verdict.digest for file, verdict in self.verdicts.items()}
+        return contents(self.index, digests, [item.path for item in self.unreadable])
 
     def class_counts(self) -> Tensor:
         """Return how many training images each class has: K, int64."""

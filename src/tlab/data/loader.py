@@ -70,6 +70,10 @@ class Loader(DataLoader[Batch]):
         """Go on inside that epoch: its next iteration begins after those batches, which are not even decoded."""
         self._resumed = dict(state_dict)
 
+    def start_anew(self) -> None:
+        """Begin the next iteration with the first batch, whatever was taken of its epoch."""
+        self._resumed = None
+
     def _from_store(self) -> Iterator[Batch]:
         assert self.stored is not None
         batches: Iterable[list[Key]] = self.batch_sampler  # type: ignore[assignment]

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-
-from torchvision import datasets
+from typing import TYPE_CHECKING, Any
 
 from tlab.cache import cache_dir
 from tlab.data.built import build_once
 from tlab.data.index import ImageIndex, folder_index
 from tlab.data.torchvision_export import write_split
 from tlab.errors import UserError
+
+if TYPE_CHECKING:  # not needed any more once the folder is written
+    from torchvision.datasets import VisionDataset
 
 # torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
 # What has no official test split takes part with data.test_fraction, what has no val split with data.val_fraction.
@@ -76,19 +77,20 @@ def torchvision_index(
     Raises:
         UserError: the name is unknown, the data set is not one of classification, or it cannot be had.
     """
-    kind = _dataset_class(name)
     if limit is not None and limit < 1:
         raise UserError(f"The limit of a torchvision data set must be at least 1 image per class, not {limit}.")
     base = cache_dir().absolute() / "torchvision"
     source = Path(root).expanduser().absolute() if root else base / "downloads"
     options = dict(options or {})
     label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
-    folder = build_once(base / label, lambda fresh: _export(kind, source, options, fresh))
+    folder = build_once(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
     index = folder_index(folder, val_fraction, test_fraction, seed, exclude)
     return index if limit is None else _limited(index, limit)
 
 
-def _dataset_class(name: str) -> type[datasets.VisionDataset]:
+def _dataset_class(name: str) -> "type[VisionDataset]":
+    from torchvision import datasets
+
     offered = {
         n: c
         for n, c in vars(datasets).items()
@@ -120,7 +122,7 @@ def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> 
         splits = {"train": {}}
     for split, arguments in splits.items():
         # EMNIST and QMNIST pass `download` on through their **kwargs
-        can = "download" in parameters or ("kwargs" in parameters and kind is not datasets.ImageNet)
+        can = "download" in parameters or ("kwargs" in parameters and kind.__name__ != "ImageNet")
         arguments |= {"download": True} if can else {}
         write_split(_load(kind, source, arguments | options), target / split)
 

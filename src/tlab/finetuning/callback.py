@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tlab.cores import one_thread, share_of_cores
 from tlab.data.datamodule import ImageDataModule
+from tlab.data.loader import Loader
 from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
 from tlab.finetuning.features import FrozenPrefix, deepest
@@ -154,15 +155,28 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if self.in_last_phase and self.phase_is_over:  # of a run that was stopped when all was done
             trainer.should_stop = True
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the epoch at hand anew where it has become longer or shorter: a run may go on over other images."""
+        assert self.scheduler is not None
+        if not self.records or self.scheduler.length[1] == _steps_per_epoch(trainer):
+            return
+        self.scheduler.change_epochs(_steps_per_epoch(trainer))
+        if trainer.fit_loop.restarted_mid_epoch and isinstance(trainer.train_dataloader, Loader):
+            epoch = trainer.fit_loop.epoch_loop
+            epoch.batch_progress.increment_completed()  # the batch after which the checkpoint was written
+            epoch.batch_progress.current.reset()
+            epoch.reset_restart_stage()
+            trainer.train_dataloader.start_anew()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enter the next phase if the one in force is over; not called where a run goes on inside an epoch."""
         if self.records and (self.in_last_phase or not self.phase_is_over):
             return
         self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
         self._apply(trainer, pl_module)
-        steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        steps = _steps_per_epoch(trainer)
         assert self.scheduler is not None
-        self.scheduler.start_phase(self.records[-1].length * steps_per_epoch, steps_per_epoch, self.phase.schedule)
+        self.scheduler.start_phase(self.records[-1].length * steps, steps, self.phase.schedule)
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Enter the next phase at `epoch`: close the record of the last one and open its own."""
@@ -313,6 +327,10 @@ def _is_small(module: ImageClassifier, data: ImageDataModule) -> bool:
     weights = sum(parameter.numel() for parameter in module.net.head.parameters())
     pooled = all(rows is not None and rows.is_pooled for rows in stored)
     return module.device.type == "cpu" and pooled and data.batch_size * weights <= ONE_CORE
+
+
+def _steps_per_epoch(trainer: L.Trainer) -> int:
+    return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
 
 
 def _listed(names: list[str]) -> str:

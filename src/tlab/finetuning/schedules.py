@@ -5,6 +5,7 @@ from the groups' base rates when a phase begins; the phase's own factor is not a
 """
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -185,6 +186,27 @@ class PhasedScheduler:
             self.current = partial(self.build, **self.arguments)(self.optimizer, *self.length)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
+
+    def change_epochs(self, steps_per_epoch: int) -> None:
+        """Go on at the start of the epoch at hand, with another number of optimiser steps in each epoch.
+
+        Args:
+            steps_per_epoch: From now on.
+        """
+        assert self.current is not None
+        steps, before = self.length
+        done, state = self.steps // before, self.current.scheduler.state_dict()
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.start_phase(steps // before * steps_per_epoch, steps_per_epoch, self.arguments)
+        self.steps = done * steps_per_epoch
+        if self.current.interval == "epoch":
+            self.current.scheduler.load_state_dict(state)
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            return
+        with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimiser between these
+            for _ in range(self.steps):
+                self.current.scheduler.step()
 
     def check(self, metrics: Collection[str]) -> None:
         """Try one step of the schedule, on an optimiser that is for trying only.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -17,6 +17,9 @@ from tlab.errors import INTERRUPTED, BusyError, OccupiedError, UserError
 from tlab.locks import THERE_ARE_LOCKS, FileLock
 from tlab.processes import first_process
 from tlab.runs.settings import differences
+
+if TYPE_CHECKING:
+    from tlab.data.contents import Contents
 
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`
 
@@ -39,6 +42,7 @@ class RunDirectory:
         self.history_file = path / "history.csv"
         self.metrics_file = path / "metrics.json"
         self.record_file = path / "run.json"
+        self.data_file = path / "data.csv"
         self.unreadable_file = path / "unreadable.csv"
         self.traceback_file = path / "traceback.txt"
         self.overrides_file = path / ".hydra" / "overrides.yaml"
@@ -57,6 +61,11 @@ class RunDirectory:
         """`running`, `finished`, `failed`, `pruned` (ended by a search), or None where no run has begun."""
         return self.record.get("status")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.previous.exists()
+
     def metrics(self) -> dict[str, float]:
         """Return `metrics.json`; empty before the run has finished.
 
@@ -74,13 +83,12 @@ class RunDirectory:
 
         Args:
             config: The whole configuration, resolved.
-            resume: `auto` goes on from what is here; `never` refuses a directory in which a run has begun.
+            resume: `never` refuses a directory in which a run has begun; anything else goes on from what is here.
 
         Raises:
             OccupiedError: The directory holds a run with other settings, or `resume=never` and a run is here.
         """
-        begun = self.last.exists() or self.previous.exists()
-        if self.status is None or (self.status == "failed" and not begun):
+        if self.status is None or (self.status == "failed" and not self.has_begun):
             return False
         if resume == "never":
             raise OccupiedError(
@@ -213,6 +221,11 @@ class RunDirectory:
         """Write how often each class was taken for which; pairs that never occur have no row."""
         if first_process():
             write_csv(self.path / f"confusion_{split}.csv", ["label", "prediction", "count"], rows)
+
+    def write_data(self, contents: "Contents") -> None:
+        """Write `data.csv`: the images of the run (`split`, `path` below the root, `label`, `size`, `digest`)."""
+        if first_process():
+            contents.write(self.data_file)
 
     def write_unreadable(self, files: list[dict[str, str]]) -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""

@@ -25,6 +25,9 @@ WITHOUT_EFFECT = (
     "baseline.",
 )
 
+# Where the images lie; which they are is told by their content (`tlab.runs.same_data`).
+PLACES = ("data.root", "data.source.root", "data.module.source.root")
+
 # Key -> what tlab did before it chose by itself, and the value that lets it choose; a run goes on as it began.
 CHOSEN_SINCE = {"trainer.compile": (False, "auto")}
 
@@ -35,7 +38,7 @@ def without_effect(key: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Return the keys whose values differ, leaving out those that cannot change a result.
+    """Return the keys whose values differ, leaving out those that cannot change a result, and where the images lie.
 
     A key that the old configuration does not have at all was not there when the run was made. It is no difference
     where its value is null, false or the schema's default: those stand for what tlab did before there was the key.
@@ -48,6 +51,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key)
         and not key.startswith(WITHOUT_EFFECT)
+        and key not in PLACES
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and (key in before or not _is_neutral(key, after[key]))
     }

@@ -12,7 +12,7 @@ from tlab.search.commands import FLAGS
 
 OWN_KEYS = {
     *("study", "dir", "storage", "space", "budget", "sampler", "pruner", "seeds", "workers", "worker"),
-    *("overrides", "hydra", "debug"),
+    *("overrides", "resume", "hydra", "debug"),
 }
 
 

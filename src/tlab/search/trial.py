@@ -7,11 +7,14 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tlab.command import compose
+from tlab.errors import OccupiedError
 from tlab.overrides import quoted
 from tlab.runs.directory import RunDirectory
+from tlab.runs.same_data import check_images
 from tlab.search.judge import StudyJudge
 from tlab.search.study import STUDY_FILE, Claim, Study
 from tlab.sweeps.task import one_line
@@ -25,6 +28,23 @@ Train = Callable[[DictConfig, list[str], "Pruning | None"], dict[str, float]]
 LOG_LINE = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"  # as in conf/hydra/job_logging/tlab.yaml
 
 
+def check_trials(study: Study, resume: str) -> None:
+    """Refuse to go on with a study over other images than its trials have had; the last one speaks for them.
+
+    Args:
+        study: To go on with.
+        resume: `anyway` only warns.
+
+    Raises:
+        OccupiedError: The images are others.
+    """
+    runs = [RunDirectory(file.parent) for file in sorted(study.directory.glob("trial=*/seed=*/run.json"))]
+    last = next((run for run in reversed(runs) if "data" in run.record), None)
+    if last is not None:
+        cfg = compose([*last.overrides(), quoted("run_dir", str(last.path))])
+        check_images(last, instantiate(cfg.data.module.source, _convert_="all"), resume, "another study=NAME")
+
+
 def carry_out(study: Study, claim: Claim, train: Train) -> None:
     """Run a trial, or what is left of it, and tell the study what came of it.
 
@@ -35,6 +55,9 @@ def carry_out(study: Study, claim: Claim, train: Train) -> None:
         study: Told.
         claim: The trial.
         train: `tlab.train.train`.
+
+    Raises:
+        OccupiedError: The images are others, or another process is at work on the run, which stays as it is.
     """
     if (twin := study.twin(claim)) is not None:
         for step, value in twin.intermediate_values.items():
@@ -47,6 +70,8 @@ def carry_out(study: Study, claim: Claim, train: Train) -> None:
         directory = claim.directory / f"seed={seed}"
         try:
             metrics = _run(study, claim, train, seed, directory, judged=not values)
+        except OccupiedError:
+            raise
         except Exception as error:
             RunDirectory(directory).record_failure(error)
             claim.trial.set_user_attr("error", one_line(error))

@@ -13,7 +13,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from tlab.sweeps.beside import Helper, helpers
-from tlab.sweeps.composition import sources_digest
+from tlab.sweeps.finished import Finished
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure, Task, one_line
@@ -65,6 +65,7 @@ def run_here(
     context: HydraContext,
     task: Task,
     progress: Progress,
+    finished: Finished,
     processes: int = 1,
 ) -> None:
     """Carry out the runs, and note in `progress` what becomes of each; what they print is in their directories.
@@ -77,10 +78,10 @@ def run_here(
         context: Hydra's.
         task: What to call for each run.
         progress: Where to note what has become of each.
+        finished: Knows what another process may have finished meanwhile.
         processes: How many runs there are at once; the first one is alone until it has trained an epoch, and has
             computed what the others share.
     """
-    sources = sources_digest(composer.config.hydra.runtime.config_sources)
     queue, busy = deque(jobs), []
     under_way: set[Job] = set()
     lock, shared = threading.Lock(), threading.Event()
@@ -101,7 +102,7 @@ def run_here(
                 return
             under_way.add(job)
             progress.running = len(under_way)
-            failure = None if job.is_known_finished(sources) else by(job)
+            failure = None if finished.has(job) else by(job)
             shared.set()
             with lock:
                 under_way.remove(job)

@@ -18,6 +18,7 @@ from tlab.sweeps.beside import choose_processes
 from tlab.sweeps.closing import print_end, print_stopped
 from tlab.sweeps.composition import sources_digest
 from tlab.sweeps.elsewhere import choose_workers, most_devices, run_elsewhere
+from tlab.sweeps.finished import Finished
 from tlab.sweeps.here import Composer, run_here
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
 from tlab.sweeps.naming import constants
@@ -65,8 +66,8 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     if note is None:
         note = SweepNote(constants(runs), command())
     jobs = make_jobs(runs, str(config.seed), directory, note)
-    sources = sources_digest(config.hydra.runtime.config_sources)
-    waiting = [job for job in jobs if unnamed or not job.is_known_finished(sources)]
+    finished = Finished(sources_digest(config.hydra.runtime.config_sources))
+    waiting = [job for job in jobs if unnamed or not finished.has(job)]
     composer = Composer(config, context.config_loader)
     some = [composer.compose(job, keep=True) for job in one_of_each(waiting)]
     for run in some:
@@ -85,7 +86,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
                 run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
             else:
                 processes = choose_processes(config, some, len(waiting))
-                run_here(waiting, composer, context, task, progress, processes)
+                run_here(waiting, composer, context, task, progress, finished, processes)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop

@@ -1,0 +1,123 @@
+"""What has become of a run's images, in words."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from tlab.data.contents import Contents, Entry
+from tlab.data.scan import nfc
+from tlab.data.wording import few
+
+Pairs = list[tuple[Entry, Entry]]
+
+
+def changes(before: Contents, now: Contents) -> list[str]:
+    """Return what was added, lost, relabelled, renamed, moved to another split or changed in content, with numbers.
+
+    An image is known by its content: a file with another name and the content of one that is gone is that image.
+    A name with new content counts as changed.
+
+    Args:
+        before: the images that a run has had.
+        now: those that there are, checked (`look(decode=True)`).
+
+    Returns:
+        Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; none where nothing has changed.
+    """
+    renamed = _renamed_classes(before, now)
+    rest = _Rest(
+        [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries],
+        now.entries,
+    )
+    rest.pair(lambda entry: (entry.split, nfc(entry.path), entry.label, entry.digest))
+    new_names = set(renamed.values())  # whose folders have new paths
+    rest.pair(lambda entry: (entry.split, entry.label, entry.digest) if entry.label in new_names else None)
+    same_file = rest.pair(lambda entry: (nfc(entry.path), entry.digest))
+    new_path = rest.pair(lambda entry: (entry.split, entry.label, entry.digest))
+    new_split = rest.pair(lambda entry: (entry.label, entry.digest))
+    new_label = [*rest.pair(lambda entry: (entry.split, entry.digest)), *rest.pair(lambda entry: entry.digest)]
+    changed = rest.pair(lambda entry: nfc(entry.path))
+    new_label += [pair for pair in same_file if pair[0].label != pair[1].label]
+    new_split += [pair for pair in same_file if pair[0].label == pair[1].label]
+    count = Counter(entry.label for entry in before.entries)
+    lost = [entry for entry in rest.old if entry.path in now.unreadable]
+    gone = [entry for entry in rest.old if entry.path not in now.unreadable]
+    return [
+        *(f"class {old} renamed to {new} ({count[old]} images)" for old, new in renamed.items()),
+        *class_changes(before.classes, now.classes, renamed),
+        *_counted("added", (entry.path for entry in rest.new)),
+        *_counted("gone", (entry.path for entry in gone)),
+        *_counted("no longer readable", (entry.path for entry in lost)),
+        *_counted("relabelled", (f"{old.path}: {old.label} -> {new.label}" for old, new in new_label)),
+        *_counted("renamed", (f"{old.path} -> {new.path}" for old, new in new_path)),
+        *_counted("moved to another split", (f"{old.path}: {old.split} -> {new.split}" for old, new in new_split)),
+        *_counted("changed in content", (new.path for _, new in changed)),
+    ]
+
+
+class _Rest:
+    """The images that are not accounted for yet.
+
+    Args:
+        old: those of the run.
+        new: those that there are.
+    """
+
+    def __init__(self, old: Iterable[Entry], new: Iterable[Entry]) -> None:
+        self.old, self.new = list(old), list(new)
+
+    def pair(self, key: Callable[[Entry], Hashable]) -> Pairs:
+        """Take off, and return, an old and a new image for each key that both have; None is no key."""
+        waiting: dict[Hashable, deque[Entry]] = defaultdict(deque)
+        for entry in self.new:
+            waiting[key(entry)].append(entry)
+        pairs: Pairs = []
+        before, self.old = self.old, []
+        for entry in before:
+            which = key(entry)
+            if which is not None and waiting[which]:
+                pairs.append((entry, waiting[which].popleft()))
+            else:
+                self.old.append(entry)
+        taken = {id(entry) for _, entry in pairs}
+        self.new = [entry for entry in self.new if id(entry) not in taken]
+        return pairs
+
+
+def _renamed_classes(before: Contents, now: Contents) -> dict[str, str]:
+    """Return old name -> new name of each class most of whose images are in one new class now."""
+    known, kept = set(before.classes), set(now.classes)
+    new_label = {entry.digest: entry.label for entry in now.entries if entry.label not in known}
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in before.entries:
+        if entry.label not in kept:
+            votes[entry.label][new_label.get(entry.digest, "")] += 1
+    renamed: dict[str, str] = {}
+    for name, found in votes.items():
+        ((best, count),) = found.most_common(1)
+        if best and 2 * count > found.total() and best not in renamed.values():
+            renamed[name] = best
+    return renamed
+
+
+def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
+    """Return which classes were added or are gone, or that their order is another one.
+
+    Args:
+        before: class names, in the order of the labels.
+        now: the same.
+        renamed: old name -> new name of those that are the same class.
+    """
+    renamed = renamed or {}
+    new = [name for name in now if name not in before and name not in renamed.values()]
+    gone = [name for name in before if name not in now and name not in renamed]
+    reordered = not (new or gone or renamed) and list(before) != list(now)
+    return [
+        *(f"class {name} added" for name in new),
+        *(f"class {name} gone" for name in gone),
+        *(["the classes in another order"] if reordered else []),
+    ]
+
+
+def _counted(what: str, names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    return [f"{len(listed)} {what} ({few(listed)})"] if listed else []

@@ -1,0 +1,100 @@
+"""Whether the images of a run are still those that it has had."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tlab.data.changes import changes, class_changes
+from tlab.data.contents import Contents, as_text, look, read_entries
+from tlab.data.index import ImageIndex
+from tlab.data.wording import few
+from tlab.errors import OccupiedError
+from tlab.processes import first_process
+from tlab.runs.directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+UNLISTED = (
+    "an earlier version of tlab began this and kept no list of the images: their classes and numbers are the same, "
+    "but whether they are the same images cannot be told"
+)
+
+
+def check_images(
+    run: RunDirectory,
+    source: Callable[[], ImageIndex],
+    resume: str,
+    elsewhere: str = "another hydra.run.dir=DIR (of a sweep: sweep=NAME)",
+) -> list[str]:
+    """Refuse to go on with a run, or to return its result, over other images than it has had.
+
+    The same files in another place or with other times are the same images.
+
+    Args:
+        run: Has a checkpoint or is finished.
+        source: Builds the index of the images that there are now.
+        resume: `anyway` only warns, as long as the classes are the same.
+        elsewhere: What gives a new run with these settings its place, for the message.
+
+    Returns:
+        What has changed, in phrases; none where nothing has.
+
+    Raises:
+        OccupiedError: The images are others.
+        UserError: The data cannot be used, or `data.csv` cannot be read.
+    """
+    record = run.record
+    if run.data_file.exists():
+        changed, now = _by_content(run, record, source)
+    else:
+        now = look(source, decode=True)
+        changed = _by_number(record, now)
+        if not changed and first_process():
+            log.warning(UNLISTED)
+    if not changed:
+        return []
+    same_classes = _classes(record) in ((), now.classes)
+    if resume == "anyway" and same_classes:
+        if first_process():
+            log.warning("resume=anyway, although the images are others than before: %s", ", ".join(changed))
+        return changed
+    if same_classes:
+        purpose = "have its result" if record.get("status") == "finished" else "go on"
+        way_out = f"or resume=anyway to {purpose} all the same"
+    else:
+        way_out = f"since its head is for the classes {few(_classes(record))}"
+    raise OccupiedError(
+        f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
+    )
+
+
+def _by_content(
+    run: RunDirectory, record: dict[str, Any], source: Callable[[], ImageIndex]
+) -> tuple[list[str], Contents]:
+    """Return what has changed since `data.csv` was written, and the images that there are now."""
+    entries = read_entries(run.data_file)
+    before = Contents(_classes(record) or tuple(sorted({entry.label for entry in entries})), entries)
+    now = look(source, decode=False)
+    if before.classes == now.classes and set(before.entries) == set(now.entries):
+        return [], now
+    now = look(source, decode=True)  # says which of the files are no images
+    return changes(before, now), now
+
+
+def _by_number(record: dict[str, Any], now: Contents) -> list[str]:
+    """Return how classes and numbers of images differ from those in `run.json`, as far as it tells."""
+    if "data" not in record:
+        return []
+    had, have = record["data"]["images"], now.numbers()
+    return [
+        *class_changes(_classes(record), now.classes),
+        *(
+            f"{have.get(split, 0)} images in {split}, not {had.get(split, 0)}"
+            for split in {**had, **have}
+            if have.get(split, 0) != had.get(split, 0)
+        ),
+    ]
+
+
+def _classes(record: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(map(as_text, record.get("class_names", ())))

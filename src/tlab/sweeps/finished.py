@@ -1,0 +1,82 @@
+"""Which runs of a sweep are finished, on the images that there are now."""
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.data.contents import look
+from tlab.mistakes import is_mistake
+from tlab.overrides import key_and_value
+from tlab.runs.same_data import UNLISTED
+from tlab.sweeps.jobs import Job
+
+ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source that leave the images the same
+SPLITTING = ("tlab.data.index.folder_index", "tlab.data.table.csv_index")  # of which that is true
+
+
+class Seen(NamedTuple):
+    """The images that there are: `Contents.fingerprint`, names of their classes, and how many they are."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    number: int
+
+
+class Finished:
+    """Tells which runs are finished, without composing their configurations, and looks at the images once.
+
+    Args:
+        sources: What `tlab.sweeps.composition.sources_digest` returned.
+    """
+
+    def __init__(self, sources: str | None) -> None:
+        self._sources = sources
+        self._seen: dict[str, Seen] = {}
+        self._warned = False
+        self._lock = threading.Lock()
+
+    def has(self, job: Job) -> bool:
+        """Tell whether this very run is finished, as far as can be told so; else `tlab.train` can tell."""
+        return job.is_known_finished(self._sources) and self._has_same_images(job)
+
+    def _has_same_images(self, job: Job) -> bool:
+        record = job.run.record
+        if "data" not in record:
+            return False
+        try:
+            with self._lock:  # several threads ask
+                seen = self._look(_source(OmegaConf.create(record["config"]), job.overrides))
+        except Exception as error:
+            if not is_mistake(error):
+                raise
+            return False
+        had = record["data"]
+        if "content" in had:
+            return had["content"] == seen.fingerprint
+        same = (*record["class_names"],) == seen.classes and sum(had["images"].values()) == seen.number
+        if same and not self._warned:
+            self._warned = True
+            print(f"tlab: {UNLISTED}", file=sys.stderr)
+        return same
+
+    def _look(self, source: dict[str, Any]) -> Seen:
+        once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # a look for all seeds
+        which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
+        if which not in self._seen:
+            images = look(instantiate(source, _convert_="all"), decode=False)
+            self._seen[which] = Seen(images.fingerprint(), images.classes, len(images.entries))
+        return self._seen[which]
+
+
+def _source(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what finds the images of a run; a relative folder on the command line is where that is from here."""
+    root = dict(map(key_and_value, overrides)).get("data.root", "null")
+    if root != "null":
+        config.data.root = str(Path(root).expanduser().absolute())
+    return OmegaConf.to_container(config.data.module.source, resolve=True)  # type: ignore[return-value]

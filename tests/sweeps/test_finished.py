@@ -1,0 +1,107 @@
+"""Which runs of a sweep are passed over: those that are finished on the images that there are now."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tlab.data import index
+from tlab.data.contents import look
+from tlab.description import plain
+from tlab.runs.directory import RunDirectory
+from tlab.sweeps.composition import composition
+from tlab.sweeps.finished import Finished
+from tlab.sweeps.jobs import Job
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture
+def images(photos, tmp_path) -> Path:
+    """root/<class>/, which each seed splits in another way."""
+    return shutil.copytree(photos / "train", tmp_path / "photos")
+
+
+@pytest.fixture
+def looks(monkeypatch) -> list[str]:
+    """Where images were looked for."""
+    seen: list[str] = []
+    true = index.folder_index
+    monkeypatch.setattr(
+        index, "folder_index", lambda root, *rest, **options: seen.append(root) or true(root, *rest, **options)
+    )
+    return seen
+
+
+@pytest.fixture
+def finish(compose_run, tmp_path) -> Callable[..., list[Job]]:
+    """Return a function that writes what a sweep over seeds leaves in `run.json`."""
+
+    def finish_(root: str, listed: bool = True, extra: Sequence[str] = ()) -> list[Job]:
+        jobs = []
+        for seed in SEEDS:
+            overrides = (f"data.root={root}", f"seed={seed}", *extra)
+            contents = look(lambda: index.folder_index(root, seed=seed), decode=False)  # noqa: B023
+            data = {"images": contents.numbers()} | ({"content": contents.fingerprint()} if listed else {})
+            run = RunDirectory(tmp_path / f"sweep/{len(extra)}/seed={seed}")
+            known = {"composition": composition(overrides, "yaml"), "config": plain(compose_run(*overrides))}
+            run.update(status="finished", data=data, class_names=list(contents.classes), **known)
+            jobs.append(Job(overrides, "default", str(seed), run))
+        return jobs
+
+    return finish_
+
+
+def finished(jobs: list[Job]) -> list[bool]:
+    knows = Finished("yaml")
+    return [knows.has(job) for job in jobs]
+
+
+def test_a_finished_sweep_looks_at_the_images_once(images, finish, looks):
+    jobs = finish(str(images))
+    looks.clear()
+    assert finished(jobs) == [True, True, True]
+    assert looks == [str(images)]
+
+
+def test_on_other_images_no_run_is_finished(images, finish, looks):
+    jobs = finish(str(images))
+    shutil.copy(images / "red/00.png", images / "red/01.png")
+    looks.clear()
+    assert finished(jobs) == [False, False, False]
+    assert looks == [str(images)]
+
+
+def test_other_settings_of_the_images_are_another_look(images, finish, looks):
+    jobs = [*finish(str(images)), *finish(str(images), extra=["data.exclude=[red/00.png]"])]
+    looks.clear()
+    finished(jobs)
+    assert looks == [str(images)] * 2
+
+
+def test_a_relative_folder_is_where_the_command_is_given(images, finish, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs = finish("photos")
+    copied = shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere/photos")
+    for file in copied.rglob("*.png"):
+        os.utime(file, (1, 1))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert finished(jobs) == [True, True, True]
+    (copied / "red/00.png").unlink()
+    assert finished(jobs) == [False, False, False]
+
+
+def test_images_that_are_gone_are_left_to_the_run_to_tell(images, finish):
+    jobs = finish(str(images))
+    shutil.rmtree(images)
+    assert finished(jobs) == [False, False, False]
+
+
+def test_of_runs_without_a_list_the_numbers_are_compared_and_one_warning_given(images, finish, capsys):
+    jobs = finish(str(images), listed=False)
+    assert finished(jobs) == [True, True, True]
+    assert capsys.readouterr().err.count("no list of the images") == 1
+    (images / "red/00.png").unlink()
+    assert finished(jobs) == [False, False, False]
