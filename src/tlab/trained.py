@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.checks import PRECISIONS
+from tlab.checks import ANY, PRECISIONS, check_values
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -88,6 +88,7 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
         )
     state_dict, about = _read(path, file)
     config = read_config(about.get("config"), file, trust)
+    check_values(config, {}, {"data.batch_size": (1, ANY)})
     with blamed_on(file):
         backbone = instantiate(config.backbone, weights=None, image_size=about["image_size"], _convert_="all")
         head = build_head(config, backbone.feature_dim, len(about["classes"]))

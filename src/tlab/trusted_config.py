@@ -79,7 +79,7 @@ def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
         # once more where an interpolation may have brought something to another place, or completed another one
         read = {group: OmegaConf.to_container(config[group], resolve=True) for group in TRUSTED}
         _Reader(file, trust, resolved=True).mapping(read, ())
-    except (OmegaConfBaseException, RecursionError) as error:
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds a configuration that cannot be read ({reason}); {ANOTHER}") from error
     return config
@@ -110,7 +110,7 @@ def check_targets(config: DictConfig, targets: Collection[str], file: Path) -> N
 
     def look(node: Any, key: str) -> None:
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if name == "_target_" and value not in targets:
+            if name == "_target_" and str(value) not in targets:
                 raise UserError(
                     f"{key}{name}={value} comes from {file} and is nothing that conf/ names; give the overrides of "
                     f"the search again on the command line (with --config-dir DIR where it had one)"
@@ -158,7 +158,7 @@ class _Reader:
 
     def _value(self, value: Any, place: Place) -> Any:
         if any(_lies_at(place, known) for known in NEVER_BUILT):
-            return _defused(value)
+            return None if place[0] in TRUSTED else _defused(value)  # the values may still be referred to
         if isinstance(value, dict):
             return self.mapping(value, place)
         if isinstance(value, list | tuple):
@@ -184,8 +184,9 @@ class _Reader:
             raise self._refusal(below, value, "could read or fetch another file", TRUST)
 
     def _refusal(self, place: Place, value: Any, why: str, way_out: str = ANOTHER) -> UserError:
-        told = str(value) if len(str(value)) <= 80 else f"{str(value)[:80]}..."
-        return UserError(f"{'.'.join(place) or 'the configuration'}={told} in {self.file} {why}; {way_out}")
+        told = f"{'.'.join(place) or 'the configuration'}={value}"
+        told = "".join(letter if letter.isprintable() else " " for letter in told)  # it may be anybody's
+        return UserError(f"{told[:120]}{'...' * (len(told) > 120)} in {self.file} {why}; {way_out}")
 
 
 def _way_out(place: Place) -> str:
@@ -198,14 +199,11 @@ def _way_out(place: Place) -> str:
 def _defused(value: Any) -> Any:
     """Return a copy of what is never built, without what would build something or ask a resolver."""
     if isinstance(value, dict):
-        return {
-            key: _defused(inner)
-            for key, inner in value.items()
-            if type(key) in _PLAIN and not _SPECIAL.fullmatch(str(key)) and not _reaches_out(inner)
-        }
+        named = {key: inner for key, inner in value.items() if type(key) in _PLAIN}
+        return {key: _defused(inner) for key, inner in named.items() if not _SPECIAL.fullmatch(str(key))}
     if isinstance(value, list | tuple):
-        return [_defused(inner) for inner in value if not _reaches_out(inner)]
-    return value if type(value) in _PLAIN else None
+        return [_defused(inner) for inner in value]
+    return value if type(value) in _PLAIN and not _reaches_out(value) else None
 
 
 def _lies_at(place: Place, known: str) -> bool:
