@@ -70,11 +70,12 @@ def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
     Raises:
         UserError: It would build something else, asks a resolver (`${oc.env:HOME}`), or cannot be read.
     """
-    types = OmegaConf.create({"backbone": BackboneConfig, "data": DataConfig})
-    for group in ("backbone", "data"):
-        OmegaConf.set_struct(types[group], False)  # one of the user's own may have other keys
     try:
-        config = OmegaConf.merge(types, _Reader(file, trust).mapping(raw, ()))
+        checked = _Reader(file, trust).mapping(raw, ())
+        types = OmegaConf.create({"backbone": BackboneConfig, "data": DataConfig})
+        for group in ("backbone", "data"):
+            OmegaConf.set_struct(types[group], False)  # one of the user's own may have other keys
+        config = OmegaConf.merge(types, checked)
         assert isinstance(config, DictConfig)
         # once more where an interpolation may have brought something to another place, or completed another one
         read = {group: OmegaConf.to_container(config[group], resolve=True) for group in TRUSTED}
