@@ -63,6 +63,8 @@ def test_runs_with_other_images_are_a_caution(make_run, sweep, data, cautioned):
         known = {"content": content} if content else {}
         run.update(data={"fingerprint": fingerprint, "images": {"train": images, "val": 3}, **known})
     assert ("same images" in " ".join(compare_runs(sweep).notes)) == cautioned
+    run.update(data_changes=["2 gone (train/a.jpg, train/b.jpg)"])
+    assert "1 went on over other images" in " ".join(compare_runs(sweep).notes)
 
 
 def test_seeds_may_split_the_same_images_in_other_ways(make_run, sweep):

@@ -76,6 +76,12 @@ def test_a_file_that_became_unreadable_is_named_as_such():
     assert phrase.startswith("1 no longer readable (train/cat/2)")
 
 
+def test_a_name_in_another_normal_form_of_unicode_is_the_same_name():
+    """As a copy by way of macOS leaves it."""
+    before = listed("train/cat/gr\u00f6\u00dfe=a train/dog/1=b")
+    assert changes(before, listed("train/cat/gro\u0308\u00dfe=a train/dog/1=b")) == []
+
+
 def test_many_are_counted_and_a_few_named():
     many = listed(" ".join(f"train/cat/{i}={i}" for i in range(50)) + " train/dog/1=d")
     (phrase,) = changes(many, listed("train/cat/0=0 train/dog/1=d"))

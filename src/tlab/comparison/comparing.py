@@ -176,6 +176,8 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{monitor} chooses here, so it no longer tells how good the choice is on new images")
     if _had_other_images(runs):
         notes.append("not all runs had the same images")
+    if changed := sum(bool(run.record.get("data_changes")) for run in runs):
+        notes.append(f"{changed} went on over other images than at first (resume=anyway)")
     fewest = min((len(setting.values) for setting in ranked), default=0)
     if interval == "bootstrap" and 1 < fewest < 10:
         notes.append(f"{INTERVAL_NAMES[interval]} intervals of less than 10 seeds are too narrow")

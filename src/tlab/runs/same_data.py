@@ -15,8 +15,8 @@ from tlab.runs.directory import RunDirectory
 log = logging.getLogger(__name__)
 
 UNLISTED = (
-    "an earlier version of tlab began this and kept no list of the images: their classes and numbers are the same, "
-    "but whether they are the same images cannot be told"
+    "there is no list of the images so far (data.csv, which earlier versions of tlab did not keep): their classes "
+    "and numbers are the same, but whether they are the same images cannot be told"
 )
 
 
