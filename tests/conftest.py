@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,21 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def carry_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Carry out a command in this process: a function of a configuration, as its entry point hands it to Hydra."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from tlab.command import run_command
+
+    def carry_out_(function: Callable[[DictConfig], Any], config_name: str, *arguments: str) -> None:
+        quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+        monkeypatch.setattr(sys, "argv", ["tlab", *arguments, *quiet])
+        run_command(function, config_name)
+
+    yield carry_out_
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tlab.command import conf_dir
-from tlab.train import train
+from tlab.train import run, train
 
 BACKBONE = """
 _target_: tlab.models.backbones.build_backbone
@@ -57,7 +57,6 @@ def test_one_file_each_and_no_python(photos, tmp_path):
 
 RECIPES = {
     "cats_dogs": [],
-    "demo": ["baseline.scratch=[]"],
     "small_lr_full": [],
     "stl10_vgg16": ["data=folder", "backbone=vgg11", "backbone.upto=block5"],
     "vgg16_last_layer": ["backbone=vgg11", "backbone.upto=block5"],
@@ -65,18 +64,25 @@ RECIPES = {
 
 
 def test_every_recipe_is_tested():
-    assert set(RECIPES) == {file.stem for file in (conf_dir() / "experiment").glob("*.yaml")}
+    assert {*RECIPES, "demo"} == {file.stem for file in (conf_dir() / "experiment").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(compose_run, photos, recipe):
     """In small: our images, random weights, a VGG without its hundred million fully connected weights."""
-    data = [] if recipe == "demo" else [f"data.root={photos}"]
-    cfg = compose_run(f"experiment={recipe}", *RECIPES[recipe], *data, "data.image_size=32")
+    cfg = compose_run(f"experiment={recipe}", *RECIPES[recipe], f"data.root={photos}", "data.image_size=32")
     assert 0 <= train(cfg)["val/acc"] <= 1
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_demo_runs_with_its_baseline(carry_out, tmp_path, capsys):
+    """In small; the file gives its plan epochs of the head, for which the baseline has no use."""
+    small = ("data.image_size=32", "trainer=cpu", "trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none")
+    carry_out(run, "train", "experiment=demo", *small, f"hydra.run.dir={tmp_path}")
+    assert "scratch" in capsys.readouterr().out
+    assert (tmp_path / "baselines/scratch/metrics.json").exists()
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "demo"])
 def test_every_recipe_opens_with_its_command_and_its_source(recipe):
     text = (Path(conf_dir()) / "experiment" / f"{recipe}.yaml").read_text()
     assert f"python -m tlab.train experiment={recipe}" in text

@@ -80,16 +80,21 @@ def _compare(sweep: Path, debug: bool) -> None:
         print(f"tlab: the runs are not compared ({one_line(error)}); {again} says more", file=sys.stderr)
 
 
-def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
+def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
     """Return the configuration that the command line would compose from `overrides`.
 
     Outside a command (a notebook, a test) `overrides` must name the run's directory: `run_dir=DIR`.
+
+    Args:
+        overrides: As on the command line.
+        config_name: YAML file.
+        with_hydra: Keep the node `hydra`, which has the choices of the groups.
     """
     prepare_hydra(overrides)
     if GlobalHydra.instance().is_initialized():
-        return hydra.compose(config_name, list(overrides))
+        return hydra.compose(config_name, list(overrides), with_hydra)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides))
+        return hydra.compose(config_name, list(overrides), with_hydra)
 
 
 def quiet() -> None:

@@ -1,7 +1,7 @@
 """Overrides as they are typed and as Hydra reads them."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -118,3 +118,36 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]
                 f"{one.input_line} has a sweep among its values; write choice(a,b) or glob([a*,b]) alone"
             )
     return read
+
+
+def given_keys(overrides: Iterable[str]) -> Iterator[str]:
+    """Yield the keys and groups that overrides give a value, each once; also those in `features={views: 8}`."""
+    keys: dict[str, None] = {}
+    for override in overrides:
+        if override.startswith("~"):
+            continue
+        name, value = key_and_value(override)
+        key = name.rpartition("@")[2]  # `aug@finetune.phases.head.aug=none` is set there
+        keys[key] = None
+        if "{" in value:
+            for each in values(OverridesParser.create().parse_override(override)):
+                keys |= dict.fromkeys(f"{key}.{below}" for below in _below(each))
+    yield from keys
+
+
+def _below(value: Any) -> Iterator[str]:
+    """Yield the dotted keys of a nested dict."""
+    for key, inner in value.items() if isinstance(value, dict) else []:
+        yield str(key)
+        yield from (f"{key}.{below}" for below in _below(inner))
+
+
+def of_baseline(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """Return the overrides of a run to compare with: those of a run, without its directory, and the changes.
+
+    Keys of a plan that the baseline changes for another one are left out: the other may not have them.
+    """
+    own = [override for override in overrides if key_and_value(override)[0] != "run_dir"]
+    if "finetune" in dict(map(key_and_value, changes)):
+        own = [override for override in own if not key_and_value(override)[0].startswith("finetune.")]
+    return [*own, *changes]

@@ -5,6 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +24,7 @@ from tlab.description import (
     settings,
     swept_keys,
 )
-from tlab.overrides import key_and_value, quoted
+from tlab.overrides import of_baseline, quoted
 from tlab.parts import (
     best_is,
     build_backbone,
@@ -38,6 +40,7 @@ from tlab.parts import (
 )
 from tlab.sweeps.composition import own_composition
 from tlab.sweeps.task import one_line
+from tlab.unused_keys import Run, check_used
 
 log = logging.getLogger(__name__)
 
@@ -187,21 +190,28 @@ def fit(
     return metrics
 
 
-def compose_baseline(cfg: DictConfig, name: str) -> DictConfig:
-    """Return the configuration of a run to compare with: this command's, with the baseline's changes.
-
-    Keys of a plan that the baseline changes for another one are left out: the other may not have them.
+def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
+    """Return the configurations of the runs to compare with.
 
     Raises:
-        UserError: A mistake in it.
+        UserError: A mistake in one of them, or the command line gives a key that no run of it uses.
     """
-    changes = list(cfg.baseline[name])
-    own = [override for override in command_overrides() if key_and_value(override)[0] != "run_dir"]
-    if "finetune" in dict(map(key_and_value, changes)):
-        own = [override for override in own if not key_and_value(override)[0].startswith("finetune.")]
-    other = compose([*own, *changes, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
-    check(other)
-    return other
+    from tlab.runs.directory import RunDirectory
+
+    check(cfg)
+    given = {name: of_baseline(command_overrides(), changes) for name, changes in cfg.baseline.items()}
+    others = {}
+    for name, own in given.items():
+        others[name] = compose([*own, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
+        check(others[name])
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:  # a sweep has looked at all of its runs
+        this = Run(cfg, hydra.runtime.choices, alone=True)
+        baselines = (Run(other, {}, given[name]) for name, other in others.items())
+        begun = RunDirectory(Path(cfg.run_dir)).overrides()
+        for remark in check_used(hydra.overrides.task, [this], baselines, begun):
+            log.info(remark)
+    return others
 
 
 def run(cfg: DictConfig) -> float:
@@ -212,7 +222,7 @@ def run(cfg: DictConfig) -> float:
     from tlab.processes import first_process
     from tlab.runs.directory import RunDirectory
 
-    others = {name: compose_baseline(cfg, name) for name in cfg.baseline}  # so that a mistake shows at once
+    others = compose_baselines(cfg)  # so that a mistake shows at once
     metrics = train(cfg)
     baselines = {}
     for name, other in others.items():

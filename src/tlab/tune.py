@@ -1,8 +1,10 @@
 """Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
 
+import logging
 import re
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +21,18 @@ from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import key_and_value, quoted, tidy
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
-from tlab.search.space import Space, read_space
+from tlab.search.space import Space, Value, read_space
 from tlab.search.storage import storage_address, usual_storage
 from tlab.search.study import STUDY_FILE, Definition, Study, read_definition, write_definition
 from tlab.trusted_config import check_targets, conf_targets, read_node
+from tlab.unused_keys import Run, check_used
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.runs.pruning import Pruning
     from tlab.search.progress import Progress
     from tlab.sweeps.worker import Machine
+
+log = logging.getLogger(__name__)
 
 CHOICES = {"resume": ("auto", "anyway")}
 FOLDERS = re.compile(r"""\+{0,2}hydra\.searchpath=\[?(?:['"]?file://[^\],'"\\$]+['"]?,? ?)+\]?""")
@@ -57,20 +62,21 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
         space = read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
-    run = _first_run(space, directory, thoroughly=stored is None)
+    run = _first_run(space, directory, new=cfg.overrides if stored is None else None)
     if (targets := _targets(cfg)) is not None:
         check_targets(run, targets, directory / STUDY_FILE)
     if how["pruner"].get("n_warmup_steps", 0) is None:
         how["pruner"]["n_warmup_steps"] = 2 * run.trainer.max_epochs // 3  # high rates pay late in a schedule
-    if stored is not None and same:
-        return replace(stored, **how), space
     seeds = list(cfg.seeds) if cfg.seeds else stored.seeds if stored else [0]
     storage = cfg.storage
     if storage is None:
         storage = stored.storage if stored else usual_storage(HydraConfig.get().launcher._target_)
     storage_address(storage, directory)  # a mistake shows at once
-    aim = (run.checkpoint.monitor, best_is(run))
-    definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
+    if stored is not None and same:
+        definition = replace(stored, seeds=seeds, storage=storage, **how)
+    else:
+        aim = (run.checkpoint.monitor, best_is(run))
+        definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
     if stored is not None and (difference := stored.differs(definition)):
         raise UserError(
             f"study={cfg.study} is another one, it differs in {difference}; give another study=NAME, or "
@@ -79,19 +85,27 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     return definition, space
 
 
-def _first_run(space: Space, directory: Path, thoroughly: bool) -> DictConfig:
-    """Return the configuration of a trial; refuse settings that no run could have.
+def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:
+    """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
 
     Args:
         space: Of the search.
         directory: Of the study.
-        thoroughly: Try every choice and both ends of every interval.
+        new: Overrides of the command that begins the study: every choice and both ends of every interval are tried.
+            None: it goes on.
     """
-    runs = []
-    for values in space.corners() if thoroughly else space.corners()[:1]:
-        runs.append(compose([*space.overrides(values), quoted("run_dir", str(directory))]))
-        check(runs[-1])
-    return runs[0]
+
+    def composed(values: Mapping[str, Value]) -> DictConfig:
+        return compose([*space.overrides(values), quoted("run_dir", str(directory))], with_hydra=True)
+
+    runs = list(map(composed, space.corners() if new is not None else space.corners()[:1]))
+    for run in runs:
+        check(run)
+    if new is not None:
+        others = (Run(composed(values)) for values in space.combinations())
+        for remark in check_used(new, list(map(Run, runs)), others):
+            log.info(remark)
+    return OmegaConf.masked_copy(runs[0], [str(key) for key in runs[0] if key != "hydra"])
 
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:

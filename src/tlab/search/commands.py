@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlab.command import compose
 from tlab.dashboards.closing_table import short_path
+from tlab.overrides import quoted
+from tlab.unused_keys import Run, without_unused
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial
@@ -46,8 +49,13 @@ def resume_command(name: str, directory: Path) -> str:
 
 
 def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
-    """Return the command line that runs a trial's settings again, with all its seeds."""
+    """Return the command line that runs a trial's settings again, with all its seeds.
+
+    Keys that other trials use, and this one does not, are left out.
+    """
     seeds = ",".join(map(str, study.definition.seeds))
-    overrides = [*study.space.overrides(trial.params), f"seed={seeds}"]
+    overrides = study.space.overrides(trial.params)
+    run = compose([*overrides, quoted("run_dir", str(study.directory))], with_hydra=True)
+    overrides = [*without_unused(overrides, Run(run)), f"seed={seeds}"]
     flag = ["-m"] if len(study.definition.seeds) > 1 else []
     return shlex.join(["python", "-m", "tlab.train", *flag, *study.definition.config_dirs, *overrides])

@@ -1,6 +1,7 @@
 """What a search may change: overrides in Hydra's sweep syntax as Optuna's distributions."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ class Space:
     def chosen(self, values: Mapping[str, Value]) -> list[str]:
         """Return the overrides of one trial that others may have otherwise."""
         return [override(key, values[key]) for key in self.distributions]
+
+    def combinations(self) -> Iterator[dict[str, Value]]:
+        """Yield the settings of all choices and of both ends of all intervals."""
+        extremes = {key: _extremes(distribution) for key, distribution in self.distributions.items()}
+        for values in itertools.product(*extremes.values()):
+            yield dict(zip(extremes, values, strict=True))
 
     def corners(self) -> list[dict[str, Value]]:
         """Return settings in which each key takes its first value, then those with one other, extreme or choice."""

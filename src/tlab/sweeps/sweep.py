@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from tlab.checks import check
 from tlab.errors import INTERRUPTED
+from tlab.overrides import of_baseline
 from tlab.runs.claim import claim_directory, is_named_by_time
 from tlab.runs.environment import command
 from tlab.sweeps.beside import choose_processes
@@ -25,6 +26,7 @@ from tlab.sweeps.naming import constants
 from tlab.sweeps.note import SweepNote, read_note
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure, Task, one_line
+from tlab.unused_keys import Run, check_used
 
 # Launchers whose runs are this process's own
 HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
@@ -72,6 +74,8 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     some = [composer.compose(job, keep=True) for job in one_of_each(waiting)]
     for run in some:
         check(run)
+    for remark in _check_used(config, jobs, some, composer):
+        print(remark)
     if unnamed and (claimed := claim_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
@@ -92,6 +96,30 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
     print_end(directory, progress)
     return SweepResult(directory, progress.done, len(progress.failures))
+
+
+def _check_used(
+    config: DictConfig, jobs: Sequence[Job], some: Sequence[DictConfig], composer: Composer
+) -> list[str]:
+    """Refuse a key that no run of the command uses, a finished one neither; returns what some do not use.
+
+    Args:
+        config: Of the sweep, with the node `hydra`.
+        jobs: All runs of the command.
+        some: Configurations of some runs, in which each override of any run that waits is found.
+        composer: Composes the others.
+    """
+
+    def others() -> Iterator[Run]:
+        for job in jobs:
+            run = composer.compose(job)
+            yield Run(run)
+            for changes in run.baseline.values():
+                given = of_baseline(job.overrides, changes)
+                yield Run(composer.loader.load_sweep_config(config, [*given, *job.place]), given=given)
+
+    begun = (override for job in jobs for override in job.run.overrides())
+    return check_used(config.hydra.overrides.task, list(map(Run, some)), others(), begun)
 
 
 def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
