@@ -21,6 +21,7 @@ from tlab.errors import UserError
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
+from tlab.trained import load_trained
 
 SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
 
@@ -110,6 +111,33 @@ def test_a_run_goes_on_in_the_precision_it_has_begun_with(compose_run, tmp_path,
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "whole", tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["precision"] == "bf16-mixed"
+
+
+def test_a_run_from_before_tokens_were_told_apart_stays_as_it_was(compose_run, tmp_path, monkeypatch):
+    """It pooled the class token of a ViT with the patches, and none of its files has a word on tokens."""
+    name = ("backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.upto=blocks_0")
+    options = (*name, "backbone.kwargs={depth: 3, embed_dim: 16, num_heads: 2}", "trainer.max_epochs=3")
+    with monkeypatch.context() as patch:
+        patch.setattr("tlab.trained.token_options", lambda *_: {"tokens_apart": False})
+        train(compose_run(*options, run_dir=tmp_path / "whole"))
+        patch.setattr(RunDirectory, "write_history", Mock(side_effect=[None, CrashError]))
+        with pytest.raises(CrashError):
+            train(compose_run(*options, run_dir=tmp_path / "run"))
+    record, last = tmp_path / "run/run.json", tmp_path / "run/checkpoints/last.ckpt"
+    known, checkpoint = json.loads(record.read_text()), torch.load(last, weights_only=True)
+    for words in (known, checkpoint["tlab"]):
+        assert words.pop("tokens") == "mixed"
+    record.write_text(json.dumps(known))
+    torch.save(checkpoint, last)
+    net = load_trained(last).module.net
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = net.backbone(net.normalize(x))
+        assert tokens.shape == (2, 5, 16)
+        assert torch.equal(net(x), net.head.linear(tokens.mean(1)))
+    train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert_alike(tmp_path / "whole", tmp_path / "run")
+    assert json.loads(record.read_text())["tokens"] == "mixed"
 
 
 def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):

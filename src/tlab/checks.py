@@ -82,6 +82,11 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
+    if not OmegaConf.is_dict(cfg.backbone.kwargs):
+        raise UserError(
+            f"backbone.kwargs={cfg.backbone.kwargs} is no mapping; give for example "
+            "'backbone.kwargs={drop_path_rate: 0.1}'"
+        )
     if cfg.optimizer.get("lr", 0) is None:
         raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
     if cfg.trainer.strategy == "fsdp":

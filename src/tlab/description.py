@@ -117,6 +117,8 @@ def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[st
         "crop_fraction": cfg.data.crop_fraction,
         "mean": net.normalize.mean.flatten().tolist(),
         "std": net.normalize.std.flatten().tolist(),
+        "tokens": net.backbone.tokens,
+        "prefix_tokens": net.backbone.prefix_tokens,
     }
 
 
@@ -140,6 +142,7 @@ def describe(
         "device": str(trainer.strategy.root_device),
         "processes": trainer.world_size,
         "precision": trainer.precision,
+        "tokens": net.backbone.tokens,
         "compiled": compiled,
         "class_names": list(data.classes),
         "data": {

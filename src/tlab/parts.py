@@ -1,5 +1,6 @@
 """The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
 
+import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -63,10 +64,18 @@ def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
     return own
 
 
-def build_backbone(cfg: DictConfig) -> "StagedBackbone":
-    """Return the backbone with its weights, or random ones where the plan is to train from scratch."""
+def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "StagedBackbone":
+    """Return the backbone with its weights, or random ones where the plan is to train from scratch.
+
+    Args:
+        cfg: Of the run.
+        begun: The record of a run that goes on, whose tokens stay what they are to it.
+    """
+    from tlab.trained import token_options
+
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    return instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, _convert_="all")
+    tokens = token_options(cfg, begun)
+    return instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, **tokens, _convert_="all")
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
@@ -75,7 +84,8 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     from tlab.models.reuse import reuse_rows
     from tlab.trained import build_head
 
-    head = build_head(cfg, backbone.feature_dim, data.num_classes)
+    head = build_head(cfg, backbone, data.num_classes)
+    _warn_of_pooling(cfg, backbone)
     if cfg.finetune.pretrained:
         reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
     if cfg.data.normalize == "dataset":
@@ -86,6 +96,13 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
         mean, std = backbone.pretraining.mean, backbone.pretraining.std
     log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
     return Classifier(backbone, head, mean, std)
+
+
+def _warn_of_pooling(cfg: DictConfig, backbone: "StagedBackbone") -> None:
+    """Say so where `head.pooling` changes nothing."""
+    pooling, last = cfg.head.get("pooling", "avg"), backbone.stage_names[-1]
+    if pooling != "avg" and len(backbone.stage_shapes(cfg.data.image_size)[last]) == 1:
+        log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
 
 
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
@@ -108,7 +125,8 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
 
 def network_name(cfg: DictConfig) -> str:
     """Return the name under which what was measured of the run's network is remembered."""
-    return f"{cfg.backbone.name}:{cfg.backbone.upto}"
+    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
+    return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
 
 
 def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":

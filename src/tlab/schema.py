@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
+
+
+def _open_mapping() -> Any:
+    """Return an empty mapping in which any key may be set, without a plus sign."""
+    return DictConfig({}, flags={"struct": False})
 
 
 @dataclass
@@ -68,6 +73,7 @@ class BackboneConfig:
     classifier: str | None = None
     batchnorm_momentum: float | None = None
     input_size: int = 224
+    kwargs: dict[str, Any] = field(default_factory=_open_mapping)
 
 
 @dataclass

@@ -127,9 +127,11 @@ def fit(
     last = LastCheckpoint(run, cfg.checkpoint.every_n_steps, lambda: finetuning.phase_is_over)
     with GracefulStop(last) as stop:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
+        checkpoint = from_first_process(lambda: resumable(run))
+        begun = run.record if checkpoint is not None else {}
         with first_process_first():
             data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
-            backbone = build_backbone(cfg)
+            backbone = build_backbone(cfg, begun)
             plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
@@ -137,8 +139,6 @@ def fit(
         images = contents.numbers()
         check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
-        checkpoint = from_first_process(lambda: resumable(run))
-        begun = run.record if checkpoint is not None else {}
         precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
         compile_ = (cfg, net, plan, precision, images["train"])
         compiled = from_first_process(lambda: choose_compiled(*compile_, begun))

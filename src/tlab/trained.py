@@ -1,6 +1,6 @@
 """A trained network, read back from a run directory or a checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.module import ImageClassifier
 from tlab.models.precision import Precision
+from tlab.models.stages import StagedBackbone
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.task import one_line
 from tlab.trusted_config import read_config
@@ -63,10 +64,34 @@ TOLD: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def build_head(cfg: DictConfig, features: int, num_classes: int) -> Head:
-    """Return the head of a run's configuration, its last layer at zero (`head.reuse` is for `build_net`)."""
+def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> Head:
+    """Return the head of a run's configuration, its last layer at zero (`head.reuse` is for `build_net`).
+
+    Raises:
+        UserError: It pools a class token that the backbone does not have.
+    """
+    pooling = cfg.head.get("pooling", "avg")
+    if pooling in ("token", "token_avg") and not backbone.has_class_token:
+        raise UserError(
+            f"head.pooling={pooling} needs a class token, and {cfg.backbone.name} has none after its last stage "
+            f"({backbone.stage_names[-1]}); choose avg, max or avgmax"
+        )
     options = {key: value for key, value in cfg.head.items() if key != "reuse"}
-    return instantiate(options, _convert_="all")(features, num_classes)
+    prefix = {"prefix_tokens": backbone.prefix_tokens} if backbone.prefix_tokens else {}
+    return instantiate(options, _convert_="all")(backbone.feature_dim, num_classes, **prefix)
+
+
+def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a backbone must be told of how its tokens are pooled; nothing for average pooling in a new run.
+
+    Args:
+        cfg: Of the run.
+        record: What its checkpoint or its run.json says: without "tokens" the run began before tlab told class
+            token and registers from patches. None or empty for a new run.
+    """
+    pooling = cfg.head.get("pooling", "avg")
+    options = {} if pooling == "avg" else {"pooling": pooling}
+    return options | {"tokens_apart": False} if record and record.get("tokens", "mixed") == "mixed" else options
 
 
 def load_trained(path: Path, trust: bool = False) -> Trained:
@@ -90,8 +115,11 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
     config = read_config(about.get("config"), file, trust)
     check_values(config, {}, {"data.batch_size": (1, ANY)})
     with blamed_on(file):
-        backbone = instantiate(config.backbone, weights=None, image_size=about["image_size"], _convert_="all")
-        head = build_head(config, backbone.feature_dim, len(about["classes"]))
+        tokens = token_options(config, about)
+        backbone = instantiate(
+            config.backbone, weights=None, image_size=about["image_size"], **tokens, _convert_="all"
+        )
+        head = build_head(config, backbone, len(about["classes"]))
         net = Classifier(backbone, head, about["mean"], about["std"])
         module = ImageClassifier(
             net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), channels_last=True

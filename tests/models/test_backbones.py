@@ -1,6 +1,7 @@
 """Names, cuts, sizes and layouts of backbones, and the choices in conf/backbone."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from originals import images, original
 
 from tlab.errors import UserError
+from tlab.models.arguments import OWN
 from tlab.models.backbones import build_backbone
 from tlab.models.splitting import split
 from tlab.models.stages import Pretraining, StagedBackbone
@@ -107,6 +109,55 @@ def test_building_computes_nothing_and_leaves_the_random_stream_alone() -> None:
 def test_mistakes(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_backbone(weights=None, **options)  # type: ignore[arg-type]
+
+
+def test_a_model_for_any_image_size_is_cut_for_the_one_at_hand() -> None:
+    backbone = build_backbone("test_vit", library="timm", weights=None, image_size=48, kwargs={"depth": 4})
+    assert backbone.stage_names == ("patch_embed", "blocks_0", "blocks_1", "blocks_2", "blocks_3")
+    with pytest.raises(UserError, match=r"backbone\.upto=blocks_1 cannot cut backbone\.name=test_vit"):
+        build_backbone("test_vit", "timm", None, upto="blocks_1", kwargs={"dynamic_img_size": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "text"),
+    [
+        ("timm:vit_tiny_patch16_224", {"depth": 2, "drop_path_rate": 0.2}, "DropPath(drop_prob=0.200)"),
+        ("timm:efficientnet_lite0", {"pad_type": "same"}, "Conv2dSame("),
+        ("convnext_tiny", {"stochastic_depth_prob": 0.3}, "StochasticDepth(p=0.3,"),
+        ("mobilenet_v3_small", {"width_mult": 0.5}, "Linear(in_features=288,"),
+    ],
+)
+def test_arguments_reach_the_builder(name: str, kwargs: dict[str, Any], text: str) -> None:
+    library, _, name = name.rpartition(":")
+    plain, changed = (
+        build_backbone(name, library or "torchvision", None, image_size=32, kwargs=each) for each in ({}, kwargs)
+    )
+    assert text in str(changed)
+    assert text not in str(plain)
+    assert changed.variant != plain.variant
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"foo": 1}, r"backbone.kwargs.foo .* resnet18"),
+        *(({key: "x"}, rf"backbone\.kwargs\.{key} is not for you to set") for key in OWN),
+        ({"norm_layer": {"_target_": "os.getcwd"}}, "backbone.kwargs.norm_layer must be"),
+        ({"norm_layer": torch.nn.Identity}, "backbone.kwargs.norm_layer must be"),
+        ({"width_per_group": "wide", "base_width": "wide"}, "backbone.kwargs"),
+    ],
+)
+def test_arguments_that_are_refused(library: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone("resnet18", library, None, image_size=32, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny", "timm:poolformer_s12"])
+def test_arguments_that_a_model_lets_fall_are_refused(name: str) -> None:
+    library, _, name = name.rpartition(":")
+    with pytest.raises(UserError, match=f"backbone.kwargs.stochastic is no argument that {name} takes"):
+        build_backbone(name, library or "torchvision", None, image_size=32, kwargs={"stochastic": 0.1})
 
 
 def test_timm_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,16 @@ def test_dropout_of_the_head_stays_active_over_a_frozen_backbone() -> None:
     assert torch.equal(net.eval()(x), net(x))
 
 
+def test_paths_drop_in_stages_that_train_only() -> None:
+    kwargs = {"depth": 2, "embed_dim": 32, "num_heads": 2, "drop_path_rate": 0.5}
+    net = classifier("vit_tiny_patch16_224", library="timm", kwargs=kwargs)
+    x = images(32, batch=16)
+    for trained, same in ((["head"], True), (["blocks_1", "head"], False)):
+        net.set_trainable(trained)
+        net.train()
+        assert torch.equal(net.backbone(x), net.backbone(x)) is same
+
+
 def test_parameter_groups_hold_each_parameter_once(net: Classifier) -> None:
     groups = net.parameter_groups()
     assert list(groups) == ["conv1", "layer1", "layer2", "layer3", "layer4", "head"]

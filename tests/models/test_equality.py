@@ -13,6 +13,7 @@ from tlab.models.splitting import split
 from tlab.models.stages import Pretraining, StagedBackbone
 
 SIDES = {"aux_logits": False, "transform_input": True, "init_weights": False}
+STATIC = {"img_size": 32, "dynamic_img_size": False, "depth": 3}
 slow = pytest.mark.slow
 MODELS = [
     ("resnet18", 32, {}),
@@ -25,6 +26,9 @@ MODELS = [
     ("googlenet", 32, SIDES),
     ("timm:resnet18", 32, {}),
     ("timm:vit_tiny_patch16_224", 32, {"img_size": 32}),
+    ("timm:vit_small_patch16_dinov3", 32, {**STATIC, "embed_dim": 48, "num_heads": 2, "num_classes": 5}),
+    ("timm:vit_small_patch16_rope_mixed_224", 32, {**STATIC, "embed_dim": 48, "num_heads": 2}),
+    ("timm:eva02_tiny_patch14_224", 28, {"img_size": 28, "depth": 3, "num_classes": 5}),
     ("timm:convnext_atto", 32, {}),
     ("timm:efficientnet_lite0", 32, {}),
     ("timm:mobilenetv4_conv_small", 32, {}),

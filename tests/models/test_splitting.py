@@ -71,6 +71,20 @@ class OneDropout(Toy):
         return self.fc(self.three(self.drop(self.two(x))))
 
 
+class MakesTensors(Toy):
+    """Whose forward makes a tensor of no input, and one of a buffer."""
+
+    def __init__(self, drawn: bool = False) -> None:
+        super().__init__()
+        self.drawn = drawn
+        self.register_buffer("scale", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.rand(8) if self.drawn and self.training else torch.tensor([float(i) for i in range(8)])
+        shift = self.scale * 2 + made
+        return self.fc(self.three(self.two(self.one(x.flatten(1)) + shift) * shift))
+
+
 class TwoHeads(Toy):
     """Which averages two classifiers, as CrossViT does."""
 
@@ -139,6 +153,23 @@ def test_dropout_in_the_glue_follows_the_mode_of_its_stage() -> None:
     assert not torch.equal(backbone(x), backbone(x))
     backbone.stages["one"].eval()
     assert torch.equal(backbone(x), backbone(x))
+
+
+def test_tensors_that_a_forward_makes_go_with_each_stage() -> None:
+    model = MakesTensors()
+    parts, _ = split(model)
+    assert list(parts) == ["one", "two", "three"]
+    assert not any("constant" in key for part in parts.values() for key in part.state_dict())
+    model.load_state_dict({**model.state_dict(), "scale": torch.randn(8)})  # weights come after the cut
+    backbone = StagedBackbone(parts, Pretraining(), 2)
+    x = images(2)
+    for twin in (backbone, copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert torch.equal(model.fc(twin(x)), model(x))
+
+
+def test_a_tensor_that_is_drawn_anew_is_no_constant() -> None:
+    with pytest.raises(NotTraceableError):
+        split(MakesTensors(drawn=True))
 
 
 def test_a_shared_dropout_is_not_shared_between_stages() -> None:

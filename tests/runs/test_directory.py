@@ -51,11 +51,15 @@ def test_a_key_that_the_older_run_did_not_have_refuses_it_only_where_it_changes_
     run = RunDirectory(tmp_path)
     with run.recording({**CONFIG, "trainer": {"devices": 1}}):
         run.finish({})
-    newer = {**CONFIG, "head": {"normalize": False}, "trainer": {"devices": 1, "num_nodes": 1}}
+    own = {"head": {"normalize": False}, "backbone": {"kwargs": {}}}
+    newer = {**CONFIG, **own, "trainer": {"devices": 1, "num_nodes": 1}}
     assert run.is_finished(newer, "auto")
     for changed in ({"head": {"normalize": True}}, {"trainer": {"devices": 1, "num_nodes": 2}}):
         with pytest.raises(UserError, match="holds a run with another"):
             run.is_finished({**newer, **changed}, "auto")
+    for value in (0.1, False):  # of a builder's argument each value says something
+        with pytest.raises(UserError, match=r"another backbone\.kwargs\.x"):
+            run.is_finished({**newer, "backbone": {"kwargs": {"x": value}}}, "auto")
     with pytest.raises(UserError, match=r"another optimizer\.nesterov"):
         run.is_finished({**newer, "optimizer": {"lr": 0.1, "nesterov": True}}, "auto")
 

@@ -203,10 +203,11 @@ class _Prefix:
         net, names = module.net, module.net.backbone.stage_names
         self.steps = names[: len(names) if upto == POOL else names.index(upto) + 1]
         self.stages = [
-            [name, digests[name], hashlib.sha256(repr(net.backbone.stages[name]).encode()).hexdigest()]
+            [name, digests[name], hashlib.sha256(str(net.backbone.stages[name]).encode()).hexdigest()]
             for name in self.steps
         ]
         self.recipe: dict[str, Any] = {
+            "network": net.backbone.variant,
             "mean": net.normalize.mean.flatten().tolist(),
             "std": net.normalize.std.flatten().tolist(),
             "precision": str(trainer.precision),
@@ -218,7 +219,8 @@ class _Prefix:
     def path(self, source: Source, upto: str) -> Path:
         """Return the file of a source's rows behind the stage `upto`."""
         stages = self.stages if upto == POOL else self.stages[: self.steps.index(upto) + 1]
-        pooling = self.module.net.head.pooling if upto == POOL else None
+        head = self.module.net.head
+        pooling = [head.pooling, head.prefix_tokens] if upto == POOL else None
         recipe = {**self.recipe, **source.recipe, "stages": stages, "pooling": pooling}
         return self.folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]}.npy"
 
@@ -282,7 +284,7 @@ class _Prefix:
     def _row_bytes(self, source: Source) -> int:
         """Return the bytes of one image's row, at most."""
         net = self.module.net
-        pooled: Sequence[int] = (net.backbone.feature_dim,)
+        pooled: Sequence[int] = (net.head.pooled_features,)
         shape = pooled if self.upto == POOL else net.backbone.stage_shapes(source.dataset.image_size)[self.upto]
         return math.prod(shape) * (2 if "16" in str(self.trainer.precision) else 4)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,10 +13,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tlab.errors import UserError
+from tlab.models.arguments import build, checked
 from tlab.models.loading import fit_to
 from tlab.models.reuse import sees_pooled_features
 from tlab.models.splitting import split, whole
-from tlab.models.stages import Pretraining, StagedBackbone, digest
+from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.tracing import NotTraceableError
 from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
 
@@ -41,6 +43,9 @@ def build_backbone(
     batchnorm_momentum: float | None = None,
     input_size: int = 224,
     image_size: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    pooling: str = "avg",
+    tokens_apart: bool = True,
 ) -> StagedBackbone:
     """Build a model, load its weights, and cut it into stages without its classifier.
 
@@ -57,26 +62,33 @@ def build_backbone(
             evaluated with the statistics of an earlier network.
         input_size: side in pixels of the images the model is meant for, where its weights do not tell.
         image_size: side in pixels of the images it will get; None: what the weights were trained with.
+        kwargs: further arguments of the library's builder (`drop_path_rate`), plain values.
+        pooling: the head's. With "avg", the default, a network that is not cut pools its tokens itself, as it was
+            trained to; else it returns all of them, after the last norm.
+        tokens_apart: tell class token and registers from patches; False: as runs did before tlab could.
 
     Raises:
-        UserError: a name, file, stage or size that does not exist or does not fit.
+        UserError: a name, file, stage, argument or size that does not exist or does not fit.
     """
     if library not in ("torchvision", "timm"):
         raise UserError(f"backbone.library={library} is unknown, choose torchvision or timm")
+    kwargs = checked(kwargs or {})
     names = _torchvision_names(name) if library == "torchvision" else _timm_names(name)
     named = library == "timm" and weights in ("DEFAULT", *names)
     read = read_weights(weights, name, names) if weights is not None and not named else None
     size = image_size or (read and read.input_size) or input_size
     if library == "torchvision":
-        model = _build_torchvision(name, size, has_weights=read is not None)
+        model = _build_torchvision(name, size, has_weights=read is not None, kwargs=kwargs)
     else:
-        model, cfg = _build_timm(name, image_size, str(weights) if named else None)
+        loaded = str(weights) if named else None
+        model, cfg = _build_timm(name, image_size, loaded, kwargs, fix_size=tokens_apart)
         input_size = cfg["input_size"][-1]
         size = image_size or (read and read.input_size) or input_size
     if classifier and classifier not in dict(model.named_modules()):
         raise UserError(f"backbone.classifier={classifier} is no module of {name}, give the path of its last layer")
-    parts, classifier = _parts(model, stages, classifier, size)
-    parts = _cut(parts, upto)
+    unpooled = tokens_apart and pooling != "avg"
+    stages_, classifier = _parts(model, name, stages, classifier, size, unpooled)
+    parts = _cut(stages_, name, upto)
     keys = {key for part in parts.values() for key in part.state_dict()}
     if read is not None:
         if library == "torchvision" and classifier:
@@ -88,30 +100,43 @@ def build_backbone(
         for module in (module for part in parts.values() for module in part.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = batchnorm_momentum
-    backbone = StagedBackbone(parts, _pretraining(read, weights_classes, input_size, nn.ModuleDict(parts)), size)
+    pretraining = _pretraining(read, weights_classes, input_size, nn.ModuleDict(parts))
+    pools_itself = len(parts) == len(stages_) and not unpooled and getattr(model, "global_pool", None) != ""
+    tokens: Tokens = "mixed" if not tokens_apart else "pooled" if pools_itself else "apart"
+    variant = f"{library} {name} {json.dumps(kwargs, sort_keys=True)}"
+    backbone = StagedBackbone(parts, pretraining, size, tokens, variant)
     if read is not None and backbone.pretraining.classes is not None and "weight" in read.classifier:
         if read.pooling is None:
             fits = sees_pooled_features(model, classifier, backbone, size)
         else:  # a tlab head: it saw these features if the backbone was cut at the same place
-            fits = read.pooling == "avg" and read.tensors.keys() == keys
+            same = read.tensors.keys() == keys and read.prefix_tokens == backbone.prefix_tokens
+            fits = read.pooling == "avg" and same
         backbone.pretraining = dataclasses.replace(backbone.pretraining, classifier_fits=fits)
     return backbone
 
 
 def _parts(
-    model: nn.Module, stages: Mapping[str, str] | None, classifier: str | None, size: int
+    model: nn.Module, name: str, stages: Mapping[str, str] | None, classifier: str | None, size: int, unpooled: bool
 ) -> tuple[dict[str, nn.Module], str]:
     try:
-        return split(model, stages, classifier)
+        return split(model, stages, classifier, tokens_at=size if unpooled else None)
     except NotTraceableError as error:
         if stages:
             raise UserError(f"backbone.stages cannot be cut, because {error}; use backbone.stages=null") from error
+    try:
         return whole(model, size, classifier)
+    except UserError as error:
+        raise UserError(f"backbone.name={name}: {error}") from error
 
 
-def _cut(parts: dict[str, nn.Module], upto: str | None) -> dict[str, nn.Module]:
+def _cut(parts: dict[str, nn.Module], name: str, upto: str | None) -> dict[str, nn.Module]:
     if upto is None:
         return parts
+    if len(parts) == 1 and upto not in parts:
+        raise UserError(
+            f"backbone.upto={upto} cannot cut backbone.name={name}, whose stages tlab cannot tell apart; leave it "
+            "out, or choose another model"
+        )
     if upto not in parts:
         raise UserError(f"backbone.upto={upto} is no stage of this backbone, choose one of {', '.join(parts)}")
     kept = list(parts)[: list(parts).index(upto) + 1]
@@ -186,7 +211,7 @@ def _reset(module: nn.Module) -> None:
             part.reset_parameters()
 
 
-def _build_torchvision(name: str, size: int, has_weights: bool) -> nn.Module:
+def _build_torchvision(name: str, size: int, has_weights: bool, kwargs: dict[str, Any]) -> nn.Module:
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {**SIDE_CLASSIFIERS, "init_weights": not has_weights}
@@ -197,7 +222,8 @@ def _build_torchvision(name: str, size: int, has_weights: bool) -> nn.Module:
             options[argument] = size if argument == "image_size" else (size, size)
     try:
         with _NoRandomFills() if has_weights else nullcontext():
-            return torchvision.models.get_model(name, weights=None, **options)
+            builder = torchvision.models.get_model_builder(name)
+            return build(builder, name, kwargs, weights=None, **options)
     except (AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -224,8 +250,12 @@ def _timm_names(name: str) -> list[str]:
     return ["DEFAULT", *(full.partition(".")[2] for full in tagged)]
 
 
-def _build_timm(name: str, size: int | None, weights: str | None) -> tuple[nn.Module, dict[str, Any]]:
+def _build_timm(
+    name: str, size: int | None, weights: str | None, kwargs: dict[str, Any], fix_size: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build a timm model, with timm's own download of its weights where they are named.
+
+    A model for any image size is built for the one at hand, if `fix_size`: its forward could not be followed.
 
     Returns:
         The model and timm's description of it (input size, mean, std).
@@ -233,8 +263,12 @@ def _build_timm(name: str, size: int | None, weights: str | None) -> tuple[nn.Mo
     timm = _timm()
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
     fixed = {"img_size": size} if size and timm.get_pretrained_cfg(full).fixed_input_size else {}
+    own = {"model_name": full, "pretrained": weights is not None}
     try:
-        model = timm.create_model(full, pretrained=weights is not None, **fixed)
+        model: Any = build(timm.create_model, name, kwargs, **own, **fixed)
+        if fix_size and getattr(model, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
+            fixed = {"img_size": size or model.pretrained_cfg["input_size"][-1], "dynamic_img_size": False}
+            model = build(timm.create_model, name, kwargs, **own, **fixed)
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error

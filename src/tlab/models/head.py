@@ -9,7 +9,7 @@ from torch.nn.functional import batch_norm
 
 from tlab.errors import UserError
 
-Pooling = Literal["avg", "max", "avgmax"]
+Pooling = Literal["avg", "max", "avgmax", "token", "token_avg"]
 
 
 class Standardize(nn.BatchNorm1d):
@@ -41,12 +41,16 @@ class Head(nn.Module):
     Args:
         in_features: channels of the features.
         num_classes: K, number of logits.
-        pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm).
+        pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm); or of tokens the class token,
+            "token", or that and the mean of the patches one after the other, "token_avg" (2 C features, as in the
+            linear evaluation of Oquab et al. 2023, "DINOv2", appendix B.3).
         dropout: probability, before each linear layer.
         hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
         normalize: standardise each pooled feature first, see `Standardize`.
+        prefix_tokens: tokens in front of the patches (class token, registers), which means and maxima leave out.
 
     Attributes:
+        pooled_features: number of features after pooling.
         reused: class -> source class, for the rows that started from the source classifier's.
 
     Raises:
@@ -61,6 +65,7 @@ class Head(nn.Module):
         dropout: float = 0.0,
         hidden: Sequence[int] = (),
         normalize: bool = False,
+        prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
@@ -69,7 +74,8 @@ class Head(nn.Module):
             raise UserError(f"head.dropout={dropout} is no probability below 1, choose for example 0.2")
         if any(not isinstance(width, int) or width < 1 for width in hidden):
             raise UserError(f"head.hidden={list(hidden)} must list widths of at least 1, for example [512]")
-        self.pooling = pooling
+        self.pooling, self.prefix_tokens = pooling, prefix_tokens
+        self.pooled_features = in_features = 2 * in_features if pooling == "token_avg" else in_features
         self.norm = Standardize(in_features) if normalize else nn.Identity()
         self.hidden = nn.Sequential()
         for width in hidden:
@@ -90,13 +96,19 @@ class Head(nn.Module):
 
     def pool(self, features: Tensor) -> Tensor:
         """Pool as `pool` does."""
-        return pool(features, self.pooling)
+        return pool(features, self.pooling, self.prefix_tokens)
 
 
-def pool(features: Tensor, pooling: Pooling) -> Tensor:
-    """Pool maps `B C H W` over positions and `B N C` over all tokens (class token included); `B C` passes."""
+def pool(features: Tensor, pooling: Pooling, prefix_tokens: int = 0) -> Tensor:
+    """Pool maps `B C H W`, and tokens `B N C` of which the first `prefix_tokens` are no positions; `B C` passes."""
     if features.ndim == 2:
         return features
+    if pooling == "token":
+        return features[:, 0]
+    if pooling == "token_avg":
+        return torch.cat([features[:, 0], features[:, prefix_tokens:].mean(1)], dim=1)
+    if features.ndim == 3:
+        features = features[:, prefix_tokens:]
     axes = (2, 3) if features.ndim == 4 else (1,)
     if pooling == "avg":
         return features.mean(axes)

@@ -97,7 +97,7 @@ def sees_pooled_features(model: nn.Module, classifier: str, backbone: StagedBack
         with torch.no_grad():
             logits = model(image).flatten(1)
             called = list(calls)  # a stage that is the whole model calls its place once more
-            features = pool(backbone(image), "avg")
+            features = pool(backbone(image), "avg", backbone.prefix_tokens)
     finally:
         hook.remove()
         for module, mode in modes.items():

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from tlab.errors import UserError
 from tlab.models.stages import shapes_only
+from tlab.models.tokens import unpooled
 from tlab.models.tracing import (
     CLASSIFIERS,
     POOL_FUNCTIONS,
@@ -22,7 +23,10 @@ FEWEST_STAGES = 4  # a network with fewer automatic stages has its largest one o
 
 
 def split(
-    model: nn.Module, stages: Mapping[str, str] | None = None, classifier: str | None = None
+    model: nn.Module,
+    stages: Mapping[str, str] | None = None,
+    classifier: str | None = None,
+    tokens_at: int | None = None,
 ) -> tuple[dict[str, nn.Module], str]:
     """Cut `model` into stages up to its classifier.
 
@@ -35,6 +39,8 @@ def split(
             are the stages, the largest is opened while there are fewer than four, layers that only normalise
             belong to the stage before them.
         classifier: path of the classifier; None: the last layer with parameters.
+        tokens_at: end with all tokens, where the network pools tokens itself; a side in pixels of images that it
+            takes. None: end with what it pools.
 
     Returns:
         Stage name -> module (sharing the parameters of `model` under their original paths), and the path of the
@@ -47,6 +53,8 @@ def split(
     graph, classifier = trace(model, classifier)
     modules = dict(model.named_modules())
     features = features_node(graph, classifier, modules)
+    if tokens_at is not None:
+        features = unpooled(model, graph, features, tokens_at)
     nodes = needed_nodes(graph, features)
     starts = _given(nodes, stages) if stages else _automatic(nodes, modules)
     names = list(starts)
@@ -81,7 +89,8 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
             layer = modules.get(path)
             if not isinstance(layer, CLASSIFIERS):
                 raise UserError(
-                    "tlab finds no classifier in this network, give backbone.classifier=<path of its last layer>"
+                    "tlab finds no classifier in this network, choose another backbone.name, or give "
+                    "backbone.classifier=<path of its last layer>"
                 )
             model.set_submodule(path, nn.Identity())
             features = _run_quietly(model, image_size)

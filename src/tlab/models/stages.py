@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,10 @@ from tlab.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision.transforms._presets.ImageClassification
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RANDOM = "random initialisation"
+# Parameters `1 n C` that a transformer puts in front of its patches, by the names of timm and torchvision.
+CLASS_TOKENS = ("cls_token", "class_token")
+PREFIX_TOKENS = (*CLASS_TOKENS, "dist_token", "reg_token")
+Tokens = Literal["pooled", "apart", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,27 @@ class StagedBackbone(nn.Module):
         stages: name -> module, in forward order.
         pretraining: what the weights were trained with.
         image_size: side in pixels of the images it will get; the output's layout is found with one such image.
+        tokens: of the last output, if any: "pooled", by the network itself, or those that it pools; "apart", class
+            token and registers may stand before the patches; "mixed", they may, but count as patches, as they did
+            before tlab told them apart.
+        variant: what tells the network from others of the same layers and weights.
+
+    Attributes:
+        prefix_tokens: how many tokens of the last output `B N C` stand before those of the patches.
+        has_class_token: whether the first of them is a class token.
 
     Raises:
         UserError: the images are too small (or of a size that the network does not take).
     """
 
-    def __init__(self, stages: Mapping[str, nn.Module], pretraining: Pretraining, image_size: int) -> None:
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        pretraining: Pretraining,
+        image_size: int,
+        tokens: Tokens = "pooled",
+        variant: str = "",
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleDict(stages)
         self.stage_names = tuple(stages)
@@ -67,6 +88,10 @@ class StagedBackbone(nn.Module):
         shape = self.stage_shapes(image_size)[self.stage_names[-1]]
         self.channel_axis = self._channel_axis(shape, image_size)
         self.feature_dim = shape[self.channel_axis - 1]
+        self.tokens, self.variant = tokens, variant
+        self.prefix_tokens, self.has_class_token = 0, False
+        if tokens == "apart" and len(shape) == 2:
+            self.prefix_tokens, self.has_class_token = self._prefix(shape[2 - self.channel_axis])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images `B C H W` to features `B C H W`, tokens `B N C`, or vectors `B C`."""
@@ -111,7 +136,7 @@ class StagedBackbone(nn.Module):
                 own = next(self.parameters())
                 x = torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
                 for name in self.stage_names:
-                    x = self.stages[name](x)
+                    x = self.stages[name].forward(x)  # a graph that is called prints what it raises, too
                     shapes[name] = tuple(x.shape[1:])
         except Exception as error:  # whatever a layer raises when its input has another size than it wants
             reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
@@ -120,6 +145,18 @@ class StagedBackbone(nn.Module):
                 f"try data.image_size={self.pretraining.input_size}"
             ) from error
         return shapes
+
+    def _prefix(self, tokens: int) -> tuple[int, bool]:
+        """Return how many of the `tokens` are no patches, and whether there is a class token.
+
+        Images are square, and so is the number of patches; else the stages use these parameters in another way.
+        """
+        found = {name.rpartition(".")[2]: parameter for name, parameter in self.named_parameters()}
+        number = sum(found[name].shape[1] for name in PREFIX_TOKENS if name in found)
+        patches = tokens - number
+        if patches < 1 or math.isqrt(patches) ** 2 != patches:
+            return 0, False
+        return number, any(name in found for name in CLASS_TOKENS)
 
     def _channel_axis(self, shape: tuple[int, ...], image_size: int) -> int:
         """Find the axis of channels of the last output (batch is axis 0).

@@ -37,6 +37,8 @@ class _OneInput(nn.Module):
 
 
 class _GlueTracer(fx.Tracer):
+    proxy_buffer_attributes = True  # a buffer has its value when a stage runs: weights are loaded after the trace
+
     def __init__(self, opened: set[nn.Module]) -> None:
         super().__init__()
         self.opened = opened
@@ -64,7 +66,8 @@ def _from_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
-def _trace_once(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
+def _trace_once(model: nn.Module, opened: set[nn.Module]) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Return the graph, and the tensors that the forward makes of no input, by their names in the graph."""
     wrapper = _OneInput(model)
     try:
         graph = _GlueTracer({wrapper, *opened}).trace(wrapper)
@@ -73,16 +76,26 @@ def _trace_once(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix("model.")
-    return graph
+    constants = {name: value.detach() for name, value in vars(wrapper).items() if isinstance(value, Tensor)}
+    return graph, constants
 
 
 def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
-    """Trace in training and in evaluation mode; what differs must be dropout, which becomes a module."""
+    """Trace in training and in evaluation mode; what differs must be dropout, which becomes a module.
+
+    Tensors that the forward makes of no input, such as rotary position embeddings, become buffers of the model that
+    its state does not have.
+    """
     mode = model.training
     try:
-        train, evaluation = (_trace_once(model.train(flag), opened) for flag in (True, False))
+        traces = [_trace_once(model.train(flag), opened) for flag in (True, False)]
     finally:
         model.train(mode)
+    (train, constants), (evaluation, others) = traces
+    if constants.keys() != others.keys() or not all(map(_equal, constants.values(), others.values())):
+        raise NotTraceableError("its forward makes other tensors in training than in evaluation")
+    for name, value in constants.items():
+        model.register_buffer(name, value, persistent=False)
     pairs = list(zip(train.nodes, evaluation.nodes, strict=False))
     differing = [pair for pair in pairs if _text(pair[0]) != _text(pair[1])]
     dropouts = all(node.target is other.target is F.dropout for node, other in differing)
@@ -91,6 +104,10 @@ def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     for number, (node, _) in enumerate(differing):
         _replace_dropout(model, train, node, f"glue_dropout{number}")
     return train
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and (a.is_meta or torch.equal(a, b))
 
 
 def _text(node: fx.Node) -> str:
@@ -189,10 +206,18 @@ def features_node(graph: fx.Graph, classifier: str, modules: dict[str, nn.Module
 
 
 def needed_nodes(graph: fx.Graph, features: fx.Node) -> list[fx.Node]:
-    """Return, in order, the nodes that `features` depends on, and the model's own checks of its input."""
+    """Return, in order, the nodes that `features` depends on, and the model's own checks of its input.
+
+    What is made of parameters alone, and by no module, is left out: each stage that uses it makes it.
+    """
     wanted = {features}
     for node in reversed(graph.nodes):
         check = node.op == "call_function" and node.target in (torch._assert, operator.setitem)
         if node in wanted or (check and node < features):
             wanted |= {node, *node.all_input_nodes}
-    return [node for node in graph.nodes if node in wanted]
+    changing: set[fx.Node] = set()
+    for node in graph.nodes:
+        filled = any(user.target is operator.setitem for user in node.users)
+        if node.op in ("placeholder", "call_module") or filled or changing & set(node.all_input_nodes):
+            changing.add(node)
+    return [node for node in graph.nodes if node in wanted and (node in changing or node.op == "get_attr")]

@@ -47,6 +47,7 @@ class Weights:
         classes: names of the source classes, where known.
         classifier: weight `K D` and bias `K` of the source classifier, where it is kept apart.
         pooling: of the tlab head that the rows belong to; None: they are those of the original model's classifier.
+        prefix_tokens: that this head left out of what it pooled.
     """
 
     tensors: dict[str, Tensor]
@@ -57,6 +58,7 @@ class Weights:
     classes: tuple[str, ...] | None = None
     classifier: dict[str, Tensor] = field(default_factory=dict)
     pooling: str | None = None
+    prefix_tokens: int = 0
 
 
 def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
@@ -180,6 +182,7 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     weights.pooling = "avg"  # the default of `Head`
     if isinstance(about := content.get("tlab"), Mapping):
         weights.pooling = about.get("config", {}).get("head", {}).get("pooling", weights.pooling)
+        weights.prefix_tokens = about.get("prefix_tokens") or 0
         weights.classes = class_names(about["classes"]) if about.get("classes") else None
         weights.input_size = about.get("image_size")
         weights.mean = tuple(about.get("mean") or IMAGENET_MEAN)

@@ -58,13 +58,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
 
 
 def _is_neutral(key: str, value: Any) -> bool:
-    """Tell whether a new key's value leaves things as they were before there was the key."""
+    """Tell whether a new key's value leaves things as they were before there was the key.
+
+    In a mapping that is empty by default (`backbone.kwargs`) each key says something, whatever its value.
+    """
     node: Any = TrainConfig
     default: Any = None
     for part in key.split("."):
         known = {each.name: each for each in fields(node)} if is_dataclass(node) else {}
         if part not in known:
-            return value is None or value is False
+            return (value is None or value is False) and key != f"backbone.kwargs.{part}"
         node, default = known[part].type, known[part].default
     return value is None or value is False or value == default
 

@@ -1,0 +1,89 @@
+"""Which of a transformer's tokens are patches, and what they are before the network pools them itself."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tlab.models.stages import evaluating
+from tlab.models.tracing import needed_nodes
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of each tensor; () of other values."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.shapes[n] = tuple(value.shape) if isinstance(value, Tensor) else ()
+        return value
+
+
+def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: int) -> fx.Node:
+    """Return the node of all tokens `B N C` that the network makes its features of.
+
+    Whatever picks or pools them (the choice of the class token, a mean without it, attention) is left out. A norm
+    that acts after it is put in front of it, in `graph`: it sees one token at a time anyway.
+
+    Args:
+        model: the network.
+        graph: of its glue.
+        features: what it gives its classifier, see `tracing.features_node`.
+        image_size: side in pixels of the blank image that is run to see shapes.
+
+    Returns:
+        `features` as they are where they are maps, or made of tokens by more than pooling and norms.
+    """
+    shapes = _shapes(model, graph, image_size)
+    if len(shapes.get(features, ())) not in (2, 3):
+        return features
+    modules = dict(model.named_modules())
+    order = {node: number for number, node in enumerate(needed_nodes(graph, features)) if node.op != "get_attr"}
+    norms: list[str] = []
+    reached = {features}
+    while reached:
+        node = max(reached, key=order.__getitem__)
+        is_tokens = len(reached) == 1 and len(shapes[node]) == 3 and shapes[node][1] > 1
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        if module is not None and _is_norm(module) and len(reached) == 1:
+            norms.insert(0, str(node.target))
+        elif is_tokens and node.target is not operator.getitem:
+            return _normed(graph, features, node, norms)
+        elif module is not None and any(True for _ in module.parameters()) and not _pools(node, shapes):
+            return features
+        reached = (reached - {node}) | (order.keys() & node.all_input_nodes)
+    return features
+
+
+def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node, tuple[int, ...]]:
+    own = next(model.parameters())
+    run = _Shapes(model, graph)
+    try:
+        with evaluating(model), torch.no_grad():
+            run.run(torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype))
+    except Exception:  # an image of another size than a layer wants: `StagedBackbone` says so in a sentence
+        return {}
+    return run.shapes
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Tell whether `module` normalises each token by itself."""
+    small = all(parameter.ndim <= 1 for parameter in module.parameters())
+    return "Norm" in type(module).__name__ and small and not isinstance(module, _BatchNorm)
+
+
+def _pools(node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> bool:
+    return len(shapes[node]) == 2 and [len(shapes[each]) for each in node.all_input_nodes] == [3]
+
+
+def _normed(graph: fx.Graph, features: fx.Node, tokens: fx.Node, norms: list[str]) -> fx.Node:
+    last = features
+    for path in norms:
+        with graph.inserting_after(last):
+            tokens = last = graph.call_module(path, (tokens,))
+    return tokens
