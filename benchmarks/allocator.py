@@ -13,6 +13,7 @@ import torch
 
 from speed_limits import training
 from tlab.allocator import keep_freed_memory
+from tlab.cores import limit_spinning
 
 
 def images_per_second(arch: str, image_size: int, batch_size: int, steps: int) -> float:
@@ -42,6 +43,7 @@ def main() -> None:
             keep_freed_memory()
         print(images_per_second(args.arch, args.image_size, args.batch_size, args.steps))
         return
+    limit_spinning()  # in the processes that follow
     speeds: dict[str, list[float]] = {"stock": [], "kept": []}
     for _ in range(args.rounds):
         for kind, values in speeds.items():

@@ -13,6 +13,8 @@ import os
 import tempfile
 from typing import cast
 
+from tlab.cores import limit_threads
+
 CASES = ("resnet18,224,32-true", "resnet18,64,32-true", "mobilenet_v3_small,64,32-true", "resnet50,224,bf16-mixed")
 
 
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda or auto, %(default)s")
     args = parser.parse_args()
 
-    from tlab.cores import limit_threads
+    limit_threads()  # before what follows imports torch
     from tlab.models.backbones import build_backbone
     from tlab.models.classifier import Classifier
     from tlab.models.compile_trial import Setting, try_out
@@ -33,7 +35,6 @@ def main() -> None:
     from tlab.models.precision import Precision, allow_tf32, find_accelerator
     from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
-    limit_threads()
     print(f"{'':36}{'eager':>9}{'compiled':>10}{'ratio':>7}{'compiling':>11}{'again':>8}{'pays from':>13}")
     for name, pixels, precision in (case.split(",") for case in args.case or CASES):
         if precision != "32-true":

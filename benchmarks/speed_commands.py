@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speed_scenarios import PEERS, Scenario
+from tlab.cores import limit_spinning
 from tlab.overrides import quoted
 
 HERE = Path(__file__).resolve().parent
@@ -111,6 +112,7 @@ def run(command: list[str], work: Path, log: Path, timeout: float) -> tuple[floa
     Returns:
         Wall clock in seconds, and why it failed ("" where it did not).
     """
+    limit_spinning()  # for all alike: tlab's own commands have it
     environment = {**os.environ, "TLAB_CACHE": str(work / "cache")}
     start = time.perf_counter()
     with log.open("w") as output:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlab.command import compose
+from tlab.cores import limit_spinning
 from tlab.overrides import quoted
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
@@ -30,6 +31,7 @@ def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Resu
         weights: `backbone.weights`.
         overrides: Whatever else the command line would say.
     """
+    limit_spinning()  # as in a command; torch is not loaded yet
     places = {"run_dir": str(directory), "data.root": str(data), "backbone.weights": weights}
     metrics = train(compose([*UNDRAWN, *overrides, *(quoted(key, value) for key, value in places.items())]))
     accuracy = [float(row["val/acc"]) for row in RunDirectory(directory).history()]

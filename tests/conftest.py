@@ -12,6 +12,10 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
+from tlab.cores import limit_spinning
+
+limit_spinning()  # several workers test at once; here, since the tests import torch
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

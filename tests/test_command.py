@@ -14,12 +14,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from tlab.command import compose, conf_dir, prepare_hydra
+from tlab.cores import SPINS
 from tlab.errors import UserError
-from tlab.overrides import key_and_value, named_choices, quoted, read_sweep, tidy
-from tlab.train import compose_baseline
+from tlab.overrides import key_and_value, named_choices, of_baseline, quoted, read_sweep, tidy
 
 GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",
@@ -84,16 +83,19 @@ def test_help_is_for_people_and_imports_no_torch():
     ids=" ".join,
 )
 def test_no_torch_before_a_run_begins(arguments, tmp_path):
+    """And when it is imported, its threads will be those that sleep soon (`limit_spinning`)."""
     code = (
-        "import sys, runpy; sys.argv[1:] = sys.argv[1:]\n"
+        "import os, sys, runpy; sys.argv[1:] = sys.argv[1:]\n"
         "try: runpy.run_module('tlab.train', run_name='__main__')\n"
-        "finally: print('TORCH' if 'torch' in sys.modules else 'LIGHT')"
+        "finally: print('TORCH' if 'torch' in sys.modules else 'LIGHT', os.environ.get('GOMP_SPINCOUNT'))"
     )
     env = {**os.environ, "COMP_LINE": "python -m tlab.train backbone=", "COMP_POINT": "30"}
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):  # of the tests, or of whoever gives them
+        env.pop(name, None)
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
     )
-    assert "LIGHT" in result.stdout, result.stderr
+    assert f"LIGHT {SPINS}" in result.stdout, result.stderr
 
 
 def test_cfg_job_is_yaml_that_names_every_group():
@@ -341,9 +343,6 @@ def test_any_text_is_quoted_as_hydra_reads_it(text, tmp_path):
     assert key_and_value(quoted("run_dir", text)) == ("run_dir", text)
 
 
-def test_a_baseline_with_another_plan_leaves_out_all_that_is_said_of_the_first(tmp_path, monkeypatch):
-    given = [f"data.root={tmp_path}", "++run_dir=x", "~finetune.phases.head", "++finetune.head_epochs=1"]
-    monkeypatch.setattr("tlab.train.command_overrides", lambda: given)
-    cfg = OmegaConf.create({"run_dir": str(tmp_path), "baseline": {"scratch": ["finetune=scratch"]}})
-    other = compose_baseline(cfg, "scratch")
-    assert other.run_dir == f"{tmp_path}/baselines/scratch"
+def test_a_baseline_with_another_plan_leaves_out_all_that_is_said_of_the_first():
+    given = ["data.root=x", "++run_dir=x", "~finetune.phases.head", "++finetune.head_epochs=1"]
+    assert of_baseline(given, ["finetune=scratch"]) == ["data.root=x", "finetune=scratch"]

@@ -3,9 +3,10 @@
 import os
 
 import cv2
+import pytest
 import torch
 
-from tlab.cores import cores, limit_threads, one_thread, thread_pool
+from tlab.cores import SPINS, cores, limit_spinning, limit_threads, one_thread, thread_pool
 
 
 def test_cores_are_those_the_process_is_bound_to(monkeypatch):
@@ -31,14 +32,31 @@ def test_a_job_has_the_cores_that_it_was_given(monkeypatch):
     assert cores() == 8
 
 
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPINS}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_how_long_threads_wait_is_chosen_unless_the_user_has(monkeypatch, given, then):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", dict(given))
+        limit_spinning()
+        assert os.environ == then
+
+
 def test_torch_computes_with_the_share_of_the_process(monkeypatch):
     before = torch.get_num_threads()
+    monkeypatch.setattr(os, "environ", {})  # not even what the tests have for their processes
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     try:
         limit_threads()
         assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (4, "4")
+        assert os.environ["GOMP_SPINCOUNT"] == SPINS
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the user
         limit_threads()
         assert torch.get_num_threads() == 1

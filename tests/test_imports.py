@@ -29,11 +29,14 @@ def test_a_run_imports_neither_compiler_nor_figures(compose_run: Callable[..., D
 
 
 LATER = """
-import sys, tlab, torch, torchvision, lightning.pytorch as L
+import os, sys
+os.environ.pop("GOMP_SPINCOUNT", None)  # of the tests
+import tlab, torch, torchvision, lightning.pytorch as L
 from lightning.fabric.wrappers import OptimizedModule
 from torchmetrics.classification import MulticlassAccuracy
 
 assert not [name for name in HEAVY if name in sys.modules]
+assert "GOMP_SPINCOUNT" not in os.environ  # a command's business, not that of a program with tlab in it
 layer = torch.nn.Linear(2, 2)
 optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
 layer(torch.ones(3, 2)).sum().backward()

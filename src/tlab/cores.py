@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 # The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
+SPINS = "1000"  # what GNU's OpenMP itself takes in a process that has more threads than there are cores
 
 
 def cores() -> int:
@@ -26,8 +27,22 @@ def share_of_cores() -> int:
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def limit_spinning() -> None:
+    """Let threads that wait for work sleep soon, and leave their cores to other commands on the machine.
+
+    Between two operations of torch GNU's OpenMP has its threads ask 300,000 times whether there is work before they
+    sleep. Two commands at once on two cores then train at a fifth of the speed of one alone each; with this, at
+    about twice that (`python benchmarks/spin.py`). The environment is read when torch is loaded, so this comes
+    before, and the processes that are started inherit it. What the user has set, `GOMP_SPINCOUNT` or
+    `OMP_WAIT_POLICY`, stays. Other systems' OpenMP does not read it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
 def limit_threads() -> None:
     """Let torch compute with this process's share of the cores, and no more threads than `OMP_NUM_THREADS`."""
+    limit_spinning()  # a cluster may have started this process with an environment of its own
     import torch
 
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
