@@ -3,14 +3,19 @@
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from tlab.runs.checkpoints import LastCheckpoint, between_steps
 from tlab.signals import STOPPING
+
+EVERY_SECONDS = 1.0  # about so often several processes ask each other whether one of them is to stop
+MOST_STEPS = 100  # between two such questions: steps may become slower meanwhile
 
 
 class GracefulStop(Checkpoint):
@@ -19,6 +24,9 @@ class GracefulStop(Checkpoint):
     A context manager around the whole run, and the last one of its callbacks. Before and after training a signal
     ends the run at once; a second one always does. In validation the epoch is finished first. The exit code is
     128 + the signal, as in shells.
+
+    Several processes stop after the same step, whichever of them the signal has reached. They ask each other about
+    once a second, since an exchange in every step would keep each GPU waiting for all others.
 
     Args:
         last: Writes the checkpoint.
@@ -29,6 +37,7 @@ class GracefulStop(Checkpoint):
         self.received: int | None = None
         self._training = False
         self._handlers: dict[int, Any] = {}
+        self._measure_anew()
 
     def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
@@ -45,14 +54,19 @@ class GracefulStop(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen again: Lightning has set handlers of its own."""
         self._training = True
+        self._measure_anew()  # a run that goes on inside an epoch has no other start
         if self._handlers:
             self._listen()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Ask early in the epoch: with another phase its steps may take another time."""
+        self._measure_anew()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop, between two optimiser steps; after the last batch the end of the epoch does."""
-        if between_steps(trainer, batch_idx) and self._asked(trainer):
+        if between_steps(trainer, batch_idx) and self._asked_after_step(trainer):
             self.last.save(trainer)
             self._stop()
 
@@ -76,10 +90,37 @@ class GracefulStop(Checkpoint):
             self._stop()
         print("tlab: stopping after this step (once more: at once)", file=sys.stderr, flush=True)
 
+    def _measure_anew(self) -> None:
+        """Ask after the next step, and the one after it, by which time the first one's length is known."""
+        self._interval = self._left = self._proposal = 1  # steps
+        self._since = time.monotonic()
+
+    def _asked_after_step(self, trainer: L.Trainer) -> bool:
+        """Tell whether any process has received a signal, if it is time to ask; all count the same steps."""
+        if trainer.world_size == 1:
+            return self.received is not None
+        self._left -= 1
+        return self._left <= 0 and self._asked(trainer)
+
     def _asked(self, trainer: L.Trainer) -> bool:
-        """Tell whether any process has received a signal; all of them must answer alike."""
-        mine = self.received is not None
-        return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
+        """Tell whether any process has received a signal; all of them answer alike.
+
+        In the same exchange the first process says after how many steps they ask again. It goes by the last but one
+        interval, from answer to answer: only an answer waits for all that a GPU has been given to do.
+        """
+        mine = int(self.received is not None)
+        if trainer.world_size == 1:
+            return bool(mine)
+        proposal = self._proposal if trainer.is_global_zero else 0
+        words = torch.tensor([mine, proposal], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(words, torch.distributed.ReduceOp.MAX)
+        anybody, steps = words.tolist()
+        now = time.monotonic()
+        wanted = EVERY_SECONDS * self._interval / max(now - self._since, 1e-6)
+        self._proposal = min(max(1, int(wanted)), MOST_STEPS)
+        self._interval = self._left = steps
+        self._since = now
+        return bool(anybody)
 
     def _stop(self) -> NoReturn:
         raise SystemExit(128 + (self.received or signal.SIGTERM))
