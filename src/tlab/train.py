@@ -177,7 +177,8 @@ def fit(
             return metrics
         if "test" in data.index.splits:
             # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-            module.load_state_dict(torch.load(run.best, weights_only=True)["state_dict"])
+            best = torch.load(run.best, map_location="cpu", weights_only=True)
+            module.load_state_dict(best["state_dict"])
             metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
         final = {name: metrics[name] for name in FINAL if name in metrics}
         swept = swept_keys(run.path, overrides)

@@ -1,11 +1,13 @@
 """When a run writes its checkpoints, and what is in them."""
 
+import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tlab.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from tlab.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint, on_host
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
@@ -77,6 +79,66 @@ def test_the_best_waits_for_the_last_and_goes_before_it(tmp_path, monkeypatch):
     assert (best["state_dict"]["b"].tolist(), best["rows"]) == ([0, 0], [1])
     assert (last["state_dict"]["b"].tolist(), last["rows"]) == ([1, 1], [1, 2])
     assert moved == ["best.ckpt", "last.ckpt"]
+
+
+def test_what_waits_is_in_the_host_s_memory_apart_from_what_goes_on():
+    """Also what optimisers and callbacks hold; tied weights stay tied, and what is frozen is the same tensor."""
+    maps = torch.arange(24.0).reshape(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    frozen, tied = torch.ones(3), torch.arange(4.0)
+    checkpoint = {
+        "state_dict": {"frozen": frozen, "maps": maps, "one": tied.view(2, 2), "other": tied[2:]},
+        "optimizer_states": [{"state": {0: {"momentum_buffer": tied.clone(), "step": torch.tensor(3.0)}}}],
+        "callbacks": {"a": {"best": torch.tensor(0.5), "rows": [{"epoch": 0}], "counts": (maps, None)}},
+        "epoch": 3,
+    }
+    kept = on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() == frozen.data_ptr())
+    before, after = list(_leaves(checkpoint)), list(_leaves(kept))
+    assert [type(leaf) for leaf in before] == [type(leaf) for leaf in after]
+    for old, new in zip(before, after, strict=True):
+        if not isinstance(old, torch.Tensor):
+            assert old == new
+            continue
+        assert torch.equal(old, new)
+        assert (old.stride(), old.dtype, new.device.type) == (new.stride(), new.dtype, "cpu")
+        assert (old.data_ptr() == new.data_ptr()) == (old is frozen)
+    assert kept["state_dict"]["maps"] is kept["callbacks"]["a"]["counts"][0]
+    kept["state_dict"]["one"][1, 0] = 9
+    assert kept["state_dict"]["other"].tolist() == [9, 3]
+    checkpoint["callbacks"]["a"]["rows"].append(1)
+    assert kept["callbacks"]["a"]["rows"] == [{"epoch": 0}]
+
+
+def _leaves(content):
+    if isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _leaves(part)
+    else:
+        yield content
+
+
+def test_reading_a_checkpoint_runs_no_code_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"state_dict": partial(print, "ran")}, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        AtomicCheckpointIO(RunDirectory(tmp_path)).load_checkpoint(tmp_path / "last.ckpt", weights_only=None)
+
+
+def test_a_run_reads_its_checkpoints_into_the_host_s_memory(compose_run, monkeypatch):
+    """When it goes on, and to test: else all processes of a run would put theirs on the first GPU."""
+    seen, load = [], torch.load
+
+    def note_and_load(*args, **options):
+        seen.append((options.get("map_location"), options.get("weights_only")))
+        return load(*args, **options)
+
+    small = compose_run("finetune=head", "finetune.head_epochs=null", "checkpoint.every_n_steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "finish", lambda *args, **entries: {}["a power cut"])
+        with pytest.raises(KeyError):
+            train(small)
+    monkeypatch.setattr(torch, "load", note_and_load)
+    train(small)
+    assert seen == [("cpu", True)] * 2
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from tlab.cache import atomic_path
 from tlab.runs.directory import RunDirectory
@@ -27,9 +28,11 @@ EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there when it is safely on the disk.
 
-    `best.ckpt` is kept in memory first, since in a short epoch writing it would take longer than training; it
-    reaches the disk right before the next `last.ckpt`. What that says of the best epoch is then on the disk, and if
-    the process is killed in between, the run that goes on finds the same best epoch again.
+    `best.ckpt` is kept in the host's memory first, since in a short epoch writing it would take longer than
+    training; it reaches the disk right before the next `last.ckpt`. What that says of the best epoch is then on the
+    disk, and if the process is killed in between, the run that goes on finds the same best epoch again.
+
+    What is written names no device, and is read into the host's memory, from where Lightning moves it.
 
     Args:
         run: The run whose `best.ckpt` waits.
@@ -58,15 +61,53 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 _write(self._best, temporary)
             self._best = None
 
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return what a checkpoint holds; no code in it is run, whatever Lightning or the environment says."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
     def _snapshot(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Copy what the next step changes; what is frozen stands still until the phase ends."""
         frozen = self.frozen()
-        still = [tensor for tensor in checkpoint["state_dict"].values() if tensor.data_ptr() in frozen]
-        return copy.deepcopy(checkpoint, {id(tensor): tensor for tensor in still})
+        return on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
+
+
+def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:
+    """Return a copy whose tensors are in the host's memory; those that share a storage still do.
+
+    Args:
+        checkpoint: Plain data and tensors of any device.
+        stays: Tells of a tensor that it is to be the same one in the copy.
+    """
+    copies: dict[int, Any] = {}  # as `deepcopy` keeps them: id of the original -> copy
+    storages: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+    for tensor in _tensors(checkpoint):
+        copies[id(tensor)] = tensor
+        if not stays(tensor):
+            storage = tensor.untyped_storage()
+            place = (storage.device, storage.data_ptr())
+            if place not in storages:
+                storages[place] = torch.UntypedStorage(storage.nbytes()).copy_(storage)
+            empty = torch.empty(0, dtype=tensor.dtype)
+            copies[id(tensor)] = empty.set_(
+                storages[place], tensor.storage_offset(), tensor.size(), tensor.stride()
+            )
+    return copy.deepcopy(checkpoint, copies)
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested collections."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(part)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; it is on the disk when this returns."""
+    """Write a checkpoint without a word of the device it was on; it is on the disk when this returns."""
+    checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
     with path.open("wb") as file:
         torch.save(checkpoint, file)
         file.flush()
