@@ -7,30 +7,137 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from tlab.cores import cores
+from tlab.data.index import ImageIndex, Sample
 from tlab.errors import UserError
-from tlab.processes import ProcessError, from_first_process, run_in_processes
+from tlab.finetuning.distributed import verify_same_images
+from tlab.processes import (
+    ProcessError,
+    first_process_first,
+    from_all_processes,
+    from_first_process,
+    run_in_processes,
+)
+from tlab.runs.stopping import MOST_STEPS, GracefulStop
 from tlab.train import train
 
 
-def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answer(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What two processes saw who did what is below, one after the other; and what was left of it here."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    threads, answer = run_in_processes(_look_around, (), 2, "gloo")
-    assert threads == [max(1, cores() // 2)] * 2
-    assert answer == ["0", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS")
+        seen = run_in_processes(_look_around, (), 2, "gloo")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    return {name: [each[name] for each in seen] for name in seen[0]}
 
 
 def _look_around():
-    mine = (torch.get_num_threads(), from_first_process(lambda: os.environ["RANK"]))
+    mine = {
+        "threads": torch.get_num_threads(),
+        "answer": from_first_process(lambda: os.environ["RANK"]),
+        "error": _error_of(lambda: from_first_process(_fail_in_first)),
+        "mistake": _error_of(lambda: from_first_process(lambda: instantiate({"_target_": "tlab.none"}))),
+        "error alone": _error_of(_enter_alone),
+        "all": from_all_processes(os.environ["RANK"]),
+        "images": _error_of(_find_other_images),
+        "stop": _stop_one(),
+    }
     everyone = [None, None]
     torch.distributed.all_gather_object(everyone, mine)
-    return [list(column) for column in zip(*everyone, strict=True)]
+    return everyone
+
+
+def _error_of(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__, str(error).splitlines()[-1]
+    return None
+
+
+def _fail_in_first():
+    assert os.environ["RANK"] == "0"
+    return 1 / 0
+
+
+def _enter_alone():
+    with first_process_first():
+        _fail_in_first()
+
+
+def _find_other_images():
+    samples = tuple(Sample(f"/data/{number}.jpg", 0) for number in range(5 - int(os.environ["RANK"])))
+    verify_same_images(ImageIndex(Path("/data"), ("a",), {"train": samples}))
+
+
+def _stop_one():
+    """Train until a signal that only the second process gets; the first one is the slower one.
+
+    Returns:
+        When they stopped and saved, with which code, and how many exchanges there were.
+    """
+    saved, exchanges, exchange = [], [], torch.distributed.all_reduce
+    trainer = SimpleNamespace(
+        world_size=2,
+        is_global_zero=os.environ["RANK"] == "0",
+        accumulate_grad_batches=2,
+        is_last_batch=False,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", lambda *args: (exchanges.append(args), exchange(*args)))
+        with GracefulStop(SimpleNamespace(save=lambda trainer: saved.append(batch))) as stop:
+            stop.on_train_start(trainer, None)
+            for batch in range(3000):
+                time.sleep(0.001 if trainer.is_global_zero else 0.0)
+                if batch == 500 and not trainer.is_global_zero:
+                    signal.raise_signal(signal.SIGTERM)
+                try:
+                    stop.on_train_batch_end(trainer, None, None, None, batch)
+                except SystemExit as end:
+                    return saved, end.code, len(exchanges)
+    return None
+
+
+def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answers(seen):
+    assert seen["threads"] == [max(1, cores() // 2)] * 2
+    assert seen["answer"] == ["0", "0"]
+    assert seen["all"] == [["0", "1"]] * 2
+
+
+def test_an_error_of_the_first_process_reaches_those_that_wait_for_its_word(seen):
+    zero = "division by zero"
+    for name in ("error", "error alone"):
+        assert seen[name] == [("ZeroDivisionError", zero), ("ProcessError", f"ZeroDivisionError: {zero}")]
+    (kind, _), (others, words) = seen["mistake"]
+    assert (kind, others) == ("InstantiationException", "UserError")
+    assert "tlab.none" in words
+
+
+def test_processes_that_find_other_images_refuse_them_alike(seen):
+    (kind, words), other = seen["images"]
+    assert (kind, words) == tuple(other)
+    assert kind == "UserError"
+    assert "data.root=/data" in words
+    assert "process 1 has other images (train 4" in words
+
+
+def test_a_signal_that_one_process_gets_stops_both_after_the_same_step(seen):
+    (saved, code, exchanges), other = seen["stop"]
+    assert tuple(other) == (saved, code, exchanges)
+    (batch,) = saved
+    assert 500 <= batch <= 500 + 2 * MOST_STEPS + 2
+    assert batch % 2 == 1  # no gradients are pending
+    assert code == 128 + signal.SIGTERM
+    assert exchanges <= 50  # in 250 steps or more
 
 
 def test_a_mistake_of_one_process_is_the_runs(capfd):

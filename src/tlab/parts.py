@@ -139,10 +139,8 @@ def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: di
         begun: The record of a run that goes on, which keeps its precision on the same kind of device.
     """
     from tlab.finetuning.plan import HEAD
-    from tlab.models.precision import allow_tf32, fastest_precision, find_accelerator
+    from tlab.models.precision import fastest_precision, find_accelerator
 
-    if cfg.trainer.precision != "32-true":  # which was asked for because it is exact
-        allow_tf32()
     if cfg.trainer.precision != "auto":
         return cfg.trainer.precision
     accelerator = find_accelerator(cfg.trainer.accelerator)

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,22 +68,65 @@ def join_nodes(nodes: int) -> int:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Let the first process through the block alone, so that the others find what it leaves in the caches."""
+    """Let the first process through the block alone, so that the others find what it leaves in the caches.
+
+    What the block raises in the first process is raised in all, as by `from_first_process`.
+    """
     if not first_process():
-        _barrier()
-    yield
-    if first_process():
-        _barrier()
+        _share()
+        yield
+        return
+    with _telling_errors():
+        yield
+    _share()
 
 
 def from_first_process(compute: Callable[[], T]) -> T:
-    """Return in every process what `compute` returns in the first one; only that one calls it."""
+    """Return in every process what `compute` returns in the first one; only that one calls it.
+
+    Raises:
+        Exception: Whatever `compute` raises; in the others a `UserError` if it is a mistake, else a `ProcessError`.
+    """
+    if not first_process():
+        return _share()
+    with _telling_errors():
+        answer = compute()
+    return _share(answer)
+
+
+def from_all_processes(mine: T) -> list[T]:
+    """Return in every process what each of them gives, in their order; where there is one only, its own."""
     import torch
 
-    answer: list[Any] = [compute()] if first_process() else [None]
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+@contextmanager
+def _telling_errors() -> Iterator[None]:
+    """Let the others, which wait for a word of the first process, raise what is raised in the block."""
+    try:
+        yield
+    except Exception as error:
+        told = UserError(sentence(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
+        with suppress(Exception):  # they may be gone, and this error is the one that counts
+            _share(error=told)
+        raise
+
+
+def _share(answer: Any = None, error: Exception | None = None) -> Any:
+    """Return the first process's `answer` in every process; its `error`, if it has one, is raised in the others."""
+    import torch
+
+    words: list[Any] = [answer, error]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(answer)
-    return answer[0]
+        torch.distributed.broadcast_object_list(words)
+    if words[1] is not None and not first_process():
+        raise words[1]
+    return words[0]
 
 
 def run_in_processes(
@@ -250,10 +293,3 @@ def _as_it_was() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-
-
-def _barrier() -> None:
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()

@@ -112,7 +112,9 @@ def fit(
     from tlab.allocator import keep_freed_memory
     from tlab.dashboards.hparams import log_hparams
     from tlab.finetuning import AddressedRandomness, BackboneFinetuning, FrozenPrefix
+    from tlab.finetuning.distributed import verify_same_images
     from tlab.models.module import ImageClassifier
+    from tlab.models.precision import allow_tf32
     from tlab.processes import first_process_first, from_first_process
     from tlab.runs.checkpoints import LastCheckpoint, resumable
     from tlab.runs.confusion import ConfusionRecorder
@@ -135,10 +137,12 @@ def fit(
             plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
+        verify_same_images(data.index)
         contents = data.contents()
         images = contents.numbers()
         check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
+        allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
         compile_ = (cfg, net, plan, precision, images["train"])
         compiled = from_first_process(lambda: choose_compiled(*compile_, begun))

@@ -1,6 +1,7 @@
 """Processes that train together: they stay equal, and end as one process does, in every phase."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -13,8 +14,12 @@ import torch
 
 import tlab.train
 from tlab.command import compose
+from tlab.data import augment_on, image_store
 from tlab.description import plain, resolved
+from tlab.finetuning import BackboneFinetuning, features
 from tlab.finetuning.distributed import average, running_statistics, verify_equal
+from tlab.models import precision
+from tlab.models.classifier import POOL
 from tlab.models.stages import digest
 from tlab.processes import run_in_processes
 from tlab.train import fit, train
@@ -68,7 +73,7 @@ def watched_fits(jobs, notes):
     build = tlab.train.build_trainer
     for name, job in jobs.items():
         watch = Watch(notes / "resumed" if name == "batchnorm-gradual" else None)
-        extra = Vandal() if name == "vandal" else watch
+        extra = {"vandal": Vandal(), "contrary": Contrary()}.get(name, watch)
 
         def build_watched(*arguments, extra=extra, **options):
             trainer = build(*arguments, **options)
@@ -79,6 +84,9 @@ def watched_fits(jobs, notes):
         if name == "vandal":
             with pytest.raises(RuntimeError, match="process 1 differs from process 0 in head after phase head"):
                 fit(*job)
+            continue
+        if name == "contrary":
+            fit_contrary(extra, job, notes / f"{name}-{os.environ['RANK']}.json")
             continue
         fit(*job)
         alive = [wrapper() is not None for wrapper in watch.wrappers]
@@ -92,6 +100,39 @@ class Vandal(L.Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         if trainer.global_rank == 1:
             pl_module.net.head.linear.bias.data[0] += 1e-3
+
+
+class Contrary(L.Callback):
+    """Notes per phase where the batches come from and where they are augmented."""
+
+    def __init__(self):
+        self.phases = {}
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        train, val = trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()
+        stored = [loader.stored is not None for loader in (train, val)]
+        decoded = [loader.images.store is not None for loader in (train, val)]
+        phase = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).phase.name
+        self.phases[phase] = {"stored": stored, "decoded": decoded, "drawn": train.draws}
+
+
+def fit_contrary(watch, job, note):
+    """Fit where the second process would answer otherwise, and cannot read what phase `one` has kept."""
+    second, tf32, array = os.environ["RANK"] == "1", [], features._Prefix.array
+
+    def broken_array(self, source):
+        if second and self.upto != POOL:
+            raise OSError(errno.EIO, "broken disk")
+        return array(self, source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "free_memory", lambda: 0 if second else 2**40)
+        patch.setattr(features._Prefix, "array", broken_array)
+        patch.setattr(augment_on, "choose", lambda *args: ("device" if second else "cpu", ""))
+        patch.setattr(image_store, "_reason_against", lambda *args: "" if second else "no need")
+        patch.setattr(precision, "allow_tf32", tf32.append)
+        fit(*job)
+    note.write_text(json.dumps({"phases": watch.phases, "tf32": tf32}))
 
 
 def small_things(notes):
@@ -148,6 +189,7 @@ def runs(compose_, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     settings = {f"{net}-{plan}": (*NETS[net], *PLANS[plan]) for net in NETS for plan in PLANS}
     settings["resumed"] = settings["batchnorm-gradual"]
+    settings["contrary"] = (*NETS["plain"], *PLANS["gradual"])
     settings["vandal"] = (*NETS["plain"], "finetune=lp_ft", "finetune.head_epochs=1")
     jobs = {}
     for name, overrides in settings.items():
@@ -245,6 +287,19 @@ def test_a_resumed_run_ends_with_the_weights_of_the_whole_one(runs):
 
 def test_statistics_of_trained_batchnorms_are_averaged_and_frozen_ones_left_alone(runs):
     assert [seen(runs, "small", rank)["means"] for rank in (0, 1)] == [[0.5, 0.0], [0.5, 1.0]]
+
+
+def test_the_first_process_decides_for_the_other(runs):
+    """Where features come from, what is decoded once, where images are augmented; nobody waits for an answer."""
+    first, second = (seen(runs, "contrary", rank) for rank in (0, 1))
+    assert first == second
+    assert first["tf32"] == [False]
+    phases = first["phases"]
+    assert phases["head"]["stored"] == [True, True]  # it would not fit, says the second one
+    assert phases["one"]["stored"] == [False, False]  # which cannot read them
+    for phase in phases.values():
+        assert phase["decoded"] == [False, False]
+        assert not phase["drawn"]
 
 
 def test_processes_that_differ_end_the_run_everywhere_alike(runs):

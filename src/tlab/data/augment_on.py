@@ -18,6 +18,7 @@ from tlab.data.loader import Loader
 from tlab.data.order import EpochSampler, Key
 from tlab.data.transfer import on_device
 from tlab.errors import UserError
+from tlab.processes import from_first_process
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,13 @@ class Placement:
         self.mode = mode
         self.measured: dict[str, str] = {}
 
-    def place(self, loader: Loader, share: Callable[[str], str]) -> None:
+    def place(self, loader: Loader) -> None:
         """Choose for the phase that a training loader is in, unless its batches come from stored features.
+
+        Of several processes the first one chooses for all.
 
         Args:
             loader: of training images.
-            share: hands a word of the first process to all processes of the run.
         """
         sampler, device = loader.sampler, loader.device or torch.device("cpu")
         assert isinstance(sampler, EpochSampler)
@@ -64,11 +66,12 @@ class Placement:
             where = self.measured[phase]
         else:
             queued = loader.num_workers * (loader.prefetch_factor or 0) * int(loader.batch_size or 1)
-            where, why = choose(self.mode, loader.images, phase, sampler.keys(sampler.epoch), device, queued)
+            keys = sampler.keys(sampler.epoch)
+            where, why = from_first_process(lambda: choose(self.mode, loader.images, phase, keys, device, queued))
             if why:
                 log.info("phase %s: images are augmented on the %s (%s)", phase, where, why)
         if measures:
-            where = self.measured[phase] = share(where)
+            self.measured[phase] = where
         loader.draws = where == DEVICE
 
 

@@ -21,6 +21,7 @@ from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generat
 from tlab.data.remarks import odd_files
 from tlab.data.wording import few
 from tlab.errors import UserError
+from tlab.processes import from_first_process
 
 log = logging.getLogger(__name__)
 
@@ -230,15 +231,18 @@ class ImageDataModule(L.LightningDataModule):
         sampler.phase = phase
 
     def keep_decoded(self, epochs: int) -> None:
-        """Decode each image that training and validation read once for so many epochs, if that pays."""
+        """Decode each image that training and validation read once for so many epochs, if that pays.
+
+        Of several processes the first one decides, so that none waits long for others that decode.
+        """
         for loader in (self.train_dataloader(), self.val_dataloader()):
-            if loader.stored is None and not loader.has_workers and not loader.images.leaves_decoding:
+            reads = loader.stored is None and not loader.has_workers and not loader.images.leaves_decoding
+            if from_first_process(lambda: reads):  # noqa: B023 - called at once
                 loader.images.keep_decoded(self.store, epochs)
 
     def place_augmentation(self) -> None:
         """Choose where the images of the phase in force are made, if they are (see `augment_on.Placement`)."""
-        share = self.trainer.strategy.broadcast if self.trainer else lambda where: where
-        self.placement.place(self.train_dataloader(), share)
+        self.placement.place(self.train_dataloader())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured on a GPU, so that a run that goes on there gets the images it began with."""

@@ -21,6 +21,7 @@ from tlab.cache import cache_dir
 from tlab.cores import cores, one_thread, thread_pool
 from tlab.data import progress
 from tlab.data.stamp import stamp
+from tlab.processes import from_first_process
 from tlab.stores import evict, free_bytes, free_memory, open_locked, size_of, touch
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def choose_store(
 ) -> ImageStore | None:
     """Return the store of these images, made now if need be; None where they are better decoded at every epoch.
 
+    Of the processes of a run, which all call this together, the first one decides whether it pays.
+
     Args:
         mode: `on` stores whatever fits on the disk; `auto` what also fits into memory and pays; `off` nothing.
         paths: the image files.
@@ -103,16 +106,18 @@ def choose_store(
         return None
     folder = cache_dir() / "images"
     entry = folder / _key(paths, look)
+    reason = from_first_process(
+        lambda: "" if entry.exists() else _reason_against(mode, folder, original, len(paths), epochs)
+    )
+    if reason:
+        log.log(
+            logging.INFO if "GB" in reason else logging.DEBUG,
+            "data.store=%s: images are decoded anew in every epoch (%s).",
+            mode,
+            reason,
+        )
+        return None
     if not entry.exists():
-        reason = _reason_against(mode, folder, original, len(paths), epochs)
-        if reason:
-            log.log(
-                logging.INFO if "GB" in reason else logging.DEBUG,
-                "data.store=%s: images are decoded anew in every epoch (%s).",
-                mode,
-                reason,
-            )
-            return None
         try:
             with open_locked(entry):  # another process may be at it; then this one waits
                 if not entry.exists():

@@ -1,6 +1,7 @@
 """Several processes that stay equal: every gradient averaged, every running statistic too, whatever trains."""
 
 import gc
+import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+
+from tlab.data.index import ImageIndex
+from tlab.errors import UserError
+from tlab.processes import from_all_processes
 
 # torch's switch for copying buffers in every forward pass; its old name is deprecated where there is the new one
 _NAMES = inspect.signature(DistributedDataParallel).parameters
@@ -93,10 +98,33 @@ def verify_equal(digests: Mapping[str, str], when: str) -> None:
     Raises:
         RuntimeError: In every process alike, if the processes differ.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, dict(digests))
+    everyone = from_all_processes(dict(digests))
     for rank, theirs in enumerate(everyone):
         if differing := [name for name, digest in everyone[0].items() if theirs.get(name) != digest]:
             raise RuntimeError(f"process {rank} differs from process 0 in {', '.join(differing)} {when}")
+
+
+def verify_same_images(index: ImageIndex) -> None:
+    """Compare what the processes have found; with other numbers of batches they would wait for each other in vain.
+
+    Raises:
+        UserError: In every process alike, if one has other images than the first one.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    digests, folder = {}, f"{index.root}/"
+    for split, samples in index.splits.items():
+        lines = (f"{label} {file.removeprefix(folder)}\n" for file, label in samples)
+        digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
+        digests[split] = f"{len(samples)} ({digest.hexdigest()[:8]})"
+    everyone = from_all_processes(digests)
+    for rank, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
+            raise UserError(
+                f"data.root={index.root}: process {rank} has other images ({_listed(theirs)}) than process 0 "
+                f"({_listed(everyone[0])}); let all of them read the same files, and give the command again"
+            )
+
+
+def _listed(digests: Mapping[str, str]) -> str:
+    return ", ".join(f"{split} {digest}" for split, digest in digests.items())

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ from tlab.finetuning.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.rows import fill, row_dtype, to_rows
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
+from tlab.processes import from_all_processes, from_first_process
 from tlab.stores import evict, free_bytes, free_memory, open_locked, touch
 
 log = logging.getLogger(__name__)
@@ -90,18 +92,15 @@ class FrozenPrefix:
         began = time.perf_counter()
         prefix = _Prefix(module, trainer, upto, digests)
         sources = self._sources(data, phase, start, length, pooled=upto == POOL)
-        if not sources or not prefix.fits([each for views in sources.values() for each in views], self.max_bytes):
+        if not sources:
             return
-        try:
-            stored = {split: _stored(prefix, views, data, split, start) for split, views in sources.items()}
-        except OSError as error:
-            prefix.do_without(error)
-            return
+        stored = prefix.stored(sources, data, self.max_bytes, start)
         for split, rows in stored.items():
             loaders[split].stored = rows
         if (train := loaders["train"].stored) is not None:
             train.mixing = data.augmentation(phase).mixing
-        prefix.tell(f"phase {phase} trains", time.perf_counter() - began)
+        if stored:
+            prefix.tell(f"phase {phase} trains", time.perf_counter() - began)
 
     def enter_test(
         self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
@@ -113,11 +112,8 @@ class FrozenPrefix:
         source = Source.plain(data, "test")
         prefix = _Prefix(module, trainer, upto, digests)
         whole = _is_whole(trainer.limit_test_batches)
-        if whole and source is not None and prefix.fits([source], self.max_bytes):
-            try:
-                loader.stored = _stored(prefix, [source], data, "test")
-            except OSError as error:
-                prefix.do_without(error)
+        if whole and source is not None:
+            loader.stored = prefix.stored({"test": [source]}, data, self.max_bytes).get("test")
 
     def _sources(
         self, data: ImageDataModule, phase: str, start: int, length: int, pooled: bool
@@ -224,6 +220,37 @@ class _Prefix:
         recipe = {**self.recipe, **source.recipe, "stages": stages, "pooling": pooling}
         return self.folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]}.npy"
 
+    def stored(
+        self, sources: Mapping[str, Sequence[Source]], data: ImageDataModule, max_bytes: int, start: int = 0
+    ) -> dict[str, StoredViews]:
+        """Return the rows of each split; of several processes all get them, or none does.
+
+        The first one decides whether they fit. Where one of them cannot keep its rows, as on a full disk, they all
+        do without: they train together, and what they ask each other depends on where their batches come from.
+
+        Args:
+            sources: Split -> its views.
+            data: Whose splits they are.
+            max_bytes: Size of all stores together.
+            start: First epoch of the views.
+        """
+        if not from_first_process(lambda: self.fits([*itertools.chain(*sources.values())], max_bytes)):
+            return {}
+        stored, failure = {}, None
+        try:
+            stored = {split: _stored(self, views, data, split, start) for split, views in sources.items()}
+        except OSError as error:
+            failure = error.strerror or str(error)
+        failures = [each for each in from_all_processes(failure) if each is not None]
+        if not failures:
+            return stored
+        log.warning(
+            "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
+            "or name another folder with TLAB_CACHE",
+            *(self.upto, self.folder, failures[0]),
+        )
+        return {}
+
     def fits(self, sources: Sequence[Source], max_bytes: int) -> bool:
         """Make room for the rows; False, with a warning, where they are too many."""
         sizes = {self.path(each, self.upto): len(each.keys) * self._row_bytes(each) for each in sources}
@@ -263,14 +290,6 @@ class _Prefix:
         touch(path)
         self.files.append(path)
         return np.load(path, mmap_mode="r")
-
-    def do_without(self, error: OSError) -> None:
-        """Say that the rows cannot be kept, most likely because the disk is full now."""
-        log.warning(
-            "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
-            "or name another folder with TLAB_CACHE",
-            *(self.upto, self.folder, error.strerror or error),
-        )
 
     def tell(self, who: str, seconds: float) -> None:
         """Say what `who` starts from, and what that took."""

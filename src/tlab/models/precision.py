@@ -82,11 +82,14 @@ def _winner(speeds: dict[Precision, float]) -> Precision | None:
     return fast if speeds[fast] >= CLEAR * speeds[slow] else None
 
 
-def allow_tf32() -> None:
-    """Let CUDA multiply fp32 matrices in TF32, which is several times faster; elsewhere it changes nothing."""
+def allow_tf32(allowed: bool = True) -> None:
+    """Let CUDA multiply fp32 numbers in TF32, which is several times faster, or not; elsewhere it changes nothing.
+
+    torch's own default is TF32 in convolutions and none in matrix products.
+    """
     if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
