@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -53,13 +54,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     loader = GlobalHydra.instance().config_loader()
     same = stored is not None and not (cfg.overrides or cfg.space)
     if stored is not None and same:
-        if of_hydra := [
-            text for text in (*stored.fixed, *stored.searched) if text.lstrip("+~ ").startswith("hydra")
-        ]:
-            raise UserError(
-                f"{of_hydra[0]} in {directory / STUDY_FILE} is no override of a trial; give another study=NAME"
-            )
-        space = read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
+        space = _stored_space(stored, directory, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, new=cfg.overrides if stored is None else None)
@@ -83,6 +78,18 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
             f"study={cfg.study} alone to go on with it"
         )
     return definition, space
+
+
+def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
+    """Return the space of a study that is there.
+
+    Raises:
+        UserError: An override is none of a trial: `hydra.searchpath=[pkg://NAME]` would import NAME.
+    """
+    for text in (*stored.fixed, *stored.searched):
+        if text.lstrip("+~ ").startswith("hydra"):
+            raise UserError(f"{text} in {directory / STUDY_FILE} is not of a trial; give another study=NAME")
+    return read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
 
 
 def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:

@@ -234,7 +234,7 @@ def test_named_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kw: create(name, pretrained=False, **kw))
+    monkeypatch.setattr(timm, "create_model", lambda pretrained, **kw: create(pretrained=False, **kw))
     backbone = build_backbone("mobilenetv4_conv_small", library="timm", weights="DEFAULT", image_size=64)
     head = Head(backbone.feature_dim, 3)
     assert reuse_rows(head, backbone.pretraining, ("bee", "goldfish", "my dog"), "auto").keys() == {

@@ -346,7 +346,7 @@ def test_timm_weights_describe_themselves(monkeypatch: pytest.MonkeyPatch) -> No
     import timm
 
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kw: create(name, pretrained=False, **kw))
+    monkeypatch.setattr(timm, "create_model", lambda pretrained, **kw: create(pretrained=False, **kw))
     pretraining = build_backbone("mobilenetv4_conv_small", library="timm", weights="DEFAULT").pretraining
     assert pretraining.input_size == 224
     assert pretraining.classifier_weight.shape == (1000, 1280)

@@ -21,7 +21,7 @@ FLAGS = ("--config-dir", "-cd")
 def config_dirs(arguments: Sequence[str]) -> list[str]:
     """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
     found: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if argument in FLAGS:
             found = [argument, following, *found]  # flags before overrides, as Hydra takes them
         elif argument.startswith(tuple(f"{flag}=" for flag in FLAGS)):
