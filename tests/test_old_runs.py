@@ -78,7 +78,9 @@ def same_bits(old: Path) -> bool:
 
 
 def untouched(folder: Path) -> dict[Path, int]:
-    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    """The times of a run's files, without those that each command writes to the end of."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name not in ("output.txt", "train.log"))
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 def table(file: Path) -> list[dict[str, str]]:

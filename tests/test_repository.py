@@ -36,8 +36,8 @@ IMPORTS = {
     "models": set(),
     "finetuning": {"data", "models"},
     "dashboards": {"data", "models"},
-    "runs": set(),
-    "sweeps": {"runs", "dashboards"},
+    "runs": {"data"},
+    "sweeps": {"data", "runs", "dashboards"},
     "launchers": {"runs", "sweeps"},
     "comparison": {"runs", "dashboards"},
 }

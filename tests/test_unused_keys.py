@@ -204,7 +204,7 @@ def test_a_study_that_goes_on_does_not_ignore_other_seeds(command, capsys, tmp_p
 
 def test_a_run_that_has_begun_with_such_a_key_goes_on(command, tmp_path):
     """An earlier version took it."""
-    for place in (tmp_path / "run", tmp_path / "runs/finetune.head_epochs=2,finetune=full/seed=0"):
+    for place in (tmp_path / "run", tmp_path / "runs/default/seed=0"):
         RunDirectory(Path(place)).write_config("", ["finetune.head_epochs=2"])
     command("finetune=full", "finetune.head_epochs=2")
     command("-m", "finetune=full", "finetune.head_epochs=2")

@@ -83,7 +83,8 @@ def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
     except (OmegaConfBaseException, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds a configuration that cannot be read ({reason}); {ANOTHER}") from error
-    return config
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return OmegaConf.create(plain)  # without types: evaluate gives it other data
 
 
 def read_node(raw: Any, group: str, file: Path) -> dict[str, Any]:
