@@ -62,7 +62,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("aug", ["none", "light"])
+@pytest.mark.parametrize("aug", [pytest.param("none", marks=pytest.mark.slow), "light"])
 def test_a_run_gives_the_same_with_a_store_and_without(compose_run, tmp_path, reads, plan, aug):
     """With as many views as epochs an augmented run sees what it would see anyway; dropout draws the same."""
     options = ["trainer.max_epochs=4", *PLANS[plan], f"aug={aug}", "features.views=99", "head.dropout=0.5"]

@@ -86,6 +86,7 @@ def test_no_number_of_processes_is_a_mistake(compose_run, n_jobs):
         choose_processes(config, [compose_run("finetune=head")], 12)
 
 
+@pytest.mark.slow
 @several_cores
 def test_runs_of_helpers_are_the_same_runs(photos, tmp_path):
     for name, one in {"beside": [], "alone": ["hydra.launcher.n_jobs=1"]}.items():
