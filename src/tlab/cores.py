@@ -31,8 +31,8 @@ def limit_spinning() -> None:
     """Let threads that wait for work sleep soon, and leave their cores to other commands on the machine.
 
     Between two operations of torch GNU's OpenMP has its threads ask 300,000 times whether there is work before they
-    sleep. Two commands at once on two cores then train at a fifth of the speed of one alone each; with this, at
-    about twice that (`python benchmarks/spin.py`). The environment is read when torch is loaded, so this comes
+    sleep. Two commands at once on two cores then train at a third of the speed of one alone each, or less; with
+    this, at half of it (`python benchmarks/spin.py`). The environment is read when torch is loaded, so this comes
     before, and the processes that are started inherit it. What the user has set, `GOMP_SPINCOUNT` or
     `OMP_WAIT_POLICY`, stays. Other systems' OpenMP does not read it.
     """
