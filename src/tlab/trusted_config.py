@@ -1,8 +1,9 @@
 """What a configuration that lies in a file may build: nothing but what tlab itself lists.
 
-`torch.load(weights_only=True)` runs no code, but Hydra calls whatever a `_target_` names. A checkpoint or a
-`study.json` may be anybody's, so a `_target_` in it must be one of those that conf/ has at that place, with plain
-values below. What is not built from a file at all (augmentation, optimizer, ...) may have any; they are left out.
+`torch.load(weights_only=True)` runs no code, but Hydra calls whatever a `_target_` names. A checkpoint, a
+`run.json` or a `study.json` may be anybody's, so a `_target_` in it must be one of those that conf/ has at that
+place, with plain values below. What is not built from a file at all (augmentation, optimizer, ...) may have any;
+they are left out.
 """
 
 import re
@@ -87,13 +88,13 @@ def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
     return OmegaConf.create(plain)  # without types: evaluate gives it other data
 
 
-def read_node(raw: Any, group: str, file: Path) -> dict[str, Any]:
-    """Return a node of a file that is built as a choice of `group` in `TARGETS`, such as a study's sampler.
+def read_node(raw: Any, place: str, file: Path) -> dict[str, Any]:
+    """Return a node of a file that is built as what `TARGETS` has at that place, such as a study's sampler.
 
     Raises:
         UserError: It would build something else, or holds more than plain values.
     """
-    return _Reader(file).mapping(raw, (group,))
+    return _Reader(file).mapping(raw, tuple(place.split(".")))
 
 
 def conf_targets(conf: Path) -> frozenset[str]:

@@ -14,8 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from tlab.command import conf_dir, prepare_hydra
 from tlab.errors import UserError
+from tlab.runs.directory import RunDirectory
 from tlab.search.study import Definition, read_definition, write_definition
-from tlab.search.trial import carry_out
+from tlab.search.trial import carry_out, check_trials
 from tlab.tune import define, open_study, with_config_dirs
 
 QUICK = ["data=demo", "backbone.weights=null", "trainer.max_epochs=2"]
@@ -108,6 +109,20 @@ def test_a_later_choice_is_held_against_the_same_list(typed, tmp_path):
         carry_out(study, claim, lambda *_: pytest.fail("it trains"))
     (trial,) = study.trials()
     assert "optimizer.x._target_=torch.save" in trial.user_attrs["error"]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_the_files_of_a_trial_build_nothing(typed, tmp_path):
+    """Which images the trials had is looked up when a search goes on; the trial's settings are the study's."""
+    leave(tmp_path)
+    study = open_study(typed())
+    with study.claim() as claim:
+        run = RunDirectory(claim.directory / "seed=0")
+        evil = [f"++data.source.{key}" for key in ("_target_=torch.save", "_partial_=true", "obj=1", "f=evil")]
+        run.write_config("", [*QUICK, "optimizer.lr=0.1", "seed=0", *evil])
+        run.update(status="running", class_names=[], data={"images": {"train": 1}})
+    with pytest.raises(UserError, match="other images than there are now"):
+        check_trials(study, "auto")
     assert not (tmp_path / "evil").exists()
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,26 @@ def test_of_runs_without_a_list_the_numbers_are_compared_and_one_warning_given(i
     assert capsys.readouterr().err.count("no list of the images") == 1
     (images / "red/00.png").unlink()
     assert finished(jobs) == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        {"source": {"_target_": "torch.save", "obj": 1, "f": "evil"}},
+        {"module": {"source": {"_target_": "torch.save", "obj": 1, "f": "evil"}}},
+        {"labels": {"_target_": "torch.save", "obj": 1, "f": "evil"}, "source": {"root": "${data.labels}"}},
+        {"labels": "$", "source": {"root": "${data.labels}{oc.env:A_ROOT}"}},
+    ],
+)
+def test_a_run_json_builds_nothing_but_what_tlab_lists(images, finish, tmp_path, monkeypatch, evil):
+    """It may be a stranger's; `tlab.train` then builds what is typed, and tells."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("A_ROOT", str(images))
+    jobs = finish(str(images))
+    config = jobs[0].run.record["config"]
+    source = {"_target_": "tlab.data.index.folder_index", "_partial_": True, **evil.get("source", {})}
+    jobs[0].run.update(config={**config, "data": {**config["data"], **evil, "source": source}})
+    jobs[0] = replace(jobs[0], overrides=("seed=0",))
+    jobs[0].run.update(composition=composition(("seed=0",), "yaml"))
+    assert finished(jobs) == [False, True, True]
+    assert not (tmp_path / "evil").exists()

@@ -16,6 +16,7 @@ from tlab.overrides import quoted
 from tlab.runs.directory import RunDirectory
 from tlab.runs.same_data import check_images
 from tlab.search.judge import StudyJudge
+from tlab.search.space import Value
 from tlab.search.study import STUDY_FILE, Claim, Study
 from tlab.sweeps.task import one_line
 from tlab.trusted_config import check_targets
@@ -40,8 +41,9 @@ def check_trials(study: Study, resume: str) -> None:
     """
     runs = [RunDirectory(file.parent) for file in sorted(study.directory.glob("trial=*/seed=*/run.json"))]
     last = next((run for run in reversed(runs) if "data" in run.record), None)
-    if last is not None:
-        cfg = compose([*last.overrides(), quoted("run_dir", str(last.path))])
+    values = {study.trial_directory(trial.number): trial.params for trial in study.trials()}
+    if last is not None and last.path.parent in values:
+        _, cfg = _compose(study, values[last.path.parent], last.path.name, last.path)
         check_images(last, instantiate(cfg.data.module.source, _convert_="all"), resume, "another study=NAME")
 
 
@@ -93,14 +95,24 @@ def _run(
 
     if RunDirectory(directory).status == "pruned":  # by a process that was gone before it could tell
         return None
-    given = [*study.space.overrides(claim.values), f"seed={seed}"]
-    cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])
-    if study.targets is not None:
-        check_targets(cfg, study.targets, study.directory / STUDY_FILE)
+    given, cfg = _compose(study, claim.values, f"seed={seed}", directory)
     judge = StudyJudge(study.storage, study.name, claim.trial._trial_id, study.optuna.pruner)
     with _logged_to(directory / "train.log"):
         metrics = train(cfg, given, Pruning(study.definition.monitor, judge) if judged else None)
     return None if RunDirectory(directory).status == "pruned" else metrics
+
+
+def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path) -> tuple[list[str], DictConfig]:
+    """Return the overrides of a trial's run, and its configuration.
+
+    Raises:
+        UserError: It would build what neither conf/ nor the command that was typed names.
+    """
+    given = [*study.space.overrides(values), seed]
+    cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])
+    if study.targets is not None:
+        check_targets(cfg, study.targets, study.directory / STUDY_FILE)
+    return given, cfg
 
 
 @contextmanager

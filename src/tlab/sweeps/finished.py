@@ -3,18 +3,18 @@
 import json
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from tlab.data.contents import look
 from tlab.mistakes import is_mistake
 from tlab.overrides import key_and_value
 from tlab.runs.same_data import UNLISTED
 from tlab.sweeps.jobs import Job
+from tlab.trusted_config import inert, read_node
 
 ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source that leave the images the same
 SPLITTING = ("tlab.data.index.folder_index", "tlab.data.table.csv_index")  # of which that is true
@@ -51,7 +51,7 @@ class Finished:
             return False
         try:
             with self._lock:  # several threads ask
-                seen = self._look(_source(OmegaConf.create(record["config"]), job.overrides))
+                seen = self._look(_source(job))
         except Exception as error:
             if not is_mistake(error):
                 raise
@@ -74,9 +74,14 @@ class Finished:
         return self._seen[which]
 
 
-def _source(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return what finds the images of a run; a relative folder on the command line is where that is from here."""
-    root = dict(map(key_and_value, overrides)).get("data.root", "null")
-    if root != "null":
-        config.data.root = str(Path(root).expanduser().absolute())
-    return OmegaConf.to_container(config.data.module.source, resolve=True)  # type: ignore[return-value]
+def _source(job: Job) -> dict[str, Any]:
+    """Return what finds the images of a run; a relative folder on the command line is where that is from here.
+
+    Raises:
+        UserError: `run.json` would build something that tlab does not list.
+    """
+    config = OmegaConf.create(inert(job.run.record["config"]))
+    found = OmegaConf.to_container(config.data.module.source, resolve=True)
+    source = read_node(found, "data.module.source", job.run.record_file)
+    root = dict(map(key_and_value, job.overrides)).get("data.root", "null")
+    return source if root == "null" else {**source, "root": str(Path(root).expanduser().absolute())}
