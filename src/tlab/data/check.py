@@ -83,11 +83,8 @@ def unreadable(verdicts: Mapping[F, Verdict]) -> list[Unreadable]:
 
 def examine(path: Path) -> Verdict:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
-    from tlab.data.decode import (
-        DecodeError,
-        decode_bytes,
-        read_bytes,
-    )  # imports torch, which `digests` has no use for
+    # here, because it imports torch, which `digests` has no use for
+    from tlab.data.decode import DecodeError, decode_bytes, read_bytes
 
     try:
         content = read_bytes(path)

@@ -45,9 +45,8 @@ class Space:
 
     def combinations(self) -> Iterator[dict[str, Value]]:
         """Yield the settings of all choices and of both ends of all intervals."""
-        extremes = {key: _extremes(distribution) for key, distribution in self.distributions.items()}
-        for values in itertools.product(*extremes.values()):
-            yield dict(zip(extremes, values, strict=True))
+        for values in itertools.product(*map(_extremes, self.distributions.values())):
+            yield dict(zip(self.distributions, values, strict=True))
 
     def corners(self) -> list[dict[str, Value]]:
         """Return settings in which each key takes its first value, then those with one other, extreme or choice."""
