@@ -52,9 +52,16 @@ def command(directory: Path, options: list[str]) -> list[str]:
 
 
 def untouched(directory: Path) -> dict[str, dict[str, int]]:
-    """When each file of each finished run was written."""
+    """When each file of each finished run was written, but for what it printed.
+
+    A worker may outlive the killed command by a moment, and says its last line after its run is finished.
+    """
     return {
-        name: {file.name: file.stat().st_mtime_ns for file in (directory / name).rglob("*") if file.is_file()}
+        name: {
+            file.name: file.stat().st_mtime_ns
+            for file in (directory / name).rglob("*")
+            if file.is_file() and file.name != "output.txt"
+        }
         for name, status in statuses(directory).items()
         if status == "finished"
     }
