@@ -22,7 +22,7 @@ from torchvision import models
 
 import tlab.finetuning
 from tlab.data.dataset import Batch
-from tlab.finetuning import build_plan
+from tlab.finetuning import RunState, build_plan
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -130,7 +130,7 @@ def tlab_changes(architecture: str) -> str:
     before = snapshot(net)
     plan = build_plan({"head": {"train": "head", "epochs": None}}, 1, backbone.stage_names)
     rows = [Batch(x_BCHW, y_B, torch.arange(len(y_B))) for x_BCHW, y_B in batches()]
-    fit(module, tlab.finetuning.BackboneFinetuning(plan), DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
+    fit(module, tlab.finetuning.BackboneFinetuning(RunState(plan)), DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
     return changed(before, net)
 
 

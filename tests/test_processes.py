@@ -24,7 +24,7 @@ from tlab.processes import (
     from_first_process,
     run_in_processes,
 )
-from tlab.runs.stopping import MOST_STEPS, GracefulStop
+from tlab.runs.stopping import MOST_STEPS, GracefulStop, StopSignals
 from tlab.train import train
 
 
@@ -94,7 +94,8 @@ def _stop_one():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.distributed, "all_reduce", lambda *args: (exchanges.append(args), exchange(*args)))
-        with GracefulStop(SimpleNamespace(save=lambda trainer: saved.append(batch))) as stop:
+        with StopSignals() as signals:
+            stop = GracefulStop(signals, SimpleNamespace(save=lambda trainer: saved.append(batch)))
             stop.on_train_start(trainer, None)
             for batch in range(3000):
                 time.sleep(0.001 if trainer.is_global_zero else 0.0)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from torch.optim import Optimizer
 
     from tlab.data.datamodule import ImageDataModule
-    from tlab.finetuning import BackboneFinetuning, Plan
+    from tlab.finetuning import Plan
     from tlab.models.classifier import Classifier
+    from tlab.models.compiling import CompiledTraining
+    from tlab.models.module import ImageClassifier
     from tlab.models.precision import Precision
     from tlab.models.stages import StagedBackbone
     from tlab.runs.directory import RunDirectory
-    from tlab.runs.recorder import RunRecorder
 
 
 def communication(trainer: DictConfig) -> str:
@@ -173,39 +174,59 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
     return build
 
 
-def build_options(cfg: DictConfig, finetuning: "BackboneFinetuning") -> list["L.Callback"]:
-    """Return the callbacks of what is off by default: L2-SP, a moving average of the weights, a rate finder."""
-    from tlab.dashboards.lr_curve import draw_lr_curve
-    from tlab.finetuning import EMA, L2SP, LearningRateFinder
+def build_data(cfg: DictConfig) -> "ImageDataModule":
+    """Return the data, not set up yet."""
+    return instantiate(cfg.data.module, phases=phase_augmentations(cfg))
 
-    options: list[L.Callback] = []
-    if cfg.finetune.l2_sp and cfg.finetune.pretrained:  # a baseline from scratch has nothing to decay towards
-        options.append(L2SP(cfg.finetune.l2_sp))
-    if cfg.finetune.ema is not None:
-        options.append(EMA(cfg.finetune.ema))
-    if cfg.find_lr:
-        options.append(LearningRateFinder(finetuning, draw_lr_curve))
-    return options
+
+def build_module(
+    cfg: DictConfig,
+    about: dict[str, Any],
+    net: "Classifier",
+    data: "ImageDataModule",
+    precision: "Precision",
+    training_net: "CompiledTraining | None",
+) -> "ImageClassifier":
+    """Return the network with its loss, metrics and optimiser.
+
+    Args:
+        cfg: Of the run.
+        about: What its checkpoints say of it besides their weights.
+        net: Its network.
+        data: Its images, set up.
+        precision: Of the run.
+        training_net: Computes the logits in training where some phases are compiled.
+    """
+    from tlab.models.module import ImageClassifier
+
+    return ImageClassifier(
+        net,
+        data.classes,
+        optimizer=build_optimizer(cfg, precision),
+        label_smoothing=cfg.loss.label_smoothing,
+        class_weights=data.class_weights() if cfg.data.class_weights else None,
+        channels_last=cfg.trainer.channels_last,
+        about=about,
+        training_net=training_net,
+    )
 
 
 def build_trainer(
     cfg: DictConfig,
     run: "RunDirectory",
     precision: "Precision",
-    finetuning: "BackboneFinetuning",
-    recorder: "RunRecorder",
+    plan: "Plan",
     callbacks: list["L.Callback"],
 ) -> "L.Trainer":
-    """Return the Lightning trainer with its checkpoints and loggers."""
+    """Return the Lightning trainer with its callbacks and loggers."""
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from tlab.finetuning.distributed import PhasedDDP
     from tlab.models.precision import find_accelerator
-    from tlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
+    from tlab.runs.checkpoints import AtomicCheckpointIO
 
-    best = BestCheckpoint(run, cfg.checkpoint.monitor, best_is(cfg), lambda: recorder.best_epoch)
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
     return L.Trainer(
         accelerator=find_accelerator(cfg.trainer.accelerator),
@@ -214,9 +235,9 @@ def build_trainer(
         strategy=PhasedDDP() if several else "auto",
         sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
-        max_epochs=finetuning.plan.epochs,
+        max_epochs=plan.epochs,
         logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=[best, *callbacks],
+        callbacks=callbacks,
         # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
         plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
         gradient_clip_val=cfg.trainer.gradient_clip_val,
@@ -231,29 +252,6 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
-
-
-def build_dashboards(cfg: DictConfig, plan: "Plan", recorder: "RunRecorder") -> list["L.Callback"]:
-    """Return the callbacks that draw: for TensorBoard, and on the terminal."""
-    from tlab.dashboards.config_text import ConfigText
-    from tlab.dashboards.confusion import ConfusionMatrix
-    from tlab.dashboards.pr_curves import PrecisionRecall
-    from tlab.dashboards.preview import AugmentationPreview
-    from tlab.dashboards.progress import progress
-    from tlab.dashboards.scalars import Scalars
-    from tlab.dashboards.stage_table import StageTable
-    from tlab.dashboards.top_losses import TopLosses
-
-    return [
-        StageTable(cfg.data.image_size, plan),
-        ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
-        Scalars(lambda: recorder.rows),
-        AugmentationPreview(cfg.dashboards.preview_images),
-        ConfusionMatrix(),
-        TopLosses(cfg.dashboards.top_losses),
-        PrecisionRecall(),
-        *progress(lambda: recorder.rows),
-    ]
 
 
 def best_is(cfg: DictConfig) -> str:

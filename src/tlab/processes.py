@@ -81,8 +81,8 @@ def first_process_first() -> Iterator[None]:
     _share()
 
 
-def from_first_process(compute: Callable[[], T]) -> T:
-    """Return in every process what `compute` returns in the first one; only that one calls it.
+def from_first_process(compute: Callable[..., T], *arguments: Any) -> T:
+    """Return in every process what `compute(*arguments)` returns in the first one; only that one calls it.
 
     Raises:
         Exception: Whatever `compute` raises; in the others a `UserError` if it is a mistake, else a `ProcessError`.
@@ -90,7 +90,7 @@ def from_first_process(compute: Callable[[], T]) -> T:
     if not first_process():
         return _share()
     with _telling_errors():
-        answer = compute()
+        answer = compute(*arguments)
     return _share(answer)
 
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check, check_monitors, check_shares
+from tlab.checks import check, check_shares
 from tlab.command import compose, quiet, run_command
 from tlab.compilation import build_training_net, choose_compiled
 from tlab.description import (
@@ -26,17 +26,14 @@ from tlab.description import (
 )
 from tlab.overrides import of_baseline, quoted
 from tlab.parts import (
-    best_is,
     build_backbone,
-    build_dashboards,
+    build_data,
+    build_module,
     build_net,
-    build_optimizer,
-    build_options,
     build_trainer,
     choose_precision,
     communication,
     make_plan,
-    phase_augmentations,
 )
 from tlab.sweeps.composition import own_composition
 from tlab.sweeps.task import one_line
@@ -47,7 +44,12 @@ log = logging.getLogger(__name__)
 FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "fit_seconds")  # in the HParams tab
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
+    from tlab.models.module import ImageClassifier
+    from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
 
 
@@ -97,6 +99,9 @@ def fit(
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
+    The cast: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
+    `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
+
     Args:
         cfg: As in `train`; in other processes than the command's it has no interpolations of Hydra any more.
         config: The configuration as the run's record and its checkpoints keep it.
@@ -107,92 +112,98 @@ def fit(
         What `metrics.json` holds; of a pruned run, without `test/*`.
     """
     import lightning.pytorch as L
-    import torch
 
     from tlab.allocator import keep_freed_memory
-    from tlab.dashboards.hparams import log_hparams
-    from tlab.finetuning import AddressedRandomness, BackboneFinetuning, FrozenPrefix
-    from tlab.finetuning.distributed import verify_same_images
-    from tlab.models.module import ImageClassifier
+    from tlab.assembly.callbacks import build_callbacks
+    from tlab.finetuning import RunState
     from tlab.models.precision import allow_tf32
     from tlab.processes import first_process_first, from_first_process
-    from tlab.runs.checkpoints import LastCheckpoint, resumable
-    from tlab.runs.confusion import ConfusionRecorder
+    from tlab.runs.checkpoints import resumable
     from tlab.runs.directory import RunDirectory
-    from tlab.runs.loggers import log_final, log_settings, short_name
-    from tlab.runs.recorder import RunRecorder
-    from tlab.runs.stopping import GracefulStop
+    from tlab.runs.loggers import log_settings
+    from tlab.runs.stopping import StopSignals
 
     quiet()
     keep_freed_memory()
     run = RunDirectory(Path(cfg.run_dir))
-    last = LastCheckpoint(run, cfg.checkpoint.every_n_steps, lambda: finetuning.phase_is_over)
-    with GracefulStop(last) as stop:
+    with StopSignals() as signals:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        checkpoint = from_first_process(lambda: resumable(run))
+        checkpoint = from_first_process(resumable, run)
         begun = run.record if checkpoint is not None else {}
         with first_process_first():
-            data: ImageDataModule = instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+            data = build_data(cfg)
             backbone = build_backbone(cfg, begun)
-            plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
+            state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
-        verify_same_images(data.index)
-        contents = data.contents()
-        images = contents.numbers()
-        check_shares(images, cfg.trainer.devices, cfg.trainer.num_nodes)
-        run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
+        contents = agreed_contents(cfg, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
-        precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
-        compile_ = (cfg, net, plan, precision, images["train"])
-        compiled = from_first_process(lambda: choose_compiled(*compile_, begun))
-        module = ImageClassifier(
-            net,
-            data.classes,
-            optimizer=build_optimizer(cfg, precision),
-            label_smoothing=cfg.loss.label_smoothing,
-            class_weights=data.class_weights() if cfg.data.class_weights else None,
-            channels_last=cfg.trainer.channels_last,
-            about={"config": config, **preprocessing(cfg, net, precision)},
-            training_net=build_training_net(*compile_, compiled),
-        )
-        check_monitors(cfg, module.metric_names)
-        features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
-        finetuning = BackboneFinetuning(plan, instantiate(cfg.scheduler, _convert_="all"), features)
-        finetuning.check_schedules(module.metric_names)
-        aim = (cfg.checkpoint.monitor, best_is(cfg))
-        recorder = RunRecorder(run, lambda: finetuning.phase.name, finetuning.rates, *aim)
-        callbacks = [AddressedRandomness(cfg.seed), finetuning, *build_options(cfg, finetuning), recorder]
-        callbacks.append(ConfusionRecorder(run, lambda: recorder.best_epoch))
-        callbacks += [*build_dashboards(cfg, plan, recorder), *([pruning] if pruning else []), last, stop]
-        trainer = build_trainer(cfg, run, precision, finetuning, recorder, callbacks)
-        run.write_data(contents)
+        precision = from_first_process(choose_precision, cfg, net, state.plan, begun)
+        compile_ = (cfg, net, state.plan, precision, contents.numbers()["train"])
+        compiled = from_first_process(choose_compiled, *compile_, begun)
+        about = {"config": config, **preprocessing(cfg, net, precision)}
+        module = build_module(cfg, about, net, data, precision, build_training_net(*compile_, compiled))
+        callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
+        trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
+        run.write_data(contents, data.unreadable)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
-        shown = settings(cfg, overrides, run.record.get("choices", {}))
         if checkpoint is not None:
             log.info("going on from %s", checkpoint)
         else:
-            log_settings(trainer.loggers, shown)
+            log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        metrics = recorder.summary()
-        phases = [vars(record) | recorder.speed(record.name) for record in finetuning.records]
+        metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
         if "test" in data.index.splits:
-            # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-            best = torch.load(run.best, map_location="cpu", weights_only=True)
-            module.load_state_dict(best["state_dict"])
-            metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-        final = {name: metrics[name] for name in FINAL if name in metrics}
-        swept = swept_keys(run.path, overrides)
-        try:
-            log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
-            log_final(trainer.loggers, final, trainer.global_step)
-        except Exception as error:  # a server may be away by now; the run is as good without it
-            log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
+            metrics |= evaluate_best(run, trainer, module, data)
+        log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
+
+
+def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
+    """Return the images by content, when all processes have found the same and each has a share.
+
+    Raises:
+        UserError: They differ, or are too few.
+    """
+    from tlab.finetuning.distributed import verify_same_images
+
+    verify_same_images(data.index)
+    contents = data.contents()
+    check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    return contents
+
+
+def evaluate_best(
+    run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
+) -> dict[str, float]:
+    """Return the `test/*` of the best checkpoint."""
+    import torch
+
+    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
+    best = torch.load(run.best, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    return dict(trainer.test(module, datamodule=data, verbose=False)[0])
+
+
+def log_result(
+    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", metrics: dict[str, float]
+) -> None:
+    """Tell the loggers what came out, beside what was set; a warning where one does not take it."""
+    from tlab.dashboards.hparams import log_hparams
+    from tlab.runs.loggers import log_final, short_name
+
+    shown = settings(cfg, overrides, run.record.get("choices", {}))
+    final = {name: metrics[name] for name in FINAL if name in metrics}
+    swept = swept_keys(run.path, overrides)
+    try:
+        log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
+        log_final(trainer.loggers, final, trainer.global_step)
+    except Exception as error:  # a server may be away by now; the run is as good without it
+        log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
 
 
 def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.index import folder_index
-from tlab.finetuning import BackboneFinetuning, build_plan
+from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.module import ImageClassifier
@@ -48,18 +48,25 @@ def plan() -> Any:
 
 
 @pytest.fixture
+def state(plan: Any) -> RunState:
+    """Where the run of `fit` stands; of its history, one row that is there from the start."""
+    return RunState(plan, rows=[{"images_per_second": 1.0}])
+
+
+@pytest.fixture
 def module(net: Classifier) -> ImageClassifier:
     return ImageClassifier(net, CLASSES, partial(torch.optim.SGD, lr=0.1))
 
 
 @pytest.fixture
-def fit(module: ImageClassifier, data: Any, plan: Any, tmp_path: Path) -> Callable[..., L.Trainer]:
+def fit(module: ImageClassifier, data: Any, state: RunState, tmp_path: Path) -> Callable[..., L.Trainer]:
     """Fit for two epochs of three steps with these callbacks; `logger=False` goes without TensorBoard."""
 
     def fit_(*callbacks: L.Callback, datamodule: Any = None, logger: Any = True, **options: Any) -> L.Trainer:
+        state.records.clear()  # of a fit before
         trainer = L.Trainer(
             **{"max_epochs": 2, "log_every_n_steps": 2, "num_sanity_val_steps": 1, **options},
-            callbacks=[BackboneFinetuning(plan), *callbacks],
+            callbacks=[BackboneFinetuning(state), *callbacks],
             logger=TensorBoardLogger(tmp_path, "", "", default_hp_metric=False) if logger else False,
             accelerator="cpu",
             enable_checkpointing=False,

@@ -1,6 +1,7 @@
 import io
 import math
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
@@ -25,17 +26,20 @@ def size_of(image):
     return Image.open(io.BytesIO(image.encoded_image_string)).size
 
 
-def everything(plan):
+def everything(state):
     return [
-        Scalars(lambda: [{"images_per_second": 1.0}]),
+        Scalars(state),
         AugmentationPreview(4), ConfusionMatrix(), TopLosses(4), PrecisionRecall(),
-        ConfigText("seed: 0"), StageTable(16, plan),
+        ConfigText("seed: 0"), StageTable(16, state.plan),
     ]  # fmt: skip
 
 
-def test_scalars_are_those_of_the_steps(fit, events):
-    speeds = iter([100.0, 200.0])
-    fit(Scalars(lambda: [{"images_per_second": next(speeds)}]))
+def test_scalars_are_those_of_the_steps(fit, events, state):
+    class Speeds(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            state.rows.append({"images_per_second": 100.0 * (trainer.current_epoch + 1)})
+
+    fit(Speeds(), Scalars(state))
     board = events()
     read = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
     steps = [0, 2, 3, 4]  # every second one, and the first of each epoch
@@ -47,7 +51,7 @@ def test_scalars_are_those_of_the_steps(fit, events):
     assert read["speed/train_images_per_second"] == [(3, 100.0), (6, 200.0)]
 
 
-def test_gradient_norm_is_that_of_the_trainable_parameters(fit, events, module):
+def test_gradient_norm_is_that_of_the_trainable_parameters(fit, events, module, state):
     norms = []
 
     def keep(*_):
@@ -55,26 +59,26 @@ def test_gradient_norm_is_that_of_the_trainable_parameters(fit, events, module):
         norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads)))
 
     module.on_before_optimizer_step = keep
-    fit(Scalars(lambda: [{"images_per_second": 1.0}]), log_every_n_steps=1)
+    fit(Scalars(state), log_every_n_steps=1)
     assert [e.value for e in events().Scalars("train/grad_norm")] == pytest.approx(norms, rel=1e-5)
     assert len(norms) == 6
 
 
-def test_without_tensorboard_nothing_is_written_and_everything_runs(fit, tmp_path, plan, capsys):
-    fit(*everything(plan), logger=False)
+def test_without_tensorboard_nothing_is_written_and_everything_runs(fit, tmp_path, state, capsys):
+    fit(*everything(state), logger=False)
     assert not list(tmp_path.rglob("events.out*"))
     assert "trains in phase" in capsys.readouterr().out  # the console table does not need TensorBoard
 
 
-def test_off_the_first_process_nothing_is_drawn(fit, tmp_path, plan, monkeypatch, capsys):
+def test_off_the_first_process_nothing_is_drawn(fit, tmp_path, state, monkeypatch, capsys):
     monkeypatch.setattr("lightning.pytorch.Trainer.is_global_zero", False)
-    fit(*everything(plan), logger=True)
+    fit(*everything(state), logger=True)
     events = [file for file in tmp_path.rglob("events.out*") if b"preview" in file.read_bytes()]
     assert not events
     assert "trains in phase" not in capsys.readouterr().out
 
 
-def test_dashboards_change_nothing_in_training(fit, module, plan, data):
+def test_dashboards_change_nothing_in_training(fit, module, state, data):
     start = {name: value.clone() for name, value in module.state_dict().items()}
     mixed = data(mix=Mixing(mixup_alpha=0.4))
 
@@ -84,7 +88,7 @@ def test_dashboards_change_nothing_in_training(fit, module, plan, data):
         fit(*callbacks, datamodule=mixed)
         return torch.rand(3), {name: value.clone() for name, value in module.net.state_dict().items()}
 
-    (after, plain), (after_drawing, drawn) = trained(), trained(*everything(plan))
+    (after, plain), (after_drawing, drawn) = trained(), trained(*everything(state))
     assert torch.equal(after, after_drawing)
     assert all(torch.equal(plain[name], drawn[name]) for name in plain)
 

@@ -28,8 +28,8 @@ def test_settings_come_out_flat():
     }
 
 
-def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events):
-    trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
+def test_the_row_holds_settings_and_final_metrics_after_a_fit(fit, events, state):
+    trainer = fit(Scalars(state))
     log_hparams(trainer.loggers, SETTINGS, {"val/acc": 0.5, "val/loss": 1.25}, step=6)
     board = events()
     start = plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info
@@ -83,9 +83,9 @@ def test_what_was_swept_comes_first_and_the_run_has_its_name(tmp_path):
     assert plugin_data(board, metadata.SESSION_START_INFO_TAG).session_start_info.group_name == "aug=none/seed=1"
 
 
-def test_no_writer_is_left_open(fit):
+def test_no_writer_is_left_open(fit, state):
     before = set(threading.enumerate())
-    trainer = fit(Scalars(lambda: [{"images_per_second": 1.0}]))
+    trainer = fit(Scalars(state))
     log_hparams(trainer.loggers, SETTINGS, {"val/acc": 0.5}, step=6)
     assert set(threading.enumerate()) - before == set()
 

@@ -6,7 +6,6 @@ import pytest
 
 from tlab.dashboards.lr_curve import draw_lr_curve, lr_figure
 from tlab.finetuning import LearningRateFinder
-from tlab.finetuning.callback import BackboneFinetuning
 
 RATES = np.geomspace(1e-6, 10, 100)
 LOSSES = [*(1 / (1 + rate / 1e-2) for rate in RATES[:90]), *([50.0] * 10)]
@@ -42,17 +41,8 @@ def test_a_curve_without_points_is_drawn():
     assert [line.get_label() for line in figure.axes[0].lines][-1] == "in use: 0.03"
 
 
-def test_one_figure_for_each_phase(fit, events):
-    class Find(LearningRateFinder):
-        """Finds its BackboneFinetuning among the callbacks, which the fixture makes."""
-
-        def __init__(self):
-            super().__init__(None, draw_lr_curve, steps=4)
-
-        def on_fit_start(self, trainer, pl_module):
-            self.finetuning = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning))
-
-    fit(Find())
+def test_one_figure_for_each_phase(fit, events, state):
+    fit(LearningRateFinder(state, draw_lr_curve, steps=4))
     tags = events().Tags()["tensors"] + events().Tags()["images"]
     assert {tag for tag in tags if tag.startswith("lr_finder")} == {"lr_finder/head", "lr_finder/all"}
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tlab.data.dataset import Batch
-from tlab.finetuning import BackboneFinetuning, build_plan
+from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.module import ImageClassifier
@@ -67,7 +67,7 @@ def fit(net: Classifier, tmp_path: Path) -> Callable[..., tuple[L.Trainer, Backb
         ckpt_path: Path | None = None,
     ) -> tuple[L.Trainer, BackboneFinetuning]:
         plan = build_plan(phases, epochs, net.backbone.stage_names, backbone_lr_scale)
-        finetuning = BackboneFinetuning(plan, schedule)
+        finetuning = BackboneFinetuning(RunState(plan), schedule)
         module = ImageClassifier(net, ("a", "b"), optimizer, channels_last=False)
         trainer = L.Trainer(
             accelerator="cpu",

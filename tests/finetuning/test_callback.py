@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tlab.errors import UserError
-from tlab.finetuning import schedules
+from tlab.finetuning import BackboneFinetuning, schedules
 
 LP_FT = {"head": {"train": "head", "epochs": 2}, "all": {"train": "all", "epochs": None, "lr_scale": 0.1}}
 GRADUAL = {
@@ -103,11 +103,11 @@ def test_a_stage_that_is_not_there_stops_before_training(fit):
 def test_the_record_says_what_trained(fit):
     """Groups in forward order; a digest of each before and after, which changed exactly where it trained."""
     _, finetuning = fit({**LP_FT, "all": {"train": ["mid"], "epochs": None}}, 4, schedules.constant)
-    assert [(r.name, r.trained, r.start, r.epochs) for r in finetuning.records] == [
+    assert [(r.name, r.trained, r.start, r.epochs) for r in finetuning.state.records] == [
         ("head", ["head"], 0, 2),
         ("all", ["mid", "head"], 2, 2),
     ]
-    head, rest = finetuning.records
+    head, rest = finetuning.state.records
     assert list(head.digests_before) == ["stem", "mid", "top", "head"]
     assert rest.digests_before == head.digests_after
     for record, changed in ((head, ["head"]), (rest, ["mid", "head"])):
@@ -142,15 +142,15 @@ def head_until(patience, min_delta=0.0, epochs=6):
 def test_a_phase_ends_when_its_metric_has_stopped_improving(fit, until, losses, epochs):
     phases = {"head": until, "all": {"train": "all", "epochs": None}}
     _, finetuning = fit(phases, 8, schedules.constant, [Losses(losses)])
-    assert [r.epochs for r in finetuning.records] == epochs
-    assert [r.start for r in finetuning.records] == [0, epochs[0]]
+    assert [r.epochs for r in finetuning.state.records] == epochs
+    assert [r.start for r in finetuning.state.records] == [0, epochs[0]]
 
 
 def test_a_last_phase_that_has_stopped_improving_ends_the_run(fit):
     trainer, finetuning = fit(
         {"head": head_until(2, epochs=None)}, 8, schedules.constant, [Losses([3, 2, 2, 2, 1])]
     )
-    assert [r.epochs for r in finetuning.records] == [4]
+    assert [r.epochs for r in finetuning.state.records] == [4]
     assert trainer.current_epoch == 4
 
 
@@ -162,7 +162,7 @@ def test_the_schedule_of_the_rest_is_stretched_over_what_is_left(fit):
     class Rates(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if batch_idx == 0:
-                rows.append(finetuning_of(trainer).rates()["top"])
+                rows.append(finetuning_of(trainer).state.rates["top"])
 
     cosine = partial(schedules.cosine, warmup=0.0)
     fit(phases, 6, cosine, [Losses([1, 2, 3, 3, 3, 3]), Rates()], backbone_lr_scale=1.0)
@@ -181,12 +181,12 @@ def test_a_run_whose_phases_a_metric_ends_resumes(fit, net, tmp_path, epoch):
     net.load_state_dict(start)
     checkpoint = tmp_path / f"epoch={epoch}.ckpt"
     _, finetuning = fit(phases, 8, schedules.cosine, [losses, RandomState()], ckpt_path=checkpoint)
-    assert [r.epochs for r in finetuning.records] == [3, 3]
+    assert [r.epochs for r in finetuning.state.records] == [3, 3]
     assert all(torch.equal(value, whole[key]) for key, value in net.state_dict().items())
 
 
 def finetuning_of(trainer):
-    return next(callback for callback in trainer.callbacks if hasattr(callback, "rates"))
+    return next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning))
 
 
 def test_a_phase_has_its_own_weight_decay_and_schedule(fit, net):
@@ -227,8 +227,8 @@ def test_a_resumed_run_ends_with_the_same_weights(fit, net, tmp_path, schedule, 
 
     net.load_state_dict(start)
     _, finetuning = fit(LP_FT, 5, build, [RandomState()], SGD, ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
-    assert [r.name for r in finetuning.records] == ["head", "all"]
-    assert [r.epochs for r in finetuning.records] == [2, 3]
+    assert [r.name for r in finetuning.state.records] == ["head", "all"]
+    assert [r.epochs for r in finetuning.state.records] == [2, 3]
     for key, value in net.state_dict().items():
         assert torch.equal(value, whole[key]), key
 

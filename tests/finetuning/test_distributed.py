@@ -112,7 +112,7 @@ class Contrary(L.Callback):
         train, val = trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()
         stored = [loader.stored is not None for loader in (train, val)]
         decoded = [loader.images.store is not None for loader in (train, val)]
-        phase = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).phase.name
+        phase = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).state.phase.name
         self.phases[phase] = {"stored": stored, "decoded": decoded, "drawn": train.draws}
 
 

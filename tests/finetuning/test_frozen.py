@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tlab.data.dataset import Batch
-from tlab.finetuning import BackboneFinetuning, build_plan
+from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -38,7 +38,9 @@ def test_no_tensor_of_a_frozen_backbone_changes(name, tensors, buffers, tmp_path
         accelerator="cpu",
         max_epochs=2,
         callbacks=[
-            BackboneFinetuning(build_plan({"head": {"train": "head", "epochs": None}}, 2, backbone.stage_names))
+            BackboneFinetuning(
+                RunState(build_plan({"head": {"train": "head", "epochs": None}}, 2, backbone.stage_names))
+            )
         ],
         logger=False,
         enable_checkpointing=False,

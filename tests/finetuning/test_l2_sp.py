@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tlab.checks import check
 from tlab.data.dataset import Batch
 from tlab.errors import UserError
-from tlab.finetuning import L2SP, AddressedRandomness, BackboneFinetuning, build_plan, schedules
+from tlab.finetuning import L2SP, AddressedRandomness, BackboneFinetuning, RunState, build_plan, schedules
 from tlab.models.module import ImageClassifier
 
 LP_FT = {"head": {"train": "head", "epochs": 1}, "all": {"train": "all", "epochs": None}}
@@ -105,7 +105,11 @@ def test_accumulation_and_clipping(net, clip, moved_by, tmp_path):
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
-        callbacks=[BackboneFinetuning(build_plan(FULL, 1, net.backbone.stage_names, 0.5)), Shift(), L2SP(0.25)],
+        callbacks=[
+            BackboneFinetuning(RunState(build_plan(FULL, 1, net.backbone.stage_names, 0.5))),
+            Shift(),
+            L2SP(0.25),
+        ],
     )
     module = ImageClassifier(net, ("a", "b"), DECAYING, channels_last=False)
     trainer.fit(module, DataLoader(batches, batch_size=None))

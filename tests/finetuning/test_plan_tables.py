@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tlab.command import compose
 from tlab.data.dataset import Batch
-from tlab.finetuning import BackboneFinetuning
+from tlab.finetuning import BackboneFinetuning, RunState
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -135,7 +135,7 @@ class Table(L.Callback):
         self.before = {name: value.clone() for name, value in self.net.state_dict().items()}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.rates = next(c for c in trainer.callbacks if hasattr(c, "rates")).rates()
+        self.rates = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).state.rates
 
     def on_train_epoch_end(self, trainer, pl_module):
         parameters = dict(self.net.named_parameters())
@@ -192,7 +192,7 @@ def test_a_plan_is_carried_out(tmp_path, name, plan):
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=plan_of_run.epochs,
-        callbacks=[BackboneFinetuning(plan_of_run), table],
+        callbacks=[BackboneFinetuning(RunState(plan_of_run)), table],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

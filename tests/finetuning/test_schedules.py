@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tlab.errors import UserError
-from tlab.finetuning import schedules
+from tlab.finetuning import BackboneFinetuning, schedules
 
 # Two epochs for the head, four for everything; two optimiser steps an epoch; SGD with rate 1. The backbone
 # runs at half the head's rate, the second phase at a tenth of the first's.
@@ -21,9 +21,8 @@ class Rates(L.Callback):
         self.rows = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        finetuning = next(c for c in trainer.callbacks if hasattr(c, "rates"))
         if batch_idx == 0:
-            rates = finetuning.rates()
+            rates = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).state.rates
             assert rates["stem"] == rates["mid"] == rates["top"]
             self.rows.append((rates["head"], rates["top"]))
 
@@ -91,8 +90,8 @@ def test_the_rate_reported_is_the_rate_applied(fit, net, name):
             self.before = net.head.linear.weight.detach().clone()
 
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            finetuning = next(c for c in trainer.callbacks if hasattr(c, "rates"))
-            self.rate = finetuning.rates()["head"]
+            finetuning = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning))
+            self.rate = finetuning.state.rates["head"]
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             moved = self.before - self.rate * net.head.linear.weight.grad

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tlab.data.dataset import Batch
+from tlab.finetuning import PhaseRecord, RunState, build_plan
 from tlab.runs.directory import RunDirectory
 from tlab.runs.recorder import RunRecorder
 
@@ -30,9 +31,14 @@ def clock(monkeypatch):
     return now
 
 
+def state(**rates):
+    """The state of a run in its one phase."""
+    return RunState(build_plan({"head": {"train": "head", "epochs": None}}, 9, ("stem",)), rates=rates)
+
+
 @pytest.fixture
 def recorder(tmp_path):
-    return RunRecorder(RunDirectory(tmp_path), lambda: "head", lambda: {"head": 0.1})
+    return RunRecorder(RunDirectory(tmp_path), state(head=0.1))
 
 
 def batches(recorder, clock, count, trainer):
@@ -50,24 +56,24 @@ def test_speed_leaves_validation_out(recorder, clock):
     batches(recorder, clock, 3, end)
     clock[0] += 100.0  # validation
     recorder.on_train_epoch_end(end, MODULE)
-    (row,) = recorder.rows
+    (row,) = recorder.state.rows
     assert (row["seconds"], row["images_per_second"]) == (107.0, 6.0)
-    assert recorder.fit_seconds == 107.0
+    assert recorder.state.fit_seconds == 107.0
 
 
 def test_an_epoch_that_was_interrupted_is_one_row(recorder, clock, tmp_path):
     recorder.on_train_epoch_start(trainer(0), MODULE)
     batches(recorder, clock, 2, trainer(0))
-    state = recorder.state_dict()
+    kept = recorder.state_dict()
 
-    again = RunRecorder(RunDirectory(tmp_path), lambda: "head", lambda: {"head": 0.05})
-    again.load_state_dict(state)
+    again = RunRecorder(RunDirectory(tmp_path), state(head=0.05))
+    again.load_state_dict(kept)
     clock[0] += 1000.0  # the time between the two is nobody's
     end = trainer(0, val_acc=0.5)
     again.on_train_start(end, MODULE)
     batches(again, clock, 1, end)
     again.on_train_epoch_end(end, MODULE)
-    (row,) = again.rows
+    (row,) = again.state.rows
     assert (row["seconds"], row["images_per_second"], row["lr/head"]) == (6.0, 6.0, 0.1)
 
 
@@ -78,14 +84,16 @@ def test_speed_of_a_phase(recorder, clock):
         batches(recorder, clock, 1, end)
         clock[0] += validation
         recorder.on_train_epoch_end(end, MODULE)
-    assert recorder.speed("head") == {"seconds": 16.0, "images_per_second": 6.0}
+    recorder.state.records = [PhaseRecord("head", ["head"], start=0, length=2, epochs=2)]
+    (summary,) = recorder.state.phase_summaries()
+    assert (summary["seconds"], summary["images_per_second"]) == (16.0, 6.0)
 
 
 def ended(recorder, *epochs, first=0):
     """Tell the recorder of epochs with these metrics; returns the best so far."""
     for number, metrics in enumerate(epochs, start=first):
         recorder.on_train_epoch_end(trainer(number, **metrics), MODULE)
-    return recorder.best_epoch
+    return recorder.state.best_epoch
 
 
 def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(recorder):
@@ -96,11 +104,11 @@ def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(recorder):
         {"val_acc": 0.9, "val_loss": 0.4},
     ]
     assert [ended(recorder, epoch, first=number) for number, epoch in enumerate(epochs)] == [0, 1, 2, 2]
-    assert recorder.summary()["val/loss"] == pytest.approx(0.4)
+    assert recorder.state.summary()["val/loss"] == pytest.approx(0.4)
 
 
 def test_an_epoch_without_a_number_is_never_better(tmp_path):
-    recorder = RunRecorder(RunDirectory(tmp_path), lambda: "head", dict, "val/loss", "min")
+    recorder = RunRecorder(RunDirectory(tmp_path), state(), "val/loss", "min")
     assert ended(recorder, {"val_loss": float("nan")}, {"val_loss": 3.0}, {"val_loss": float("nan")}) == 1
 
 
@@ -108,10 +116,10 @@ def test_an_epoch_without_a_number_is_never_better(tmp_path):
 def test_a_recorder_that_goes_on_keeps_the_best_epoch(recorder, tmp_path, key):
     """A checkpoint of an earlier version has kept the first of equals as its best."""
     ended(recorder, {"val_acc": 0.9, "val_loss": 0.5}, {"val_acc": 0.9, "val_loss": 0.4})
-    state = recorder.state_dict()
+    kept = recorder.state_dict()
     if key != "best_epoch":
-        del state["best_epoch"]
-    again = RunRecorder(RunDirectory(tmp_path), lambda: "head", dict)
-    again.load_state_dict(state)
-    assert again.best_epoch == (1 if key == "best_epoch" else 0)
+        del kept["best_epoch"]
+    again = RunRecorder(RunDirectory(tmp_path), state())
+    again.load_state_dict(kept)
+    assert again.state.best_epoch == (1 if key == "best_epoch" else 0)
     assert ended(again, {"val_acc": 0.9, "val_loss": 0.3}, first=2) == 2

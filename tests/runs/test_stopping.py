@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlab.runs import stopping
-from tlab.runs.stopping import GracefulStop
+from tlab.runs.stopping import GracefulStop, StopSignals
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def train(stop, clock, seconds, accumulate=1):
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_fast_steps_ask_about_once_a_second(clock, asked_at, accumulate):
-    stop = GracefulStop(last=None)
+    stop = GracefulStop(StopSignals(), last=None)
     train(stop, clock, [0.02 / accumulate] * 3000 * accumulate, accumulate)  # a minute of optimiser steps
     assert 50 <= len(asked_at) <= 70
     assert max(later - before for before, later in pairwise(asked_at)) < 1.1
@@ -53,7 +53,7 @@ def test_fast_steps_ask_about_once_a_second(clock, asked_at, accumulate):
 
 def test_steps_that_become_slower_are_asked_after_again(clock, asked_at):
     """Those of another phase at once, those inside an epoch after the hundred that were counted on at most."""
-    stop = GracefulStop(last=None)
+    stop = GracefulStop(StopSignals(), last=None)
     train(stop, clock, [0.001] * 1000)
     asked_at.clear()
     train(stop, clock, [0.4] * 20)
@@ -66,7 +66,7 @@ def test_steps_that_become_slower_are_asked_after_again(clock, asked_at):
 
 
 def test_every_epoch_ends_with_a_question(clock, asked_at):
-    stop = GracefulStop(last=None)
+    stop = GracefulStop(StopSignals(), last=None)
     trainer = train(stop, clock, [0.001] * 50)
     asked_at.clear()
     stop.on_train_epoch_end(trainer, None)
@@ -80,7 +80,7 @@ def test_a_signal_to_the_other_process_stops_this_one_within_a_second(clock, mon
         words[0] = max(int(words[0]), clock.now >= came)
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    stop = GracefulStop(last=SimpleNamespace(save=lambda trainer: saved.append(clock.now)))
+    stop = GracefulStop(StopSignals(), SimpleNamespace(save=lambda trainer: saved.append(clock.now)))
     with pytest.raises(SystemExit) as end:
         train(stop, clock, [0.02] * 3000)
     assert end.value.code == 128 + signal.SIGTERM

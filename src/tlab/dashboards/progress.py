@@ -1,30 +1,30 @@
 """What the terminal shows while a run goes on: a bar where there is a terminal, and a line per epoch."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
+
+from tlab.finetuning.state import RunState
 
 
 class EpochLines(L.Callback):
     """Prints one line per epoch: epoch, phase, loss and accuracy, speed.
 
     Args:
-        rows: Returns the rows of history.csv so far, the newest last.
+        state: Where the run stands.
     """
 
-    def __init__(self, rows: Callable[[], list[dict[str, Any]]]) -> None:
-        self.rows = rows
+    def __init__(self, state: RunState) -> None:
+        self.state = state
         self.console = Console(highlight=False, soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line of the epoch that has just ended; the recorder has its row by now."""
         if not trainer.is_global_zero:
             return
-        row = self.rows()[-1]
+        row = self.state.rows[-1]
         figures = "  ".join(
             f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/acc") if name in row
         )
@@ -34,7 +34,7 @@ class EpochLines(L.Callback):
         )
 
 
-def progress(rows: Callable[[], list[dict[str, Any]]]) -> list[L.Callback]:
+def progress(state: RunState) -> list[L.Callback]:
     """Return the callbacks that show progress on this terminal."""
     bar: list[L.Callback] = [RichProgressBar(leave=False)] if sys.stdout.isatty() else []
-    return [EpochLines(rows), *bar]
+    return [EpochLines(state), *bar]

@@ -1,6 +1,5 @@
 """Curves that the module does not log itself: rates, gradient norm, speed and phase."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
@@ -8,21 +7,22 @@ import torch
 from torch.optim import Optimizer
 
 from tlab.dashboards.board import writer
+from tlab.finetuning.state import RunState
 
 
 class Scalars(L.Callback):
     """Draws what training does besides learning.
 
     Every `trainer.log_every_n_steps` optimiser steps and in the first step of an epoch: `lr/<group>`, the rate that
-    the step applies (from the callback that has `rates`), and `train/grad_norm`, the 2-norm over all trainable
+    the step applies, and `train/grad_norm`, the 2-norm over all trainable
     parameters before clipping. Every epoch: `train/phase`, counted from 0, and `speed/train_images_per_second`.
 
     Args:
-        rows: Returns the rows of history.csv so far, the newest last.
+        state: Where the run stands.
     """
 
-    def __init__(self, rows: Callable[[], list[dict[str, Any]]]) -> None:
-        self.rows = rows
+    def __init__(self, state: RunState) -> None:
+        self.state = state
         self._drawn_step = -1
 
     def on_train_batch_start(
@@ -36,12 +36,10 @@ class Scalars(L.Callback):
         board = writer(trainer) if due else None
         if board is None:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if hasattr(callback, "rates"):
-                for group, rate in callback.rates().items():
-                    board.add_scalar(f"lr/{group}", rate, step)
-                if batch_idx == 0:
-                    board.add_scalar("train/phase", callback.plan.phases.index(callback.phase), step)
+        for group, rate in self.state.rates.items():
+            board.add_scalar(f"lr/{group}", rate, step)
+        if batch_idx == 0:
+            board.add_scalar("train/phase", self.state.plan.phases.index(self.state.phase), step)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -61,5 +59,5 @@ class Scalars(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the speed."""
         if (board := writer(trainer)) is not None:
-            speed = self.rows()[-1]["images_per_second"]
+            speed = self.state.rows[-1]["images_per_second"]
             board.add_scalar("speed/train_images_per_second", speed, trainer.global_step)

@@ -7,6 +7,7 @@ from tlab.finetuning.l2_sp import L2SP
 from tlab.finetuning.lr_finder_callback import LearningRateFinder
 from tlab.finetuning.plan import Phase, Plan, Until, build_plan
 from tlab.finetuning.randomness import AddressedRandomness
+from tlab.finetuning.state import PhaseRecord, RunState
 
 __all__ = [
     "EMA",
@@ -16,7 +17,9 @@ __all__ = [
     "FrozenPrefix",
     "LearningRateFinder",
     "Phase",
+    "PhaseRecord",
     "Plan",
+    "RunState",
     "Until",
     "build_plan",
 ]

@@ -3,10 +3,9 @@
 import itertools
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as L
@@ -18,44 +17,17 @@ from torch.utils.hooks import RemovableHandle
 from tlab.cores import one_thread, share_of_cores
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.loader import Loader
-from tlab.errors import UserError
 from tlab.finetuning.distributed import PhasedDDP, verify_equal
 from tlab.finetuning.features import FrozenPrefix, deepest
-from tlab.finetuning.plan import HEAD, Phase, Plan
+from tlab.finetuning.plan import HEAD
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
+from tlab.finetuning.state import PhaseRecord, RunState
 from tlab.models.classifier import Classifier, digest
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
 
 ONE_CORE = 2**24  # multiplications of a batch that take one core a millisecond; several wait longer for each other
-
-
-@dataclass
-class PhaseRecord:
-    """What one phase did, for the run's record; while it lasts, also where it stands.
-
-    Attributes:
-        name: Name of the phase.
-        trained: Groups that trained, in forward order.
-        start: Its first epoch, from 0.
-        length: Epochs that it may last.
-        epochs: Epochs that ended in it.
-        best: Best value so far of the metric that may end the phase.
-        waited: Epochs in a row without improvement of that metric.
-        digests_before: SHA-256 of each group's parameters and buffers when the phase began.
-        digests_after: The same when it ended; those of frozen groups have not changed.
-    """
-
-    name: str
-    trained: list[str]
-    start: int
-    length: int
-    epochs: int = 0
-    best: float | None = None
-    waited: int = 0
-    digests_before: dict[str, str] = field(default_factory=dict)
-    digests_after: dict[str, str] = field(default_factory=dict)
 
 
 class BackboneFinetuning(LightningBackboneFinetuning):
@@ -71,73 +43,38 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     written, because Lightning 2.6 steps metric-driven schedulers only after it.
 
     Args:
-        plan: The phases.
+        state: Where the run stands; its plan says what to do, and its phase, scales and rates are written here.
         schedule: Builds the learning-rate schedule of one phase.
         features: Lets each phase start behind what it has frozen; None: every epoch runs all stages.
 
     Attributes:
-        records: One per phase entered so far.
-        scales: Each group's factor on the scheduled rate in the phase in force; 0 where it is frozen.
         scheduler: The schedule in force.
     """
 
     def __init__(
-        self, plan: Plan, schedule: BuildSchedule = constant, features: FrozenPrefix | None = None
+        self, state: RunState, schedule: BuildSchedule = constant, features: FrozenPrefix | None = None
     ) -> None:
+        plan = state.plan
         unfrozen = (start for start, phase in zip(plan.starts, plan.phases, strict=True) if phase.trained != {HEAD})
         super().__init__(unfreeze_backbone_at_epoch=next(unfrozen, plan.epochs))
-        self.plan = plan
-        self.records: list[PhaseRecord] = []
+        self.state = state
         self.schedule = schedule
         self.features = features
-        self.scales: dict[str, float] = {}
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
         self._scheduled: list[tuple[float, float | None]] = []
         self._alone = ExitStack()  # holds `one_thread` while a phase has it
 
-    @property
-    def phase(self) -> Phase:
-        """The phase in force; before the first epoch, the first phase."""
-        return self.plan.phases[max(0, len(self.records) - 1)]
-
-    @property
-    def in_last_phase(self) -> bool:
-        """Whether no phase follows the one in force."""
-        return len(self.records) == len(self.plan.phases)
-
-    @property
-    def phase_is_over(self) -> bool:
-        """Whether the phase in force has lasted its epochs, or its metric has stopped improving."""
-        record, until = self.records[-1], self.phase.until
-        return record.epochs >= record.length or (until is not None and record.waited >= until.patience)
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze for the first phase."""
         if stage == "fit":
             self.freeze_before_training(pl_module)
 
-    def check_schedules(self, metrics: Collection[str]) -> None:
-        """Refuse, before anything trains, a phase's schedule that cannot be built or watches a metric not there.
-
-        Raises:
-            UserError: Names the phase's key.
-        """
-        for phase in self.plan.phases:
-            optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
-            scheduler = PhasedScheduler(optimizer, self.schedule)
-            try:
-                scheduler.start_phase(10, 5, phase.schedule)
-                scheduler.check(metrics)
-            except UserError as error:
-                where = f" (finetune.phases.{phase.key}.scheduler)" if phase.schedule else ""
-                raise UserError(f"{error}{where}") from error
-
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
         """Freeze what the phase in force does not train, and take up its rate scales."""
-        _net(pl_module).set_trainable(self.phase.trained)
-        self.scales = self.plan.rate_scales(self.phase)
+        _net(pl_module).set_trainable(self.state.phase.trained)
+        self.state.scales = self.state.plan.rate_scales(self.state.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
@@ -152,13 +89,13 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             optimizer.register_step_pre_hook(self._scale),
             optimizer.register_step_post_hook(self._restore),
         ]
-        if self.in_last_phase and self.phase_is_over:  # of a run that was stopped when all was done
+        if self.state.in_last_phase and self.state.phase_is_over:  # of a run that was stopped when all was done
             trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the epoch at hand anew where it has become longer or shorter: a run may go on over other images."""
         assert self.scheduler is not None
-        if not self.records or self.scheduler.length[1] == _steps_per_epoch(trainer):
+        if not self.state.records or self.scheduler.length[1] == _steps_per_epoch(trainer):
             return
         self.scheduler.change_epochs(_steps_per_epoch(trainer))
         if trainer.fit_loop.restarted_mid_epoch and isinstance(trainer.train_dataloader, Loader):
@@ -170,39 +107,48 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enter the next phase if the one in force is over; not called where a run goes on inside an epoch."""
-        if self.records and (self.in_last_phase or not self.phase_is_over):
+        if self.state.records and (self.state.in_last_phase or not self.state.phase_is_over):
             return
         self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
         self._apply(trainer, pl_module)
         steps = _steps_per_epoch(trainer)
         assert self.scheduler is not None
-        self.scheduler.start_phase(self.records[-1].length * steps, steps, self.phase.schedule)
+        self.scheduler.start_phase(self.state.records[-1].length * steps, steps, self.state.phase.schedule)
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Enter the next phase at `epoch`: close the record of the last one and open its own."""
         net = _net(pl_module)
         self._verify(net)
-        before = self.records[-1].digests_after if self.records else _digests(net)
-        index = len(self.records)
-        phase = self.plan.phases[index]
+        before = self.state.records[-1].digests_after if self.state.records else _digests(net)
+        index = len(self.state.records)
+        phase = self.state.plan.phases[index]
         trained = [name for name in net.group_names if name in phase.trained]
-        length = self.plan.length(index, epoch)
-        self.records.append(PhaseRecord(phase.name, trained, epoch, length, digests_before=before))
+        length = self.state.plan.length(index, epoch)
+        self.state.records.append(PhaseRecord(phase.name, trained, epoch, length, digests_before=before))
         log.info(
             "phase %s, up to %d epoch%s: %s",
             *(phase.name, length, "s" * (length != 1)),
             f"trains {_listed(trained)}, " + (f"{len(net.group_names) - len(trained)} frozen"),
         )
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the rates that the step will apply."""
+        assert self.scheduler is not None
+        groups, warmth = self.scheduler.optimizer.param_groups, self.scheduler.warmth()
+        scales = self.state.scales
+        self.state.rates = {group["group"]: group["lr"] * scales[group["group"]] * warmth for group in groups}
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step an epoch-wise schedule and see whether the phase is over (Lightning has validated by now)."""
         assert self.scheduler is not None
         self.scheduler.after_epoch(trainer.callback_metrics)
         self._account(trainer.callback_metrics)
-        record, until = self.records[-1], self.phase.until
-        if until is not None and self.phase_is_over and record.epochs < record.length:
+        record, until = self.state.records[-1], self.state.phase.until
+        if until is not None and self.state.phase_is_over and record.epochs < record.length:
             log.info("phase %s ends: %s has stopped improving at %.4g", record.name, until.monitor, record.best)
-        if self.in_last_phase and self.phase_is_over:
+        if self.state.in_last_phase and self.state.phase_is_over:
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -222,29 +168,23 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if self.features is None or not isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         net = _net(pl_module)
-        trained = {name for phase in self.plan.phases for name in phase.trained}
+        trained = {name for phase in self.state.plan.phases for name in phase.trained}
         never = list(itertools.takewhile(lambda name: name not in trained, net.backbone.stage_names))
         if upto := deepest(never, net):
             digests = {name: digest(net.group(name)) for name in never}
             self.features.enter_test(trainer, _module(pl_module), upto, digests)
 
-    def rates(self) -> dict[str, float]:
-        """Return each group's learning rate as the next step will apply it; 0 where the group is frozen."""
-        assert self.scheduler is not None
-        groups, warmth = self.scheduler.optimizer.param_groups, self.scheduler.warmth()
-        return {group["group"]: group["lr"] * self.scales[group["group"]] * warmth for group in groups}
-
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the phases entered so far and the state of the schedule."""
         assert self.scheduler is not None
         return {
-            "records": [dict(vars(record)) for record in self.records],
+            "records": [dict(vars(record)) for record in self.state.records],
             "scheduler": self.scheduler.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the phase that the checkpoint was in."""
-        self.records = [PhaseRecord(**record) for record in state_dict["records"]]
+        self.state.records = [PhaseRecord(**record) for record in state_dict["records"]]
         self._scheduler_state = state_dict["scheduler"]
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -254,22 +194,24 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             trainer.strategy.rewrap()
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
-        data.augment_for(self.phase.key)
+        data.augment_for(self.state.phase.key)
         self._alone.close()
-        if not self.records or self.phase_is_over:
+        if not self.state.records or self.state.phase_is_over:
             return
-        record = self.records[-1]
+        record = self.state.records[-1]
         if self.features is not None:
             start, length = record.start, record.length
-            self.features.enter(trainer, _module(pl_module), self.phase.key, start, length, record.digests_before)
-        data.keep_decoded(epochs=self.plan.epochs - trainer.current_epoch)
+            self.features.enter(
+                trainer, _module(pl_module), self.state.phase.key, start, length, record.digests_before
+            )
+        data.keep_decoded(epochs=self.state.plan.epochs - trainer.current_epoch)
         data.place_augmentation()
         if _is_small(_module(pl_module), data):
             self._alone.enter_context(one_thread())
 
     def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Count the epoch, and whether the metric that may end the phase has improved."""
-        record, until = self.records[-1], self.phase.until
+        record, until = self.state.records[-1], self.state.phase.until
         record.epochs += 1
         if until is None:
             return
@@ -282,10 +224,10 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Scale rates and set weight decay for the length of one step, so that no schedule ever sees the scale."""
         assert self.scheduler is not None
-        warmth, decay = self.scheduler.warmth(), self.phase.weight_decay
+        warmth, decay = self.scheduler.warmth(), self.state.phase.weight_decay
         self._scheduled = [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] *= self.scales[group["group"]] * warmth
+            group["lr"] *= self.state.scales[group["group"]] * warmth
             if decay is not None and group["decays"]:
                 group["weight_decay"] = decay
 
@@ -303,9 +245,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         Raises:
             RuntimeError: A frozen group changed; the run's result would not be what its plan says.
         """
-        if not self.records:
+        if not self.state.records:
             return
-        record = self.records[-1]
+        record = self.state.records[-1]
         record.digests_after = _digests(net)
         for name, before in record.digests_before.items():
             if name not in record.trained and record.digests_after[name] != before:

@@ -9,8 +9,8 @@ import lightning.pytorch as L
 
 from tlab.data.loader import Loader, make_loader
 from tlab.data.order import EpochSampler, Key
-from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.lr_finder import STEPS, LrCurve, find_lr
+from tlab.finetuning.state import RunState
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
@@ -19,31 +19,31 @@ log = logging.getLogger(__name__)
 class LearningRateFinder(L.Callback):
     """Suggests a value for `optimizer.lr` when a phase begins, and where a run goes on, and changes nothing.
 
-    It follows `BackboneFinetuning` in the list of callbacks, so that the phase has been entered. The batches have
-    the addresses (epoch, index) of the epochs that are about to come, and loader and workers of their own. With
-    several processes each computes the same on the same batches without speaking to the others: none can wait for
-    another, and what they train is not touched. A batch is one process's, also where gradients are accumulated.
+    The batches have the addresses (epoch, index) of the epochs that are about to come, and loader and workers of
+    their own. With several processes each computes the same on the same batches without speaking to the others:
+    none can wait for another, and what they train is not touched. A batch is one process's, also where gradients
+    are accumulated.
 
     Args:
-        finetuning: Knows the phase and its rate scales.
+        state: Knows the phase and its rate scales.
         draw: Draws (trainer, phase's name, curve).
         steps: At most so many training steps for each phase.
     """
 
     def __init__(
         self,
-        finetuning: BackboneFinetuning,
+        state: RunState,
         draw: Callable[[L.Trainer, str, LrCurve], None] | None = None,
         steps: int = STEPS,
     ) -> None:
-        self.finetuning = finetuning
+        self.state = state
         self.draw = draw
         self.steps = steps
         self._found = ""  # name of the last phase
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find a rate if the phase is a new one."""
-        phase = self.finetuning.phase.name
+        phase = self.state.phase.name
         if phase == self._found:
             return
         self._found = phase
@@ -55,7 +55,7 @@ class LearningRateFinder(L.Callback):
             curve = find_lr(
                 pl_module,
                 batches,
-                self.finetuning.scales,
+                self.state.scales,
                 precision=str(trainer.precision),
                 gradient_clip_val=trainer.gradient_clip_val,
                 steps=self.steps,

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from tlab.errors import UserError
+from tlab.finetuning.plan import Plan
 
 
 class Schedule(NamedTuple):
@@ -280,3 +281,24 @@ class PhasedScheduler:
         assert self.current is not None
         self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])
+
+
+def check_schedules(plan: Plan, build: BuildSchedule, metrics: Collection[str]) -> None:
+    """Refuse, before anything trains, a phase's schedule that cannot be built or watches a metric not there.
+
+    Args:
+        plan: The phases.
+        build: Builds the schedule of one phase.
+        metrics: Names of those that the run will have.
+
+    Raises:
+        UserError: Names the phase's key.
+    """
+    for phase in plan.phases:
+        scheduler = PhasedScheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9), build)
+        try:
+            scheduler.start_phase(10, 5, phase.schedule)
+            scheduler.check(metrics)
+        except UserError as error:
+            where = f" (finetune.phases.{phase.key}.scheduler)" if phase.schedule else ""
+            raise UserError(f"{error}{where}") from error

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from tlab.cache import atomic_path
+from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -122,19 +123,14 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         run: Where to write.
+        state: Tells at the end of an epoch whether its phase ends with it.
         every_n_steps: Optimiser steps between two checkpoints inside an epoch; None: only at its end.
-        phase_is_over: Tells at the end of an epoch whether its phase ends with it.
     """
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        every_n_steps: int | None = None,
-        phase_is_over: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def __init__(self, run: RunDirectory, state: RunState, every_n_steps: int | None = None) -> None:
         self.run = run
+        self.state = state
         self.every_n_steps = every_n_steps
-        self.phase_is_over = phase_is_over
         self._saved_at = time.monotonic()
         self._saved_epoch = -1
 
@@ -155,7 +151,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save if it is time; Lightning has validated by now, and the writer has `best.ckpt`."""
-        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs or self.phase_is_over()
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs or self.state.phase_is_over
         due = ends or self.every_n_steps is not None or time.monotonic() - self._saved_at >= EVERY_SECONDS
         if trainer.strategy.broadcast(due):  # the clocks of several processes differ
             self.save_epoch(trainer)
@@ -193,10 +189,10 @@ class BestCheckpoint(ModelCheckpoint):
         run: Where to write.
         monitor: Metric.
         mode: `min` or `max`.
-        best_epoch: Returns the best epoch so far, which `RunRecorder` decides; it has looked at the epoch by now.
+        state: Knows the best epoch so far, which `RunRecorder` decides; it has looked at the epoch by now.
     """
 
-    def __init__(self, run: RunDirectory, monitor: str, mode: str, best_epoch: Callable[[], int | None]) -> None:
+    def __init__(self, run: RunDirectory, monitor: str, mode: str, state: RunState) -> None:
         super().__init__(
             run.checkpoints,
             run.best.stem,
@@ -205,11 +201,11 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self.best_epoch = best_epoch
+        self.state = state
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: torch.Tensor | None = None) -> bool:
         """Tell whether this epoch is the best so far; all processes answer alike."""
-        return trainer.strategy.reduce_boolean_decision(self.best_epoch() == trainer.current_epoch)
+        return trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state, with the paths of the checkpoint's directory as it is now."""

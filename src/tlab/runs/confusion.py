@@ -1,35 +1,32 @@
 """The callback that writes which classes were taken for which."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
 from torch import Tensor
 
 from tlab.confusion_counts import ConfusionCounts
+from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 
 
 class ConfusionRecorder(ConfusionCounts):
     """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
-    It belongs after the `RunRecorder` in the trainer's list, and before the checkpoint, which keeps the counts of
-    the best epoch so far.
-
     Args:
         run: Where to write.
-        best_epoch: Returns the best epoch so far.
+        state: Knows the best epoch so far.
     """
 
-    def __init__(self, run: RunDirectory, best_epoch: Callable[[], int | None]) -> None:
+    def __init__(self, run: RunDirectory, state: RunState) -> None:
         super().__init__()
         self.run = run
-        self.best_epoch = best_epoch
+        self.state = state
         self._best_KK: Tensor | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the validation's counts if this epoch is the best so far."""
-        if self.best_epoch() == trainer.current_epoch:
+        if self.state.best_epoch == trainer.current_epoch:
             self._best_KK = self.counts_KK
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

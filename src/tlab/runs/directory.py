@@ -19,6 +19,7 @@ from tlab.processes import first_process
 from tlab.runs.settings import differences
 
 if TYPE_CHECKING:
+    from tlab.data.check import Unreadable
     from tlab.data.contents import Contents
 
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`
@@ -222,19 +223,20 @@ class RunDirectory:
         if first_process():
             write_csv(self.path / f"confusion_{split}.csv", ["label", "prediction", "count"], rows)
 
-    def write_data(self, contents: "Contents") -> None:
-        """Write `data.csv`: the images of the run (`split`, `path` below the root, `label`, `size`, `digest`)."""
-        if first_process():
-            contents.write(self.data_file)
+    def write_data(self, contents: "Contents", unreadable: "list[Unreadable]") -> None:
+        """Write the images of the run into `data.csv`, and those that were skipped into `unreadable.csv`.
 
-    def write_unreadable(self, files: list[dict[str, str]]) -> None:
-        """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
+        Columns: `split`, `path` below the root, `label`, `size`, `digest`; and `path`, `reason`. Where none was
+        skipped, there is no such file.
+        """
         if not first_process():
             return
-        if not files:
+        contents.write(self.data_file)
+        if not unreadable:
             self.unreadable_file.unlink(missing_ok=True)
             return
-        write_csv(self.unreadable_file, ["path", "reason"], files)
+        rows = [{"path": str(file.path), "reason": file.reason} for file in unreadable]
+        write_csv(self.unreadable_file, ["path", "reason"], rows)
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         if not file.exists():

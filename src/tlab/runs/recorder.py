@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 
+from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 
 
@@ -24,33 +24,16 @@ class RunRecorder(L.Callback):
 
     Args:
         run: Where to write.
-        phase: Returns the name of the phase in force.
-        rates: Returns each group's learning rate as the next step will apply it.
+        state: Where the run stands; rows, seconds and the best epoch are written here.
         monitor: Metric that decides which epoch is the best.
         mode: `max` or `min`: which end of it is good.
-
-    Attributes:
-        rows: One per epoch.
-        fit_seconds: Wall-clock time of those epochs.
-        best_epoch: The best so far (from 0); None before the first has ended.
     """
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        phase: Callable[[], str],
-        rates: Callable[[], dict[str, float]],
-        monitor: str = "val/acc",
-        mode: str = "max",
-    ) -> None:
+    def __init__(self, run: RunDirectory, state: RunState, monitor: str = "val/acc", mode: str = "max") -> None:
         self.run = run
-        self.read_phase = phase
-        self.read_rates = rates
+        self.state = state
         self.monitor = monitor
         self.mode = mode
-        self.rows: list[dict[str, Any]] = []
-        self.fit_seconds = 0.0
-        self.best_epoch: int | None = None
         self._lr: dict[str, float] = {}
         self._images = 0
         self._before = 0.0  # seconds between the last epoch's end and this one's start
@@ -70,7 +53,7 @@ class RunRecorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the highest rate of the epoch for each group."""
-        for group, rate in self.read_rates().items():
+        for group, rate in self.state.rates.items():
             self._lr[group] = max(rate, self._lr.get(group, 0.0))
 
     def on_train_batch_end(
@@ -86,57 +69,33 @@ class RunRecorder(L.Callback):
         """Write the epoch's row."""
         train_seconds = max(self._train_seconds, 1e-9)
         seconds = self._before + train_seconds + self._lap()
-        self.fit_seconds += seconds
+        self.state.fit_seconds += seconds
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith(("train/", "val/")) and "/acc_class/" not in name
         }
-        self.rows.append(
+        self.state.rows.append(
             {
                 "epoch": trainer.current_epoch,
-                "phase": self.read_phase(),
+                "phase": self.state.phase.name,
                 **dict(sorted(metrics.items())),
                 **{f"lr/{group}": rate for group, rate in self._lr.items()},
                 "seconds": round(seconds, 3),
                 "images_per_second": round(self._images / train_seconds, 1),
             }
         )
-        if self.best_epoch is None or self._badness(self.rows[-1]) < self._badness(self.best()):
-            self.best_epoch = trainer.current_epoch
+        if self.state.best_epoch is None or self._badness(self.state.rows[-1]) < self._badness(self.state.best_row):
+            self.state.best_epoch = trainer.current_epoch
         if trainer.is_global_zero:
-            self.run.write_history(self.rows)
-
-    def best(self) -> dict[str, Any]:
-        """Return the row of the best epoch so far."""
-        return next(row for row in self.rows if row["epoch"] == self.best_epoch)
-
-    def summary(self) -> dict[str, float]:
-        """Return the metrics of the best epoch; besides them `best_epoch` (from 0), `epochs` and `fit_seconds`."""
-        best = self.best()
-        metrics = {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
-        return {
-            **metrics,
-            "best_epoch": best["epoch"],
-            "epochs": len(self.rows),
-            "fit_seconds": round(self.fit_seconds, 3),
-        }
-
-    def speed(self, phase: str) -> dict[str, float]:
-        """Return the `seconds` of all epochs of a phase, and the mean of their `images_per_second`."""
-        rows = [row for row in self.rows if row["phase"] == phase]
-        speeds = [row["images_per_second"] for row in rows]
-        return {
-            "seconds": round(sum(row["seconds"] for row in rows), 3),
-            "images_per_second": round(sum(speeds) / max(1, len(speeds)), 1),
-        }
+            self.run.write_history(self.state.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far, so that a resumed run has each epoch once, and the sums of the epoch at hand."""
         return {
-            "rows": self.rows,
-            "fit_seconds": self.fit_seconds,
-            "best_epoch": self.best_epoch,
+            "rows": self.state.rows,
+            "fit_seconds": self.state.fit_seconds,
+            "best_epoch": self.state.best_epoch,
             "epoch": {
                 "lr": self._lr,
                 "images": self._images,
@@ -147,12 +106,12 @@ class RunRecorder(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows and the sums."""
-        self.rows = state_dict["rows"]
-        self.fit_seconds = state_dict["fit_seconds"]
+        self.state.rows = state_dict["rows"]
+        self.state.fit_seconds = state_dict["fit_seconds"]
         if "best_epoch" in state_dict:
-            self.best_epoch = state_dict["best_epoch"]
-        elif self.rows:  # of an earlier version, which kept the first of equals
-            self.best_epoch = min(self.rows, key=lambda row: self._badness(row)[0])["epoch"]
+            self.state.best_epoch = state_dict["best_epoch"]
+        elif self.state.rows:  # of an earlier version, which kept the first of equals
+            self.state.best_epoch = min(self.state.rows, key=lambda row: self._badness(row)[0])["epoch"]
         epoch = state_dict["epoch"]
         self._lr, self._images = epoch["lr"], epoch["images"]
         self._before, self._train_seconds = epoch.get("before", 0.0), epoch["train_seconds"]

@@ -18,31 +18,26 @@ EVERY_SECONDS = 1.0  # about so often several processes ask each other whether o
 MOST_STEPS = 100  # between two such questions: steps may become slower meanwhile
 
 
-class GracefulStop(Checkpoint):
-    """Lets the first signal of `tlab.signals` end a run after the step it is in, and after a checkpoint.
+class StopSignals:
+    """Hears the signals of `tlab.signals` for as long as a run lasts: `with StopSignals() as signals:`.
 
-    A context manager around the whole run, and the last one of its callbacks. Before and after training a signal
-    ends the run at once; a second one always does. In validation the epoch is finished first. The exit code is
-    128 + the signal, as in shells.
+    A signal ends the run at once, but while it trains the first one is only noted, for `GracefulStop` to save
+    first. The exit code is 128 + the signal, as in shells.
 
-    Several processes stop after the same step, whichever of them the signal has reached. They ask each other about
-    once a second, since an exchange in every step would keep each GPU waiting for all others.
-
-    Args:
-        last: Writes the checkpoint.
+    Attributes:
+        received: The signal that has come; None before.
+        training: Whether the run trains now.
     """
 
-    def __init__(self, last: LastCheckpoint) -> None:
-        self.last = last
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._training = False
+        self.training = False
         self._handlers: dict[int, Any] = {}
-        self._measure_anew()
 
-    def __enter__(self) -> "GracefulStop":
+    def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
             self._handlers = {number: signal.getsignal(number) for number in STOPPING}
-            self._listen()
+            self.listen()
         return self
 
     def __exit__(
@@ -51,12 +46,45 @@ class GracefulStop(Checkpoint):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def listen(self) -> None:
+        """Set the handlers, also again, where somebody else has set others."""
+        for number in self._handlers:
+            signal.signal(number, self._receive)
+
+    def stop(self) -> NoReturn:
+        """End the run."""
+        raise SystemExit(128 + (self.received or signal.SIGTERM))
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = self.received is not None, number
+        if again or not self.training:
+            self.stop()
+        print("tlab: stopping after this step (once more: at once)", file=sys.stderr, flush=True)
+
+
+class GracefulStop(Checkpoint):
+    """Ends a run after the step in which the first signal has come, and after a checkpoint.
+
+    In validation the epoch is finished first. A second signal ends the run at once.
+
+    Several processes stop after the same step, whichever of them the signal has reached. They ask each other about
+    once a second, since an exchange in every step would keep each GPU waiting for all others.
+
+    Args:
+        signals: Hears them.
+        last: Writes the checkpoint.
+    """
+
+    def __init__(self, signals: StopSignals, last: LastCheckpoint) -> None:
+        self.signals = signals
+        self.last = last
+        self._measure_anew()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen again: Lightning has set handlers of its own."""
-        self._training = True
+        self.signals.training = True
+        self.signals.listen()
         self._measure_anew()  # a run that goes on inside an epoch has no other start
-        if self._handlers:
-            self._listen()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask early in the epoch: with another phase its steps may take another time."""
@@ -68,27 +96,17 @@ class GracefulStop(Checkpoint):
         """Save and stop, between two optimiser steps; after the last batch the end of the epoch does."""
         if between_steps(trainer, batch_idx) and self._asked_after_step(trainer):
             self.last.save(trainer)
-            self._stop()
+            self.signals.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, if this epoch has no checkpoint yet, and stop."""
         if self._asked(trainer):
             self.last.save_epoch(trainer)
-            self._stop()
+            self.signals.stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on a signal ends the run at once."""
-        self._training = False
-
-    def _listen(self) -> None:
-        for number in STOPPING:
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = self.received is not None, number
-        if again or not self._training:
-            self._stop()
-        print("tlab: stopping after this step (once more: at once)", file=sys.stderr, flush=True)
+        self.signals.training = False
 
     def _measure_anew(self) -> None:
         """Ask after the next step, and the one after it, by which time the first one's length is known."""
@@ -98,7 +116,7 @@ class GracefulStop(Checkpoint):
     def _asked_after_step(self, trainer: L.Trainer) -> bool:
         """Tell whether any process has received a signal, if it is time to ask; all count the same steps."""
         if trainer.world_size == 1:
-            return self.received is not None
+            return self.signals.received is not None
         self._left -= 1
         return self._left <= 0 and self._asked(trainer)
 
@@ -108,7 +126,7 @@ class GracefulStop(Checkpoint):
         In the same exchange the first process says after how many steps they ask again. It goes by the last but one
         interval, from answer to answer: only an answer waits for all that a GPU has been given to do.
         """
-        mine = int(self.received is not None)
+        mine = int(self.signals.received is not None)
         if trainer.world_size == 1:
             return bool(mine)
         proposal = self._proposal if trainer.is_global_zero else 0
@@ -121,6 +139,3 @@ class GracefulStop(Checkpoint):
         self._interval = self._left = steps
         self._since = now
         return bool(anybody)
-
-    def _stop(self) -> NoReturn:
-        raise SystemExit(128 + (self.received or signal.SIGTERM))

@@ -1,0 +1,95 @@
+"""The callbacks of a run, in the one order in which they may stand."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.checks import check_monitors
+from tlab.parts import best_is
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.finetuning import RunState
+    from tlab.runs.directory import RunDirectory
+    from tlab.runs.pruning import Pruning
+    from tlab.runs.stopping import StopSignals
+
+
+def build_callbacks(
+    cfg: DictConfig,
+    run: "RunDirectory",
+    state: "RunState",
+    metrics: Collection[str],
+    signals: "StopSignals",
+    pruning: "Pruning | None",
+) -> list["L.Callback"]:
+    """Return the callbacks in the order in which Lightning calls each of their hooks.
+
+    Whoever writes the run's state stands before those that read it, and what ends a run before what saves it:
+
+    1. The seed of each step, then the phases, which everything below goes by.
+    2. What changes training in the phase in force: decay towards the start, averages, the rate finder.
+    3. The history, which takes the epoch's row and decides which epoch is the best.
+    4. What is written or drawn of the epoch.
+    5. What may end the run early.
+    6. The checkpoints. Lightning puts those at the end by itself; only they may save a state that is complete.
+       The last of them stops the run on a signal, when all is saved.
+
+    Args:
+        cfg: Of the run.
+        run: Its directory.
+        state: Where it stands.
+        metrics: Names of those that it will have.
+        signals: That may stop it.
+        pruning: May end it early; None in a run that is no trial of a search.
+
+    Raises:
+        UserError: A metric that is watched and not there, or a schedule that cannot be built.
+    """
+    from tlab.dashboards.config_text import ConfigText
+    from tlab.dashboards.confusion import ConfusionMatrix
+    from tlab.dashboards.lr_curve import draw_lr_curve
+    from tlab.dashboards.pr_curves import PrecisionRecall
+    from tlab.dashboards.preview import AugmentationPreview
+    from tlab.dashboards.progress import progress
+    from tlab.dashboards.scalars import Scalars
+    from tlab.dashboards.stage_table import StageTable
+    from tlab.dashboards.top_losses import TopLosses
+    from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FrozenPrefix, LearningRateFinder
+    from tlab.finetuning.schedules import check_schedules
+    from tlab.runs.checkpoints import BestCheckpoint, LastCheckpoint
+    from tlab.runs.confusion import ConfusionRecorder
+    from tlab.runs.recorder import RunRecorder
+    from tlab.runs.stopping import GracefulStop
+
+    check_monitors(cfg, metrics)
+    schedule = instantiate(cfg.scheduler, _convert_="all")
+    check_schedules(state.plan, schedule, metrics)
+    features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
+    monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
+    decays = cfg.finetune.l2_sp and cfg.finetune.pretrained  # a baseline from scratch has nothing to decay towards
+    last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
+    return [
+        AddressedRandomness(cfg.seed),
+        BackboneFinetuning(state, schedule, features),
+        *([L2SP(cfg.finetune.l2_sp)] if decays else []),
+        *([EMA(cfg.finetune.ema)] if cfg.finetune.ema is not None else []),
+        *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
+        RunRecorder(run, state, monitor, mode),
+        ConfusionRecorder(run, state),
+        StageTable(cfg.data.image_size, state.plan),
+        ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
+        Scalars(state),
+        AugmentationPreview(cfg.dashboards.preview_images),
+        ConfusionMatrix(),
+        TopLosses(cfg.dashboards.top_losses),
+        PrecisionRecall(),
+        *progress(state),
+        *([pruning] if pruning is not None else []),
+        BestCheckpoint(run, monitor, mode, state),
+        last,
+        GracefulStop(signals, last),
+    ]

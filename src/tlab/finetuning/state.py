@@ -1,0 +1,102 @@
+"""Where a run stands: which phase of its plan it is in, and what has come out of it so far."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlab.finetuning.plan import Phase, Plan
+
+
+@dataclass
+class PhaseRecord:
+    """What one phase did, for the run's record; while it lasts, also where it stands.
+
+    Attributes:
+        name: Name of the phase.
+        trained: Groups that trained, in forward order.
+        start: Its first epoch, from 0.
+        length: Epochs that it may last.
+        epochs: Epochs that ended in it.
+        best: Best value so far of the metric that may end the phase.
+        waited: Epochs in a row without improvement of that metric.
+        digests_before: SHA-256 of each group's parameters and buffers when the phase began.
+        digests_after: The same when it ended; those of frozen groups have not changed.
+    """
+
+    name: str
+    trained: list[str]
+    start: int
+    length: int
+    epochs: int = 0
+    best: float | None = None
+    waited: int = 0
+    digests_before: dict[str, str] = field(default_factory=dict)
+    digests_after: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class RunState:
+    """Where a run stands. Two callbacks write it, all others read it.
+
+    `BackboneFinetuning` writes `records`, `scales` and `rates`; `RunRecorder` writes `rows`, `fit_seconds` and
+    `best_epoch`. A checkpoint holds it in parts, with the callback that writes them.
+
+    Attributes:
+        plan: The phases, in order.
+        records: One for each phase entered so far.
+        scales: Each group's factor on the scheduled rate in the phase in force; 0 where it is frozen.
+        rates: Each group's learning rate as the next step will apply it; 0 where it is frozen.
+        rows: Those of history.csv, one for each epoch that has ended.
+        fit_seconds: Wall-clock time of these epochs.
+        best_epoch: The best of them (from 0); None before the first has ended.
+    """
+
+    plan: Plan
+    records: list[PhaseRecord] = field(default_factory=list)
+    scales: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    fit_seconds: float = 0.0
+    best_epoch: int | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """The phase in force; before the first epoch, the first phase."""
+        return self.plan.phases[max(0, len(self.records) - 1)]
+
+    @property
+    def in_last_phase(self) -> bool:
+        """Whether no phase follows the one in force."""
+        return len(self.records) == len(self.plan.phases)
+
+    @property
+    def phase_is_over(self) -> bool:
+        """Whether the phase in force has lasted its epochs, or its metric has stopped improving."""
+        record, until = self.records[-1], self.phase.until
+        return record.epochs >= record.length or (until is not None and record.waited >= until.patience)
+
+    @property
+    def best_row(self) -> dict[str, Any]:
+        """The row of the best epoch."""
+        return next(row for row in self.rows if row["epoch"] == self.best_epoch)
+
+    def summary(self) -> dict[str, float]:
+        """Return the metrics of the best epoch; besides them `best_epoch` (from 0), `epochs` and `fit_seconds`."""
+        metrics = {name: value for name, value in self.best_row.items() if name.startswith(("train/", "val/"))}
+        return {
+            **metrics,
+            "best_epoch": self.best_row["epoch"],
+            "epochs": len(self.rows),
+            "fit_seconds": round(self.fit_seconds, 3),
+        }
+
+    def phase_summaries(self) -> list[dict[str, Any]]:
+        """Return each phase's record, with the `seconds` of its epochs and their mean `images_per_second`."""
+        return [vars(record) | self._speed(record.name) for record in self.records]
+
+    def _speed(self, phase: str) -> dict[str, float]:
+        rows = [row for row in self.rows if row["phase"] == phase]
+        speeds = [row["images_per_second"] for row in rows]
+        return {
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+            "images_per_second": round(sum(speeds) / max(1, len(speeds)), 1),
+        }
