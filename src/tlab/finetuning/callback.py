@@ -263,7 +263,6 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             start, length = record.start, record.length
             self.features.enter(trainer, _module(pl_module), self.phase.key, start, length, record.digests_before)
         data.keep_decoded(epochs=self.plan.epochs - trainer.current_epoch)
-        data.place_augmentation()
         if _is_small(_module(pl_module), data):
             self._alone.enter_context(one_thread())
 
