@@ -235,6 +235,13 @@ def test_interpolations_within_the_file_are_kept(config, tmp_path):
     assert read.data.source.root == "/another"
 
 
+def test_keys_that_are_gone_are_left_out(config, written, photos, tmp_path):
+    config["data"] |= {"augment_on": "device", "decode_on": "cpu"}
+    config["data"]["module"] |= {"augment_on": "${data.augment_on}", "decode_on": "${data.decode_on}"}
+    assert not {"augment_on", "decode_on"} & {*(data := read_config(config, tmp_path).data), *data.module}
+    assert 0 <= evaluate(ask(written(config=config), photos))["test/acc"] <= 1
+
+
 @pytest.mark.parametrize("source", ["tlab.data.demo.demo_index", "tlab.data.torchvision_sets.torchvision_index"])
 def test_a_file_does_not_say_where_to_write(config, tmp_path, source):
     config["data"]["source"] = {"_target_": source, "_partial_": True, "root": "${data.root}"}

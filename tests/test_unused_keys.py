@@ -23,10 +23,10 @@ UNMIXED = {"finetune.last_stages", "aug.mix.p"}  # of the default plan and augme
 KEYS = {
     *(*RATES, *SPLIT, *STORED, *UNMIXED, *WEIGHTS, HEAD, "finetune.head_epochs", "finetune.l2_sp", "finetune.ema"),
     *("backbone.weights", "backbone.input_size", "features.cache", "aug"),
-    *("data.crop_fraction", "data.decode_on", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
+    *("data.crop_fraction", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
     *("trainer.strategy", "trainer.early_stopping", "dashboards.top_losses", "checkpoint.mode", "seed"),
 }
-GIVEN = ("backbone.weights_classes=names.json", "data.decode_on=device")
+GIVEN = ("backbone.weights_classes=names.json",)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ GIVEN = ("backbone.weights_classes=names.json", "data.decode_on=device")
             {*UNMIXED, *STORED, "finetune.head_epochs", "finetune.l2_sp", *WEIGHTS, "backbone.weights"},
         ),
         (
-            ["finetune=last", "head=probe", "data.augment_on=cpu"],
-            {"aug.mix.p", "finetune.stage_lr_decay", HEAD, "backbone.weights_classes", "data.decode_on"},
+            ["finetune=last", "head=probe"],
+            {"aug.mix.p", "finetune.stage_lr_decay", HEAD, "backbone.weights_classes"},
         ),
         (
             [

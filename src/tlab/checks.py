@@ -20,8 +20,6 @@ TRAIN_CHOICES: Choices = {
     "data.normalize": ("backbone", "dataset", "none"),
     "data.resize": ("crop", "pad"),
     "data.store": ("auto", "on", "off"),
-    "data.augment_on": ("auto", "cpu", "device"),
-    "data.decode_on": ("cpu", "device"),
     "data.unreadable": ("skip", "error"),
     "trainer.precision": ("auto", *PRECISIONS),
     "trainer.accelerator": ACCELERATORS,

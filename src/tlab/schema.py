@@ -10,6 +10,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
+# Keys that earlier versions had. Runs made with them go on, are measured and are compared as if they had none.
+GONE = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
+
 
 def _open_mapping() -> Any:
     """Return an empty mapping in which any key may be set, without a plus sign."""
@@ -33,8 +36,6 @@ class DataConfig:
     resize: str = MISSING
     crop_fraction: float = MISSING
     store: str = MISSING
-    augment_on: str = MISSING
-    decode_on: str = MISSING
     balanced: bool = MISSING
     class_weights: bool = MISSING
     source: dict[str, Any] = MISSING

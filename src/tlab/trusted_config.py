@@ -18,7 +18,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from omegaconf.grammar_parser import OmegaConfGrammarParser, parse
 
 from tlab.errors import UserError
-from tlab.schema import BackboneConfig, DataConfig
+from tlab.schema import GONE, BackboneConfig, DataConfig
 
 _SOURCES = (
     "tlab.data.demo.demo_index",
@@ -148,11 +148,13 @@ class _Reader:
     resolved: bool = False
 
     def mapping(self, node: Any, place: Place) -> dict[str, Any]:
-        """Return a copy of the mapping at `place`."""
+        """Return a copy of the mapping at `place`, without keys that tlab has no more."""
         if not isinstance(node, dict):
             raise self._refusal(place, node, "is no mapping")
         copied = {}
         for key, value in node.items():
+            if ".".join((*place, str(key))) in GONE:
+                continue
             self._check_key(key, value, place)
             copied[key] = self._value(value, (*place, str(key)))
         if copied.get("_target_") in _WRITING and not self.trust:

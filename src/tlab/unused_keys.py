@@ -191,9 +191,6 @@ RULES = (
     ),
     Rule(("data.crop_fraction",), _is("data.resize", "pad"), "nothing is cut off", "data.resize=crop"),
     Rule(
-        ("data.decode_on",), _is("data.augment_on", "cpu"), "it is for the device", "data.augment_on=auto", ("cpu",)
-    ),
-    Rule(
         ("aug.mix.p",),
         _where(ALPHAS[0], lambda run: not any(map(run.value, ALPHAS))),
         f"with {ALPHAS[1]}=0 nothing is mixed",

@@ -69,6 +69,12 @@ def test_a_difference_that_no_override_tells_comes_from_the_configuration(make_r
     assert len(settings) == 2
 
 
+def test_a_key_that_is_gone_is_no_difference(make_run, sweep):
+    make_run("old", config={"data.augment_on": "auto", "data.module.augment_on": "${data.augment_on}"})
+    make_run("new")
+    assert grouped(sweep)[0] == {}
+
+
 def test_a_baseline_is_its_run_with_changes(make_run, sweep):
     path = make_run("a", overrides=["finetune=head", "aug=none"], config={"baseline.scratch": ["finetune=scratch"]})
     make_run("a/seed=0/baselines", config={})

@@ -3,15 +3,18 @@ import random
 from functools import partial
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from pictures import jpeg
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.dataset import Mixing
+from tlab.data.dataset import Batch, Mixing
 from tlab.data.index import folder_index
 from tlab.data.loader import choose_workers
+from tlab.data.stored import StoredViews
 from tlab.errors import UserError
 
 SIZE = 16
@@ -124,6 +127,25 @@ def test_a_loader_goes_on_inside_an_epoch(root, workers, taken):
     assert len(list(again)) == 4  # nor in another epoch
 
 
+def test_batches_are_counted_when_they_are_taken(root):
+    loader = module(root).train_dataloader()
+    for taken, _ in enumerate(loader, start=1):
+        assert loader.state_dict() == {"epoch": 0, "batches": taken}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_file_is_named_after_the_batches_before_it(root, workers):
+    data = module(root, num_workers=workers)
+    loader = data.train_dataloader()
+    data.index.splits["train"][loader.sampler.keys(0)[7].index].path.unlink()  # in the second batch
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(UserError, match="no such file"):
+        next(batches)
+    assert loader.state_dict()["batches"] == 2
+    assert not loader.has_workers
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_files_are_skipped_listed_and_said(odd_folder, workers, caplog):
     root, bad = odd_folder
@@ -230,13 +252,79 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+def trainer(folder, epochs=2):
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    return L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_lightning_sets_the_epoch(root, workers, tmp_path):
     net = Recorder()
-    trainer = L.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trainer.fit(net, datamodule=module(root, num_workers=workers))
+    trainer(tmp_path).fit(net, datamodule=module(root, num_workers=workers))
     assert same(net.seen, epochs(module(root)))
+
+
+def test_a_checkpoint_that_says_where_images_were_augmented_still_loads(root, tmp_path):
+    """Versions that could augment on a GPU wrote it there."""
+    first, file = trainer(tmp_path, epochs=1), tmp_path / "last.ckpt"
+    first.fit(Recorder(), datamodule=module(root))
+    first.save_checkpoint(file)
+    checkpoint = torch.load(file, weights_only=True)
+    assert "ImageDataModule" not in checkpoint
+    torch.save(checkpoint | {"ImageDataModule": {"augmented_on": {"": "device", "all": "cpu"}}}, file)
+    net = Recorder()
+    trainer(tmp_path).fit(net, datamodule=module(root), ckpt_path=file, weights_only=True)
+    assert same(net.seen, epochs(module(root))[4:])
+
+
+def test_lightning_moves_a_batch_without_waiting(root, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, **how: moved.append((device, how)) or x + 1)
+    batch = Batch(torch.zeros(2, 8), torch.tensor([0, 1]), torch.tensor([5, 6]), "pool")
+    there = module(root).transfer_batch_to_device(batch, torch.device("cuda"), 0)
+    assert moved == [(torch.device("cuda"), {"non_blocking": True})] * 3
+    assert type(there) is Batch
+    assert there.after == "pool"
+    assert same([there], [Batch(*(x + 1 for x in batch[:3]))])
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """Let memory be pinned where there is no GPU; all tensors that are."""
+    found = []
+
+    def pin(x, *_):
+        found.append(x.clone())
+        return found[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return found
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_features_are_pinned_as_images_are(root, pooled, pinned):
+    loader = module(root).train_dataloader()
+    shape = (20, 8) if pooled else (20, 2, 2, 8)
+    rows = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    labels = [sample.label for sample in loader.images.samples]
+    loader.stored = StoredViews([rows], torch.float32, not pooled, after="pool", labels=labels)
+    plain = list(loader)
+    assert not pinned
+    loader.pin_memory = True
+    batches = list(loader)
+    assert same(batches, plain)
+    assert [id(x) for batch in batches for x in batch[:3]] == [*map(id, pinned)]
+    assert all(type(batch) is Batch and batch.after == "pool" for batch in batches)
+
+
+def test_a_batch_outlasts_pinning_and_so_does_a_mistake(pinned):
+    batch = Batch(torch.zeros(2, 8), torch.tensor([0, 1]), torch.tensor([5, 6]), "layer1")
+    there = pin_memory(batch)  # as torch's loader does
+    assert type(there) is Batch
+    assert there.after == "layer1"
+    assert [*map(id, there[:3])] == [*map(id, pinned)]
+    mistake = UserError("gone")
+    assert pin_memory(mistake) is mistake

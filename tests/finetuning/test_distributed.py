@@ -14,7 +14,7 @@ import torch
 
 import tlab.train
 from tlab.command import compose
-from tlab.data import augment_on, image_store
+from tlab.data import image_store
 from tlab.description import plain, resolved
 from tlab.finetuning import BackboneFinetuning, features
 from tlab.finetuning.distributed import average, running_statistics, verify_equal
@@ -103,7 +103,7 @@ class Vandal(L.Callback):
 
 
 class Contrary(L.Callback):
-    """Notes per phase where the batches come from and where they are augmented."""
+    """Notes per phase where the batches come from."""
 
     def __init__(self):
         self.phases = {}
@@ -113,7 +113,7 @@ class Contrary(L.Callback):
         stored = [loader.stored is not None for loader in (train, val)]
         decoded = [loader.images.store is not None for loader in (train, val)]
         phase = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).state.phase.name
-        self.phases[phase] = {"stored": stored, "decoded": decoded, "drawn": train.draws}
+        self.phases[phase] = {"stored": stored, "decoded": decoded}
 
 
 def fit_contrary(watch, job, note):
@@ -128,7 +128,6 @@ def fit_contrary(watch, job, note):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "free_memory", lambda: 0 if second else 2**40)
         patch.setattr(features._Prefix, "array", broken_array)
-        patch.setattr(augment_on, "choose", lambda *args: ("device" if second else "cpu", ""))
         patch.setattr(image_store, "_reason_against", lambda *args: "" if second else "no need")
         patch.setattr(precision, "allow_tf32", tf32.append)
         fit(*job)
@@ -290,7 +289,7 @@ def test_statistics_of_trained_batchnorms_are_averaged_and_frozen_ones_left_alon
 
 
 def test_the_first_process_decides_for_the_other(runs):
-    """Where features come from, what is decoded once, where images are augmented; nobody waits for an answer."""
+    """Where features come from and what is decoded once; nobody waits for an answer."""
     first, second = (seen(runs, "contrary", rank) for rank in (0, 1))
     assert first == second
     assert first["tf32"] == [False]
@@ -299,7 +298,6 @@ def test_the_first_process_decides_for_the_other(runs):
     assert phases["one"]["stored"] == [False, False]  # which cannot read them
     for phase in phases.values():
         assert phase["decoded"] == [False, False]
-        assert not phase["drawn"]
 
 
 def test_processes_that_differ_end_the_run_everywhere_alike(runs):

@@ -64,6 +64,15 @@ def test_a_key_that_the_older_run_did_not_have_refuses_it_only_where_it_changes_
         run.is_finished({**newer, "optimizer": {"lr": 0.1, "nesterov": True}}, "auto")
 
 
+@pytest.mark.parametrize("where", ["auto", "device"])
+def test_a_run_that_had_keys_that_are_gone_goes_on(tmp_path, where):
+    run = RunDirectory(tmp_path)
+    module = {"augment_on": "${data.augment_on}", "decode_on": "${data.decode_on}"}
+    with run.recording({**CONFIG, "data": {"augment_on": where, "decode_on": where, "module": module}}):
+        run.finish({})
+    assert run.is_finished({**CONFIG, "data": {"module": {}}}, "auto")
+
+
 def test_a_run_from_before_tlab_chose_what_to_compile_goes_on(tmp_path):
     run = RunDirectory(tmp_path)
     with run.recording({**CONFIG, "trainer": {"compile": False}}):

@@ -83,6 +83,11 @@ def test_what_changes_no_result_need_not_be_given_again(tmp_path):
         assert places(runs, note, tmp_path) == ["default/seed=0", "default/seed=1"]
 
 
+def test_a_key_that_is_gone_need_not_be_given_again(tmp_path):
+    note = SweepNote({**constants(FIRST), "data.augment_on": "cpu"})
+    assert places(FIRST, note, tmp_path) == ["default/seed=0", "default/seed=1"]
+
+
 def test_the_same_run_twice_is_one_and_two_runs_share_no_directory(tmp_path):
     assert len(make_jobs([*FIRST, *FIRST], "0", tmp_path, SweepNote())) == 2
     with pytest.raises(UserError, match="would share the directory"):

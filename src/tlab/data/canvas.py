@@ -1,8 +1,5 @@
 """An image and what is still to be done to it: successive warps become one, and so do successive colour changes."""
 
-from collections.abc import Callable
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import torch
@@ -78,29 +75,6 @@ class Canvas:
         """Change colours by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
         self._color = matrix if self._color is None else _after(matrix, self._color)
 
-    def recolor_by_gray(self, build: Callable[[float], np.ndarray], weights: np.ndarray) -> None:
-        """Change colours by a matrix that depends on the mean grey of the image as it is then, in 0..255.
-
-        Args:
-            build: grey -> matrix as in `recolor`; its last column may change in proportion to the grey.
-            weights: of R, G and B in the grey.
-        """
-        self.recolor(build(float(weights @ self.mean())))
-
-    def add_noise(self, mean: float, sigma: float, random: np.random.Generator) -> None:
-        """Add normal noise, in grey levels, to every value of every pixel; what leaves 0..255 is clipped."""
-        x_HWC = self.pixels()
-        # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
-        bits = random.bit_generator.random_raw(raws(x_HWC.size)).view(np.uint16)[: x_HWC.size]
-        noise = np.take(_normal_levels(mean, sigma), bits).reshape(x_HWC.shape)
-        self.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
-
-    def paint(self, top: int, left: int, height: int, width: int, color: Color) -> None:
-        """Paint a box that lies inside the image."""
-        painted = self.pixels().copy()
-        painted[top : top + height, left : left + width] = color
-        self.replace(painted)
-
     def mean(self) -> np.ndarray:
         """Return the mean colour, RGB in 0..255: 3, float64. Pending colour changes count, unclipped."""
         self._carry_out_warp()
@@ -136,31 +110,13 @@ class Canvas:
     def _carry_out_warp(self) -> None:
         if self._matrix is None:
             return
-        if self._upright(self._matrix):
-            horizontal, vertical = self._matrix[0, 0] < 0, self._matrix[1, 1] < 0
-            self._set(flipped(resized(self._source, self._size), horizontal, vertical))
-        else:
-            self._set(warped(self._source, self._matrix, self._size, self._fill))
-
-    def _upright(self, matrix: np.ndarray) -> bool:
-        """Return whether a matrix shows the whole source, at most flipped."""
-        (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *matrix[:2]
+        (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *self._matrix[:2]
         edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
         extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
-        return max(map(abs, (b, c, *edges, *extents))) < _SAME
-
-
-def raws(values: int) -> int:
-    """Return how many 64-bit numbers the noise of so many values takes."""
-    return values // 4 + 1
-
-
-@lru_cache(maxsize=8)
-def _normal_levels(mean: float, sigma: float) -> np.ndarray:
-    """Return the 2 ** 16 quantiles of a normal distribution, rounded: int16."""
-    places = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
-    levels = mean + sigma * torch.special.ndtri(places)
-    return levels.round().clamp(-32768, 32767).to(torch.int16).numpy()
+        if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
+            self._set(flipped(resized(self._source, self._size), a < 0, d < 0))
+        else:
+            self._set(warped(self._source, self._matrix, self._size, self._fill))
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:

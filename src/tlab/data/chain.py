@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tlab.data.canvas import Canvas
-from tlab.data.device_canvas import DeviceCanvas
 from tlab.data.steps import Step, generator, to_pixels
 from tlab.data.transforms import ResizeCrop, ResizePad, Sometimes
 from tlab.errors import UserError
@@ -23,16 +22,12 @@ class Chain:
 
     Attributes:
         seeds_globally: whether a step may draw from the global generators.
-        foreign: names of the steps that may.
     """
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
         self._drawing = {name for name, step in self.steps.items() if _on_canvas(step)}
-        self.foreign = [
-            name for name, step in self.steps.items() if name not in self._drawing and not _is_fixed(step)
-        ]
-        self.seeds_globally = bool(self.foreign)
+        self.seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
         """Augment one image.
@@ -50,34 +45,19 @@ class Chain:
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-        image = self._run(x_CHW, seed, Canvas)
-        if isinstance(image, Canvas):
-            return image.tensor()
-        if image.dtype != torch.uint8 or image.shape[0] != 3:
-            return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
-        return image
-
-    def draw(self, image: Tensor | DeviceCanvas, seed: int) -> DeviceCanvas:
-        """Return an image and what `__call__` does to it, as far as that can be done elsewhere.
-
-        Only for a chain that does not seed globally.
-        """
-        assert not self.seeds_globally
-        drawn = self._run(image, seed, DeviceCanvas)
-        if isinstance(drawn, Canvas):
-            assert isinstance(drawn, DeviceCanvas)
-            return drawn
-        return DeviceCanvas(to_pixels(drawn))
-
-    def _run(self, image: Tensor | Canvas, seed: int, kind: type[Canvas]) -> Tensor | Canvas:
         draws = generator(seed)
+        image: Tensor | Canvas = x_CHW
         for name, step in self.steps.items():
             if name in self._drawing:
-                image = image if isinstance(image, Canvas) else kind(to_pixels(image))
+                image = image if isinstance(image, Canvas) else Canvas(to_pixels(image))
                 step.draw(image, draws)
             else:
                 image = step(image.tensor() if isinstance(image, Canvas) else image)
                 _check_image(name, image)
+        if isinstance(image, Canvas):
+            return image.tensor()
+        if image.dtype != torch.uint8 or image.shape[0] != 3:
+            return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
         return image
 
 

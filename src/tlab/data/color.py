@@ -6,9 +6,11 @@ Jitters in succession are carried out as one 3 x 4 matrix on (R, G, B, 1) (see `
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 
+import cv2
 import numpy as np
+import torch
 
 from tlab.data.canvas import Canvas
 from tlab.data.steps import Range, Step, below, check_probability, color, limits, uniform
@@ -52,7 +54,7 @@ class ColorJitter(Step):
             if kind == 0:
                 canvas.recolor(brightness_matrix(amount))
             elif kind == 1:
-                canvas.recolor_by_gray(partial(contrast_matrix, amount), GRAY)
+                canvas.recolor(contrast_matrix(amount, float(GRAY @ canvas.mean())))
             elif kind == 2:
                 canvas.recolor(saturation_matrix(amount))
             else:
@@ -113,7 +115,19 @@ class GaussianNoise(Step):
 
     def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
         """Add noise; what leaves 0..255 is clipped."""
-        canvas.add_noise(self.mean * 255, self.sigma * 255, random)
+        x_HWC = canvas.pixels()
+        # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
+        bits = random.bit_generator.random_raw(x_HWC.size // 4 + 1).view(np.uint16)[: x_HWC.size]
+        noise = np.take(_normal_levels(self.mean * 255, self.sigma * 255), bits).reshape(x_HWC.shape)
+        canvas.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
+
+
+@lru_cache(maxsize=8)
+def _normal_levels(mean: float, sigma: float) -> np.ndarray:
+    """Return the 2 ** 16 quantiles of a normal distribution, rounded: int16."""
+    places = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    levels = mean + sigma * torch.special.ndtri(places)
+    return levels.round().clamp(-32768, 32767).to(torch.int16).numpy()
 
 
 @dataclass
@@ -148,5 +162,7 @@ class RandomErasing(Step):
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if h < height and w < width:
                 top, left = below(random, height - h + 1), below(random, width - w + 1)
-                canvas.paint(top, left, h, w, color("value", self.value))
+                painted = canvas.pixels().copy()
+                painted[top : top + h, left : left + w] = color("value", self.value)
+                canvas.replace(painted)
                 return

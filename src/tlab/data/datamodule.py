@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from tlab.data import augment_on as augmenting
 from tlab.data.check import Unreadable, Verdict, check_files, unreadable
 from tlab.data.contents import Contents, contents
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
@@ -47,9 +46,6 @@ class ImageDataModule(L.LightningDataModule):
         phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
         store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
-        augment_on: "auto", "cpu" or "device": where augmented images are made (see `augment_on.choose`).
-        decode_on: "cpu" or "device": who decodes the JPEG files of images that are augmented on the device; for
-            "device" training images are not kept decoded (`store`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -76,16 +72,12 @@ class ImageDataModule(L.LightningDataModule):
         phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
         store: Literal["auto", "on", "off"] = "auto",
-        augment_on: Literal["auto", "cpu", "device"] = "auto",
-        decode_on: Literal["cpu", "device"] = "cpu",
         unreadable: Literal["skip", "error"] = "skip",
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check_choice("data.resize", resize, ("crop", "pad"))
         _check_choice("data.store", store, ("auto", "on", "off"))
-        _check_choice("data.augment_on", augment_on, augmenting.MODES)
-        _check_choice("data.decode_on", decode_on, (augmenting.CPU, augmenting.DEVICE))
         _check_choice("data.unreadable", unreadable, ("skip", "error"))
         _check_least("data.image_size", image_size, 2)
         _check_least("data.batch_size", batch_size, 1)
@@ -98,12 +90,10 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
         self.store, self.on_unreadable = store, unreadable
-        self.leaves_decoding = decode_on == augmenting.DEVICE and augment_on != augmenting.CPU
         self.unreadable: list[Unreadable] = []
         self.verdicts: dict[str, Verdict] = {}
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
-        self.placement = augmenting.Placement(augment_on)
 
     def setup(self, stage: str | None = None) -> None:
         """Index and check the files, once. Writes nothing but the cache of the check.
@@ -208,9 +198,7 @@ class ImageDataModule(L.LightningDataModule):
             self._loaders[address] = make_loader(
                 dataset, sampler, self.batch_size, self.num_workers, persistent=True
             )
-        loader = self._loaders[address]
-        loader.device = self.trainer.strategy.root_device if self.trainer else None
-        return loader
+        return self._loaders[address]
 
     def train_dataloader(self) -> Loader:
         """Return the training loader."""
@@ -236,21 +224,9 @@ class ImageDataModule(L.LightningDataModule):
         Of several processes the first one decides, so that none waits long for others that decode.
         """
         for loader in (self.train_dataloader(), self.val_dataloader()):
-            reads = loader.stored is None and not loader.has_workers and not loader.images.leaves_decoding
+            reads = loader.stored is None and not loader.has_workers
             if from_first_process(lambda: reads):  # noqa: B023 - called at once
                 loader.images.keep_decoded(self.store, epochs)
-
-    def place_augmentation(self) -> None:
-        """Choose where the images of the phase in force are made, if they are (see `augment_on.Placement`)."""
-        self.placement.place(self.train_dataloader())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was measured on a GPU, so that a run that goes on there gets the images it began with."""
-        return {"augmented_on": dict(self.placement.measured)} if self.placement.measured else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
-        self.placement.measured = dict(state_dict["augmented_on"])
 
     def augmentation(self, phase: str) -> Augmentation:
         """Return what happens to the training images of a phase."""
@@ -260,7 +236,7 @@ class ImageDataModule(L.LightningDataModule):
         """Return the images of these files, as evaluation sees them, or as training does."""
         from tlab.data.transforms import evaluation_transform
 
-        dataset = ImageDataset(
+        return ImageDataset(
             samples,
             finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),
             image_size=self.image_size,
@@ -270,8 +246,6 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
         )
-        dataset.leaves_decoding = augmented and self.leaves_decoding
-        return dataset
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,8 +15,6 @@ from torch.utils.data import Dataset, get_worker_info
 from tlab.cores import one_thread, share_of_cores, thread_pool
 from tlab.data.chain import Chain
 from tlab.data.decode import DecodeError, decode
-from tlab.data.drawing import draw_batch
-from tlab.data.drawn import DrawnBatch
 from tlab.data.image_store import ImageStore, choose_store
 from tlab.data.index import Sample
 from tlab.data.mixing import Mixing
@@ -26,7 +24,6 @@ from tlab.errors import UserError
 __all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
 
 Transform = Callable[[Tensor], Tensor]
-Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
@@ -86,11 +83,9 @@ class ImageDataset(Dataset[Batch]):
         least_side: pixels of the shorter side that a decoder should leave; None: all.
         is_threadsafe: whether images may be made in several threads: no transform draws from a global generator.
         store: holds what `original` returns, if set.
-        leaves_decoding: whether JPEG files without a store are decoded where drawn images are made.
     """
 
     store: ImageStore | None = None
-    leaves_decoding = False
 
     def __init__(
         self,
@@ -121,44 +116,39 @@ class ImageDataset(Dataset[Batch]):
 
     def __getitem__(self, key: Key | tuple[int, int]) -> Batch:
         """Return a batch of one."""
-        batch = self.__getitems__([Key(*key)._replace(drawn=False)])
+        batch = self.__getitems__([key])
         if isinstance(batch, UserError):
             raise batch
-        assert isinstance(batch, Batch)
         return batch
 
-    def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | DrawnBatch | UserError:
+    def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | UserError:
         """Return the batch of these keys (torch's loader calls this with a whole batch).
-
-        Keys that say so, of a phase whose augmentation can be drawn, give a `DrawnBatch`.
 
         A file that cannot be read any more gives the error as a value: raised in a worker process it would
         arrive wrapped in that worker's traceback. `loader.Loader` raises it.
         """
         full = [Key(*key) for key in keys]
-        partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self.mixes(k)]
+        partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
         wanted = {key[:3]: key for key in [*partners, *full]}
         try:
             with kept_random_state(), one_thread():
-                if full[0].drawn and self.can_draw(full[0].phase):
-                    return draw_batch(self, full, list(wanted.values()))
-                images = dict(zip(wanted, self.each(self.image, list(wanted.values())), strict=True))
+                images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
         except UserError as error:
             return error
         index = torch.tensor([key.index for key in full])
-        if not any(self.augmentation(key).mixing for key in full):
+        if not any(self._augmentation(key).mixing for key in full):
             labels = torch.tensor([self.samples[key.index].label for key in full])
             return Batch(torch.stack([images[key[:3]] for key in full]), labels, index)
         mixed, rows = zip(*(self._mix(key, images) for key in full), strict=True)
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
-    def each(self, make: Callable[[Key], Made], keys: Sequence[Key]) -> list[Made]:
-        """Return `make` of each key; outside worker processes each core makes some, if that is safe."""
+    def _images(self, keys: Sequence[Key]) -> list[Tensor]:
+        """Return the images of these keys; outside worker processes each core makes some, if that is safe."""
         threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
-            return [make(key) for key in keys]
+            return [self.image(key) for key in keys]
         with thread_pool(threads) as pool:
-            return list(pool.map(make, keys))
+            return list(pool.map(self.image, keys))
 
     def images(self, keys: Sequence[Key]) -> Tensor:
         """Return the images of these keys before mixing, made in this thread: B 3 S S, uint8."""
@@ -167,21 +157,12 @@ class ImageDataset(Dataset[Batch]):
     def image(self, key: Key) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
         augment = self.chains.get(key.phase, self.chains[""])
-        x = self.source(key.index)
+        x = self.store.read(key.index) if self.store else self.original(key.index)
         if augment.steps:
             x = augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.draw))
         if not self.is_fixed and (not augment.steps or x.shape[-2:] != (self.image_size, self.image_size)):
             x = self.finish(x)
         return _in_planes(x)
-
-    def can_draw(self, phase: str) -> bool:
-        """Return whether a phase augments images, and only by steps that can be drawn here and made elsewhere."""
-        chain = self.chains.get(phase, self.chains[""])
-        return bool(chain.steps) and not chain.seeds_globally
-
-    def source(self, index: int) -> Tensor:
-        """Return what `original` does, from the store where there is one."""
-        return self.store.read(index) if self.store else self.original(index)
 
     def original(self, index: int) -> Tensor:
         """Return a sample before augmentation, which is what a store keeps of it.
@@ -208,30 +189,24 @@ class ImageDataset(Dataset[Batch]):
         paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)
 
-    def augmentation(self, key: Key) -> "Augmentation":
-        """Return what happens to the images of a key's phase."""
+    def _augmentation(self, key: Key) -> Augmentation:
         return self.augmentations.get(key.phase, self.augmentations[""])
 
-    def mixes(self, key: Key) -> bool:
-        """Return whether a key's image may be mixed with its partner."""
-        return self.augmentation(key).mixing is not None and key.partner >= 0
+    def _mixes(self, key: Key) -> bool:
+        return self._augmentation(key).mixing is not None and key.partner >= 0
 
     def _mix(self, key: Key, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
-        mixing = self.augmentation(key).mixing
+        mixing = self._augmentation(key).mixing
         assert mixing is not None
+        assert self.num_classes is not None
         image, weight, partner = images[key[:3]], 1.0, key.index
-        if self.mixes(key):
+        if self._mixes(key):
             partner = key.partner
             seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw)
             image, weight = mixing.mix(image, images[key.epoch, partner, key.partner_draw], seed)
-        return image, self.mixed_label(key.index, partner, weight)
-
-    def mixed_label(self, index: int, partner: int, weight: float) -> Tensor:
-        """Return the label of two samples that are mixed: K, float32."""
-        assert self.num_classes is not None
-        labels = torch.tensor([self.samples[index].label, self.samples[partner].label])
+        labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
         rows = one_hot(labels, self.num_classes).float()
-        return weight * rows[0] + (1 - weight) * rows[1]
+        return image, weight * rows[0] + (1 - weight) * rows[1]
 
 
 def _in_planes(x_CHW: Tensor) -> Tensor:

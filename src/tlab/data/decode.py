@@ -80,29 +80,6 @@ def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
 
     OpenCV decodes with the library that Pillow uses, to the same pixels, and copies them less often.
     """
-    size = _plain_size(content)
-    try:
-        if size is None:
-            return None
-        scale = size[0] // _scaled(size, least_side)[0] if least_side is not None else 1
-        return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
-    except Exception:  # Pillow finds the words for it
-        return None
-
-
-def whole_jpeg_size(content: bytes, least_side: int | None) -> tuple[int, int] | None:
-    """Return height and width of an upright RGB JPEG that `decode` decodes at full size; None for anything else.
-
-    Nor for one so large that many of them would fill a GPU: from four times `least_side` on.
-    """
-    size = _plain_size(content)
-    if size is None or (least_side and (_scaled(size, least_side) != size or min(size) >= 4 * least_side)):
-        return None
-    return size[1], size[0]
-
-
-def _plain_size(content: bytes) -> tuple[int, int] | None:
-    """Return width and height of an upright RGB JPEG; None for anything else, and for what looks damaged."""
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return None
     try:
@@ -110,7 +87,8 @@ def _plain_size(content: bytes) -> tuple[int, int] | None:
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or ({"exif", "xmp"} & image.info.keys() and image.getexif().get(ORIENTATION, 1) != 1):
                 return None
-            return image.size
+            scale = image.width // _scaled(image.size, least_side)[0] if least_side is not None else 1
+        return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
     except Exception:  # Pillow finds the words for it
         return None
 

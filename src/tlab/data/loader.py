@@ -10,10 +10,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.cores import share_of_cores
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
-from tlab.data.drawn import DrawnBatch, images
 from tlab.data.order import EpochSampler, Key
 from tlab.data.stored import StoredViews
-from tlab.data.transfer import SideStream, one_ahead
 from tlab.errors import UserError
 from tlab.signals import STOPPING
 
@@ -26,8 +24,6 @@ class Loader(DataLoader[Batch]):
 
     Attributes:
         stored: where set, the batches come from here and no image is read.
-        device: where it is a GPU, the batches are copied there, each while the step before it computes.
-        draws: whether augmented images are only drawn on the CPU, and made where the batches go.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,8 +31,6 @@ class Loader(DataLoader[Batch]):
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
         self.stored: StoredViews | None = None
-        self.device: torch.device | None = None
-        self.draws = False
 
     @property
     def images(self) -> ImageDataset:
@@ -52,8 +46,8 @@ class Loader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
         batches = self._from_store() if self.stored is not None else super().__iter__()
-        for batch in self._sent(batches):
-            self._taken["batches"] += 1  # here: a batch that is only copied ahead has not been taken
+        for batch in batches:
+            self._taken["batches"] += 1
             if isinstance(batch, UserError):
                 if isinstance(batches, _MultiProcessingDataLoaderIter):
                     # Left to the garbage collector, each worker is waited for in vain for five seconds
@@ -82,13 +76,10 @@ class Loader(DataLoader[Batch]):
             batches = (keys[start : start + POOLED_ROWS] for start in range(0, len(keys), POOLED_ROWS))
         for keys in batches:
             batch = self.stored.batch(keys)
-            yield batch._replace(image=batch.image.pin_memory()) if self.pin_memory else batch
-
-    def _sent(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Return the batches, on a GPU if they go to one."""
-        if self.device is None or self.device.type != "cuda":
-            return map(finished, batches)
-        return one_ahead(batches, SideStream(self.device, finished))
+            if self.pin_memory:  # as torch does with a batch of images
+                image, label, index, after = batch
+                batch = Batch(image.pin_memory(), label.pin_memory(), index.pin_memory(), after)
+            yield batch
 
     def _start(self) -> dict[str, int]:
         """Return the epoch that begins and the batches of it that a resumed run has had."""
@@ -97,7 +88,6 @@ class Loader(DataLoader[Batch]):
         start, self._resumed = self._resumed, None
         if start is None or start["epoch"] != self.sampler.epoch:
             start = {"epoch": self.sampler.epoch, "batches": 0}
-        self.sampler.drawn = self.draws
         self.sampler.skip = start["batches"] * int(self.batch_size or 1)
         return start
 
@@ -128,11 +118,6 @@ def make_loader(
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
     )
-
-
-def finished(batch: Any) -> Any:
-    """Return a batch whose images are made: of a drawn one where its tensors are, any other as it is."""
-    return Batch(images(batch), batch.label, batch.index) if isinstance(batch, DrawnBatch) else batch
 
 
 def ignore_signals(worker: int) -> None:

@@ -4,26 +4,11 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tlab.errors import UserError
-
-
-class Mix(NamedTuple):
-    """How one image is mixed with its partner.
-
-    Attributes:
-        share: of the image in each pixel.
-        box: pixels that are the partner's: top, left, bottom, right.
-        weight: of the image's label.
-    """
-
-    share: float = 1.0
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,16 +55,6 @@ class Mixing:
         kind, weight, draw = self._drawn(seed)
         return (image, 1.0) if kind is None else kind(image, partner, weight, draw)
 
-    def draw(self, height: int, width: int, seed: int) -> Mix:
-        """Return what `mix` does to an image of so many pixels."""
-        kind, weight, draw = self._drawn(seed)
-        if kind is None:
-            return Mix()
-        if kind is _blend:
-            return Mix(share=weight, weight=weight)
-        box = _box(height, width, weight, draw)
-        return Mix(box=box, weight=_left(height, width, box))
-
     def weight(self, seed: int) -> float:
         """Return the share that `mix` gives an image by mixup alone, for what is not an image (features).
 
@@ -106,21 +81,11 @@ def _blend(image: Tensor, partner: Tensor, weight: float, draw: random.Random) -
 
 def _paste(image: Tensor, partner: Tensor, weight: float, draw: random.Random) -> tuple[Tensor, float]:
     height, width = image.shape[-2:]
-    box = top, left, bottom, right = _box(height, width, weight, draw)
-    pasted = image.clone()
-    pasted[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
-    return pasted, _left(height, width, box)
-
-
-def _box(height: int, width: int, weight: float, draw: random.Random) -> tuple[int, int, int, int]:
     half_h, half_w = (0.5 * side * math.sqrt(1 - weight) for side in (height, width))
     y, x = draw.uniform(0, height), draw.uniform(0, width)
     top, bottom = (round(min(max(edge, 0), height)) for edge in (y - half_h, y + half_h))
     left, right = (round(min(max(edge, 0), width)) for edge in (x - half_w, x + half_w))
-    return top, left, bottom, right
-
-
-def _left(height: int, width: int, box: tuple[int, int, int, int]) -> float:
-    """Return lambda: the box is cut at the border, so it is the share of the image that is really left."""
-    top, left, bottom, right = box
-    return 1 - (bottom - top) * (right - left) / (height * width)
+    pasted = image.clone()
+    pasted[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+    # The box is cut at the border, so lambda becomes the share of the image that is really left
+    return pasted, 1 - (bottom - top) * (right - left) / (height * width)

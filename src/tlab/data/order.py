@@ -31,7 +31,6 @@ class Key(NamedTuple):
         partner: sample to mix with: the next one in the order of the epoch; -1 for none.
         partner_draw: `draw` of the partner.
         phase: phase of the run, which may have an augmentation of its own; "" for evaluation.
-        drawn: whether the image may be left to the device (see `drawn.DrawnBatch`).
     """
 
     epoch: int
@@ -40,7 +39,6 @@ class Key(NamedTuple):
     partner: int = -1
     partner_draw: int = 0
     phase: str = ""
-    drawn: bool = False
 
 
 class EpochSampler(Sampler[Key]):
@@ -66,7 +64,6 @@ class EpochSampler(Sampler[Key]):
         phase: phase of the run, put into the keys.
         skip: keys to leave out at the start of the next iteration, and of that one only: a run that goes on inside
             an epoch has seen them.
-        drawn: put into the keys of the next iteration, and of that one only.
     """
 
     def __init__(
@@ -88,7 +85,6 @@ class EpochSampler(Sampler[Key]):
         self.epoch = 0
         self.phase = ""
         self.skip = 0
-        self.drawn = False
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration yields (Lightning calls this)."""
@@ -100,8 +96,7 @@ class EpochSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         keys = self.keys(self.epoch)
         skip, self.skip = self.skip, 0
-        drawn, self.drawn = self.drawn, False
-        return iter([keys[place]._replace(phase=self.phase, drawn=drawn) for place in self._positions()[skip:]])
+        return iter([keys[place]._replace(phase=self.phase) for place in self._positions()[skip:]])
 
     def keys(self, epoch: int) -> list[Key]:
         """Return the N keys of an epoch over all ranks, in order."""

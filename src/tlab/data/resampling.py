@@ -44,30 +44,17 @@ def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: C
         fill: colour outside the image; None where nothing of it shows: the border pixels are continued.
     """
     height, width = x_HWC.shape[:2]
-    reduced = reduction((height, width), matrix)
-    x_HWC = resized(x_HWC, reduced)
+    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
+    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
+    reduced = [min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip((width, height), shrink, strict=True)]
+    x_HWC = resized(x_HWC, (reduced[1], reduced[0]))
+    matrix = (np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ matrix)[:2]
+    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts from the centre of the first pixel
     return cv2.warpAffine(
         x_HWC,
-        from_centres(np.diag([reduced[1] / width, reduced[0] / height, 1.0]) @ matrix),
+        matrix,
         (size[1], size[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT,
         borderValue=fill or (0, 0, 0),
     )
-
-
-def reduction(shape: tuple[int, int], matrix: np.ndarray) -> tuple[int, int]:
-    """Return the height and width to which a source of `shape` is resized before it is warped by `matrix`."""
-    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
-    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
-    width, height = (
-        min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip(shape[::-1], shrink, strict=True)
-    )
-    return height, width
-
-
-def from_centres(matrix: np.ndarray) -> np.ndarray:
-    """Return the 2 x 3 matrix of the same warp where coordinates count from the centre of the first pixel."""
-    matrix = matrix[:2].copy()
-    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
-    return matrix

@@ -205,7 +205,6 @@ class BackboneFinetuning(LightningBackboneFinetuning):
                 trainer, _module(pl_module), self.state.phase.key, start, length, record.digests_before
             )
         data.keep_decoded(epochs=self.state.plan.epochs - trainer.current_epoch)
-        data.place_augmentation()
         if _is_small(_module(pl_module), data):
             self._alone.enter_context(one_thread())
 

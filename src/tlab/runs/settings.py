@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tlab.schema import TrainConfig
+from tlab.schema import GONE, TrainConfig
 from tlab.trusted_config import inert
 
 # Keys that may differ between the two halves of a run: with any value of theirs the result is the same, bit by bit.
@@ -73,11 +73,11 @@ def _is_neutral(key: str, value: Any) -> bool:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration with dotted keys: `optimizer.lr`."""
+    """Return a nested configuration with dotted keys, `optimizer.lr`, without those that tlab has no more."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")
-        else:
+        elif f"{prefix}{key}" not in GONE:
             leaves[f"{prefix}{key}"] = value
     return leaves

@@ -10,6 +10,7 @@ from tlab.errors import UserError
 from tlab.overrides import key_and_value, quoted
 from tlab.runs.directory import RunDirectory
 from tlab.runs.settings import without_effect
+from tlab.schema import GONE
 from tlab.sweeps.composition import composition
 from tlab.sweeps.naming import distinguishing, run_name
 from tlab.sweeps.note import SweepNote
@@ -78,7 +79,8 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: S
     """
     given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
     for key, value in note.constants.items():
-        if key not in given and not without_effect(key):  # noted by a version that took it for one with an effect
+        # earlier versions noted keys that change no result, and had keys that are gone
+        if key not in given and not without_effect(key) and key not in GONE:
             raise UserError(
                 f"{directory} was begun with {key}={value}, which this command does not give; "
                 f"give it too, or another name: sweep=NAME"
