@@ -144,8 +144,9 @@ def fit(
         run.write_unreadable([{"path": str(file.path), "reason": file.reason} for file in data.unreadable])
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         precision = from_first_process(lambda: choose_precision(cfg, net, plan, begun))
-        compile_ = (cfg, net, plan, precision, images["train"])
-        compiled = from_first_process(lambda: choose_compiled(*compile_, begun))
+        done = len(run.history()) if begun else 0
+        compile_ = (cfg, net, plan, precision, images["train"], begun, done)
+        compiled = from_first_process(lambda: choose_compiled(*compile_))
         module = ImageClassifier(
             net,
             data.classes,
@@ -154,7 +155,7 @@ def fit(
             class_weights=data.class_weights() if cfg.data.class_weights else None,
             channels_last=cfg.trainer.channels_last,
             about={"config": config, **preprocessing(cfg, net, precision)},
-            training_net=build_training_net(*compile_, compiled),
+            training_net=build_training_net(cfg, net, plan, images["train"], compiled),
         )
         check_monitors(cfg, module.metric_names)
         features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
