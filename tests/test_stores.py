@@ -24,9 +24,9 @@ with open_locked(Path(sys.argv[1])):
 
 REMEMBERER = """
 import sys
-from tlab.cache import remember
+from tlab.measurements import save_measurement
 for i in range(50):
-    remember("speeds.json", f"{sys.argv[1]}.{i}", {"i": i})
+    save_measurement("speeds", f"{sys.argv[1]}.{i}", {"i": i})
 """
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import tempfile
 import time
@@ -10,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from tlab.locks import FileLock
 
 
 def cache_dir() -> Path:
@@ -64,20 +61,17 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def recall(name: str) -> dict[str, Any]:
-    """Return what was measured on this machine, by key, from a file of the cache directory."""
-    try:
-        return dict(json.loads((cache_dir() / name).read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # none, or damaged: it is measured anew
-        return {}
+    """Return all that was measured; for `tlab.data.augment_on` alone, until it goes."""
+    from tlab.measurements import load_measurements
+
+    return load_measurements(name.removesuffix(".json"))
 
 
 def remember(name: str, key: str, entry: Mapping[str, Any]) -> None:
-    """Keep what was measured for `recall`; where the cache cannot be written, it is measured again next time.
+    """Keep what was measured; for `tlab.data.augment_on` alone, until it goes."""
+    from tlab.measurements import save_measurement
 
-    One process at a time does so, and each adds to what the others have kept.
-    """
-    with suppress(OSError), FileLock(cache_dir() / ".remember.lock").held():
-        write_text(cache_dir() / name, json.dumps(recall(name) | {key: dict(entry)}, indent=1))
+    save_measurement(name.removesuffix(".json"), key, entry)
 
 
 def leave_memory(path: Path) -> None:

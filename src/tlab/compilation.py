@@ -1,47 +1,51 @@
 """What `trainer.compile` asks for: in which phases of a run what trains goes through torch's compiler."""
 
 import logging
-from collections import Counter
-from functools import partial
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tlab.parts import network_name
-
 log = logging.getLogger(__name__)
+
+LONG = 600.0  # seconds of training from which on `auto` compiles: a graph takes up to a minute and saves a fraction
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.finetuning import Plan
     from tlab.models.classifier import Classifier
-    from tlab.models.compile_trial import Setting
-    from tlab.models.compiling import CompiledTraining
+    from tlab.models.compiling import CompiledTraining, Groups
     from tlab.models.precision import Precision
 
 
 def choose_compiled(
-    cfg: DictConfig, net: "Classifier", plan: "Plan", precision: "Precision", images: int, begun: dict[str, Any]
+    cfg: DictConfig,
+    net: "Classifier",
+    plan: "Plan",
+    precision: "Precision",
+    images: int,
+    begun: dict[str, Any],
+    done: int,
 ) -> list[str]:
     """Return the names of the phases in which what trains is compiled: what `trainer.compile` asks for.
 
     Args:
         cfg: Of the run.
-        net: Its network.
+        net: Its network; left as it is.
         plan: Who trains when.
         precision: Of the run.
         images: That an epoch trains on.
         begun: The record of a run that goes on, which keeps what it began with on the same kind of device.
+        done: Epochs that it has behind it.
 
     Raises:
         UserError: It asks for a compiler that is not there.
     """
     from tlab.finetuning.plan import HEAD
-    from tlab.models.compile_choice import worth_compiling
-    from tlab.models.compiling import check_compiler
+    from tlab.models.compiling import check_compiler, step_seconds
     from tlab.models.precision import find_accelerator
 
-    lengths = [plan.length(index, start) for index, start in enumerate(plan.starts)]
-    training = [pair for pair in zip(plan.phases, lengths, strict=True) if pair[0].trained != {HEAD}]
+    training = [phase for phase in plan.phases if phase.trained != {HEAD}]
     if cfg.trainer.compile is False or not training:
         return []
     accelerator = find_accelerator(cfg.trainer.accelerator)
@@ -49,17 +53,41 @@ def choose_compiled(
         return begun.get("compiled", [])  # there is none in the record of a version that compiled nothing
     if cfg.trainer.compile is True:
         check_compiler(accelerator)
-        return [phase.name for phase, _ in training]
-    if cfg.trainer.sync_batchnorm:  # a trial in one process would not see what the exchange does to the graph
+        return [phase.name for phase in training]
+    if accelerator != "cuda":  # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training
         return []
-    work: Counter[frozenset[str]] = Counter()
-    for phase, epochs in training:
-        work[phase.trained] += epochs * images_per_epoch(cfg, images)
-    chosen, why = worth_compiling(net, work, compile_setting(cfg, precision, images))
-    names = [phase.name for phase, _ in training if phase.trained in chosen]
-    level = logging.INFO if names else logging.DEBUG  # most runs are short
-    log.log(level, "torch.compile %s: %s", f"in phase {', '.join(names)}" if names else "not used", why)
+    if cfg.trainer.sync_batchnorm:  # its exchange cuts the graph at each BatchNorm
+        return []
+    batch_size = _batch_size(cfg, images)
+    batch = (batch_size, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
+    try:
+        seconds = {groups: step_seconds(net, groups, *batch) for groups in {phase.trained for phase in training}}
+    except (RuntimeError, ValueError) as error:  # training meets the same, and says what to do
+        log.debug("torch.compile not used: no training step could be timed (%s)", error)
+        return []
+    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch_size, seconds)
+    if names:
+        log.info("torch.compile in phase %s: more than %.0f s of training are left", ", ".join(names), LONG)
     return names
+
+
+def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups", float]) -> list[str]:
+    """Return the names of the phases that `trainer.compile=auto` compiles on CUDA.
+
+    These are the phases of each set of groups that still trains for longer than ten minutes, in all of them
+    together: they share a graph. No phase is taken to end before its epochs are over.
+
+    Args:
+        plan: Who trains when.
+        done: Epochs that the run has behind it.
+        steps: Of an epoch.
+        seconds: For each set of groups that may be compiled, those of a training step without a compiler.
+    """
+    left: dict[Groups, float] = defaultdict(float)
+    for index, (phase, start) in enumerate(zip(plan.phases, plan.starts, strict=True)):
+        epochs = max(0, start + plan.length(index, start) - max(start, done))
+        left[phase.trained] += epochs * steps * seconds.get(phase.trained, 0.0)
+    return [phase.name for phase in plan.phases if left[phase.trained] > LONG]
 
 
 def images_per_epoch(cfg: DictConfig, images: int) -> int:
@@ -71,28 +99,8 @@ def images_per_epoch(cfg: DictConfig, images: int) -> int:
     return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
 
 
-def _share(cfg: DictConfig, images: int) -> int:
-    """Return how many of `images` each process has."""
-    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))
-
-
-def compile_setting(cfg: DictConfig, precision: "Precision", images: int) -> "Setting":
-    """Return what the speed of this run's training steps depends on."""
-    from tlab.models.compile_trial import Setting
-    from tlab.models.precision import find_accelerator
-
-    return Setting(
-        name=network_name(cfg),
-        image_size=cfg.data.image_size,
-        batch_size=min(cfg.data.batch_size, _share(cfg, images)),
-        accelerator=find_accelerator(cfg.trainer.accelerator),
-        precision=precision,
-        channels_last=cfg.trainer.channels_last,
-    )
-
-
 def build_training_net(
-    cfg: DictConfig, net: "Classifier", plan: "Plan", precision: "Precision", images: int, compiled: list[str]
+    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
 ) -> "CompiledTraining | None":
     """Return what computes the logits in training where some phases are compiled.
 
@@ -100,15 +108,22 @@ def build_training_net(
         cfg: Of the run.
         net: Its network.
         plan: Who trains when.
-        precision: Of the run.
         images: That an epoch trains on.
         compiled: Names of the phases.
     """
-    from tlab.models.compile_choice import note_seconds
     from tlab.models.compiling import CompiledTraining
 
     if not compiled:
         return None
-    setting = compile_setting(cfg, precision, images)
     groups = {phase.trained for phase in plan.phases if phase.name in compiled}
-    return CompiledTraining(net, groups, setting.batch_size, note=partial(note_seconds, net, setting))
+    return CompiledTraining(net, groups, _batch_size(cfg, images))
+
+
+def _batch_size(cfg: DictConfig, images: int) -> int:
+    """Return how many images each process takes in a step."""
+    return min(cfg.data.batch_size, _share(cfg, images))
+
+
+def _share(cfg: DictConfig, images: int) -> int:
+    """Return how many of `images` each process has."""
+    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))

@@ -139,10 +139,12 @@ def fit(
         contents = agreed_contents(cfg, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         precision = from_first_process(choose_precision, cfg, net, state.plan, begun)
-        compile_ = (cfg, net, state.plan, precision, contents.numbers()["train"])
-        compiled = from_first_process(choose_compiled, *compile_, begun)
+        done = len(run.history()) if begun else 0
+        compile_ = (cfg, net, state.plan, precision, contents.numbers()["train"], begun, done)
+        compiled = from_first_process(choose_compiled, *compile_)
         about = {"config": config, **preprocessing(cfg, net, precision)}
-        module = build_module(cfg, about, net, data, precision, build_training_net(*compile_, compiled))
+        training_net = build_training_net(cfg, net, state.plan, contents.numbers()["train"], compiled)
+        module = build_module(cfg, about, net, data, precision, training_net)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
         run.write_data(contents, data.unreadable)

@@ -12,7 +12,7 @@ from torch import nn
 from tlab.errors import UserError
 from tlab.models import compiling
 from tlab.models.classifier import Classifier
-from tlab.models.compiling import CompiledTraining, check_compiler
+from tlab.models.compiling import CompiledTraining, check_compiler, step_seconds
 from tlab.models.head import Head
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone, digest
 
@@ -138,13 +138,10 @@ def test_where_compiling_fails_the_network_runs_as_it_is(net, graphs, images, ca
 
 
 def test_the_seconds_of_the_first_step_are_told_once(net, graphs, images, caplog):
-    told = []
-    run = CompiledTraining(net, [ALL, TOP], 4, counting(graphs), note=lambda *what: told.append(what))
+    run = CompiledTraining(net, [ALL, TOP], 4, counting(graphs))
     with caplog.at_level(logging.INFO):
         train(net, run, [images] * 3, ALL)
         train(net, run, [images] * 3, TOP)
-    assert [groups for groups, _ in told] == [ALL, TOP]
-    assert all(seconds > 0 for _, seconds in told)
     assert caplog.text.count("is compiled, which took") == 2
 
 
@@ -157,6 +154,32 @@ def test_a_copy_of_the_network_knows_of_no_compiler(net, graphs, images):
     train(twin, twin, [images], ALL)
     assert len(graphs) == 1
     assert digest(twin) != digest(net)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_timing_a_step_leaves_the_network_and_the_random_state_alone(net, precision):
+    net.set_trainable({"head"})
+    before, random = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    assert step_seconds(net, TOP, 4, 8, "cpu", precision, channels_last=True) > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert net.trainable == {"head"}
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_of_a_step_counts_what_trains(net, monkeypatch):
+    """Neither what is frozen before it, nor the first steps, which warm up."""
+    clock = iter(range(1000))
+    seconds = iter([9.0, 3.0, 2.0, 4.0, 2.5])
+    steps = []
+
+    def timed_step(twin, x, after, precision):
+        steps.append((twin.trainable, after, tuple(x.shape), next(clock)))
+        return next(seconds)
+
+    monkeypatch.setattr(compiling, "timed_step", timed_step)
+    assert step_seconds(net, TOP, 4, 8, "cpu", "32-true", channels_last=False) == 2.0
+    assert steps == [(TOP, "mid", (4, 4, 8, 8), step) for step in range(5)]
 
 
 def test_a_missing_compiler_is_said_in_one_sentence(monkeypatch):

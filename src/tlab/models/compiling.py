@@ -1,5 +1,6 @@
 """A training forward pass that goes through torch's compiler (Ansel et al. 2024, "PyTorch 2", ASPLOS)."""
 
+import copy
 import logging
 import os
 import time
@@ -7,17 +8,20 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tlab.cache import cache_dir
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
+from tlab.models.precision import autocast
 
 log = logging.getLogger(__name__)
 
 Groups = frozenset[str]  # names of those that train together in a phase
 Trained = Callable[[Classifier, Tensor, str], Tensor]
 GRAPHS = 64  # one for each set of groups that train; torch itself gives up after 8
+STEPS = 5  # that are timed; the first ones warm up
 
 
 class CompiledTraining:
@@ -35,22 +39,15 @@ class CompiledTraining:
         compiled: The sets of groups for which a graph is compiled.
         batch_size: Of whole batches.
         backend: Of torch.compile.
-        note: Told the groups and the seconds of a first step, which compiles.
     """
 
     def __init__(
-        self,
-        net: Classifier,
-        compiled: Collection[Groups],
-        batch_size: int,
-        backend: str = "inductor",
-        note: Callable[[Groups, float], None] | None = None,
+        self, net: Classifier, compiled: Collection[Groups], batch_size: int, backend: str = "inductor"
     ) -> None:
         self.net = net
         self.compiled = frozenset(compiled)
         self.batch_size = batch_size
         self.backend = backend
-        self.note = note
         self._met: set[Groups] = set()
         self._run: Trained | None = None
         self._first_began: float | None = None  # the step in which all is compiled, while it lasts
@@ -65,7 +62,8 @@ class CompiledTraining:
         if self._run is None or net.trainable not in self._met:
             return self._first(x, after)
         if self._first_began is not None:  # now that its backward pass has been compiled too
-            self._tell(time.perf_counter() - self._first_began)
+            log.info("it is compiled, which took %.0f s", time.perf_counter() - self._first_began)
+            self._first_began = None
         return self._run(net, x, after)
 
     def _first(self, x: Tensor, after: str) -> Tensor:
@@ -81,11 +79,66 @@ class CompiledTraining:
         self._met.add(self.net.trainable)
         return logits
 
-    def _tell(self, seconds: float) -> None:
-        self._first_began = None
-        log.info("it is compiled, which took %.0f s", seconds)
-        if self.note is not None:
-            self.note(self.net.trainable, seconds)
+
+def step_seconds(
+    net: Classifier,
+    groups: Groups,
+    batch_size: int,
+    image_size: int,
+    device: str,
+    precision: str,
+    channels_last: bool,
+) -> float:
+    """Return the seconds of a training step without a compiler, the fastest of a few, on a copy of the network.
+
+    What a graph would hold counts: forward and backward pass from the first stage that trains on, and neither what
+    is frozen before it (its results may be stored) nor the optimizer. The random state is as it was afterwards.
+
+    Args:
+        net: Left as it is.
+        groups: That train.
+        batch_size: Images of a step.
+        image_size: Side of the images in pixels.
+        device: Where the step is computed.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        channels_last: Memory format.
+
+    Raises:
+        RuntimeError: The device has no memory for a step.
+        ValueError: The network cannot be trained on so few images (BatchNorm over a single value).
+    """
+    format_ = torch.channels_last if channels_last else torch.contiguous_format
+    with torch.random.fork_rng([device] if device == "cuda" else []):
+        twin = copy.deepcopy(net)
+        twin.set_trainable(groups)
+        twin.train().to(device).to(memory_format=format_)
+        images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8)
+        with autocast(torch.device(device), precision):
+            x, after = twin.frozen_part(images.to(device, memory_format=format_))
+        return min(timed_step(twin, x, after, precision) for _ in range(STEPS))
+
+
+def timed_step(
+    net: Classifier, x: Tensor, after: str, precision: str, run: Trained = Classifier.trained_part
+) -> float:
+    """Take a training step of what trains, without an optimizer, and return its seconds.
+
+    Args:
+        net: Trains; its gradients are those of this step afterwards.
+        x: What `frozen_part` has returned, like `after`; it lies on the device of the network.
+        after: The last stage that x has been through.
+        precision: As of `step_seconds`.
+        run: `Classifier.trained_part`, or what `compiler` makes of it.
+    """
+    net.zero_grad()
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    started = time.perf_counter()
+    with torch.enable_grad(), autocast(x.device, precision):
+        loss = F.cross_entropy(run(net, x, after).float(), labels)
+    loss.backward()
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
 
 
 def compiler(backend: str = "inductor") -> Trained:

@@ -11,15 +11,16 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from tlab.cache import cache_dir, recall, remember, this_command
+from tlab.cache import cache_dir, this_command
 from tlab.cores import one_thread
 from tlab.errors import UserError
 from tlab.locks import FileLock
+from tlab.measurements import load_measurement, save_measurement
 from tlab.models.classifier import Classifier
 from tlab.models.stages import evaluating
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-MEMORY = "precision.json"
+KIND = "precision"  # of measurement
 IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
@@ -53,27 +54,18 @@ def fastest_precision(
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
-    key = _key(name, image_size, channels_last, what)
+    key = "|".join(map(str, (_processor(), torch.__version__, name, image_size, channels_last, what)))
     with _one_at_a_time():
-        speeds, command = _recalled(key)
-        if not speeds or (_winner(speeds) is None and command != this_command()):
+        known = load_measurement(KIND, key)
+        speeds = known.get("speeds", {})  # there are none in an entry of an earlier tlab
+        if not speeds or (_winner(speeds) is None and known.get("command") != this_command()):
             measured = measure(net, image_size, channels_last, head_only)
             speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
-            remember(MEMORY, key, {"speeds": speeds, "command": this_command()})
+            save_measurement(KIND, key, {"speeds": speeds, "command": this_command()})
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
     return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
-
-
-def training_speed(name: str, image_size: int, channels_last: bool, precision: Precision) -> float | None:
-    """Return images per second of a core in training, if `fastest_precision` has measured them on this machine."""
-    speeds, _ = _recalled(_key(name, image_size, channels_last, "training"))
-    return speeds.get(precision)
-
-
-def _key(name: str, image_size: int, channels_last: bool, what: str) -> str:
-    return "|".join(map(str, (processor(), torch.__version__, name, image_size, channels_last, what)))
 
 
 def _winner(speeds: dict[Precision, float]) -> Precision | None:
@@ -158,7 +150,7 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
     return {precision: round(speed, 1) for precision, speed in fastest.items()}
 
 
-def processor() -> str:
+def _processor() -> str:
     """Return the processor's model name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -171,16 +163,10 @@ def processor() -> str:
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Let other processes wait at the door, to find the answer inside; none waits where nothing can be written."""
-    lock = FileLock(cache_dir() / f".{MEMORY}.lock")
+    lock = FileLock(cache_dir() / f".{KIND}.json.lock")
     with suppress(OSError):
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def _recalled(key: str) -> tuple[dict[Precision, float], str]:
-    """Return the speeds of each precision, and which command has measured them."""
-    entry = recall(MEMORY).get(key, {})
-    return entry.get("speeds", {}), entry.get("command", "")  # there are none in an entry of an earlier tlab
