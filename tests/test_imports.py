@@ -1,27 +1,50 @@
-"""What a run does not import, and that all of it is there for whoever uses it after all."""
+"""What a command does not import, and that all of it is there for whoever uses it after all."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.imports import INHERITED
+
+AS_A_COMMAND = "from tlab.imports import defer_heavy_imports\ndefer_heavy_imports()\n"
 HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy", "optuna", "plotly")
 
 
 def python(code: str, *arguments: str) -> str:
     """Run a script in an interpreter of its own and return what it printed."""
     command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != INHERITED}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.mark.parametrize("module", ["tlab", "tlab.train", "tlab.predict", "tlab.processes", "tlab.tune"])
+def test_a_library_changes_nothing_in_the_program_that_imports_it(module: str) -> None:
+    code = (
+        "import os, sys\n"
+        "before = list(sys.meta_path), dict(os.environ)\n"
+        f"import {module}\n"
+        "assert (sys.meta_path, dict(os.environ)) == before\n"
+    )
+    python(code)
+
+
+def test_processes_inherit_what_a_command_does() -> None:
+    beside = "import sys, tlab; sys.exit(type(sys.meta_path[0]).__module__ != 'tlab.imports')"
+    code = f"import subprocess, sys\nassert subprocess.run([sys.executable, '-c', {beside!r}]).returncode == 0"
+    python(AS_A_COMMAND + code)
 
 
 def test_a_run_imports_neither_compiler_nor_figures(compose_run: Callable[..., DictConfig], tmp_path: Path) -> None:
     OmegaConf.save(compose_run("scheduler=cosine"), tmp_path / "cfg.yaml", resolve=True)
     code = (
-        "import sys\nfrom omegaconf import OmegaConf\nfrom tlab.train import train\n"
+        f"{AS_A_COMMAND}import sys\nfrom omegaconf import OmegaConf\nfrom tlab.train import train\n"
         "train(OmegaConf.load(sys.argv[1]))\n"
         f"print('HEAVY', [name for name in {(*HEAVY, 'matplotlib')} if name in sys.modules])"
     )
@@ -82,13 +105,13 @@ assert all(module.__file__ for module in (torch._dynamo, matplotlib, triton))
 
 
 def test_what_was_left_out_works_when_it_is_used() -> None:
-    python(f"HEAVY = {HEAVY}\n{LATER}")
+    python(f"{AS_A_COMMAND}HEAVY = {HEAVY}\n{LATER}")
 
 
 def test_a_library_that_wants_more_than_its_stand_in_has_is_imported_as_ever() -> None:
     """Another version of torchvision may import another name."""
     code = (
-        "import sys, tlab.imports\n"
+        f"{AS_A_COMMAND}import sys, tlab.imports\n"
         "empty = {'torch._dynamo.utils': type(sys)('empty')}\n"
         "tlab.imports.STAND_INS['torchvision.ops.roi_align'] = lambda: empty\n"
         "import torchvision\n"

@@ -17,6 +17,7 @@ from tlab.cores import cores
 from tlab.data.index import ImageIndex, Sample
 from tlab.errors import UserError
 from tlab.finetuning.distributed import verify_same_images
+from tlab.imports import INHERITED
 from tlab.processes import (
     ProcessError,
     first_process_first,
@@ -31,17 +32,18 @@ from tlab.train import train
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What two processes saw who did what is below, one after the other; and what was left of it here."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), INHERITED in os.environ
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OMP_NUM_THREADS")
         seen = run_in_processes(_look_around, (), 2, "gloo")
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), INHERITED in os.environ) == before
     return {name: [each[name] for each in seen] for name in seen[0]}
 
 
 def _look_around():
     mine = {
         "threads": torch.get_num_threads(),
+        "deferring": any(type(finder).__module__ == "tlab.imports" for finder in sys.meta_path),
         "answer": from_first_process(lambda: os.environ["RANK"]),
         "error": _error_of(lambda: from_first_process(_fail_in_first)),
         "mistake": _error_of(lambda: from_first_process(lambda: instantiate({"_target_": "tlab.none"}))),
@@ -106,6 +108,10 @@ def _stop_one():
                 except SystemExit as end:
                     return saved, end.code, len(exchanges)
     return None
+
+
+def test_every_process_defers_heavy_imports(seen):
+    assert seen["deferring"] == [True, True]
 
 
 def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answers(seen):

@@ -180,8 +180,6 @@ def test_no_node_of_the_configuration_builds_anything(config, attacks, written, 
         (("data", "module", "_target_"), "builtins.print"),
         (("data", "source"), {"_target_": "tlab.models.backbones.build_backbone", "name": "resnet18"}),
         (("backbone", "_target_"), "${aug.transforms.mine._target_}"),
-        (("backbone", "kwargs"), {"checkpoint_path": "/etc/passwd"}),
-        (("backbone", "kwargs"), {"cache_dir": "/tmp"}),
         (("data", "exclude"), [{1: {"_target_": "builtins.print"}}]),
         (("data", "${oc.env:HOME}"), 1),
     ],
@@ -193,6 +191,14 @@ def test_what_else_is_refused(config, tmp_path, place, value):
     parent[place[-1]] = value
     with pytest.raises(UserError, match="ckpt"):
         read_config(config, tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "cache_dir", "pretrained_cfg", "weights_backbone"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_no_argument_of_a_builder_reads_another_file(config, written, tmp_path, key, trust):
+    config["backbone"]["kwargs"] = {key: "/etc/passwd"}
+    with pytest.raises(UserError, match=rf"backbone\.kwargs\.{key} is not for you to set"):
+        load_trained(written(config=config), trust)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 Importing this package is cheap: torch is imported by the submodules that need it.
 """
 
-from tlab.imports import defer_heavy_imports
+import os
+
+from tlab.imports import INHERITED, defer_heavy_imports
 
 __version__ = "0.1.0"
 
-defer_heavy_imports()
+if INHERITED in os.environ:  # a process that a command or a run has started
+    defer_heavy_imports()

@@ -24,6 +24,7 @@ from tlab import schema
 from tlab.cache import this_command
 from tlab.cores import limit_spinning
 from tlab.errors import FAILED, INTERRUPTED, UserError
+from tlab.imports import defer_heavy_imports
 from tlab.launchers.presets import keep_own_presets
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import key_and_value, named_choices, names_choices, of_keys, quoted, tidy
@@ -49,7 +50,8 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
     this_command()  # named before it starts other processes
-    limit_spinning()  # before torch is imported
+    limit_spinning()  # this and the next before torch is imported
+    defer_heavy_imports()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
     sys.argv[1:] = arguments = tidy(sys.argv[1:])
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.errors import UserError
 from tlab.overrides import key_and_value
+from tlab.sweeps.composition import is_commands_own
 from tlab.sweeps.note import read_note
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
@@ -50,17 +51,13 @@ def command_overrides() -> list[str]:
 
 def overrides(cfg: DictConfig) -> list[str]:
     """Return the command line's overrides; none for a baseline or outside a command."""
-    if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:
-        return list(HydraConfig.get().overrides.task)
-    return []
+    return command_overrides() if is_commands_own(cfg) else []
 
 
 def choices(cfg: DictConfig) -> dict[str, str | None]:
     """Return the choice of each configuration group (`backbone` -> `vgg16`); none where `overrides` has none."""
-    if HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir:
-        chosen = HydraConfig.get().runtime.choices
-        return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
-    return {}
+    chosen = HydraConfig.get().runtime.choices if is_commands_own(cfg) else {}
+    return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
 
 
 def resolved(cfg: DictConfig) -> DictConfig:

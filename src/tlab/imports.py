@@ -5,11 +5,15 @@ SciPy and Triton for a class in a type check or for a decorator. While one of th
 package has a stand-in. Afterwards nothing of it is left in `sys.modules`: who imports the package gets the real
 one, and what the libraries took from a stand-in asks the real one as soon as it is there. So `torch.compile`,
 drawing a metric and torchvision's detection operators work as ever; they pay for the import when they are used.
+
+That is so in tlab's commands and in the processes that tlab starts. A program that imports tlab as a library is
+left alone.
 """
 
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
@@ -18,10 +22,15 @@ from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
+INHERITED = "TLAB_DEFER_IMPORTS"  # environment variable that has a started process defer them, too
 
 
 def defer_heavy_imports() -> None:
-    """Let the modules of `STAND_INS` be imported without what they hardly use; those already imported stay."""
+    """Let the modules of `STAND_INS` be imported without what they hardly use; those already imported stay.
+
+    Here and, by the environment, in the processes that are started from here.
+    """
+    os.environ[INHERITED] = "1"
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -15,13 +15,13 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tlab.errors import UserError
+from tlab.errors import MISTAKEN, UserError
 
 
 def fail(message: str) -> NoReturn:
     """Print one sentence to standard error and exit with code 2."""
     print(f"tlab: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(MISTAKEN)
 
 
 def is_mistake(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.cores import limit_threads
 from tlab.errors import UserError
+from tlab.imports import INHERITED
 from tlab.mistakes import is_mistake, sentence
 from tlab.nodes import next_meeting, this_node
 from tlab.signals import STOPPING
@@ -278,7 +279,12 @@ def _logging() -> tuple[Any, Any] | None:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces."""
+    """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces.
+
+    What is started in the block defers heavy imports, whether this process does or not.
+    """
+    inherited = INHERITED in os.environ
+    os.environ[INHERITED] = "1"
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     names = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
     loggers = [logging.getLogger(name) for name in names]
@@ -288,6 +294,8 @@ def _as_it_was() -> Iterator[None]:
     try:
         yield
     finally:
+        if not inherited:
+            del os.environ[INHERITED]
         for logger in loggers:
             logger.propagate = True
         if threading.current_thread() is threading.main_thread():

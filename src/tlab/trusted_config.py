@@ -2,8 +2,8 @@
 
 `torch.load(weights_only=True)` runs no code, but Hydra calls whatever a `_target_` names. A checkpoint, a
 `run.json` or a `study.json` may be anybody's, so a `_target_` in it must be one of those that conf/ has at that
-place, with plain values below. What is not built from a file at all (augmentation, optimizer, ...) may have any;
-they are left out.
+place, with plain values below; of `backbone.kwargs`, `tlab.models.arguments` refuses what could read another file.
+What is not built from a file at all (augmentation, optimizer, ...) may have any; they are left out.
 """
 
 import re
@@ -45,8 +45,6 @@ NEVER_BUILT = (
 TRUSTED = ("backbone", "head", "data")
 # Sources that write below their `root`; from a file that is left out, and they write into the cache directory.
 _WRITING = ("tlab.data.demo.demo_index", "tlab.data.torchvision_sets.torchvision_index")
-# Arguments of timm's and torchvision's builders that read other files, or fetch some.
-_FETCHING = re.compile(r"cache_dir|checkpoint_path|pretrained.*|weights.*")
 _SPECIAL = re.compile(r"_\w+_")  # Hydra's keys: _target_, _args_, _partial_, ...
 TRUST = "if it is your own, or you trust whoever made the file, give trust=true"
 ANOTHER = "give a checkpoint that tlab.train wrote"
@@ -185,8 +183,6 @@ class _Reader:
         if _SPECIAL.fullmatch(str(key)) and not known:
             why = "is nothing that tlab builds there, and could run any code"
             raise self._refusal(below, value, why, _way_out(below))
-        if place == ("backbone", "kwargs") and _FETCHING.fullmatch(str(key)):
-            raise self._refusal(below, value, "could read or fetch another file", TRUST)
 
     def _refusal(self, place: Place, value: Any, why: str, way_out: str = ANOTHER) -> UserError:
         told = f"{'.'.join(place) or 'the configuration'}={value}"

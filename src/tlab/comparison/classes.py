@@ -1,5 +1,6 @@
 """Accuracy per class of every setting, and the confusion of the best one, from what the runs have counted."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from tlab.runs.directory import RunDirectory
 MOST_CLASSES = 60  # of a matrix that can still be read
 MOST_PAIRS = 8
 
-Counts = dict[tuple[str, str], int]  # label, prediction -> images
+Counts = Counter[tuple[str, str]]  # label, prediction -> images
 
 
 def class_report(settings: Sequence[Setting]) -> dict[str, Any] | None:
@@ -44,11 +45,10 @@ def class_report(settings: Sequence[Setting]) -> dict[str, Any] | None:
 
 
 def _counts(runs: Iterable[Run]) -> Counts:
-    total: Counts = {}
+    total: Counts = Counter()
     for run in runs:
         for row in RunDirectory(run.path).confusion("val"):
-            pair = (row["label"], row["prediction"])
-            total[pair] = total.get(pair, 0) + int(row["count"])
+            total[row["label"], row["prediction"]] += int(row["count"])
     return total
 
 
@@ -57,22 +57,26 @@ def _class_names(setting: Setting, counts: Counts) -> list[str]:
     return list(recorded) if recorded else sorted({name for pair in counts for name in pair})
 
 
-def _accuracies(counts: Counts, names: Sequence[str]) -> list[float | None]:
-    images = dict.fromkeys(names, 0)
+def _images(counts: Counts) -> Counter[str]:
+    """Return how many images each label has."""
+    images: Counter[str] = Counter()
     for (label, _), number in counts.items():
-        images[label] = images.get(label, 0) + number
-    return [counts.get((name, name), 0) / images[name] if images[name] else None for name in names]
+        images[label] += number
+    return images
+
+
+def _accuracies(counts: Counts, names: Sequence[str]) -> list[float | None]:
+    images = _images(counts)
+    return [counts[name, name] / images[name] if images[name] else None for name in names]
 
 
 def _matrix(counts: Counts, names: Sequence[str]) -> list[list[int]]:
-    return [[counts.get((label, prediction), 0) for prediction in names] for label in names]
+    return [[counts[label, prediction] for prediction in names] for label in names]
 
 
 def _pairs(counts: Counts) -> list[dict[str, Any]]:
     """Return the most frequent mistakes, with their share of the label's images."""
-    images: dict[str, int] = {}
-    for (label, _), number in counts.items():
-        images[label] = images.get(label, 0) + number
+    images = _images(counts)
     wrong = [(number, pair) for pair, number in counts.items() if pair[0] != pair[1]]
     wrong.sort(key=lambda item: (-item[0], item[1]))
     return [

@@ -61,21 +61,9 @@ def compare_runs(
     effects = main_effects(
         grouping.factors, [setting.levels for setting in ranked], [s.summary for s in ranked if s.summary]
     )
-    return Comparison(
-        *(
-            directory,
-            monitor,
-            mode,
-            test_metric,
-            interval,
-            test,
-            target,
-            grouping.factors,
-            tuple(settings),
-            effects,
-        ),
-        *(tuple(runs), (*notes, *_cautions(runs, ranked, monitor, interval))),
-    )
+    notes += _cautions(runs, ranked, monitor, interval)
+    how = (directory, monitor, mode, test_metric, interval, test, target)
+    return Comparison(*how, grouping.factors, tuple(settings), effects, tuple(runs), tuple(notes))
 
 
 def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[str]]:
@@ -87,11 +75,8 @@ def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[st
     chosen = next(iter(modes)) if len(modes) == 1 else None
     mode = chosen or ("min" if monitor.endswith("loss") else "max")
     if wanted is None and len(counts) > 1:
-        return (
-            monitor,
-            mode,
-            [f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)"],
-        )
+        note = f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)"
+        return monitor, mode, [note]
     return monitor, mode, []
 
 

@@ -149,14 +149,11 @@ def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
     parent = RunDirectory(run.path.parents[1]) if run.path.parent.name == "baselines" else None
     if parent is not None and (record := parent.record):
         choices, overrides = _chosen(parent)
-        own = _by_key(record.get("config", {}).get("baseline", {}).get(run.path.name, []))
+        own = dict(map(key_and_value, record.get("config", {}).get("baseline", {}).get(run.path.name, [])))
         return choices | {group: own[group] for group in choices if group in own}, overrides | own
     recorded: Mapping[str, Any] = run.record.get("choices") or {}
-    return {group: str(choice) for group, choice in recorded.items()}, _by_key(run.overrides())
-
-
-def _by_key(overrides: list[str]) -> dict[str, str]:
-    return dict(key_and_value(override) for override in overrides)
+    overrides = dict(map(key_and_value, run.overrides()))
+    return {group: str(choice) for group, choice in recorded.items()}, overrides
 
 
 def _number(text: str | None) -> Any:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from tlab.comparison.reading import STATUSES
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
+from tlab.dashboards.closing_table import PERCENT
 
-SHARES = ("acc", "f1", "acc_top5")  # shares of 1, written as percent
 SIGNIFICANT = 0.05  # corrected p-values below are taken for a difference
 
 
 def is_share(metric: str) -> bool:
     """Tell whether a metric is written as percent."""
-    return metric.split("/")[-1] in SHARES or "acc_class/" in metric
+    return metric.split("/")[-1] in PERCENT or "acc_class/" in metric
 
 
 def value(number: float | None, metric: str, unit: bool = True) -> str:

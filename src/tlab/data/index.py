@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from tlab.data.scan import Exclude, Listings, check_root, image_files, in_order, nfc, subfolders
+from tlab.data.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.split import check_fractions, split_classes
 from tlab.data.stamp import stamp
 from tlab.data.wording import few
@@ -110,21 +110,19 @@ def folder_index(
         UserError: the folder, a class or a fraction cannot be used; the sentence says why.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    listings = Listings(base)
-    folders = _split_folders(base, left_out, listings) or {"train": ""}
+    folders = _split_folders(base, left_out) or {"train": ""}
     if "train" not in folders:
         raise UserError(
             f"{base} has a folder {next(iter(folders.values()))!r} but no 'train': add train/<class>/, "
             "or rename that folder if it is a class."
         )
     remarks = []
-    found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
+    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
     if "test" in found and not found["test"]:
         del found["test"]
         remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
     for split, files in found.items():
         _check_files(base, folders[split], files)
-    listings.keep()
     return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
 
 
@@ -142,15 +140,13 @@ def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) 
         UserError: there is no class folder with an image.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    listings = Listings(base)
-    folders = _split_folders(base, left_out, listings) or {UNSPLIT: ""}
-    found = {split: _class_files(base, name, left_out, listings) for split, name in folders.items()}
+    folders = _split_folders(base, left_out) or {UNSPLIT: ""}
+    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
     labelled = {split: files for split, files in found.items() if any(files.values())}
     if not labelled:
         for split, files in found.items():
             _check_files(base, folders[split], files)
-    remarks = _left_aside(base, folders, found, left_out, listings)
-    listings.keep()
+    remarks = _left_aside(base, folders, found, left_out)
     return unsplit_index(base, labelled, (*remarks, *left_out.remarks()))
 
 
@@ -213,10 +209,10 @@ def _samples(root: Path, splits: Mapping[str, Files], classes: Sequence[str]) ->
     }
 
 
-def _split_folders(root: Path, exclude: Exclude, listings: Listings) -> dict[str, str]:
+def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
     """Return split -> folder name for the layout with split folders, {} for the layout of class folders."""
     found: dict[str, str] = {}
-    for name in subfolders(root, listings):
+    for name in subfolders(root):
         split = SPLIT_NAMES.get(name.lower())
         if split is None or exclude.folder(name):
             continue
@@ -228,16 +224,16 @@ def _split_folders(root: Path, exclude: Exclude, listings: Listings) -> dict[str
     return found
 
 
-def _class_files(root: Path, folder: str, exclude: Exclude, listings: Listings) -> Files:
+def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
     """Return class name -> image files, of one split's folder or of the root."""
     base = root / folder
     prefix = f"{folder}/" if folder else ""
     classes: Files = {}
-    for name in subfolders(base, listings):
+    for name in subfolders(base):
         if exclude.folder(prefix + name):
             continue
         below = f"{prefix}{name}"
-        files = [f"{below}/{file}" for file in image_files(base / name, below, exclude, listings=listings)]
+        files = [f"{below}/{file}" for file in image_files(base / name, below, exclude)]
         classes.setdefault(nfc(name), []).extend(files)
     return classes
 
@@ -259,12 +255,10 @@ def _check_files(root: Path, folder: str, classes: Files) -> None:
         )
 
 
-def _left_aside(
-    root: Path, folders: Mapping[str, str], found: Mapping[str, Files], exclude: Exclude, listings: Listings
-) -> list[str]:
+def _left_aside(root: Path, folders: Mapping[str, str], found: Mapping[str, Files], exclude: Exclude) -> list[str]:
     """Return sentences about the folders and image files below the root that are in no class of any split."""
-    here = [] if "" in folders.values() else subfolders(root, listings)
-    loose = {place: image_files(root / place, place, exclude, False, listings) for place in ("", *folders.values())}
+    here = [] if "" in folders.values() else subfolders(root)
+    loose = {place: image_files(root / place, place, exclude, False) for place in ("", *folders.values())}
     names = {
         "without class folders": [folders[split] for split, files in found.items() if not files],
         "without an image": [

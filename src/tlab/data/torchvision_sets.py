@@ -20,19 +20,15 @@ if TYPE_CHECKING:  # not needed any more once the folder is written
 
 # torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
 # What has no official test split takes part with data.test_fraction, what has no val split with data.val_fraction.
+_TWO = {"train": "train", "val": "val"}
+_THREE = {**_TWO, "test": "test"}
 _SPLITS = {
-    "CLEVRClassification": {"train": "train", "val": "val"},
+    **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), _TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _THREE),
     "Country211": {"train": "train", "val": "valid", "test": "test"},
-    "DTD": {"train": "train", "val": "val", "test": "test"},
-    "FGVCAircraft": {"train": "train", "val": "val", "test": "test"},
     "FER2013": {"train": "train"},  # the test labels are not public
-    "Flowers102": {"train": "train", "val": "val", "test": "test"},
-    "ImageNet": {"train": "train", "val": "val"},
-    "Imagenette": {"train": "train", "val": "val"},
     "OxfordIIITPet": {"train": "trainval", "test": "test"},
-    "PCAM": {"train": "train", "val": "val", "test": "test"},
     "Places365": {"train": "train-standard", "val": "val"},
-    "RenderedSST2": {"train": "train", "val": "val", "test": "test"},
 }
 # Not one class per photograph, or nothing to download: what these need is data=folder.
 _NOT_OFFERED = {

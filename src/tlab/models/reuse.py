@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlab.errors import UserError
 from tlab.models.head import Head, Standardize, pool
-from tlab.models.stages import Pretraining, StagedBackbone
+from tlab.models.stages import Pretraining, StagedBackbone, evaluating
 
 log = logging.getLogger(__name__)
 
@@ -89,19 +89,11 @@ def sees_pooled_features(model: nn.Module, classifier: str, backbone: StagedBack
     hook = model.get_submodule(classifier).register_forward_hook(
         lambda _, inputs, output: calls.append((inputs[0].flatten(1), output.flatten(1)))
     )
-    modes = {module: module.training for part in (model, backbone) for module in part.modules()}
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    try:
-        model.eval()
-        backbone.eval()
-        with torch.no_grad():
-            logits = model(image).flatten(1)
-            called = list(calls)  # a stage that is the whole model calls its place once more
-            features = pool(backbone(image), "avg", backbone.prefix_tokens)
-    finally:
-        hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    with hook, evaluating(model), evaluating(backbone), torch.no_grad():
+        logits = model(image).flatten(1)
+        called = list(calls)  # a stage that is the whole model calls its place once more
+        features = pool(backbone(image), "avg", backbone.prefix_tokens)
     if len(called) != 1:
         return False
     seen, output = called[0]

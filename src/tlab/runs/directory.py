@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tlab.data.check import Unreadable
     from tlab.data.contents import Contents
 
+TIME = "%Y-%m-%dT%H:%M:%S%z"  # as records have it
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`
 
 
@@ -118,12 +119,12 @@ class RunDirectory:
             yield from self._recorded(config, entries)
 
     def _recorded(self, config: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
-        self.update(status="running", started=_now(), ended=None, error=None, config=config, **entries)
+        self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
         self.traceback_file.unlink(missing_ok=True)
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-            self.update(status="failed", ended=_now(), error="interrupted")
+            self.update(status="failed", ended=now(), error="interrupted")
             code = error.code if isinstance(error, SystemExit) else INTERRUPTED
             raise SystemExit(code) from error
         except BaseException as error:
@@ -143,7 +144,7 @@ class RunDirectory:
             return
 
     def _record_failure(self, error: BaseException) -> None:
-        self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+        self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
         if first_process():
             write_text(self.traceback_file, "".join(traceback.format_exception(error)))
 
@@ -180,21 +181,18 @@ class RunDirectory:
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
         """Write the metrics, note that the run is finished, and drop the checkpoint before the last."""
         self._write_json(self.metrics_file, metrics)
-        self.update(status="finished", ended=_now(), **entries)
+        self.update(status="finished", ended=now(), **entries)
         self.previous.unlink(missing_ok=True)
         for checkpoint in (self.best, self.last):
             leave_memory(checkpoint)
 
     def prune(self, **entries: Any) -> None:
         """Note that the run was ended as not worth going on; `tlab.train` in its directory would go on with it."""
-        self.update(status="pruned", ended=_now(), **entries)
+        self.update(status="pruned", ended=now(), **entries)
 
     def history(self) -> list[dict[str, str]]:
         """Return the rows of `history.csv`, one per epoch, as text."""
-        if not self.history_file.exists():
-            return []
-        with self.history_file.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return _read_rows(self.history_file)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write `history.csv`; its columns are those of all rows, in order of appearance."""
@@ -212,11 +210,7 @@ class RunDirectory:
 
     def confusion(self, split: str) -> list[dict[str, str]]:
         """Return the rows of `confusion_<split>.csv` (`label`, `prediction`, `count`) as text; none, no file."""
-        file = self.path / f"confusion_{split}.csv"
-        if not file.exists():
-            return []
-        with file.open(encoding="utf-8", newline="") as opened:
-            return list(csv.DictReader(opened))
+        return _read_rows(self.path / f"confusion_{split}.csv")
 
     def write_confusion(self, split: str, rows: list[dict[str, Any]]) -> None:
         """Write how often each class was taken for which; pairs that never occur have no row."""
@@ -251,5 +245,13 @@ class RunDirectory:
             write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def now() -> str:
+    """Return the time as records have it."""
+    return time.strftime(TIME)

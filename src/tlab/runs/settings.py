@@ -1,6 +1,6 @@
 """Which settings make a run another run."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -67,7 +67,7 @@ def _is_neutral(key: str, value: Any) -> bool:
     for part in key.split("."):
         known = {each.name: each for each in fields(node)} if is_dataclass(node) else {}
         if part not in known:
-            return (value is None or value is False) and key != f"backbone.kwargs.{part}"
+            return (value is None or value is False) and default is not MISSING
         node, default = known[part].type, known[part].default
     return value is None or value is False or value == default
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from tlab.cores import gpus
 from tlab.errors import UserError
+from tlab.imports import defer_heavy_imports
 from tlab.mistakes import is_mistake
 from tlab.search.commands import resume_command
 from tlab.search.progress import Progress
@@ -86,6 +87,7 @@ class WorkerTask:
 
 
 def _in_another_process(task: Callable[..., str | None], machine: Machine | None) -> WorkerTask:
+    defer_heavy_imports()  # a cluster may have started this process with an environment of its own
     ignore_schema_warnings()  # before Hydra composes there
     return WorkerTask(task, machine)
 

@@ -46,9 +46,14 @@ def composition(overrides: Sequence[str], sources: str | None) -> str | None:
     return hashlib.sha256("\0".join([sources, *telling]).encode()).hexdigest()
 
 
+def is_commands_own(cfg: DictConfig) -> bool:
+    """Tell whether a run is this command's; no baseline is, and none outside a command."""
+    return HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir
+
+
 def own_composition(cfg: DictConfig) -> str | None:
-    """Return the digest for this command's run; None for a baseline or outside a command."""
-    if not HydraConfig.initialized() or HydraConfig.get().runtime.output_dir != cfg.run_dir:
+    """Return the digest for this command's run; None for any other."""
+    if not is_commands_own(cfg):
         return None
     hydra = HydraConfig.get()
     return composition(hydra.overrides.task, sources_digest(hydra.runtime.config_sources))

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from tlab.errors import UserError
 from tlab.overrides import key_and_value, quoted
-from tlab.runs.directory import RunDirectory
+from tlab.runs.directory import TIME, RunDirectory
 from tlab.runs.settings import without_effect
 from tlab.schema import GONE
 from tlab.sweeps.composition import composition
 from tlab.sweeps.naming import distinguishing, run_name
 from tlab.sweeps.note import SweepNote
-
-TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tlab.dashboards.closing_table import duration
-from tlab.sweeps.jobs import TIME, Job
+from tlab.runs.directory import TIME
+from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.task import Failure
 from tlab.sweeps.watching import watching

@@ -1,12 +1,12 @@
 """`sweep.json`: what the command that began a sweep leaves for those that go on with it."""
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tlab.cache import write_text
 from tlab.errors import UserError
+from tlab.runs.directory import now
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SweepNote:
 
     constants: dict[str, str] = field(default_factory=dict)
     command: str = ""
-    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    started: str = field(default_factory=now)
 
     def write(self, directory: Path) -> None:
         """Write it into the sweep's directory."""

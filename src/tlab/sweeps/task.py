@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.errors import BusyError, OccupiedError
+from tlab.imports import defer_heavy_imports
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.worker import Machine
@@ -130,6 +131,7 @@ def ignore_schema_warnings() -> None:
 
 
 def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: Machine | None) -> Task:
+    defer_heavy_imports()  # a cluster may have started this process with an environment of its own
     ignore_schema_warnings()
     return Task(function, debug, machine)
 
