@@ -60,20 +60,6 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     write_text(target, text.getvalue())
 
 
-def recall(name: str) -> dict[str, Any]:
-    """Return all that was measured; for `tlab.data.augment_on` alone, until it goes."""
-    from tlab.measurements import load_measurements
-
-    return load_measurements(name.removesuffix(".json"))
-
-
-def remember(name: str, key: str, entry: Mapping[str, Any]) -> None:
-    """Keep what was measured; for `tlab.data.augment_on` alone, until it goes."""
-    from tlab.measurements import save_measurement
-
-    save_measurement(name.removesuffix(".json"), key, entry)
-
-
 def leave_memory(path: Path) -> None:
     """Let the system use the memory in which it keeps the content of a file that is on the disk.
 

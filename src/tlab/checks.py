@@ -2,64 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.errors import UserError
-
-Choices = Mapping[str, Sequence[str | bool | None]]
-Bounds = Mapping[str, tuple[float, float]]
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-ANY = float("inf")
-SMALLEST = 1e-12  # stands for "above 0"
-
-TRAIN_CHOICES: Choices = {
-    "data.normalize": ("backbone", "dataset", "none"),
-    "data.resize": ("crop", "pad"),
-    "data.store": ("auto", "on", "off"),
-    "data.unreadable": ("skip", "error"),
-    "trainer.precision": ("auto", *PRECISIONS),
-    "trainer.accelerator": ACCELERATORS,
-    "trainer.strategy": ("auto", "ddp"),
-    "trainer.compile": ("auto", True, False),
-    "features.cache": ("auto", "off"),
-    "checkpoint.mode": (None, "min", "max"),
-    "resume": ("auto", "never", "anyway"),
-}
-TRAIN_BOUNDS: Bounds = {
-    "data.image_size": (2, ANY),
-    "data.batch_size": (1, ANY),
-    "data.num_workers": (0, ANY),
-    "data.val_fraction": (0, 0.99),
-    "data.test_fraction": (0, 0.99),
-    "trainer.max_epochs": (1, ANY),
-    "trainer.accumulate_grad_batches": (1, ANY),
-    "trainer.devices": (1, ANY),
-    "trainer.num_nodes": (1, ANY),
-    "trainer.gradient_clip_val": (SMALLEST, ANY),
-    "trainer.early_stopping": (1, ANY),
-    "trainer.limit_train_batches": (SMALLEST, ANY),
-    "trainer.limit_val_batches": (SMALLEST, ANY),
-    "trainer.limit_test_batches": (SMALLEST, ANY),
-    "optimizer.lr": (0, ANY),
-    "optimizer.weight_decay": (0, ANY),
-    "finetune.l2_sp": (0, ANY),
-    "finetune.ema": (0, 0.999999),
-    "features.views": (1, ANY),
-    "features.max_gb": (0, ANY),
-    "loss.label_smoothing": (0, 0.99),
-    "checkpoint.every_n_steps": (1, ANY),
-    "seed": (0, 2**32 - 1),
-}
-READ_CHOICES: Choices = {
-    "precision": (None, *PRECISIONS),
-    "accelerator": ACCELERATORS,
-    "trust": (None, True, False),
-}
-READ_BOUNDS: Bounds = {"batch_size": (1, ANY), "num_workers": (0, ANY)}
+from tlab.schema import TrainConfig, keys
 
 
 def check(cfg: DictConfig) -> None:
@@ -92,7 +40,7 @@ def check(cfg: DictConfig) -> None:
             "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
             "stage by stage and the digests that prove it need them whole; take trainer=ddp"
         )
-    check_values(cfg, TRAIN_CHOICES, TRAIN_BOUNDS)
+    check_values(cfg, TrainConfig)
     if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
         raise UserError(
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
@@ -138,39 +86,49 @@ def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> Non
             )
 
 
-def check_values(cfg: DictConfig, choices: Choices, bounds: Bounds) -> None:
-    """Hold keys against what they may be; null and keys that are not there pass the bounds.
+def check_values(cfg: DictConfig, command: type) -> None:
+    """Hold the keys of a command against what its schema says that they may be.
 
     Raises:
         UserError: Names the first key that is wrong, and what it may be.
     """
-    for key, options in choices.items():
-        value = OmegaConf.select(cfg, key)
-        if not any(value == option and isinstance(value, type(option)) for option in options):  # 1 is not true
-            raise UserError(f"{key}={value} is not one of {', '.join(map(_typed, options))}")
-    for key, (least, most) in bounds.items():
-        value = OmegaConf.select(cfg, key)
-        if value is None:
-            continue
-        if not _is_number(value) or value != value:
-            raise UserError(f"{key}={value} is not a number")
-        if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
-            raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
-        if value < least:
-            raise UserError(f"{key}={value} is too small; give {_bound(least)}")
-        if value > most:
-            raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+    for key, declared in keys(command).items():
+        if declared.metadata["choices"] or any(bound is not None for bound in declared.metadata["bounds"]):
+            check_value(key, OmegaConf.select(cfg, key), command)
 
 
-def _typed(option: str | bool | None) -> str:
-    """Return an option as it is typed on the command line."""
-    if isinstance(option, bool):
-        return str(option).lower()
-    return "null" if option is None else option
+def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
+    """Hold the value of one key against what the schema of its command says; null passes the bounds.
+
+    Raises:
+        UserError: Names the key, and what it may be.
+    """
+    declared = keys(command)[key]
+    choices, (least, above, most) = declared.metadata["choices"], declared.metadata["bounds"]
+    # 1 is not true
+    if choices and not any(value == choice and isinstance(value, type(choice)) for choice in choices):
+        raise UserError(f"{key}={value} is not one of {', '.join(map(typed, choices))}")
+    if value is None or (least, above, most) == (None, None, None):
+        return
+    if not _is_number(value) or value != value:
+        raise UserError(f"{key}={value} is not a number")
+    if isinstance(value, float) and int in (declared.type, *get_args(declared.type)):
+        raise UserError(f"{key}={value} is not a whole number")
+    if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
+        raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
+    if least is not None and value < least:
+        raise UserError(f"{key}={value} is too small; give {least:g} or more")
+    if above is not None and value <= above:
+        raise UserError(f"{key}={value} is too small; give more than {above:g}")
+    if most is not None and value > most:
+        raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
 
 
-def _bound(least: float) -> str:
-    return "more than 0" if least == SMALLEST else f"{least:g} or more"
+def typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 def _is_number(value: Any) -> bool:

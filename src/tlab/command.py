@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlab import schema
 from tlab.cache import this_command
+from tlab.checks import typed
 from tlab.cores import limit_spinning
 from tlab.errors import FAILED, INTERRUPTED, UserError
 from tlab.imports import defer_heavy_imports
@@ -119,7 +120,7 @@ def quiet() -> None:
 
 
 def prepare_hydra(overrides: Sequence[str]) -> None:
-    """Register the schema, the resolver of run names, and every backbone named in `overrides` without a YAML.
+    """Register the schema, tlab's resolvers, and every backbone named in `overrides` without a YAML.
 
     Raises:
         UserError: The choice of a group is no name.
@@ -130,6 +131,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     places = [conf_dir(), *user_conf_dirs(overrides)]
     OmegaConf.register_new_resolver("choices", lambda *groups: choices(places, groups), replace=True)
+    OmegaConf.register_new_resolver("keys", key_lines, replace=True)
     for override in of_keys(groups(places), overrides):
         if not names_choices(override):
             there = ", ".join(choice_names(places, override.key_or_group))
@@ -167,3 +169,23 @@ def choices(places: Sequence[Path], named: Sequence[str] = ()) -> str:
         names = " ".join(choice_names(places, group))
         lines += textwrap.wrap(f"{group:<11} {names}", 96, initial_indent="  ", subsequent_indent=" " * 14)
     return "\n".join(lines)
+
+
+def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
+    """Return keys of a command with their values and meanings, for --help.
+
+    Args:
+        listed: The keys, as they are typed (`data.root=DIR`), with spaces between them; "": all.
+        _root_: The command's configuration.
+    """
+    declared = schema.keys(schema.COMMANDS[_root_.hydra.help.app_name.removeprefix("tlab.")])
+    lines = []
+    for name in listed.split() or [name for name, each in declared.items() if each.metadata["help"]]:
+        key = name.partition("=")[0].removesuffix(".KEY")
+        choices = list(map(typed, declared[key].metadata["choices"]))
+        named = f" ({', '.join(choices[:-1])} or {choices[-1]})" if choices else ""
+        value = OmegaConf.select(_root_, key, default="-", throw_on_resolution_failure=False)
+        shown = ("..." if value else "{}") if isinstance(value, DictConfig) else typed(value)
+        start = f"  {name:<37} {shown:<9} "
+        lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)
+    return "\n".join(lines).replace("$", "$$")  # Hydra fills the page in like a string.Template

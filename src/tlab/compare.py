@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tlab.checks import ANY, check_values
+from tlab.checks import check_values
 from tlab.command import run_command
+from tlab.schema import CompareConfig
 
 if TYPE_CHECKING:  # imported when the work begins, not for --help
     from rich.console import Console
 
     from tlab.comparison import Comparison
-
-INTERVALS = ("t", "bootstrap")
-TESTS = ("t", "wilcoxon")
 
 
 def compare(
@@ -62,7 +60,7 @@ def compare(
 
 def run(cfg: DictConfig) -> None:
     """Compare what the command line names."""
-    check_values(cfg, {"interval": INTERVALS, "test": TESTS}, {"target": (-ANY, ANY)})
+    check_values(cfg, CompareConfig)
     output = Path(cfg.output) if cfg.output is not None else None
     compare(Path(cfg.sweep), cfg.monitor, target=cfg.target, interval=cfg.interval, test=cfg.test, output=output)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.checks import READ_BOUNDS, READ_CHOICES, check_values
+from tlab.checks import check_values
 from tlab.command import quiet, run_command
 from tlab.errors import UserError
+from tlab.schema import EvaluateConfig
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.index import ImageIndex
 
 FOLDER = {"_target_": "tlab.data.index.evaluation_index", "_partial_": True}
-SPLITS = ("train", "val", "test", "all")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from tlab.models.precision import find_accelerator
     from tlab.trained import blamed_on, load_trained
 
-    check_values(cfg, {**READ_CHOICES, "split": (None, *SPLITS)}, READ_BOUNDS)
+    check_values(cfg, EvaluateConfig)
     quiet()
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
     config = trained.config

@@ -61,7 +61,8 @@ def _configuration_sentence(error: BaseException) -> str:
         if nested is not None:
             return f"{key} is not a key of the configuration{place}, did you mean {group}{dot}{nested}"
         return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot)}"
-    if value := _search(r"^(?:.*\n)?(Value .+? could not be converted to \w+)", text):
+    wrong = r"Value .+? (?:could not be converted to \w+|is not a valid bool)|Cannot convert .+? to string"
+    if value := _search(rf"^(?:.*\n)?({wrong})", text):
         return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
     if "Missing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
         return f"{key} is not set; give it on the command line as {key}=VALUE"

@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tlab.checks import READ_BOUNDS, READ_CHOICES, check_values
+from tlab.checks import check_values
 from tlab.command import quiet, run_command
 from tlab.errors import UserError
+from tlab.schema import PredictConfig
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     from tlab.models.precision import autocast, find_accelerator
     from tlab.trained import load_trained
 
-    check_values(cfg, READ_CHOICES, READ_BOUNDS)
+    check_values(cfg, PredictConfig)
     quiet()
     files = find_images(Path(cfg.input))
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))

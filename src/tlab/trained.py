@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import ANY, PRECISIONS, check_values
+from tlab.checks import check_value
 from tlab.errors import UserError
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -19,6 +19,7 @@ from tlab.models.module import ImageClassifier
 from tlab.models.precision import Precision
 from tlab.models.stages import StagedBackbone
 from tlab.runs.directory import RunDirectory
+from tlab.schema import PRECISIONS
 from tlab.sweeps.task import one_line
 from tlab.trusted_config import read_config
 
@@ -113,7 +114,7 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
         )
     state_dict, about = _read(path, file)
     config = read_config(about.get("config"), file, trust)
-    check_values(config, {}, {"data.batch_size": (1, ANY)})
+    check_value("data.batch_size", OmegaConf.select(config, "data.batch_size"))
     with blamed_on(file):
         tokens = token_options(config, about)
         backbone = instantiate(

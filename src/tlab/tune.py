@@ -15,11 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import ANY, check, check_values
+from tlab.checks import check, check_values
 from tlab.command import compose, conf_dir, run_command
 from tlab.errors import UserError
 from tlab.mistakes import fail, is_mistake, sentence
 from tlab.overrides import key_and_value, quoted, tidy
+from tlab.schema import TuneConfig
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
@@ -35,9 +36,7 @@ if TYPE_CHECKING:  # imported when the search begins, not for --help
 
 log = logging.getLogger(__name__)
 
-CHOICES = {"resume": ("auto", "anyway")}
 FOLDERS = re.compile(r"""\+{0,2}hydra\.searchpath=\[?(?:['"]?file://[^\],'"\\$]+['"]?,? ?)+\]?""")
-BOUNDS = {"budget.trials": (1, ANY), "budget.minutes": (0, ANY), "workers": (1, ANY)}
 
 
 def define(cfg: DictConfig) -> tuple[Definition, Space]:
@@ -185,7 +184,7 @@ def run(cfg: DictConfig) -> None:
     from tlab.search.worker import launch
     from tlab.tune import worker as task  # by its module's name, under which other processes find it
 
-    check_values(cfg, CHOICES, BOUNDS)
+    check_values(cfg, TuneConfig)
     study = open_study(cfg)
     study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)

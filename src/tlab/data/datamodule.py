@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from tlab.checks import check_value
 from tlab.data.check import Unreadable, Verdict, check_files, unreadable
 from tlab.data.contents import Contents, contents
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
@@ -76,15 +77,10 @@ class ImageDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_choice("data.resize", resize, ("crop", "pad"))
-        _check_choice("data.store", store, ("auto", "on", "off"))
-        _check_choice("data.unreadable", unreadable, ("skip", "error"))
-        _check_least("data.image_size", image_size, 2)
-        _check_least("data.batch_size", batch_size, 1)
-        if num_workers is not None:
-            _check_least("data.num_workers", num_workers, 0)
-        if not 0 < crop_fraction <= 1:
-            raise UserError(f"data.crop_fraction={crop_fraction} must be above 0 and at most 1.")
+        numbers = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
+        ways = {"resize": resize, "store": store, "unreadable": unreadable}
+        for key, value in {**numbers, **ways, "crop_fraction": crop_fraction}.items():
+            check_value(f"data.{key}", value)
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
@@ -246,16 +242,6 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
         )
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{key}={value} is not one of {', '.join(choices)}.")
-
-
-def _check_least(key: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={value} must be a whole number of at least {least}.")
 
 
 def _count(broken: list[Unreadable]) -> str:

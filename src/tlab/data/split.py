@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
+from tlab.checks import check_value
 from tlab.data.scan import nfc
 from tlab.data.wording import few
 from tlab.errors import UserError
@@ -99,10 +100,7 @@ def split_classes(
 def check_fractions(val: Fraction, test: Fraction) -> None:
     """Raise a `UserError` for shares that leave no training data, or no validation data."""
     for key, share in (("data.val_fraction", val), ("data.test_fraction", test)):
-        if share is None:
-            continue
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise UserError(f"{key}={share} is no share of the data: give a number of at least 0 and below 1.")
+        check_value(key, share)
     if val is not None and val == 0:
         raise UserError(
             "data.val_fraction=0 leaves no validation images: give a share such as 0.2, or a val folder."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tlab.checks import check_value
 from tlab.errors import UserError
 
 HEAD = "head"
@@ -136,8 +137,9 @@ def build_plan(
             names a stage that the backbone does not have, the head is not first where it must be, or the last phase
             has an `until` of its own besides `early_stopping`.
     """
-    if max_epochs < 1:
-        raise UserError(f"trainer.max_epochs={max_epochs} is no length for a run; give 1 or more")
+    check_value("trainer.max_epochs", max_epochs)
+    check_value("finetune.backbone_lr_scale", backbone_lr_scale)
+    check_value("finetune.stage_lr_decay", stage_lr_decay)
     if slashed := [name for name in phases if "/" in name]:
         raise UserError(f"finetune.phases.{slashed[0]}: a name cannot have a / in it; choose another one")
     wanted = {name: phase for name, phase in phases.items() if phase.get("epochs") != 0}
@@ -158,8 +160,6 @@ def build_plan(
             )
         laid[-1] = replace(laid[-1], until=early_stopping)
     scales = _stage_scales(stage_names, stage_lr_decay, stage_lr_scales)
-    if not backbone_lr_scale >= 0:
-        raise UserError(f"finetune.backbone_lr_scale={backbone_lr_scale} must not be negative")
     groups = {name: backbone_lr_scale * scale for name, scale in scales.items()}
     return Plan(tuple(laid), max_epochs, {**groups, HEAD: 1.0})
 
@@ -268,8 +268,6 @@ def _stage_scales(
     stage_names: Sequence[str], decay: float, scales: Sequence[float] | Mapping[str, float] | None
 ) -> dict[str, float]:
     """Return each stage's rate as a multiple of the backbone's."""
-    if not 0 < decay <= 1:
-        raise UserError(f"finetune.stage_lr_decay={decay} must be above 0 and at most 1 (1: one rate for all)")
     if scales is None:
         return {name: decay ** (len(stage_names) - 1 - place) for place, name in enumerate(stage_names)}
     stages = ", ".join(stage_names)

@@ -53,8 +53,6 @@ class ImageClassifier(L.LightningModule):
         training_net: Net | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"loss.label_smoothing={label_smoothing} must lie in 0..1")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         self.classes = classes

@@ -8,12 +8,10 @@ from hydra.errors import HydraException
 
 from tlab.errors import UserError
 from tlab.overrides import key_and_value
+from tlab.schema import TuneConfig
 from tlab.search.commands import FLAGS
 
-OWN_KEYS = {
-    *("study", "dir", "storage", "space", "budget", "sampler", "pruner", "seeds", "workers", "worker"),
-    *("overrides", "resume", "hydra", "debug"),
-}
+OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}
 
 
 def gather(arguments: Sequence[str]) -> list[str]:
