@@ -1,4 +1,4 @@
-"""A training step with and without `tlab.allocator.keep_freed_memory`, in fresh processes, alternating.
+"""A training step with and without `tlab.core.hardware.keep_freed_memory`, in fresh processes, alternating.
 
 python benchmarks/allocator.py --arch resnet18 --image-size 224
 """
@@ -12,8 +12,7 @@ import time
 import torch
 
 from speed_limits import training
-from tlab.allocator import keep_freed_memory
-from tlab.cores import limit_spinning
+from tlab.core.hardware import keep_freed_memory, limit_spinning
 
 
 def images_per_second(arch: str, image_size: int, batch_size: int, steps: int) -> float:

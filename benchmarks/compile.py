@@ -13,7 +13,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from tlab.cores import limit_threads
+from tlab.core.hardware import limit_threads
 
 if TYPE_CHECKING:  # torch is imported when it has its threads
     from torch import Tensor
@@ -38,10 +38,10 @@ def main() -> None:
     limit_threads()  # before what follows imports torch
     import torch
 
+    from tlab.models.autotune.precision import allow_tf32, find_accelerator
     from tlab.models.backbones import build_backbone
     from tlab.models.classifier import Classifier
     from tlab.models.head import Head
-    from tlab.models.precision import allow_tf32, find_accelerator
     from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
     print(f"{'':36}{'eager':>9}{'compiled':>10}{'ratio':>7}{'compiling':>11}{'again':>8}{'pays from':>13}")
@@ -69,7 +69,7 @@ def try_out(net: "Classifier", x: "Tensor", precision: str) -> tuple[float, floa
     """Return the seconds of a step without and with a compiler, and those of compiling at first and again."""
     import torch
 
-    from tlab.models.compiling import compiler, timed_step
+    from tlab.models.autotune.compiled import compiler, timed_step
 
     run = compiler()
     eager = min(timed_step(net, x, "", precision) for _ in range(2))

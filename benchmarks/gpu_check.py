@@ -35,9 +35,9 @@ import torch
 
 import gpu_check_job
 from gpu_check_job import COLUMNS, FULL, QUICK, Size
-from tlab.cores import cores
-from tlab.data.demo_scene import draw_scene
-from tlab.data.demo_shapes import SHAPES
+from tlab.core.hardware import cores
+from tlab.data.sources.demo.scene import draw_scene
+from tlab.data.sources.demo.shapes import SHAPES
 
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 LEAST = 20.0  # seconds that a step takes at least, starting its process included

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from speed_limits import seconds_per_step
 from tlab.data.dataset import Batch
-from tlab.data.demo_shapes import SHAPES
+from tlab.data.sources.demo.shapes import SHAPES
 from tlab.finetuning.plan import HEAD
+from tlab.models.autotune.precision import autocast
 from tlab.models.classifier import POOL
-from tlab.models.precision import autocast
 from tlab.runs.checkpoints import LastCheckpoint
 from tlab.runs.directory import RunDirectory
-from tlab.trained import load_trained
+from tlab.runs.load import load_trained
 from tlab_runs import run
 
 NO_KERNEL = "does not have a deterministic implementation"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.index import folder_index
+from tlab.data.sources.folder import folder_index
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Normalize
 

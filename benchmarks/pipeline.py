@@ -7,7 +7,7 @@ All three apply the chain of conf/aug/strong.yaml and give uint8 tensors 3 S S:
     files         tlab from the files
     store         tlab from the decoded images on disk (data.store=on)
 They take turns, image set by image set; medians, and ratios within each turn. Then the mean and the spread of the
-augmented pixels are compared, which should agree but for what `tlab.data.color.ColorJitter` says.
+augmented pixels are compared, which should agree but for what `tlab.data.augment.color.ColorJitter` says.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tlab.command import compose
+from tlab.config.hydra import compose
+from tlab.data.augment.evaluation import evaluation_transform
 from tlab.data.dataset import ImageDataset
-from tlab.data.index import folder_index
-from tlab.data.order import Key
-from tlab.data.transforms import evaluation_transform
+from tlab.data.sampler import Key
+from tlab.data.sources.folder import folder_index
 
 FILL = [124, 116, 104]
 NAMES = ("imagefolder", "files", "store")

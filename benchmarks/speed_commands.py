@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from speed_scenarios import PEERS, Scenario
-from tlab.cores import limit_spinning
-from tlab.overrides import quoted
+from tlab.config.overrides import quoted
+from tlab.core.hardware import limit_spinning
 
 HERE = Path(__file__).resolve().parent
 FINETUNE = {  # last: the last stage

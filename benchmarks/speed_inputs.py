@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tlab.data.demo import draw_demo
+from tlab.data.sources.demo.index import draw_demo
 
 QUICK_IMAGES = {"train": 16, "val": 6}  # per class, of ten classes
 QUICK_SIDE = 320  # pixels: large enough that decoding takes a part of the time, as with photographs

@@ -3,8 +3,8 @@
 Two processes for each value, with as many threads each as there are cores, train on a batch in memory.
 A round has one value after the other (in the next round in the reverse order): first one process of it for some
 seconds while all others sleep, then both. `unset` is what torch does by itself; ratios are to it in the same round.
-`tlab.cores.limit_spinning` has the value that tlab takes. Needs a torch that computes with GNU's OpenMP, as on
-Linux, and a machine on which nothing else runs.
+`tlab.core.hardware.limit_spinning` has the value that tlab takes. Needs a torch that computes with GNU's OpenMP, as
+on Linux, and a machine on which nothing else runs.
 
     python benchmarks/spin.py
 """
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tlab.cores import cores
+from tlab.core.hardware import cores
 
 VALUES = ("unset", "0", "1000", "2000", "10000", "100000")
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlab.command import compose
-from tlab.cores import limit_spinning
-from tlab.overrides import quoted
+from tlab.config.hydra import compose
+from tlab.config.overrides import quoted
+from tlab.core.hardware import limit_spinning
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from intervals import of_mean
 from tlab.runs.directory import RunDirectory
-from tlab.search.storage import open_storage, storage_address
+from tlab.search.study import open_storage, storage_address
 
 SIDES = {"tpe, median": ("sampler=tpe", "pruner=median"), "random": ("sampler=random", "pruner=none")}
 SPACE = (

@@ -17,10 +17,11 @@ import lightning.pytorch as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.command import compose, quiet
+from tlab.assembly.build import build_backbone, build_net
+from tlab.command import quiet
+from tlab.config.hydra import compose
+from tlab.config.overrides import quoted
 from tlab.models.module import ImageClassifier
-from tlab.overrides import quoted
-from tlab.parts import build_backbone, build_net
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from tlab.cores import limit_spinning
+from tlab.core.hardware import limit_spinning
 
 limit_spinning()  # several workers test at once; here, since the tests import torch
 
@@ -51,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
     """Compose a run on `photos` that is over in seconds: random ResNet-18 at 32 px, fp32, no event files."""
-    from tlab.command import compose
+    from tlab.config.hydra import compose
 
     def compose_(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
         quick = (

@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from tlab.allocator import keep_freed_memory
+from tlab.core.hardware import keep_freed_memory
 if "keep" in sys.argv: keep_freed_memory()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):

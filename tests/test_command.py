@@ -15,10 +15,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tlab.command import compose, conf_dir, prepare_hydra
-from tlab.cores import SPINS
-from tlab.errors import UserError
-from tlab.overrides import key_and_value, named_choices, of_baseline, quoted, read_sweep, tidy
+from tlab.config.hydra import compose, conf_dir, prepare_hydra
+from tlab.config.overrides import key_and_value, named_choices, of_baseline, quoted, read_sweep, tidy
+from tlab.core.errors import UserError
+from tlab.core.hardware import SPINS
 
 GROUPS = {
     "backbone": "vgg11 vgg16 vgg16_bn vgg19 resnet18 resnet34 resnet50 resnet101 mobilenet_v3_small",

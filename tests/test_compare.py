@@ -26,8 +26,8 @@ def compare(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 @pytest.fixture(scope="module")
 def runs(photos, tmp_path_factory) -> Path:
     """Two runs outside a command, so that nothing but their configuration tells them apart."""
-    from tlab.command import compose
-    from tlab.overrides import quoted
+    from tlab.config.hydra import compose
+    from tlab.config.overrides import quoted
 
     folder = tmp_path_factory.mktemp("runs")
     quick = (

@@ -8,10 +8,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tlab.compilation import choose_compiled, images_per_epoch, long_phases
-from tlab.errors import UserError
+from tlab.assembly.build import choose_compiled, images_per_epoch, long_phases
+from tlab.core.errors import UserError
 from tlab.finetuning.plan import Phase, Plan
-from tlab.models import compiling, precision
+from tlab.models.autotune import compiled as compiling
+from tlab.models.autotune import precision
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
@@ -204,7 +205,7 @@ def test_a_run_without_a_compiler_says_so_before_it_trains(compose_run, tmp_path
     def compile_(*args, **options):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(compiling.torch, "compile", compile_)
+    monkeypatch.setattr(compiled.torch, "compile", compile_)
     with pytest.raises(UserError, match=r"trainer\.compile=true: torch\.compile does not work here"):
         train(compose_run("trainer.compile=true"))
     assert not (tmp_path / "run/history.csv").exists()

@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from tlab.confusion_counts import ConfusionCounts
 from tlab.data.dataset import Batch, whole_batches
+from tlab.runs.confusion import ConfusionCounts
 
 
 class Rows(LightningModule):

@@ -6,7 +6,7 @@ import cv2
 import pytest
 import torch
 
-from tlab.cores import SPINS, cores, limit_spinning, limit_threads, one_thread, thread_pool
+from tlab.core.hardware import SPINS, cores, limit_spinning, limit_threads, one_thread, thread_pool
 
 
 def test_cores_are_those_the_process_is_bound_to(monkeypatch):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tlab.description import settings, swept_keys
+from tlab.assembly.describe import settings, swept_keys
+from tlab.runs.manifest import SweepNote
 from tlab.sweeps.naming import constants
-from tlab.sweeps.note import SweepNote
 
 QUOTED = ["data.root='/a b'", "seed=0"]
 OVERRIDES = ["data.root=photos", "aug=none", "+optimizer.foo=1", "seed=0", "sweep=s"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from tlab.command import compose
-from tlab.errors import UserError
+from tlab.config.hydra import compose
+from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.evaluate import run as evaluate_and_print
 from tlab.predict import predict

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.imports import INHERITED
+from tlab.core.lazy_imports import INHERITED
 
-AS_A_COMMAND = "from tlab.imports import defer_heavy_imports\ndefer_heavy_imports()\n"
+AS_A_COMMAND = "from tlab.core.lazy_imports import defer_heavy_imports\ndefer_heavy_imports()\n"
 HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy", "optuna", "plotly")
 
 
@@ -24,7 +24,7 @@ def python(code: str, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("module", ["tlab", "tlab.train", "tlab.predict", "tlab.processes", "tlab.tune"])
+@pytest.mark.parametrize("module", ["tlab", "tlab.train", "tlab.predict", "tlab.core.processes", "tlab.tune"])
 def test_a_library_changes_nothing_in_the_program_that_imports_it(module: str) -> None:
     code = (
         "import os, sys\n"
@@ -36,7 +36,7 @@ def test_a_library_changes_nothing_in_the_program_that_imports_it(module: str) -
 
 
 def test_processes_inherit_what_a_command_does() -> None:
-    beside = "import sys, tlab; sys.exit(type(sys.meta_path[0]).__module__ != 'tlab.imports')"
+    beside = "import sys, tlab; sys.exit(type(sys.meta_path[0]).__module__ != 'tlab.core.lazy_imports')"
     code = f"import subprocess, sys\nassert subprocess.run([sys.executable, '-c', {beside!r}]).returncode == 0"
     python(AS_A_COMMAND + code)
 
@@ -111,9 +111,9 @@ def test_what_was_left_out_works_when_it_is_used() -> None:
 def test_a_library_that_wants_more_than_its_stand_in_has_is_imported_as_ever() -> None:
     """Another version of torchvision may import another name."""
     code = (
-        f"{AS_A_COMMAND}import sys, tlab.imports\n"
+        f"{AS_A_COMMAND}import sys, tlab.core.lazy_imports\n"
         "empty = {'torch._dynamo.utils': type(sys)('empty')}\n"
-        "tlab.imports.STAND_INS['torchvision.ops.roi_align'] = lambda: empty\n"
+        "tlab.core.lazy_imports.STAND_INS['torchvision.ops.roi_align'] = lambda: empty\n"
         "import torchvision\n"
         "assert 'torch._dynamo' in sys.modules and torchvision.ops.roi_align"
     )

@@ -31,7 +31,7 @@ WHOLE = {"best.ckpt", "last.ckpt", "previous.ckpt"}
 forks = multiprocessing.get_context("forkserver")  # a clean process that has torch already: a start costs nothing
 forks.set_forkserver_preload(
     [
-        *("tlab.train", "tlab.models.module", "tlab.finetuning", "tlab.runs.recorder", "tlab.dashboards.hparams"),
+        *("tlab.train", "tlab.models.module", "tlab.finetuning", "tlab.runs.history", "tlab.dashboards.hparams"),
         *("lightning.pytorch", "torchvision", "torch.utils.tensorboard"),
     ]
 )

@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from tlab.errors import UserError
-from tlab.locks import FileLock, lock
+from tlab.core.errors import UserError
+from tlab.core.locks import FileLock, lock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 
 HOLDER = """
 import sys
 from pathlib import Path
-from tlab.locks import FileLock
+from tlab.core.locks import FileLock
 lock = FileLock(Path(sys.argv[1]))
 print(lock.acquire(wait=False), flush=True)
 sys.stdin.readline()
@@ -63,7 +63,7 @@ def test_without_locks_everybody_gets_it_or_there_is_a_way_out(tmp_path, monkeyp
     def lockf(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("tlab.locks.fcntl.lockf", lockf)
+    monkeypatch.setattr("tlab.core.locks.fcntl.lockf", lockf)
     assert FileLock(tmp_path / "lock").acquire()
     with pytest.raises(UserError, match=r"lock cannot be locked \(No locks available\); take another folder"):
         FileLock(tmp_path / "lock", "take another folder").acquire()

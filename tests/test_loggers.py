@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
-from tlab.errors import UserError
-from tlab.mistakes import sentence
+from tlab.core.error_messages import sentence
+from tlab.core.errors import UserError
 from tlab.runs.loggers import short_name
 from tlab.train import train
 

@@ -2,8 +2,8 @@ from itertools import pairwise
 
 from hydra.errors import InstantiationException
 
-from tlab.errors import UserError
-from tlab.mistakes import is_mistake, sentence
+from tlab.core.error_messages import is_mistake, sentence
+from tlab.core.errors import UserError
 
 
 def chain(*errors: BaseException) -> BaseException:

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from tlab import nodes
-from tlab.errors import UserError
-from tlab.nodes import Node, this_node
-from tlab.processes import first_process, join_nodes, run_in_processes
+from tlab.core import rendezvous
+from tlab.core.errors import UserError
+from tlab.core.processes import first_process, join_nodes, run_in_processes
+from tlab.core.rendezvous import Node, this_node
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +33,11 @@ def test_torchruns_variables_say_it(monkeypatch):
 def test_the_meetings_of_jobs_that_follow_each_other_have_ports_of_their_own(monkeypatch):
     ports = set()
     for job in ("9990", "9991", "9992"):
-        monkeypatch.setattr(nodes, "_meetings", 0)
+        monkeypatch.setattr(rendezvous, "_meetings", 0)
         say(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="2", SLURM_JOB_ID=job, SLURM_JOB_NODELIST="gpu[07-08]")
-        ports |= {nodes.next_meeting(2)[0].port for _ in range(3)}
+        ports |= {rendezvous.next_meeting(2)[0].port for _ in range(3)}
     assert len(ports) == 9
-    assert ports <= set(nodes.PORTS)
+    assert ports <= set(rendezvous.PORTS)
 
 
 def test_a_slurm_step_says_it(monkeypatch):
@@ -80,14 +80,14 @@ def test_the_task_of_a_slurm_step_that_is_one_of_several_runs_writes(monkeypatch
 
 
 def test_a_node_that_waits_in_vain_says_so(monkeypatch):
-    monkeypatch.setattr(nodes, "WAITING", 1)
+    monkeypatch.setattr(rendezvous, "WAITING", 1)
     say(monkeypatch, NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="23871")
     with pytest.raises(UserError, match=r"node 0 of trainer\.num_nodes=2 waited in vain for the others at 127"):
         run_in_processes(print, (), 1, "gloo", 2)
 
 
 def test_too_few_images_for_all_processes(compose_run):
-    from tlab.checks import check_shares
+    from tlab.config.validation import check_shares
 
     with pytest.raises(
         UserError, match=r"trainer\.devices=2 on trainer\.num_nodes=3 is too many for the 5 images of val"

@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from old_runs.make import arithmetic
-from tlab.command import compose
-from tlab.compare import compare
+from tlab.comparison.write import compare
+from tlab.config.hydra import compose
+from tlab.config.overrides import quoted
 from tlab.evaluate import evaluate
-from tlab.overrides import quoted
 from tlab.predict import predict
 from tlab.runs.directory import RunDirectory
 from tlab.train import train

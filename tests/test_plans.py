@@ -10,8 +10,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from tlab.errors import UserError
-from tlab.mistakes import sentence
+from tlab.core.error_messages import sentence
+from tlab.core.errors import UserError
 from tlab.train import train
 
 PLANS = ("head", "lp_ft", "last", "gradual", "full", "scratch")

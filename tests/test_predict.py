@@ -6,7 +6,7 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.predict import predict, run
 from tlab.train import train
 

@@ -13,19 +13,19 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from tlab.cores import cores
-from tlab.data.index import ImageIndex, Sample
-from tlab.errors import UserError
-from tlab.finetuning.distributed import verify_same_images
-from tlab.imports import INHERITED
-from tlab.processes import (
+from tlab.core.errors import UserError
+from tlab.core.hardware import cores
+from tlab.core.lazy_imports import INHERITED
+from tlab.core.processes import (
     ProcessError,
     first_process_first,
     from_all_processes,
     from_first_process,
     run_in_processes,
 )
-from tlab.runs.stopping import MOST_STEPS, GracefulStop, StopSignals
+from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.finetuning.ddp import verify_same_images
+from tlab.runs.graceful_stop import MOST_STEPS, GracefulStop, StopSignals
 from tlab.train import train
 
 
@@ -43,7 +43,7 @@ def seen(tmp_path_factory):
 def _look_around():
     mine = {
         "threads": torch.get_num_threads(),
-        "deferring": any(type(finder).__module__ == "tlab.imports" for finder in sys.meta_path),
+        "deferring": any(type(finder).__module__ == "tlab.core.lazy_imports" for finder in sys.meta_path),
         "answer": from_first_process(lambda: os.environ["RANK"]),
         "error": _error_of(lambda: from_first_process(_fail_in_first)),
         "mistake": _error_of(lambda: from_first_process(lambda: instantiate({"_target_": "tlab.none"}))),

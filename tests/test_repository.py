@@ -30,17 +30,6 @@ TOP_LEVEL = {
 }
 WEIGHTS = "src/tlab/weights/mobilenet_v3_small_tinyimagenet64.pth"  # the only file above 1 MB
 
-# Package -> the packages that it may import.
-IMPORTS = {
-    "data": set(),
-    "models": set(),
-    "finetuning": {"data", "models"},
-    "dashboards": {"data", "models"},
-    "runs": {"data"},
-    "sweeps": {"data", "runs", "dashboards"},
-    "launchers": {"runs", "sweeps"},
-    "comparison": {"runs", "dashboards"},
-}
 LIGHTNING = {"data/datamodule.py", "models/module.py"}  # the only files of data and models that may import it
 
 
@@ -74,33 +63,8 @@ def imported_modules(file: Path) -> set[str]:
     return names
 
 
-def parts_of_tlab(file: Path) -> set[str]:
-    """The packages and top-level modules of tlab that a file imports: `tlab.data.index` gives `data`."""
-    names = (name.split(".") for name in imported_modules(file))
-    parts = {name[1] for name in names if name[0] == "tlab" and len(name) > 1}
-    return {part for part in parts if (SRC / part).is_dir() or (SRC / f"{part}.py").is_file()}
-
-
-def entry_points() -> set[str]:
-    """Top-level modules that import a package, directly or by another top-level module (train, evaluate, ...)."""
-    imports = {file.stem: parts_of_tlab(file) for file in SRC.glob("*.py") if file.stem != "__init__"}
-    above = set(IMPORTS)
-    while found := {module for module, parts in imports.items() if module not in above and parts & above}:
-        above |= found
-    return above - set(IMPORTS)
-
-
 def test_the_top_level_holds_the_fixed_entries_only() -> None:
     assert {path.split("/")[0] for path in committed()} == TOP_LEVEL
-
-
-@pytest.mark.parametrize("package", IMPORTS)
-def test_imports_run_one_way(package: str) -> None:
-    forbidden = (set(IMPORTS) - IMPORTS[package] - {package}) | entry_points()
-    files = sorted((SRC / package).rglob("*.py"))
-    wrong = {str(file.relative_to(SRC)): parts_of_tlab(file) & forbidden for file in files}
-    assert files
-    assert {file: parts for file, parts in wrong.items() if parts} == {}
 
 
 @pytest.mark.parametrize("package", ["data", "models"])

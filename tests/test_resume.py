@@ -16,12 +16,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tlab.cache import atomic_path
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.core.files import atomic_path
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
+from tlab.runs.load import load_trained
 from tlab.train import train
-from tlab.trained import load_trained
 
 SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
 
@@ -99,7 +99,7 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
 def test_a_run_goes_on_in_the_precision_it_has_begun_with(compose_run, tmp_path, monkeypatch):
     """What is measured may differ from one hour to the next, and from one machine to the next."""
     options = (*SMALL, "trainer.max_epochs=3", "trainer.precision=auto")
-    choose = "tlab.models.precision.fastest_precision"
+    choose = "tlab.models.autotune.precision.fastest_precision"
     monkeypatch.setattr(choose, lambda *_, **__: ("bf16-mixed", "measured"))
     train(compose_run(*options, run_dir=tmp_path / "whole"))
     with monkeypatch.context() as patch:
@@ -118,7 +118,7 @@ def test_a_run_from_before_tokens_were_told_apart_stays_as_it_was(compose_run, t
     name = ("backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.upto=blocks_0")
     options = (*name, "backbone.kwargs={depth: 3, embed_dim: 16, num_heads: 2}", "trainer.max_epochs=3")
     with monkeypatch.context() as patch:
-        patch.setattr("tlab.trained.token_options", lambda *_: {"tokens_apart": False})
+        patch.setattr("tlab.runs.load.token_options", lambda *_: {"tokens_apart": False})
         train(compose_run(*options, run_dir=tmp_path / "whole"))
         patch.setattr(RunDirectory, "write_history", Mock(side_effect=[None, CrashError]))
         with pytest.raises(CrashError):

@@ -10,11 +10,11 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from tlab.checks import check_value
-from tlab.command import compose
-from tlab.errors import UserError
-from tlab.mistakes import sentence
-from tlab.schema import COMMANDS, keys
+from tlab.config.hydra import compose
+from tlab.config.schema import COMMANDS, keys
+from tlab.config.validation import check_value
+from tlab.core.error_messages import sentence
+from tlab.core.errors import UserError
 
 
 def without_meaning(node: dict[str, Any], declared: dict[str, Any], prefix: str = "") -> Iterator[str]:

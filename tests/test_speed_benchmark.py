@@ -13,7 +13,7 @@ from speed_commands import Measurement, read, run, tlab_command
 from speed_inputs import repeated
 from speed_report import ratios, table
 from speed_scenarios import SIZES, Scenario
-from tlab.command import compose
+from tlab.config.hydra import compose
 
 HEAD = Scenario("head", "Head", ("tlab", "lightning", "limit", "sweep"), bars={"lightning": 10.0, "sweep": 1.6})
 SPEED = Scenario("full", "Full", ("tlab", "lightning", "limit"), measure="speed", bars={"limit": 0.95})

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tlab.cache import cache_dir
-from tlab.stores import LEFT_OVER, evict, free_bytes, free_memory, open_locked, size_of, touch
+from tlab.core.eviction import LEFT_OVER, evict, free_bytes, free_memory, open_locked, size_of, touch
+from tlab.core.files import cache_dir
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tlab.stores import open_locked
+from tlab.core.eviction import open_locked
 with open_locked(Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.readline()
@@ -24,7 +24,7 @@ with open_locked(Path(sys.argv[1])):
 
 REMEMBERER = """
 import sys
-from tlab.measurements import save_measurement
+from tlab.core.measurements import save_measurement
 for i in range(50):
     save_measurement("speeds", f"{sys.argv[1]}.{i}", {"i": i})
 """

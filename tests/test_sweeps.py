@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tlab.runs.claim import ClaimRunDirectory, claim_directory, is_named_by_time
+from tlab.runs.unique_directory import ClaimRunDirectory, claim_directory, is_named_by_time
 
 QUICK = [
     *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
@@ -272,7 +272,7 @@ def test_only_directories_named_by_the_clock_are_claimed(overrides, run, swept, 
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from tlab.command import conf_dir, prepare_hydra
+    from tlab.config.hydra import conf_dir, prepare_hydra
 
     monkeypatch.chdir(tmp_path)
     prepare_hydra([])

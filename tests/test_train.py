@@ -12,9 +12,9 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from tlab.errors import UserError
-from tlab.mistakes import sentence
-from tlab.parts import build_optimizer
+from tlab.assembly.build import build_optimizer
+from tlab.core.error_messages import sentence
+from tlab.core.errors import UserError
 from tlab.train import train
 
 

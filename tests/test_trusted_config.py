@@ -13,13 +13,13 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from tlab.command import compose, conf_dir
-from tlab.errors import UserError
+from tlab.config.hydra import compose, conf_dir
+from tlab.config.trusted import NEVER_BUILT, TARGETS, read_config
+from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.predict import predict
+from tlab.runs.load import load_trained
 from tlab.train import train
-from tlab.trained import load_trained
-from tlab.trusted_config import NEVER_BUILT, TARGETS, read_config
 
 OWN_STEP = {"_target_": "torchvision.transforms.v2.RandomSolarize", "threshold": 128, "p": 0.5}  # not in conf/
 
@@ -248,7 +248,9 @@ def test_keys_that_are_gone_are_left_out(config, written, photos, tmp_path):
     assert 0 <= evaluate(ask(written(config=config), photos))["test/acc"] <= 1
 
 
-@pytest.mark.parametrize("source", ["tlab.data.demo.demo_index", "tlab.data.torchvision_sets.torchvision_index"])
+@pytest.mark.parametrize(
+    "source", ["tlab.data.sources.demo.index.demo_index", "tlab.data.sources.torchvision_sets.torchvision_index"]
+)
 def test_a_file_does_not_say_where_to_write(config, tmp_path, source):
     config["data"]["source"] = {"_target_": source, "_partial_": True, "root": "${data.root}"}
     assert read_config(config, tmp_path).data.source.root is None

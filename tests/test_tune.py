@@ -15,9 +15,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tlab.locks import FileLock
+from tlab.core.locks import FileLock
 from tlab.runs.pruning import Pruning
-from tlab.search.judge import StudyJudge
+from tlab.search.pruner import StudyJudge
 from tlab.train import train
 
 QUICK = (

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tlab.command import compose
-from tlab.overrides import given_keys
+from tlab.config.hydra import compose
+from tlab.config.overrides import given_keys
+from tlab.config.unused_keys import Run, without_unused
 from tlab.runs.directory import RunDirectory
 from tlab.search.arguments import gather
 from tlab.search.study import Definition, write_definition
 from tlab.train import compose_baselines
 from tlab.tune import define
-from tlab.unused_keys import Run, without_unused
 
 RATES = {"finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales"}
 SPLIT = {"data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude"}

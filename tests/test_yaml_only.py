@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlab.command import conf_dir
+from tlab.config.hydra import conf_dir
 from tlab.train import run, train
 
 BACKBONE = """

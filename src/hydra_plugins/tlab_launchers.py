@@ -10,11 +10,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:  # what a sweep needs is imported when it begins, since Hydra imports this file for --help too
-    from tlab.launchers.jobs import RemoteJob
+    from tlab.launchers.remote_jobs import RemoteJob
 
 
 class LocalLauncher(BasicLauncher):
-    """Hydra's own launcher, with a key that `tlab.sweeps.beside` reads.
+    """Hydra's own launcher, with a key that `tlab.sweeps.forked_workers` reads.
 
     Args:
         n_jobs: Runs at once; None: chosen.
@@ -48,7 +48,7 @@ class _RemoteLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
     ) -> Iterator[tuple[int, JobReturn]]:
         """Yield for each run, as it ends, its number in `job_overrides` and what came of it."""
-        from tlab.launchers.jobs import make_jobs
+        from tlab.launchers.remote_jobs import make_jobs
 
         return self.carry_out(make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx))
 

@@ -20,7 +20,7 @@ class ResumableSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Carry out the runs that `arguments` ask for."""
-        from tlab.overrides import read_sweep
+        from tlab.config.overrides import read_sweep
         from tlab.sweeps.sweep import sweep  # here, since Hydra imports this file for --help too
         from tlab.sweeps.task import Task
 

@@ -5,7 +5,7 @@ Importing this package is cheap: torch is imported by the submodules that need i
 
 import os
 
-from tlab.imports import INHERITED, defer_heavy_imports
+from tlab.core.lazy_imports import INHERITED, defer_heavy_imports
 
 __version__ = "0.1.0"
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.checks import check_values
 from tlab.command import quiet, run_command
-from tlab.errors import UserError
-from tlab.schema import EvaluateConfig
+from tlab.config.schema import EvaluateConfig
+from tlab.config.validation import check_values
+from tlab.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
-    from tlab.data.index import ImageIndex
+    from tlab.data.sources.folder import ImageIndex
 
-FOLDER = {"_target_": "tlab.data.index.evaluation_index", "_partial_": True}
+FOLDER = {"_target_": "tlab.data.sources.folder.evaluation_index", "_partial_": True}
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -33,8 +33,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning.pytorch as L
 
-    from tlab.models.precision import find_accelerator
-    from tlab.trained import blamed_on, load_trained
+    from tlab.models.autotune.precision import find_accelerator
+    from tlab.runs.load import blamed_on, load_trained
 
     check_values(cfg, EvaluateConfig)
     quiet()
@@ -89,8 +89,8 @@ def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tupl
     Raises:
         UserError: There is no such folder, or for a run with a table neither a table nor a folder of a class.
     """
-    from tlab.data.index import SPLIT_NAMES
-    from tlab.data.scan import check_root, nfc, subfolders
+    from tlab.data.sources.folder import SPLIT_NAMES
+    from tlab.data.sources.scan import check_root, nfc, subfolders
 
     base = check_root(root)
     data.root, data.exclude, data.val_fraction = root, exclude, None
@@ -149,8 +149,8 @@ def run(cfg: DictConfig) -> None:
     """Evaluate, print, and write the metrics where they are wanted."""
     from rich.console import Console
 
-    from tlab.cache import write_text
-    from tlab.dashboards.closing_table import print_metrics
+    from tlab.core.files import write_text
+    from tlab.dashboards.summary_table import print_metrics
 
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)

@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tlab.checks import check_values
 from tlab.command import quiet, run_command
-from tlab.errors import UserError
-from tlab.schema import PredictConfig
+from tlab.config.schema import PredictConfig
+from tlab.config.validation import check_values
+from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     import torch
 
-    from tlab.data.check import check_files, unreadable
+    from tlab.data.augment.evaluation import evaluation_transform
     from tlab.data.dataset import ImageDataset
-    from tlab.data.index import Sample
     from tlab.data.loader import make_loader
-    from tlab.data.order import SequentialKeys
-    from tlab.data.transforms import evaluation_transform
-    from tlab.models.precision import autocast, find_accelerator
-    from tlab.trained import load_trained
+    from tlab.data.sampler import SequentialKeys
+    from tlab.data.sources.folder import Sample
+    from tlab.data.sources.verify import check_files, unreadable
+    from tlab.models.autotune.precision import autocast, find_accelerator
+    from tlab.runs.load import load_trained
 
     check_values(cfg, PredictConfig)
     quiet()
@@ -68,7 +68,7 @@ def find_images(path: Path) -> list[Path]:
     Raises:
         UserError: There is nothing, or no image.
     """
-    from tlab.data.scan import image_files
+    from tlab.data.sources.scan import image_files
 
     if path.is_file():
         return [path.absolute()]
@@ -88,7 +88,7 @@ def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
-    from tlab.cache import write_csv
+    from tlab.core.files import write_csv
 
     if Path(cfg.output).is_dir():
         raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")

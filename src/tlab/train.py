@@ -10,34 +10,28 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check, check_shares
-from tlab.command import compose, quiet, run_command
-from tlab.compilation import build_training_net, choose_compiled
-from tlab.description import (
-    choices,
-    command_overrides,
-    describe,
-    overrides,
-    plain,
-    preprocessing,
-    resolved,
-    settings,
-    swept_keys,
-)
-from tlab.overrides import of_baseline, quoted
-from tlab.parts import (
+from tlab.assembly.build import (
     build_backbone,
     build_data,
     build_module,
     build_net,
     build_trainer,
+    build_training_net,
+    choose_compiled,
     choose_precision,
     communication,
     make_plan,
 )
-from tlab.sweeps.composition import own_composition
-from tlab.sweeps.task import one_line
-from tlab.unused_keys import Run, check_used
+from tlab.assembly.describe import describe, preprocessing, settings, swept_keys
+from tlab.command import quiet, run_command
+from tlab.config.digest import own_composition
+from tlab.config.hydra import compose
+from tlab.config.overrides import of_baseline, quoted
+from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
+from tlab.config.targets import with_present_targets
+from tlab.config.unused_keys import Run, check_used
+from tlab.config.validation import check, check_shares
+from tlab.core.error_messages import one_line
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +61,9 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     Raises:
         UserError: A mistake in the configuration or the data.
     """
+    cfg = with_present_targets(cfg)
     check(cfg)
-    from tlab.processes import join_nodes, run_in_processes
+    from tlab.core.processes import join_nodes, run_in_processes
     from tlab.runs.directory import RunDirectory
     from tlab.runs.same_data import check_images
 
@@ -113,15 +108,15 @@ def fit(
     """
     import lightning.pytorch as L
 
-    from tlab.allocator import keep_freed_memory
     from tlab.assembly.callbacks import build_callbacks
+    from tlab.core.hardware import keep_freed_memory
+    from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
-    from tlab.models.precision import allow_tf32
-    from tlab.processes import first_process_first, from_first_process
+    from tlab.models.autotune.precision import allow_tf32
     from tlab.runs.checkpoints import resumable
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.graceful_stop import StopSignals
     from tlab.runs.loggers import log_settings
-    from tlab.runs.stopping import StopSignals
 
     quiet()
     keep_freed_memory()
@@ -171,7 +166,7 @@ def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
     Raises:
         UserError: They differ, or are too few.
     """
-    from tlab.finetuning.distributed import verify_same_images
+    from tlab.finetuning.ddp import verify_same_images
 
     verify_same_images(data.index)
     contents = data.contents()
@@ -236,8 +231,8 @@ def run(cfg: DictConfig) -> float:
     """Train, then the baselines to compare with, and say what came out; returns the monitored metric."""
     from rich.console import Console
 
-    from tlab.dashboards.closing_table import print_closing_table
-    from tlab.processes import first_process
+    from tlab.core.processes import first_process
+    from tlab.dashboards.summary_table import print_closing_table
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once

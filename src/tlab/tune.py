@@ -15,23 +15,31 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check, check_values
-from tlab.command import compose, conf_dir, run_command
-from tlab.errors import UserError
-from tlab.mistakes import fail, is_mistake, sentence
-from tlab.overrides import key_and_value, quoted, tidy
-from tlab.schema import TuneConfig
+from tlab.command import run_command
+from tlab.config.hydra import compose, conf_dir
+from tlab.config.overrides import key_and_value, quoted, tidy
+from tlab.config.schema import TuneConfig
+from tlab.config.trusted import check_targets, conf_targets, read_node
+from tlab.config.unused_keys import Run, check_used
+from tlab.config.validation import check, check_values
+from tlab.core.error_messages import fail, is_mistake, sentence
+from tlab.core.errors import UserError
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
-from tlab.search.storage import storage_address, usual_storage
-from tlab.search.study import STUDY_FILE, Definition, Study, read_definition, write_definition
-from tlab.trusted_config import check_targets, conf_targets, read_node
-from tlab.unused_keys import Run, check_used
+from tlab.search.study import (
+    STUDY_FILE,
+    Definition,
+    Study,
+    read_definition,
+    storage_address,
+    usual_storage,
+    write_definition,
+)
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.runs.pruning import Pruning
-    from tlab.search.progress import Progress
+    from tlab.search.trial_lines import Progress
     from tlab.sweeps.worker import Machine
 
 log = logging.getLogger(__name__)
@@ -45,7 +53,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     Raises:
         UserError: The study of this name is another one, or no run could have a setting of the space.
     """
-    from tlab.parts import best_is
+    from tlab.assembly.build import best_is
 
     directory = Path(cfg.dir).absolute()
     stored = read_definition(directory)
@@ -166,7 +174,7 @@ def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
 def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) -> None:
     """Carry out trials in this process."""
     from tlab.search.trial import check_trials
-    from tlab.search.worker import work
+    from tlab.search.trial_worker import work
     from tlab.train import train
 
     def train_trial(run: DictConfig, given: list[str], pruning: "Pruning | None") -> dict[str, float]:
@@ -179,9 +187,9 @@ def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) ->
 
 def run(cfg: DictConfig) -> None:
     """Search, and say what came out."""
-    from tlab.search.closing import close
-    from tlab.search.progress import Progress
-    from tlab.search.worker import launch
+    from tlab.search.summary import close
+    from tlab.search.trial_lines import Progress
+    from tlab.search.trial_worker import launch
     from tlab.tune import worker as task  # by its module's name, under which other processes find it
 
     check_values(cfg, TuneConfig)
@@ -202,7 +210,7 @@ def run(cfg: DictConfig) -> None:
 def with_config_dirs(arguments: list[str]) -> list[str]:
     """Return the arguments with the study's own folders of YAML files, where they name none.
 
-    What lies in them is held against `tlab.trusted_config` like the rest of what `study.json` says.
+    What lies in them is held against `tlab.config.trusted` like the rest of what `study.json` says.
 
     Raises:
         UserError: `study.json` is damaged, or names something else than folders.

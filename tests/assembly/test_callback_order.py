@@ -6,11 +6,11 @@ import lightning.pytorch as L
 import pytest
 
 from tlab.assembly.callbacks import build_callbacks
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning import RunState, build_plan
 from tlab.runs.directory import RunDirectory
+from tlab.runs.graceful_stop import StopSignals
 from tlab.runs.pruning import Pruning
-from tlab.runs.stopping import StopSignals
 
 METRICS = ("train/loss", "val/loss", "val/acc")
 

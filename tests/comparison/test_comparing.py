@@ -7,9 +7,9 @@ from rich.console import Console
 from scipy import stats
 
 from tlab.comparison import compare_runs
+from tlab.comparison.phrases import detail, effects_sentence, headline
 from tlab.comparison.terminal import print_comparison
-from tlab.comparison.wording import detail, effects_sentence, headline
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 
 STRONG = {0: 0.90, 1: 0.92, 2: 0.94, 3: 0.91}

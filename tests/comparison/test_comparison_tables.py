@@ -4,7 +4,7 @@ import csv
 import shutil
 
 from tlab.comparison import compare_runs
-from tlab.comparison.report_tables import runs_table
+from tlab.comparison.report.report_tables import runs_table
 from tlab.comparison.tables import write_tables
 from tlab.runs.directory import RunDirectory
 

@@ -3,7 +3,7 @@
 import json
 
 from tlab.comparison.factors import group
-from tlab.comparison.reading import read_runs
+from tlab.comparison.load import read_runs
 from tlab.runs.directory import RunDirectory
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tlab.comparison import compare_runs
-from tlab.comparison.report import write_report
+from tlab.comparison.report.report import write_report
 
 DRAWN = "html[data-drawn]"
 

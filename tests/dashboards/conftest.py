@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.index import folder_index
+from tlab.data.sources.folder import folder_index
 from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head

@@ -9,15 +9,14 @@ from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from tensorboard.util import tensor_util
 
-from tlab.dashboards.config_text import ConfigText
 from tlab.dashboards.confusion import ConfusionMatrix
 from tlab.dashboards.pr_curves import PrecisionRecall, average_precision, bin_counts
 from tlab.dashboards.preview import AugmentationPreview, label_caption
-from tlab.dashboards.scalars import Scalars
+from tlab.dashboards.scalars import ConfigText, Scalars
 from tlab.dashboards.stage_table import StageTable
 from tlab.dashboards.top_losses import TopLosses
-from tlab.data.mixing import Mixing
-from tlab.data.warp import RandomHorizontalFlip
+from tlab.data.augment.geometry import RandomHorizontalFlip
+from tlab.data.augment.mixup import Mixing
 
 CLASSES = ("blue", "green", "red")
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tlab.dashboards.closing_table import duration, print_closing_table
+from tlab.core.text import duration
 from tlab.dashboards.stage_table import StageTable, print_stage_table, stage_rows
+from tlab.dashboards.summary_table import print_closing_table
 
 METRICS = {
     "train/loss": 0.25, "train/acc": 0.91, "val/loss": 0.5, "val/acc": 0.8, "val/f1": 0.79, "test/loss": 0.6,

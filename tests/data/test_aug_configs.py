@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from tlab.data.transforms import evaluation_transform
+from tlab.data.augment.evaluation import evaluation_transform
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "aug").glob("*.yaml"))

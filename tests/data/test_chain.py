@@ -7,10 +7,10 @@ import torch
 from pictures import picture
 from torchvision.transforms import v2
 
-from tlab.data.chain import Chain
-from tlab.data.color import ColorJitter
-from tlab.data.transforms import ResizeCrop, Sometimes
-from tlab.data.warp import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
+from tlab.data.augment.color import ColorJitter
+from tlab.data.augment.compose import Chain
+from tlab.data.augment.evaluation import ResizeCrop, Sometimes
+from tlab.data.augment.geometry import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 
 
 def image() -> torch.Tensor:

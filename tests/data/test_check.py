@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from pictures import SHARED, jpeg, picture
 
-from tlab.data import check, progress
-from tlab.data.check import Unreadable, check_files, unreadable
+from tlab.data import progress_bar
 from tlab.data.decode import DecodeError, decode
-from tlab.data.index import folder_index
-from tlab.data.remarks import odd_files
+from tlab.data.sources import verify
+from tlab.data.sources.folder import folder_index
+from tlab.data.sources.issues import odd_files
+from tlab.data.sources.verify import Unreadable, check_files, unreadable
 
 
 def files(root: Path) -> list[Path]:
@@ -24,13 +25,13 @@ def remarks(root: Path) -> list[str]:
 @pytest.fixture
 def examined(monkeypatch) -> list[Path]:
     seen: list[Path] = []
-    true = check.examine
+    true = verify.examine
 
     def spy(path):
         seen.append(path)
         return true(path)
 
-    monkeypatch.setattr(check, "examine", spy)
+    monkeypatch.setattr(verify, "examine", spy)
     return seen
 
 
@@ -132,7 +133,7 @@ def test_cache_that_may_not_be_read_is_no_hindrance(make_folder, examined, monke
 
 
 def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", 0.0)
     root = make_folder({"a": 3, "b": 3})
     with caplog.at_level(logging.INFO, logger="tlab"):
         check_files(root, files(root))
@@ -142,7 +143,7 @@ def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, c
 
 
 def test_long_check_shows_a_bar_on_a_terminal(make_folder, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", 0.0)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     root = make_folder({"a": 3, "b": 3})

@@ -7,10 +7,8 @@ import torch
 from pictures import picture
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.data import canvas as canvas_module
-from tlab.data.canvas import Canvas
-from tlab.data.chain import Chain
-from tlab.data.color import (
+from tlab.data.augment import lazy_image as canvas_module
+from tlab.data.augment.color import (
     GRAY,
     ColorJitter,
     GaussianNoise,
@@ -20,6 +18,8 @@ from tlab.data.color import (
     hue_matrix,
     saturation_matrix,
 )
+from tlab.data.augment.compose import Chain
+from tlab.data.augment.lazy_image import Canvas
 
 
 def muted(seed: int = 0) -> np.ndarray:

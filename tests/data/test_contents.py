@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tlab.data.contents import Contents, look, read_entries
-from tlab.data.index import folder_index
-from tlab.data.table import csv_index
+from tlab.data.sources.csv_table import csv_index
+from tlab.data.sources.folder import folder_index
 
 
 def of(root: Path, decode: bool = False, **options) -> Contents:

@@ -10,12 +10,13 @@ from pictures import jpeg
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
+from tlab.core.errors import UserError
+from tlab.data.augment.mixup import Mixing
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.dataset import Batch, Mixing
-from tlab.data.index import folder_index
+from tlab.data.dataset import Batch
+from tlab.data.feature_batches import StoredViews
 from tlab.data.loader import choose_workers
-from tlab.data.stored import StoredViews
-from tlab.errors import UserError
+from tlab.data.sources.folder import folder_index
 
 SIZE = 16
 

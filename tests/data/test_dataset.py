@@ -4,11 +4,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tlab.data.dataset import ImageDataset, Mixing
-from tlab.data.index import folder_index
-from tlab.data.order import EpochSampler, Key
-from tlab.data.transforms import evaluation_transform
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.data.augment.evaluation import evaluation_transform
+from tlab.data.augment.mixup import Mixing
+from tlab.data.dataset import ImageDataset
+from tlab.data.sampler import EpochSampler, Key
+from tlab.data.sources.folder import folder_index
 
 SIZE = 16
 

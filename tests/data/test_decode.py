@@ -249,7 +249,7 @@ def test_large_jpegs_are_decoded_no_larger_than_needed(tmp_path, size, least, sh
 
 def test_smaller_decoding_gives_the_pixels_of_the_full_size(tmp_path):
     """After the resize of evaluation; a picture with detail at every scale, as photographs have it."""
-    from tlab.data.transforms import ResizeCrop, ResizePad
+    from tlab.data.augment.evaluation import ResizeCrop, ResizePad
 
     rng = np.random.default_rng(0)
     image = np.zeros((640, 800, 3))

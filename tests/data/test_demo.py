@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlab.data import demo
-from tlab.data.built import build_once
-from tlab.data.demo import demo_index, draw_demo
-from tlab.data.demo_scene import draw_scene
-from tlab.data.demo_shapes import SHAPES
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.data.sources.atomic_directory import build_once
+from tlab.data.sources.demo import index
+from tlab.data.sources.demo.index import demo_index, draw_demo
+from tlab.data.sources.demo.scene import draw_scene
+from tlab.data.sources.demo.shapes import SHAPES
 
 SMALL = {"train": 2, "val": 1, "test": 1}
 
@@ -55,7 +55,7 @@ def test_an_image_is_a_function_of_seed_split_class_and_number(tmp_path):
 def test_drawn_once(monkeypatch, cache):
     first = demo_index(images_per_class=SMALL, image_size=32)
     assert cache in first.root.parents
-    monkeypatch.setattr(demo, "draw_demo", lambda *_: pytest.fail("drawn a second time"))
+    monkeypatch.setattr(index, "draw_demo", lambda *_: pytest.fail("drawn a second time"))
     assert demo_index(images_per_class=SMALL, image_size=32).fingerprint() == first.fingerprint()
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from pictures import jpeg, picture
 
-from tlab.data import image_store
-from tlab.data.color import ColorJitter
+from tlab.core.errors import UserError
+from tlab.data import image_cache
+from tlab.data.augment.color import ColorJitter
+from tlab.data.augment.evaluation import evaluation_transform
+from tlab.data.augment.geometry import RandomResizedCrop
 from tlab.data.dataset import Augmentation, ImageDataset
-from tlab.data.index import folder_index
-from tlab.data.order import Key
-from tlab.data.transforms import evaluation_transform
-from tlab.data.warp import RandomResizedCrop
-from tlab.errors import UserError
+from tlab.data.sampler import Key
+from tlab.data.sources.folder import folder_index
 
 SIZE = 16
 
@@ -80,11 +80,11 @@ def test_made_once_and_shared(samples, monkeypatch, own_cache):
 
 def test_a_changed_file_or_look_is_another_store(samples):
     paths = [sample.file for sample in samples]
-    keys = {image_store._key(paths, "a"), image_store._key(paths, "b"), image_store._key(paths[1:], "a")}
+    keys = {image_cache._key(paths, "a"), image_cache._key(paths, "b"), image_cache._key(paths[1:], "a")}
     samples[0].path.write_bytes(jpeg(99))
-    keys.add(image_store._key(paths, "a"))
+    keys.add(image_cache._key(paths, "a"))
     os.utime(paths[1], ns=(1, 1))
-    keys.add(image_store._key(paths, "a"))
+    keys.add(image_cache._key(paths, "a"))
     assert len(keys) == 5
 
 
@@ -101,7 +101,7 @@ def test_a_changed_file_or_look_is_another_store(samples):
     ],
 )
 def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monkeypatch, caplog):
-    monkeypatch.setattr(image_store, "_sample", lambda *_: (seconds, size))
+    monkeypatch.setattr(image_cache, "_sample", lambda *_: (seconds, size))
     data = dataset(samples)
     with caplog.at_level(logging.DEBUG, logger="tlab"):
         data.keep_decoded(mode, epochs)
@@ -114,10 +114,10 @@ def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
     old.keep_decoded("on", None)
     before = old.image(Key(0, 0))
     os.utime(old.store.folder, (1, 1))
-    used = image_store.size_of(old.store.folder)
-    monkeypatch.setattr(image_store, "free_bytes", lambda _: 3 * used)
+    used = image_cache.size_of(old.store.folder)
+    monkeypatch.setattr(image_cache, "free_bytes", lambda _: 3 * used)
     new = dataset(samples, AUGMENT)
-    monkeypatch.setattr(image_store, "_sample", lambda *_: (9.0, used // 2))
+    monkeypatch.setattr(image_cache, "_sample", lambda *_: (9.0, used // 2))
     new.keep_decoded("on", None)
     assert new.store.folder.exists()
     assert not old.store.folder.exists()
@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_in_the_middle_keeps_nothing(samples, own_cache, cap
 
 
 def test_a_vanished_file_is_named_and_leaves_nothing_behind(samples, own_cache, monkeypatch):
-    monkeypatch.setattr(image_store, "_key", lambda *_: "key")
+    monkeypatch.setattr(image_cache, "_key", lambda *_: "key")
     samples[-1].path.unlink()
     with pytest.raises(UserError, match="no such file"):
         dataset(samples).keep_decoded("on", None)
@@ -173,7 +173,7 @@ def test_threads_pickles_and_other_processes_read_alike(samples, tmp_path):
     assert wrong == []
     torch.save(expected[5].clone(), tmp_path / "x.pt")
     code = (
-        "import sys, torch; from pathlib import Path; from tlab.data.image_store import ImageStore\n"
+        "import sys, torch; from pathlib import Path; from tlab.data.image_cache import ImageStore\n"
         "assert torch.equal(ImageStore(Path(sys.argv[1])).read(5), torch.load(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-c", code, str(data.store.folder), str(tmp_path / "x.pt")], check=True)

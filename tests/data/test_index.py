@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from pictures import SHARED, jpeg
 
-from tlab.data.index import ImageIndex, Sample, folder_index
-from tlab.data.table import csv_index
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.data.sources.csv_table import csv_index
+from tlab.data.sources.folder import ImageIndex, Sample, folder_index
 
 
 def names(index, split):

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generator, addressed_seed
+from tlab.data.sampler import EpochSampler, Key, SequentialKeys, addressed_generator, addressed_seed
 
 
 def indices(sampler):

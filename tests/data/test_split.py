@@ -2,8 +2,8 @@ import unicodedata
 
 import pytest
 
-from tlab.data.split import place, split_class, split_classes
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.data.sources.split import place, split_class, split_classes
 
 
 def files(count, prefix="cats"):

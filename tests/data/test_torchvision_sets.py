@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from tlab.data.torchvision_sets import torchvision_index
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.data.sources.torchvision_sets import torchvision_index
 
 CLASSES = ["bird", "cat/dog", "ship"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tlab.data.transforms import MEAN_COLOR, Sometimes, evaluation_transform
+from tlab.data.augment.evaluation import MEAN_COLOR, Sometimes, evaluation_transform
 
 ODD_SIZES = [(1, 1), (1, 4000), (4000, 1), (2, 3), (3, 9), (32, 32), (31, 47), (300, 200), (33, 700)]
 

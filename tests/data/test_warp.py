@@ -8,11 +8,10 @@ from pictures import picture
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.data import canvas as canvas_module
-from tlab.data.canvas import Canvas
-from tlab.data.chain import Chain
-from tlab.data.steps import generator
-from tlab.data.warp import (
+from tlab.data.augment import lazy_image as canvas_module
+from tlab.data.augment.base import generator
+from tlab.data.augment.compose import Chain
+from tlab.data.augment.geometry import (
     RandomAffine,
     RandomCrop,
     RandomHorizontalFlip,
@@ -20,6 +19,7 @@ from tlab.data.warp import (
     RandomVerticalFlip,
     affine_matrix,
 )
+from tlab.data.augment.lazy_image import Canvas
 
 FILL = (124, 116, 104)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning import BackboneFinetuning, schedules
 
 LP_FT = {"head": {"train": "head", "epochs": 2}, "all": {"train": "all", "epochs": None, "lr_scale": 0.1}}

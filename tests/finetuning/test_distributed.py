@@ -13,15 +13,16 @@ import pytest
 import torch
 
 import tlab.train
-from tlab.command import compose
-from tlab.data import image_store
-from tlab.description import plain, resolved
-from tlab.finetuning import BackboneFinetuning, features
-from tlab.finetuning.distributed import average, running_statistics, verify_equal
-from tlab.models import precision
+from tlab.config.hydra import compose
+from tlab.config.provenance import plain, resolved
+from tlab.core.processes import run_in_processes
+from tlab.data import image_cache
+from tlab.finetuning import BackboneFinetuning
+from tlab.finetuning.ddp import average, running_statistics, verify_equal
+from tlab.finetuning.features import cache
+from tlab.models.autotune import precision
 from tlab.models.classifier import POOL
 from tlab.models.stages import digest
-from tlab.processes import run_in_processes
 from tlab.train import fit, train
 
 pytestmark = pytest.mark.slow
@@ -118,7 +119,7 @@ class Contrary(L.Callback):
 
 def fit_contrary(watch, job, note):
     """Fit where the second process would answer otherwise, and cannot read what phase `one` has kept."""
-    second, tf32, array = os.environ["RANK"] == "1", [], features._Prefix.array
+    second, tf32, array = os.environ["RANK"] == "1", [], cache._Prefix.array
 
     def broken_array(self, source):
         if second and self.upto != POOL:
@@ -126,9 +127,9 @@ def fit_contrary(watch, job, note):
         return array(self, source)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "free_memory", lambda: 0 if second else 2**40)
-        patch.setattr(features._Prefix, "array", broken_array)
-        patch.setattr(image_store, "_reason_against", lambda *args: "" if second else "no need")
+        patch.setattr(cache, "free_memory", lambda: 0 if second else 2**40)
+        patch.setattr(cache._Prefix, "array", broken_array)
+        patch.setattr(image_cache, "_reason_against", lambda *args: "" if second else "no need")
         patch.setattr(precision, "allow_tf32", tf32.append)
         fit(*job)
     note.write_text(json.dumps({"phases": watch.phases, "tf32": tf32}))

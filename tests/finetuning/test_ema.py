@@ -189,8 +189,8 @@ def test_a_step_is_one_of_the_optimiser(net, fit, tmp_path):
 
 def test_a_run_keeps_tests_and_reads_back_the_average(compose_run, tmp_path):
     """Through `train` and `load_trained`, with the plan that unfreezes."""
+    from tlab.runs.load import load_trained
     from tlab.train import train
-    from tlab.trained import load_trained
 
     metrics = train(compose_run("finetune.ema=0.9", "trainer.max_epochs=2", run_dir=tmp_path / "run"))
     assert math.isfinite(metrics["test/loss"])

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tlab.data.augment.mixup import Mixing
 from tlab.data.dataset import ImageDataset
-from tlab.data.mixing import Mixing
-from tlab.data.order import Key, addressed_seed
-from tlab.data.stored import StoredViews
-from tlab.finetuning import rows
-from tlab.finetuning.rows import fill, row_dtype, to_rows
+from tlab.data.feature_batches import StoredViews
+from tlab.data.sampler import Key, addressed_seed
+from tlab.finetuning.features import rows
+from tlab.finetuning.features.rows import fill, row_dtype, to_rows
 from tlab.models.module import ImageClassifier
 from tlab.train import train
 

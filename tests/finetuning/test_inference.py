@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tlab.finetuning.inference import CHUNK, _conv_and_norm, _for_bf16, chunks_of, run_prefix
+from tlab.finetuning.features.inference import CHUNK, _conv_and_norm, _for_bf16, chunks_of, run_prefix
+from tlab.models.autotune.precision import autocast
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.head import Head
-from tlab.models.precision import autocast
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from tlab.checks import check
+from tlab.config.validation import check
+from tlab.core.errors import UserError
 from tlab.data.dataset import Batch
-from tlab.errors import UserError
 from tlab.finetuning import L2SP, AddressedRandomness, BackboneFinetuning, RunState, build_plan, schedules
 from tlab.models.module import ImageClassifier
 

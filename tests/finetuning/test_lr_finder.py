@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tlab.core.errors import UserError
 from tlab.data.dataset import Batch
-from tlab.errors import UserError
-from tlab.finetuning.lr_finder import find_lr, range_test, smooth, suggest
-from tlab.finetuning.lr_finder_callback import trial_loader
+from tlab.finetuning.lr_finder import find_lr, range_test, smooth, suggest, trial_loader
 from tlab.models.module import ImageClassifier
-from tlab.runs.recorder import RunRecorder
+from tlab.runs.history import RunRecorder
 from tlab.train import train
 
 ONE = {"stem": 1.0, "mid": 1.0, "top": 1.0, "head": 1.0}
@@ -176,7 +175,7 @@ def keys_of(loader):
 
 def test_batches_are_those_of_the_epochs_to_come(photos):
     from tlab.data.datamodule import ImageDataModule
-    from tlab.data.index import folder_index
+    from tlab.data.sources.folder import folder_index
 
     data = ImageDataModule(partial(folder_index, photos), image_size=16, batch_size=10, num_workers=0)
     data.setup()

@@ -1,6 +1,6 @@
 import pytest
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning import Until, build_plan
 
 STAGES = ("stem", "layer1", "layer2")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tlab.command import compose
+from tlab.assembly.build import make_plan
+from tlab.config.hydra import compose
 from tlab.data.dataset import Batch
 from tlab.finetuning import BackboneFinetuning, RunState
 from tlab.models.backbones import build_backbone
@@ -15,7 +16,6 @@ from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.module import ImageClassifier
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
-from tlab.parts import make_plan
 
 # Per epoch: trainable tensors, groups with their rate (the optimiser's is 1) | groups whose buffers changed.
 # 20 convolutions and 20 BatchNorms of two tensors each make ResNet-18's 60, with the head 62.

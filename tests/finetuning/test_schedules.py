@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning import BackboneFinetuning, schedules
 
 # Two epochs for the head, four for everything; two optimiser steps an epoch; SGD with rate 1. The backbone

@@ -12,9 +12,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from remote_sweeps import environment, record
 
-from tlab.launchers.jobs import lost, over
+from tlab.launchers.remote_jobs import lost, over
 from tlab.runs.directory import RunDirectory
-from tlab.sweeps.task import Failure
+from tlab.sweeps.result import Failure
 
 # A launcher that is as far from the command as a cluster: it pickles each run to a file for another interpreter.
 ELSEWHERE = """
@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from joblib.externals import cloudpickle
 Plugins.instance()  # loads the launchers
 from hydra_plugins.tlab_launchers import SlurmLauncher
-from tlab.launchers.jobs import make_jobs
+from tlab.launchers.remote_jobs import make_jobs
 from tlab.train import main
 
 def launch_each(self, overrides, first=0):

@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from originals import images, original
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.arguments import OWN
 from tlab.models.backbones import build_backbone
-from tlab.models.splitting import split
 from tlab.models.stages import Pretraining, StagedBackbone
+from tlab.models.staging.splitting import split
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))

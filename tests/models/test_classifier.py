@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier, Normalize, digest
 from tlab.models.head import Head
-from tlab.models.splitting import split
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
+from tlab.models.staging.splitting import split
 
 
 def classifier(name: str = "resnet18", dropout: float = 0.0, **options: object) -> Classifier:

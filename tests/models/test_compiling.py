@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tlab.errors import UserError
-from tlab.models import compiling
+from tlab.core.errors import UserError
+from tlab.models.autotune import compiled
+from tlab.models.autotune.compiled import CompiledTraining, check_compiler, step_seconds
 from tlab.models.classifier import Classifier
-from tlab.models.compiling import CompiledTraining, check_compiler, step_seconds
 from tlab.models.head import Head
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone, digest
 
@@ -177,7 +177,7 @@ def test_of_a_step_counts_what_trains(net, monkeypatch):
         steps.append((twin.trainable, after, tuple(x.shape), next(clock)))
         return next(seconds)
 
-    monkeypatch.setattr(compiling, "timed_step", timed_step)
+    monkeypatch.setattr(compiled, "timed_step", timed_step)
     assert step_seconds(net, TOP, 4, 8, "cpu", "32-true", channels_last=False) == 2.0
     assert steps == [(TOP, "mid", (4, 4, 8, 8), step) for step in range(5)]
 
@@ -186,7 +186,7 @@ def test_a_missing_compiler_is_said_in_one_sentence(monkeypatch):
     def compile_(*args, **options):
         raise RuntimeError("No working C++ compiler found\nin 3 places")
 
-    monkeypatch.setattr(compiling.torch, "compile", compile_)
+    monkeypatch.setattr(compiled.torch, "compile", compile_)
     with pytest.raises(
         UserError, match=r"trainer\.compile=true: .*No working C\+\+ compiler found\); install"
     ) as e:

@@ -9,8 +9,8 @@ from originals import images, original
 from torch import Tensor, nn
 
 from tlab.models.head import Head
-from tlab.models.splitting import split
 from tlab.models.stages import Pretraining, StagedBackbone
+from tlab.models.staging.splitting import split
 
 SIDES = {"aux_logits": False, "transform_input": True, "init_weights": False}
 STATIC = {"img_size": 32, "dynamic_img_size": False, "depth": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.head import Head
 
 

@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from tlab.cache import cache_dir
-from tlab.errors import UserError
-from tlab.models import precision
+from tlab.core.errors import UserError
+from tlab.core.files import cache_dir
+from tlab.models.autotune import precision
+from tlab.models.autotune.precision import fastest_precision, find_accelerator, measure
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
-from tlab.models.precision import fastest_precision, find_accelerator, measure
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -11,14 +11,14 @@ import torch
 from originals import images, original
 from torch import Tensor, nn
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models import backbones
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
-from tlab.models.reuse import find_source, reuse_rows, sees_pooled_features
-from tlab.models.splitting import split
+from tlab.models.head_init import find_source, reuse_rows, sees_pooled_features
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
+from tlab.models.staging.splitting import split
 
 slow = pytest.mark.slow
 WEIGHT = torch.tensor([[1.0, 2.0], [3.0, 8.0], [5.0, 2.0]])  # the mean row is 3, 4
@@ -281,9 +281,9 @@ def test_a_checkpoint_of_a_former_run(pooling: Any, upto: str | None, fits: bool
 
 def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> None:
     """Through `train`: the rows are in run.json and the checkpoint can be read again."""
-    from tlab.parts import build_backbone, build_net
+    from tlab.assembly.build import build_backbone, build_net
+    from tlab.runs.load import load_trained
     from tlab.train import train
-    from tlab.trained import load_trained
 
     torch.save(lively(original("resnet18", num_classes=3)).state_dict(), tmp_path / "w.pth")
     (tmp_path / "classes.json").write_text(json.dumps(["red", "sky, blue", "c"]))

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from originals import images, original
 from torch import Tensor, nn
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.backbones import build_backbone
-from tlab.models.splitting import split, whole
 from tlab.models.stages import Pretraining, StagedBackbone
-from tlab.models.tracing import NotTraceableError
+from tlab.models.staging.splitting import split, whole
+from tlab.models.staging.tracing import NotTraceableError
 
 
 class Toy(nn.Module):

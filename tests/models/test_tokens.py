@@ -14,13 +14,13 @@ from originals import images
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.backbones import build_backbone
 from tlab.models.head import Head, Pooling
-from tlab.models.splitting import split
 from tlab.models.stages import Pretraining, StagedBackbone
+from tlab.models.staging.splitting import split
+from tlab.runs.load import build_head, load_trained
 from tlab.train import train
-from tlab.trained import build_head, load_trained
 
 SMALL = {"depth": 3, "embed_dim": 32, "num_heads": 2}
 SIZE = 48  # 3 x 3 patches of 16 px: 9 is a square, and so is 9 less a class token and four registers

@@ -19,13 +19,12 @@ from originals import original
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VisionTransformer
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
-from tlab.models.loading import fit_to
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, StagedBackbone
-from tlab.models.weights import Weights, read_file
+from tlab.models.weights import Weights, fit_to, read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights"
 

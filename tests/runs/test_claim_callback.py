@@ -3,8 +3,8 @@
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from tlab.command import conf_dir, prepare_hydra
-from tlab.runs.claim import ClaimRunDirectory
+from tlab.config.hydra import conf_dir, prepare_hydra
+from tlab.runs.unique_directory import ClaimRunDirectory
 
 
 def test_two_runs_of_the_same_second_have_two_directories(tmp_path, monkeypatch):

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tlab.description import plain
-from tlab.errors import BusyError, UserError
+from tlab.config.provenance import plain
+from tlab.core.errors import BusyError, UserError
 from tlab.runs.directory import RunDirectory
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "data": {"num_workers": 2}, "run_dir": "a"}

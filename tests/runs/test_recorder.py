@@ -8,7 +8,7 @@ import torch
 from tlab.data.dataset import Batch
 from tlab.finetuning import PhaseRecord, RunState, build_plan
 from tlab.runs.directory import RunDirectory
-from tlab.runs.recorder import RunRecorder
+from tlab.runs.history import RunRecorder
 
 BATCH = Batch(torch.zeros(12, 3, 2, 2), torch.zeros(12), torch.zeros(12))
 MODULE = SimpleNamespace(device=torch.device("cpu"))
@@ -27,7 +27,7 @@ def trainer(epoch, **metrics):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("tlab.runs.recorder.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("tlab.runs.history.time.perf_counter", lambda: now[0])
     return now
 
 

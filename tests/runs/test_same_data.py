@@ -12,9 +12,9 @@ import pytest
 from omegaconf import DictConfig
 
 from test_resume import crashing
-from tlab.cache import cache_dir
-from tlab.command import compose
-from tlab.errors import UserError
+from tlab.config.hydra import compose
+from tlab.core.errors import UserError
+from tlab.core.files import cache_dir
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
@@ -289,7 +289,7 @@ def test_in_several_processes_other_images_are_refused_before_any_is_started(beg
     begun = begin("crashed")
     begun.change_record(lambda record: record["config"]["trainer"].update(devices=2, strategy="ddp"))
     delete(begun.photos)
-    monkeypatch.setattr("tlab.processes.run_in_processes", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr("tlab.core.processes.run_in_processes", lambda *_: pytest.fail("processes were started"))
     with pytest.raises(UserError, match="2 gone"):
         begun.again("trainer.devices=2", "trainer.strategy=ddp")
 

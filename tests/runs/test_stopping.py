@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tlab.runs import stopping
-from tlab.runs.stopping import GracefulStop, StopSignals
+from tlab.runs import graceful_stop
+from tlab.runs.graceful_stop import GracefulStop, StopSignals
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that only the steps move."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(graceful_stop, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

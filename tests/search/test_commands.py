@@ -4,10 +4,10 @@ import shlex
 
 from optuna.distributions import CategoricalDistribution
 
-from tlab.search.closing import print_end
 from tlab.search.commands import config_dirs, resume_command
 from tlab.search.space import Space
 from tlab.search.study import Definition, Study, write_definition
+from tlab.search.summary import print_end
 from tlab.tune import with_config_dirs
 
 NOTE = "+optimizer.note"

@@ -1,8 +1,8 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tlab.command import conf_dir, prepare_hydra
-from tlab.errors import UserError
+from tlab.config.hydra import conf_dir, prepare_hydra
+from tlab.core.errors import UserError
 from tlab.search.arguments import gather
 from tlab.search.space import override, read_space
 

@@ -9,12 +9,11 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from tlab.command import conf_dir, prepare_hydra
-from tlab.errors import UserError
-from tlab.search.judge import StudyJudge
+from tlab.config.hydra import conf_dir, prepare_hydra
+from tlab.core.errors import UserError
+from tlab.search.pruner import StudyJudge
 from tlab.search.space import Space
-from tlab.search.storage import usual_storage
-from tlab.search.study import Definition, Study, read_definition, write_definition
+from tlab.search.study import Definition, Study, read_definition, usual_storage, write_definition
 
 SPACE = Space(("data=demo",), {"optimizer.lr": "interval(0, 1)"}, {"optimizer.lr": FloatDistribution(0, 1)})
 TPE = {"_target_": "optuna.samplers.TPESampler", "seed": 0}

@@ -12,8 +12,8 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from tlab.command import conf_dir, prepare_hydra
-from tlab.errors import UserError
+from tlab.config.hydra import conf_dir, prepare_hydra
+from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 from tlab.search.study import Definition, read_definition, write_definition
 from tlab.search.trial import carry_out, check_trials

@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from test_sweeps import owner, records, result, started, statuses, sweep
-from tlab.cores import cores
-from tlab.errors import UserError
-from tlab.sweeps.beside import choose_processes, keeps_one_core_busy
+from tlab.core.errors import UserError
+from tlab.core.hardware import cores
+from tlab.sweeps.forked_workers import choose_processes, keeps_one_core_busy
 
 GRID = ("seed=0,1,2", "optimizer.lr=0.1,0.01")
 several_cores = pytest.mark.skipif(cores() < 2 or sys.platform != "linux", reason="a helper needs a core and fork")
@@ -41,12 +41,12 @@ def pids(directory: Path) -> set[str]:
     ],
 )
 def test_only_a_head_keeps_one_core_busy(compose_run, monkeypatch, overrides, expected):
-    monkeypatch.setattr("tlab.sweeps.beside.gpus", list)
+    monkeypatch.setattr("tlab.sweeps.forked_workers.gpus", list)
     assert keeps_one_core_busy(compose_run(*overrides)) is expected
 
 
 def test_a_gpu_is_not_shared(compose_run, monkeypatch):
-    monkeypatch.setattr("tlab.sweeps.beside.gpus", lambda: ["0"])
+    monkeypatch.setattr("tlab.sweeps.forked_workers.gpus", lambda: ["0"])
     assert not keeps_one_core_busy(compose_run("finetune=head", "trainer=auto"))
     assert keeps_one_core_busy(compose_run("finetune=head", "trainer=cpu"))
 
@@ -66,9 +66,9 @@ def test_a_gpu_is_not_shared(compose_run, monkeypatch):
 def test_there_are_as_many_processes_as_cores_memory_and_runs_allow(
     compose_run, monkeypatch, n_jobs, waiting, memory, expected
 ):
-    monkeypatch.setattr("tlab.sweeps.beside.cores", lambda: 6)
-    monkeypatch.setattr("tlab.sweeps.beside.free_memory", lambda: int(memory))
-    monkeypatch.setattr("tlab.sweeps.beside._can_fork", lambda: True)
+    monkeypatch.setattr("tlab.sweeps.forked_workers.cores", lambda: 6)
+    monkeypatch.setattr("tlab.sweeps.forked_workers.free_memory", lambda: int(memory))
+    monkeypatch.setattr("tlab.sweeps.forked_workers._can_fork", lambda: True)
     config = OmegaConf.create({"hydra": {"launcher": {"n_jobs": n_jobs}}})
     assert choose_processes(config, [compose_run("finetune=head")], waiting) == expected
     assert choose_processes(config, [compose_run("finetune=head"), compose_run()], waiting) == 1

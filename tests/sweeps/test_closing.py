@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tlab.sweeps.closing import same_command
+from tlab.sweeps.progress import same_command
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from tlab.errors import UserError
-from tlab.sweeps.elsewhere import LOCAL, choose_workers, most_devices
+from tlab.core.errors import UserError
+from tlab.runs.manifest import SweepNote
 from tlab.sweeps.jobs import make_jobs
-from tlab.sweeps.note import SweepNote
+from tlab.sweeps.launched import LOCAL, choose_workers, most_devices
 
 
 def launcher(n_jobs):

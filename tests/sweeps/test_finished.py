@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tlab.data import index
+from tlab.config.digest import composition
+from tlab.config.provenance import plain
 from tlab.data.contents import look
-from tlab.description import plain
+from tlab.data.sources import folder
 from tlab.runs.directory import RunDirectory
-from tlab.sweeps.composition import composition
 from tlab.sweeps.finished import Finished
 from tlab.sweeps.jobs import Job
 
@@ -29,9 +29,9 @@ def images(photos, tmp_path) -> Path:
 def looks(monkeypatch) -> list[str]:
     """Where images were looked for."""
     seen: list[str] = []
-    true = index.folder_index
+    true = folder.folder_index
     monkeypatch.setattr(
-        index, "folder_index", lambda root, *rest, **options: seen.append(root) or true(root, *rest, **options)
+        folder, "folder_index", lambda root, *rest, **options: seen.append(root) or true(root, *rest, **options)
     )
     return seen
 
@@ -44,7 +44,7 @@ def finish(compose_run, tmp_path) -> Callable[..., list[Job]]:
         jobs = []
         for seed in SEEDS:
             overrides = (f"data.root={root}", f"seed={seed}", *extra)
-            contents = look(lambda: index.folder_index(root, seed=seed), decode=False)  # noqa: B023
+            contents = look(lambda: folder.folder_index(root, seed=seed), decode=False)  # noqa: B023
             data = {"images": contents.numbers()} | ({"content": contents.fingerprint()} if listed else {})
             run = RunDirectory(tmp_path / f"sweep/{len(extra)}/seed={seed}")
             known = {"composition": composition(overrides, "yaml"), "config": plain(compose_run(*overrides))}
@@ -123,7 +123,7 @@ def test_a_run_json_builds_nothing_but_what_tlab_lists(images, finish, tmp_path,
     monkeypatch.setenv("A_ROOT", str(images))
     jobs = finish(str(images))
     config = jobs[0].run.record["config"]
-    source = {"_target_": "tlab.data.index.folder_index", "_partial_": True, **evil.get("source", {})}
+    source = {"_target_": "tlab.data.sources.folder.folder_index", "_partial_": True, **evil.get("source", {})}
     jobs[0].run.update(config={**config, "data": {**config["data"], **evil, "source": source}})
     jobs[0] = replace(jobs[0], overrides=("seed=0",))
     jobs[0].run.update(composition=composition(("seed=0",), "yaml"))

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tlab.launchers.jobs import lost
+from tlab.launchers.remote_jobs import lost
+from tlab.runs.manifest import SweepNote
 from tlab.sweeps.jobs import Job, make_jobs
 from tlab.sweeps.monitor import Monitor
-from tlab.sweeps.note import SweepNote
 from tlab.sweeps.progress import Progress
-from tlab.sweeps.task import Failure
+from tlab.sweeps.result import Failure
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from tlab.errors import UserError
+from tlab.config.overrides import run_name
+from tlab.core.errors import UserError
+from tlab.runs.manifest import SweepNote, read_note
 from tlab.sweeps.jobs import make_jobs, one_of_each
-from tlab.sweeps.naming import constants, run_name
-from tlab.sweeps.note import SweepNote, read_note
+from tlab.sweeps.naming import constants
 
 FIRST = [["data.root=photos", "aug=none", "trainer.max_epochs=3", f"seed={seed}"] for seed in (0, 1)]
 

@@ -3,10 +3,10 @@
 import pytest
 
 from tlab.runs.directory import RunDirectory
+from tlab.runs.manifest import SweepNote
 from tlab.sweeps.jobs import Job, make_jobs
-from tlab.sweeps.note import SweepNote
 from tlab.sweeps.progress import Progress
-from tlab.sweeps.task import Failure
+from tlab.sweeps.result import Failure
 
 
 @pytest.fixture

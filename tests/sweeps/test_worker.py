@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tlab.cores import cores, gpus
-from tlab.sweeps.elsewhere import shares
+from tlab.core.hardware import cores, gpus
+from tlab.sweeps.workers import shares
 
 WORKER = """
 import os, sys

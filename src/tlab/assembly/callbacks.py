@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.checks import check_monitors
-from tlab.parts import best_is
+from tlab.assembly.build import best_is
+from tlab.config.validation import check_monitors
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
     from tlab.finetuning import RunState
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.graceful_stop import StopSignals
     from tlab.runs.pruning import Pruning
-    from tlab.runs.stopping import StopSignals
 
 
 def build_callbacks(
@@ -49,21 +49,20 @@ def build_callbacks(
     Raises:
         UserError: A metric that is watched and not there, or a schedule that cannot be built.
     """
-    from tlab.dashboards.config_text import ConfigText
     from tlab.dashboards.confusion import ConfusionMatrix
+    from tlab.dashboards.epoch_lines import progress
     from tlab.dashboards.lr_curve import draw_lr_curve
     from tlab.dashboards.pr_curves import PrecisionRecall
     from tlab.dashboards.preview import AugmentationPreview
-    from tlab.dashboards.progress import progress
-    from tlab.dashboards.scalars import Scalars
+    from tlab.dashboards.scalars import ConfigText, Scalars
     from tlab.dashboards.stage_table import StageTable
     from tlab.dashboards.top_losses import TopLosses
     from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FrozenPrefix, LearningRateFinder
     from tlab.finetuning.schedules import check_schedules
     from tlab.runs.checkpoints import BestCheckpoint, LastCheckpoint
     from tlab.runs.confusion import ConfusionRecorder
-    from tlab.runs.recorder import RunRecorder
-    from tlab.runs.stopping import GracefulStop
+    from tlab.runs.graceful_stop import GracefulStop
+    from tlab.runs.history import RunRecorder
 
     check_monitors(cfg, metrics)
     schedule = instantiate(cfg.scheduler, _convert_="all")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from tlab.comparison.reading import Run
+from tlab.comparison.load import Run
 from tlab.comparison.result import Setting
 from tlab.runs.directory import RunDirectory
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from tlab.comparison.reading import Run
+from tlab.comparison.load import Run
 from tlab.comparison.result import Setting
 
 LAST = ("seconds", "images_per_second", "epoch")  # columns of history.csv that are no curves

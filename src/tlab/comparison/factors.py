@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tlab.comparison.reading import Run
-from tlab.runs.settings import without_effect
+from tlab.comparison.load import Run
+from tlab.config.diff import without_effect
 
 NOT_A_FACTOR = ("seed", "hydra", "baseline")
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
-from tlab.comparison.reading import Run
+from tlab.comparison.load import Run
 from tlab.comparison.statistics import Difference, Summary
 
 

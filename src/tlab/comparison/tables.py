@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tlab.cache import write_csv
-from tlab.comparison.reading import STATUSES, Run
+from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
+from tlab.core.files import write_csv
 
 DIGITS = 6  # significant ones: metrics come in single precision
 

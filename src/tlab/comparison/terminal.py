@@ -7,10 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tlab.comparison.reading import FAILED, UNFINISHED
-from tlab.comparison.result import Comparison, Setting
-from tlab.comparison.statistics import INTERVAL_NAMES, Summary
-from tlab.comparison.wording import (
+from tlab.comparison.load import FAILED, UNFINISHED
+from tlab.comparison.phrases import (
     SIGNIFICANT,
     count,
     detail,
@@ -21,7 +19,9 @@ from tlab.comparison.wording import (
     span,
     value,
 )
-from tlab.dashboards.closing_table import duration
+from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import INTERVAL_NAMES, Summary
+from tlab.core.text import duration
 
 MOST_SETTINGS = 20
 MOST_LONG = 10  # settings whose names take several lines

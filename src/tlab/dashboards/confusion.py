@@ -6,9 +6,9 @@ import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from tlab.confusion_counts import ConfusionCounts
-from tlab.dashboards.board import add_figure, class_names, writer
 from tlab.dashboards.figures import confusion_figure
+from tlab.dashboards.tensorboard import add_figure, class_names, writer
+from tlab.runs.confusion import ConfusionCounts
 
 FREQUENT_UP_TO = 20  # classes up to which drawing takes a fraction of a second
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import lightning.pytorch as L
 
-from tlab.dashboards.board import add_figure, writer
 from tlab.dashboards.figures import DPI
+from tlab.dashboards.tensorboard import add_figure, writer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import class_names, collects, writer
+from tlab.dashboards.tensorboard import class_names, collects, writer
 
 THRESHOLDS = 127  # TensorBoard's own number
 MOST_CLASSES = 50

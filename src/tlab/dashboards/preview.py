@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import add_photos, writer
+from tlab.core.errors import UserError
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
-from tlab.errors import UserError
+from tlab.dashboards.tensorboard import add_photos, writer
 
 TILE_INCHES = 1.5
 DRAWN_AFTER = 5.0  # seconds

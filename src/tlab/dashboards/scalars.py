@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import torch
 from torch.optim import Optimizer
 
-from tlab.dashboards.board import writer
+from tlab.dashboards.tensorboard import writer
 from tlab.finetuning.state import RunState
 
 
@@ -61,3 +61,19 @@ class Scalars(L.Callback):
         if (board := writer(trainer)) is not None:
             speed = self.state.rows[-1]["images_per_second"]
             board.add_scalar("speed/train_images_per_second", speed, trainer.global_step)
+
+
+class ConfigText(L.Callback):
+    """Writes the configuration as the text `config` when the fit starts.
+
+    Args:
+        text: YAML.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it as a block of code."""
+        if (board := writer(trainer)) is not None:
+            board.add_text("config", f"```yaml\n{self.text.rstrip()}\n```", 0)

@@ -8,7 +8,7 @@ from rich import box, get_console
 from rich.console import Console
 from rich.table import Table
 
-from tlab.dashboards.board import writer
+from tlab.dashboards.tensorboard import writer
 from tlab.models.classifier import Classifier
 
 

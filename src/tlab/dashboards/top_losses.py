@@ -6,9 +6,9 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from tlab.dashboards.board import add_photos, collects, writer
+from tlab.core.errors import UserError
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
-from tlab.errors import UserError
+from tlab.dashboards.tensorboard import add_photos, collects, writer
 
 TILE_INCHES = 1.6
 

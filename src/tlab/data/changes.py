@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+from tlab.core.text import few
 from tlab.data.contents import Contents, Entry
-from tlab.data.scan import nfc
-from tlab.data.wording import few
+from tlab.data.sources.scan import nfc
 
 Pairs = list[tuple[Entry, Entry]]
 

@@ -9,11 +9,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from tlab.cache import write_csv
-from tlab.data.check import check_files, digests, unreadable
-from tlab.data.index import ImageIndex
-from tlab.data.scan import nfc
-from tlab.errors import UserError
+from tlab.core.errors import UserError
+from tlab.core.files import write_csv
+from tlab.data.sources.folder import ImageIndex
+from tlab.data.sources.scan import nfc
+from tlab.data.sources.verify import check_files, digests, unreadable
 
 
 class Entry(NamedTuple):

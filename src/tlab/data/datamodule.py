@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from tlab.checks import check_value
-from tlab.data.check import Unreadable, Verdict, check_files, unreadable
+from tlab.config.validation import check_value
+from tlab.core.errors import UserError
+from tlab.core.processes import from_first_process
+from tlab.core.text import few
+from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import Contents, contents
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
-from tlab.data.index import ImageIndex, Sample
 from tlab.data.loader import Loader, make_loader
-from tlab.data.mixing import Mixing
-from tlab.data.order import EpochSampler, Key, SequentialKeys, addressed_generator
-from tlab.data.remarks import odd_files
-from tlab.data.wording import few
-from tlab.errors import UserError
-from tlab.processes import from_first_process
+from tlab.data.sampler import EpochSampler, Key, SequentialKeys, addressed_generator
+from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.data.sources.issues import odd_files
+from tlab.data.sources.verify import Unreadable, Verdict, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def dataset(self, samples: Sequence[Sample], augmented: bool = False) -> ImageDataset:
         """Return the images of these files, as evaluation sees them, or as training does."""
-        from tlab.data.transforms import evaluation_transform
+        from tlab.data.augment.evaluation import evaluation_transform
 
         return ImageDataset(
             samples,

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset, get_worker_info
 
-from tlab.cores import one_thread, share_of_cores, thread_pool
-from tlab.data.chain import Chain
+from tlab.core.errors import UserError
+from tlab.core.hardware import one_thread, share_of_cores, thread_pool
+from tlab.data.augment.compose import Chain
+from tlab.data.augment.mixup import Mixing
 from tlab.data.decode import DecodeError, decode
-from tlab.data.image_store import ImageStore, choose_store
-from tlab.data.index import Sample
-from tlab.data.mixing import Mixing
-from tlab.data.order import Key, addressed_seed
-from tlab.errors import UserError
+from tlab.data.image_cache import ImageStore, choose_store
+from tlab.data.sampler import Key, addressed_seed
+from tlab.data.sources.folder import Sample
 
-__all__ = ["Augmentation", "Batch", "ImageDataset", "Mixing", "whole_batches"]
+__all__ = ["Augmentation", "Batch", "ImageDataset", "whole_batches"]
 
 Transform = Callable[[Tensor], Tensor]
 

@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from tlab.cores import share_of_cores
+from tlab.core.errors import UserError
+from tlab.core.hardware import share_of_cores
+from tlab.core.signals import STOPPING
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
-from tlab.data.order import EpochSampler, Key
-from tlab.data.stored import StoredViews
-from tlab.errors import UserError
-from tlab.signals import STOPPING
+from tlab.data.feature_batches import StoredViews
+from tlab.data.sampler import EpochSampler, Key
 
 POOLED_ROWS = 1024  # pooled features at once in an evaluation; each step of its loop costs more than they do
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives

@@ -2,12 +2,12 @@
 
 from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.ema import EMA
-from tlab.finetuning.features import FrozenPrefix
+from tlab.finetuning.features.cache import FrozenPrefix
 from tlab.finetuning.l2_sp import L2SP
-from tlab.finetuning.lr_finder_callback import LearningRateFinder
+from tlab.finetuning.lr_finder import LearningRateFinder
 from tlab.finetuning.plan import Phase, Plan, Until, build_plan
-from tlab.finetuning.randomness import AddressedRandomness
 from tlab.finetuning.state import PhaseRecord, RunState
+from tlab.finetuning.step_seeding import AddressedRandomness
 
 __all__ = [
     "EMA",

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneF
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tlab.cores import one_thread, share_of_cores
+from tlab.core.hardware import one_thread, share_of_cores
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.loader import Loader
-from tlab.finetuning.distributed import PhasedDDP, verify_equal
-from tlab.finetuning.features import FrozenPrefix, deepest
+from tlab.finetuning.ddp import PhasedDDP, verify_equal
+from tlab.finetuning.features.cache import FrozenPrefix, deepest
 from tlab.finetuning.plan import HEAD
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.finetuning.state import PhaseRecord, RunState

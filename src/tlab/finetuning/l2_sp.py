@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning.plan import HEAD
 from tlab.models.stages import StagedBackbone, digest
 

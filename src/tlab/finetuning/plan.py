@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tlab.checks import check_value
-from tlab.errors import UserError
+from tlab.config.validation import check_value
+from tlab.core.errors import UserError
 
 HEAD = "head"
 GRADUAL = "gradual"

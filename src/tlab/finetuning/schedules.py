@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.finetuning.plan import Plan
 
 

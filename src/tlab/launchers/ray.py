@@ -11,9 +11,9 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from tlab.cores import limit_threads
-from tlab.errors import UserError
-from tlab.launchers.jobs import RemoteJob, failed, lost
+from tlab.core.errors import UserError
+from tlab.core.hardware import limit_threads
+from tlab.launchers.remote_jobs import RemoteJob, failed, lost
 
 LEAVING = 60.0  # seconds that stopped runs are given to save
 ANSWER = 10.0  # seconds that a cluster has to answer

@@ -19,10 +19,10 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from tlab.cores import limit_threads
-from tlab.errors import UserError
-from tlab.launchers.jobs import RemoteJob, failed, lost
-from tlab.signals import WARNINGS
+from tlab.core.errors import UserError
+from tlab.core.hardware import limit_threads
+from tlab.core.signals import WARNINGS
+from tlab.launchers.remote_jobs import RemoteJob, failed, lost
 
 OVER = {
     *("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"),
@@ -161,7 +161,7 @@ def _read(file: Path) -> JobReturn:
     outcome, result = pickle.loads(file.read_bytes())
     if outcome == "success":
         return result
-    return failed(result.strip().splitlines()[-1].removeprefix("tlab.errors.UserError: "))
+    return failed(result.strip().splitlines()[-1].removeprefix("tlab.core.errors.UserError: "))
 
 
 def _reason(name: str, state: str, log: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 
 # Arguments that tlab gives itself, or that would load, download, write or wrap something, with the way out. Whoever
 # reads a stranger's checkpoint relies on them: its backbone.kwargs come with it.

@@ -12,14 +12,13 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.arguments import build, checked
-from tlab.models.loading import fit_to
-from tlab.models.reuse import sees_pooled_features
-from tlab.models.splitting import split, whole
+from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
-from tlab.models.tracing import NotTraceableError
-from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
+from tlab.models.staging.splitting import split, whole
+from tlab.models.staging.tracing import NotTraceableError
+from tlab.models.weights import OFFLINE, Weights, fit_to, read_classes, read_weights
 
 # Side classifiers are off. The input transform is on with and without weights (torchvision turns it on with its
 # own), so that a checkpoint means the same network whichever way it is loaded.

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.head import Head
 from tlab.models.stages import StagedBackbone, digest
 

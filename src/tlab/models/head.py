@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 
 Pooling = Literal["avg", "max", "avgmax", "token", "token_avg"]
 
@@ -35,7 +35,7 @@ class Head(nn.Module):
 
     The last layer starts at zero (as in BiT, Kolesnikov et al. 2020): the first loss is exactly ln K, the first
     step sends no noise of random rows into the backbone, and a linear probe, being convex, ends at the same place.
-    `tlab.models.reuse` may then fill in rows of classes that the weights know.
+    `tlab.models.head_init` may then fill in rows of classes that the weights know.
     Hidden layers start as in He et al. 2015 (fan-in, ReLU), drawn from torch's global generator.
 
     Args:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 from tlab.models.classifier import Classifier
 
 TOP5_FROM = 11  # classes from which top-5 accuracy says something

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tlab.errors import UserError
+from tlab.core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision.transforms._presets.ImageClassification
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tlab.models.stages import evaluating
-from tlab.models.tracing import needed_nodes
+from tlab.models.staging.tracing import needed_nodes
 
 
 class _Shapes(fx.Interpreter):

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
-from tlab.cache import atomic_path
+from tlab.core.files import atomic_path
 from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 

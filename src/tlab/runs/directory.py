@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from tlab.cache import leave_memory, write_csv, write_text
-from tlab.errors import INTERRUPTED, BusyError, OccupiedError, UserError
-from tlab.locks import THERE_ARE_LOCKS, FileLock
-from tlab.processes import first_process
-from tlab.runs.settings import differences
+from tlab.config.diff import differences
+from tlab.core.errors import INTERRUPTED, BusyError, OccupiedError, UserError
+from tlab.core.files import leave_memory, write_csv, write_text
+from tlab.core.locks import THERE_ARE_LOCKS, FileLock
+from tlab.core.processes import first_process
 
 if TYPE_CHECKING:
-    from tlab.data.check import Unreadable
     from tlab.data.contents import Contents
+    from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # as records have it
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlab.errors import UserError
-from tlab.processes import first_process_first
+from tlab.core.errors import UserError
+from tlab.core.processes import first_process_first
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import lightning.pytorch as L
 
-from tlab.processes import from_first_process
+from tlab.core.processes import from_first_process
 
 
 class Judge(Protocol):

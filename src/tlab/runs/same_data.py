@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from tlab.core.errors import OccupiedError
+from tlab.core.processes import first_process
+from tlab.core.text import few
 from tlab.data.changes import changes, class_changes
 from tlab.data.contents import Contents, as_text, look, read_entries
-from tlab.data.index import ImageIndex
-from tlab.data.wording import few
-from tlab.errors import OccupiedError
-from tlab.processes import first_process
+from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from tlab.errors import UserError
-from tlab.overrides import key_and_value
-from tlab.schema import TuneConfig
+from tlab.config.overrides import key_and_value
+from tlab.config.schema import TuneConfig
+from tlab.core.errors import UserError
 from tlab.search.commands import FLAGS
 
 OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}

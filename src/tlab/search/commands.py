@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlab.command import compose
-from tlab.dashboards.closing_table import short_path
-from tlab.overrides import quoted
-from tlab.unused_keys import Run, without_unused
+from tlab.config.hydra import compose
+from tlab.config.overrides import quoted
+from tlab.config.unused_keys import Run, without_unused
+from tlab.core.text import short_path
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlab.cache import write_text
-from tlab.comparison.frame import asset, framed, tile_list
-from tlab.comparison.wording import count, value
+from tlab.comparison.phrases import count, value
+from tlab.comparison.report.page import asset, framed, tile_list
+from tlab.core.files import write_text
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 

@@ -9,8 +9,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from tlab.errors import UserError
-from tlab.overrides import read_sweep
+from tlab.config.overrides import read_sweep
+from tlab.core.errors import UserError
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.distributions import BaseDistribution

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlab.command import compose
-from tlab.errors import OccupiedError
-from tlab.overrides import quoted
+from tlab.config.hydra import compose
+from tlab.config.overrides import quoted
+from tlab.config.trusted import check_targets
+from tlab.core.error_messages import one_line
+from tlab.core.errors import OccupiedError
 from tlab.runs.directory import RunDirectory
 from tlab.runs.same_data import check_images
-from tlab.search.judge import StudyJudge
+from tlab.search.pruner import StudyJudge
 from tlab.search.space import Value
 from tlab.search.study import STUDY_FILE, Claim, Study
-from tlab.sweeps.task import one_line
-from tlab.trusted_config import check_targets
 
 if TYPE_CHECKING:
     from tlab.runs.pruning import Pruning

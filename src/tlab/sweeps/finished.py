@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tlab.config.overrides import key_and_value
+from tlab.config.trusted import inert, read_node
+from tlab.core.error_messages import is_mistake
 from tlab.data.contents import look
-from tlab.mistakes import is_mistake
-from tlab.overrides import key_and_value
 from tlab.runs.same_data import UNLISTED
 from tlab.sweeps.jobs import Job
-from tlab.trusted_config import inert, read_node
 
 ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source that leave the images the same
-SPLITTING = ("tlab.data.index.folder_index", "tlab.data.table.csv_index")  # of which that is true
+SPLITTING = (
+    "tlab.data.sources.folder.folder_index",
+    "tlab.data.sources.csv_table.csv_index",
+)  # of which that is true
 
 
 class Seen(NamedTuple):
@@ -32,7 +35,7 @@ class Finished:
     """Tells which runs are finished, without composing their configurations, and looks at the images once.
 
     Args:
-        sources: What `tlab.sweeps.composition.sources_digest` returned.
+        sources: What `tlab.config.digest.sources_digest` returned.
     """
 
     def __init__(self, sources: str | None) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tlab.errors import UserError
-from tlab.overrides import key_and_value, quoted
+from tlab.config.diff import without_effect
+from tlab.config.digest import composition
+from tlab.config.overrides import key_and_value, quoted, run_name
+from tlab.config.schema import GONE
+from tlab.core.errors import UserError
 from tlab.runs.directory import TIME, RunDirectory
-from tlab.runs.settings import without_effect
-from tlab.schema import GONE
-from tlab.sweeps.composition import composition
-from tlab.sweeps.naming import distinguishing, run_name
-from tlab.sweeps.note import SweepNote
+from tlab.runs.manifest import SweepNote
+from tlab.sweeps.naming import distinguishing
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Job:
         """Tell whether this very run is finished, as far as can be told without composing its configuration.
 
         Args:
-            sources: Of `tlab.sweeps.composition.sources_digest`.
+            sources: Of `tlab.config.digest.sources_digest`.
         """
         if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
             return False

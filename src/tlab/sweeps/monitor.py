@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
@@ -12,12 +12,14 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from tlab.dashboards.closing_table import duration
+from tlab.core.text import duration
 from tlab.runs.directory import TIME
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress
-from tlab.sweeps.task import Failure
-from tlab.sweeps.watching import watching
+from tlab.sweeps.result import Failure
+
+EVERY = 1.0  # seconds between two looks
+
 
 SHOWN = 12  # runs in the live table
 
@@ -108,3 +110,21 @@ class Monitor:
         if len(self._running) > SHOWN:
             table.add_row(f"and {len(self._running) - SHOWN} more", "", "", "")
         return table
+
+
+@contextmanager
+def watching(look: Callable[[], object]) -> Iterator[None]:
+    """Call `look` every second as long as the block lasts, in a thread of its own; no call outlasts the block."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,14 +1,9 @@
 """The directory names of a sweep's runs: their overrides, without the seed and without what all of them share."""
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 
-from tlab.overrides import key_and_value
-from tlab.runs.settings import without_effect
-
-LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
-NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
+from tlab.config.diff import without_effect
+from tlab.config.overrides import NEVER_IN_NAMES, key_and_value
 
 
 def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -44,25 +39,3 @@ def distinguishing(runs: Sequence[Sequence[str]], noted: Mapping[str, str]) -> l
         return noted.get(key) != value and (len(seen[key]) > 1 or not without_effect(key))
 
     return [[override for override in overrides if told(override)] for overrides in runs]
-
-
-def run_name(overrides: Sequence[str]) -> str:
-    """Return a directory name for one run of a sweep: its overrides without the seed, readable and without `/`.
-
-    Of a path the last part and four digits of the hash of all of it are kept.
-    """
-    parts = []
-    for override in sorted(overrides):
-        key, value = key_and_value(override)
-        if key in NEVER_IN_NAMES:
-            continue
-        last = value.rstrip("/").rsplit("/", 1)[-1]
-        parts.append(f"{key}={value if last == value else f'{last}-{_hash(value)[:4]}'}")
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)) or "default"
-    if len(name) > LONGEST_RUN_NAME:
-        name = f"{name[: LONGEST_RUN_NAME - 9]}-{_hash(name)[:8]}"
-    return name
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

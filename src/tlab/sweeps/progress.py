@@ -1,14 +1,24 @@
 """How far a sweep is: counted from the run directories, and how long the rest will take."""
 
+import io
+import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 
-from tlab.dashboards.closing_table import duration
+from tlab.config.overrides import key_and_value
+from tlab.core.text import duration, short_path
 from tlab.sweeps.jobs import Job
-from tlab.sweeps.task import Failure
+from tlab.sweeps.result import Failure
+
+if TYPE_CHECKING:
+    from tlab.sweeps.progress import Progress
 
 
 class Progress:
@@ -98,3 +108,112 @@ def _result(job: Job) -> str:
     ]
     seconds = job.seconds()
     return "  ".join([*figures, *([duration(seconds)] if seconds is not None else [])])
+
+
+def print_end(directory: Path, progress: "Progress") -> None:
+    """Print how many runs are finished, and a line for each that has failed."""
+    console = Console(highlight=False, soft_wrap=True)
+    earlier = f" ({progress.before} of them before)" if progress.before else ""
+    console.print(f"\n[bold]Sweep[/]  {escape(str(short_path(directory)))}")
+    console.print(
+        f"{progress.done} of {len(progress.jobs)} runs are finished{earlier}, {len(progress.failures)} failed"
+    )
+    for job, failure in progress.failures.items():
+        console.print(f"  [bold]{escape(str(job))}[/]  {escape(failure.reason)}")
+        if job.run.traceback_file.exists():
+            console.print(f"    {escape(str(short_path(job.run.traceback_file)))}")
+    if progress.failures:
+        console.print(f"what failed is tried again by: {escape(same_command(directory))}")
+
+
+def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
+    """Say that the sweep was stopped, how far it is, and which command goes on."""
+    done = sum(job.run.status == "finished" for job in jobs)
+    print(
+        f"tlab: the sweep is stopped, {done} of {len(jobs)} runs are finished; it goes on with\n"
+        f"  {same_command(directory)}",
+        file=sys.stderr,
+    )
+
+
+def same_command(directory: Path) -> str:
+    """Return the command of this process, with the name of the sweep that it has begun."""
+    program = Path(sys.argv[0])
+    start = f"python -m tlab.{program.stem}" if program.suffix == ".py" else program.name
+    arguments = sys.argv[1:]
+    overrides = [i for i, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")]
+    if not any(key_and_value(arguments[i])[0] in ("sweep", "hydra.sweep.dir") for i in overrides):
+        arguments.insert(max(overrides, default=len(arguments) - 1) + 1, f"sweep={directory.name}")  # among them
+    return f"{start} {shlex.join(arguments)}"
+
+
+@contextmanager
+def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
+    """Send what a run prints to `output.txt` in its directory; a terminal shows its last epoch meanwhile."""
+    job.run.path.mkdir(parents=True, exist_ok=True)
+    title = f"[bold]{escape(str(job))}[/]  ({progress.line(progress.running)})"
+    with ExitStack() as stack:
+        file = stack.enter_context((job.run.path / "output.txt").open("a", encoding="utf-8"))
+        show: Callable[[str], object] = lambda text: None  # noqa: E731
+        if progress.console.is_terminal:
+            # with a line below it, in which the bars of `tlab.data.progress_bar` have their place
+            status = stack.enter_context(progress.console.status(f"{title}\n", refresh_per_second=4))
+
+            def show(text: str) -> None:
+                if text.startswith("epoch "):
+                    status.update(f"{title}  {escape(text.strip())}\n")
+
+        stack.enter_context(redirect_stdout(_Output(file, show)))
+        yield
+
+
+@contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Write what is printed in the block to the end of a file, and print it all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, sys.stdout.write)):
+        yield
+
+
+@contextmanager
+def warning_once(console: Console) -> Iterator[None]:
+    """Print each warning of tlab once, however many runs it is true of: they have the same images."""
+    handler, logger = _Once(console), logging.getLogger("tlab")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Output(io.TextIOBase):
+    """A file, and somebody who is told what is written to it.
+
+    Args:
+        file: Written to as long as it is open; a logger may hold this object for longer.
+        show: Takes the text.
+    """
+
+    def __init__(self, file: TextIO, show: Callable[[str], object]) -> None:
+        self.file = file
+        self.show = show
+
+    def write(self, text: str) -> int:
+        if not self.file.closed:
+            self.file.write(text)
+            self.file.flush()
+        self.show(text)
+        return len(text)
+
+
+class _Once(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._told:
+            self._told.add(message)
+            self.console.print(message, markup=False)

@@ -1,50 +1,33 @@
 """One command with `-m`: which runs there are, which are finished, and the rest carried out one after the other."""
 
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from tlab.checks import check
-from tlab.errors import INTERRUPTED
-from tlab.overrides import of_baseline
-from tlab.runs.claim import claim_directory, is_named_by_time
+from tlab.config.digest import sources_digest
+from tlab.config.overrides import of_baseline
+from tlab.config.unused_keys import Run, check_used
+from tlab.config.validation import check
+from tlab.core.error_messages import one_line
+from tlab.core.errors import INTERRUPTED
+from tlab.core.signals import stoppable
 from tlab.runs.environment import command
-from tlab.sweeps.beside import choose_processes
-from tlab.sweeps.closing import print_end, print_stopped
-from tlab.sweeps.composition import sources_digest
-from tlab.sweeps.elsewhere import choose_workers, most_devices, run_elsewhere
+from tlab.runs.manifest import SweepNote, read_note
+from tlab.runs.unique_directory import claim_directory, is_named_by_time
 from tlab.sweeps.finished import Finished
-from tlab.sweeps.here import Composer, run_here
+from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.jobs import Job, make_jobs, one_of_each
+from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
 from tlab.sweeps.naming import constants
-from tlab.sweeps.note import SweepNote, read_note
-from tlab.sweeps.progress import Progress
-from tlab.sweeps.task import Failure, Task, one_line
-from tlab.unused_keys import Run, check_used
+from tlab.sweeps.progress import Progress, print_end, print_stopped
+from tlab.sweeps.result import Failure, SweepResult
+from tlab.sweeps.sequential import Composer, run_here
+from tlab.sweeps.task import Task
 
 # Launchers whose runs are this process's own
 HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep came to.
-
-    Attributes:
-        directory: Of the sweep.
-        finished: How many of the command's runs are finished, by it or before.
-        failed: How many are not.
-    """
-
-    directory: Path
-    finished: int
-    failed: int
 
 
 def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
@@ -142,17 +125,3 @@ def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> 
         else:
             composable.append(job)
     return composable
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit where no run listens to it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,9 +5,7 @@ import os
 import shutil
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +13,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tlab.errors import BusyError, OccupiedError
-from tlab.imports import defer_heavy_imports
-from tlab.mistakes import fail, is_mistake, sentence
+from tlab.config.hydra import ignore_schema_warnings
+from tlab.core.error_messages import fail, is_mistake, one_line, sentence
+from tlab.core.errors import BusyError, OccupiedError
+from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
+from tlab.sweeps.result import Failure
 from tlab.sweeps.worker import Machine
 
 if TYPE_CHECKING:
-    from tlab.sweeps.sweep import SweepResult
+    from tlab.sweeps.result import SweepResult
 
 
 FAILED_EARLY = {".hydra", ".lock", "run.json", "traceback.txt"}  # of a run that met a mistake before it began
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a failed run of a sweep returns.
-
-    Attributes:
-        reason: One sentence.
-        busy: Another process is at work on the run, or this one takes none any more: it can be tried again.
-    """
-
-    reason: str
-    busy: bool = False
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class Task:
@@ -125,22 +109,10 @@ class Task:
             return Failure(reason)
 
 
-def ignore_schema_warnings() -> None:
-    """Silence what Hydra says of conf/hydra/launcher: they are meant to be held against the launchers' schemas."""
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-
-
 def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: Machine | None) -> Task:
     defer_heavy_imports()  # a cluster may have started this process with an environment of its own
     ignore_schema_warnings()
     return Task(function, debug, machine)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what went wrong: the sentence of a mistake, else the error's kind and the first line of its text."""
-    if is_mistake(error):
-        return sentence(error)
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
 
 
 def _importable(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
-from tlab.cores import cores
-from tlab.locks import THERE_ARE_LOCKS, lock
+from tlab.core.hardware import cores
+from tlab.core.locks import THERE_ARE_LOCKS, lock
 
 GRACE = 60  # seconds that stopped runs have for their last checkpoint
 

@@ -1,0 +1,380 @@
+"""The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.core.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    from tlab.finetuning import Plan
+    from tlab.models.autotune.compiled import CompiledTraining, Groups
+    from tlab.models.autotune.precision import Precision
+    from tlab.models.classifier import Classifier
+
+LONG = 600.0  # seconds of training from which on `auto` compiles: a graph takes up to a minute and saves a fraction
+
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+    from torch.optim import Optimizer
+
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.finetuning import Plan
+    from tlab.models.autotune.compiled import CompiledTraining
+    from tlab.models.autotune.precision import Precision
+    from tlab.models.classifier import Classifier
+    from tlab.models.module import ImageClassifier
+    from tlab.models.stages import StagedBackbone
+    from tlab.runs.directory import RunDirectory
+
+
+def communication(trainer: DictConfig) -> str:
+    """Return through what the processes of a run talk: `nccl` between GPUs, `gloo` between CPU cores.
+
+    Raises:
+        UserError: There are fewer devices than processes, or an option that they cannot carry out.
+    """
+    import torch
+
+    from tlab.models.autotune.precision import find_accelerator
+
+    accelerator = find_accelerator(trainer.accelerator)
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(accelerator)
+    if here is not None and trainer.devices > here:
+        raise UserError(
+            f"trainer.devices={trainer.devices} asks for more than is here ({accelerator}: {here}); "
+            f"give trainer.devices={here}, or trainer.accelerator=cpu to try several processes out"
+        )
+    if accelerator == "cpu" and trainer.sync_batchnorm:
+        raise UserError("trainer.sync_batchnorm=true needs GPUs; leave it out on a CPU")
+    return "nccl" if accelerator == "cuda" else "gloo"
+
+
+def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
+    """Return the augmentation of each phase that has one of its own.
+
+    Raises:
+        UserError: It is not what a choice of the group aug gives.
+    """
+    own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
+    for name, aug in own.items():
+        if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
+            raise UserError(
+                f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
+                f"+aug@finetune.phases.{name}.aug=strong"
+            )
+    return own
+
+
+def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "StagedBackbone":
+    """Return the backbone with its weights, or random ones where the plan is to train from scratch.
+
+    Args:
+        cfg: Of the run.
+        begun: The record of a run that goes on, whose tokens stay what they are to it.
+    """
+    from tlab.runs.load import token_options
+
+    weights = cfg.backbone.weights if cfg.finetune.pretrained else None
+    tokens = token_options(cfg, begun)
+    return instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, **tokens, _convert_="all")
+
+
+def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
+    """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
+    from tlab.models.classifier import Classifier
+    from tlab.models.head_init import reuse_rows
+    from tlab.runs.load import build_head
+
+    head = build_head(cfg, backbone, data.num_classes)
+    _warn_of_pooling(cfg, backbone)
+    if cfg.finetune.pretrained:
+        reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
+    if cfg.data.normalize == "dataset":
+        mean, std = data.mean_std()
+    elif cfg.data.normalize == "none":
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    else:
+        mean, std = backbone.pretraining.mean, backbone.pretraining.std
+    log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
+    return Classifier(backbone, head, mean, std)
+
+
+def _warn_of_pooling(cfg: DictConfig, backbone: "StagedBackbone") -> None:
+    """Say so where `head.pooling` changes nothing."""
+    pooling, last = cfg.head.get("pooling", "avg"), backbone.stage_names[-1]
+    if pooling != "avg" and len(backbone.stage_shapes(cfg.data.image_size)[last]) == 1:
+        log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
+
+
+def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
+    """Return the plan that `finetune` asks for, over this backbone's stages."""
+    from tlab.finetuning import Until, build_plan
+
+    patience = cfg.trainer.early_stopping
+    finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
+    return build_plan(
+        finetune["phases"],
+        cfg.trainer.max_epochs,
+        backbone.stage_names,
+        finetune["backbone_lr_scale"],
+        finetune["stage_lr_decay"],
+        finetune["stage_lr_scales"],
+        finetune["head_first"],
+        None if patience is None else Until(cfg.checkpoint.monitor, patience, mode=best_is(cfg)),
+    )
+
+
+def network_name(cfg: DictConfig) -> str:
+    """Return the name under which what was measured of the run's network is remembered."""
+    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
+    return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
+
+
+def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here.
+
+    Args:
+        cfg: Of the run.
+        net: Its network.
+        plan: Who trains when.
+        begun: The record of a run that goes on, which keeps its precision on the same kind of device.
+    """
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.autotune.precision import fastest_precision, find_accelerator
+
+    if cfg.trainer.precision != "auto":
+        return cfg.trainer.precision
+    accelerator = find_accelerator(cfg.trainer.accelerator)
+    if str(begun.get("device", "")).startswith(accelerator):
+        return begun["precision"]
+    precision, why = fastest_precision(
+        net,
+        cfg.data.image_size,
+        accelerator,
+        cfg.trainer.channels_last,
+        name=network_name(cfg),
+        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
+    )
+    log.info("precision %s: %s", precision, why)
+    return precision
+
+
+def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
+    """Return what makes the optimiser from its groups; torch's own update all tensors of a group in one kernel.
+
+    That is left alone where the user has said how, and with fp16, whose gradients cannot be clipped in that kernel.
+    """
+    import torch
+
+    build = instantiate(cfg.optimizer, _convert_="all")
+    fusible = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    chosen = {"fused", "foreach", "differentiable", "capturable"} & set(cfg.optimizer)
+    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed":
+        return partial(build, fused=True)
+    return build
+
+
+def build_data(cfg: DictConfig) -> "ImageDataModule":
+    """Return the data, not set up yet."""
+    return instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+
+
+def build_module(
+    cfg: DictConfig,
+    about: dict[str, Any],
+    net: "Classifier",
+    data: "ImageDataModule",
+    precision: "Precision",
+    training_net: "CompiledTraining | None",
+) -> "ImageClassifier":
+    """Return the network with its loss, metrics and optimiser.
+
+    Args:
+        cfg: Of the run.
+        about: What its checkpoints say of it besides their weights.
+        net: Its network.
+        data: Its images, set up.
+        precision: Of the run.
+        training_net: Computes the logits in training where some phases are compiled.
+    """
+    from tlab.models.module import ImageClassifier
+
+    return ImageClassifier(
+        net,
+        data.classes,
+        optimizer=build_optimizer(cfg, precision),
+        label_smoothing=cfg.loss.label_smoothing,
+        class_weights=data.class_weights() if cfg.data.class_weights else None,
+        channels_last=cfg.trainer.channels_last,
+        about=about,
+        training_net=training_net,
+    )
+
+
+def build_trainer(
+    cfg: DictConfig,
+    run: "RunDirectory",
+    precision: "Precision",
+    plan: "Plan",
+    callbacks: list["L.Callback"],
+) -> "L.Trainer":
+    """Return the Lightning trainer with its callbacks and loggers."""
+    import lightning.pytorch as L
+    from lightning.pytorch.callbacks import ProgressBar
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    from tlab.finetuning.ddp import PhasedDDP
+    from tlab.models.autotune.precision import find_accelerator
+    from tlab.runs.checkpoints import AtomicCheckpointIO
+
+    several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
+    return L.Trainer(
+        accelerator=find_accelerator(cfg.trainer.accelerator),
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=PhasedDDP() if several else "auto",
+        sync_batchnorm=cfg.trainer.sync_batchnorm,
+        precision=precision,
+        max_epochs=plan.epochs,
+        logger=list(instantiate(cfg.logger, _convert_="all").values()),
+        callbacks=callbacks,
+        # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
+        plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        limit_val_batches=cfg.trainer.limit_val_batches,
+        limit_test_batches=cfg.trainer.limit_test_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )
+
+
+def best_is(cfg: DictConfig) -> str:
+    """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
+    return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")
+
+
+def choose_compiled(
+    cfg: DictConfig,
+    net: "Classifier",
+    plan: "Plan",
+    precision: "Precision",
+    images: int,
+    begun: dict[str, Any],
+    done: int,
+) -> list[str]:
+    """Return the names of the phases in which what trains is compiled: what `trainer.compile` asks for.
+
+    Args:
+        cfg: Of the run.
+        net: Its network; left as it is.
+        plan: Who trains when.
+        precision: Of the run.
+        images: That an epoch trains on.
+        begun: The record of a run that goes on, which keeps what it began with on the same kind of device.
+        done: Epochs that it has behind it.
+
+    Raises:
+        UserError: It asks for a compiler that is not there.
+    """
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.autotune.compiled import check_compiler, step_seconds
+    from tlab.models.autotune.precision import find_accelerator
+
+    training = [phase for phase in plan.phases if phase.trained != {HEAD}]
+    if cfg.trainer.compile is False or not training:
+        return []
+    accelerator = find_accelerator(cfg.trainer.accelerator)
+    if str(begun.get("device", "")).startswith(accelerator):
+        return begun.get("compiled", [])  # there is none in the record of a version that compiled nothing
+    if cfg.trainer.compile is True:
+        check_compiler(accelerator)
+        return [phase.name for phase in training]
+    if accelerator != "cuda":  # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training
+        return []
+    if cfg.trainer.sync_batchnorm:  # its exchange cuts the graph at each BatchNorm
+        return []
+    batch_size = _batch_size(cfg, images)
+    batch = (batch_size, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
+    try:
+        seconds = {groups: step_seconds(net, groups, *batch) for groups in {phase.trained for phase in training}}
+    except (RuntimeError, ValueError) as error:  # training meets the same, and says what to do
+        log.debug("torch.compile not used: no training step could be timed (%s)", error)
+        return []
+    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch_size, seconds)
+    if names:
+        log.info("torch.compile in phase %s: more than %.0f s of training are left", ", ".join(names), LONG)
+    return names
+
+
+def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups", float]) -> list[str]:
+    """Return the names of the phases that `trainer.compile=auto` compiles on CUDA.
+
+    These are the phases of each set of groups that still trains for longer than ten minutes, in all of them
+    together: they share a graph. No phase is taken to end before its epochs are over.
+
+    Args:
+        plan: Who trains when.
+        done: Epochs that the run has behind it.
+        steps: Of an epoch.
+        seconds: For each set of groups that may be compiled, those of a training step without a compiler.
+    """
+    left: dict[Groups, float] = defaultdict(float)
+    for index, (phase, start) in enumerate(zip(plan.phases, plan.starts, strict=True)):
+        epochs = max(0, start + plan.length(index, start) - max(start, done))
+        left[phase.trained] += epochs * steps * seconds.get(phase.trained, 0.0)
+    return [phase.name for phase in plan.phases if left[phase.trained] > LONG]
+
+
+def images_per_epoch(cfg: DictConfig, images: int) -> int:
+    """Return on how many of `images` each process trains in an epoch."""
+    share = _share(cfg, images)
+    limit = cfg.trainer.limit_train_batches
+    if limit is None:
+        return share
+    return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
+
+
+def build_training_net(
+    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
+) -> "CompiledTraining | None":
+    """Return what computes the logits in training where some phases are compiled.
+
+    Args:
+        cfg: Of the run.
+        net: Its network.
+        plan: Who trains when.
+        images: That an epoch trains on.
+        compiled: Names of the phases.
+    """
+    from tlab.models.autotune.compiled import CompiledTraining
+
+    if not compiled:
+        return None
+    groups = {phase.trained for phase in plan.phases if phase.name in compiled}
+    return CompiledTraining(net, groups, _batch_size(cfg, images))
+
+
+def _batch_size(cfg: DictConfig, images: int) -> int:
+    """Return how many images each process takes in a step."""
+    return min(cfg.data.batch_size, _share(cfg, images))
+
+
+def _share(cfg: DictConfig, images: int) -> int:
+    """Return how many of `images` each process has."""
+    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))

@@ -1,0 +1,120 @@
+"""What a run says about itself: in run.json, in its checkpoints and in the HParams tab."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config.overrides import key_and_value
+from tlab.core.errors import UserError
+from tlab.runs.manifest import read_note
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.data.contents import Contents
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.models.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+SETTINGS = (
+    *("backbone.name", "backbone.upto", "data.batch_size", "data.image_size", "finetune.backbone_lr_scale"),
+    *("finetune.head_epochs", "loss.label_smoothing", "optimizer.lr", "optimizer.weight_decay"),
+    *("seed", "trainer.max_epochs"),
+)
+
+
+def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
+    """Return which of its overrides set a run apart from the others of its sweep or search; alone, all of them.
+
+    A sweep notes what its runs share in `sweep.json`, a search what it chooses in `study.json`, two folders up.
+    """
+    given = dict(map(key_and_value, overrides))
+    directory = run_dir.absolute().parent.parent
+    try:
+        if (study := directory / "study.json").exists():
+            searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
+            return {"seed", *(key.lstrip("+~") for key in searched)} & given.keys()
+        if (note := read_note(directory)) is not None:
+            return {key for key, value in given.items() if note.constants.get(key) != value and key != "sweep"}
+    except (UserError, ValueError, KeyError, TypeError) as error:  # no reason to fail a run that is over
+        log.warning("%s does not say what its runs share (%s)", directory, error)
+    return set(given)
+
+
+def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden.
+
+    Args:
+        cfg: Of the run.
+        overrides: Those that it was composed from.
+        choices: Group -> choice, where that is known; else the group is shown by what it holds.
+    """
+    shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
+    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "optimizer", "scheduler")}
+    held["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
+    held["finetune"] = " ".join(cfg.finetune.phases)
+    shown |= {group: choices.get(group, text) for group, text in held.items()}
+    for override in overrides:
+        key, value = key_and_value(override)
+        chosen = OmegaConf.select(cfg, key)
+        shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+    return shown
+
+
+def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
+    """Return what a checkpoint must tell about the images that its network expects."""
+    return {
+        "precision": precision,
+        "image_size": cfg.data.image_size,
+        "resize": cfg.data.resize,
+        "crop_fraction": cfg.data.crop_fraction,
+        "mean": net.normalize.mean.flatten().tolist(),
+        "std": net.normalize.std.flatten().tolist(),
+        "tokens": net.backbone.tokens,
+        "prefix_tokens": net.backbone.prefix_tokens,
+    }
+
+
+def describe(
+    data: "ImageDataModule", images: "Contents", net: "Classifier", trainer: "L.Trainer", compiled: list[str]
+) -> dict[str, Any]:
+    """Return what run.json says about a run besides its configuration.
+
+    Args:
+        data: Its images.
+        images: The same, by their content.
+        net: Its network.
+        trainer: Trains it.
+        compiled: Names of the phases in which what trains is compiled.
+    """
+    from tlab.runs.environment import command, versions
+
+    return {
+        "command": command(),
+        "versions": versions(),
+        "device": str(trainer.strategy.root_device),
+        "processes": trainer.world_size,
+        "precision": trainer.precision,
+        "tokens": net.backbone.tokens,
+        "compiled": compiled,
+        "class_names": list(data.classes),
+        "data": {
+            "root": str(data.index.root),
+            "fingerprint": data.index.fingerprint(),
+            "content": images.fingerprint(),
+            "images": {split: len(samples) for split, samples in data.index.splits.items()},
+            "unreadable": len(data.unreadable),
+            "remarks": data.remarks,
+        },
+        "reused_rows": net.head.reused,
+        "parameters": {
+            name: sum(parameter.numel() for parameter in net.group(name).parameters()) for name in net.group_names
+        },
+        "weights": net.backbone.pretraining.description,
+        "weights_digest": net.backbone.pretraining.digest,
+    }

@@ -1,0 +1,169 @@
+"""From a directory of runs to a comparison: group, summarise, rank, test."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from tlab.comparison.effects import main_effects
+from tlab.comparison.factors import group
+from tlab.comparison.load import FINISHED, PRUNED, Run, read_runs
+from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
+from tlab.core.errors import UserError
+
+NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
+
+
+def compare_runs(
+    directory: Path,
+    monitor: str | None = None,
+    target: float | None = None,
+    interval: str = "t",
+    test: str = "t",
+) -> Comparison:
+    """Compare the runs in and below a directory.
+
+    The setting with the highest mean (lowest, for a loss) over its seeds is the best, provided that it has more
+    than half as many seeds as the fullest one. The others are held against it seed by seed. The best was chosen
+    by the same numbers, so its lead is a little flattered; its test metric was not used to choose it.
+
+    Args:
+        directory: A sweep, `outputs/`, or one run.
+        monitor: Metric of `metrics.json` that decides; None takes `checkpoint.monitor` of the runs.
+        target: Value that "epochs to target" counts to; None takes 95 % of the best setting's mean (for a metric
+            that is better when lower, the mean divided by 0.95).
+        interval: See `statistics.summarize`.
+        test: See `statistics.paired_difference`.
+
+    Raises:
+        UserError: There is no run, or no finished run has the metric.
+    """
+    runs, notes = read_runs(directory)
+    monitor, mode, asked = _monitor(runs, monitor)
+    notes += asked
+    grouping = group([run for run in runs if run.config] or runs)  # what has not begun tells nothing of itself
+    test_metric = f"test/{monitor.partition('/')[2]}"
+    settings = [
+        _setting(levels, members, monitor, test_metric, interval, notes)
+        for levels, members in grouping.settings.items()
+    ]
+    _check_metric(runs, settings, monitor)
+    settings = _ranked(settings, mode, notes)
+    best = settings[0]
+    if best.summary is not None:
+        if target is None:
+            target = best.summary.mean * NEARLY if mode == "max" else best.summary.mean / NEARLY
+        settings = [_with_epochs(setting, monitor, target, mode) for setting in settings]
+        settings = _with_differences(settings, mode, interval, test)
+    ranked = [setting for setting in settings if setting.summary is not None]
+    effects = main_effects(
+        grouping.factors, [setting.levels for setting in ranked], [s.summary for s in ranked if s.summary]
+    )
+    notes += _cautions(runs, ranked, monitor, interval)
+    how = (directory, monitor, mode, test_metric, interval, test, target)
+    return Comparison(*how, grouping.factors, tuple(settings), effects, tuple(runs), tuple(notes))
+
+
+def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[str]]:
+    """Return the metric that decides, which end of it is good, and a note if the runs do not agree about it."""
+    begun = [run for run in runs if run.config] or runs
+    counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in begun)
+    monitor = wanted or counts.most_common(1)[0][0]
+    modes = {run.config.get("checkpoint.mode") for run in runs if run.config.get("checkpoint.monitor") == monitor}
+    chosen = next(iter(modes)) if len(modes) == 1 else None
+    mode = chosen or ("min" if monitor.endswith("loss") else "max")
+    if wanted is None and len(counts) > 1:
+        note = f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)"
+        return monitor, mode, [note]
+    return monitor, mode, []
+
+
+def _setting(
+    levels: tuple[str, ...], runs: Sequence[Run], monitor: str, test_metric: str, interval: str, notes: list[str]
+) -> Setting:
+    counted: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: str(run.record.get("ended"))):
+        if run.status == FINISHED and monitor in run.metrics:
+            if run.seed in counted:
+                notes.append(f"{counted[run.seed].name} is left out: {run.name} is the same again, and later")
+            counted[run.seed] = run
+    counted = dict(sorted(counted.items()))
+    values = {seed: run.metrics[monitor] for seed, run in counted.items()}
+    tested = [run.metrics[test_metric] for run in counted.values() if test_metric in run.metrics]
+    return Setting(
+        levels,
+        tuple(sorted(runs, key=lambda run: (run.seed, run.name))),
+        counted,
+        values,
+        summarize(list(values.values()), interval) if values else None,
+        summarize(tested, interval) if tested and test_metric != monitor else None,
+    )
+
+
+def _check_metric(runs: Sequence[Run], settings: Sequence[Setting], monitor: str) -> None:
+    finished = [run for run in runs if run.status == FINISHED]
+    if finished and not any(setting.values for setting in settings):
+        there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
+        raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
+
+
+def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Setting]:
+    """Sort by mean, and put a setting first that has enough seeds."""
+    sign = -1 if mode == "max" else 1
+    settings = sorted(settings, key=lambda s: (s.summary is None, sign * s.summary.mean if s.summary else 0.0))
+    most = max(len(setting.values) for setting in settings)
+    first = next((place for place, setting in enumerate(settings) if 2 * len(setting.values) > most), 0)
+    if first:
+        notes.append(
+            f"{first} of the settings with a better mean "
+            f"{'has' if first == 1 else 'have'} too few finished seeds to be called the best"
+        )
+    return [settings[first], *settings[:first], *settings[first + 1 :]]
+
+
+def _with_epochs(setting: Setting, monitor: str, target: float, mode: str) -> Setting:
+    epochs = [run.epochs_to(monitor, target, mode) for run in setting.counted.values()]
+    reached = [number for number in epochs if number is not None]
+    return replace(setting, epochs_to_target=median(reached) if reached else None, reached=len(reached))
+
+
+def _with_differences(settings: list[Setting], mode: str, interval: str, test: str) -> list[Setting]:
+    best, *others = settings
+    pairs = [(best, other) if mode == "max" else (other, best) for other in others]
+    differences = [paired_difference(first.values, second.values, interval, test) for first, second in pairs]
+    corrected = holm([difference.p for difference in differences])
+    return [
+        best,
+        *(
+            replace(other, difference=replace(difference, p_corrected=p)) if other.values else other
+            for other, difference, p in zip(others, differences, corrected, strict=True)
+        ),
+    ]
+
+
+def _had_other_images(runs: Sequence[Run]) -> bool:
+    """Tell whether two runs have had other images, or two of one seed have split them otherwise."""
+    data = [(run.seed, run.record["data"]) for run in runs if "data" in run.record]
+    if not all("content" in images for _, images in data):  # an earlier version only kept times and places
+        return len({(seed, images["fingerprint"]) for seed, images in data}) > len({seed for seed, _ in data})
+    splits = {(seed, *sorted(images["images"].items())) for seed, images in data}
+    return len({images["content"] for _, images in data}) > 1 or len(splits) > len({seed for seed, _ in data})
+
+
+def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
+    counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
+    notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
+    if pruned := sum(run.status == PRUNED for run in runs):
+        notes.append(f"{pruned} pruned, left out")
+    if monitor.startswith("test/"):
+        notes.append(f"{monitor} chooses here, so it no longer tells how good the choice is on new images")
+    if _had_other_images(runs):
+        notes.append("not all runs had the same images")
+    if changed := sum(bool(run.record.get("data_changes")) for run in runs):
+        notes.append(f"{changed} went on over other images than at first (resume=anyway)")
+    fewest = min((len(setting.values) for setting in ranked), default=0)
+    if interval == "bootstrap" and 1 < fewest < 10:
+        notes.append(f"{INTERVAL_NAMES[interval]} intervals of less than 10 seeds are too narrow")
+    return notes

@@ -1,0 +1,163 @@
+"""Run directories, read for a comparison."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tlab.config.diff import flat
+from tlab.config.overrides import key_and_value
+from tlab.core.errors import UserError
+from tlab.runs.directory import RunDirectory
+
+FINISHED, UNFINISHED, FAILED, PRUNED = "finished", "unfinished", "failed", "pruned"
+STATUSES = (FINISHED, FAILED, UNFINISHED, PRUNED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its directory tells it.
+
+    Attributes:
+        path: Its directory.
+        name: The same, relative to the directory compared; `.` for that directory itself.
+        status: `finished`, `failed`, `unfinished` (under way, or interrupted) or `pruned`.
+        error: Why it failed.
+        seed: Of everything random in it.
+        choices: Configuration group -> choice; empty in the record of an old run.
+        overrides: Key -> value, as on the command line.
+        config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began.
+        metrics: `metrics.json`; empty unless it is finished.
+        history: One row per epoch; numbers where they are numbers.
+        record: The rest of `run.json`.
+    """
+
+    path: Path
+    name: str
+    status: str
+    error: str | None
+    seed: int
+    choices: dict[str, str]
+    overrides: dict[str, str]
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """The records of the phases, in order."""
+        return list(self.record.get("phases") or [])
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock seconds of all epochs."""
+        return self.metrics.get("fit_seconds")
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Speed of training in the last phase, in which the most trains; earlier ones may run from the store."""
+        return self.phases[-1].get("images_per_second") if self.phases else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters of the network; None in the record of an old run."""
+        counts = self.record.get("parameters")
+        return sum(counts.values()) if counts else None
+
+    @property
+    def trained_parameters(self) -> int | None:
+        """Number of those that some phase trained."""
+        counts = self.record.get("parameters")
+        trained = {group for phase in self.phases for group in phase.get("trained", ())}
+        return sum(counts.get(group, 0) for group in trained) if counts else None
+
+    def epochs_to(self, monitor: str, target: float, mode: str) -> int | None:
+        """Return after how many epochs `monitor` first was as good as `target`; None if never."""
+        for number, row in enumerate(self.history, start=1):
+            value = row.get(monitor)
+            if isinstance(value, float) and (value >= target if mode == "max" else value <= target):
+                return number
+        return None
+
+
+def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs in and below `directory`, in the order of their names, and a sentence for each damaged one.
+
+    Raises:
+        UserError: There is no such directory, or no run in it.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"sweep={directory} is no directory; give one that holds runs, such as outputs/multirun/NAME"
+        )
+    found = [RunDirectory(path) for path in sorted(_run_directories(directory))]
+    runs, damaged = [], []
+    for run in found:
+        try:
+            runs.append(_read(run, directory))
+        except (UserError, OSError, ValueError, csv.Error) as error:
+            damaged.append(f"left out: {error}")
+    if not runs:
+        raise UserError(
+            damaged[0].removeprefix("left out: ")
+            if damaged
+            else f"sweep={directory} holds no run (no run.json in it or below); give a sweep's or a run's directory"
+        )
+    return runs, damaged
+
+
+def _run_directories(directory: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(directory):
+        subfolders[:] = [name for name in subfolders if name != "checkpoints" and not name.startswith(".")]
+        if "run.json" in files:
+            yield Path(folder)
+
+
+def _read(run: RunDirectory, directory: Path) -> Run:
+    record = dict(run.record)
+    config = flat(record.pop("config", {}))
+    choices, overrides = _chosen(run)
+    status = record.get("status") or UNFINISHED
+    if status == "running" or record.get("error") == "interrupted":
+        status = UNFINISHED
+    return Run(
+        path=run.path,
+        name=run.path.relative_to(directory).as_posix(),
+        status=status,
+        error=record.get("error") if status == FAILED else None,
+        seed=int(record.get("seed", config.get("seed", _seed_of(run.path)))),
+        choices=choices,
+        overrides=overrides,
+        config=config,
+        metrics=run.metrics() if status == FINISHED else {},
+        history=[{key: _number(value) for key, value in row.items()} for row in run.history()],
+        record=record,
+    )
+
+
+def _seed_of(path: Path) -> int:
+    """Return the seed that a run of a sweep has in its name, which is all that is known before it has begun."""
+    seed = path.name.removeprefix("seed=")
+    return int(seed) if seed.isdigit() else 0
+
+
+def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
+    """Return choices and overrides; a baseline has those of the run that it belongs to, and its own on top."""
+    parent = RunDirectory(run.path.parents[1]) if run.path.parent.name == "baselines" else None
+    if parent is not None and (record := parent.record):
+        choices, overrides = _chosen(parent)
+        own = dict(map(key_and_value, record.get("config", {}).get("baseline", {}).get(run.path.name, [])))
+        return choices | {group: own[group] for group in choices if group in own}, overrides | own
+    recorded: Mapping[str, Any] = run.record.get("choices") or {}
+    overrides = dict(map(key_and_value, run.overrides()))
+    return {group: str(choice) for group, choice in recorded.items()}, overrides
+
+
+def _number(text: str | None) -> Any:
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return text

@@ -1,0 +1,189 @@
+"""The comparison in words: numbers as people write them, and the answer in a sentence."""
+
+from collections.abc import Sequence
+
+from tlab.comparison.load import STATUSES
+from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
+from tlab.dashboards.summary_table import PERCENT
+
+SIGNIFICANT = 0.05  # corrected p-values below are taken for a difference
+
+
+def is_share(metric: str) -> bool:
+    """Tell whether a metric is written as percent."""
+    return metric.split("/")[-1] in PERCENT or "acc_class/" in metric
+
+
+def value(number: float | None, metric: str, unit: bool = True) -> str:
+    """Return a metric as text: `91.2 %` or `0.412`; a dash for None."""
+    if number is None:
+        return "–"
+    if is_share(metric):
+        return f"{100 * number:.1f}{' %' if unit else ''}"
+    return f"{number:.4g}" if abs(number) >= 100 else f"{number:.3f}"
+
+
+def lead(difference: float, metric: str) -> str:
+    """Return a difference without its sign: `1.4 points` or `0.03`."""
+    return f"{100 * abs(difference):.1f} points" if is_share(metric) else f"{abs(difference):.3f}"
+
+
+def span(summary: Summary, metric: str) -> str:
+    """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
+
+    A dash for one seed; where all seeds came to the same there is no interval either.
+    """
+    if summary.low is None or summary.high is None:
+        return "–"
+    if summary.all_equal:
+        return "all equal"
+    low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
+    return f"{value(low, metric, unit=False)} to {value(high, metric)}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value as text; a dash for None."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 run`, `3 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def heading(comparison: Comparison) -> str:
+    """Return what was compared: how many runs, settings and seeds."""
+    statuses = [f"{n} {status}" for status in STATUSES if (n := sum(r.status == status for r in comparison.runs))]
+    return (
+        f"{count(len(comparison.runs), 'run')} ({', '.join(statuses)}), "
+        f"{count(len(comparison.settings), 'setting')}, by {comparison.monitor}"
+    )
+
+
+def headline(comparison: Comparison) -> str:
+    """Return the answer in a few words: which setting wins, and whether significantly."""
+    ranked = comparison.ranked
+    if not ranked:
+        return "No run has finished"
+    best = ranked[0]
+    if len(ranked) == 1:
+        return f"{comparison.label(best)}: {value(_mean(best), comparison.monitor)}"
+    tied = _tied(ranked)
+    name = comparison.label(best)
+    equal = sum(_mean(setting) == _mean(best) for setting in ranked[1:])
+    if equal:
+        return f"{name} is as good as {count(equal, 'other')}"
+    if len(best.values) < 2:
+        return (
+            f"{name} is highest, with one seed" if comparison.mode == "max" else f"{name} is lowest, with one seed"
+        )
+    if not tied:
+        return f"{name} wins"
+    return f"{name} is ahead, but not significantly"
+
+
+def detail(comparison: Comparison) -> str:
+    """Return the rest of the answer: how good, how far ahead, how sure, and how good on the test split."""
+    ranked = comparison.ranked
+    if not ranked:
+        return "There is nothing to compare yet; the same command goes on with what is missing."
+    best, metric = ranked[0], comparison.monitor
+    assert best.summary is not None
+    sentences = [f"{metric} {_result(best, comparison)}."]
+    if len(ranked) > 1:
+        sentences.append(_lead_sentence(ranked, comparison))
+    if best.test is not None:
+        sentences.append(f"On the test split: {comparison.test_metric} {value(best.test.mean, metric)}.")
+    return " ".join(sentences)
+
+
+def effects_sentence(comparison: Comparison) -> str | None:
+    """Return which factor matters most; None where less than two vary."""
+    effects = comparison.effects
+    if effects is None or len(effects.factors) < 2:
+        return None
+    shares = ", ".join(f"{effect.factor} {100 * effect.share:.0f} %" for effect in effects.factors[:4])
+    rest = f", the rest {100 * effects.rest:.0f} %" if effects.rest >= 0.005 else ""
+    top, metric = effects.factors[0], comparison.monitor
+    noise = f", seeds of one setting by {lead(effects.seed_sd, metric)} (sd)" if effects.seed_sd is not None else ""
+    return (
+        f"Of the differences between settings: {shares}{rest}. "
+        f"Levels of {top.factor} differ by {lead(top.range, metric)}{noise}."
+    )
+
+
+def methods(comparison: Comparison) -> list[str]:
+    """Return how the numbers came about, a sentence each."""
+    metric, mode = comparison.monitor, comparison.mode
+    told = [
+        f"{metric} is that of the epoch that a run kept as its best; a setting's value is the mean over its seeds.",
+        f"Intervals are 95 % ({INTERVAL_NAMES[comparison.interval]}). Settings are held against the best one seed "
+        f"by seed ({TEST_NAMES[comparison.test]}, two-sided), p-values are corrected for their number (Holm).",
+        "The best was chosen by the same numbers, so its lead is a little flattered; the test split was not used "
+        "to choose it.",
+        "Speed is that of the last phase; time is that of all epochs, without start-up.",
+    ]
+    if comparison.target is not None:
+        side = "reached" if mode == "max" else "came down to"
+        told.insert(3, f"Epochs: the median until {metric} {side} {value(comparison.target, metric)}.")
+    if comparison.effects is not None:
+        told.append(
+            "Effects are means over settings with the other factors in balance (least squares where the grid has "
+            "gaps); a share is the part of the sum of squares between settings that no other factor explains."
+        )
+    return told
+
+
+def _mean(setting: Setting) -> float | None:
+    return setting.summary.mean if setting.summary else None
+
+
+def _tied(ranked: Sequence[Setting]) -> list[Setting]:
+    """Return the settings that cannot be told from the best."""
+    known = [(setting, setting.difference) for setting in ranked[1:]]
+    return [s for s, d in known if d is None or d.p_corrected is None or d.p_corrected >= SIGNIFICANT]
+
+
+def _result(setting: Setting, comparison: Comparison) -> str:
+    assert setting.summary is not None
+    text = value(setting.summary.mean, comparison.monitor)
+    if setting.summary.low is None:
+        return f"{text} (one seed, so nothing can be said about its spread; add seeds)"
+    if setting.summary.all_equal:
+        return f"{text} ({setting.summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
+    name = INTERVAL_NAMES[comparison.interval]
+    return f"{text} (95 % interval {span(setting.summary, comparison.monitor)}, {name}, {setting.summary.n} seeds)"
+
+
+def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
+    best, second = ranked[0], ranked[1]
+    assert best.summary is not None
+    assert second.summary is not None
+    ahead = best.summary.mean - second.summary.mean
+    side = "above" if ahead > 0 else "below"
+    first = f"That is {lead(ahead, comparison.monitor)} {side} the next, {comparison.label(second)}"
+    if ahead == 0:
+        first = f"The next, {comparison.label(second)}, has the same"
+    elif (ahead < 0) == (comparison.mode == "max"):
+        seeds = count(len(second.values), "finished seed")
+        first = f"{comparison.label(second)} is {lead(ahead, comparison.monitor)} better, but of {seeds} only"
+    others, tied = len(ranked) - 1, _tied(ranked)
+    largest = max((s.difference.p_corrected or 0.0 for s in ranked[1:] if s.difference), default=0.0)
+    if not tied:
+        whom = "it" if others == 1 else f"each of the other {others}"
+        return f"{first}; the difference to {whom} is significant (corrected p {_at_most(largest)})."
+    if len(best.values) < 2:
+        return f"{first}; with one seed nothing can be said about how sure that is."
+    p = second.difference.p_corrected if second.difference else None
+    if others == 1:
+        return f"{first}; these seeds cannot tell the two apart{f' (p = {p_value(p)})' if p is not None else ''}."
+    whom = f"any of the other {others}" if len(tied) == others else f"{len(tied)} of the other {others}"
+    against = f" (against the next p = {p_value(p)})" if p is not None else ""
+    return f"{first}; these seeds cannot tell it from {whom}{against}."
+
+
+def _at_most(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"≤ {p:.3f}"

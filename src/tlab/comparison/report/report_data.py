@@ -1,0 +1,99 @@
+"""What the report's charts are drawn from, as plain data."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tlab.comparison.classes import class_report
+from tlab.comparison.curves import curve, curve_metrics, phases
+from tlab.comparison.load import Run
+from tlab.comparison.phrases import is_share
+from tlab.comparison.result import Comparison, Setting
+
+DIGITS = 5  # significant ones; more cannot be seen in a chart
+MOST_CURVES = 100  # settings whose learning curves are in the file
+
+
+def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
+    """Return the data of the charts of a report in `directory`; settings without a result are left out."""
+    ranked = comparison.ranked
+    metrics = curve_metrics(ranked, comparison.monitor)
+    places = {setting.levels: place for place, setting in enumerate(ranked)}
+    data = {
+        "metric": comparison.monitor,
+        "mode": comparison.mode,
+        "share": is_share(comparison.monitor),
+        "factors": [{"name": f.name, "levels": f.levels, "number": f.is_number} for f in comparison.factors],
+        "settings": [_setting(comparison, setting) for setting in ranked],
+        "runs": [
+            {
+                "setting": places[setting.levels],
+                "seed": run.seed,
+                "value": run.metrics.get(comparison.monitor),
+                "seconds": run.seconds,
+            }
+            for setting in ranked
+            for run in setting.counted.values()
+        ],
+        "curves": {
+            name: {
+                "share": is_share(name),
+                "lines": [curve(setting, name) for setting in ranked[:MOST_CURVES]],
+            }
+            for name in metrics
+        },
+        "phases": [phases(setting) for setting in ranked[:MOST_CURVES]],
+        "effects": _effects(comparison),
+        "classes": class_report(ranked),
+    }
+    return _rounded(data)
+
+
+def run_link(run: Run, directory: Path) -> str:
+    """Return the address of a run's directory, relative to the report."""
+    path = os.path.relpath(run.path.resolve(), directory.resolve())
+    return quote(Path(path).as_posix(), safe="/=,+@") + "/"
+
+
+def _setting(comparison: Comparison, setting: Setting) -> dict[str, Any]:
+    assert setting.summary is not None
+    return {
+        "label": comparison.label(setting),
+        "levels": setting.levels,
+        "values": list(setting.values.values()),
+        "seeds": list(setting.values),
+        "mean": setting.summary.mean,
+        "low": setting.summary.low,
+        "high": setting.summary.high,
+        "p": setting.difference.p_corrected if setting.difference else None,
+        "seconds": setting.mean_of("seconds"),
+    }
+
+
+def _effects(comparison: Comparison) -> list[dict[str, Any]]:
+    if comparison.effects is None:
+        return []
+    return [
+        {
+            "factor": effect.factor,
+            "share": effect.share,
+            "separable": effect.separable,
+            "levels": [
+                {"name": level.name, "mean": level.mean, "half": level.half_width, "settings": level.settings}
+                for level in effect.levels
+            ],
+        }
+        for effect in comparison.effects.factors
+    ]
+
+
+def _rounded(data: Any) -> Any:
+    """Round every float, and turn those that JSON cannot hold into None."""
+    if isinstance(data, dict):
+        return {key: _rounded(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_rounded(value) for value in data]
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}") if abs(data) < float("inf") else None
+    return data

@@ -1,0 +1,52 @@
+"""Compare runs and write what came out: a table, figures and a report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # imported when the work begins, not for --help
+    from rich.console import Console
+
+    from tlab.comparison import Comparison
+
+
+def compare(
+    directory: Path,
+    monitor: str | None = None,
+    *,
+    target: float | None = None,
+    interval: str = "t",
+    test: str = "t",
+    output: Path | None = None,
+    console: "Console | None" = None,
+) -> "Comparison":
+    """Compare the runs in and below `directory`; print the answer, write `comparison.csv` and `report.html`.
+
+    Args:
+        directory: A sweep, any folder of runs, or one run.
+        monitor: Metric that decides; None takes the runs' own `checkpoint.monitor`.
+        target: Value of it that "epochs to target" counts to; None takes 95 % of the best setting's mean.
+        interval: `t` or `bootstrap`.
+        test: `t` or `wilcoxon`.
+        output: Folder to write to; None is `directory`.
+        console: Where to print; None is standard output.
+
+    Raises:
+        UserError: There is no run, or no finished run has the metric.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from tlab.comparison import compare_runs
+    from tlab.comparison.report.report import write_report
+    from tlab.comparison.tables import write_tables
+    from tlab.comparison.terminal import print_comparison
+    from tlab.core.text import short_path
+
+    console = console or Console()
+    comparison = compare_runs(directory, monitor, target, interval, test)
+    table, _ = write_tables(comparison, output or directory)
+    report = write_report(comparison, output or directory)
+    print_comparison(console, comparison)
+    for name, path in {"table ": table, "report": report}.items():
+        console.print(Text.assemble((f"{name}  ", "bold"), str(short_path(path))), soft_wrap=True)
+    return comparison

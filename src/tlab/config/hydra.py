@@ -1,0 +1,133 @@
+"""How Hydra finds conf/ and composes a configuration, in commands and in Python."""
+
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config import schema
+from tlab.config.overrides import named_choices, names_choices, of_keys, run_name
+from tlab.config.validation import typed
+from tlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three are of tlab.tune
+
+
+def conf_dir() -> Path:
+    """Return the folder of the YAML files: inside an installed wheel, or at the top of a checkout."""
+    installed = Path(__file__).parents[1] / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
+    """Return the configuration that the command line would compose from `overrides`.
+
+    Outside a command (a notebook, a test) `overrides` must name the run's directory: `run_dir=DIR`.
+
+    Args:
+        overrides: As on the command line.
+        config_name: YAML file.
+        with_hydra: Keep the node `hydra`, which has the choices of the groups.
+    """
+    prepare_hydra(overrides)
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(config_name, list(overrides), with_hydra)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides), with_hydra)
+
+
+def prepare_hydra(overrides: Sequence[str]) -> None:
+    """Register the schema, tlab's resolvers, and every backbone named in `overrides` without a YAML.
+
+    Raises:
+        UserError: The choice of a group is no name.
+    """
+    schema.register()
+    ignore_schema_warnings()
+    keep_own_presets()
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    places = [conf_dir(), *user_conf_dirs(overrides)]
+    OmegaConf.register_new_resolver("choices", lambda *groups: choices(places, groups), replace=True)
+    OmegaConf.register_new_resolver("keys", key_lines, replace=True)
+    for override in of_keys(groups(places), overrides):
+        if not names_choices(override):
+            there = ", ".join(choice_names(places, override.key_or_group))
+            raise UserError(f"{override.input_line} names no choice of the group; there are {there}")
+    for name in named_choices("backbone", overrides) - {*choice_names(places, "backbone")}:
+        if re.fullmatch(r"[^\W_][\w.-]*", name):  # any other torchvision model: the general rule finds its stages
+            ConfigStore.instance().store(
+                group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
+            )
+
+
+def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders that `--config-dir` and `hydra.searchpath` add to the YAML files."""
+    flags = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(arguments), flags=re.MULTILINE)
+    lists = [override.value() for override in of_keys(["hydra.searchpath"], arguments)]
+    paths = [str(path).removeprefix("file://") for paths in lists if isinstance(paths, list) for path in paths]
+    return [Path(path) for path in (*flags, *paths) if "://" not in path]  # of a package none is looked through
+
+
+def groups(places: Sequence[Path]) -> set[str]:
+    """Return the names of the configuration groups: of the folders of YAML files."""
+    return {folder.name for place in places for folder in place.glob("[!.]*/")}
+
+
+def choice_names(places: Sequence[Path], group: str) -> list[str]:
+    """Return the choices of a group, sorted."""
+    files = [file for place in places for file in (place / group).glob("*.yaml")]
+    return sorted(file.stem for file in files if not file.name.startswith("_"))
+
+
+def choices(places: Sequence[Path], named: Sequence[str] = ()) -> str:
+    """Return the configuration groups and their choices, a line each, for --help; by default those of a run."""
+    lines = []
+    for group in named or sorted(groups(places) - NO_GROUPS_OF_A_RUN):
+        names = " ".join(choice_names(places, group))
+        lines += textwrap.wrap(f"{group:<11} {names}", 96, initial_indent="  ", subsequent_indent=" " * 14)
+    return "\n".join(lines)
+
+
+def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
+    """Return keys of a command with their values and meanings, for --help.
+
+    Args:
+        listed: The keys, as they are typed (`data.root=DIR`), with spaces between them; "": all.
+        _root_: The command's configuration.
+    """
+    declared = schema.keys(schema.COMMANDS[_root_.hydra.help.app_name.removeprefix("tlab.")])
+    lines = []
+    for name in listed.split() or [name for name, each in declared.items() if each.metadata["help"]]:
+        key = name.partition("=")[0].removesuffix(".KEY")
+        choices = list(map(typed, declared[key].metadata["choices"]))
+        named = f" ({', '.join(choices[:-1])} or {choices[-1]})" if choices else ""
+        value = OmegaConf.select(_root_, key, default="-", throw_on_resolution_failure=False)
+        shown = ("..." if value else "{}") if isinstance(value, DictConfig) else typed(value)
+        start = f"  {name:<37} {shown:<9} "
+        lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)
+    return "\n".join(lines).replace("$", "$$")  # Hydra fills the page in like a string.Template
+
+
+def keep_own_presets() -> None:
+    """Drop what plugins have registered under the names of tlab's presets: Hydra would merge the two."""
+    Plugins.instance()  # finds the plugins, which register when they are imported
+    registered = ConfigStore.instance().repo["hydra"].get("launcher", {})
+    for name in ("submitit_slurm", "ray"):
+        registered.pop(f"{name}.yaml", None)
+
+
+def ignore_schema_warnings() -> None:
+    """Silence what Hydra says of conf/hydra/launcher: they are meant to be held against the launchers' schemas."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

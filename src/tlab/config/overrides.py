@@ -1,0 +1,179 @@
+"""Overrides as they are typed and as Hydra reads them."""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
+from hydra.errors import HydraException
+
+from tlab.core.errors import UserError
+
+LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
+NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
+
+
+def tidy(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as Hydra can read them.
+
+    `-m` may stand anywhere, and a path that exists needs no quotes: a run of a sweep has `=` and `,` in its name.
+    """
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    tidied = [*flags[:1]]
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and _exists(value):
+            argument = quoted(key, value)
+        if argument not in flags:
+            tidied.append(argument)
+    return tidied
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than a path can be
+        return False
+
+
+def quoted(key: str, value: str) -> str:
+    """Return the override that sets `key` to a text with any characters in it."""
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+@cache
+def key_and_value(override: str) -> tuple[str, str]:
+    """Return the key without `+` or `~`, and the value as it is typed; of a text in quotes, what they hold."""
+    key, _, value = override.lstrip("+~").partition("=")
+    value = value.strip()
+    if value.startswith(("'", '"')):
+        with suppress(HydraException):  # who composes the override says so
+            one = OverridesParser.create().parse_override(f"{key}={value}")
+            if one.value_type == ValueType.ELEMENT:
+                return key, str(one.value())
+    return key, value
+
+
+def of_keys(keys: Collection[str], arguments: Sequence[str]) -> Iterator[Override]:
+    """Yield what the arguments say of these keys or groups; what Hydra cannot read it will refuse itself."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        if key_and_value(argument)[0].partition("@")[0] in keys:
+            with suppress(HydraException):
+                yield parser.parse_override(argument)
+
+
+def values(override: Override) -> list[Any]:
+    """Return the value of an override, or those that it names one by one; a glob stands for itself."""
+    value = override.value()
+    listed = value.list if isinstance(value, ChoiceSweep) else [value]
+    return [one.text if isinstance(one, QuotedString) else one for one in listed]
+
+
+def names_choices(override: Override) -> bool:
+    """Tell whether Hydra takes the value as choices of a group, for which a number or null is none."""
+    none = float | int | RangeSweep | IntervalSweep
+    return override.is_delete() or not any(one is None or isinstance(one, none) for one in values(override))
+
+
+def named_choices(group: str, arguments: Sequence[str]) -> set[str]:
+    """Return the choices of a group that the arguments name one by one; a glob names none."""
+    named = [value for override in of_keys([group], arguments) for value in values(override)]
+    return {name.removesuffix(".yaml") for name in named if isinstance(name, str)}
+
+
+def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    """Return the overrides of a sweep as Hydra reads them; a glob finds no parts of other files (`_common`).
+
+    Args:
+        overrides: As on the command line.
+        loader: Finds the choices of a group.
+
+    Raises:
+        HydraException: One cannot be read.
+        UserError: A glob finds nothing, or a sweep stands among other values.
+    """
+    read = OverridesParser.create(loader).parse_overrides(list(overrides))
+    for one in read:
+        value = one.value()
+        if isinstance(value, Glob):
+            value.exclude.append("_*")
+            if not [*one.sweep_iterator()]:
+                there = [name for name in loader.get_group_options(one.key_or_group) if name[0] != "_"]
+                raise UserError(f"{one.input_line} finds nothing; there are {', '.join(there) or 'no choices'}")
+        elif isinstance(value, ChoiceSweep) and any(isinstance(each, Glob | Sweep) for each in value.list):
+            raise UserError(
+                f"{one.input_line} has a sweep among its values; write choice(a,b) or glob([a*,b]) alone"
+            )
+    return read
+
+
+def given_keys(overrides: Iterable[str]) -> Iterator[str]:
+    """Yield the keys and groups that overrides give a value, each once; also those in `features={views: 8}`."""
+    keys: dict[str, None] = {}
+    for override in overrides:
+        if override.startswith("~"):
+            continue
+        name, value = key_and_value(override)
+        key = name.rpartition("@")[2]  # `aug@finetune.phases.head.aug=none` is set there
+        keys[key] = None
+        if "{" in value:
+            for each in values(OverridesParser.create().parse_override(override)):
+                keys |= dict.fromkeys(f"{key}.{below}" for below in _below(each))
+    yield from keys
+
+
+def _below(value: Any) -> Iterator[str]:
+    """Yield the dotted keys of a nested dict."""
+    for key, inner in value.items() if isinstance(value, dict) else []:
+        yield str(key)
+        yield from (f"{key}.{below}" for below in _below(inner))
+
+
+def of_baseline(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """Return the overrides of a run to compare with: those of a run, without its directory, and the changes.
+
+    Keys of a plan that the baseline changes for another one are left out: the other may not have them.
+    """
+    own = [override for override in overrides if key_and_value(override)[0] != "run_dir"]
+    if "finetune" in dict(map(key_and_value, changes)):
+        own = [override for override in own if not key_and_value(override)[0].startswith("finetune.")]
+    return [*own, *changes]
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """Return a directory name for one run of a sweep: its overrides without the seed, readable and without `/`.
+
+    Of a path the last part and four digits of the hash of all of it are kept.
+    """
+    parts = []
+    for override in sorted(overrides):
+        key, value = key_and_value(override)
+        if key in NEVER_IN_NAMES:
+            continue
+        last = value.rstrip("/").rsplit("/", 1)[-1]
+        parts.append(f"{key}={value if last == value else f'{last}-{_hash(value)[:4]}'}")
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)) or "default"
+    if len(name) > LONGEST_RUN_NAME:
+        name = f"{name[: LONGEST_RUN_NAME - 9]}-{_hash(name)[:8]}"
+    return name
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,49 @@
+"""Where a configuration comes from: the overrides and choices that it was composed from."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config.digest import is_commands_own
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    pass
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data, with its interpolations, so that one key can still be changed.
+
+    Paths are made absolute: the run may be evaluated from another folder.
+    """
+    config = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(config, dict)
+    for group, key in (("data", "root"), ("backbone", "weights")):
+        if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
+            config[group][key] = str(Path(value).expanduser().absolute())
+    return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
+
+
+def command_overrides() -> list[str]:
+    """Return the command line's overrides; none outside a command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def overrides(cfg: DictConfig) -> list[str]:
+    """Return the command line's overrides; none for a baseline or outside a command."""
+    return command_overrides() if is_commands_own(cfg) else []
+
+
+def choices(cfg: DictConfig) -> dict[str, str | None]:
+    """Return the choice of each configuration group (`backbone` -> `vgg16`); none where `overrides` has none."""
+    chosen = HydraConfig.get().runtime.choices if is_commands_own(cfg) else {}
+    return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
+
+
+def resolved(cfg: DictConfig) -> DictConfig:
+    """Return a copy without interpolations, which other processes could not resolve (Hydra's are not there)."""
+    copied = copy.deepcopy(cfg)
+    OmegaConf.resolve(copied)
+    return copied

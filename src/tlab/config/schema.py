@@ -1,0 +1,459 @@
+"""The configuration's keys, each declared once: its type, what it may be, and what it means.
+
+Hydra merges every YAML file and override into these dataclasses, so an unknown key or a value of the wrong type
+is refused before anything is imported. `tlab.config.validation` holds the values against choices and bounds, and
+`--help` prints the meanings. Nodes typed `dict[str, Any]` belong to the `_target_` that they name.
+"""
+
+# ruff: noqa: RUF009 - `key` makes a dataclass field
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, get_args
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig
+
+# Keys that earlier versions had. Runs made with them go on, are measured and are compared as if they had none.
+GONE = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+DEBUG = "true: show the traceback of a mistake"
+
+
+def key(
+    default: Any,
+    help: str = "",
+    *,
+    choices: Sequence[str | bool | None] = (),
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: Sequence[type] = (),
+) -> Any:
+    """Declare a key: a field of one of the dataclasses below.
+
+    Args:
+        default: Its value, or what makes it; `MISSING`: a YAML file has it.
+        help: What it means, in a sentence; "" for a group whose keys tell.
+        choices: All that it may be.
+        least: The smallest number that it may be.
+        above: The number that it must be above.
+        most: The largest number that it may be.
+        below: Dataclasses of the keys below it, where its type does not tell.
+    """
+    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
+    return field(**{"default_factory" if callable(default) else "default": default}, metadata=rules)
+
+
+@cache
+def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
+    """Return the keys in and below dataclasses by their whole names, in order: `data.batch_size`.
+
+    Those of each node of a mapping are named `finetune.phases.NAME.epochs`.
+    """
+    found: dict[str, Field[Any]] = {}
+    for each in (each for node in nodes for each in fields(node)):
+        found[prefix + each.name] = each
+        inner = [node for node in (each.type, *get_args(each.type)) if is_dataclass(node)]
+        name = "" if is_dataclass(each.type) else "NAME."
+        found |= keys(*inner, prefix=f"{prefix}{each.name}.{name}")
+        found |= keys(*each.metadata["below"], prefix=f"{prefix}{each.name}.")
+    return found
+
+
+def _open_mapping() -> Any:
+    """Return an empty mapping in which any key may be set, without a plus sign."""
+    return DictConfig({}, flags={"struct": False})
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they are read (data=folder and data=demo)."""
+
+    root: str | None = key(
+        MISSING,
+        "DIR/train/<class>/*.jpg and DIR/val/..., or DIR/<class>/*.jpg; of data=demo and data=torchvision the "
+        "folder where they are kept (null: the cache directory)",
+    )
+    image_size: int = key(MISSING, "side of the square that the network sees, in pixels", least=2)
+    batch_size: int = key(MISSING, "images in a training step, of each process", least=1)
+    num_workers: int | None = key(
+        None, "processes that decode images; null: from the cores and images there are", least=0
+    )
+    val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)
+    test_fraction: float = key(MISSING, "share split off train where there is no test folder", least=0, most=0.99)
+    split_seed: int = key(MISSING, "what the split follows from; a fixed number keeps it when seed changes")
+    exclude: list[str] = key(MISSING, "glob patterns relative to root: files and folders to leave out")
+    normalize: str = key(
+        MISSING, "whose mean and standard deviation images get", choices=("backbone", "dataset", "none")
+    )
+    unreadable: str = key(
+        MISSING, "what happens to files that cannot be decoded; skip warns", choices=("skip", "error")
+    )
+    resize: str = key(MISSING, "keep the centre, or the whole image", choices=("crop", "pad"))
+    crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
+    store: str = key(
+        MISSING, "decoded images on disk, with the same pixels; auto: where it pays", choices=("auto", "on", "off")
+    )
+    balanced: bool = key(MISSING, "true: every class equally often in training")
+    class_weights: bool = key(MISSING, "true: weight the loss against class frequency")
+    source: dict[str, Any] = key(MISSING, "what finds the files; each choice of data has its own")
+    module: dict[str, Any] = key(MISSING, "what loads them: the keys above, handed on")
+
+
+@dataclass
+class CsvDataConfig(DataConfig):
+    """data=csv."""
+
+    labels: str = key(MISSING, "data=csv: the table, relative to root; its first line names the columns")
+    images: str = key(MISSING, "data=csv: the folder of the images, relative to root")
+    image_column: str = key(MISSING, "data=csv: column of the image's file name, with or without its extension")
+    label_column: str = key(MISSING, "data=csv: column of the class name")
+    extension: str | None = key(None, "data=csv: for example .png, where two files differ in nothing else")
+
+
+@dataclass
+class TorchvisionDataConfig(DataConfig):
+    """data=torchvision."""
+
+    name: str = key(MISSING, "data=torchvision: a class name in torchvision.datasets")
+
+
+@dataclass
+class BackboneConfig:
+    """Which network, which weights, which stages."""
+
+    _target_: str = key(MISSING)
+    name: str = key(MISSING, "the model's name in its library")
+    library: str = key("torchvision", "torchvision or timm")
+    weights: str | None = key("DEFAULT", "a name, FILE, bundled (mobilenet_v3_small) or null (random)")
+    weights_classes: str | None = key(None, "JSON list of class names for a weights file")
+    upto: str | None = key(None, "last stage kept, e.g. layer3")
+    stages: dict[str, str] | None = key(
+        None, "each stage's name and its first module, in order; null: by a general rule"
+    )
+    classifier: str | None = key(None, "path of the model's last layer, in front of which it is cut; null: found")
+    batchnorm_momentum: float | None = key(
+        None, "share of a batch in BatchNorm's running statistics; null: the model's own"
+    )
+    input_size: int = key(224, "side of the images that it was made for, in pixels")
+    kwargs: dict[str, Any] = key(_open_mapping, "arguments of the model's builder, e.g. drop_path_rate=0.1")
+
+
+@dataclass
+class HeadConfig:
+    """Keys of tlab's heads."""
+
+    pooling: str = key(
+        "avg",
+        "over positions: avg, max, or avgmax (their mean), without a ViT's class token and registers; of a ViT "
+        "also token (its class token) or token_avg (that and the mean of the patches); where it is not cut, avg "
+        "stands for its own pooling",
+    )
+    dropout: float = key(0.0, "probability, before each linear layer")
+    hidden: list[int] = key(list, "widths of hidden layers")
+    normalize: bool = key(False, "standardise each pooled feature first")
+    reuse: Any = key(
+        None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
+    )
+
+
+@dataclass
+class AugConfig:
+    """What happens to a training image: named transforms in order, then mixing."""
+
+    transforms: dict[str, Any] = key(MISSING, "each one's name and what builds it, in order; null: left out")
+    mix: dict[str, Any] | None = key(None, "mixup and CutMix, of which an alpha of 0 turns one off")
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of the plan: who trains, for how long, at which rate, and what else is different in it."""
+
+    train: Any = key(MISSING, "head, all, gradual, a number of last stages, or [names of stages]")
+    epochs: int | None = key(None, "its length; null: the rest of trainer.max_epochs; 0: it is left out")
+    lr_scale: float = key(1.0, "factor on every learning rate while it lasts")
+    # of finetuning.plan.Until; OmegaConf cannot fill a typed node that is null
+    until: Any = key(None, "what ends it sooner, once that has stopped improving: {monitor: val/loss, patience: 2}")
+    scheduler: Any = key(None, "keys of scheduler that are other ones in it: {warmup: 0.2}")
+    weight_decay: float | None = key(None, "optimizer.weight_decay in it")
+    aug: Any = key(None, "as the group aug, in it: +aug@finetune.phases.NAME.aug=strong")
+
+
+@dataclass
+class FinetuneConfig:
+    """The fine-tuning plan."""
+
+    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen")
+    head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
+    last_stages: int | None = key(None, "k of finetune=last")
+    backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
+    stage_lr_decay: float = key(
+        1.0, "factor from each stage to the one before it; 0.8 tunes early stages more gently", above=0, most=1
+    )
+    stage_lr_scales: Any = key(
+        None, "instead, each stage's rate as a multiple of the backbone's: [0.1, 0.3, 1] or {stem: 0.0}"
+    )
+    l2_sp: float = key(0.0, "decay towards the pretrained weights, instead of towards zero (0.01 to 0.1)", least=0)
+    ema: float | None = key(
+        None,
+        "decay of a moving average of the weights that is evaluated and kept, for instance 0.99",
+        least=0,
+        most=0.999999,
+    )
+    pretrained: bool = key(True, "false: from random weights")
+    phases: dict[str, PhaseConfig] = key(MISSING, "the phases by name, in order")
+
+
+@dataclass
+class OptimizerConfig:
+    """Keys of every optimizer."""
+
+    lr: float = key(MISSING, "peak learning rate of the head", least=0)
+    weight_decay: float = key(MISSING, "decay towards zero, not of norms and biases", least=0)
+
+
+@dataclass
+class TrainerConfig:
+    """Hardware, precision and length."""
+
+    accelerator: str = key(MISSING, "what computes; auto: the first GPU, else the CPU", choices=ACCELERATORS)
+    strategy: str = key("auto", "how several devices train together, a process each", choices=("auto", "ddp"))
+    devices: int = key(1, "GPUs, or processes on a CPU, of each node", least=1)
+    num_nodes: int = key(1, "machines of one cluster job (docs/clusters.md)", least=1)
+    sync_batchnorm: bool = key(False, "GPUs only: BatchNorm over the images of all processes")
+    max_epochs: int = key(15, "epochs in all", least=1)
+    precision: str = key(
+        "auto", "of the arithmetic; auto measures what is fastest here and says so", choices=("auto", *PRECISIONS)
+    )
+    channels_last: bool = key(True, "true: the memory layout in which convolutions are fastest")
+    compile: Any = key(
+        "auto", "torch.compile; auto: on CUDA, in phases of more than ten minutes", choices=("auto", True, False)
+    )
+    gradient_clip_val: float | None = key(None, "largest gradient norm", above=0)
+    accumulate_grad_batches: int = key(1, "batches per optimiser step", least=1)
+    early_stopping: int | None = key(
+        None, "epochs in a row without a better checkpoint.monitor that end the last phase, and the run", least=1
+    )
+    limit_train_batches: Any = key(None, "for trying things out: an integer (batches) or a share", above=0)
+    limit_val_batches: Any = key(None, "the same for validation", above=0)
+    limit_test_batches: Any = key(None, "the same for the test", above=0)
+
+
+@dataclass
+class FeaturesConfig:
+    """What is kept of the stages that stay frozen through a phase."""
+
+    cache: str = key(
+        "auto",
+        "what frozen stages return is computed once, kept, and trained from; off: every epoch runs them",
+        choices=("auto", "off"),
+    )
+    views: int | None = key(
+        None,
+        "stored views of each augmented image, which the epochs go through; null: 4, or one per epoch",
+        least=1,
+    )
+    max_gb: float = key(
+        20.0, "how much of that the cache directory holds; the least recently used make room", least=0
+    )
+
+
+@dataclass
+class LossConfig:
+    """The training loss."""
+
+    label_smoothing: float = key(0.0, "share of each target that is spread over all classes", least=0, most=0.99)
+
+
+@dataclass
+class CheckpointConfig:
+    """Which epoch is the best one."""
+
+    monitor: str = key("val/acc", 'what "best" means; of equal epochs the one with the lower val/loss')
+    mode: str | None = key(None, "null: min for a loss, else max", choices=(None, "min", "max"))
+    every_n_steps: int | None = key(
+        None, "optimiser steps between checkpoints inside an epoch, to go on from after a crash", least=1
+    )
+
+
+@dataclass
+class DashboardsConfig:
+    """How much is drawn."""
+
+    preview_images: int = key(16, "in the grid of what the network sees; 0: none")
+    top_losses: int = key(16, "validation images with the highest loss; 0: none")
+
+
+@dataclass
+class TrainConfig:
+    """One run."""
+
+    # each choice has its own schema, see `register`
+    data: Any = key(MISSING, below=(DataConfig, CsvDataConfig, TorchvisionDataConfig))
+    backbone: BackboneConfig = key(MISSING)
+    head: dict[str, Any] = key(MISSING, below=(HeadConfig,))
+    aug: AugConfig = key(MISSING)
+    finetune: FinetuneConfig = key(MISSING)
+    optimizer: dict[str, Any] = key(MISSING, below=(OptimizerConfig,))
+    scheduler: dict[str, Any] = key(MISSING, "how the rate changes; each choice has its own keys")
+    trainer: TrainerConfig = key(MISSING)
+    logger: dict[str, Any] = key(MISSING, "what takes the logged values, by name")
+    experiment: Any = key(None, "a recipe: settings of many keys in one file")
+    features: FeaturesConfig = key(FeaturesConfig)
+    loss: LossConfig = key(LossConfig)
+    checkpoint: CheckpointConfig = key(CheckpointConfig)
+    dashboards: DashboardsConfig = key(DashboardsConfig)
+    baseline: dict[str, list[str]] = key(
+        dict, "runs to compare with at the end: name -> list of overrides (see experiment/demo.yaml)"
+    )
+    find_lr: bool = key(False, "true: suggest a value for optimizer.lr at each phase's start")
+    seed: int = key(0, "everything random follows from it", least=0, most=2**32 - 1)
+    run_dir: str = key(MISSING, "the run's directory; hydra.run.dir sets it")
+    debug: bool = key(False, DEBUG)
+    resume: str = key(
+        "auto",
+        "a directory with a run: auto goes on if the images are the same, anyway also over others of the same "
+        "classes, never refuses it",
+        choices=("auto", "never", "anyway"),
+    )
+    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again goes on with it")
+
+
+@dataclass
+class BudgetConfig:
+    """When a search ends."""
+
+    trials: int = key(30, "of the study in all, pruned and failed ones counted; kept for the next command", least=1)
+    minutes: float | None = key(None, "no other trial is begun after so many minutes of this command", least=0)
+
+
+@dataclass
+class SamplerConfig:
+    """Keys of every sampler."""
+
+    seed: int = key(0, "what the choices follow from")
+
+
+@dataclass
+class TuneConfig:
+    """One hyper-parameter search."""
+
+    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/")
+    dir: str = key(
+        MISSING,
+        "the study's folder, by default outputs/tune/NAME; all that use one study must share it, and with it its "
+        "locks, with a database's URL too",
+    )
+    storage: str | None = key(
+        None,
+        "null: SQLite in the study's folder; journal: for shared disks, the default with "
+        "hydra/launcher=submitit_slurm or ray; or a database's URL",
+    )
+    overrides: list[str] = key(list, "of the trials; the command line's are gathered here")
+    space: dict[str, Any] = key(MISSING, "key -> the values to search; space=NAME has them in a file")
+    budget: BudgetConfig = key(BudgetConfig)
+    seeds: list[int] | None = key(
+        None, "each trial runs with these; its value is the mean; null: [0]; seed=0,1,2 says the same"
+    )
+    sampler: dict[str, Any] = key(MISSING, below=(SamplerConfig,))
+    pruner: dict[str, Any] = key(MISSING, "what ends a trial early; each choice has its own keys")
+    workers: int = key(
+        1, "processes that take trials at once, started by hydra/launcher=joblib (or another)", least=1
+    )
+    worker: int = key(0, "number of the process; set by the launcher")
+    resume: str = key(
+        "auto",
+        "anyway: also over other images than those of the trials so far, if the classes are the same",
+        choices=("auto", "anyway"),
+    )
+    debug: bool = key(False, DEBUG)
+
+
+@dataclass
+class _ReadConfig:
+    """What evaluate and predict ask of a trained run."""
+
+    run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint")
+    output: str | None = key(None, "write the metrics to this JSON file too")
+    batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
+    num_workers: int | None = key(None, "processes that decode images", least=0)
+    accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
+    precision: str | None = key(None, "null: as in the run", choices=(None, *PRECISIONS))
+    trust: Any = key(
+        False,
+        "true, only for files you trust: build whatever backbone and head they name, which may run any code",
+        choices=(None, True, False),
+    )
+    debug: bool = key(False, DEBUG)
+
+
+@dataclass
+class OtherDataConfig:
+    """Other images than the run's own."""
+
+    root: str | None = key(
+        None,
+        "another folder with the same class names, measured whole where it is not split (for a run with data=csv: "
+        "or with such a table); null: the run's own data",
+    )
+    exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
+
+
+@dataclass
+class EvaluateConfig(_ReadConfig):
+    """Metrics of a trained run."""
+
+    split: str | None = key(
+        None,
+        "null: test where there is one, else val, else train, else all",
+        choices=(None, "train", "val", "test", "all"),
+    )
+    data: OtherDataConfig = key(OtherDataConfig)
+
+
+@dataclass
+class PredictConfig(_ReadConfig):
+    """Predictions of a trained run."""
+
+    input: str = key(MISSING, "an image file, or a folder of them (subfolders included)")
+    output: str = key("preds.csv", "path, prediction, probability, and the probability of each class")
+
+
+@dataclass
+class CompareConfig:
+    """A comparison of runs."""
+
+    sweep: str = key(MISSING, "a sweep's directory, any folder with runs below it, or one run")
+    monitor: str | None = key(None, "metric of metrics.json that decides; null: the runs' own checkpoint.monitor")
+    target: Any = key(
+        None, "count the epochs to this value of it; null: 95 % of the best setting's mean", least=float("-inf")
+    )
+    interval: str = key("t", "95 % interval; bootstrap is BCa", choices=("t", "bootstrap"))
+    test: str = key(
+        "t",
+        "of paired differences against the best; wilcoxon needs six seeds to reach 0.05",
+        choices=("t", "wilcoxon"),
+    )
+    output: str | None = key(None, "where to write; null: the sweep's own directory")
+    debug: bool = key(False, DEBUG)
+
+
+COMMANDS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "compare": CompareConfig,
+    "tune": TuneConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    for command, node in COMMANDS.items():
+        store.store(name=f"schema_{command}", node=node)
+    store.store(group="data", name="_schema", node=DataConfig)
+    store.store(group="data", name="_schema_csv", node=CsvDataConfig)
+    store.store(group="data", name="_schema_torchvision", node=TorchvisionDataConfig)

@@ -1,0 +1,283 @@
+"""Keys that a command line gives and that no run of it uses: refused, never ignored.
+
+What a YAML file sets does not count, nor do Hydra's own keys. `RULES` has a line for each choice that leaves keys
+without use.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config.overrides import given_keys
+from tlab.core.errors import UserError
+
+MOST = 100  # runs that are composed, a tenth of a second each, to find one that uses a key
+
+
+class Reason(NamedTuple):
+    """Why a key does nothing in a run.
+
+    Attributes:
+        setting: What leaves it without use, as it is typed: `finetune=full`.
+        why: What that does.
+        instead: What gives it a use, as it is typed; "" where only leaving the key out helps.
+    """
+
+    setting: str
+    why: str
+    instead: str
+
+
+class Run:
+    """The configuration of one run, as the rules ask for it.
+
+    Args:
+        cfg: As composed.
+        choices: Of its configuration groups: `finetune` -> `full`; None: as in its node `hydra`.
+        given: Overrides that it was given; None: all of the command's.
+        alone: Whether it belongs to no sweep.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        choices: Mapping[str, Any] | None = None,
+        given: Sequence[str] | None = None,
+        alone: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.choices = cfg.hydra.runtime.choices if choices is None else choices
+        self.given = None if given is None else set(given_keys(given))
+        self.alone = alone
+        self.phases = {name: phase for name, phase in cfg.finetune.phases.items() if phase and phase.epochs != 0}
+        self._referred = _referred(cfg)
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key; None where it is null, or not there."""
+        return OmegaConf.select(self.cfg, key)
+
+    def typed(self, key: str) -> str:
+        """Return the choice of a group, or the value of a key, as it is typed."""
+        value = self.choices[key] if key in self.choices else self.value(key)
+        return f"{key}={'null' if value is None else value}"
+
+    def trains(self, *parts: str) -> bool:
+        """Tell whether no phase trains but one of these: `head`, `last` stage, `all` stages, `some` of them."""
+        return {_trained(phase.train) for phase in self.phases.values()} <= set(parts)
+
+    def augments(self) -> bool:
+        """Tell whether the images are augmented in a phase in which the first stages may be frozen."""
+        frozen = [phase for phase in self.phases.values() if _trained(phase.train) != "all"]
+        augs = [self.cfg.aug if phase.aug is None else phase.aug for phase in frozen]
+        transforms = [OmegaConf.select(aug, "transforms") or {} for aug in augs if OmegaConf.is_dict(aug)]
+        return any(step is not None for steps in transforms for step in steps.values())
+
+    def own(self, key: str) -> str | None:
+        """Return the key of the first phase if each phase has its own value of `key`; else None."""
+        every = all(OmegaConf.select(phase, key) is not None for phase in self.phases.values())
+        return f"{PHASES}{next(iter(self.phases))}.{key}" if every and self.phases else None
+
+    def left_out(self, key: str) -> str | None:
+        """Return what leaves out the phase whose `key` this is; None where it takes place."""
+        name, _, own = key.removeprefix(PHASES).partition(".")
+        epochs = f"{PHASES}{name}.epochs"
+        return self.typed(epochs) if own not in ("", "epochs") and self.value(epochs) == 0 else None
+
+    def reasons(self, key: str) -> list[Reason]:
+        """Return why a key that was given does nothing in this run; nothing where it is used."""
+        if self.given is not None and key not in self.given:
+            return [Reason("another plan", "it is left out", "")]
+        if any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in self._referred):
+            return []
+        found = []
+        for keys, setting, why, instead, no_wish in RULES:
+            if any(key == name or (name[-1] == "." and key.startswith(name)) for name in keys):
+                blamed = None if self.value(key) in no_wish else setting(self, key)
+                found += [Reason(blamed, why, instead)] if blamed else []
+        return found
+
+
+class Rule(NamedTuple):
+    """When keys do nothing that no other key of the configuration refers to (`${finetune.head_epochs}`).
+
+    Attributes:
+        keys: Each one, and whatever is below one that ends with a dot.
+        setting: Returns what leaves one of them without use in a run, as it is typed; None where it is used.
+        why: What that does.
+        instead: What gives them a use, as it is typed.
+        no_wish: Values that only ask for what happens in any case.
+    """
+
+    keys: tuple[str, ...]
+    setting: Callable[[Run, str], str | None]
+    why: str
+    instead: str = ""
+    no_wish: tuple[Any, ...] = ()
+
+
+def _where(key: str, holds: Callable[[Run], bool]) -> Callable[[Run, str], str | None]:
+    """Return a `Rule.setting` that blames a group or a key wherever a condition holds."""
+    return lambda run, _: run.typed(key) if holds(run) else None
+
+
+def _is(key: str, value: Any) -> Callable[[Run, str], str | None]:
+    """Return a `Rule.setting` that blames a key wherever it has this value."""
+    return _where(key, lambda run: run.value(key) == value)
+
+
+def _always(group: str) -> Callable[[Run, str], str | None]:
+    """Return a `Rule.setting` for keys that are used only where another one refers to them."""
+    return _where(group, lambda run: True)
+
+
+RATES = ("finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales")
+DECAY, L2_SP = "finetune.stage_lr_decay", "finetune.l2_sp"
+SPLIT = ("data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude")
+WEIGHTS = ("backbone.weights_classes", "head.reuse")
+STORED = ("features.views", "features.max_gb")
+DRAWN = ("dashboards.preview_images", "dashboards.top_losses")
+ALPHAS = ("aug.mix.mixup_alpha", "aug.mix.cutmix_alpha")
+PHASES = "finetune.phases."
+OWN = "each phase has its own"
+
+
+RULES = (
+    Rule(("finetune.head_epochs",), _always("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
+    Rule(("finetune.last_stages",), _always("finetune"), "none of its phases refers to it", "finetune=last"),
+    Rule(SPLIT, _always("data"), "its images and splits are fixed", "data=folder"),
+    Rule(("backbone.input_size",), _always("data.image_size"), "which says the size"),
+    Rule(
+        (*RATES, L2_SP),
+        _where("finetune", lambda run: run.trains("head")),
+        "the head alone trains",
+        "finetune=lp_ft",
+    ),
+    Rule(
+        (DECAY,),
+        _where("finetune", lambda run: run.trains("head", "last") and not run.trains("head")),
+        "the last stage alone trains",
+        "finetune=lp_ft",
+    ),
+    Rule(
+        (DECAY,),
+        _where("finetune.stage_lr_scales", lambda run: run.value("finetune.stage_lr_scales") is not None),
+        "which takes its place",
+        "finetune.stage_lr_scales=null",
+    ),
+    Rule(
+        (L2_SP, "backbone.weights", *WEIGHTS),
+        _where("finetune", lambda run: not run.cfg.finetune.pretrained),
+        "it starts from random weights",
+        "finetune=full",
+        no_wish=(None,),
+    ),
+    Rule(
+        WEIGHTS,
+        _is("backbone.weights", None),
+        "random weights know no classes",
+        "backbone.weights=DEFAULT",
+        (None,),
+    ),
+    Rule(WEIGHTS[:1], _is("head.reuse", None), "no rows are reused", "head=linear head.reuse=auto", (None,)),
+    Rule(STORED, _is("features.cache", "off"), "nothing is stored", "features.cache=auto"),
+    Rule(STORED, _where("finetune", lambda run: run.trains("all")), "no stage stays frozen", "finetune=lp_ft"),
+    Rule(
+        ("features.views",),
+        lambda run, _: None if run.trains("all") or run.augments() else run.own("aug") or run.typed("aug"),
+        "an image that is not augmented has one view",
+        "aug=light",
+    ),
+    Rule(("data.crop_fraction",), _is("data.resize", "pad"), "nothing is cut off", "data.resize=crop"),
+    Rule(
+        ("aug.mix.p",),
+        _where(ALPHAS[0], lambda run: not any(map(run.value, ALPHAS))),
+        f"with {ALPHAS[1]}=0 nothing is mixed",
+        f"{ALPHAS[0]}=0.2",
+    ),
+    Rule(("aug", "aug."), lambda run, _: run.own("aug"), OWN),
+    Rule(("optimizer.weight_decay",), lambda run, _: run.own("weight_decay"), OWN),
+    Rule(("scheduler.",), lambda run, key: run.own(key), OWN),
+    Rule((PHASES,), lambda run, key: run.left_out(key), "the phase is left out"),
+    Rule(
+        ("trainer.strategy",),
+        _where("trainer.devices", lambda run: run.cfg.trainer.devices * run.cfg.trainer.num_nodes == 1),
+        "it is for several processes",
+        "trainer=ddp",
+        no_wish=("auto",),
+    ),
+    Rule(DRAWN, _where("logger", lambda run: not run.cfg.logger), "nothing is drawn", "logger=tensorboard", (0,)),
+    Rule(("sweep",), lambda run, _: "a run alone" if run.alone else None, "it names a sweep", "-m"),
+)
+
+
+def check_used(
+    overrides: Sequence[str], some: Sequence[Run], others: Iterable[Run] = (), begun: Iterable[str] = ()
+) -> list[str]:
+    """Refuse a key that no run of a command uses.
+
+    Args:
+        overrides: The command line's, with one value or several.
+        some: Of the command's runs; each value that was given is in one of them.
+        others: More of them, looked at for a key that has no use in `some`.
+        begun: Overrides with which runs of the command have begun, by an earlier version: those go on.
+
+    Returns:
+        A sentence for each key that has a use in some of the runs only.
+
+    Raises:
+        UserError: Names the first key that no run uses, why, and the way out.
+    """
+    if not some:
+        return []
+    found = {key: [run.reasons(key) for run in some] for key in given_keys(overrides)}
+    unused = {key for key, each in found.items() if all(each)}
+    if unused:
+        unused -= set(given_keys(begun))
+    for number, run in enumerate(others if unused else ()):
+        unused = {key for key in unused if run.reasons(key)} if number < MOST else set()
+        if not unused:
+            break
+    told = []
+    for key, each in found.items():
+        reasons = list(dict.fromkeys(reason for reasons in each for reason in reasons))
+        settings = {r.why: " or ".join(s.setting for s in reasons if s.why == r.why) for r in reasons}
+        sentence = f"{key} does nothing with {', or '.join(f'{where} ({why})' for why, where in settings.items())}"
+        if key in unused:
+            instead = " ".join(dict.fromkeys(reason.instead for reason in reasons if reason.instead))
+            raise UserError(f"{sentence}; leave it out{instead and f', or give {instead}'}")
+        if reasons:
+            told.append(sentence)
+    return told
+
+
+def without_unused(overrides: Sequence[str], run: Run) -> list[str]:
+    """Return the overrides of a run without those that do nothing in it, so that they can be typed again."""
+    keys = {override: list(given_keys([override])) for override in overrides}
+    return [override for override in overrides if not (keys[override] and all(map(run.reasons, keys[override])))]
+
+
+def _trained(train: Any) -> str:
+    """Return what `train` of a phase trains besides the head: `head` (nothing), `last`, `all`, else `some`."""
+    named = OmegaConf.to_container(train) if OmegaConf.is_config(train) else train
+    if named in ("head", 0, [], ["head"]):
+        return "head"
+    return "last" if named == 1 else "all" if named == "all" else "some"
+
+
+def _referred(cfg: DictConfig) -> set[str]:
+    """Return the keys that others refer to, without those that `data.module` merely hands on."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    return set(_references({name: node for name, node in plain.items() if name != "hydra"}, ()))
+
+
+def _references(node: Any, place: tuple[str, ...]) -> Iterator[str]:
+    if place == ("data", "module"):
+        return
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _references(value, (*place, str(key)))
+    elif isinstance(node, str) and "${" in node:
+        for dots, name in re.findall(r"(\.*)([A-Za-z_][\w.]*)", node.replace("[", ".").replace("]", "")):
+            yield ".".join((*place[: len(place) - len(dots)], name)) if dots else name

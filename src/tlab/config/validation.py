@@ -1,0 +1,135 @@
+"""Mistakes in values that can be told before torch is imported."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config.schema import TrainConfig, keys
+from tlab.core.errors import UserError
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+        UserError: Names the first key that is wrong, and what it may be.
+    """
+    if OmegaConf.is_missing(cfg.data, "root"):
+        raise UserError(
+            "data.root is not set; say where the images are with data.root=DIR, "
+            "or take the built-in sample with data=demo"
+        )
+    if OmegaConf.is_missing(cfg.backbone, "name"):
+        raise UserError("backbone.name is not set; give a model's name with backbone.name=NAME")
+    makes_its_own = cfg.data.source._target_.endswith(("demo_index", "torchvision_index"))
+    if cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists():
+        raise UserError(
+            f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
+        )
+    if not OmegaConf.is_dict(cfg.backbone.kwargs):
+        raise UserError(
+            f"backbone.kwargs={cfg.backbone.kwargs} is no mapping; give for example "
+            "'backbone.kwargs={drop_path_rate: 0.1}'"
+        )
+    if cfg.optimizer.get("lr", 0) is None:
+        raise UserError("optimizer.lr=null is not a number; give the head's peak learning rate")
+    if cfg.trainer.strategy == "fsdp":
+        raise UserError(
+            "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
+            "stage by stage and the digests that prove it need them whole; take trainer=ddp"
+        )
+    check_values(cfg, TrainConfig)
+    if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
+        raise UserError(
+            f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
+            "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
+        )
+    if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
+        raise UserError(
+            "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
+        )
+
+
+def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
+    """Refuse to watch a metric that the run will not have.
+
+    Raises:
+        UserError: Lists those it will have.
+    """
+    watched = {"checkpoint.monitor": cfg.checkpoint.monitor, "scheduler.monitor": cfg.scheduler.get("monitor")}
+    for name, phase in cfg.finetune.phases.items():
+        watched[f"finetune.phases.{name}.until.monitor"] = phase.until.get("monitor") if phase.until else None
+    for key, monitor in watched.items():
+        if monitor is not None and monitor not in metrics:
+            raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")
+
+
+def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> None:
+    """Refuse a split of which some process would get no image.
+
+    Args:
+        images: Per split.
+        devices: Processes on each node.
+        nodes: Machines.
+
+    Raises:
+        UserError: Names the split.
+    """
+    for split, count in images.items():
+        if count < devices * nodes:
+            several = f" on trainer.num_nodes={nodes}" if nodes > 1 else ""
+            raise UserError(
+                f"trainer.devices={devices}{several} is too many for the {count} images of {split}; "
+                f"give {'fewer of both' if several else f'trainer.devices={max(1, count)} or less'}"
+            )
+
+
+def check_values(cfg: DictConfig, command: type) -> None:
+    """Hold the keys of a command against what its schema says that they may be.
+
+    Raises:
+        UserError: Names the first key that is wrong, and what it may be.
+    """
+    for key, declared in keys(command).items():
+        if declared.metadata["choices"] or any(bound is not None for bound in declared.metadata["bounds"]):
+            check_value(key, OmegaConf.select(cfg, key), command)
+
+
+def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
+    """Hold the value of one key against what the schema of its command says; null passes the bounds.
+
+    Raises:
+        UserError: Names the key, and what it may be.
+    """
+    declared = keys(command)[key]
+    choices, (least, above, most) = declared.metadata["choices"], declared.metadata["bounds"]
+    # 1 is not true
+    if choices and not any(value == choice and isinstance(value, type(choice)) for choice in choices):
+        raise UserError(f"{key}={value} is not one of {', '.join(map(typed, choices))}")
+    if value is None or (least, above, most) == (None, None, None):
+        return
+    if not _is_number(value) or value != value:
+        raise UserError(f"{key}={value} is not a number")
+    if isinstance(value, float) and int in (declared.type, *get_args(declared.type)):
+        raise UserError(f"{key}={value} is not a whole number")
+    if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
+        raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
+    if least is not None and value < least:
+        raise UserError(f"{key}={value} is too small; give {least:g} or more")
+    if above is not None and value <= above:
+        raise UserError(f"{key}={value} is too small; give more than {above:g}")
+    if most is not None and value > most:
+        raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+
+
+def typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""The ground: what imports nothing else of tlab."""

@@ -1,0 +1,118 @@
+"""A user's mistake as one sentence that names the key or file and the way out."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tlab.core.errors import MISTAKEN, UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+def fail(message: str) -> NoReturn:
+    """Print one sentence to standard error and exit with code 2."""
+    print(f"tlab: {message}", file=sys.stderr)
+    sys.exit(MISTAKEN)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Tell whether `error` is the user's: of a node that could not be built, only if its arguments were refused."""
+    if isinstance(error, InstantiationException):
+        return isinstance(_root_cause(error), UserError | TypeError | ValueError | ImportError | AttributeError)
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def sentence(error: BaseException) -> str:
+    """Return what went wrong and the way out, as one sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, InstantiationException):
+        return _instantiation_sentence(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = [option for option in error.options or [] if not option.startswith("_")]
+        if group:
+            return f"{group}={choice} is not a choice of the group {group}{_suggest(choice, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read; write KEY=VALUE, and quote a value with special characters"
+    return _configuration_sentence(error)
+
+
+def _configuration_sentence(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = str(cause)
+    key = getattr(cause, "full_key", None) or _search(r"full_key: (\S+)", text) or _search(r"'(.+?)'", text)
+    where = _search(r"^In '(.+?)'", str(error))
+    place = f" (in conf/{where}.yaml)" if where else ""
+    if _search(r"(is not in struct|not in '\w+')", text):
+        parent = getattr(cause, "parent_node", None)
+        options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
+        group, dot, name = str(key).rpartition(".")
+        nested = _below(parent, name) if isinstance(parent, DictConfig) else None
+        if nested is not None:
+            return f"{key} is not a key of the configuration{place}, did you mean {group}{dot}{nested}"
+        return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot)}"
+    wrong = r"Value .+? (?:could not be converted to \w+|is not a valid bool)|Cannot convert .+? to string"
+    if value := _search(rf"^(?:.*\n)?({wrong})", text):
+        return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
+    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
+        return f"{key} is not set; give it on the command line as {key}=VALUE"
+    return " ".join(text.split("\n")[0].split()) + f"{place}; see --help"
+
+
+def _below(node: DictConfig, name: str) -> str | None:
+    """Return where a key of this name is one level deeper, as in `optimizer.lr`; None where it is not."""
+    for key in map(str, node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and name in child:
+            return f"{key}.{name}"
+    return None
+
+
+def _instantiation_sentence(error: InstantiationException) -> str:
+    cause = _root_cause(error)
+    if isinstance(cause, UserError):
+        return str(cause)
+    key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
+    what = str(cause).strip().split("\n")[0] or type(cause).__name__
+    return f"{key} could not be built ({what}); correct its keys or its _target_"
+
+
+def _suggest(word: str, options: Sequence[str], prefix: str = "") -> str:
+    """Return the closest of the options, with the prefix it is typed with, then all of them."""
+    if not options:
+        return "; see --help or --cfg job for what there is"
+    close = difflib.get_close_matches(word, options, n=1)
+    near = f", did you mean {prefix}{close[0]}" if close else ""
+    return f"{near}; there are {', '.join(sorted(options))}"
+
+
+def _search(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text, flags=re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return what `error` came from; a UserError says it better than what it came from itself."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def one_line(error: BaseException) -> str:
+    """Return what went wrong: the sentence of a mistake, else the error's kind and the first line of its text."""
+    if is_mistake(error):
+        return sentence(error)
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")

@@ -1,0 +1,92 @@
+"""Where tlab keeps what it can compute again, and how it writes a file without ever leaving half of one."""
+
+import csv
+import io
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+def cache_dir() -> Path:
+    """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
+
+    An `XDG_CACHE_HOME` that is no absolute path does not count (XDG Base Directory Specification, Basics).
+    """
+    if explicit := os.environ.get("TLAB_CACHE"):
+        return Path(explicit).expanduser()
+    everybodys = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (everybodys if everybodys.is_absolute() else Path.home() / ".cache") / "tlab"
+
+
+def this_command() -> str:
+    """Return what names the command that was typed, alike in all processes that it starts on this machine."""
+    return os.environ.setdefault("TLAB_THIS_COMMAND", f"{os.getpid()}.{time.time_ns()}")
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write to; on success it is renamed to `target` in one step.
+
+    A crash inside the block leaves `target` as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` to `target` as UTF-8, atomically; bytes of a file's name that are no text are escaped."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a line of column names to `target` as UTF-8, atomically; a missing cell is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(target, text.getvalue())
+
+
+def leave_memory(path: Path) -> None:
+    """Let the system use the memory in which it keeps the content of a file that is on the disk.
+
+    For large files that nobody reads soon: what is read again and again (images, features) keeps its place, and the
+    next file is written to memory that is at hand, which on a virtual machine takes less than half the time.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS, Windows
+        return
+    with suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def stamp(file: str | os.PathLike[str], name: str | None = None) -> bytes:
+    """Return a file's name, size and modification time, for a digest that changes with its content.
+
+    Args:
+        file: The file.
+        name: What it is called in the digest; None: its path.
+
+    Raises:
+        OSError: The file is not there.
+    """
+    stat = os.stat(file)  # noqa: PTH116 - Path is slow here
+    return os.fsencode(file if name is None else name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode()

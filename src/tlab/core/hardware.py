@@ -1,0 +1,109 @@
+"""How many cores this process may use and torch computes on, and which GPUs."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
+SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+# The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
+SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
+SPINS = "1000"  # what GNU's OpenMP itself takes in a process that has more threads than there are cores
+
+
+def cores() -> int:
+    """Return the number of CPU cores open to this process (macOS and Windows: all of the machine).
+
+    A launcher that runs several jobs on one machine gives each its number in `TLAB_CORES`.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = (os.environ.get(name, "") for name in SHARES)
+    return next((min(int(number), bound) for number in given if number.isdigit() and int(number) > 0), bound)
+
+
+def share_of_cores() -> int:
+    """Return how many of them are for this process: a run may have several here."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def limit_spinning() -> None:
+    """Let threads that wait for work sleep soon, and leave their cores to other commands on the machine.
+
+    Between two operations of torch GNU's OpenMP has its threads ask 300,000 times whether there is work before they
+    sleep. Two commands at once on two cores then train at a third of the speed of one alone each, or less; with
+    this, at half of it (`python benchmarks/spin.py`). The environment is read when torch is loaded, so this comes
+    before, and the processes that are started inherit it. What the user has set, `GOMP_SPINCOUNT` or
+    `OMP_WAIT_POLICY`, stays. Other systems' OpenMP does not read it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def limit_threads() -> None:
+    """Let torch compute with this process's share of the cores, and no more threads than `OMP_NUM_THREADS`."""
+    limit_spinning()  # a cluster may have started this process with an environment of its own
+    import torch
+
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = min(share_of_cores(), int(wanted)) if wanted.isdigit() else share_of_cores()
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets a number of its own for several processes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and OpenCV compute on one thread in the block, as in a worker process.
+
+    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much. What a
+    thread of `thread_pool` has set is put back too: parts of torch have one number for all threads.
+    """
+    import cv2
+    import torch
+
+    threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(cv2_threads)
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool in which torch computes on each thread alone; to be used inside `one_thread`."""
+    import torch
+
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def gpus() -> list[str]:
+    """Return the GPUs open to this process, as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 2 GB of freed memory for the next step, in place of giving it back at once.
+
+    A training step on a CPU takes and frees the same few hundred MB of activations again and again. By itself
+    glibc hands tensors of more than 128 KB back to the system, which then clears every page anew. Without that
+    ResNet-18's training step at 224 px was 1.14 times as fast (`benchmarks/allocator.py`; 0.91 to 1.33 on a
+    busy machine). Does nothing on other C libraries, or where the environment has settings of its own.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None or any(name in os.environ for name in SETTINGS):
+        return
+    mallopt(MMAP_THRESHOLD, 2**25)  # the most it takes
+    mallopt(TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,303 @@
+"""One run in several processes, here and on other nodes: start them, let one speak, end all when one fails.
+
+Nothing here imports torch before processes are asked for.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.core.error_messages import is_mistake, sentence
+from tlab.core.errors import UserError
+from tlab.core.hardware import limit_threads
+from tlab.core.lazy_imports import INHERITED
+from tlab.core.rendezvous import next_meeting, this_node
+from tlab.core.signals import STOPPING
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+T = TypeVar("T")
+
+_rank = 0  # of this process in its run; not $RANK, which a cluster may have set for something else
+
+PATIENCE = timedelta(hours=2)  # how long processes wait for each other; the first may have many images to check
+GRACE = 60  # seconds that a stopped process has for its last checkpoint
+
+
+class ProcessError(Exception):
+    """The traceback of another process, as text."""
+
+
+def first_process() -> bool:
+    """Tell whether this process is the run's first one, which writes and speaks; true where there is one only."""
+    return _rank == 0
+
+
+def join_nodes(nodes: int) -> int:
+    """Return the rank of this node; on all but the first one this command stops writing and speaking.
+
+    With one node a rank that a cluster has set for something else (Slurm: the task's) is forgotten.
+
+    Raises:
+        UserError: Nothing says which node this is.
+    """
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    global _rank
+    _rank = this_node(nodes).rank if nodes > 1 else 0
+    rank_zero_only.rank = _rank  # type: ignore[attr-defined]
+    if _rank > 0:  # else torch laments, in many lines, that the first node is gone before the last answer
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return _rank
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """Let the first process through the block alone, so that the others find what it leaves in the caches.
+
+    What the block raises in the first process is raised in all, as by `from_first_process`.
+    """
+    if not first_process():
+        _share()
+        yield
+        return
+    with _telling_errors():
+        yield
+    _share()
+
+
+def from_first_process(compute: Callable[..., T], *arguments: Any) -> T:
+    """Return in every process what `compute(*arguments)` returns in the first one; only that one calls it.
+
+    Raises:
+        Exception: Whatever `compute` raises; in the others a `UserError` if it is a mistake, else a `ProcessError`.
+    """
+    if not first_process():
+        return _share()
+    with _telling_errors():
+        answer = compute(*arguments)
+    return _share(answer)
+
+
+def from_all_processes(mine: T) -> list[T]:
+    """Return in every process what each of them gives, in their order; where there is one only, its own."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+@contextmanager
+def _telling_errors() -> Iterator[None]:
+    """Let the others, which wait for a word of the first process, raise what is raised in the block."""
+    try:
+        yield
+    except Exception as error:
+        told = UserError(sentence(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
+        with suppress(Exception):  # they may be gone, and this error is the one that counts
+            _share(error=told)
+        raise
+
+
+def _share(answer: Any = None, error: Exception | None = None) -> Any:
+    """Return the first process's `answer` in every process; its `error`, if it has one, is raised in the others."""
+    import torch
+
+    words: list[Any] = [answer, error]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(words)
+    if words[1] is not None and not first_process():
+        raise words[1]
+    return words[0]
+
+
+def run_in_processes(
+    task: Callable[..., T], arguments: tuple[Any, ...], processes: int, backend: str, nodes: int = 1
+) -> T:
+    """Call `task(*arguments)` in so many new processes, and return what the first one here returns.
+
+    They find each other by `torch.distributed` (the default group is there when the task begins), and each has its
+    share of the cores. Only the first one reaches the terminal and the log. When one fails, the others are ended;
+    Ctrl-C, SIGTERM and a cluster's warnings are handed on, and nobody outlives this process.
+
+    Args:
+        task: A function of a module, since the processes import it.
+        arguments: Of the task; pickled. All nodes take those of the first.
+        processes: How many here.
+        backend: `gloo` (CPU) or `nccl` (GPU).
+        nodes: How many commands call this together, each on its machine, see `tlab.core.rendezvous`.
+
+    Raises:
+        UserError: A process met a mistake of the user, or was killed from outside; a node did not come.
+        KeyboardInterrupt: Ctrl-C; the processes have ended by then.
+        SystemExit: Another signal, likewise.
+        ProcessError: Anything else that a process raised.
+    """
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("trainer.devices above 1 starts its processes itself; give the command without torchrun")
+    node, meeting = next_meeting(nodes)
+    silent = {rank: Std.NONE if rank == node.rank == 0 else Std.ALL for rank in range(processes)}
+    with tempfile.TemporaryDirectory(prefix="tlab_") as folder, _as_it_was():
+        config = LaunchConfig(
+            min_nodes=nodes,
+            max_nodes=nodes,
+            nproc_per_node=processes,
+            max_restarts=0,
+            start_method="spawn",
+            signals_to_handle=",".join(number.name for number in STOPPING),
+            shutdown_timeout=GRACE,
+            logs_specs=DefaultLogsSpecs(folder, silent),
+            **meeting,
+        )
+        try:
+            results = elastic_launch(config, _process)(task, arguments, backend, _logging(), Path(folder))
+            return results[min(results)]
+        except torch.distributed.DistError as error:
+            raise UserError(
+                f"node {node.rank} of trainer.num_nodes={nodes} waited in vain for the others at {node.address}:"
+                f"{node.port}; see what they say, and whether that port is open (MASTER_PORT gives another)"
+            ) from error
+        except ChildFailedError as error:
+            raise _reason(error, Path(folder)) from _traceback(Path(folder))
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            sys.exit(128 + stopped.sigval)
+
+
+def _process(
+    task: Callable[..., T], arguments: tuple[Any, ...], backend: str, logs: tuple[Any, Any] | None, folder: Path
+) -> T | None:
+    """Run the task as one of the processes; a failure is left in `folder` for the process that waits."""
+    import torch
+    from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own; without its long import
+
+    global _rank
+    _rank = rank = int(os.environ["RANK"])
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    limit_threads()
+    if logs is not None and first_process():
+        configure_log(OmegaConf.create(logs[0]), logs[1])
+    try:
+        if backend == "nccl":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        result = task(*from_first_process(lambda: arguments))
+        torch.distributed.destroy_process_group()
+    except Exception as error:
+        failure = {
+            "mistake": sentence(error) if is_mistake(error) else None,
+            "time": time.time(),
+            "traceback": traceback.format_exc(),
+        }
+        (folder / f"{rank}.json").write_text(json.dumps(failure), encoding="utf-8")
+        raise
+    return result if os.environ["LOCAL_RANK"] == "0" else None
+
+
+def _end_with_parent() -> None:
+    """Stop when the process that waits is gone, and do not wait for ever."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    if sys.platform != "linux":  # there torch has asked the kernel for a signal
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def _failures(folder: Path) -> list[dict[str, Any]]:
+    """Return what the processes left, the cause first: a mistake before what it led to elsewhere."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted(found, key=lambda failure: (failure["mistake"] is None, failure["time"]))
+
+
+def _reason(error: "ChildFailedError", folder: Path) -> Exception:
+    """Return what to raise for a failed process."""
+    failures = _failures(folder)
+    rank, failure = error.get_first_failure()
+    if failures and failures[0]["mistake"] is not None:
+        return UserError(failures[0]["mistake"])
+    if not failures and failure.exitcode > 128:  # one of them was asked to stop, and did
+        sys.exit(failure.exitcode)
+    if failure.exitcode < 0:  # it left no word, and what the others left is only what it led to
+        return UserError(
+            f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "
+            f"lower data.num_workers, or, with another hydra.run.dir, data.batch_size or trainer.devices"
+        )
+    if failures:
+        return ProcessError(f"one of the run's processes failed: {failures[0]['traceback'].splitlines()[-1]}")
+    return UserError(
+        f"process {rank} of the run ended with exit code {failure.exitcode} before it began; a script that trains "
+        f"in several processes needs `if __name__ == '__main__':` around what it does"
+    )
+
+
+def _traceback(folder: Path) -> ProcessError | None:
+    failures = _failures(folder)
+    return ProcessError(f"\n{failures[0]['traceback']}") if failures else None
+
+
+def _logging() -> tuple[Any, Any] | None:
+    """Return how Hydra has set logging up here (configuration, verbosity); None outside a command."""
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    assert isinstance(hydra.job_logging, DictConfig)
+    verbose = hydra.verbose if isinstance(hydra.verbose, bool | str) else OmegaConf.to_container(hydra.verbose)
+    return OmegaConf.to_container(hydra.job_logging, resolve=True), verbose
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces.
+
+    What is started in the block defers heavy imports, whether this process does or not.
+    """
+    inherited = INHERITED in os.environ
+    os.environ[INHERITED] = "1"
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    names = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+    try:
+        yield
+    finally:
+        if not inherited:
+            del os.environ[INHERITED]
+        for logger in loggers:
+            logger.propagate = True
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

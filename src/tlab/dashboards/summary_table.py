@@ -1,0 +1,107 @@
+"""What a run came to, printed when it ends."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tlab.core.text import duration, short_path
+
+SPLITS = ("train", "val", "test", "all")
+PERCENT = ("acc", "f1", "acc_top5")  # shares of 1, printed as percent
+MEASURES = ("loss", *PERCENT)
+
+
+def print_closing_table(
+    console: Console,
+    metrics: Mapping[str, float],
+    phases: Sequence[Mapping[str, Any]],
+    paths: Mapping[str, Path],
+    comparison: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Print metrics per split, time and speed per phase, runs to compare with, and where things were written.
+
+    Args:
+        console: Where to print.
+        metrics: `<split>/<measure>` -> value, accuracy and F1 as shares of 1; other names are left out.
+        phases: In order, each with `name`, `start` (first epoch, from 0), `epochs`, `seconds`, `images_per_second`
+            and `trained` (group names).
+        paths: What -> where. A path is printed on a line of its own and never broken, so that it can be copied.
+        comparison: Name of a run -> its metrics, for instance this run's and a baseline's.
+    """
+    print_metrics(console, metrics)
+    if phases:
+        console.print(_phases_table(phases))
+    if comparison:
+        console.print(_comparison_table(comparison))
+    label = max((len(name) for name in paths), default=0)
+    for name, path in paths.items():
+        line = Text.assemble((f"{name:<{label}}  ", "bold"), str(short_path(path)))
+        console.print(line, soft_wrap=True)
+
+
+def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
+    """Print one table: a row per split, a column per measure."""
+    console.print(_metrics_table(metrics))
+
+
+def _metrics_table(metrics: Mapping[str, float]) -> Table:
+    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in metrics)]
+    measures = [m for m in MEASURES if any(f"{split}/{m}" in metrics for split in splits)]
+    table = _table("Result", "split", *measures)
+    for split in splits:
+        table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
+    return table
+
+
+def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Phases", "phase", "epochs", "time", "images/s")
+    table.add_column("trained", overflow="fold")
+    for phase in phases:
+        table.add_row(
+            str(phase["name"]),
+            _range(phase["start"] + 1, phase["start"] + phase["epochs"]),
+            duration(phase["seconds"]),
+            f"{phase['images_per_second']:,.0f}",
+            _groups(list(phase["trained"])),
+        )
+    if len(phases) > 1:
+        table.add_section()
+        table.add_row("total", "", duration(sum(phase["seconds"] for phase in phases)), "", "")
+    return table
+
+
+def _comparison_table(comparison: Mapping[str, Mapping[str, float]]) -> Table:
+    names = [f"{split}/{m}" for split in ("val", "test") for m in ("acc", "f1")]
+    shown = [name for name in names if any(name in metrics for metrics in comparison.values())]
+    table = _table("Comparison", "run", *shown)
+    for run, metrics in comparison.items():
+        table.add_row(run, *(_value(metrics, name) for name in shown))
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _value(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return "–"
+    return f"{metrics[name]:.1%}" if name.split("/")[-1] in PERCENT else f"{metrics[name]:.3f}"
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _groups(names: list[str]) -> str:
+    """Name up to three groups; of more, the first and the last ones."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {', '.join(names[-2:])} ({len(names)})"

@@ -1,0 +1,1 @@
+"""What happens to a training image, and how evaluation sees one."""

@@ -1,0 +1,92 @@
+"""What all of tlab's own augmentation steps share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.resample import Color
+
+Range = float | Sequence[float]
+
+
+class Step:
+    """One augmentation step. Steps in succession share one canvas, and so one warp and one change of colours.
+
+    A step is also a transform of its own: called with a uint8 image `3 H W` it returns one, and draws from torch's
+    global generator, as torchvision's transforms do.
+    """
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Draw what is to be done from `random`, and do it to the canvas."""
+        raise NotImplementedError
+
+    def __call__(self, x_CHW: Tensor) -> Tensor:
+        """Transform one image: C H W, uint8 (else converted), to 3 H W, uint8."""
+        canvas = Canvas(to_pixels(x_CHW))
+        self.draw(canvas, generator(int(torch.randint(2**62, ()))))
+        return canvas.tensor().clone()
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Return a generator of random numbers that starts at `seed`."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def to_pixels(x_CHW: Tensor) -> np.ndarray:
+    """Convert an image to H W 3, uint8.
+
+    Args:
+        x_CHW: C H W with C = 1 or 3; uint8, another integer type, or float in 0..1.
+    """
+    if x_CHW.dtype != torch.uint8:
+        x_CHW = TF.to_dtype(x_CHW.clamp(0, 1) if x_CHW.is_floating_point() else x_CHW, torch.uint8, scale=True)
+    return np.ascontiguousarray(x_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+def uniform(random: np.random.Generator, low: float, high: float) -> float:
+    """Draw from [low, high)."""
+    return low + (high - low) * random.random()
+
+
+def below(random: np.random.Generator, stop: int) -> int:
+    """Draw a whole number from 0 to `stop - 1`."""
+    return int(random.random() * stop)
+
+
+def limits(
+    name: str, value: Range, centre: float, least: float = -np.inf, most: float = np.inf
+) -> tuple[float, float]:
+    """Return a range: of a number the range that reaches so far to both sides of `centre`, else the pair given.
+
+    Raises:
+        ValueError: it is no such range, or exceeds `least` or `most`.
+    """
+    if isinstance(value, Sequence):
+        pair = [float(end) for end in value]
+    else:
+        pair = [max(centre - value, least), centre + value] if value >= 0 else [1, 0]
+    if len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
+        raise ValueError(f"{name} must be a number of at least 0 or a range (low, high), not {value!r}")
+    return pair[0], pair[1]
+
+
+def color(name: str, value: Range) -> Color:
+    """Return an RGB colour in 0..255 of three numbers, or of one for a grey.
+
+    Raises:
+        ValueError: it is no colour.
+    """
+    parts = list(value) if isinstance(value, Sequence) else [value] * 3
+    if len(parts) != 3 or not all(isinstance(part, int | float) and 0 <= part <= 255 for part in parts):
+        raise ValueError(f"{name} must be a grey or an RGB colour in 0..255, not {value!r}")
+    return parts[0], parts[1], parts[2]
+
+
+def check_probability(p: float) -> None:
+    """Raise a `ValueError` unless p lies in 0..1."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must lie in 0..1, not {p}")

@@ -1,0 +1,168 @@
+"""Augmentation steps that change colours: jitter, noise and erasing, with torchvision's names and meanings.
+
+Jitters in succession are carried out as one 3 x 4 matrix on (R, G, B, 1) (see `canvas.Canvas`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+
+from tlab.data.augment.base import Range, Step, below, check_probability, color, limits, uniform
+from tlab.data.augment.geometry import ATTEMPTS
+from tlab.data.augment.lazy_image import Canvas
+
+GRAY = np.array([0.2989, 0.587, 0.114])  # ITU-R BT.601, as rounded in torchvision's rgb_to_grayscale
+# RGB -> YIQ (NTSC 1953): lightness, and two axes of colour at right angles
+YIQ = np.array([GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB = np.linalg.inv(YIQ)
+
+
+@dataclass
+class ColorJitter(Step):
+    """Change brightness, contrast, saturation and hue, in random order.
+
+    As torchvision's, except that nothing is clipped between one change and the next, and that hue turns about the
+    grey axis (in YIQ): lightness and saturation stay, where torchvision's turn in HSV keeps the largest of R, G, B.
+
+    Args:
+        brightness: factor; a number b stands for 1 - b..1 + b.
+        contrast: factor of the distance from the mean grey.
+        saturation: factor of the distance from each pixel's grey.
+        hue: share of the colour circle; a number h stands for -h..h, at most 0.5.
+    """
+
+    brightness: Range = 0.0
+    contrast: Range = 0.0
+    saturation: Range = 0.0
+    hue: Range = 0.0
+
+    def __post_init__(self) -> None:
+        self._limits = self._ranges()
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Draw an order and the factors, and change the colours."""
+        for kind in random.permutation(len(self._limits)):
+            low, high = self._limits[kind]
+            if low == high == (0.0 if kind == 3 else 1.0):
+                continue
+            amount = uniform(random, low, high)
+            if kind == 0:
+                canvas.recolor(brightness_matrix(amount))
+            elif kind == 1:
+                canvas.recolor(contrast_matrix(amount, float(GRAY @ canvas.mean())))
+            elif kind == 2:
+                canvas.recolor(saturation_matrix(amount))
+            else:
+                canvas.recolor(hue_matrix(amount))
+
+    def _ranges(self) -> list[tuple[float, float]]:
+        named = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
+        return [
+            *(limits(name, value, 1.0, 0.0) for name, value in named.items()),
+            limits("hue", self.hue, 0.0, -0.5, 0.5),
+        ]
+
+
+def brightness_matrix(factor: float) -> np.ndarray:
+    """Return the 3 x 4 matrix that multiplies all colours."""
+    return _matrix(factor * np.eye(3))
+
+
+def contrast_matrix(factor: float, gray: float) -> np.ndarray:
+    """Return the 3 x 4 matrix that multiplies the distance from a grey in 0..255."""
+    return _matrix(factor * np.eye(3), (1 - factor) * gray)
+
+
+def saturation_matrix(factor: float) -> np.ndarray:
+    """Return the 3 x 4 matrix that multiplies each pixel's distance from its own grey."""
+    return _matrix(factor * np.eye(3) + (1 - factor) * GRAY)
+
+
+def hue_matrix(turns: float) -> np.ndarray:
+    """Return the 3 x 4 matrix that turns colours about the grey axis, by a share of the circle."""
+    # In YIQ red lies at about 20 degrees and green at about 240: the opposite sense of the hue circle
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    return _matrix(RGB @ turn @ YIQ)
+
+
+def _matrix(linear: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    matrix = np.full((3, 4), offset)
+    matrix[:, :3] = linear
+    return matrix
+
+
+@dataclass
+class GaussianNoise(Step):
+    """Add normal noise to every value of every pixel.
+
+    Args:
+        mean: of a white of 1.
+        sigma: standard deviation, of a white of 1.
+    """
+
+    mean: float = 0.0
+    sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.sigma < 0:
+            raise ValueError(f"sigma must not be negative: {self.sigma}")
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Add noise; what leaves 0..255 is clipped."""
+        x_HWC = canvas.pixels()
+        # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
+        bits = random.bit_generator.random_raw(x_HWC.size // 4 + 1).view(np.uint16)[: x_HWC.size]
+        noise = np.take(_normal_levels(self.mean * 255, self.sigma * 255), bits).reshape(x_HWC.shape)
+        canvas.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
+
+
+@lru_cache(maxsize=8)
+def _normal_levels(mean: float, sigma: float) -> np.ndarray:
+    """Return the 2 ** 16 quantiles of a normal distribution, rounded: int16."""
+    places = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    levels = mean + sigma * torch.special.ndtri(places)
+    return levels.round().clamp(-32768, 32767).to(torch.int16).numpy()
+
+
+@dataclass
+class RandomErasing(Step):
+    """Paint a box of random size, shape and place, with probability p.
+
+    Args:
+        p: probability.
+        scale: share of the image's area, from and to.
+        ratio: height / width, from and to; drawn evenly in its logarithm.
+        value: colour of the box, RGB in 0..255.
+    """
+
+    p: float = 0.5
+    scale: Sequence[float] = (0.02, 0.33)
+    ratio: Sequence[float] = (0.3, 3.3)
+    value: Range = 0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        color("value", self.value)
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Paint; an image too thin for any such box stays as it is."""
+        if random.random() >= self.p:
+            return
+        (height, width), (low, high) = canvas.size, map(math.log, self.ratio)
+        for _ in range(ATTEMPTS):
+            area, ratio = height * width * uniform(random, *self.scale), math.exp(uniform(random, low, high))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if h < height and w < width:
+                top, left = below(random, height - h + 1), below(random, width - w + 1)
+                painted = canvas.pixels().copy()
+                painted[top : top + h, left : left + w] = color("value", self.value)
+                canvas.replace(painted)
+                return

@@ -1,0 +1,158 @@
+"""How evaluation sees an image, and a transform applied now and then; uint8 images C H W, RGB, in and out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
+
+from tlab.data.augment.lazy_image import Canvas
+
+# ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): where it is painted, the normalised input is zero.
+MEAN_COLOR = (124, 116, 104)
+# Below this ratio of the sides an image is resized whole, exactly as torchvision's own presets do it.
+_THIN = 2
+# So many times the pixels needed are decoded at least: then resizing hides how, and crops of training keep detail.
+DETAIL = 2
+
+
+class ResizeCrop(nn.Module):
+    """Resize the shorter side to `round(image_size / crop_fraction)`, then cut the central square.
+
+    With `crop_fraction=0.875` this is torchvision's classification preset (256 then 224), pixel by pixel, for
+    every image whose longer side is at most twice the shorter one. Of thinner images only the middle is
+    resized, so that an image of 1 x 4000 pixels does not become one of 256 x 1,024,000 on the way.
+
+    Args:
+        image_size: side S of the square that comes out, in pixels.
+        crop_fraction: how much of the shorter side is kept, 0 < crop_fraction <= 1.
+
+    Shapes: uint8 `C H W` -> uint8 `C S S`.
+    """
+
+    def __init__(self, image_size: int, crop_fraction: float = 0.875):
+        super().__init__()
+        _check_size(image_size)
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction}")
+        self.image_size = image_size
+        self.crop_fraction = crop_fraction
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * round(self.image_size / self.crop_fraction)
+
+    def forward(self, x_CHW: Tensor) -> Tensor:
+        """Resize and crop one image."""
+        height, width = x_CHW.shape[-2:]
+        short = min(height, width)
+        if max(height, width) > _THIN * short:
+            x_CHW = TF.center_crop(x_CHW, [_middle(height, short), _middle(width, short)])
+        x_CHW = TF.resize(x_CHW, [round(self.image_size / self.crop_fraction)], antialias=True)
+        return TF.center_crop(x_CHW, [self.image_size, self.image_size])
+
+    def extra_repr(self) -> str:
+        """Show the parameters in `repr`."""
+        return f"image_size={self.image_size}, crop_fraction={self.crop_fraction}"
+
+
+class ResizePad(nn.Module):
+    """Resize the longer side to `image_size`, then pad to a square: the whole object stays in view.
+
+    Args:
+        image_size: side S of the square that comes out, in pixels.
+        fill: colour of the padding, RGB in 0..255.
+
+    Shapes: uint8 `3 H W` -> uint8 `3 S S`.
+    """
+
+    def __init__(self, image_size: int, fill: tuple[int, int, int] = MEAN_COLOR):
+        super().__init__()
+        _check_size(image_size)
+        self.image_size = image_size
+        self.fill = list(fill)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
+        return DETAIL * self.image_size
+
+    def forward(self, x_CHW: Tensor) -> Tensor:
+        """Resize and pad one image."""
+        size, (height, width) = self.image_size, x_CHW.shape[-2:]
+        scale = size / max(height, width)
+        # max(1, ...): the short side of a very thin image must not vanish.
+        height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        x_CHW = TF.resize(x_CHW, [height, width], antialias=True)
+        left, top = (size - width) // 2, (size - height) // 2
+        return TF.pad(x_CHW, [left, top, size - width - left, size - height - top], fill=self.fill)
+
+    def extra_repr(self) -> str:
+        """Show the parameters in `repr`."""
+        return f"image_size={self.image_size}, fill={self.fill}"
+
+
+def evaluation_transform(image_size: int, resize: str = "crop", crop_fraction: float = 0.875) -> nn.Module:
+    """Build the transform of validation and test images, the same for every call on an image.
+
+    Args:
+        image_size: side S of the square that comes out, in pixels.
+        resize: `crop` keeps the central square, `pad` keeps the whole image and pads it with the mean colour.
+        crop_fraction: how much of the shorter side `crop` keeps; torchvision's presets: 0.875 (224 of 256).
+
+    Returns:
+        A module from uint8 `3 H W` to uint8 `3 S S`.
+
+    Raises:
+        ValueError: `resize` is neither of the two, or a number is out of its range.
+    """
+    if resize == "crop":
+        return ResizeCrop(image_size, crop_fraction)
+    if resize == "pad":
+        return ResizePad(image_size)
+    raise ValueError(f"resize must be 'crop' or 'pad', not {resize!r}")
+
+
+class Sometimes(nn.Module):
+    """Apply one transform with probability p.
+
+    torchvision's `RandomApply` takes a list, whose entries the command line cannot reach; here each parameter
+    has a key (`aug.transforms.noise.transform.sigma=0.1`).
+
+    Args:
+        transform: callable on one uint8 image `C H W`.
+        p: probability, 0..1.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must lie in 0..1, not {p}")
+        self.transform = transform
+        self.p = p
+
+    def forward(self, x_CHW: Tensor) -> Tensor:
+        """Transform one image, or return it as it is."""
+        return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Let a transform that is a `steps.Step` draw on the canvas, or leave it as it is."""
+        if random.random() < self.p:
+            self.transform.draw(canvas, random)  # type: ignore[attr-defined]  # `chain.Chain` has looked
+
+    def extra_repr(self) -> str:
+        """Show the probability in `repr`."""
+        return f"p={self.p}"
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < 2:
+        raise ValueError(f"image_size must be at least 2 pixels, not {image_size}")
+
+
+def _middle(side: int, short: int) -> int:
+    """Length kept of `side`: about `_THIN` times the short side, of equal parity so that the centre stays."""
+    kept = _THIN * short
+    return side if side <= kept else kept + (side - kept) % 2

@@ -1,0 +1,204 @@
+"""Augmentation steps that move pixels: crop, flip, rotation and shear, with torchvision's names and meanings.
+
+In succession they are carried out as one warp (see `canvas.Canvas`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tlab.data.augment.base import Range, Step, below, check_probability, color, limits, uniform
+from tlab.data.augment.lazy_image import Canvas
+
+ATTEMPTS = 10  # at a box of random shape that fits into the image, as in torchvision
+BORDERS = {
+    "constant": cv2.BORDER_CONSTANT,
+    "edge": cv2.BORDER_REPLICATE,
+    "reflect": cv2.BORDER_REFLECT_101,
+    "symmetric": cv2.BORDER_REFLECT,
+}
+
+
+@dataclass
+class RandomResizedCrop(Step):
+    """Cut a box of random size, shape and place, and resize it (bilinear, with antialiasing).
+
+    Args:
+        size: side S of the square that comes out, in pixels, or its height and width.
+        scale: share of the image's area, from and to.
+        ratio: width / height, from and to; drawn evenly in its logarithm.
+    """
+
+    size: int | Sequence[int]
+    scale: Sequence[float] = (0.08, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be a range of shares above 0, not {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Cut and resize; an image too thin for any such box gives its middle."""
+        canvas.crop(*self._box(*canvas.size, random), size=_pair(self.size))
+
+    def _box(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(ATTEMPTS):
+            area = height * width * uniform(random, *self.scale)
+            ratio = math.exp(uniform(random, low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return below(random, height - h + 1), below(random, width - w + 1), h, w
+        h = max(1, min(height, round(width / self.ratio[0])))
+        w = max(1, min(width, round(height * self.ratio[1])))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass
+class RandomCrop(Step):
+    """Cut a box of fixed size at a random place, after adding a margin.
+
+    Args:
+        size: side of the square that is cut, in pixels, or its height and width; an image that is smaller, margin
+            included, is padded to it.
+        padding: margin in pixels: one for all sides, or (left and right, top and bottom), or (left, top, right,
+            bottom).
+        fill: colour of the margin, RGB in 0..255.
+        padding_mode: `constant` (the colour), `edge`, `reflect` or `symmetric`.
+    """
+
+    size: int | Sequence[int]
+    padding: int | Sequence[int] = 0
+    fill: Range = 0
+    padding_mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        color("fill", self.fill)
+        if self.padding_mode not in BORDERS:
+            raise ValueError(f"padding_mode must be one of {', '.join(BORDERS)}, not {self.padding_mode!r}")
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Add the margin and cut."""
+        fill, border = color("fill", self.fill), BORDERS[self.padding_mode]
+        margin = (
+            [self.padding] * 4 if isinstance(self.padding, int) else list(self.padding) * (4 // len(self.padding))
+        )
+        if any(margin):
+            canvas.pad((margin[0], margin[1], margin[2], margin[3]), fill, border)
+        height, width = _pair(self.size)
+        low, narrow = max(0, height - canvas.size[0]), max(0, width - canvas.size[1])
+        if low or narrow:
+            canvas.pad((narrow, low, narrow, low), fill, border)
+        canvas.crop(
+            below(random, canvas.size[0] - height + 1), below(random, canvas.size[1] - width + 1), height, width
+        )
+
+
+@dataclass
+class RandomHorizontalFlip(Step):
+    """Swap left and right with probability p."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Flip, or do not."""
+        if random.random() < self.p:
+            canvas.flip(horizontal=True)
+
+
+@dataclass
+class RandomVerticalFlip(Step):
+    """Swap top and bottom with probability p."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Flip, or do not."""
+        if random.random() < self.p:
+            canvas.flip(vertical=True)
+
+
+@dataclass
+class RandomAffine(Step):
+    """Rotate, shear, scale and shift about the centre of the image (bilinear).
+
+    Args:
+        degrees: angle; a number d stands for -d..d.
+        translate: largest shift as a share of width and of height; null for none.
+        scale: factor, from and to; null for none.
+        shear: angle of the horizontal shear in degrees, or of both as (x low, x high, y low, y high); null: none.
+        fill: colour outside the image, RGB in 0..255.
+    """
+
+    degrees: Range
+    translate: Sequence[float] | None = None
+    scale: Sequence[float] | None = None
+    shear: Range | None = None
+    fill: Range = 0
+
+    def __post_init__(self) -> None:
+        self._color, self._limits = color("fill", self.fill), self._ranges()
+
+    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+        """Draw angle, shifts, scale and shears, and warp."""
+        angles, scales, shear_x, shear_y = self._limits
+        height, width = canvas.size
+        angle = uniform(random, *angles)
+        shift = (0.0, 0.0)
+        if self.translate is not None:
+            # Whole pixels, as in torchvision
+            x, y = (reach * side for reach, side in zip(self.translate, (width, height), strict=True))
+            shift = (round(uniform(random, -x, x)), round(uniform(random, -y, y)))
+        scale, shear = uniform(random, *scales), (uniform(random, *shear_x), uniform(random, *shear_y))
+        matrix = affine_matrix(canvas.size, angle, shift, scale, shear)
+        canvas.warp(matrix, self._color)
+
+    def _ranges(self) -> list[tuple[float, float]]:
+        shear = [0.0] * 4 if self.shear is None else self.shear
+        x, y = (shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4 else (shear, (0.0, 0.0))
+        scale = limits("scale", (1.0, 1.0) if self.scale is None else self.scale, 1.0, 1e-6)
+        return [limits("degrees", self.degrees, 0.0), scale, limits("shear", x, 0.0), limits("shear", y, 0.0)]
+
+
+def affine_matrix(
+    size: tuple[int, int],
+    angle: float,
+    shift: tuple[float, float] = (0.0, 0.0),
+    scale: float = 1.0,
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
+    """Return the affine map that torchvision's `functional.affine` carries out, from output to input.
+
+    Args:
+        size: height and width.
+        angle: clockwise, in degrees.
+        shift: of the image in pixels, to the right and down.
+        scale: factor of the image.
+        shear: angles in degrees.
+
+    Returns:
+        3 x 3, float64, in continuous coordinates (x, y, 1).
+    """
+    turn, (x, y) = math.radians(angle), map(math.radians, shear)
+    a, c = math.cos(turn - y) / math.cos(y), math.sin(turn - y) / math.cos(y)
+    b, d = -a * math.tan(x) - math.sin(turn), math.cos(turn) - c * math.tan(x)
+    # The inverse of scale * [[a, b], [c, d]], whose determinant is scale ** 2
+    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
+    centre_x, centre_y = size[1] / 2, size[0] / 2
+    to_x, to_y = centre_x + shift[0], centre_y + shift[1]
+    return np.array([[a, b, centre_x - a * to_x - b * to_y], [c, d, centre_y - c * to_x - d * to_y], [0, 0, 1]])
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

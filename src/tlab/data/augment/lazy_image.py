@@ -1,0 +1,126 @@
+"""An image and what is still to be done to it: successive warps become one, and so do successive colour changes."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlab.data.augment.resample import Color, flipped, resized, warped
+
+_IDENTITY = np.eye(3)
+_SAME = 1e-6
+
+
+class Canvas:
+    """An image in the course of its augmentation.
+
+    `crop`, `flip`, `warp` and `recolor` only note what is to be done. It is carried out when somebody asks for the
+    pixels: one resampling for all warps, then one pass for all colour changes. The result is that of carrying
+    out each at once, with less blur, and without clipping at 0 and 255 between one colour change and the next.
+
+    Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1). Warps are given as matrices
+    from output to input coordinates (x, y, 1).
+
+    Args:
+        x_HWC: H W 3, uint8, RGB. It is never written to.
+    """
+
+    def __init__(self, x_HWC: np.ndarray) -> None:
+        self._source = x_HWC
+        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
+        self._size = x_HWC.shape[:2]
+        self._fill: Color | None = None  # of what lies outside the source, where a warp may show it
+        self._cut = False  # the matrix hides pixels of the source, which a further warp must not show again
+        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self._size
+        return height, width
+
+    def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
+        """Cut a box that lies inside the image, and bring it to `size` (height, width)."""
+        if self._matrix is None:
+            self._source = self._source[top : top + height, left : left + width]
+        else:
+            self._matrix = self._matrix @ np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
+            self._cut = True
+        self._size = (height, width)
+        if size is not None and size != self._size:
+            self._compose(np.diag([width / size[1], height / size[0], 1.0]))
+            self._size = size
+
+    def flip(self, horizontal: bool = False, vertical: bool = False) -> None:
+        """Swap left and right, or top and bottom."""
+        height, width = self._size
+        x = (-1.0, width) if horizontal else (1.0, 0)
+        y = (-1.0, height) if vertical else (1.0, 0)
+        self._compose(np.array([[x[0], 0, x[1]], [0, y[0], y[1]], [0, 0, 1]]))
+
+    def warp(self, matrix: np.ndarray, fill: Color) -> None:
+        """Resample by a 3 x 3 affine matrix, from output to input coordinates; `fill` shows outside the image."""
+        if self._cut or self._color is not None or self._fill not in (None, fill):
+            self._carry_out()
+        self._compose(matrix)
+        self._fill = fill
+
+    def pad(self, margin: tuple[int, int, int, int], fill: Color, border: int = cv2.BORDER_CONSTANT) -> None:
+        """Add a margin (left, top, right, bottom) in pixels, of the kind of a cv2.BORDER_* constant."""
+        self._carry_out()
+        left, top, right, bottom = margin
+        self._set(cv2.copyMakeBorder(self._source, top, bottom, left, right, border, value=fill))
+
+    def recolor(self, matrix: np.ndarray) -> None:
+        """Change colours by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
+        self._color = matrix if self._color is None else _after(matrix, self._color)
+
+    def mean(self) -> np.ndarray:
+        """Return the mean colour, RGB in 0..255: 3, float64. Pending colour changes count, unclipped."""
+        self._carry_out_warp()
+        mean = np.array(cv2.mean(self._source)[:3])
+        return mean if self._color is None else self._color[:, :3] @ mean + self._color[:, 3]
+
+    def pixels(self) -> np.ndarray:
+        """Carry out what is pending and return the image: H W 3, uint8; not to be written to."""
+        self._carry_out()
+        return self._source
+
+    def tensor(self) -> Tensor:
+        """Return `pixels` as a tensor: 3 H W, uint8; not to be written to."""
+        return torch.from_numpy(np.ascontiguousarray(self.pixels())).permute(2, 0, 1)
+
+    def replace(self, x_HWC: np.ndarray) -> None:
+        """Take another image, H W 3, uint8, in place of what was there and was pending."""
+        self._color = None
+        self._set(x_HWC)
+
+    def _set(self, x_HWC: np.ndarray) -> None:
+        self._source, self._size = x_HWC, x_HWC.shape[:2]
+        self._matrix, self._fill, self._cut = None, None, False
+
+    def _compose(self, matrix: np.ndarray) -> None:
+        self._matrix = (_IDENTITY if self._matrix is None else self._matrix) @ matrix
+
+    def _carry_out(self) -> None:
+        self._carry_out_warp()
+        if self._color is not None:
+            self._source, self._color = cv2.transform(self._source, self._color), None
+
+    def _carry_out_warp(self) -> None:
+        if self._matrix is None:
+            return
+        (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *self._matrix[:2]
+        edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
+        extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
+        if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
+            self._set(flipped(resized(self._source, self._size), a < 0, d < 0))
+        else:
+            self._set(warped(self._source, self._matrix, self._size, self._fill))
+
+
+def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the 3 x 4 matrix that does `first`, then `second`."""
+    both = second[:, :3] @ first
+    both[:, 3] += second[:, 3]
+    return both

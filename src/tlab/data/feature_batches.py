@@ -1,0 +1,94 @@
+"""Batches of what was computed once, in place of images that are read again and again."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from tlab.data.augment.mixup import Mixing
+from tlab.data.dataset import Batch
+from tlab.data.sampler import Key, addressed_seed
+
+
+class StoredViews:
+    """Stands in for the images of a split while the first stages are frozen.
+
+    Epoch e gets view (e - start) modulo V. The views are those of the epochs from `start` on, so the first V epochs
+    see exactly what they would without a store, and the later ones see it again. A sample that a balanced epoch
+    repeats gets the next view.
+
+    Args:
+        views: V arrays, each with a row per file: N x (the row's shape); memory-mapped.
+        dtype: type of the rows (bfloat16 is kept as int16 of the same bits).
+        channels_last: the rows of maps are `H W C`.
+        after: last stage that the rows have been through (`Batch.after`).
+        start: epoch of the first view.
+        rows: row of each sample of the split; None: they are in the same order.
+        labels: label of each sample of the split.
+        mixing: mixup, which blends the rows; None for no mixing.
+        num_classes: K, for mixing.
+        seed: seed of the run, for mixing.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[np.ndarray],
+        dtype: torch.dtype,
+        channels_last: bool,
+        *,
+        after: str,
+        start: int = 0,
+        rows: Sequence[int] | None = None,
+        labels: Sequence[int] = (),
+        mixing: Mixing | None = None,
+        num_classes: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.views, self.dtype, self.channels_last = list(views), dtype, channels_last
+        self.rows = np.arange(len(views[0])) if rows is None else np.asarray(rows)
+        self.labels = torch.as_tensor(labels)
+        self.after, self.start = after, start
+        self.mixing, self.num_classes, self.seed = mixing, num_classes, seed
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a row is a vector and no map."""
+        return self.views[0].ndim == 2
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """Return the batch of these keys."""
+        index = torch.tensor([key.index for key in keys])
+        rows = self.read([(key.epoch + key.draw, key.index) for key in keys])
+        labels = self.labels[index]
+        if self.mixing is None:
+            return Batch(rows, labels, index, self.after)
+        weights, partners = zip(*(self._mixes(key) for key in keys), strict=True)
+        weight = torch.tensor(weights)
+        others = self.read(partners)
+        shaped = weight.view(-1, *[1] * (rows.ndim - 1))
+        mixed = torch.lerp(others.float(), rows.float(), shaped).to(rows.dtype)
+        targets = [one_hot(y, self.num_classes).float() for y in (labels, self.labels[[i for _, i in partners]])]
+        return Batch(mixed, torch.lerp(targets[1], targets[0], weight[:, None]), index, self.after)
+
+    def _mixes(self, key: Key) -> tuple[float, tuple[int, int]]:
+        """Return the share of a key's own sample, and (epoch, sample) of what it is mixed with."""
+        assert self.mixing is not None
+        if key.partner < 0:
+            return 1.0, (key.epoch + key.draw, key.index)
+        weight = self.mixing.weight(addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw))
+        return weight, (key.epoch + key.partner_draw, key.partner)
+
+    def read(self, addresses: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the rows of (epoch, sample) in a tensor of its own."""
+        view = np.array([(epoch - self.start) % len(self.views) for epoch, _ in addresses])
+        row = self.rows[[index for _, index in addresses]]
+        kind = torch.from_numpy(np.empty(0, self.views[0].dtype)).dtype  # torch warns of maps, which are read-only
+        x = torch.empty((len(row), *self.views[0].shape[1:]), dtype=kind)  # aligned, so that sums are the same bits
+        out = x.numpy()
+        for number in np.unique(view):
+            of_view = view == number
+            out[of_view] = self.views[number][row[of_view]]
+        x = x.view(self.dtype) if x.dtype != self.dtype else x
+        return x.movedim(-1, 1) if self.channels_last and x.ndim == 4 else x

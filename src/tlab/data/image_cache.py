@@ -1,0 +1,198 @@
+"""Decoded images on disk: each image file is decoded once, for all epochs and for all runs that see it alike."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+
+from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
+from tlab.core.files import cache_dir, stamp
+from tlab.core.hardware import cores, one_thread, thread_pool
+from tlab.core.processes import from_first_process
+from tlab.data import progress_bar
+
+log = logging.getLogger(__name__)
+
+RULE = 1  # counts the ways in which tlab has made these pixels
+EPOCHS = 3  # so many epochs at least must read the images
+WORTH = 2.0  # seconds of decoding to save, below which nothing is stored
+SAMPLE = 16  # images that are looked at for time and size
+CHUNK = 32  # images that are decoded before they are written; bounds the memory
+DISK_SHARE = 0.25  # of the free disk, for all stores of images together
+MEMORY_SHARE = 0.5  # of the free memory: a store that does not fit there is read from the disk at every epoch
+
+Original = Callable[[int], Tensor]
+
+
+class ImageStore:
+    """Images in one flat file, readable at random and by any number of processes.
+
+    The file is read, not mapped: mapped pages would count as this process's memory, which would then grow with the
+    data. An open store outlives its removal.
+
+    Args:
+        folder: holds `pixels` (the images one after the other, H W 3, uint8) and `shapes.npy` (N 2, int32: H, W).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def read(self, index: int) -> Tensor:
+        """Return image `index`: 3 H W, uint8, laid out H W C."""
+        height, width = (int(side) for side in self._shapes[index])
+        x_HWC = np.empty((height, width, 3), np.uint8)
+        self._read_into(x_HWC.reshape(-1).data, int(self._offsets[index]))
+        return torch.from_numpy(x_HWC).permute(2, 0, 1)
+
+    def _open(self) -> None:
+        self._shapes = np.load(self.folder / "shapes.npy")
+        self._offsets = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(1, dtype=np.int64))])
+        self._file = (self.folder / "pixels").open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+
+    def _read_into(self, buffer: memoryview, offset: int) -> None:
+        if hasattr(os, "preadv"):
+            while len(buffer):
+                count = os.preadv(self._file.fileno(), [buffer], offset)
+                if not count:
+                    raise OSError(f"{self.folder} is cut short: remove it, and the images are decoded anew")
+                buffer, offset = buffer[count:], offset + count
+            return
+        with self._lock:  # Windows: the place in the file is one for all threads
+            self._file.seek(offset)
+            self._file.readinto(buffer)
+
+    def __getstate__(self) -> Path:
+        return self.folder
+
+    def __setstate__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+
+def choose_store(
+    mode: str, paths: Sequence[str], look: str, original: Original, epochs: int | None
+) -> ImageStore | None:
+    """Return the store of these images, made now if need be; None where they are better decoded at every epoch.
+
+    Of the processes of a run, which all call this together, the first one decides whether it pays.
+
+    Args:
+        mode: `on` stores whatever fits on the disk; `auto` what also fits into memory and pays; `off` nothing.
+        paths: the image files.
+        look: says how `original` makes an image of a file, for the store's key.
+        original: index -> 3 H W, uint8.
+        epochs: how many epochs read the images; None: many.
+    """
+    if mode == "off" or not paths:
+        return None
+    folder = cache_dir() / "images"
+    entry = folder / _key(paths, look)
+    reason = from_first_process(
+        lambda: "" if entry.exists() else _reason_against(mode, folder, original, len(paths), epochs)
+    )
+    if reason:
+        log.log(
+            logging.INFO if "GB" in reason else logging.DEBUG,
+            "data.store=%s: images are decoded anew in every epoch (%s).",
+            mode,
+            reason,
+        )
+        return None
+    if not entry.exists():
+        try:
+            with open_locked(entry):  # another process may be at it; then this one waits
+                if not entry.exists():
+                    _write(entry, original, len(paths))
+        except OSError as error:
+            log.warning(
+                "Decoded images cannot be kept in %s (%s), so they are decoded anew in every epoch; make room "
+                "there, name another folder with TLAB_CACHE, or give data.store=off.",
+                *(folder, error.strerror or error),
+            )
+            return None
+    touch(entry)
+    try:
+        return ImageStore(entry)
+    except OSError:  # another process has just made room
+        return None
+
+
+def _key(paths: Sequence[str], look: str) -> str:
+    """Return a digest of all that the pixels depend on."""
+    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
+    digest = blake2b("\n".join(versions).encode(), digest_size=16)
+    for path in paths:
+        digest.update(b"\n" + stamp(path))
+    return digest.hexdigest()
+
+
+def _reason_against(mode: str, folder: Path, original: Original, images: int, epochs: int | None) -> str:
+    """Return why nothing should be stored, or "" if it should. May remove old stores to make room."""
+    if mode == "auto" and epochs is not None and epochs <= EPOCHS:
+        return f"{epochs} epochs read them"
+    seconds, size = _sample(original, images)
+    if mode == "auto" and epochs is not None and seconds * (epochs - 1) < WORTH:
+        return f"decoding them all takes {seconds:.1f} s"
+    if mode == "auto" and size > MEMORY_SHARE * free_memory():
+        return f"decoded they take {size / 1e9:.1f} GB, more than half of the free memory"
+    held = size_of(folder) if folder.exists() else 0
+    limit = int(DISK_SHARE * (free_bytes(folder) + held))
+    if size > limit:
+        return f"decoded they take {size / 1e9:.1f} GB, more than a quarter of the free disk"
+    evict(folder, limit - size)
+    return ""
+
+
+def _sample(original: Original, images: int) -> tuple[float, int]:
+    """Return about how many seconds of one core all images take to decode, and how many bytes they fill."""
+    chosen = range(0, images, -(-images // SAMPLE))
+    start = time.perf_counter()
+    sizes = [original(index).numel() for index in chosen]
+    return (time.perf_counter() - start) * images / len(chosen), sum(sizes) * images // len(chosen)
+
+
+def _write(entry: Path, original: Original, images: int) -> None:
+    """Decode all images into a folder that becomes `entry` when it is whole."""
+    start = time.monotonic()
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+    try:
+        temporary.mkdir()
+        shapes = np.empty((images, 2), np.int32)
+        with (temporary / "pixels").open("wb") as file:
+            for index, x in enumerate(progress_bar.shown(_all(original, images), "Decoding images", images)):
+                shapes[index] = x.shape[-2:]
+                file.write(np.ascontiguousarray(x.permute(1, 2, 0).numpy()).data)
+            file.flush()
+            os.fsync(file.fileno())
+        np.save(temporary / "shapes.npy", shapes)
+        temporary.rename(entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    seconds = time.monotonic() - start
+    if seconds > progress_bar.PATIENCE:
+        log.info("Decoded %d images in %.1f s into %s.", images, seconds, entry)
+
+
+def _all(original: Original, images: int) -> Iterator[Tensor]:
+    """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
+    with one_thread(), thread_pool(cores()) as pool:  # Pillow and torch let go of the interpreter's lock
+        for start in range(0, images, CHUNK):
+            yield from pool.map(original, range(start, min(start + CHUNK, images)))

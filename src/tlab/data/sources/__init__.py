@@ -1,0 +1,1 @@
+"""Where images and labels come from: files are found, checked, split and looked over."""

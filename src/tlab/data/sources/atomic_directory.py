@@ -1,0 +1,47 @@
+"""Folders that tlab makes itself: built once, whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tlab.core.errors import UserError
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Return `target`; where it is missing, let `build` fill a new folder beside it and rename that.
+
+    A crash leaves nothing at `target`. Of several processes that build at the same time the first to finish wins;
+    the others throw theirs away.
+
+    Raises:
+        UserError: the folder cannot be written (permissions, a full disk).
+    """
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+            fresh = Path(beside) / "folder"  # inside, since a temporary folder is closed to other users
+            fresh.mkdir()
+            build(fresh)
+            try:
+                fresh.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{target} cannot be written ({reason}): make room there, or name another folder with TLAB_CACHE."
+        ) from error
+    return target
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,290 @@
+"""Which image file belongs to which class and which split."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from tlab.core.errors import UserError
+from tlab.core.files import stamp
+from tlab.core.text import few
+from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
+from tlab.data.sources.split import check_fractions, split_classes
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+UNSPLIT = "all"  # the split of data that are measured without being split
+
+Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
+
+
+class Sample(NamedTuple):
+    """One image file: its absolute path, and its label as an index into the classes."""
+
+    file: str  # a `Path` for each of very many files takes seconds and hundreds of megabytes
+    label: int
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.file)
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """All image files of a data set, before any is opened.
+
+    Attributes:
+        root: absolute path of the data.
+        classes: class names, sorted; a label is a position here.
+        splits: "train", "val", and "test" where there is one; each sorted by class, then by path. Of data that are
+            only measured, those that there are, or "all".
+        remarks: sentences about what was left aside on the way.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Sample, ...]]
+    remarks: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a hex digest of the relative paths, labels, sizes and modification times of every split."""
+        digest = blake2b("\n".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
+        for split, samples in sorted(self.splits.items()):
+            digest.update(f"\n\n{split}".encode())
+            prefix = f"{self.root}/"
+            for file, label in samples:
+                digest.update(b"\n" + stamp(file, f"{file.removeprefix(prefix)}\0{label}"))
+        return digest.hexdigest()
+
+    def relative(self, path: Path) -> str:
+        """Return `path` relative to the root where it lies below it, with forward slashes."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+    def without(self, paths: Collection[Path]) -> "ImageIndex":
+        """Return the index without these files.
+
+        Raises:
+            UserError: a class has no image left in train or in val, where there are both to train with.
+        """
+        if not paths:
+            return self
+        gone = set(map(str, paths))
+        kept = {
+            split: tuple(s for s in samples if str(s.path) not in gone) for split, samples in self.splits.items()
+        }
+        for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
+            labels = {sample.label for sample in kept[split]}
+            empty = [name for label, name in enumerate(self.classes) if label not in labels]
+            if empty:
+                raise UserError(
+                    f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
+                    "files listed as unreadable, add images, or leave the class out with data.exclude."
+                )
+        return replace(self, splits={split: samples for split, samples in kept.items() if samples})
+
+
+def folder_index(
+    root: str | os.PathLike[str],
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+) -> ImageIndex:
+    """Index a folder of class folders.
+
+    Two layouts: `root/{train,val,test}/<class>/**`, where val may also be called valid or validation, in any
+    case of the letters; or `root/<class>/**`. What is missing of val and test is split off train (see
+    `split.split_class`); `test_fraction` counts only where there is no test folder. A test folder without
+    class folders holds no labels and is left aside.
+
+    Args:
+        root: folder of the data.
+        val_fraction: share of the validation split, in (0, 1).
+        test_fraction: share of the test split, in [0, 1).
+        seed: seed of the split.
+        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+
+    Raises:
+        UserError: the folder, a class or a fraction cannot be used; the sentence says why.
+    """
+    base, left_out = check_root(root), Exclude(exclude)
+    folders = _split_folders(base, left_out) or {"train": ""}
+    if "train" not in folders:
+        raise UserError(
+            f"{base} has a folder {next(iter(folders.values()))!r} but no 'train': add train/<class>/, "
+            "or rename that folder if it is a class."
+        )
+    remarks = []
+    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
+    if "test" in found and not found["test"]:
+        del found["test"]
+        remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+    for split, files in found.items():
+        _check_files(base, folders[split], files)
+    return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
+
+
+def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
+    """Index a folder of class folders as it is, to measure a trained network on it.
+
+    The layouts are those of `folder_index`, but nothing is split off, and no split, no class and no number of
+    images has to be there. Without split folders all images are of one split, "all".
+
+    Args:
+        root: folder of the data.
+        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+
+    Raises:
+        UserError: there is no class folder with an image.
+    """
+    base, left_out = check_root(root), Exclude(exclude)
+    folders = _split_folders(base, left_out) or {UNSPLIT: ""}
+    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
+    labelled = {split: files for split, files in found.items() if any(files.values())}
+    if not labelled:
+        for split, files in found.items():
+            _check_files(base, folders[split], files)
+    remarks = _left_aside(base, folders, found, left_out)
+    return unsplit_index(base, labelled, (*remarks, *left_out.remarks()))
+
+
+def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str] = ()) -> ImageIndex:
+    """Number the classes that are found in any split; nothing is split off and nothing has to be there.
+
+    Args:
+        root: absolute path of the data.
+        found: split name to class name to POSIX paths relative to `root`.
+        remarks: sentences to keep with the index.
+    """
+    classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
+    return ImageIndex(root, classes, _samples(root, found, classes), tuple(remarks))
+
+
+def build_index(
+    root: Path,
+    found: Mapping[str, Files],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    remarks: Iterable[str] = (),
+) -> ImageIndex:
+    """Split what has to be split, check that the splits agree on the classes, and number the classes.
+
+    Args:
+        root: absolute path of the data.
+        found: split name to class name to POSIX paths relative to `root`; "train" must be there.
+        val_fraction: used where `found` has no "val".
+        test_fraction: used where `found` has no "test".
+        seed: seed of the split.
+        remarks: sentences to keep with the index.
+    """
+    train = found["train"]
+    if len(train) < 2:
+        only = f"only one class ({next(iter(train))!r})" if train else "no class"
+        raise UserError(f"{root} holds {only}: a classifier needs one folder for each of at least two classes.")
+    val = None if "val" in found else val_fraction
+    test = None if "test" in found else test_fraction
+    check_fractions(val, test)
+    splits = dict(found) | (split_classes(train, val, test, seed) if val or test else {})
+    _check_classes(root, splits)
+    classes = tuple(sorted(train))
+    samples = _samples(root, splits, classes)
+    missing = sorted(set(classes) - set(splits.get("test", classes)))
+    thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
+    return ImageIndex(root, classes, samples, (*remarks, *thin))
+
+
+def _samples(root: Path, splits: Mapping[str, Files], classes: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
+    """Return the samples of each split, sorted by class, then by path."""
+    return {
+        split: tuple(
+            Sample(f"{root}/{name}", label)
+            for label, c in enumerate(classes)
+            for name in in_order(splits[split].get(c, ()))
+        )
+        for split in ("train", "val", "test", UNSPLIT)
+        if split in splits
+    }
+
+
+def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
+    """Return split -> folder name for the layout with split folders, {} for the layout of class folders."""
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        split = SPLIT_NAMES.get(name.lower())
+        if split is None or exclude.folder(name):
+            continue
+        if split in found:
+            raise UserError(
+                f"{root} has two folders for {split}, {found[split]!r} and {name!r}: keep or exclude one."
+            )
+        found[split] = name
+    return found
+
+
+def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
+    """Return class name -> image files, of one split's folder or of the root."""
+    base = root / folder
+    prefix = f"{folder}/" if folder else ""
+    classes: Files = {}
+    for name in subfolders(base):
+        if exclude.folder(prefix + name):
+            continue
+        below = f"{prefix}{name}"
+        files = [f"{below}/{file}" for file in image_files(base / name, below, exclude)]
+        classes.setdefault(nfc(name), []).extend(files)
+    return classes
+
+
+def _check_files(root: Path, folder: str, classes: Files) -> None:
+    """Raise a `UserError` if a split's folder, or the root, has no class folders, or empty ones."""
+    base = root / folder
+    if not classes:
+        loose = (
+            " its images lie side by side, not in class folders;" if image_files(base, folder, deep=False) else ""
+        )
+        raise UserError(
+            f"{base} has no class folders:{loose} give a folder with one folder of images for each class."
+        )
+    if empty := [f"{folder}/{name}".lstrip("/") for name, files in classes.items() if not files]:
+        raise UserError(
+            f"{few(repr(name + '/') for name in empty)} below data.root={root} holds no file with an image's "
+            f"extension: add images, remove the folder, or leave it out with data.exclude=[{empty[0]}]."
+        )
+
+
+def _left_aside(root: Path, folders: Mapping[str, str], found: Mapping[str, Files], exclude: Exclude) -> list[str]:
+    """Return sentences about the folders and image files below the root that are in no class of any split."""
+    here = [] if "" in folders.values() else subfolders(root)
+    loose = {place: image_files(root / place, place, exclude, False) for place in ("", *folders.values())}
+    names = {
+        "without class folders": [folders[split] for split, files in found.items() if not files],
+        "without an image": [
+            f"{folders[split]}/{c}" for split in found for c in found[split] if not found[split][c]
+        ],
+        "beside the split folders": [c for c in here if c not in folders.values() and not exclude.folder(c)],
+        "in no class folder": [f"{place}/{file}" for place, files in loose.items() for file in files],
+    }
+    return [
+        f"Not measured below {root}, since {why}: {few(name.lstrip('/') for name in aside)}."
+        for why, aside in names.items()
+        if aside
+    ]
+
+
+def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:
+    """Raise a `UserError` if val or test has a class that train lacks, or val lacks one that train has."""
+    train = set(splits["train"])
+    for split in splits.keys() - {"train"}:
+        if extra := sorted(set(splits[split]) - train):
+            raise UserError(
+                f"{few(map(repr, extra))} is a class in {split} but not in train (below {root}): add train images, "
+                "correct the folder's name, or leave it out with data.exclude."
+            )
+    if absent := sorted(train - set(splits["val"])):
+        raise UserError(
+            f"{few(map(repr, absent))} is a class in train but not in val (below {root}): add validation images, "
+            "correct the folder's name, or leave it out with data.exclude."
+        )

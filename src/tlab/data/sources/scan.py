@@ -1,0 +1,144 @@
+"""Find the image files below a folder: quickly, in a fixed order, without what the user left out."""
+
+import fnmatch
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from tlab.core.errors import UserError
+
+NOT_DATA = {"__macosx"}
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Return the file extensions that Pillow can open, lower case, with the dot."""
+    by_name_only = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these but has no decoder
+    readable = Image.registered_extensions().items()
+    return frozenset(ext for ext, name in readable if name in Image.OPEN and name not in by_name_only)
+
+
+def nfc(name: str) -> str:
+    """Return `name` in Unicode's composed form, so that folders from macOS sort and split as elsewhere."""
+    return unicodedata.normalize("NFC", name)
+
+
+class Exclude:
+    """Glob patterns on POSIX paths relative to the root; `*` also matches `/`.
+
+    Args:
+        patterns: for example `["train/ants/imageNotFound.gif", "*.gif", "val/unsure"]`; a pattern that
+            matches a folder leaves out everything below it.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        if isinstance(patterns, str):
+            patterns = [patterns]
+        self.patterns = [nfc(str(pattern)).removeprefix("./") for pattern in patterns]
+        self.used: set[str] = set()
+        below = [(pattern, re.sub(r"(/\*{0,2})$", "", pattern) + "/*") for pattern in self.patterns]
+        files = [(pattern, pattern) for pattern in self.patterns] + below
+        folders = [(pattern, re.sub(r"(/\*{0,2})$", "", pattern)) for pattern in self.patterns]
+        self._files = [(name, re.compile(fnmatch.translate(glob))) for name, glob in files]
+        self._folders = [(name, re.compile(fnmatch.translate(glob))) for name, glob in folders if glob]
+
+    def file(self, relative: str) -> bool:
+        """Return whether this file is left out."""
+        return self._match(self._files, relative)
+
+    def folder(self, relative: str) -> bool:
+        """Return whether this folder is left out with all that is below it."""
+        return self._match(self._folders, relative)
+
+    def _match(self, globs: list[tuple[str, re.Pattern[str]]], relative: str) -> bool:
+        hits = [name for name, glob in globs if glob.match(nfc(relative))]
+        self.used.update(hits)
+        return bool(hits)
+
+    def remarks(self) -> list[str]:
+        """Return one sentence for each pattern that matched nothing (a slip of the pen, as a rule)."""
+        unused = [pattern for pattern in self.patterns if pattern not in self.used]
+        return [f"data.exclude: the pattern {pattern!r} matched no file." for pattern in unused]
+
+
+def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:
+    """Return `root` as an absolute path, or raise a `UserError` when it is no folder that we can list."""
+    if not str(root).strip():
+        raise UserError(f"{key} is empty: give the folder that holds the images, {key}=DIR.")
+    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - keeps symbolic links as typed
+    if not path.exists():
+        raise UserError(f"{key}={root} does not exist (looked in {path}): give a folder of images, {key}=DIR.")
+    if not path.is_dir():
+        raise UserError(f"{key}={root} is a file: give the folder that holds the images (unpack an archive first).")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{key}={root} may not be read by this user: change its permissions.")
+    return path
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, sorted, without hidden ones."""
+    return in_order(_read_folder(str(folder))[0])
+
+
+def image_files(folder: Path, relative: str = "", exclude: Exclude | None = None, deep: bool = True) -> list[str]:
+    """Return the POSIX paths, relative to `folder`, of the image files in it, sorted.
+
+    Args:
+        folder: where to look.
+        relative: path of `folder` below the root, which the patterns of `exclude` start from.
+        exclude: what to leave out.
+        deep: whether to look below `folder`'s own files too.
+    """
+    found = _walk(str(folder), "", deep, frozenset())
+    if exclude is not None and exclude.patterns:
+        prefix = f"{relative}/" if relative else ""
+        found = (name for name in found if not exclude.file(prefix + name))
+    return in_order(list(found))
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Return names sorted by their composed form."""
+    return sorted(names) if all(map(str.isascii, names)) else sorted(names, key=nfc)
+
+
+def _walk(folder: str, prefix: str, deep: bool, above: frozenset[str]) -> Iterator[str]:
+    folders, files = _read_folder(folder)
+    for name in files:
+        yield prefix + name
+    if not deep or not folders:
+        return
+    above = above | {os.path.realpath(folder)}
+    for name in folders:
+        path = f"{folder}/{name}"
+        # A link back to a folder above would never end.
+        if not (os.path.islink(path) and os.path.realpath(path) in above):  # noqa: PTH114 - Path is slow here
+            yield from _walk(path, f"{prefix}{name}/", deep, above)
+
+
+def _read_folder(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the image files in a folder, without hidden ones, in no order."""
+    extensions, folders, files = image_extensions(), [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if _hidden(name):
+                    continue
+                if entry.is_dir():
+                    folders.append(name)
+                elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 - Path is slow here
+                    files.append(name)
+    except PermissionError:
+        raise UserError(
+            f"{folder} may not be read by this user: change its permissions, or leave it out with data.exclude."
+        ) from None
+    return folders, files
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in NOT_DATA

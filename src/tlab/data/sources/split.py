@@ -1,0 +1,112 @@
+"""Split each class into train, val and test by a hash of the file name."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from tlab.config.validation import check_value
+from tlab.core.errors import UserError
+from tlab.core.text import few
+from tlab.data.sources.scan import nfc
+
+Fraction = float | None  # None: this split exists already, take nothing for it
+
+
+def place(name: str, seed: int) -> float:
+    """Return the place of a file in [0, 1), which depends on its name and the seed only.
+
+    Args:
+        name: POSIX path relative to the root of the data.
+        seed: another seed gives an independent place.
+    """
+    key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
+
+
+def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) -> dict[str, list[str]]:
+    """Split the files of one class.
+
+    A file goes to test if its place is below `test`, to val if it is below `test + val`, else to train: its
+    side does not depend on the other files, so adding or removing one moves nobody else. Chance alone could
+    leave a small class without validation images, so the size of each part is held within half and one and a
+    half times its share (at least one image): where that bound bites, the files nearest to the threshold
+    change sides, and no more of them than needed; only there may an added file move another, and one at most.
+
+    Args:
+        names: POSIX paths relative to the root, all of one class.
+        val: share of the validation part, None for no such part.
+        test: share of the test part, None for no such part.
+        seed: seed of the split.
+
+    Returns:
+        Part name to names, in the order given; every part asked for has at least one file.
+
+    Raises:
+        ValueError: there are fewer files than parts.
+    """
+    parts = {"test": test, "val": val}
+    wanted = {part: share for part, share in parts.items() if share}
+    if len(names) < len(wanted) + 1:
+        raise ValueError(f"{len(names)} files cannot fill {len(wanted) + 1} parts")
+    order = sorted((place(name, seed), name) for name in names)
+    side: dict[str, str] = {}
+    threshold, start, later = 0.0, 0, len(wanted)
+    for part, share in wanted.items():
+        threshold += share
+        natural = bisect_left(order, (threshold, "")) - start
+        low, high = int(share * len(order) / 2), int(share * len(order) * 1.5)
+        # `later` parts (train is the last) still need one file each
+        stop = start + max(1, min(max(natural, low), high, len(order) - start - later))
+        side |= {name: part for _, name in order[start:stop]}
+        start, later = stop, later - 1
+    split: dict[str, list[str]] = {part: [] for part in ("train", "val", "test") if part in ("train", *wanted)}
+    for name in names:
+        split[side.get(name, "train")].append(name)
+    return split
+
+
+def split_classes(
+    names: Mapping[str, Sequence[str]], val: Fraction, test: Fraction, seed: int
+) -> dict[str, dict[str, list[str]]]:
+    """Split every class by `split_class`.
+
+    Args:
+        names: class name to its files (POSIX paths relative to the root).
+        val: share of the validation part, None where a validation folder exists.
+        test: share of the test part, None or 0 for none.
+        seed: seed of the split.
+
+    Returns:
+        Part name ("train", "val", "test") to class name to files.
+
+    Raises:
+        UserError: a class has too few images.
+    """
+    parts = 1 + bool(val) + bool(test)
+    small = [f"{name} ({len(files)})" for name, files in names.items() if len(files) < parts]
+    if small:
+        into = " and ".join(["train", *(["val"] if val else []), *(["test"] if test else [])])
+        raise UserError(
+            f"Too few images to split into {into} in {few(small)}: add images, leave the class out with "
+            "data.exclude=['CLASS'], or make a val folder yourself."
+        )
+    split: dict[str, dict[str, list[str]]] = {}
+    for name, files in names.items():
+        for part, kept in split_class(files, val, test, seed).items():
+            split.setdefault(part, {})[name] = kept
+    return split
+
+
+def check_fractions(val: Fraction, test: Fraction) -> None:
+    """Raise a `UserError` for shares that leave no training data, or no validation data."""
+    for key, share in (("data.val_fraction", val), ("data.test_fraction", test)):
+        check_value(key, share)
+    if val is not None and val == 0:
+        raise UserError(
+            "data.val_fraction=0 leaves no validation images: give a share such as 0.2, or a val folder."
+        )
+    if (val or 0) + (test or 0) >= 1:
+        raise UserError(
+            f"data.val_fraction={val} and data.test_fraction={test} leave nothing to train on: "
+            "their sum must be below 1."
+        )

@@ -1,0 +1,168 @@
+"""torchvision's classification data sets, written out once as folders of images."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlab.core.errors import UserError
+from tlab.core.files import cache_dir
+from tlab.data.sources.atomic_directory import build_once
+from tlab.data.sources.folder import ImageIndex, folder_index
+from tlab.data.sources.torchvision_export import write_split
+
+if TYPE_CHECKING:  # not needed any more once the folder is written
+    from torchvision.datasets import VisionDataset
+
+# torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
+# What has no official test split takes part with data.test_fraction, what has no val split with data.val_fraction.
+_TWO = {"train": "train", "val": "val"}
+_THREE = {**_TWO, "test": "test"}
+_SPLITS = {
+    **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), _TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _THREE),
+    "Country211": {"train": "train", "val": "valid", "test": "test"},
+    "FER2013": {"train": "train"},  # the test labels are not public
+    "OxfordIIITPet": {"train": "trainval", "test": "test"},
+    "Places365": {"train": "train-standard", "val": "val"},
+}
+# Not one class per photograph, or nothing to download: what these need is data=folder.
+_NOT_OFFERED = {
+    "CelebA",
+    "DatasetFolder",
+    "FakeData",
+    "ImageFolder",
+    "Kinetics",
+    "LSUN",
+    "LSUNClass",
+    "VisionDataset",
+}
+_ARCHIVE = re.compile(r"[^/]+\.(tar|tar\.gz|tgz|zip|mat|gz|bz2|h5|pt|data)")
+
+
+def torchvision_index(
+    name: str,
+    root: str | Path | None = None,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ImageIndex:
+    """Index one of torchvision's classification data sets.
+
+    It is downloaded by torchvision, then written once below the cache directory: as `<split>/<class>/<number>.png`,
+    or with the original bytes where the data set consists of image files. Official val and test splits stay what
+    they are; a missing one is split off train by its fraction.
+
+    Args:
+        name: a class of `torchvision.datasets`, such as STL10, CIFAR10 or OxfordIIITPet.
+        root: folder where torchvision finds its files, or downloads them to; in the cache directory by default.
+        val_fraction: share of train for validation, where there is no official val split.
+        test_fraction: share of train for test, where there is no official test split.
+        seed: seed of the split.
+        exclude: glob patterns of what to leave out, relative to the written folder (`train/<class>`).
+        limit: keep at most this many images of each class in each split, for a quick try.
+        options: further arguments of the torchvision class, such as `{"split": "letters"}` of EMNIST.
+
+    Raises:
+        UserError: the name is unknown, the data set is not one of classification, or it cannot be had.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit of a torchvision data set must be at least 1 image per class, not {limit}.")
+    base = cache_dir().absolute() / "torchvision"
+    source = Path(root).expanduser().absolute() if root else base / "downloads"
+    options = dict(options or {})
+    label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
+    folder = build_once(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
+    index = folder_index(folder, val_fraction, test_fraction, seed, exclude)
+    return index if limit is None else _limited(index, limit)
+
+
+def _dataset_class(name: str) -> "type[VisionDataset]":
+    from torchvision import datasets
+
+    offered = {
+        n: c
+        for n, c in vars(datasets).items()
+        if inspect.isclass(c) and issubclass(c, datasets.VisionDataset) and n not in _NOT_OFFERED
+    }
+    if name in offered:
+        return offered[name]
+    by_fold = {n.lower(): n for n in offered}
+    close = [by_fold[n] for n in difflib.get_close_matches(name.lower(), by_fold, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}?" if close else "try STL10, CIFAR10, OxfordIIITPet or Flowers102."
+    raise UserError(f"data.name={name} is no classification data set of torchvision {_version()}: {hint}")
+
+
+def _version() -> str:
+    from torchvision import __version__
+
+    return __version__.split("+")[0]
+
+
+def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> None:
+    """Write every split of one data set below `target`."""
+    parameters = inspect.signature(kind).parameters
+    if "train" in parameters:
+        splits: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
+    elif "split" in parameters:
+        names = _SPLITS.get(kind.__name__, {"train": "train", "test": "test"})
+        splits = {ours: {"split": theirs} for ours, theirs in names.items()}
+    else:
+        splits = {"train": {}}
+    for split, arguments in splits.items():
+        # EMNIST and QMNIST pass `download` on through their **kwargs
+        can = "download" in parameters or ("kwargs" in parameters and kind.__name__ != "ImageNet")
+        arguments |= {"download": True} if can else {}
+        write_split(_load(kind, source, arguments | options), target / split)
+
+
+def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
+    """Construct the data set, with its download; every failure to get it ends in one sentence."""
+    try:
+        source.mkdir(parents=True, exist_ok=True)
+        return kind(str(source), **arguments)
+    except TypeError as error:
+        raise UserError(f"torchvision's {kind.__name__} does not take its options: {error}.") from error
+    except ImportError as error:
+        raise UserError(f"torchvision's {kind.__name__} needs another package: {error}.") from error
+    except (OSError, RuntimeError, HTTPException) as error:
+        wanted = _wanted(kind)
+        # The frame of torchvision's download function knows where the file belongs
+        at = next((f.frame.f_locals["fpath"] for f in inspect.trace() if "fpath" in f.frame.f_locals), None)
+        place = f"put {Path(at).name} into {Path(at).parent}" if at else f"put {wanted} into {source}"
+        raise UserError(
+            f"torchvision's {kind.__name__} could not be had ({_first_line(error)}): connect to the network, "
+            f"or {place}, or point data.root at a folder where torchvision has it already."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"torchvision's {kind.__name__} refuses its options: {_first_line(error)}") from error
+
+
+def _wanted(kind: type) -> str:
+    """Return the names of the archives that torchvision would download, as far as the class tells."""
+    texts = " ".join(str(value) for c in kind.__mro__[:-2] for key, value in vars(c).items() if "__" not in key)
+    names = dict.fromkeys(
+        match.group() for match in re.finditer(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(match.group())
+    )
+    return " and ".join(names) or f"the files of {kind.__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return (str(reason).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _limited(index: ImageIndex, limit: int) -> ImageIndex:
+    """Keep the first `limit` images of each class in each split."""
+    splits = {}
+    for split, samples in index.splits.items():
+        by_class = [[s for s in samples if s.label == k] for k in range(len(index.classes))]
+        splits[split] = tuple(sample for group in by_class for sample in group[:limit])
+    return replace(index, splits=splits)

@@ -1,0 +1,191 @@
+"""Find the files that cannot be read, and those that look out of place, before any training starts."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import PIL
+from PIL import Image
+
+from tlab.core.files import cache_dir, write_text
+from tlab.core.hardware import cores
+from tlab.data import progress_bar
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", str, Path)
+T = TypeVar("T")
+
+AHEAD = 1_000  # files waiting for a thread at once: each costs a kilobyte while it waits
+SAME_FORMAT = {"MPO": "JPEG"}  # what many phones write is a JPEG with a second picture behind it
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that cannot be decoded, and why."""
+
+    path: Path
+    reason: str
+
+
+class Verdict(NamedTuple):
+    """What the check found in one file.
+
+    Attributes:
+        format: name of the image format by content, "" if unreadable.
+        digest: hash of the content, "" if unreadable.
+        reason: why it is unreadable, "" if it is readable.
+    """
+
+    format: str = ""
+    digest: str = ""
+    reason: str = ""
+
+
+def check_files(root: Path, paths: Sequence[F]) -> dict[F, Verdict]:
+    """Decode every file once and say what was found, in the order given.
+
+    Verdicts are kept in the cache directory, one file for each root, by absolute path, size and modification
+    time, so that a second run only looks at what changed. What may mend itself (permissions, a missing file)
+    is not kept.
+
+    Args:
+        root: the data set, which names the cache file.
+        paths: absolute paths of the files, `Path` or text.
+
+    Returns:
+        The verdict on each file, by its path as given.
+    """
+    store = _Store(root)
+    known = {path: store.get(str(path)) for path in paths}
+    fresh = [path for path, verdict in known.items() if verdict is None]
+    start = time.monotonic()
+    verdicts = progress_bar.shown(
+        _on_threads(examine, [Path(path) for path in fresh]), "Checking images", len(fresh)
+    )
+    done = dict(zip(fresh, verdicts, strict=True))
+    if fresh:
+        _log_rate(done, time.monotonic() - start)
+        store.update({str(path): verdict for path, verdict in done.items()})
+    return {path: verdict or done[path] for path, verdict in known.items()}
+
+
+def unreadable(verdicts: Mapping[F, Verdict]) -> list[Unreadable]:
+    """Return the files that cannot be decoded."""
+    return [Unreadable(Path(path), verdict.reason) for path, verdict in verdicts.items() if verdict.reason]
+
+
+def examine(path: Path) -> Verdict:
+    """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
+    # here, because it imports torch, which `digests` has no use for
+    from tlab.data.decode import DecodeError, decode_bytes, read_bytes
+
+    try:
+        content = read_bytes(path)
+        image = decode_bytes(path, content, draft=True)
+    except DecodeError as error:
+        return Verdict(reason=error.reason)
+    kind = image.format or ""
+    return Verdict(SAME_FORMAT.get(kind, kind), _digest(content))
+
+
+def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return the hash of each file's content, as in its verdict, without decoding an image.
+
+    Args:
+        root: the data set, which names the cache file of the check.
+        paths: absolute paths of the files.
+
+    Returns:
+        The hash by path; "" where the file cannot be read, or was found to be no image and has not changed since.
+    """
+    store = _Store(root)
+    known = {path: store.get(path) for path in paths}
+    fresh = [path for path, verdict in known.items() if verdict is None]
+    read = progress_bar.shown(_on_threads(_digest_of, fresh), "Reading images", len(fresh))
+    done = dict(zip(fresh, read, strict=True))
+    return {path: done[path] if verdict is None else verdict.digest for path, verdict in known.items()}
+
+
+def _digest_of(path: str) -> str:
+    try:
+        return _digest(Path(path).read_bytes())
+    except OSError:
+        return ""
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _on_threads(work: Callable[[F], T], paths: Sequence[F]) -> Iterator[T]:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
+        for start in range(0, len(paths), AHEAD):
+            yield from pool.map(work, paths[start : start + AHEAD])
+
+
+def _log_rate(done: Mapping[F, Verdict], seconds: float) -> None:
+    if seconds > progress_bar.PATIENCE:
+        count, broken = len(done), len(unreadable(done))
+        rate = count / seconds
+        log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, seconds, rate, broken)
+
+
+class _Store:
+    """Verdicts of earlier checks of one root, in a JSON file of columns, which loads quickly."""
+
+    def __init__(self, root: Path) -> None:
+        name = blake2b(os.fsencode(root), digest_size=8).hexdigest()
+        self.file = cache_dir() / "check" / f"{name}.json"
+        # Another Pillow or another pixel limit may judge otherwise
+        self.version = f"2 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
+        self.columns: list[list] = [[] for _ in range(2 + len(Verdict._fields))]
+        self.places: dict[str, int] = {}  # path -> place in each column
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(self.file.read_text(encoding="utf-8"))
+            if stored["version"] == self.version:
+                places = {path: place for place, path in enumerate(stored["files"])}
+                if [len(column) for column in stored["columns"]] == [len(places)] * len(self.columns):
+                    self.places, self.columns = places, stored["columns"]
+
+    def get(self, path: str) -> Verdict | None:
+        place = self.places.get(path)
+        if place is None:
+            return None
+        sizes, times, *verdict = self.columns
+        try:
+            size, modified = _stamp(path)
+        except OSError:
+            return None
+        if size != sizes[place] or modified != times[place]:
+            return None
+        return Verdict(*(column[place] for column in verdict))
+
+    def update(self, verdicts: dict[str, Verdict]) -> None:
+        for path, verdict in verdicts.items():
+            try:
+                with open(path, "rb"):  # noqa: PTH123 - a file that cannot be opened has no verdict on its content
+                    record = (*_stamp(path), *verdict)
+            except OSError:
+                record = (-1, 0, *verdict)  # no file has this size
+            place = self.places.setdefault(path, len(self.places))
+            for column, value in zip(self.columns, record, strict=True):
+                column[place : place + 1] = [value]
+        stored = {"version": self.version, "files": list(self.places), "columns": self.columns}
+        try:
+            write_text(self.file, json.dumps(stored))
+        except OSError as error:
+            log.warning("The check of the images cannot be kept in %s (%s): it will run again.", self.file, error)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    stat = os.stat(path)  # noqa: PTH116 - Path is slow here
+    return stat.st_size, stat.st_mtime_ns

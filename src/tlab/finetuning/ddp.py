@@ -1,0 +1,130 @@
+"""Several processes that stay equal: every gradient averaged, every running statistic too, whatever trains."""
+
+import gc
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, distributed
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from tlab.core.errors import UserError
+from tlab.core.processes import from_all_processes
+from tlab.data.sources.folder import ImageIndex
+
+# torch's switch for copying buffers in every forward pass; its old name is deprecated where there is the new one
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+BUFFERS_IN_FORWARD = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
+
+
+class PhasedDDP(DDPStrategy):
+    """Data-parallel training (Li et al. 2020, "PyTorch Distributed") of a network whose phases train other parts.
+
+    torch's wrapper notes which parameters train when it is made: one that is unfrozen later would be left to each
+    process alone, and one that is frozen later would be waited for. `rewrap` makes it anew.
+
+    The running statistics of BatchNorm are averaged over the processes after every backward pass, instead of
+    copying the first process's before every forward pass: they describe all images of the global batch, the
+    processes are equal at every step (so a checkpoint inside an epoch is everybody's), and no forward pass, least
+    of all in validation, where processes may have different numbers of batches, waits for another process. The
+    average of the means is that of the global batch; that of the variances leaves out how the means differ.
+
+    Args:
+        **options: As for `DDPStrategy`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options = {"cluster_environment": TorchElasticEnvironment(), BUFFERS_IN_FORWARD: False, **options}
+        super().__init__(**options)
+        self._wrapped: set[int] = set()  # id of each parameter whose gradient is averaged
+
+    def configure_ddp(self) -> None:
+        """Wrap the module for what trains now."""
+        assert self.lightning_module is not None
+        self._wrapped = {id(p) for p in self.lightning_module.parameters() if p.requires_grad}
+        super().configure_ddp()
+
+    def rewrap(self) -> None:
+        """Wrap the module anew if what trains has changed; before the fit there is nothing to do."""
+        if not isinstance(self.model, DistributedDataParallel):
+            return
+        assert self.lightning_module is not None
+        if self._wrapped == {id(p) for p in self.lightning_module.parameters() if p.requires_grad}:
+            return
+        self.model = self.lightning_module
+        gc.collect()  # the old wrapper takes its hooks off the parameters when it goes
+        self.configure_ddp()
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Average what the forward pass has moved; not earlier, since the backward pass reads it."""
+        super().post_backward(closure_loss)
+        assert self.lightning_module is not None
+        average(list(running_statistics(self.lightning_module)))
+
+
+def running_statistics(module: torch.nn.Module) -> Iterator[Tensor]:
+    """Yield mean and variance of each BatchNorm that is in training mode and does not average by itself."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, SyncBatchNorm) and layer.training:
+            for statistic in (layer.running_mean, layer.running_var):
+                if statistic is not None:
+                    yield statistic
+
+
+@torch.no_grad()
+def average(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place and in one exchange."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def verify_equal(digests: Mapping[str, str], when: str) -> None:
+    """Compare digests of the groups over the processes; with one process there is nothing to compare.
+
+    Args:
+        digests: Group -> digest of its parameters and buffers in this process.
+        when: For the message, such as "after phase head".
+
+    Raises:
+        RuntimeError: In every process alike, if the processes differ.
+    """
+    everyone = from_all_processes(dict(digests))
+    for rank, theirs in enumerate(everyone):
+        if differing := [name for name, digest in everyone[0].items() if theirs.get(name) != digest]:
+            raise RuntimeError(f"process {rank} differs from process 0 in {', '.join(differing)} {when}")
+
+
+def verify_same_images(index: ImageIndex) -> None:
+    """Compare what the processes have found; with other numbers of batches they would wait for each other in vain.
+
+    Raises:
+        UserError: In every process alike, if one has other images than the first one.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    digests, folder = {}, f"{index.root}/"
+    for split, samples in index.splits.items():
+        lines = (f"{label} {file.removeprefix(folder)}\n" for file, label in samples)
+        digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
+        digests[split] = f"{len(samples)} ({digest.hexdigest()[:8]})"
+    everyone = from_all_processes(digests)
+    for rank, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
+            raise UserError(
+                f"data.root={index.root}: process {rank} has other images ({_listed(theirs)}) than process 0 "
+                f"({_listed(everyone[0])}); let all of them read the same files, and give the command again"
+            )
+
+
+def _listed(digests: Mapping[str, str]) -> str:
+    return ", ".join(f"{split} {digest}" for split, digest in digests.items())

@@ -1,0 +1,360 @@
+"""Frozen first stages run once: what they return is computed once per image and view, kept, and trained from."""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, touch
+from tlab.core.files import cache_dir
+from tlab.core.hardware import share_of_cores
+from tlab.core.processes import from_all_processes, from_first_process
+from tlab.data import progress_bar
+from tlab.data.datamodule import ImageDataModule
+from tlab.data.dataset import ImageDataset
+from tlab.data.feature_batches import StoredViews
+from tlab.data.loader import make_loader
+from tlab.data.sampler import Key
+from tlab.finetuning.features import fingerprint
+from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
+from tlab.finetuning.features.rows import fill, row_dtype, to_rows
+from tlab.models.classifier import POOL, Classifier
+from tlab.models.module import ImageClassifier
+
+log = logging.getLogger(__name__)
+
+VIEWS = 4  # stored views of an augmented image, unless the phase has fewer epochs
+BATCH = {"cpu": CHUNK, "cuda": 256}  # images at once: a GPU wants many
+GB = 10**9
+
+
+class FrozenPrefix:
+    """Lets the phases of a run start at their first trainable stage.
+
+    Stages that stay frozen through a phase are a fixed function of the image. Their output is computed once per
+    image and view, without a graph, in the run's precision, and kept in the cache directory: one memory-mapped file
+    per set of images, view and stage, named by a hash of all that it depends on (weights, code, precision,
+    preprocessing, augmentation, seed and epoch of the view, files with size and time). So every run that needs the
+    same rows reads them, and a deeper prefix starts from the rows of a shallower one. Of several processes one
+    computes and the others wait; a killed one goes on where it was.
+
+    Images without augmentation have one view, and training gives what it would give without a store. Augmented
+    ones have `views`, which the epochs go through in turn. Mixup blends rows; CutMix needs images, so training with
+    it reads them.
+
+    Args:
+        views: V, stored views of each augmented training image; None: 4, or as many as the phase has epochs.
+        max_gb: Size of all stores together, in 10^9 bytes; the least recently used ones make room.
+    """
+
+    def __init__(self, views: int | None = None, max_gb: float = 20.0) -> None:
+        self.views = views
+        self.max_bytes = int(max_gb * GB)
+
+    def enter(
+        self,
+        trainer: L.Trainer,
+        module: ImageClassifier,
+        phase: str,
+        start: int,
+        length: int,
+        digests: Mapping[str, str],
+    ) -> None:
+        """Let the training and the validation loader begin behind the stages that are frozen now.
+
+        Args:
+            trainer: Runs the phase; its data are an `ImageDataModule`.
+            module: Its network is frozen for the phase.
+            phase: `Key.phase` of the phase's images.
+            start: First epoch of the phase.
+            length: Epochs that it may last.
+            digests: Of each stage, see `models.stages.digest`.
+        """
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        loaders = {"train": data.loader("train", train=True), "val": data.loader("val")}
+        for loader in loaders.values():
+            loader.stored = None
+        upto = deepest(module.net.frozen_stages, module.net)
+        whole = _is_whole(trainer.limit_train_batches) and _is_whole(trainer.limit_val_batches)
+        if not upto or not whole or (length == 1 and upto != POOL):  # one epoch of maps is not worth the disk
+            return
+        began = time.perf_counter()
+        prefix = _Prefix(module, trainer, upto, digests)
+        sources = self._sources(data, phase, start, length, pooled=upto == POOL)
+        if not sources:
+            return
+        stored = prefix.stored(sources, data, self.max_bytes, start)
+        for split, rows in stored.items():
+            loaders[split].stored = rows
+        if (train := loaders["train"].stored) is not None:
+            train.mixing = data.augmentation(phase).mixing
+        if stored:
+            prefix.tell(f"phase {phase} trains", time.perf_counter() - began)
+
+    def enter_test(
+        self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
+    ) -> None:
+        """Let the test loader begin behind `upto`, up to which no phase has trained anything."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.loader("test")
+        loader.stored = None
+        source = Source.plain(data, "test")
+        prefix = _Prefix(module, trainer, upto, digests)
+        whole = _is_whole(trainer.limit_test_batches)
+        if whole and source is not None:
+            loader.stored = prefix.stored({"test": [source]}, data, self.max_bytes).get("test")
+
+    def _sources(
+        self, data: ImageDataModule, phase: str, start: int, length: int, pooled: bool
+    ) -> "dict[str, list[Source]]":
+        """Return the views that each split has in a phase; a split that is missing reads its images."""
+        augmentation = data.augmentation(phase)
+        if augmentation.transforms:
+            views = min(self.views or VIEWS, length)
+            train = [Source.augmented(data, phase, start + view) for view in range(views)]
+            if views == length and not pooled:
+                train = []  # large, and each would be read once
+            val = [Source.plain(data, "val")]
+        else:
+            train = val = [Source.plain(data, "train", "val")]
+        if augmentation.mixing is not None and augmentation.mixing.cutmix_alpha > 0:
+            log.info("phase %s: CutMix needs images, so training reads them in every epoch", phase)
+            train = []
+        if None in train:
+            log.info("phase %s: a transform cannot be pickled, so training reads images in every epoch", phase)
+            train = []
+        wanted = {"train": train, "val": val}
+        return {split: [each for each in views if each] for split, views in wanted.items() if any(views)}
+
+
+class Source:
+    """Images that rows are computed from, and what their pixels depend on.
+
+    Args:
+        dataset: makes the images.
+        epoch: of the views.
+        phase: of the views; "" for images as evaluation sees them.
+        pixels: digest of the transforms.
+        view: seed and epoch of augmented images; None for those as evaluation sees them.
+
+    Attributes:
+        keys: one for each row.
+        row: row of each file.
+        recipe: all that the pixels depend on, as plain data.
+    """
+
+    def __init__(self, dataset: ImageDataset, epoch: int, phase: str, pixels: str, view: list[int] | None) -> None:
+        self.dataset = dataset
+        self.keys = [Key(epoch, index, phase=phase) for index in range(len(dataset))]
+        self.row = {sample.path: number for number, sample in enumerate(dataset.samples)}
+        self.recipe = {"pixels": pixels, "files": fingerprint.of_files(dataset.samples), "view": view}
+
+    @classmethod
+    def plain(cls, data: ImageDataModule, *splits: str) -> "Source | None":
+        """Return the images of some splits as evaluation sees them.
+
+        In the order of their paths: however a seed shuffles them over the splits, the rows are the same.
+        """
+        files = {sample.path: sample for split in splits for sample in data.index.splits[split]}
+        dataset = data.dataset([files[path] for path in sorted(files)])
+        pixels = fingerprint.of_transforms({"finish": dataset.finish})
+        return cls(dataset, 0, "", pixels, None) if pixels else None
+
+    @classmethod
+    def augmented(cls, data: ImageDataModule, phase: str, epoch: int) -> "Source | None":
+        """Return the training images as an epoch of a phase sees them before mixing."""
+        dataset = data.dataset(data.index.splits["train"], augmented=True)
+        steps = data.augmentation(phase).transforms
+        pixels = fingerprint.of_transforms({**steps, "finish": dataset.finish})
+        return cls(dataset, epoch, phase, pixels, [data.seed, epoch]) if pixels else None
+
+
+def deepest(frozen: Sequence[str], net: Classifier) -> str:
+    """Return the last of the frozen first stages, `POOL` where all are frozen, "" where none is."""
+    if len(frozen) == len(net.backbone.stage_names):
+        return POOL
+    return frozen[-1] if frozen else ""
+
+
+class _Prefix:
+    """The first stages, which give rows of features: finds them in the cache directory, or computes them."""
+
+    def __init__(self, module: ImageClassifier, trainer: L.Trainer, upto: str, digests: Mapping[str, str]) -> None:
+        self.module, self.trainer, self.upto = module, trainer, upto
+        self.channels_last = module.memory_format == torch.channels_last
+        self.folder = cache_dir() / "features"
+        self.computed = 0
+        self.files: list[Path] = []
+        net, names = module.net, module.net.backbone.stage_names
+        self.steps = names[: len(names) if upto == POOL else names.index(upto) + 1]
+        self.stages = [
+            [name, digests[name], hashlib.sha256(str(net.backbone.stages[name]).encode()).hexdigest()]
+            for name in self.steps
+        ]
+        self.recipe: dict[str, Any] = {
+            "network": net.backbone.variant,
+            "mean": net.normalize.mean.flatten().tolist(),
+            "std": net.normalize.std.flatten().tolist(),
+            "precision": str(trainer.precision),
+            "device": module.device.type,
+            "channels_last": self.channels_last,
+            "code": fingerprint.of_code(),
+        }
+
+    def path(self, source: Source, upto: str) -> Path:
+        """Return the file of a source's rows behind the stage `upto`."""
+        stages = self.stages if upto == POOL else self.stages[: self.steps.index(upto) + 1]
+        head = self.module.net.head
+        pooling = [head.pooling, head.prefix_tokens] if upto == POOL else None
+        recipe = {**self.recipe, **source.recipe, "stages": stages, "pooling": pooling}
+        return self.folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+
+    def stored(
+        self, sources: Mapping[str, Sequence[Source]], data: ImageDataModule, max_bytes: int, start: int = 0
+    ) -> dict[str, StoredViews]:
+        """Return the rows of each split; of several processes all get them, or none does.
+
+        The first one decides whether they fit. Where one of them cannot keep its rows, as on a full disk, they all
+        do without: they train together, and what they ask each other depends on where their batches come from.
+
+        Args:
+            sources: Split -> its views.
+            data: Whose splits they are.
+            max_bytes: Size of all stores together.
+            start: First epoch of the views.
+        """
+        if not from_first_process(lambda: self.fits([*itertools.chain(*sources.values())], max_bytes)):
+            return {}
+        stored, failure = {}, None
+        try:
+            stored = {split: _stored(self, views, data, split, start) for split, views in sources.items()}
+        except OSError as error:
+            failure = error.strerror or str(error)
+        failures = [each for each in from_all_processes(failure) if each is not None]
+        if not failures:
+            return stored
+        log.warning(
+            "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
+            "or name another folder with TLAB_CACHE",
+            *(self.upto, self.folder, failures[0]),
+        )
+        return {}
+
+    def fits(self, sources: Sequence[Source], max_bytes: int) -> bool:
+        """Make room for the rows; False, with a warning, where they are too many."""
+        sizes = {self.path(each, self.upto): len(each.keys) * self._row_bytes(each) for each in sources}
+        need, new = sum(sizes.values()), sum(size for path, size in sizes.items() if not path.exists())
+        rooms = {
+            f"features.max_gb={max_bytes / GB:g} allows": max_bytes,
+            "half of the free memory holds": free_memory() // 2,
+            "the disk of the cache has room for": free_bytes(self.folder) - new + need,
+        }
+        for what, room in rooms.items():
+            if need > room:
+                log.warning(
+                    "features behind %s would take %.3g GB, but %s %.3g GB, so every epoch runs the frozen stages "
+                    "(features.views=1 takes least)",
+                    *(self.upto, need / GB, what, room / GB),
+                )
+                return False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            evict(self.folder, max_bytes - new, keep=sizes)
+        except OSError as error:
+            log.warning(
+                "%s cannot be written (%s), so every epoch runs the frozen stages; name another folder with "
+                "TLAB_CACHE",
+                *(self.folder, error.strerror or error),
+            )
+            return False
+        return True
+
+    def array(self, source: Source) -> np.ndarray:
+        """Return the rows of a source, computed if they are not there yet."""
+        path = self.path(source, self.upto)
+        if not path.exists():
+            with open_locked(path):
+                if not path.exists():
+                    fill(path, len(source.keys), lambda first: self._compute(source, first))
+        touch(path)
+        self.files.append(path)
+        return np.load(path, mmap_mode="r")
+
+    def tell(self, who: str, seconds: float) -> None:
+        """Say what `who` starts from, and what that took."""
+        where = "the pooled features" if self.upto == POOL else self.upto
+        done = f"{self.computed} computed in {seconds:.1f} s" if self.computed else "computed earlier"
+        files = set(self.files)
+        rows = sum(len(np.load(path, mmap_mode="r")) for path in files)
+        size = sum(path.stat().st_size for path in files) / 1e6
+        log.info("%s from %s of %d images on: %s, %.3g MB in %s", who, where, rows, done, size, self.folder)
+
+    def _row_bytes(self, source: Source) -> int:
+        """Return the bytes of one image's row, at most."""
+        net = self.module.net
+        pooled: Sequence[int] = (net.head.pooled_features,)
+        shape = pooled if self.upto == POOL else net.backbone.stage_shapes(source.dataset.image_size)[self.upto]
+        return math.prod(shape) * (2 if "16" in str(self.trainer.precision) else 4)
+
+    def _compute(self, source: Source, first: int) -> Iterator[np.ndarray]:
+        """Yield blocks of rows from row `first` on."""
+        after, chunks = self._inputs(source, first)
+        total, precision = len(source.keys) - first, str(self.trainer.precision)
+        outputs = run_prefix(self.module.net, chunks, self.upto, after, precision, self.module.memory_format)
+        for y in progress_bar.shown(outputs, f"Frozen stages to {self.upto}", total, size=len):
+            self.computed += len(y)
+            yield to_rows(y, self.channels_last)
+
+    def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
+        """Return chunks from row `first` on: of the deepest stage that is stored, with its name; "" and images."""
+        data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        device = self.module.device.type
+        size, rows = BATCH.get(device, 64), range(first, len(source.keys))
+        chunks = list(chunks_of(rows, size, share_of_cores() if device == "cpu" else 1))
+        for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
+            path = self.path(source, stage)
+            if path.exists():
+                touch(path)
+                array = np.load(path, mmap_mode="r")
+                stored = StoredViews([array], row_dtype(array), self.channels_last, after=stage)
+                addresses = [[(0, row) for row in chunk] for chunk in chunks]
+                return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
+        if device == "cpu" and source.dataset.is_threadsafe:
+            keys = [source.keys[chunk.start : chunk.stop] for chunk in chunks]
+            return "", (functools.partial(source.dataset.images, chunk) for chunk in keys)
+        loader = make_loader(source.dataset, source.keys[first:], size, data.num_workers)
+        return "", ((lambda image=batch.image: image) for batch in loader)
+
+
+def _is_whole(limit: int | float) -> bool:
+    """Tell whether Lightning's limit lets all batches through: 1.0, while 1 is one batch."""
+    return isinstance(limit, float) and limit == 1.0
+
+
+def _stored(
+    prefix: _Prefix, sources: Sequence[Source], data: ImageDataModule, split: str, start: int = 0
+) -> StoredViews:
+    arrays = [prefix.array(source) for source in sources]
+    samples = data.index.splits[split]
+    return StoredViews(
+        arrays,
+        row_dtype(arrays[0]),
+        prefix.channels_last,
+        after=prefix.upto,
+        start=start,
+        rows=[sources[0].row[sample.path] for sample in samples],
+        labels=[sample.label for sample in samples],
+        num_classes=data.num_classes,
+        seed=data.seed,
+    )

@@ -1,0 +1,148 @@
+"""Stages that do not train, run as fast as the device can."""
+
+import copy
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from tlab.core.hardware import one_thread, share_of_cores, thread_pool
+from tlab.models.autotune.precision import autocast
+from tlab.models.classifier import Classifier
+
+CHUNK = 8  # images at once on a core of a CPU: with more, what stages pass on no longer fits into its caches
+AHEAD = 4  # chunks under way for each core
+CLOSE = 0.05  # relative difference that rounding to bf16 may make; a pair that must not be folded makes one of 1
+
+
+def run_prefix(
+    net: Classifier,
+    chunks: Iterable[Callable[[], Tensor]],
+    upto: str,
+    after: str,
+    precision: str,
+    memory_format: torch.memory_format,
+) -> Iterator[Tensor]:
+    """Yield what `net.prefix` returns for each chunk of images, in order.
+
+    On a CPU each core takes chunks of its own and makes their images itself: a core that waits for the others at
+    every layer, or for those that decode, loses time. For bf16 the stages are copied: each BatchNorm, which is a
+    fixed scale and shift in a frozen stage, is folded into the convolution before it (Jacob et al. 2018,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2),
+    and weights are cast once, where autocast would cast them for every batch. In fp32 nothing is folded, so that
+    the results are those of the network.
+
+    Args:
+        net: frozen up to `upto`.
+        chunks: each returns images `B C H W`, or what the stage `after` made of them; on a CPU at most `CHUNK`, and
+            called in threads.
+        upto: see `Classifier.prefix`.
+        after: see `Classifier.prefix`.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        memory_format: of maps.
+    """
+    device = next(net.parameters()).device
+
+    def forward(net: Classifier, x: Tensor) -> Tensor:
+        x = x.to(device)
+        with torch.inference_mode(), autocast(device, precision):
+            return net.prefix(x.contiguous(memory_format=memory_format) if x.ndim == 4 else x, upto, after)
+
+    if device.type != "cpu":
+        yield from (forward(net, chunk()) for chunk in chunks)
+        return
+
+    def prepare(images: Future[Tensor]) -> Classifier:
+        few = images.result()[:1]
+        return _for_bf16(net, lambda net: forward(net, few)) if precision == "bf16-mixed" else net
+
+    with one_thread(), thread_pool(share_of_cores()) as pool:
+        yield from _pipelined(pool, AHEAD * share_of_cores(), chunks, prepare, forward)
+
+
+def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:
+    """Yield the rows in chunks of at most `size`, smaller ones at the end, so that all cores are done together."""
+    start = 0
+    while left := len(rows) - start:
+        stop = start + min(size, left, max(2, -(-left // (2 * cores))) if cores > 1 else left)
+        yield rows[start:stop]
+        start = stop
+
+
+def _pipelined(
+    pool: Executor,
+    ahead: int,
+    chunks: Iterable[Callable[[], Tensor]],
+    prepare: Callable[[Future[Tensor]], Classifier],
+    forward: Callable[[Classifier, Tensor], Tensor],
+) -> Iterator[Tensor]:
+    """Yield `forward` of each chunk, in order.
+
+    The images of some chunks are made ahead, so that all cores have work while one prepares the network from the
+    first chunk. What a task waits for was submitted before it, so it is done or under way.
+    """
+    images: deque[Future[Tensor]] = deque()
+    outputs: deque[Future[Tensor]] = deque()
+    net: Future[Classifier] | None = None
+
+    def run(net: Future[Classifier], images: Future[Tensor]) -> Tensor:
+        return forward(net.result(), images.result())
+
+    for chunk in chunks:
+        images.append(pool.submit(chunk))
+        net = net or pool.submit(prepare, images[0])
+        if len(images) > ahead:
+            outputs.append(pool.submit(run, net, images.popleft()))
+        if len(outputs) > ahead:
+            yield outputs.popleft().result()
+    outputs.extend(pool.submit(run, net, chunk) for chunk in images if net)
+    while outputs:
+        yield outputs.popleft().result()
+
+
+def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifier:
+    """Return a copy with BatchNorm folded into convolutions, and bf16 weights where autocast would cast them.
+
+    The network itself where `run`, which calls it on an image, gives something else with the copy.
+    """
+    quick = copy.deepcopy(net)
+    y, pairs = _conv_and_norm(net, run)
+    for conv, norm in pairs:
+        folded = fuse_conv_bn_eval(quick.get_submodule(conv), quick.get_submodule(norm))  # type: ignore[type-var,arg-type]
+        quick.set_submodule(conv, folded)
+        quick.set_submodule(norm, nn.Identity())
+    for module in quick.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.bfloat16()
+    difference = (run(quick).float() - y.float()).norm()
+    return quick if difference <= CLOSE * y.float().norm() else net
+
+
+def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Return what `run` gives, and by name each convolution that hands its output to a BatchNorm, with that one."""
+    made: dict[int, tuple[str, Tensor]] = {}  # id of an output -> who made it; kept, so that no id comes twice
+    calls: Counter[str] = Counter()
+    pairs = []
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            if type(module) is nn.Conv2d:
+                made[id(output)] = name, output
+            elif id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])][0], name))
+
+        return hook
+
+    kinds = {name: module for name, module in net.named_modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d)}
+    hooks = [module.register_forward_hook(note(name)) for name, module in kinds.items()]
+    try:
+        y = run(net)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return y, [pair for pair in pairs if all(calls[name] == 1 and not kinds[name].training for name in pair)]

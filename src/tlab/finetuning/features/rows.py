@@ -1,0 +1,99 @@
+"""Rows of features in array files: written once, as a whole, and read by memory map."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
+from torch import Tensor
+
+from tlab.core.files import write_text
+
+SAVE_EVERY = 5.0  # seconds between notes of how far a file has come
+
+
+def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> None:
+    """Write an array file that appears at `path` when it is whole.
+
+    What a killed process had written is kept beside it, and taken up. Only one process may do this at a time (see
+    `stores.open_locked`).
+
+    Args:
+        path: The `.npy` file.
+        count: Number of rows.
+        rows: first row -> blocks of rows from there on.
+
+    Raises:
+        RuntimeError: `rows` gave another number of rows.
+        OSError: The disk is full, or fails; what was written is removed.
+    """
+    part, note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.rows")
+    try:
+        done = _write(part, note, count, rows)
+        if not done or done != count:
+            raise RuntimeError(f"{path} was to have {count} rows, {done} were computed")
+        os.replace(part, path)  # noqa: PTH105 - replaces on Windows too
+    except OSError:
+        part.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
+        raise
+    note.unlink(missing_ok=True)
+
+
+def _write(part: Path, note: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> int:
+    """Write the rows that are missing; returns how many are there then.
+
+    Written as a file, not through a memory map: where the disk is full, writing to a map ends the process.
+    """
+    done, place = _begun(part, note, count)
+    saved = time.monotonic()
+    with part.open("r+b" if done else "w+b") as file:
+        file.seek(place)
+        for block in rows(done):
+            if not done:
+                note.unlink(missing_ok=True)
+                shape = (count, *block.shape[1:])
+                layout = {"descr": dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
+                write_array_header_1_0(file, layout)
+                file.truncate(file.tell() + math.prod(shape) * block.itemsize)  # as `_begun` expects it
+            file.write(np.ascontiguousarray(block).data)
+            done += len(block)
+            if time.monotonic() - saved > SAVE_EVERY:
+                _flush(file)
+                write_text(note, str(done))
+                saved = time.monotonic()
+        _flush(file)
+    return done
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def to_rows(x: Tensor, channels_last: bool) -> np.ndarray:
+    """Return a batch as it is written: maps as `B H W C` if channels_last, bfloat16 as int16 of the same bits."""
+    x = x.cpu()
+    x = (x.movedim(1, -1) if channels_last and x.ndim == 4 else x).contiguous()
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def row_dtype(array: np.ndarray) -> torch.dtype:
+    """Return the type of the batch that an array's rows were made of by `to_rows`."""
+    return torch.bfloat16 if array.dtype == np.int16 else torch.from_numpy(np.empty(0, array.dtype)).dtype
+
+
+def _begun(part: Path, note: Path, count: int) -> tuple[int, int]:
+    """Return how many rows a killed process had written, and the byte where the next one goes; 0 and 0."""
+    try:
+        done, array = int(note.read_text(encoding="ascii")), open_memmap(part, mode="r")
+    except (OSError, ValueError):
+        return 0, 0
+    if len(array) != count or not 0 < done <= count:
+        return 0, 0
+    return done, array.offset + done * array[0].nbytes

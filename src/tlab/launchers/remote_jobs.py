@@ -1,0 +1,120 @@
+"""A run as it travels to another process, and what is noted here when that process ends without a word."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from tlab.config.hydra import keep_own_presets
+from tlab.core.errors import UserError
+from tlab.runs.directory import RunDirectory
+from tlab.sweeps.progress import printing_to
+from tlab.sweeps.result import Failure
+
+
+@dataclass(frozen=True)
+class RemoteJob:
+    """One run, with all that a fresh process needs to carry it out.
+
+    Attributes:
+        overrides: Of the run.
+        number: In the sweep.
+        config: The sweep's configuration, with the node `hydra`.
+        context: Hydra's.
+        task: What to call.
+        arguments: The command's, which the run notes in its record.
+        folder: The working directory, which relative paths start from.
+    """
+
+    overrides: list[str]
+    number: int
+    config: DictConfig
+    context: HydraContext
+    task: TaskFunction
+    arguments: list[str] = field(default_factory=lambda: list(sys.argv))
+    folder: str = field(default_factory=os.getcwd)
+    registered: Any = field(default_factory=Singleton.get_state)  # the schema and the resolvers
+
+    def compose(self) -> DictConfig:
+        """Return the run's configuration, with the node `hydra`."""
+        config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
+        with open_dict(config):
+            config.hydra.job.num = self.number
+            config.hydra.job.id = f"{config.hydra.job.name}_{self.number}"
+        return config
+
+    def carry_out(self) -> JobReturn:
+        """Carry the run out in this process, which was started for it."""
+        sys.argv = list(self.arguments)
+        os.chdir(self.folder)
+        Singleton.set_state(self.registered)
+        keep_own_presets()
+        setup_globals()
+        config = self.compose()
+        run = _directory(config)
+        first = os.environ.get("SLURM_PROCID", "0") == "0"  # of the tasks of a job on several nodes
+        with printing_to(run.path / "output.txt") if run is not None and first else nullcontext():
+            returned = run_job(
+                hydra_context=self.context,
+                task_function=self.task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        return over(returned)
+
+    def directory(self) -> RunDirectory | None:
+        """Return where the run writes; None for a job that is no run of its own (a worker of a search)."""
+        return _directory(self.compose())
+
+
+def _directory(config: DictConfig) -> RunDirectory | None:
+    if "run_dir" not in config:
+        return None
+    return RunDirectory(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
+
+
+def make_jobs(
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+) -> list[RemoteJob]:
+    """Return a job for each list of overrides, numbered from `first`."""
+    return [
+        RemoteJob(list(overrides), number, config, context, task)
+        for number, overrides in enumerate(job_overrides, first)
+    ]
+
+
+def over(returned: JobReturn) -> JobReturn:
+    """Return what travels back: the value or a sentence, without configurations and without foreign exceptions."""
+    if returned.status == JobStatus.COMPLETED:
+        return JobReturn(overrides=returned.overrides, status=returned.status, _return_value=returned.return_value)
+    error = returned._return_value
+    return failed(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def failed(reason: str) -> JobReturn:
+    """Return what a job comes to that has failed."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=Failure(reason))
+
+
+def lost(job: RemoteJob, reason: str) -> JobReturn:
+    """Note in the run's directory that its process ended without a word, unless the run had finished."""
+    run = job.directory()
+    if run is None:
+        return failed(reason)
+    if run.status == "finished":
+        return JobReturn(status=JobStatus.COMPLETED, overrides=job.overrides)
+    run.record_failure(UserError(reason))
+    return failed(reason)

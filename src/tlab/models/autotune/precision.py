@@ -1,0 +1,172 @@
+"""Which precision is fastest for this model on the hardware found."""
+
+import copy
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from tlab.core.errors import UserError
+from tlab.core.files import cache_dir, this_command
+from tlab.core.hardware import one_thread
+from tlab.core.locks import FileLock
+from tlab.core.measurements import load_measurement, save_measurement
+from tlab.models.classifier import Classifier
+from tlab.models.stages import evaluating
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+KIND = "precision"  # of measurement
+IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
+ROUNDS = 5
+BUDGET = 0.5  # seconds after which no further round is timed
+WARM_UP = 2.0  # seconds of a first round that counts itself: what warming up adds to it is little
+CLEAR = 1.1  # bf16 must be so many times faster; a smaller difference may be another process's doing
+
+
+def fastest_precision(
+    net: Classifier, image_size: int, accelerator: str, channels_last: bool, name: str, head_only: bool = False
+) -> tuple[Precision, str]:
+    """Return the fastest precision and why, in words.
+
+    On a GPU bf16 where it is supported, else fp16. On a CPU a few images are timed in both precisions: a training
+    step, or a forward pass where the plan trains nothing but the head. The answer is remembered in the cache
+    directory for this processor, model, size and torch version. Where there is no clear difference, the answer is
+    fp32, and the next command measures again: of each precision the fastest measurement counts. The runs of a
+    command get one answer, in whichever process they are.
+
+    Args:
+        net: Left as it is.
+        image_size: Side of the images in pixels.
+        accelerator: `cpu`, `cuda` or `mps`.
+        channels_last: Memory format that training will use.
+        name: Names the model in the memory.
+        head_only: Whether the backbone only computes features.
+    """
+    if accelerator == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", "the GPU computes bf16"
+        return "16-mixed", "the GPU computes fp16 but not bf16"
+    if accelerator != "cpu":
+        return "32-true", f"no faster precision is known for {accelerator}"
+    what = "forward" if head_only else "training"
+    key = "|".join(map(str, (_processor(), torch.__version__, name, image_size, channels_last, what)))
+    with _one_at_a_time():
+        known = load_measurement(KIND, key)
+        speeds = known.get("speeds", {})  # there are none in an entry of an earlier tlab
+        if not speeds or (_winner(speeds) is None and known.get("command") != this_command()):
+            measured = measure(net, image_size, channels_last, head_only)
+            speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
+            save_measurement(KIND, key, {"speeds": speeds, "command": this_command()})
+    figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
+    best = _winner(speeds)
+    unclear = "" if best else " (no clear difference)"
+    return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
+
+
+def _winner(speeds: dict[Precision, float]) -> Precision | None:
+    """Return the precision that is clearly faster than the other, if there is one."""
+    slow, fast = sorted(speeds, key=lambda precision: speeds[precision])
+    return fast if speeds[fast] >= CLEAR * speeds[slow] else None
+
+
+def allow_tf32(allowed: bool = True) -> None:
+    """Let CUDA multiply fp32 numbers in TF32, which is several times faster, or not; elsewhere it changes nothing.
+
+    torch's own default is TF32 in convolutions and none in matrix products.
+    """
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the context in which Lightning runs a network in `precision`."""
+    half = torch.bfloat16 if device.type == "cpu" else torch.float16  # where fp16 is slow, Lightning takes bf16
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": half}.get(precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def find_accelerator(asked: str) -> str:
+    """Return `cuda`, `mps` or `cpu` for `auto`, `gpu` or one of these.
+
+    Raises:
+        UserError: No such device is here.
+    """
+    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if asked == "auto":
+        return here[0]
+    if asked == "gpu" and len(here) > 1:
+        return here[0]
+    if asked in here:
+        return asked
+    raise UserError(f"trainer.accelerator={asked}: there is none here that torch can use; take trainer=auto or cpu")
+
+
+def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bool) -> dict[Precision, float]:
+    """Return images per second of a core's time in fp32 and in bf16, alternating, the best of a few rounds.
+
+    One core computes, and only the time that it gives to this thread counts: several cores wait for each other
+    where another program uses one of them, and what is measured then says nothing of either precision.
+
+    Args:
+        net: Left as it is.
+        image_size: Side of the images in pixels.
+        channels_last: Memory format.
+        head_only: Time a forward pass in evaluation mode; otherwise a training step of the whole network.
+    """
+    fastest: dict[Precision, float] = {"32-true": 0.0, "bf16-mixed": 0.0}
+    images = torch.zeros(IMAGES, 3, image_size, image_size, dtype=torch.uint8)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(IMAGES, dtype=torch.long)
+    with torch.random.fork_rng(devices=[]), evaluating(net), one_thread():
+        model = net
+        if not head_only:
+            model = copy.deepcopy(net)
+            model.set_trainable(model.group_names)
+            model.train()
+            model = model.to(memory_format=torch.channels_last) if channels_last else model
+        started = time.perf_counter()
+        # The outer context keeps the weights that the inner one has cast
+        with torch.set_grad_enabled(not head_only), torch.autocast("cpu", torch.bfloat16):
+            for round_ in range(ROUNDS):
+                if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
+                    fastest = dict.fromkeys(fastest, 0.0)
+                for precision in fastest:
+                    begin = time.thread_time()
+                    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                        logits = model(images)
+                    if not head_only:
+                        F.cross_entropy(logits.float(), labels).backward()
+                    speed = IMAGES / max(time.thread_time() - begin, 1e-6)
+                    fastest[precision] = max(fastest[precision], speed)
+                if time.perf_counter() - started > (BUDGET if round_ else WARM_UP):
+                    break
+    return {precision: round(speed, 1) for precision, speed in fastest.items()}
+
+
+def _processor() -> str:
+    """Return the processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let other processes wait at the door, to find the answer inside; none waits where nothing can be written."""
+    lock = FileLock(cache_dir() / f".{KIND}.json.lock")
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""A network cut into stages: traced, then split."""

@@ -1,0 +1,250 @@
+"""Cut the traced glue of a network into stages: one tensor in, one tensor out."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import fx, nn
+
+from tlab.core.errors import UserError
+from tlab.models.stages import shapes_only
+from tlab.models.staging.tracing import (
+    CLASSIFIERS,
+    POOL_FUNCTIONS,
+    features_node,
+    has_parameters,
+    needed_nodes,
+    parents,
+    trace,
+)
+from tlab.models.tokens import unpooled
+
+FEWEST_STAGES = 4  # a network with fewer automatic stages has its largest one opened (a ViT: patches and 12 blocks)
+
+
+def split(
+    model: nn.Module,
+    stages: Mapping[str, str] | None = None,
+    classifier: str | None = None,
+    tokens_at: int | None = None,
+) -> tuple[dict[str, nn.Module], str]:
+    """Cut `model` into stages up to its classifier.
+
+    A stage begins at its first module. Glue before that module belongs to the stage before it, except that pooling
+    and flattening between two automatic stages open the later one, so that `upto` keeps the map unpooled.
+
+    Args:
+        model: a network that takes an image batch `B C H W` and returns logits.
+        stages: stage name -> path of its first module, in the order of execution; None: the children of the root
+            are the stages, the largest is opened while there are fewer than four, layers that only normalise
+            belong to the stage before them.
+        classifier: path of the classifier; None: the last layer with parameters.
+        tokens_at: end with all tokens, where the network pools tokens itself; a side in pixels of images that it
+            takes. None: end with what it pools.
+
+    Returns:
+        Stage name -> module (sharing the parameters of `model` under their original paths), and the path of the
+        classifier ("" where there is none).
+
+    Raises:
+        NotTraceableError: the glue of the model cannot be held in a graph.
+        UserError: `stages` names a module that does not exist, or is out of order, or cuts two tensors.
+    """
+    graph, classifier = trace(model, classifier)
+    modules = dict(model.named_modules())
+    features = features_node(graph, classifier, modules)
+    if tokens_at is not None:
+        features = unpooled(model, graph, features, tokens_at)
+    nodes = needed_nodes(graph, features)
+    starts = _given(nodes, stages) if stages else _automatic(nodes, modules)
+    names = list(starts)
+    bounds = [0, *list(starts.values())[1:], len(nodes)]
+    parts: dict[str, nn.Module] = {}
+    for number, name in enumerate(names):
+        begin, end = bounds[number], bounds[number + 1]
+        incoming = nodes[0] if number == 0 else _crossing(nodes, begin)[0]
+        outgoing = features if number == len(names) - 1 else _crossing(nodes, end)[0]
+        parts[name] = _stage(model, nodes[begin:end], incoming, outgoing)
+    _unshare(parts)
+    return parts, classifier
+
+
+def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> tuple[dict[str, nn.Module], str]:
+    """Make one stage `body` of a network whose forward cannot be followed; arguments as of `split`.
+
+    Raises:
+        UserError: without its classifier the network gives no features.
+    """
+    modules = dict(model.named_modules())
+    called: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, path=path: called.append(path))
+        for path, module in modules.items()
+        if path and len(module._parameters) > 0
+    ]
+    try:
+        with shapes_only(model):
+            model(torch.empty(1, 3, image_size, image_size))
+            path = classifier or (called[-1] if called else "")
+            layer = modules.get(path)
+            if not isinstance(layer, CLASSIFIERS):
+                raise UserError(
+                    "tlab finds no classifier in this network, choose another backbone.name, or give "
+                    "backbone.classifier=<path of its last layer>"
+                )
+            model.set_submodule(path, nn.Identity())
+            features = _run_quietly(model, image_size)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the model raises
+        raise UserError(f"this network does not run on images of data.image_size={image_size} ({error})") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(features, torch.Tensor) or features.flatten(1).shape[1] % layer.weight.shape[1]:
+        raise UserError(
+            f"this network does not return the features in front of {path}, so tlab cannot put a new head there; "
+            "choose another backbone.name or give backbone.classifier"
+        )
+    return {"body": model}, path
+
+
+def _run_quietly(model: nn.Module, image_size: int) -> object:
+    """Return the output of `model` for an empty image, None where it cannot do without its classifier."""
+    try:
+        return model(torch.empty(1, 3, image_size, image_size))
+    except Exception:  # whatever the model raises
+        return None
+
+
+def _crossing(nodes: Sequence[fx.Node], index: int) -> list[fx.Node]:
+    """Return the values made before `index` and used from there on (parameters apart)."""
+    before, after = set(nodes[:index]), set(nodes[index:])
+    return [node for node in nodes[:index] if node in before and node.op != "get_attr" and after & set(node.users)]
+
+
+def _stage(model: nn.Module, nodes: Sequence[fx.Node], incoming: fx.Node, outgoing: fx.Node) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies = {incoming: graph.placeholder("x")}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a parameter fetched before the cut and used after it
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
+
+    for node in nodes:
+        if node.op not in ("placeholder", "get_attr"):
+            copied(node)
+    graph.output(copied(outgoing))
+    return fx.GraphModule(model, graph, class_name="Stage")
+
+
+def _unshare(parts: Mapping[str, nn.Module]) -> None:
+    """Give each stage its own copy of stateless modules (a ReLU or dropout) that several stages call.
+
+    Otherwise freezing one stage would put the dropout of another into evaluation mode.
+    """
+    seen: set[nn.Module] = set()
+    for part in parts.values():
+        own = dict(part.named_modules())
+        for path, module in own.items():
+            if module in seen and not module.state_dict() and not any(module.children()):
+                part.set_submodule(path, copy.deepcopy(module))
+        seen |= set(own.values())
+
+
+def _given(nodes: Sequence[fx.Node], stages: Mapping[str, str]) -> dict[str, int]:
+    """Find where each stage of an explicit map begins."""
+    starts: dict[str, int] = {}
+    called = [str(node.target) for node in nodes if node.op == "call_module"]
+    paths = dict.fromkeys(part for path in called for part in (*parents(path), path))
+    for name, path in stages.items():
+        if "." in name or name == "head" or hasattr(nn.ModuleDict(), name):
+            raise UserError(f"backbone.stages: {name!r} cannot name a stage, choose another word without a dot")
+        index = next((i for i, node in enumerate(nodes) if _within(node, str(path))), None)
+        if index is None:
+            raise UserError(
+                f"backbone.stages.{name}={path} is no module that the network calls before its classifier; "
+                f"there are {', '.join(paths)}"
+            )
+        if starts and index <= max(starts.values()):
+            raise UserError(
+                f"backbone.stages.{name}={path} is called before the stage above it, list stages in order"
+            )
+        if starts and len(_crossing(nodes, index)) != 1:
+            raise UserError(
+                f"backbone.stages.{name}={path} cannot begin a stage, because more than one tensor reaches it and "
+                f"what follows; choose another of {', '.join(paths)}"
+            )
+        starts[name] = index
+    return starts
+
+
+def _within(node: fx.Node, path: str) -> bool:
+    target = str(node.target)
+    return node.op in ("call_module", "get_attr") and (target == path or target.startswith(path + "."))
+
+
+def _automatic(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> dict[str, int]:
+    """Find the stages by the general rule (see `split`)."""
+    layers = {index: str(node.target) for index, node in enumerate(nodes) if has_parameters(node, modules)}
+    opened: set[str] = set()
+    while True:
+        prefixes = {index: _prefix(path, opened) for index, path in layers.items()}
+        heads = _heads(nodes, layers, prefixes, modules)
+        closed = [prefix for prefix in heads.values() if prefix not in layers.values()]
+        if len(heads) >= FEWEST_STAGES or not closed:
+            break
+        opened.add(max(closed, key=lambda prefix: _size(prefix, prefixes, layers, modules)))
+    starts = {}
+    for index, prefix in heads.items():
+        name = prefix.replace(".", "_")
+        # "head" is the name of the new classifier's group.
+        starts["head_layers" if name == "head" else name] = index
+    return starts or {"body": 0}
+
+
+def _prefix(path: str, opened: set[str]) -> str:
+    """Return the shortest leading part of `path` that is not opened."""
+    parts = path.split(".")
+    return next((p for n in range(1, len(parts)) if (p := ".".join(parts[:n])) not in opened), path)
+
+
+def _size(prefix: str, prefixes: dict[int, str], layers: dict[int, str], modules: dict[str, nn.Module]) -> int:
+    paths = {layers[index] for index, own in prefixes.items() if own == prefix}
+    return sum(parameter.numel() for path in paths for parameter in modules[path].parameters())
+
+
+def _heads(
+    nodes: Sequence[fx.Node], layers: dict[int, str], prefixes: dict[int, str], modules: dict[str, nn.Module]
+) -> dict[int, str]:
+    """Return where stages begin: node index -> path of the stage, merged where no clean cut is possible."""
+    weighty = {
+        prefixes[index]
+        for index, path in layers.items()
+        if any(parameter.ndim > 1 for parameter in modules[path].parameters())
+    }
+    heads: dict[int, str] = {}
+    seen: set[str] = set()
+    previous = 0
+    for index, prefix in prefixes.items():
+        if prefix not in seen and (prefix in weighty or not seen):
+            pooled = next((i for i in range(previous + 1, index) if _opens_next(nodes[i], modules)), index)
+            clean = next((i for i in (pooled, index) if len(_crossing(nodes, i)) == 1), None)
+            if not heads:
+                heads[0] = prefix
+            elif clean is not None:
+                heads[clean] = prefix
+        seen.add(prefix)
+        previous = index
+    return heads
+
+
+def _opens_next(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Tell whether `node` pools globally or flattens, which is the business of the stage after it."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return isinstance(module, nn.Flatten) or ("Adaptive" in type(module).__name__ and not module.state_dict())
+    if node.op == "call_method":
+        return node.target in ("flatten", "mean")
+    return node.target in POOL_FUNCTIONS and node.target not in (torch.nn.functional.dropout, torch.squeeze)

@@ -1,0 +1,177 @@
+"""A trained network, read back from a run directory or a checkpoint."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tlab.config.schema import PRECISIONS
+from tlab.config.trusted import read_config
+from tlab.config.validation import check_value
+from tlab.core.error_messages import one_line
+from tlab.core.errors import UserError
+from tlab.models.autotune.precision import Precision
+from tlab.models.classifier import Classifier
+from tlab.models.head import Head
+from tlab.models.module import ImageClassifier
+from tlab.models.stages import StagedBackbone
+from tlab.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds.
+
+    Attributes:
+        module: The network with its weights, in evaluation mode.
+        classes: Names of the K classes, in the order of the logits.
+        config: The run's configuration, as composed; of what is never built from a file, the plain values.
+        precision: The precision that the run trained in.
+        image_size: Side in pixels of the images that the network expects.
+        resize: `crop` or `pad`.
+        crop_fraction: Share of the shorter side that `crop` keeps.
+        checkpoint: The file.
+    """
+
+    module: ImageClassifier
+    classes: tuple[str, ...]
+    config: DictConfig
+    precision: Precision
+    image_size: int
+    resize: str
+    crop_fraction: float
+    checkpoint: Path
+
+
+def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(item) in kinds for item in value)
+
+
+# What a checkpoint tells about its network beside the configuration, and whether a value is of the right kind.
+TOLD: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: _is_list(value, (str,)),
+    "image_size": lambda value: type(value) is int and value >= 2,
+    "resize": lambda value: isinstance(value, str) and value in ("crop", "pad"),
+    "crop_fraction": lambda value: type(value) in (int, float) and 0 < value <= 1,
+    "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,
+    "std": lambda value: _is_list(value, (int, float)) and len(value) == 3 and min(value) > 0,
+    "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+}
+
+
+def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> Head:
+    """Return the head of a run's configuration, its last layer at zero (`head.reuse` is for `build_net`).
+
+    Raises:
+        UserError: It pools a class token that the backbone does not have.
+    """
+    pooling = cfg.head.get("pooling", "avg")
+    if pooling in ("token", "token_avg") and not backbone.has_class_token:
+        raise UserError(
+            f"head.pooling={pooling} needs a class token, and {cfg.backbone.name} has none after its last stage "
+            f"({backbone.stage_names[-1]}); choose avg, max or avgmax"
+        )
+    options = {key: value for key, value in cfg.head.items() if key != "reuse"}
+    prefix = {"prefix_tokens": backbone.prefix_tokens} if backbone.prefix_tokens else {}
+    return instantiate(options, _convert_="all")(backbone.feature_dim, num_classes, **prefix)
+
+
+def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a backbone must be told of how its tokens are pooled; nothing for average pooling in a new run.
+
+    Args:
+        cfg: Of the run.
+        record: What its checkpoint or its run.json says: without "tokens" the run began before tlab told class
+            token and registers from patches. None or empty for a new run.
+    """
+    pooling = cfg.head.get("pooling", "avg")
+    options = {} if pooling == "avg" else {"pooling": pooling}
+    return options | {"tokens_apart": False} if record and record.get("tokens", "mixed") == "mixed" else options
+
+
+def load_trained(path: Path, trust: bool = False) -> Trained:
+    """Read a run directory's best checkpoint, or a checkpoint.
+
+    A checkpoint is plain data and builds nothing but what `tlab.config.trusted` lists, whoever wrote it.
+
+    Args:
+        path: The directory, or the file.
+        trust: Build whatever the file names as backbone and head, which may run any code.
+
+    Raises:
+        UserError: There is none, it is not one of tlab's, or it would build something else.
+    """
+    file = RunDirectory(path).best if path.is_dir() else path
+    if not file.exists():
+        raise UserError(
+            f"run={path} has no checkpoint at {file}; give the directory of a finished run, or a .ckpt file"
+        )
+    state_dict, about = _read(path, file)
+    config = read_config(about.get("config"), file, trust)
+    check_value("data.batch_size", OmegaConf.select(config, "data.batch_size"))
+    with blamed_on(file):
+        tokens = token_options(config, about)
+        backbone = instantiate(
+            config.backbone, weights=None, image_size=about["image_size"], **tokens, _convert_="all"
+        )
+        head = build_head(config, backbone, len(about["classes"]))
+        net = Classifier(backbone, head, about["mean"], about["std"])
+        module = ImageClassifier(
+            net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), channels_last=True
+        )
+        module.load_state_dict(state_dict)
+    return Trained(
+        module=module.eval(),
+        classes=tuple(about["classes"]),
+        config=config,
+        precision=about["precision"],
+        image_size=about["image_size"],
+        resize=about["resize"],
+        crop_fraction=about["crop_fraction"],
+        checkpoint=file,
+    )
+
+
+@contextmanager
+def blamed_on(file: Path) -> Iterator[None]:
+    """Turn whatever the values of a checkpoint lead to inside the block into one sentence that names the file.
+
+    Raises:
+        UserError: Something went wrong; one that is raised in the block stays as it is.
+    """
+    try:
+        yield
+    except Exception as error:  # a foreign value can fail in any way
+        mistake = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(mistake, UserError):
+            raise mistake from error.__cause__
+        raise UserError(
+            f"{file} does not fit together ({one_line(error)}); give a checkpoint that tlab.train wrote"
+        ) from error
+
+
+def _read(path: Path, file: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the weights of a checkpoint, and what it says about its network, each value of a kind that can be.
+
+    Raises:
+        UserError: It is none, or not one of tlab's.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"run={path}: {file} is damaged or no checkpoint; give another one of the run") from error
+    about = checkpoint.get("tlab") if isinstance(checkpoint, dict) else None
+    if not isinstance(about, dict):
+        raise UserError(f"run={path}: {file} is not a checkpoint of tlab; give one that tlab.train wrote")
+    for key, can_be in TOLD.items():
+        if not can_be(about.get(key)):
+            raise UserError(
+                f"run={path}: {key} in {file} is none that a network has; give a checkpoint that tlab.train wrote"
+            )
+    return checkpoint.get("state_dict"), about

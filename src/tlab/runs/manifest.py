@@ -1,0 +1,43 @@
+"""`sweep.json`: what the command that began a sweep leaves for those that go on with it."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tlab.core.errors import UserError
+from tlab.core.files import write_text
+from tlab.runs.directory import now
+
+
+@dataclass(frozen=True)
+class SweepNote:
+    """What `sweep.json` holds.
+
+    Attributes:
+        constants: Overrides that all runs of the first command shared: key -> value; run names leave them out.
+        command: That command's arguments, as they could be typed again.
+        started: When.
+    """
+
+    constants: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    started: str = field(default_factory=now)
+
+    def write(self, directory: Path) -> None:
+        """Write it into the sweep's directory."""
+        write_text(directory / "sweep.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_note(directory: Path) -> SweepNote | None:
+    """Return what the sweep's directory holds; None where no sweep has begun.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    file = directory / "sweep.json"
+    if not file.exists():
+        return None
+    try:
+        return SweepNote(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); move the sweep away, or give another sweep=NAME") from error

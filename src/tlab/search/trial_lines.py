@@ -1,0 +1,65 @@
+"""What the terminal shows while a search goes on: a line for each trial that has ended."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tlab.core.text import duration
+from tlab.search.study import Study
+from tlab.sweeps.monitor import watching
+
+if TYPE_CHECKING:  # imported when a search begins, not for --help
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Tells of every trial that has ended since it was made, whichever process carried it out.
+
+    Args:
+        study: Read; nothing else is known of the workers.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._start = time.monotonic()
+        self._known = {trial.number for trial in study.trials() if trial.state.is_finished()}
+        self._before = len(self._known)
+
+    def tell(self) -> None:
+        """Print a line for each trial that has ended since the last call."""
+        for trial in self.study.trials():
+            if trial.state.is_finished() and trial.number not in self._known:
+                self._known.add(trial.number)
+                log.info("%s", self._line(trial))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Tell again and again, as long as the block lasts."""
+        try:
+            with watching(self.tell):
+                yield
+        finally:
+            self.tell()
+
+    def _line(self, trial: "FrozenTrial") -> str:
+        of, ended, best = self.study.definition.trials, len(self._known), self.study.best()
+        chosen = " ".join(self.study.space.chosen(trial.params))
+        shown = f"best {best.value:.4f}, trial {best.number}; " if best and best.number != trial.number else ""
+        each = (time.monotonic() - self._start) / (ended - self._before)
+        left = f"; about {duration(each * (of - ended))} left" if ended < of else ""
+        return f"trial {trial.number}  {outcome(self.study, trial)}  {chosen}  ({shown}{ended} of {of}{left})"
+
+
+def outcome(study: Study, trial: "FrozenTrial") -> str:
+    """Return what came of a trial, in a few words."""
+    attributes = trial.user_attrs
+    if trial.state.name == "FAIL":
+        return f"failed: {attributes.get('error', 'unknown')}"
+    again = f" (as trial {attributes['twin']})" if "twin" in attributes else ""
+    if trial.state.name == "PRUNED":
+        return f"pruned after epoch {(trial.last_step or 0) + 1}{again}"
+    return f"{study.definition.monitor} {trial.value:.4f}{again}"

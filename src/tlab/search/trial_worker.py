@@ -1,0 +1,154 @@
+"""A worker takes trials of a study one after the other; several of them are started by Hydra's launchers."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from tlab.config.hydra import ignore_schema_warnings
+from tlab.core.error_messages import is_mistake, one_line
+from tlab.core.errors import UserError
+from tlab.core.hardware import gpus
+from tlab.core.lazy_imports import defer_heavy_imports
+from tlab.core.signals import stoppable
+from tlab.search.commands import resume_command
+from tlab.search.study import Study
+from tlab.search.trial import Train, carry_out
+from tlab.search.trial_lines import Progress
+from tlab.sweeps.launched import LOCAL
+from tlab.sweeps.result import Failure
+from tlab.sweeps.sequential import free_memory
+from tlab.sweeps.worker import Machine
+from tlab.sweeps.workers import handing_on, shares
+
+log = logging.getLogger(__name__)
+
+FAILURES = 3  # of the first trials, after which a study is given up
+
+
+def work(study: Study, train: Train, minutes: float | None, progress: Progress | None = None) -> None:
+    """Carry out trials until the budget is spent.
+
+    Args:
+        study: Of which trials are taken.
+        train: `tlab.train.train`.
+        minutes: After which no other trial is begun; those under way are finished. None: no limit.
+        progress: Tells of each trial; None where the process that waits does.
+
+    Raises:
+        UserError: The first trials failed, all of them.
+    """
+    start = time.monotonic()
+    while minutes is None or time.monotonic() - start < 60 * minutes:
+        with study.claim() as claim:
+            if claim is None:
+                return
+            if claim.continued:
+                log.info("trial %d goes on", claim.trial.number)
+            carry_out(study, claim, train)
+        free_memory()
+        if progress is not None:
+            progress.tell()
+        failed = study.trials("FAIL")
+        if len(failed) >= FAILURES and not study.trials("COMPLETE", "PRUNED"):
+            raise UserError(
+                f"the first {len(failed)} trials failed, the last one so: {failed[-1].user_attrs.get('error')}; "
+                f"mend it and give another study=NAME"
+            )
+
+
+class WorkerTask:
+    """What a launcher calls in each worker's process, to which it is pickled.
+
+    Args:
+        task: A function of a module.
+        machine: Which the workers share; None on other machines.
+    """
+
+    def __init__(self, task: Callable[..., str | None], machine: Machine | None) -> None:
+        self.task = task
+        self.machine = machine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _in_another_process, (self.task, self.machine)
+
+    def __call__(self, cfg: DictConfig) -> str | None:
+        """Work with the configuration of one worker; returns the mistake that it met, if any."""
+        return self.task(cfg, self.machine)
+
+
+def _in_another_process(task: Callable[..., str | None], machine: Machine | None) -> WorkerTask:
+    defer_heavy_imports()  # a cluster may have started this process with an environment of its own
+    ignore_schema_warnings()  # before Hydra composes there
+    return WorkerTask(task, machine)
+
+
+def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
+    """Call `task` in so many processes by the launcher that the command names, and wait for them.
+
+    Those that joblib starts share this machine: each has its part of the cores and GPUs, ends when this process
+    does, and saves when this one is told to stop. What they print lies in `workers/<n>/output.txt`.
+
+    Args:
+        task: Takes the command's configuration with another `worker`, and the machine that it shares with
+            the others, if they are here; returns the mistake that it met, if any.
+        study: Watched.
+        workers: How many.
+
+    Raises:
+        UserError: Of a worker, or one was killed.
+        RuntimeError: A worker failed otherwise.
+        SystemExit: The search was told to stop.
+    """
+    given = HydraConfig.get().overrides
+    hydra: Any = GlobalHydra.instance().hydra
+    config = hydra.compose_config(
+        config_name=HydraConfig.get().job.config_name,
+        overrides=[*given.hydra, *given.task],
+        run_mode=RunMode.MULTIRUN,
+        with_log_configuration=False,
+    )
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
+        here = config.hydra.launcher._target_.startswith(LOCAL)
+        each = max(1, len(gpus()) // workers)  # where GPUs are fewer than workers, these take turns
+        machine = Machine(Path(folder), os.getpid(), workers, shares(each)) if here else None
+        if here:
+            config.hydra.launcher.n_jobs = workers
+        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(task, machine), config)
+        jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
+        with stoppable(), Progress(study).watching(), handing_on(machine, study.is_worked_on, "trials"):
+            try:
+                results = launcher.launch(jobs, initial_job_idx=0)
+            except Exception as error:
+                if is_mistake(error):
+                    raise
+                raise UserError(_lost(study, one_line(error))) from error
+    for result in results:
+        if result.status != JobStatus.COMPLETED:
+            failure = result._return_value  # the property would print
+            if is_mistake(failure):
+                raise failure
+            raise RuntimeError(f"a worker failed: {failure}") from failure
+        if isinstance(result.return_value, Failure):  # of a job that a cluster has lost
+            raise UserError(_lost(study, result.return_value.reason))
+        if result.return_value is not None:
+            raise UserError(result.return_value)
+
+
+def _lost(study: Study, reason: str) -> str:
+    """Return the sentence for a worker that is gone."""
+    again = resume_command(study.name, study.directory)
+    return f"a worker ended without a word ({reason}); {again} goes on; if memory ran out, give fewer workers"

@@ -1,0 +1,163 @@
+"""Runs of a sweep in other processes, which one of Hydra's launchers starts, here or on other machines."""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from tlab.config.overrides import key_and_value
+from tlab.core.error_messages import is_mistake, one_line
+from tlab.core.errors import BusyError, UserError
+from tlab.core.hardware import cores, gpus
+from tlab.sweeps.jobs import Job
+from tlab.sweeps.monitor import Monitor
+from tlab.sweeps.progress import Progress
+from tlab.sweeps.result import Failure
+from tlab.sweeps.sequential import PATIENCE
+from tlab.sweeps.task import Task
+from tlab.sweeps.worker import Machine
+from tlab.sweeps.workers import handing_on, shares
+
+LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
+
+
+def choose_workers(config: DictConfig, devices: int) -> int:
+    """Return how many runs the launcher has at once on this machine; writes it where the launcher reads it.
+
+    Args:
+        config: Of the sweep, with the node `hydra`.
+        devices: Of each run.
+
+    Raises:
+        UserError: It is none.
+    """
+    launcher = config.hydra.launcher
+    if not launcher._target_.startswith(LOCAL):
+        return 0
+    if launcher.n_jobs == 0:
+        raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many runs to have at once, or -1")
+    if launcher.n_jobs < 0:
+        groups = len(gpus()) // devices
+        launcher.n_jobs = groups or max(2, cores() // 2)
+    return launcher.n_jobs
+
+
+def most_devices(jobs: Sequence[Job], config: DictConfig) -> int:
+    """Return the highest `trainer.devices` of the runs, which may differ in it."""
+    given = [value for job in jobs for key, value in map(key_and_value, job.overrides) if key == "trainer.devices"]
+    return max([int(value) for value in given if value.isdigit()], default=config.trainer.devices)
+
+
+def run_elsewhere(
+    jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, progress: Progress
+) -> None:
+    """Carry the runs out through the launcher, and note in `progress` what becomes of each.
+
+    Args:
+        jobs: What to run; that their configurations can be composed has been seen to.
+        config: Of the sweep, with the node `hydra`.
+        context: Hydra's.
+        task: What to call for each run.
+        progress: Where to note what has become of each.
+
+    Raises:
+        SystemExit: The sweep was told to stop.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
+        devices = most_devices(jobs, config)
+        at_once = choose_workers(config, devices)
+        machine = Machine(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
+        progress.at_once = max(1, at_once)
+        monitor = Monitor(jobs, progress)
+        suspects: list[Job] = []
+        again = True  # after a process has died for no run that can be told
+        left, deadline = list(jobs), time.monotonic() + PATIENCE
+        with monitor.watching(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
+            while left:
+                batch = [suspects.pop()] if suspects else left
+                died = _launch(batch, config, context, task.on(machine), monitor)
+                before, left = len(left), [job for job in left if not monitor.is_over(job)]
+                unclear = [job for job in batch if monitor.is_running(job)]
+                if died is not None and machine is not None and unclear and len(batch) > 1:
+                    suspects = unclear  # a process was killed, and took the others with it: one of these is why
+                elif died is not None and machine is not None and not unclear and again:
+                    again = False
+                elif died is not None:
+                    _give_up(batch, died, monitor)
+                elif len(left) < before:
+                    deadline = time.monotonic() + PATIENCE
+                elif time.monotonic() > deadline:  # another process is at work on them
+                    _give_up(left, BusyError("another process is at work on it"), monitor)
+                else:
+                    time.sleep(1)
+                left = [job for job in left if not monitor.is_over(job)]
+                if left and machine is not None:
+                    _end_workers()  # one that was told to stop takes no run any more
+
+
+def _launch(
+    jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, monitor: Monitor
+) -> Exception | None:
+    """Hand the runs to the launcher and wait; returns why not all of them have a result, if so.
+
+    Raises:
+        UserError: There is no such launcher here, or it refuses its keys.
+    """
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    try:
+        returned = launcher.launch([[*job.overrides, *job.place] for job in jobs], initial_job_idx=0)
+    except Exception as error:
+        if is_mistake(error):
+            raise
+        monitor.look()
+        return error
+    for job, result in zip(jobs, returned, strict=True):
+        value: Any = result._return_value  # the property would print
+        failure = value if isinstance(value, Failure) else None
+        if result.status != JobStatus.COMPLETED:
+            failure = Failure(one_line(value))
+        if failure is None or not failure.busy:
+            monitor.note(job, failure)
+    return None
+
+
+def _end_workers() -> None:
+    """End the idle processes of joblib's pool, which it keeps for the next launch."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+
+
+def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
+    """Note why those of the jobs that are not over have come to nothing."""
+    reason = one_line(error)
+    if not isinstance(error, BusyError):
+        reason = f"its process ended without a word ({reason}); if memory ran out, run fewer at once"
+    for job in jobs:
+        if not monitor.is_over(job):
+            monitor.note(job, Failure(reason))
+            job.run.record_failure(RuntimeError(reason))
+
+
+@contextmanager
+def _quiet_launcher() -> Iterator[None]:
+    """Silence what a launcher lists and warns of; the monitor says more."""
+    logger = logging.getLogger("hydra_plugins")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,168 @@
+"""Runs of a sweep one after the other in this process, which imports torch once, and in helpers beside it."""
+
+import gc
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from tlab.core.error_messages import one_line
+from tlab.sweeps.finished import Finished
+from tlab.sweeps.forked_workers import Helper, helpers
+from tlab.sweeps.jobs import Job
+from tlab.sweeps.progress import Progress, printing_to_its_directory, warning_once
+from tlab.sweeps.result import Failure
+from tlab.sweeps.task import Task
+from tlab.sweeps.worker import Machine
+
+PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
+POLL = 0.05  # seconds between looks at how far the first run is
+
+
+class Composer:
+    """Composes the configurations of a sweep's runs, a tenth of a second each, once where it can.
+
+    Args:
+        config: Of the sweep, with the node `hydra`.
+        loader: Hydra's.
+    """
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
+        self.config = config
+        self.loader = loader
+        self._kept: dict[Job, DictConfig] = {}
+
+    def compose(self, job: Job, keep: bool = False) -> DictConfig:
+        """Return the configuration of one run, with the node `hydra`.
+
+        Args:
+            job: The run.
+            keep: Have it at hand for the next call with this job, which is the last one that needs it.
+
+        Raises:
+            HydraException: A mistake in an override.
+        """
+        config = self._kept.pop(job, None)
+        if config is None:
+            config = self.loader.load_sweep_config(self.config, [*job.overrides, *job.place])
+        if keep:
+            self._kept[job] = config
+        return config
+
+    def forget(self) -> None:
+        """Compose everything anew."""
+        self._kept.clear()
+
+
+def run_here(
+    jobs: Sequence[Job],
+    composer: Composer,
+    context: HydraContext,
+    task: Task,
+    progress: Progress,
+    finished: Finished,
+    processes: int = 1,
+) -> None:
+    """Carry out the runs, and note in `progress` what becomes of each; what they print is in their directories.
+
+    Those that another process is at work on come last: it may have been given the same command, or be about to end.
+
+    Args:
+        jobs: What to run.
+        composer: Composes them.
+        context: Hydra's.
+        task: What to call for each run.
+        progress: Where to note what has become of each.
+        finished: Knows what another process may have finished meanwhile.
+        processes: How many runs there are at once; the first one is alone until it has trained an epoch, and has
+            computed what the others share.
+    """
+    queue, busy = deque(jobs), []
+    under_way: set[Job] = set()
+    lock, shared = threading.Lock(), threading.Event()
+    progress.at_once = processes
+
+    def carry_out(job: Job) -> Failure | None:
+        failure = run_one(job, composer, context, task, progress)
+        if not shared.is_set():
+            gc.freeze()  # libraries stay; looking through them takes a third of a second each time
+        return failure
+
+    def work(by: Callable[[Job], Failure | None], goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Have runs carried out until none is left."""
+        while goes_on():
+            try:
+                job = queue.popleft()
+            except IndexError:
+                return
+            under_way.add(job)
+            progress.running = len(under_way)
+            failure = None if finished.has(job) else by(job)
+            shared.set()
+            with lock:
+                under_way.remove(job)
+                if failure is not None and failure.busy:
+                    busy.append(job)
+                else:
+                    _note(job, failure, progress, len(under_way))
+
+    def carry_out_beside(job: Job, machine: Machine) -> Failure | None:
+        return run_one(job, composer, context, task.on(machine), progress)
+
+    def work_beside(helper: Helper) -> None:
+        while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or helper.stopped):
+            pass
+        work(helper.carry_out, lambda: not helper.stopped)
+
+    with warning_once(progress.console):
+        with helpers(processes, carry_out_beside, work_beside, composer.config.get("logger")):
+            work(carry_out)
+        for job in busy:
+            deadline = time.monotonic() + PATIENCE
+            while (failure := carry_out(job)) and failure.busy and time.monotonic() < deadline:
+                time.sleep(1)
+            _note(job, failure, progress)
+
+
+def _note(job: Job, failure: Failure | None, progress: Progress, running: int = 0) -> None:
+    progress.note(job, failure)
+    progress.tell(job, failure, running)
+
+
+def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
+    """Carry out a run in this process; returns why it has failed, if it has."""
+    try:
+        own = composer.compose(job)
+    except Exception as error:
+        job.run.record_failure(error)
+        return Failure(one_line(error))
+    with open_dict(own):
+        own.hydra.job.id = own.hydra.job.num = 0
+    with printing_to_its_directory(job, progress):
+        returned = run_job(
+            task_function=task,
+            config=own,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=context,
+        ).return_value
+    hydra = composer.config.hydra
+    configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
+    free_memory()
+    return returned if isinstance(returned, Failure) else None
+
+
+def free_memory() -> None:
+    """Let go of the last run's network and images, which refer to each other in circles."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

@@ -1,0 +1,58 @@
+"""Which worker processes carry out a sweep's runs, and how many."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tlab.core.hardware import gpus
+from tlab.sweeps.worker import GRACE, Machine
+
+
+def shares(devices: int) -> tuple[str, ...]:
+    """Return the GPUs of each worker: so many each, joined by commas."""
+    here = gpus()
+    starts = range(0, len(here) - devices + 1, devices)
+    return tuple(",".join(here[start : start + devices]) for start in starts)
+
+
+@contextmanager
+def handing_on(machine: Machine | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
+
+    Args:
+        machine: Of the workers; None where they are not on this one, which then hands nothing on.
+        under_way: Tells whether any of them still saves.
+        what: They are at work on, for the message.
+    """
+    if machine is None:
+        yield
+        return
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            print(
+                f"tlab: stopping; the {what} under way save first (once more: at once)", file=sys.stderr, flush=True
+            )
+            for worker in machine.workers():
+                try:
+                    os.kill(worker, signal.SIGTERM)
+                except ProcessLookupError:
+                    continue
+            deadline = time.monotonic() + GRACE
+            while under_way() and time.monotonic() < deadline:
+                time.sleep(0.2)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
