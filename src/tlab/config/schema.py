@@ -55,7 +55,7 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
     found: dict[str, Field[Any]] = {}
     for each in (each for node in nodes for each in fields(node)):
         found[prefix + each.name] = each
-        inner = [node for node in (each.type, *get_args(each.type)) if is_dataclass(node)]
+        inner: list[Any] = [node for node in (each.type, *get_args(each.type)) if is_dataclass(node)]
         name = "" if is_dataclass(each.type) else "NAME."
         found |= keys(*inner, prefix=f"{prefix}{each.name}.{name}")
         found |= keys(*each.metadata["below"], prefix=f"{prefix}{each.name}.")
