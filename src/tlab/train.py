@@ -10,19 +10,17 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.assembly.arithmetic import choose_arithmetic
 from tlab.assembly.build import (
     build_backbone,
     build_data,
     build_module,
     build_net,
     build_trainer,
-    build_training_net,
-    choose_compiled,
-    choose_precision,
     communication,
     make_plan,
 )
-from tlab.assembly.describe import describe, preprocessing, settings, swept_keys
+from tlab.assembly.describe import describe, settings, swept_keys
 from tlab.command import quiet, run_command
 from tlab.config.digest import own_composition
 from tlab.config.hydra import compose
@@ -116,7 +114,6 @@ def fit(
     from tlab.runs.checkpoints import resumable
     from tlab.runs.directory import RunDirectory
     from tlab.runs.graceful_stop import StopSignals
-    from tlab.runs.loggers import log_settings
 
     quiet()
     keep_freed_memory()
@@ -133,28 +130,20 @@ def fit(
             net = build_net(cfg, backbone, data)
         contents = agreed_contents(cfg, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
-        precision = from_first_process(choose_precision, cfg, net, state.plan, begun)
-        done = len(run.history()) if begun else 0
-        compile_ = (cfg, net, state.plan, precision, contents.numbers()["train"], begun, done)
-        compiled = from_first_process(choose_compiled, *compile_)
-        about = {"config": config, **preprocessing(cfg, net, precision)}
-        training_net = build_training_net(cfg, net, state.plan, contents.numbers()["train"], compiled)
-        module = build_module(cfg, about, net, data, precision, training_net)
+        images, done = contents.numbers()["train"], len(run.history()) if begun else 0
+        precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
+        module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
         run.write_data(contents, data.unreadable)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
-        if checkpoint is not None:
-            log.info("going on from %s", checkpoint)
-        else:
-            log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
+        log_start(cfg, overrides, run, trainer, checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
-        if "test" in data.index.splits:
-            metrics |= evaluate_best(run, trainer, module, data)
+        metrics |= evaluate_best(run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
@@ -177,13 +166,27 @@ def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
 def evaluate_best(
     run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return the `test/*` of the best checkpoint."""
+    """Return the `test/*` of the best checkpoint; nothing where there is no test split."""
     import torch
 
+    if "test" not in data.index.splits:
+        return {}
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
     best = torch.load(run.best, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return dict(trainer.test(module, datamodule=data, verbose=False)[0])
+
+
+def log_start(
+    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", checkpoint: Path | None
+) -> None:
+    """Say where a run goes on, or tell the loggers what was set."""
+    from tlab.runs.loggers import log_settings
+
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    else:
+        log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
 
 
 def log_result(

@@ -1,24 +1,21 @@
 """The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
 
-import json
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.assembly.arithmetic import build_training_net
+from tlab.assembly.describe import preprocessing
 from tlab.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.finetuning import Plan
-    from tlab.models.autotune.compiled import CompiledTraining, Groups
     from tlab.models.autotune.precision import Precision
     from tlab.models.classifier import Classifier
-
-LONG = 600.0  # seconds of training from which on `auto` compiles: a graph takes up to a minute and saves a fraction
 
 
 log = logging.getLogger(__name__)
@@ -29,7 +26,6 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import Plan
-    from tlab.models.autotune.compiled import CompiledTraining
     from tlab.models.autotune.precision import Precision
     from tlab.models.classifier import Classifier
     from tlab.models.module import ImageClassifier
@@ -134,41 +130,6 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     )
 
 
-def network_name(cfg: DictConfig) -> str:
-    """Return the name under which what was measured of the run's network is remembered."""
-    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
-    return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
-
-
-def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
-    """Return `trainer.precision`; for `auto` the fastest one here.
-
-    Args:
-        cfg: Of the run.
-        net: Its network.
-        plan: Who trains when.
-        begun: The record of a run that goes on, which keeps its precision on the same kind of device.
-    """
-    from tlab.finetuning.plan import HEAD
-    from tlab.models.autotune.precision import fastest_precision, find_accelerator
-
-    if cfg.trainer.precision != "auto":
-        return cfg.trainer.precision
-    accelerator = find_accelerator(cfg.trainer.accelerator)
-    if str(begun.get("device", "")).startswith(accelerator):
-        return begun["precision"]
-    precision, why = fastest_precision(
-        net,
-        cfg.data.image_size,
-        accelerator,
-        cfg.trainer.channels_last,
-        name=network_name(cfg),
-        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
-    )
-    log.info("precision %s: %s", precision, why)
-    return precision
-
-
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
     """Return what makes the optimiser from its groups; torch's own update all tensors of a group in one kernel.
 
@@ -191,21 +152,23 @@ def build_data(cfg: DictConfig) -> "ImageDataModule":
 
 def build_module(
     cfg: DictConfig,
-    about: dict[str, Any],
+    config: dict[str, Any],
     net: "Classifier",
     data: "ImageDataModule",
+    plan: "Plan",
     precision: "Precision",
-    training_net: "CompiledTraining | None",
+    compiled: list[str],
 ) -> "ImageClassifier":
     """Return the network with its loss, metrics and optimiser.
 
     Args:
         cfg: Of the run.
-        about: What its checkpoints say of it besides their weights.
+        config: The configuration as the run's checkpoints keep it.
         net: Its network.
         data: Its images, set up.
+        plan: Who trains when.
         precision: Of the run.
-        training_net: Computes the logits in training where some phases are compiled.
+        compiled: Names of the phases in which what trains is compiled.
     """
     from tlab.models.module import ImageClassifier
 
@@ -216,8 +179,8 @@ def build_module(
         label_smoothing=cfg.loss.label_smoothing,
         class_weights=data.class_weights() if cfg.data.class_weights else None,
         channels_last=cfg.trainer.channels_last,
-        about=about,
-        training_net=training_net,
+        about={"config": config, **preprocessing(cfg, net, precision)},
+        training_net=build_training_net(cfg, net, plan, len(data.index.splits["train"]), compiled),
     )
 
 
@@ -267,114 +230,3 @@ def build_trainer(
 def best_is(cfg: DictConfig) -> str:
     """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
     return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")
-
-
-def choose_compiled(
-    cfg: DictConfig,
-    net: "Classifier",
-    plan: "Plan",
-    precision: "Precision",
-    images: int,
-    begun: dict[str, Any],
-    done: int,
-) -> list[str]:
-    """Return the names of the phases in which what trains is compiled: what `trainer.compile` asks for.
-
-    Args:
-        cfg: Of the run.
-        net: Its network; left as it is.
-        plan: Who trains when.
-        precision: Of the run.
-        images: That an epoch trains on.
-        begun: The record of a run that goes on, which keeps what it began with on the same kind of device.
-        done: Epochs that it has behind it.
-
-    Raises:
-        UserError: It asks for a compiler that is not there.
-    """
-    from tlab.finetuning.plan import HEAD
-    from tlab.models.autotune.compiled import check_compiler, step_seconds
-    from tlab.models.autotune.precision import find_accelerator
-
-    training = [phase for phase in plan.phases if phase.trained != {HEAD}]
-    if cfg.trainer.compile is False or not training:
-        return []
-    accelerator = find_accelerator(cfg.trainer.accelerator)
-    if str(begun.get("device", "")).startswith(accelerator):
-        return begun.get("compiled", [])  # there is none in the record of a version that compiled nothing
-    if cfg.trainer.compile is True:
-        check_compiler(accelerator)
-        return [phase.name for phase in training]
-    if accelerator != "cuda":  # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training
-        return []
-    if cfg.trainer.sync_batchnorm:  # its exchange cuts the graph at each BatchNorm
-        return []
-    batch_size = _batch_size(cfg, images)
-    batch = (batch_size, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
-    try:
-        seconds = {groups: step_seconds(net, groups, *batch) for groups in {phase.trained for phase in training}}
-    except (RuntimeError, ValueError) as error:  # training meets the same, and says what to do
-        log.debug("torch.compile not used: no training step could be timed (%s)", error)
-        return []
-    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch_size, seconds)
-    if names:
-        log.info("torch.compile in phase %s: more than %.0f s of training are left", ", ".join(names), LONG)
-    return names
-
-
-def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups", float]) -> list[str]:
-    """Return the names of the phases that `trainer.compile=auto` compiles on CUDA.
-
-    These are the phases of each set of groups that still trains for longer than ten minutes, in all of them
-    together: they share a graph. No phase is taken to end before its epochs are over.
-
-    Args:
-        plan: Who trains when.
-        done: Epochs that the run has behind it.
-        steps: Of an epoch.
-        seconds: For each set of groups that may be compiled, those of a training step without a compiler.
-    """
-    left: dict[Groups, float] = defaultdict(float)
-    for index, (phase, start) in enumerate(zip(plan.phases, plan.starts, strict=True)):
-        epochs = max(0, start + plan.length(index, start) - max(start, done))
-        left[phase.trained] += epochs * steps * seconds.get(phase.trained, 0.0)
-    return [phase.name for phase in plan.phases if left[phase.trained] > LONG]
-
-
-def images_per_epoch(cfg: DictConfig, images: int) -> int:
-    """Return on how many of `images` each process trains in an epoch."""
-    share = _share(cfg, images)
-    limit = cfg.trainer.limit_train_batches
-    if limit is None:
-        return share
-    return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
-
-
-def build_training_net(
-    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
-) -> "CompiledTraining | None":
-    """Return what computes the logits in training where some phases are compiled.
-
-    Args:
-        cfg: Of the run.
-        net: Its network.
-        plan: Who trains when.
-        images: That an epoch trains on.
-        compiled: Names of the phases.
-    """
-    from tlab.models.autotune.compiled import CompiledTraining
-
-    if not compiled:
-        return None
-    groups = {phase.trained for phase in plan.phases if phase.name in compiled}
-    return CompiledTraining(net, groups, _batch_size(cfg, images))
-
-
-def _batch_size(cfg: DictConfig, images: int) -> int:
-    """Return how many images each process takes in a step."""
-    return min(cfg.data.batch_size, _share(cfg, images))
-
-
-def _share(cfg: DictConfig, images: int) -> int:
-    """Return how many of `images` each process has."""
-    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))

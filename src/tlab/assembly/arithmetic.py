@@ -1,0 +1,185 @@
+"""How a run computes: in which precision, and in which phases what trains goes through torch's compiler."""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    from tlab.finetuning import Plan
+    from tlab.models.autotune.compiled import CompiledTraining, Groups
+    from tlab.models.autotune.precision import Precision
+    from tlab.models.classifier import Classifier
+
+LONG = 600.0  # seconds of training from which on `auto` compiles: a graph takes up to a minute and saves a fraction
+
+
+def choose_arithmetic(
+    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, begun: dict[str, Any], done: int
+) -> tuple["Precision", list[str]]:
+    """Return the precision of a run, and the names of the phases in which what trains is compiled.
+
+    Args:
+        cfg: Of the run.
+        net: Its network; left as it is.
+        plan: Who trains when.
+        images: That an epoch trains on.
+        begun: The record of a run that goes on, which keeps both on the same kind of device.
+        done: Epochs that it has behind it.
+
+    Raises:
+        UserError: It asks for a compiler that is not there.
+    """
+    precision = choose_precision(cfg, net, plan, begun)
+    return precision, choose_compiled(cfg, net, plan, precision, images, begun, done)
+
+
+def network_name(cfg: DictConfig) -> str:
+    """Return the name under which what was measured of the run's network is remembered."""
+    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
+    return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
+
+
+def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here.
+
+    Args:
+        cfg: Of the run.
+        net: Its network.
+        plan: Who trains when.
+        begun: The record of a run that goes on, which keeps its precision on the same kind of device.
+    """
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.autotune.precision import fastest_precision, find_accelerator
+
+    if cfg.trainer.precision != "auto":
+        return cfg.trainer.precision
+    accelerator = find_accelerator(cfg.trainer.accelerator)
+    if str(begun.get("device", "")).startswith(accelerator):
+        return begun["precision"]
+    precision, why = fastest_precision(
+        net,
+        cfg.data.image_size,
+        accelerator,
+        cfg.trainer.channels_last,
+        name=network_name(cfg),
+        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
+    )
+    log.info("precision %s: %s", precision, why)
+    return precision
+
+
+def choose_compiled(
+    cfg: DictConfig,
+    net: "Classifier",
+    plan: "Plan",
+    precision: "Precision",
+    images: int,
+    begun: dict[str, Any],
+    done: int,
+) -> list[str]:
+    """Return the names of the phases in which what trains is compiled: what `trainer.compile` asks for.
+
+    Args:
+        cfg: Of the run.
+        net: Its network; left as it is.
+        plan: Who trains when.
+        precision: Of the run.
+        images: That an epoch trains on.
+        begun: The record of a run that goes on, which keeps what it began with on the same kind of device.
+        done: Epochs that it has behind it.
+
+    Raises:
+        UserError: It asks for a compiler that is not there.
+    """
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.autotune.compiled import check_compiler, step_seconds
+    from tlab.models.autotune.precision import find_accelerator
+
+    training = [phase for phase in plan.phases if phase.trained != {HEAD}]
+    if cfg.trainer.compile is False or not training:
+        return []
+    accelerator = find_accelerator(cfg.trainer.accelerator)
+    if str(begun.get("device", "")).startswith(accelerator):
+        return begun.get("compiled", [])  # there is none in the record of a version that compiled nothing
+    if cfg.trainer.compile is True:
+        check_compiler(accelerator)
+        return [phase.name for phase in training]
+    if accelerator != "cuda":  # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training
+        return []
+    if cfg.trainer.sync_batchnorm:  # its exchange cuts the graph at each BatchNorm
+        return []
+    batch_size = _batch_size(cfg, images)
+    batch = (batch_size, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
+    try:
+        seconds = {groups: step_seconds(net, groups, *batch) for groups in {phase.trained for phase in training}}
+    except (RuntimeError, ValueError) as error:  # training meets the same, and says what to do
+        log.debug("torch.compile not used: no training step could be timed (%s)", error)
+        return []
+    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch_size, seconds)
+    if names:
+        log.info("torch.compile in phase %s: more than %.0f s of training are left", ", ".join(names), LONG)
+    return names
+
+
+def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups", float]) -> list[str]:
+    """Return the names of the phases that `trainer.compile=auto` compiles on CUDA.
+
+    These are the phases of each set of groups that still trains for longer than ten minutes, in all of them
+    together: they share a graph. No phase is taken to end before its epochs are over.
+
+    Args:
+        plan: Who trains when.
+        done: Epochs that the run has behind it.
+        steps: Of an epoch.
+        seconds: For each set of groups that may be compiled, those of a training step without a compiler.
+    """
+    left: dict[Groups, float] = defaultdict(float)
+    for index, (phase, start) in enumerate(zip(plan.phases, plan.starts, strict=True)):
+        epochs = max(0, start + plan.length(index, start) - max(start, done))
+        left[phase.trained] += epochs * steps * seconds.get(phase.trained, 0.0)
+    return [phase.name for phase in plan.phases if left[phase.trained] > LONG]
+
+
+def images_per_epoch(cfg: DictConfig, images: int) -> int:
+    """Return on how many of `images` each process trains in an epoch."""
+    share = _share(cfg, images)
+    limit = cfg.trainer.limit_train_batches
+    if limit is None:
+        return share
+    return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
+
+
+def build_training_net(
+    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
+) -> "CompiledTraining | None":
+    """Return what computes the logits in training where some phases are compiled.
+
+    Args:
+        cfg: Of the run.
+        net: Its network.
+        plan: Who trains when.
+        images: That an epoch trains on.
+        compiled: Names of the phases.
+    """
+    from tlab.models.autotune.compiled import CompiledTraining
+
+    if not compiled:
+        return None
+    groups = {phase.trained for phase in plan.phases if phase.name in compiled}
+    return CompiledTraining(net, groups, _batch_size(cfg, images))
+
+
+def _batch_size(cfg: DictConfig, images: int) -> int:
+    """Return how many images each process takes in a step."""
+    return min(cfg.data.batch_size, _share(cfg, images))
+
+
+def _share(cfg: DictConfig, images: int) -> int:
+    """Return how many of `images` each process has."""
+    return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))
