@@ -205,7 +205,7 @@ def test_a_run_without_a_compiler_says_so_before_it_trains(compose_run, tmp_path
     def compile_(*args, **options):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(compiled.torch, "compile", compile_)
+    monkeypatch.setattr(compiling.torch, "compile", compile_)
     with pytest.raises(UserError, match=r"trainer\.compile=true: torch\.compile does not work here"):
         train(compose_run("trainer.compile=true"))
     assert not (tmp_path / "run/history.csv").exists()

@@ -1,6 +1,6 @@
 """The callbacks of a run, in the one order in which they may stand."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
@@ -22,7 +22,7 @@ def build_callbacks(
     cfg: DictConfig,
     run: "RunDirectory",
     state: "RunState",
-    metrics: Collection[str],
+    metrics: Sequence[str],
     signals: "StopSignals",
     pruning: "Pruning | None",
 ) -> list["L.Callback"]:

@@ -5,7 +5,6 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -17,10 +16,6 @@ from tlab.config import schema
 from tlab.config.overrides import named_choices, names_choices, of_keys, run_name
 from tlab.config.validation import typed
 from tlab.core.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three are of tlab.tune
 

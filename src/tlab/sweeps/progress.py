@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,9 +16,6 @@ from tlab.config.overrides import key_and_value
 from tlab.core.text import duration, short_path
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
-
-if TYPE_CHECKING:
-    from tlab.sweeps.progress import Progress
 
 
 class Progress:

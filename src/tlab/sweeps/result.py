@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tlab.sweeps.result import SweepResult
 
 
 @dataclass(frozen=True)
