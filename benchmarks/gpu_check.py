@@ -35,7 +35,7 @@ import torch
 
 import gpu_check_job
 from gpu_check_job import COLUMNS, FULL, QUICK, Size
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 from tlab.data.sources.demo.scene import draw_scene
 from tlab.data.sources.demo.shapes import SHAPES
 
@@ -57,7 +57,7 @@ def draw_all(root: Path, size: Size) -> None:
     wanted = [
         (split, k, i) for split, count in size.images.items() for k in range(len(SHAPES)) for i in range(count)
     ]
-    with ProcessPoolExecutor(cores()) as pool:
+    with ProcessPoolExecutor(cpu_count()) as pool:
         list(pool.map(partial(draw, root, size.pixels * 8 // 7), wanted, chunksize=8))
 
 

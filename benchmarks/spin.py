@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 
 VALUES = ("unset", "0", "1000", "2000", "10000", "100000")
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet18", help="torchvision model, %(default)s")
     parser.add_argument("--image-size", type=int, default=96, help="pixels, %(default)s")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=cores(), help="of each process; the number of cores")
+    parser.add_argument("--threads", type=int, default=cpu_count(), help="of each process; the number of cores")
     parser.add_argument(
         "--values", nargs="+", default=VALUES, help="the first is what the others are compared with"
     )

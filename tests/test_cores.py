@@ -6,30 +6,30 @@ import cv2
 import pytest
 import torch
 
-from tlab.core.hardware import SPINS, cores, limit_spinning, limit_threads, one_thread, thread_pool
+from tlab.core.hardware import SPINS, cpu_count, limit_spinning, limit_threads, single_threaded, thread_pool
 
 
 def test_cores_are_those_the_process_is_bound_to(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 6}, raising=False)
-    assert cores() == 3
+    assert cpu_count() == 3
 
 
 def test_without_affinity_every_core_counts(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert cores() == 12
+    assert cpu_count() == 12
     monkeypatch.setattr(os, "cpu_count", lambda: None)  # it may not know
-    assert cores() == 1
+    assert cpu_count() == 1
 
 
 def test_a_job_has_the_cores_that_it_was_given(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    assert cores() == 3
+    assert cpu_count() == 3
     monkeypatch.setenv("TLAB_CORES", "2")  # a launcher inside the job
-    assert cores() == 2
+    assert cpu_count() == 2
     monkeypatch.setenv("TLAB_CORES", "64")  # never more than it is bound to
-    assert cores() == 8
+    assert cpu_count() == 8
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_numbers_of_threads_come_back():
     try:
         torch.set_num_threads(3)
         cv2.setNumThreads(2)
-        with one_thread(), thread_pool(2) as pool:
+        with single_threaded(), thread_pool(2) as pool:
             assert threads() == (1, 1)
             assert list(pool.map(threads, range(4))) == [(1, 1)] * 4
         assert threads() == (3, 2)

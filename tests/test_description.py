@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tlab.assembly.describe import settings, swept_keys
-from tlab.runs.manifest import SweepNote
+from tlab.runs.manifest import SweepManifest
 from tlab.sweeps.naming import constants
 
 QUOTED = ["data.root='/a b'", "seed=0"]
@@ -44,5 +44,5 @@ def test_a_group_is_shown_by_its_choice(compose_run):
 
 
 def test_a_value_in_quotes_is_the_one_that_the_sweep_shares(tmp_path):
-    SweepNote(constants([QUOTED, [*QUOTED[:1], "seed=1"]])).write(tmp_path)
+    SweepManifest(constants([QUOTED, [*QUOTED[:1], "seed=1"]])).write(tmp_path)
     assert swept_keys(tmp_path / "default" / "seed=0", QUOTED) == {"seed"}

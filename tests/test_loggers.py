@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
-from tlab.core.error_messages import sentence
+from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
 from tlab.runs.loggers import short_name
 from tlab.train import train
@@ -122,7 +122,7 @@ def test_a_package_that_is_not_there_is_named(compose_run, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, logger, None)  # what importing it meets where it is not installed
     with pytest.raises((UserError, InstantiationException)) as error:
         train(compose_run(f"logger={logger}"))
-    said = sentence(error.value)
+    said = user_message(error.value)
     assert said.startswith(f"logger={logger} needs")
     assert said.endswith(f"pip install {package}")
     assert not list((tmp_path / "run").glob("checkpoints/*"))
@@ -141,7 +141,7 @@ def test_a_package_that_is_not_there_is_named(compose_run, tmp_path, monkeypatch
 def test_mistakes_in_a_logger(compose_run, overrides, words):
     with pytest.raises((UserError, InstantiationException)) as error:
         train(compose_run(*overrides))
-    assert words in sentence(error.value)
+    assert words in user_message(error.value)
 
 
 @pytest.mark.parametrize("choice", ["csv", "mlflow", "wandb"])

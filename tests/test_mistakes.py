@@ -2,7 +2,7 @@ from itertools import pairwise
 
 from hydra.errors import InstantiationException
 
-from tlab.core.error_messages import is_mistake, sentence
+from tlab.core.error_messages import is_mistake, user_message
 from tlab.core.errors import UserError
 
 
@@ -16,7 +16,7 @@ def chain(*errors: BaseException) -> BaseException:
 def test_a_sentence_of_ours_counts_whatever_it_came_from():
     error = chain(InstantiationException("full_key: backbone"), UserError("give a file"), OSError("no network"))
     assert is_mistake(error)
-    assert sentence(error) == "give a file"
+    assert user_message(error) == "give a file"
 
 
 def test_arguments_that_were_refused_name_the_node():
@@ -24,7 +24,7 @@ def test_arguments_that_were_refused_name_the_node():
         InstantiationException("Error in call\nfull_key: aug.transforms.crop"), TypeError("no argument 'x'")
     )
     assert is_mistake(error)
-    assert sentence(error).startswith("aug.transforms.crop could not be built (no argument 'x')")
+    assert user_message(error).startswith("aug.transforms.crop could not be built (no argument 'x')")
 
 
 def test_a_bug_is_no_mistake_of_the_user():

@@ -35,7 +35,7 @@ def test_the_meetings_of_jobs_that_follow_each_other_have_ports_of_their_own(mon
     for job in ("9990", "9991", "9992"):
         monkeypatch.setattr(rendezvous, "_meetings", 0)
         say(monkeypatch, SLURM_PROCID="0", SLURM_NTASKS="2", SLURM_JOB_ID=job, SLURM_JOB_NODELIST="gpu[07-08]")
-        ports |= {rendezvous.next_meeting(2)[0].port for _ in range(3)}
+        ports |= {rendezvous.next_rendezvous(2)[0].port for _ in range(3)}
     assert len(ports) == 9
     assert ports <= set(rendezvous.PORTS)
 
@@ -80,7 +80,7 @@ def test_the_task_of_a_slurm_step_that_is_one_of_several_runs_writes(monkeypatch
 
 
 def test_a_node_that_waits_in_vain_says_so(monkeypatch):
-    monkeypatch.setattr(rendezvous, "WAITING", 1)
+    monkeypatch.setattr(rendezvous, "RENDEZVOUS_TIMEOUT", 1)
     say(monkeypatch, NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="23871")
     with pytest.raises(UserError, match=r"node 0 of trainer\.num_nodes=2 waited in vain for the others at 127"):
         run_in_processes(print, (), 1, "gloo", 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from tlab.core.error_messages import sentence
+from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
 from tlab.train import train
 
@@ -107,7 +107,7 @@ def test_early_stopping_counts_in_the_last_phase(compose_run, tmp_path):
 def test_a_plan_that_cannot_be_is_one_sentence(compose_run, override, words):
     with pytest.raises((UserError, InstantiationException)) as raised:
         train(compose_run(override))
-    assert re.search(words, sentence(raised.value))
+    assert re.search(words, user_message(raised.value))
 
 
 def test_a_phase_may_have_another_augmentation(compose_run, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 
 from tlab.core.errors import UserError
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 from tlab.core.lazy_imports import INHERITED
 from tlab.core.processes import (
     ProcessError,
@@ -115,7 +115,7 @@ def test_every_process_defers_heavy_imports(seen):
 
 
 def test_every_process_has_its_share_of_the_cores_and_the_first_ones_answers(seen):
-    assert seen["threads"] == [max(1, cores() // 2)] * 2
+    assert seen["threads"] == [max(1, cpu_count() // 2)] * 2
     assert seen["answer"] == ["0", "0"]
     assert seen["all"] == [["0", "1"]] * 2
 

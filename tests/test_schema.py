@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tlab.config.hydra import compose
 from tlab.config.schema import COMMANDS, keys
 from tlab.config.validation import check_value
-from tlab.core.error_messages import sentence
+from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
 
 
@@ -81,7 +81,7 @@ def test_help_lists_the_keys_with_their_meanings(command):
 def test_every_command_refuses_a_wrong_type(command, override, words):
     with pytest.raises(HydraException) as raised:
         compose([override], command)
-    assert words in sentence(raised.value)
+    assert words in user_message(raised.value)
 
 
 @pytest.mark.parametrize(

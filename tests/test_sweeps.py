@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tlab.runs.unique_directory import ClaimRunDirectory, claim_directory, is_named_by_time
+from tlab.runs.unique_directory import ClaimRunDirectory, is_named_by_time, reserve_directory
 
 QUICK = [
     *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
@@ -239,7 +239,7 @@ def test_a_yaml_file_or_images_that_have_changed_make_another_run(photos, tmp_pa
 
 def test_launches_in_the_same_second_get_a_directory_each(tmp_path):
     wanted = tmp_path / "runs/2026-01-01_12-00-00"
-    assert [claim_directory(wanted).name for _ in range(3)] == [
+    assert [reserve_directory(wanted).name for _ in range(3)] == [
         wanted.name,
         f"{wanted.name}-2",
         f"{wanted.name}-3",

@@ -13,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 
 from tlab.assembly.build import build_optimizer
-from tlab.core.error_messages import sentence
+from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
 from tlab.train import train
 
@@ -185,7 +185,7 @@ def test_a_sweep_goes_on_after_a_run_that_fails(photos, tmp_path):
 def test_mistakes_that_show_when_a_run_is_built(compose_run, override, words):
     with pytest.raises((UserError, InstantiationException)) as error:
         train(compose_run(override))
-    assert re.search(words, sentence(error.value))
+    assert re.search(words, user_message(error.value))
 
 
 def test_a_failed_run_says_so(compose_run, tmp_path):

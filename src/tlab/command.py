@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlab.config.hydra import conf_dir, prepare_hydra
 from tlab.config.overrides import key_and_value, quoted, tidy
-from tlab.core.error_messages import fail, is_mistake, one_line, sentence
+from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
 from tlab.core.errors import FAILED, INTERRUPTED, UserError
 from tlab.core.files import this_command
 from tlab.core.hardware import limit_spinning
@@ -38,7 +38,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     this_command()  # named before it starts other processes
     limit_spinning()  # this and the next before torch is imported
     defer_heavy_imports()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `sentence` prints
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `user_message` prints
     sys.argv[1:] = arguments = tidy(sys.argv[1:])
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
     task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
@@ -50,7 +50,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if task.debug or not is_mistake(error):
             raise
-        fail(sentence(error))
+        exit_with_error(user_message(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if task.failures or (task.result is not None and task.result.failed):

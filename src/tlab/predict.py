@@ -30,7 +30,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     from tlab.data.augment.evaluation import evaluation_transform
     from tlab.data.dataset import ImageDataset
     from tlab.data.loader import make_loader
-    from tlab.data.sampler import SequentialKeys
+    from tlab.data.sampler import SequentialSampler
     from tlab.data.sources.folder import Sample
     from tlab.data.sources.verify import check_files, unreadable
     from tlab.models.autotune.precision import autocast, find_accelerator
@@ -50,7 +50,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
         image_size=trained.image_size,
     )
-    keys = SequentialKeys(len(dataset))
+    keys = SequentialSampler(len(dataset))
     loader = make_loader(dataset, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
     device = torch.device(find_accelerator(cfg.accelerator))
     module = trained.module.to(device)

@@ -22,7 +22,7 @@ from tlab.assembly.build import (
 )
 from tlab.assembly.describe import describe, settings, swept_keys
 from tlab.command import quiet, run_command
-from tlab.config.digest import own_composition
+from tlab.config.digest import this_config_digest
 from tlab.config.hydra import compose
 from tlab.config.overrides import of_baseline, quoted
 from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
@@ -77,7 +77,7 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     if finished:
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
-    known = {"composition": own_composition(cfg), "choices": choices(cfg)}
+    known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext():
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -235,7 +235,7 @@ def run(cfg: DictConfig) -> float:
     from rich.console import Console
 
     from tlab.core.processes import first_process
-    from tlab.dashboards.summary_table import print_closing_table
+    from tlab.dashboards.summary_table import print_summary_table
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once
@@ -247,7 +247,7 @@ def run(cfg: DictConfig) -> float:
     if not first_process():  # the first node of several says it
         return metrics[cfg.checkpoint.monitor]
     directory = RunDirectory(Path(cfg.run_dir))
-    print_closing_table(
+    print_summary_table(
         Console(),
         metrics,
         directory.record["phases"],

@@ -22,7 +22,7 @@ from tlab.config.schema import TuneConfig
 from tlab.config.trusted import check_targets, conf_targets, read_node
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
-from tlab.core.error_messages import fail, is_mistake, sentence
+from tlab.core.error_messages import exit_with_error, is_mistake, user_message
 from tlab.core.errors import UserError
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
@@ -40,7 +40,7 @@ from tlab.search.study import (
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.runs.pruning import Pruning
     from tlab.search.trial_lines import Progress
-    from tlab.sweeps.worker import Machine
+    from tlab.sweeps.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def open_study(cfg: DictConfig) -> Study:
     return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg), targets=_targets(cfg))
 
 
-def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
+def worker(cfg: DictConfig, machine: "WorkerPool | None" = None) -> str | None:
     """Carry out trials as one of several processes; returns the user's mistake that it met, if any.
 
     Args:
@@ -167,7 +167,7 @@ def worker(cfg: DictConfig, machine: "Machine | None" = None) -> str | None:
     except Exception as error:
         if not is_mistake(error):
             raise
-        return sentence(error)
+        return user_message(error)
     return None
 
 
@@ -238,7 +238,7 @@ def main() -> None:
     try:
         sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:])))
     except UserError as error:
-        fail(str(error))
+        exit_with_error(str(error))
     run_command(run, "tune")
 
 

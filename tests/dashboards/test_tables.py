@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tlab.core.text import duration
 from tlab.dashboards.stage_table import StageTable, print_stage_table, stage_rows
-from tlab.dashboards.summary_table import print_closing_table
+from tlab.dashboards.summary_table import print_summary_table
 
 METRICS = {
     "train/loss": 0.25, "train/acc": 0.91, "val/loss": 0.5, "val/acc": 0.8, "val/f1": 0.79, "test/loss": 0.6,
@@ -62,7 +62,7 @@ def test_closing_table_at_80_columns(tmp_path, monkeypatch):
     )
     paths = {"run": tmp_path / "outputs" / "run", "best checkpoint": outside}
     comparison = {"this run": METRICS, "from scratch": {"val/acc": 0.5, "test/acc": 0.45}}
-    text = printed(print_closing_table, METRICS, PHASES, paths, comparison)
+    text = printed(print_summary_table, METRICS, PHASES, paths, comparison)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "split loss acc f1" in lines
     assert "train 0.250 91.0% –" in lines
@@ -76,7 +76,7 @@ def test_closing_table_at_80_columns(tmp_path, monkeypatch):
 
 
 def test_closing_table_of_a_run_without_test_phases_or_comparison():
-    text = printed(print_closing_table, {"val/acc": 0.5}, [], {})
+    text = printed(print_summary_table, {"val/acc": 0.5}, [], {})
     assert "test" not in text
     assert "50.0%" in text
     assert "Comparison" not in text

@@ -9,7 +9,7 @@ from tlab.data import progress_bar
 from tlab.data.decode import DecodeError, decode
 from tlab.data.sources import verify
 from tlab.data.sources.folder import folder_index
-from tlab.data.sources.issues import odd_files
+from tlab.data.sources.issues import find_issues
 from tlab.data.sources.verify import Unreadable, check_files, unreadable
 
 
@@ -19,7 +19,7 @@ def files(root: Path) -> list[Path]:
 
 def remarks(root: Path) -> list[str]:
     index = folder_index(root)
-    return odd_files(index, check_files(root, [str(path) for path in files(root)]))
+    return find_issues(index, check_files(root, [str(path) for path in files(root)]))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tlab.data.augment.color import (
     hue_matrix,
     saturation_matrix,
 )
-from tlab.data.augment.compose import Chain
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.compose import Compose
+from tlab.data.augment.lazy_image import LazyImage
 
 
 def muted(seed: int = 0) -> np.ndarray:
@@ -28,7 +28,7 @@ def muted(seed: int = 0) -> np.ndarray:
 
 
 def changed(x_HWC: np.ndarray, *matrices: np.ndarray) -> torch.Tensor:
-    canvas = Canvas(x_HWC)
+    canvas = LazyImage(x_HWC)
     for matrix in matrices:
         canvas.recolor(matrix)
     return canvas.tensor().int()
@@ -37,7 +37,7 @@ def changed(x_HWC: np.ndarray, *matrices: np.ndarray) -> torch.Tensor:
 def test_brightness_contrast_and_saturation_are_torchvisions():
     x_HWC = muted()
     x = torch.from_numpy(x_HWC).permute(2, 0, 1)
-    gray = float(GRAY @ Canvas(x_HWC).mean())
+    gray = float(GRAY @ LazyImage(x_HWC).mean())
     for got, expected in [
         (changed(x_HWC, brightness_matrix(1.3)), TF.adjust_brightness(x, 1.3)),
         (changed(x_HWC, contrast_matrix(0.6, gray)), TF.adjust_contrast(x, 0.6)),
@@ -61,10 +61,10 @@ def test_hue_turns_as_torchvisions_does():
 
 def test_contrast_is_about_the_mean_of_the_image_as_it_is_then():
     jitter = ColorJitter(contrast=(0.0, 0.0))
-    canvas = Canvas(muted())
+    canvas = LazyImage(muted())
     canvas.recolor(brightness_matrix(0.5))
     gray = float(GRAY @ canvas.mean())
-    jitter.draw(canvas, np.random.default_rng(0))
+    jitter.apply(canvas, np.random.default_rng(0))
     assert (canvas.tensor().float() - gray).abs().max() <= 1
 
 
@@ -73,28 +73,28 @@ def test_changes_in_succession_are_one_pass(monkeypatch):
     true = cv2.transform
     monkeypatch.setattr(canvas_module.cv2, "transform", lambda *a: calls.append(1) or true(*a))
     steps = {"color": ColorJitter(0.3, 0.3, 0.3), "hue": ColorJitter(hue=0.1)}
-    Chain(steps)(torch.from_numpy(muted()).permute(2, 0, 1), 0)
+    Compose(steps)(torch.from_numpy(muted()).permute(2, 0, 1), 0)
     assert calls == [1]
 
 
 def test_jitter_draws_all_of_its_range():
     x = torch.full((3, 4, 4), 100, dtype=torch.uint8)
-    values = [int(Chain({"b": ColorJitter(brightness=0.5)})(x, seed).max()) for seed in range(200)]
+    values = [int(Compose({"b": ColorJitter(brightness=0.5)})(x, seed).max()) for seed in range(200)]
     assert min(values) < 60
     assert max(values) > 140
-    assert Chain({"nothing": ColorJitter()})(x, 0).equal(x)
+    assert Compose({"nothing": ColorJitter()})(x, 0).equal(x)
 
 
 def test_noise_is_normal_with_the_sigma_asked_for():
     gray = torch.full((3, 100, 100), 128, dtype=torch.uint8)
-    noise = (Chain({"noise": GaussianNoise(sigma=0.1)})(gray, 0).double() - 128).flatten()
+    noise = (Compose({"noise": GaussianNoise(sigma=0.1)})(gray, 0).double() - 128).flatten()
     assert noise.std().item() == pytest.approx(25.5, rel=0.02)
     assert abs(noise.mean().item()) < 0.5
     assert ((noise.abs() > 2 * 25.5).double().mean().item()) == pytest.approx(0.0455, abs=0.006)
     assert noise.abs().max() > 3.3 * 25.5
     neighbours = torch.corrcoef(torch.stack([noise[:-1], noise[1:]]))[0, 1]
     assert abs(neighbours) < 0.02
-    shifted = Chain({"noise": GaussianNoise(mean=0.2, sigma=0.0)})(gray, 0)
+    shifted = Compose({"noise": GaussianNoise(mean=0.2, sigma=0.0)})(gray, 0)
     assert shifted.unique().tolist() == [128 + 51]
 
 
@@ -102,7 +102,7 @@ def test_erasing_paints_one_box_of_the_size_drawn():
     black = torch.zeros(3, 60, 80, dtype=torch.uint8)
     shares = []
     for seed in range(200):
-        erased = Chain({"e": RandomErasing(1.0, scale=(0.05, 0.2), value=(1, 2, 3))})(black, seed)
+        erased = Compose({"e": RandomErasing(1.0, scale=(0.05, 0.2), value=(1, 2, 3))})(black, seed)
         shares.append((erased[0] == 1).double().mean().item())
         rows, columns = (erased[0] == 1).any(1).nonzero(), (erased[0] == 1).any(0).nonzero()
         box = erased[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -110,7 +110,7 @@ def test_erasing_paints_one_box_of_the_size_drawn():
     assert 0.04 < min(shares) < 0.07
     assert 0.18 < max(shares) < 0.21
     assert black.sum() == 0
-    assert Chain({"e": RandomErasing(0.0)})(black, 0).equal(black)
+    assert Compose({"e": RandomErasing(0.0)})(black, 0).equal(black)
 
 
 @pytest.mark.parametrize(

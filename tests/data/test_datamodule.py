@@ -14,7 +14,7 @@ from tlab.core.errors import UserError
 from tlab.data.augment.mixup import Mixing
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.dataset import Batch
-from tlab.data.feature_batches import StoredViews
+from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import choose_workers
 from tlab.data.sources.folder import folder_index
 
@@ -311,7 +311,7 @@ def test_features_are_pinned_as_images_are(root, pooled, pinned):
     shape = (20, 8) if pooled else (20, 2, 2, 8)
     rows = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     labels = [sample.label for sample in loader.images.samples]
-    loader.stored = StoredViews([rows], torch.float32, not pooled, after="pool", labels=labels)
+    loader.stored = FeatureBatches([rows], torch.float32, not pooled, after="pool", labels=labels)
     plain = list(loader)
     assert not pinned
     loader.pin_memory = True

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tlab.core.errors import UserError
-from tlab.data.sources.atomic_directory import build_once
+from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.demo import index
 from tlab.data.sources.demo.index import demo_index, draw_demo
 from tlab.data.sources.demo.scene import draw_scene
@@ -83,7 +83,7 @@ def test_the_process_that_comes_second_takes_what_is_there(tmp_path):
         (tmp_path / "target" / "winner").touch()
         (fresh / "loser").touch()
 
-    assert [p.name for p in build_once(tmp_path / "target", slow).iterdir()] == ["winner"]
+    assert [p.name for p in build_atomically(tmp_path / "target", slow).iterdir()] == ["winner"]
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
 
 
@@ -93,7 +93,7 @@ def test_a_crash_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_once(tmp_path / "target", crash)
+        build_atomically(tmp_path / "target", crash)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from tlab.data.sampler import EpochSampler, Key, SequentialKeys, addressed_generator, addressed_seed
+from tlab.data.sampler import EpochSampler, Key, SequentialSampler, addressed_generator, addressed_seed
 
 
 def indices(sampler):
@@ -89,10 +89,10 @@ def test_last_batch_of_one_is_left_out_unless_it_is_all():
 
 
 def test_evaluation_sees_every_sample_once_over_all_ranks():
-    assert list(SequentialKeys(3)) == [Key(0, 0), Key(0, 1), Key(0, 2)]
-    shares = [[key.index for key in SequentialKeys(7, num_replicas=3, rank=rank)] for rank in range(3)]
+    assert list(SequentialSampler(3)) == [Key(0, 0), Key(0, 1), Key(0, 2)]
+    shares = [[key.index for key in SequentialSampler(7, num_replicas=3, rank=rank)] for rank in range(3)]
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
-    assert [len(SequentialKeys(7, num_replicas=3, rank=rank)) for rank in range(3)] == [3, 2, 2]
+    assert [len(SequentialSampler(7, num_replicas=3, rank=rank)) for rank in range(3)] == [3, 2, 2]
 
 
 def test_rank_out_of_range():

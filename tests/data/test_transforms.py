@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from tlab.data.augment.evaluation import MEAN_COLOR, Sometimes, evaluation_transform
+from tlab.data.augment.compose import RandomApply
+from tlab.data.augment.evaluation import MEAN_COLOR, evaluation_transform
 
 ODD_SIZES = [(1, 1), (1, 4000), (4000, 1), (2, 3), (3, 9), (32, 32), (31, 47), (300, 200), (33, 700)]
 
@@ -72,7 +73,7 @@ def test_wrong_arguments_are_named(arguments, word):
 def test_sometimes_follows_its_probability_and_the_seed():
     def count(p: float, seed: int) -> int:
         torch.manual_seed(seed)
-        invert = Sometimes(v2.RandomInvert(p=1.0), p)
+        invert = RandomApply(v2.RandomInvert(p=1.0), p)
         return sum(int(invert(torch.zeros(3, 1, 1, dtype=torch.uint8)).max()) == 255 for _ in range(200))
 
     assert count(0.0, 0) == 0
@@ -80,7 +81,7 @@ def test_sometimes_follows_its_probability_and_the_seed():
     assert 30 < count(0.3, 0) < 90
     assert count(0.3, 0) == count(0.3, 0)
     with pytest.raises(ValueError, match="p must"):
-        Sometimes(v2.Identity(), 1.5)
+        RandomApply(v2.Identity(), 1.5)
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from tlab.data.augment import lazy_image as canvas_module
 from tlab.data.augment.base import generator
-from tlab.data.augment.compose import Chain
+from tlab.data.augment.compose import Compose
 from tlab.data.augment.geometry import (
     RandomAffine,
     RandomCrop,
@@ -19,7 +19,7 @@ from tlab.data.augment.geometry import (
     RandomVerticalFlip,
     affine_matrix,
 )
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.lazy_image import LazyImage
 
 FILL = (124, 116, 104)
 
@@ -28,8 +28,8 @@ def image(height: int = 75, width: int = 100, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.array(picture(seed, (width, height)))).permute(2, 0, 1)
 
 
-def canvas_of(x: torch.Tensor) -> Canvas:
-    return Canvas(np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
+def canvas_of(x: torch.Tensor) -> LazyImage:
+    return LazyImage(np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
 
 
 @pytest.mark.parametrize("box", [(5, 7, 60, 70), (0, 0, 20, 30), (10, 50, 33, 33), (3, 4, 40, 10)])
@@ -91,7 +91,7 @@ def test_steps_in_succession_are_one_warp(monkeypatch):
         "turn": RandomAffine(15, fill=FILL),
         "shear": RandomAffine(0, shear=8, fill=FILL),
     }
-    assert Chain(steps)(image(), 3).shape == (3, 64, 64)
+    assert Compose(steps)(image(), 3).shape == (3, 64, 64)
     assert calls.count(1) == 1
 
 
@@ -163,19 +163,19 @@ def test_boxes_are_drawn_as_torchvision_draws_them():
 def test_odd_sizes(size):
     steps = {"crop": RandomResizedCrop(24), "turn": RandomAffine(15, (0.1, 0.1), (0.8, 1.2), 8, FILL)}
     for seed in range(20):
-        assert Chain(steps)(image(*size), seed).shape == (3, 24, 24)
-        assert Chain({"turn": steps["turn"]})(image(*size), seed).shape == (3, *size)
+        assert Compose(steps)(image(*size), seed).shape == (3, 24, 24)
+        assert Compose({"turn": steps["turn"]})(image(*size), seed).shape == (3, *size)
 
 
 def test_very_wide_images_can_be_turned():
     assert (
-        Chain({"turn": RandomAffine((1, 1))})(torch.zeros(3, 2, 40_000, dtype=torch.uint8), 0).shape[-1] == 40_000
+        Compose({"turn": RandomAffine((1, 1))})(torch.zeros(3, 2, 40_000, dtype=torch.uint8), 0).shape[-1] == 40_000
     )
 
 
 def test_flips_follow_their_probability_and_the_seed():
     x = image(4, 6)
-    flips = Chain({"a": RandomHorizontalFlip(0.3), "b": RandomVerticalFlip(1.0)})
+    flips = Compose({"a": RandomHorizontalFlip(0.3), "b": RandomVerticalFlip(1.0)})
     sides = [torch.equal(flips(x, seed), x.flip(-1, -2)) for seed in range(300)]
     assert 0.2 < sum(sides) / 300 < 0.4
     assert sides == [torch.equal(flips(x, seed), x.flip(-1, -2)) for seed in range(300)]

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from tlab.data.augment.mixup import Mixing
 from tlab.data.dataset import ImageDataset
-from tlab.data.feature_batches import StoredViews
+from tlab.data.feature_batches import FeatureBatches
 from tlab.data.sampler import Key, addressed_seed
 from tlab.finetuning.features import rows
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
@@ -282,7 +282,7 @@ VIEWS = [np.arange(8, dtype=np.float32).reshape(4, 2) + 100 * view for view in r
 
 
 def test_epochs_go_through_the_views_in_turn():
-    stored = StoredViews(VIEWS, torch.float32, False, after="pool", start=3, labels=[0, 1, 0, 1])
+    stored = FeatureBatches(VIEWS, torch.float32, False, after="pool", start=3, labels=[0, 1, 0, 1])
     keys = [Key(3, 0), Key(4, 1), Key(5, 2), Key(3, 3, draw=1)]
     batch = stored.batch(keys)
     assert batch.image.tolist() == [[0, 1], [102, 103], [4, 5], [106, 107]]
@@ -290,13 +290,13 @@ def test_epochs_go_through_the_views_in_turn():
 
 
 def test_rows_may_lie_in_another_order():
-    stored = StoredViews(VIEWS[:1], torch.float32, False, after="pool", rows=[3, 1], labels=[0, 1])
+    stored = FeatureBatches(VIEWS[:1], torch.float32, False, after="pool", rows=[3, 1], labels=[0, 1])
     assert stored.batch([Key(9, 0), Key(9, 1)]).image.tolist() == [[6, 7], [2, 3]]
 
 
 def test_mixup_blends_rows_and_labels_with_the_shares_of_images():
     mixing = Mixing(mixup_alpha=1.0)
-    stored = StoredViews(
+    stored = FeatureBatches(
         VIEWS, torch.float32, False, after="pool", labels=[0, 1, 2, 1], mixing=mixing, num_classes=3, seed=4
     )
     (row,), (label,), _, _ = stored.batch([Key(0, 1, partner=2)])
@@ -314,7 +314,7 @@ def test_rows_come_back_as_they_were(tmp_path, dtype, channels_last):
     fill(tmp_path / "a.npy", 5, lambda first: [to_rows(maps[:2], channels_last), to_rows(maps[2:], channels_last)])
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert row_dtype(array) == dtype
-    back = StoredViews([array], dtype, channels_last, after="layer1").read([(0, row) for row in range(5)])
+    back = FeatureBatches([array], dtype, channels_last, after="layer1").read([(0, row) for row in range(5)])
     assert back.equal(maps)
     assert back.stride() == maps.stride()
 

@@ -119,7 +119,7 @@ def test_a_schedule_goes_on_with_epochs_of_another_number_of_steps(name, steps):
                     scheduler.after_step()
                 scheduler.change_epochs(length)
             for _ in range(length):
-                rates.append(optimizer.param_groups[0]["lr"] * scheduler.warmth())
+                rates.append(optimizer.param_groups[0]["lr"] * scheduler.warmup_factor())
                 optimizer.step()
                 scheduler.after_step()
             scheduler.after_epoch({"val/loss": torch.tensor(float(number))})

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tlab.config.provenance import plain
-from tlab.core.errors import BusyError, UserError
+from tlab.core.errors import RunDirectoryLocked, UserError
 from tlab.runs.directory import RunDirectory
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "data": {"num_workers": 2}, "run_dir": "a"}
@@ -99,7 +99,7 @@ def test_a_run_that_another_process_has_just_finished_is_not_recorded_again(tmp_
     assert not run.is_finished(CONFIG, "auto")
     with RunDirectory(tmp_path).recording(CONFIG):  # the other one, in between
         run.finish({"val/acc": 0.5})
-    with pytest.raises(BusyError, match="just finished"), run.recording(CONFIG):
+    with pytest.raises(RunDirectoryLocked, match="just finished"), run.recording(CONFIG):
         pass
     assert run.status == "finished"
     run.record_failure(RuntimeError())

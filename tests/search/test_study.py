@@ -100,19 +100,21 @@ def test_an_epoch_is_reported_once_and_judged_when_it_is_new(tmp_path):
 
     with mine.claim() as claim:
         running = judge()
-        assert not running.still_hopeless()
-        assert not running.hopeless(0, 0.9)
-        assert not running.hopeless(1, 0.1)  # its best epoch counts
+        assert not running.was_pruned()
+        assert not running.should_prune(0, 0.9)
+        assert not running.should_prune(1, 0.1)  # its best epoch counts
         again = judge()  # of a run that goes on from before the first epoch
-        assert not again.still_hopeless()
-        assert not again.hopeless(0, 0.9)
-        assert not again.hopeless(1, 0.1)
+        assert not again.was_pruned()
+        assert not again.should_prune(0, 0.9)
+        assert not again.should_prune(1, 0.1)
         assert mine.trials()[2].intermediate_values == {0: 0.9, 1: 0.1}
         mine.optuna.tell(claim.trial, state=optuna.trial.TrialState.PRUNED)
     with mine.claim() as claim:
-        assert judge().hopeless(0, 0.1)
-        assert judge().still_hopeless()
-        assert judge().hopeless(0, 0.1)  # killed before the answer was carried out: the last epoch is judged again
+        assert judge().should_prune(0, 0.1)
+        assert judge().was_pruned()
+        assert judge().should_prune(
+            0, 0.1
+        )  # killed before the answer was carried out: the last epoch is judged again
         assert mine.trials()[3].intermediate_values == {0: 0.1}
 
 

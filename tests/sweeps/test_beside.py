@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 from test_sweeps import owner, records, result, started, statuses, sweep
 from tlab.core.errors import UserError
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 from tlab.sweeps.forked_workers import choose_processes, keeps_one_core_busy
 
 GRID = ("seed=0,1,2", "optimizer.lr=0.1,0.01")
-several_cores = pytest.mark.skipif(cores() < 2 or sys.platform != "linux", reason="a helper needs a core and fork")
+several_cores = pytest.mark.skipif(
+    cpu_count() < 2 or sys.platform != "linux", reason="a helper needs a core and fork"
+)
 
 
 def pids(directory: Path) -> set[str]:
@@ -66,7 +68,7 @@ def test_a_gpu_is_not_shared(compose_run, monkeypatch):
 def test_there_are_as_many_processes_as_cores_memory_and_runs_allow(
     compose_run, monkeypatch, n_jobs, waiting, memory, expected
 ):
-    monkeypatch.setattr("tlab.sweeps.forked_workers.cores", lambda: 6)
+    monkeypatch.setattr("tlab.sweeps.forked_workers.cpu_count", lambda: 6)
     monkeypatch.setattr("tlab.sweeps.forked_workers.free_memory", lambda: int(memory))
     monkeypatch.setattr("tlab.sweeps.forked_workers._can_fork", lambda: True)
     config = OmegaConf.create({"hydra": {"launcher": {"n_jobs": n_jobs}}})

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tlab.core.errors import UserError
-from tlab.runs.manifest import SweepNote
+from tlab.runs.manifest import SweepManifest
 from tlab.sweeps.jobs import make_jobs
 from tlab.sweeps.launched import LOCAL, choose_workers, most_devices
 
@@ -20,7 +20,7 @@ def test_no_run_at_once_is_a_mistake():
 
 def test_each_worker_has_the_gpus_of_the_largest_run(monkeypatch, tmp_path):
     runs = [[f"trainer.devices={devices}"] for devices in (1, 2)]
-    jobs = make_jobs(runs, "0", tmp_path, SweepNote())
+    jobs = make_jobs(runs, "0", tmp_path, SweepManifest())
     config = OmegaConf.create({"trainer": {"devices": 4}})
     assert most_devices(jobs, config) == 2
     assert most_devices([], config) == 4

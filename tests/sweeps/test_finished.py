@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tlab.config.digest import composition
+from tlab.config.digest import config_digest
 from tlab.config.provenance import plain
 from tlab.data.contents import look
 from tlab.data.sources import folder
@@ -47,7 +47,7 @@ def finish(compose_run, tmp_path) -> Callable[..., list[Job]]:
             contents = look(lambda: folder.folder_index(root, seed=seed), decode=False)  # noqa: B023
             data = {"images": contents.numbers()} | ({"content": contents.fingerprint()} if listed else {})
             run = RunDirectory(tmp_path / f"sweep/{len(extra)}/seed={seed}")
-            known = {"composition": composition(overrides, "yaml"), "config": plain(compose_run(*overrides))}
+            known = {"composition": config_digest(overrides, "yaml"), "config": plain(compose_run(*overrides))}
             run.update(status="finished", data=data, class_names=list(contents.classes), **known)
             jobs.append(Job(overrides, "default", str(seed), run))
         return jobs
@@ -126,6 +126,6 @@ def test_a_run_json_builds_nothing_but_what_tlab_lists(images, finish, tmp_path,
     source = {"_target_": "tlab.data.sources.folder.folder_index", "_partial_": True, **evil.get("source", {})}
     jobs[0].run.update(config={**config, "data": {**config["data"], **evil, "source": source}})
     jobs[0] = replace(jobs[0], overrides=("seed=0",))
-    jobs[0].run.update(composition=composition(("seed=0",), "yaml"))
+    jobs[0].run.update(composition=config_digest(("seed=0",), "yaml"))
     assert finished(jobs) == [False, True, True]
     assert not (tmp_path / "evil").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from tlab.launchers.remote_jobs import lost
-from tlab.runs.manifest import SweepNote
+from tlab.runs.manifest import SweepManifest
 from tlab.sweeps.jobs import Job, make_jobs
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
@@ -12,7 +12,7 @@ from tlab.sweeps.result import Failure
 
 @pytest.fixture
 def jobs(tmp_path) -> list[Job]:
-    return make_jobs([["aug=none", f"seed={seed}"] for seed in (0, 1)], "0", tmp_path, SweepNote())
+    return make_jobs([["aug=none", f"seed={seed}"] for seed in (0, 1)], "0", tmp_path, SweepManifest())
 
 
 class Gone:

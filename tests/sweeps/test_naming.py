@@ -6,8 +6,8 @@ import pytest
 
 from tlab.config.overrides import run_name
 from tlab.core.errors import UserError
-from tlab.runs.manifest import SweepNote, read_note
-from tlab.sweeps.jobs import make_jobs, one_of_each
+from tlab.runs.manifest import SweepManifest, read_manifest
+from tlab.sweeps.jobs import make_jobs, override_cover
 from tlab.sweeps.naming import constants
 
 FIRST = [["data.root=photos", "aug=none", "trainer.max_epochs=3", f"seed={seed}"] for seed in (0, 1)]
@@ -42,13 +42,13 @@ def test_a_long_name_is_cut_and_stays_unique():
 
 
 def test_what_all_runs_share_is_in_no_name(tmp_path):
-    note = SweepNote(constants(FIRST))
+    note = SweepManifest(constants(FIRST))
     assert note.constants == {"data.root": "photos", "aug": "none", "trainer.max_epochs": "3"}
     assert places(FIRST, note, tmp_path) == ["default/seed=0", "default/seed=1"]
 
 
 def test_an_override_that_gets_a_second_value_leaves_the_runs_of_the_first_where_they_are(tmp_path):
-    note = SweepNote(constants(FIRST))
+    note = SweepManifest(constants(FIRST))
     grown = [*FIRST, *[[o.replace("aug=none", "aug=strong") for o in run] for run in FIRST]]
     assert places(grown, note, tmp_path) == [
         "default/seed=0",
@@ -63,7 +63,7 @@ def test_an_override_that_gets_a_second_value_leaves_the_runs_of_the_first_where
 
 
 def test_what_changes_no_result_is_in_a_name_only_where_it_differs(tmp_path):
-    note = SweepNote(constants(FIRST))
+    note = SweepManifest(constants(FIRST))
     other = [[*run, "data.num_workers=2", "logger=none", "checkpoint.every_n_steps=5"] for run in FIRST]
     assert places(other, note, tmp_path) == ["default/seed=0", "default/seed=1"]
     both = [[*FIRST[0], f"data.num_workers={n}"] for n in (0, 2)]
@@ -71,41 +71,41 @@ def test_what_changes_no_result_is_in_a_name_only_where_it_differs(tmp_path):
 
 
 def test_a_command_without_what_all_runs_have_had_is_refused(tmp_path):
-    note = SweepNote(constants(FIRST))
+    note = SweepManifest(constants(FIRST))
     with pytest.raises(UserError, match=r"begun with trainer\.max_epochs=3, which this command does not give"):
         make_jobs([run[:2] for run in FIRST], "0", tmp_path, note)
 
 
 def test_what_changes_no_result_need_not_be_given_again(tmp_path):
     """A sweep that tlab began before it knew that of `data.store`."""
-    note = SweepNote({**constants(FIRST), "data.store": "on"})
+    note = SweepManifest({**constants(FIRST), "data.store": "on"})
     for store in ([], ["data.store=on"], ["data.store=off"]):
         runs = [[*run, *store] for run in FIRST]
         assert places(runs, note, tmp_path) == ["default/seed=0", "default/seed=1"]
 
 
 def test_a_key_that_is_gone_need_not_be_given_again(tmp_path):
-    note = SweepNote({**constants(FIRST), "data.augment_on": "cpu"})
+    note = SweepManifest({**constants(FIRST), "data.augment_on": "cpu"})
     assert places(FIRST, note, tmp_path) == ["default/seed=0", "default/seed=1"]
 
 
 def test_the_same_run_twice_is_one_and_two_runs_share_no_directory(tmp_path):
-    assert len(make_jobs([*FIRST, *FIRST], "0", tmp_path, SweepNote())) == 2
+    assert len(make_jobs([*FIRST, *FIRST], "0", tmp_path, SweepManifest())) == 2
     with pytest.raises(UserError, match="would share the directory"):
-        make_jobs([["a=x/y"], ["a='x/y'"]], "0", tmp_path, SweepNote())
+        make_jobs([["a=x/y"], ["a='x/y'"]], "0", tmp_path, SweepManifest())
 
 
 def test_a_few_runs_have_every_value_of_the_grid(tmp_path):
     grid = [[f"a={a}", f"b={b}", f"seed={s}"] for a in range(4) for b in range(3) for s in range(5)]
-    few = one_of_each(make_jobs(grid, "0", tmp_path, SweepNote()))
+    few = override_cover(make_jobs(grid, "0", tmp_path, SweepManifest()))
     assert {o for job in few for o in job.overrides} == {o for run in grid for o in run}
     assert len(few) < 12
 
 
 def test_the_note_is_read_back_and_a_damaged_one_is_named(tmp_path):
-    assert read_note(tmp_path) is None
-    SweepNote({"aug": "none"}, "-m aug=none").write(tmp_path)
-    assert read_note(tmp_path).constants == {"aug": "none"}
+    assert read_manifest(tmp_path) is None
+    SweepManifest({"aug": "none"}, "-m aug=none").write(tmp_path)
+    assert read_manifest(tmp_path).constants == {"aug": "none"}
     (tmp_path / "sweep.json").write_text('{"const')
     with pytest.raises(UserError, match=r"sweep\.json is damaged"):
-        read_note(tmp_path)
+        read_manifest(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from tlab.runs.directory import RunDirectory
-from tlab.runs.manifest import SweepNote
+from tlab.runs.manifest import SweepManifest
 from tlab.sweeps.jobs import Job, make_jobs
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.result import Failure
@@ -12,7 +12,7 @@ from tlab.sweeps.result import Failure
 @pytest.fixture
 def jobs(tmp_path) -> list[Job]:
     grid = [[f"backbone={name}", f"seed={seed}"] for name in ("big", "small") for seed in (0, 1, 2)]
-    return make_jobs(grid, "0", tmp_path, SweepNote())
+    return make_jobs(grid, "0", tmp_path, SweepManifest())
 
 
 def finish(job: Job, seconds: int) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tlab.core.hardware import cores, gpus
+from tlab.core.hardware import cpu_count, gpus
 from tlab.sweeps.workers import shares
 
 WORKER = """
 import os, sys
 from pathlib import Path
-from tlab.sweeps.worker import Machine
-machine = Machine(Path(sys.argv[1]), os.getppid(), 2, ("0,1", "2,3"))
+from tlab.sweeps.worker_pool import WorkerPool
+machine = WorkerPool(Path(sys.argv[1]), os.getppid(), 2, ("0,1", "2,3"))
 for number in range(2):
     with machine.work(Path(sys.argv[2]) / f"{number}.txt"):
         os.system("echo from a child")
@@ -27,8 +27,8 @@ input()
 STOPPED = """
 import os, sys
 from pathlib import Path
-from tlab.sweeps.worker import Machine
-machine = Machine(Path(sys.argv[1]), os.getppid(), 2, ())
+from tlab.sweeps.worker_pool import WorkerPool
+machine = WorkerPool(Path(sys.argv[1]), os.getppid(), 2, ())
 for number in range(2):
     try:
         with machine.work(Path(sys.argv[2]) / f"{number}.txt"):
@@ -58,7 +58,7 @@ def test_workers_have_a_share_of_the_machine_each(tmp_path):
         )
         assert process.stdout.readline() == "ready\n"  # all before that went to the files
         workers.append(process)
-    share = max(1, cores() // 2)
+    share = max(1, cpu_count() // 2)
     for name, visible in {"a": "0,1", "b": "2,3"}.items():
         for number in range(2):
             assert (tmp_path / name / f"{number}.txt").read_text() == f"from a child\n{visible} {share}\n"

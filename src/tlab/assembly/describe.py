@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.overrides import key_and_value
 from tlab.core.errors import UserError
-from tlab.runs.manifest import read_note
+from tlab.runs.manifest import read_manifest
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
@@ -39,7 +39,7 @@ def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
         if (study := directory / "study.json").exists():
             searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
             return {"seed", *(key.lstrip("+~") for key in searched)} & given.keys()
-        if (note := read_note(directory)) is not None:
+        if (note := read_manifest(directory)) is not None:
             return {key for key, value in given.items() if note.constants.get(key) != value and key != "sweep"}
     except (UserError, ValueError, KeyError, TypeError) as error:  # no reason to fail a run that is over
         log.warning("%s does not say what its runs share (%s)", directory, error)

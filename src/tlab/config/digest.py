@@ -33,7 +33,7 @@ def sources_digest(sources: Any) -> str | None:
     return digest.hexdigest()
 
 
-def composition(overrides: Sequence[str], sources: str | None) -> str | None:
+def config_digest(overrides: Sequence[str], sources: str | None) -> str | None:
     """Return the digest of all that the configuration of a run follows from; None where that is not known.
 
     Args:
@@ -51,9 +51,9 @@ def is_commands_own(cfg: DictConfig) -> bool:
     return HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir
 
 
-def own_composition(cfg: DictConfig) -> str | None:
+def this_config_digest(cfg: DictConfig) -> str | None:
     """Return the digest for this command's run; None for any other."""
     if not is_commands_own(cfg):
         return None
     hydra = HydraConfig.get()
-    return composition(hydra.overrides.task, sources_digest(hydra.runtime.config_sources))
+    return config_digest(hydra.overrides.task, sources_digest(hydra.runtime.config_sources))

@@ -17,7 +17,7 @@ MOVED = {
     "tlab.data.table": "tlab.data.sources.csv_table",
     "tlab.data.torchvision_sets": "tlab.data.sources.torchvision_sets",
     "tlab.data.transforms": "tlab.data.augment.evaluation",
-    "tlab.data.transforms.Sometimes": "tlab.data.augment.evaluation.Sometimes",
+    "tlab.data.transforms.Sometimes": "tlab.data.augment.compose.RandomApply",
     "tlab.data.warp": "tlab.data.augment.geometry",
 }
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     pass
 
 
-def fail(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
     """Print one sentence to standard error and exit with code 2."""
     print(f"tlab: {message}", file=sys.stderr)
     sys.exit(MISTAKEN)
@@ -34,7 +34,7 @@ def is_mistake(error: BaseException) -> bool:
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
-def sentence(error: BaseException) -> str:
+def user_message(error: BaseException) -> str:
     """Return what went wrong and the way out, as one sentence."""
     if isinstance(error, UserError):
         return str(error)
@@ -114,5 +114,5 @@ def _root_cause(error: BaseException) -> BaseException:
 def one_line(error: BaseException) -> str:
     """Return what went wrong: the sentence of a mistake, else the error's kind and the first line of its text."""
     if is_mistake(error):
-        return sentence(error)
+        return user_message(error)
     return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")

@@ -13,9 +13,9 @@ class UserError(Exception):
     """
 
 
-class OccupiedError(UserError):
+class RunDirectoryConflict(UserError):  # noqa: N818 - named for what there is
     """A run directory is another run's, which is to be left as it is."""
 
 
-class BusyError(OccupiedError):
+class RunDirectoryLocked(RunDirectoryConflict):
     """Another process is at work in a run directory."""

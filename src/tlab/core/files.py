@@ -78,7 +78,7 @@ def _umask() -> int:
     return mask
 
 
-def stamp(file: str | os.PathLike[str], name: str | None = None) -> bytes:
+def file_signature(file: str | os.PathLike[str], name: str | None = None) -> bytes:
     """Return a file's name, size and modification time, for a digest that changes with its content.
 
     Args:

@@ -17,7 +17,7 @@ SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
 SPINS = "1000"  # what GNU's OpenMP itself takes in a process that has more threads than there are cores
 
 
-def cores() -> int:
+def cpu_count() -> int:
     """Return the number of CPU cores open to this process (macOS and Windows: all of the machine).
 
     A launcher that runs several jobs on one machine gives each its number in `TLAB_CORES`.
@@ -27,9 +27,9 @@ def cores() -> int:
     return next((min(int(number), bound) for number in given if number.isdigit() and int(number) > 0), bound)
 
 
-def share_of_cores() -> int:
+def cpus_per_process() -> int:
     """Return how many of them are for this process: a run may have several here."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def limit_spinning() -> None:
@@ -51,13 +51,13 @@ def limit_threads() -> None:
     import torch
 
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = min(share_of_cores(), int(wanted)) if wanted.isdigit() else share_of_cores()
+    threads = min(cpus_per_process(), int(wanted)) if wanted.isdigit() else cpus_per_process()
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets a number of its own for several processes
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute on one thread in the block, as in a worker process.
 
     Single images gain nothing from more, and waiting for a second thread on a busy machine costs much. What a
@@ -77,7 +77,7 @@ def one_thread() -> Iterator[None]:
 
 
 def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool in which torch computes on each thread alone; to be used inside `one_thread`."""
+    """Return a pool in which torch computes on each thread alone; to be used inside `single_threaded`."""
     import torch
 
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

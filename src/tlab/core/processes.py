@@ -22,11 +22,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.core.error_messages import is_mistake, sentence
+from tlab.core.error_messages import is_mistake, user_message
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
 from tlab.core.lazy_imports import INHERITED
-from tlab.core.rendezvous import next_meeting, this_node
+from tlab.core.rendezvous import next_rendezvous, this_node
 from tlab.core.signals import STOPPING
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ T = TypeVar("T")
 
 _rank = 0  # of this process in its run; not $RANK, which a cluster may have set for something else
 
-PATIENCE = timedelta(hours=2)  # how long processes wait for each other; the first may have many images to check
-GRACE = 60  # seconds that a stopped process has for its last checkpoint
+COLLECTIVE_TIMEOUT = timedelta(
+    hours=2
+)  # how long processes wait for each other; the first may have many images to check
+SHUTDOWN_TIMEOUT = 60  # seconds that a stopped process has for its last checkpoint
 
 
 class ProcessError(Exception):
@@ -112,7 +114,7 @@ def _telling_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = UserError(sentence(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
+        told = UserError(user_message(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
         with suppress(Exception):  # they may be gone, and this error is the one that counts
             _share(error=told)
         raise
@@ -159,7 +161,7 @@ def run_in_processes(
 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("trainer.devices above 1 starts its processes itself; give the command without torchrun")
-    node, meeting = next_meeting(nodes)
+    node, meeting = next_rendezvous(nodes)
     silent = {rank: Std.NONE if rank == node.rank == 0 else Std.ALL for rank in range(processes)}
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder, _as_it_was():
         config = LaunchConfig(
@@ -169,7 +171,7 @@ def run_in_processes(
             max_restarts=0,
             start_method="spawn",
             signals_to_handle=",".join(number.name for number in STOPPING),
-            shutdown_timeout=GRACE,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
             logs_specs=DefaultLogsSpecs(folder, silent),
             **meeting,
         )
@@ -208,12 +210,12 @@ def _process(
     try:
         if backend == "nccl":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
         result = task(*from_first_process(lambda: arguments))
         torch.distributed.destroy_process_group()
     except Exception as error:
         failure = {
-            "mistake": sentence(error) if is_mistake(error) else None,
+            "mistake": user_message(error) if is_mistake(error) else None,
             "time": time.time(),
             "traceback": traceback.format_exc(),
         }
@@ -231,7 +233,7 @@ def _end_with_parent() -> None:
     parent.join()
     if sys.platform != "linux":  # there torch has asked the kernel for a signal
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
+    time.sleep(SHUTDOWN_TIMEOUT)
     os._exit(1)
 
 

@@ -13,7 +13,7 @@ from tlab.core.errors import UserError
 PORTS = range(20000, 30000)  # below those that Linux gives to outgoing connections
 STRIDE = 100  # between the ports of a command's meetings: the ids of an array's jobs follow each other
 LOCALHOST = "127.0.0.1"
-WAITING = 600  # seconds that nodes wait for each other at the start
+RENDEZVOUS_TIMEOUT = 600  # seconds that nodes wait for each other at the start
 VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 _meetings = 0  # so far, in this command
@@ -64,7 +64,7 @@ def this_node(nodes: int) -> Node:
     return node
 
 
-def next_meeting(nodes: int) -> tuple[Node, dict[str, Any]]:
+def next_rendezvous(nodes: int) -> tuple[Node, dict[str, Any]]:
     """Return this node, and how it meets the others, in the words of torch's `LaunchConfig`.
 
     Each meeting of a command has a port of its own, since the last one may still be open.
@@ -78,7 +78,7 @@ def next_meeting(nodes: int) -> tuple[Node, dict[str, Any]]:
     node = Node(node.rank, node.address, _port(node.port, _meetings))
     _meetings += 1
     place = {"rdzv_backend": "static", "rdzv_endpoint": f"{node.address}:{node.port}"}
-    return node, {"run_id": "tlab", **place, "rdzv_configs": {"rank": node.rank, "timeout": WAITING}}
+    return node, {"run_id": "tlab", **place, "rdzv_configs": {"rank": node.rank, "timeout": RENDEZVOUS_TIMEOUT}}
 
 
 def _port(first: int, meeting: int) -> int:

@@ -16,7 +16,7 @@ PERCENT = ("acc", "f1", "acc_top5")  # shares of 1, printed as percent
 MEASURES = ("loss", *PERCENT)
 
 
-def print_closing_table(
+def print_summary_table(
     console: Console,
     metrics: Mapping[str, float],
     phases: Sequence[Mapping[str, Any]],

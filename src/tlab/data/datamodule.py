@@ -18,10 +18,10 @@ from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import Contents, contents
 from tlab.data.dataset import Augmentation, ImageDataset, Transform
 from tlab.data.loader import Loader, make_loader
-from tlab.data.sampler import EpochSampler, Key, SequentialKeys, addressed_generator
+from tlab.data.sampler import EpochSampler, Key, SequentialSampler, addressed_generator
 from tlab.data.sources.folder import ImageIndex, Sample
-from tlab.data.sources.issues import odd_files
-from tlab.data.sources.verify import Unreadable, Verdict, check_files, unreadable
+from tlab.data.sources.issues import find_issues
+from tlab.data.sources.verify import FileCheck, Unreadable, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ImageDataModule(L.LightningDataModule):
         self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
         self.store, self.on_unreadable = store, unreadable
         self.unreadable: list[Unreadable] = []
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[str, FileCheck] = {}
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
 
@@ -109,7 +109,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         index = index.without([item.path for item in broken])
         self.unreadable, self.verdicts, self.index = broken, verdicts, index
-        self.remarks = [*index.remarks, *odd_files(index, verdicts)]
+        self.remarks = [*index.remarks, *find_issues(index, verdicts)]
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes speaks
             if broken:
                 log.warning("Skipping %s unreadable: %s", _count(broken), _listed(index, broken))
@@ -181,7 +181,7 @@ class ImageDataModule(L.LightningDataModule):
         address = (split, train, replicas, rank)
         if address not in self._loaders:
             dataset = self.dataset(self.index.splits[split], augmented=train)
-            sampler: Sampler[Key] = SequentialKeys(len(dataset), num_replicas=replicas, rank=rank)
+            sampler: Sampler[Key] = SequentialSampler(len(dataset), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
                     [sample.label for sample in dataset.samples],

@@ -13,8 +13,8 @@ from torch.nn.functional import one_hot
 from torch.utils.data import Dataset, get_worker_info
 
 from tlab.core.errors import UserError
-from tlab.core.hardware import one_thread, share_of_cores, thread_pool
-from tlab.data.augment.compose import Chain
+from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
+from tlab.data.augment.compose import Compose
 from tlab.data.augment.mixup import Mixing
 from tlab.data.decode import DecodeError, decode
 from tlab.data.image_cache import ImageStore, choose_store
@@ -104,7 +104,7 @@ class ImageDataset(Dataset[Batch]):
         self.image_size = image_size
         own = Augmentation(augment or {}, mixing)
         self.augmentations = {name: each.active() for name, each in {"": own, **(phases or {})}.items()}
-        self.chains = {name: Chain(each.transforms) for name, each in self.augmentations.items()}
+        self.chains = {name: Compose(each.transforms) for name, each in self.augmentations.items()}
         self.is_fixed = not any(chain.steps for chain in self.chains.values())
         self.is_threadsafe = not any(chain.seeds_globally for chain in self.chains.values())
         self.least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
@@ -131,7 +131,7 @@ class ImageDataset(Dataset[Batch]):
         partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
         wanted = {key[:3]: key for key in [*partners, *full]}
         try:
-            with kept_random_state(), one_thread():
+            with kept_random_state(), single_threaded():
                 images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
         except UserError as error:
             return error
@@ -144,7 +144,7 @@ class ImageDataset(Dataset[Batch]):
 
     def _images(self, keys: Sequence[Key]) -> list[Tensor]:
         """Return the images of these keys; outside worker processes each core makes some, if that is safe."""
-        threads = share_of_cores() if self.is_threadsafe and get_worker_info() is None else 1
+        threads = cpus_per_process() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
             return [self.image(key) for key in keys]
         with thread_pool(threads) as pool:

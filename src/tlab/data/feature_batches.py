@@ -12,7 +12,7 @@ from tlab.data.dataset import Batch
 from tlab.data.sampler import Key, addressed_seed
 
 
-class StoredViews:
+class FeatureBatches:
     """Stands in for the images of a split while the first stages are frozen.
 
     Epoch e gets view (e - start) modulo V. The views are those of the epochs from `start` on, so the first V epochs

@@ -18,8 +18,8 @@ import torchvision
 from torch import Tensor
 
 from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
-from tlab.core.files import cache_dir, stamp
-from tlab.core.hardware import cores, one_thread, thread_pool
+from tlab.core.files import cache_dir, file_signature
+from tlab.core.hardware import cpu_count, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
 
@@ -140,7 +140,7 @@ def _key(paths: Sequence[str], look: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        digest.update(b"\n" + stamp(path))
+        digest.update(b"\n" + file_signature(path))
     return digest.hexdigest()
 
 
@@ -193,6 +193,6 @@ def _write(entry: Path, original: Original, images: int) -> None:
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:
     """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
-    with one_thread(), thread_pool(cores()) as pool:  # Pillow and torch let go of the interpreter's lock
+    with single_threaded(), thread_pool(cpu_count()) as pool:  # Pillow and torch let go of the interpreter's lock
         for start in range(0, images, CHUNK):
             yield from pool.map(original, range(start, min(start + CHUNK, images)))

@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.core.errors import UserError
-from tlab.core.hardware import share_of_cores
+from tlab.core.hardware import cpus_per_process
 from tlab.core.signals import STOPPING
 from tlab.data.dataset import Batch, ImageDataset, whole_batches
-from tlab.data.feature_batches import StoredViews
+from tlab.data.feature_batches import FeatureBatches
 from tlab.data.sampler import EpochSampler, Key
 
 POOLED_ROWS = 1024  # pooled features at once in an evaluation; each step of its loop costs more than they do
@@ -30,7 +30,7 @@ class Loader(DataLoader[Batch]):
         super().__init__(*args, **kwargs)
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
-        self.stored: StoredViews | None = None
+        self.stored: FeatureBatches | None = None
 
     @property
     def images(self) -> ImageDataset:
@@ -106,7 +106,7 @@ def make_loader(
     """
     # torch's worker processes run with one arithmetic thread each by themselves
     on_cpu = dataset.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    workers = choose_workers(len(keys), share_of_cores(), on_cpu) if num_workers is None else num_workers
+    workers = choose_workers(len(keys), cpus_per_process(), on_cpu) if num_workers is None else num_workers
     return Loader(
         dataset,
         batch_size=batch_size,

@@ -145,7 +145,7 @@ class EpochSampler(Sampler[Key]):
         return [position for part in slices for position in part]
 
 
-class SequentialKeys(Sampler[Key]):
+class SequentialSampler(Sampler[Key]):
     """The evaluation order: each sample of a split once, in the order of the index.
 
     With several processes rank r takes the samples r, r + R, r + 2R, ...; none is repeated to fill up, so the

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning as LightningBackboneF
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tlab.core.hardware import one_thread, share_of_cores
+from tlab.core.hardware import cpus_per_process, single_threaded
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.loader import Loader
 from tlab.finetuning.ddp import PhasedDDP, verify_equal
@@ -64,7 +64,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
         self._scheduled: list[tuple[float, float | None]] = []
-        self._alone = ExitStack()  # holds `one_thread` while a phase has it
+        self._single_thread = ExitStack()  # holds `single_threaded` while a phase has it
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze for the first phase."""
@@ -136,15 +136,17 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     ) -> None:
         """Write the rates that the step will apply."""
         assert self.scheduler is not None
-        groups, warmth = self.scheduler.optimizer.param_groups, self.scheduler.warmth()
+        groups, warmup_factor = self.scheduler.optimizer.param_groups, self.scheduler.warmup_factor()
         scales = self.state.scales
-        self.state.rates = {group["group"]: group["lr"] * scales[group["group"]] * warmth for group in groups}
+        self.state.rates = {
+            group["group"]: group["lr"] * scales[group["group"]] * warmup_factor for group in groups
+        }
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step an epoch-wise schedule and see whether the phase is over (Lightning has validated by now)."""
         assert self.scheduler is not None
         self.scheduler.after_epoch(trainer.callback_metrics)
-        self._account(trainer.callback_metrics)
+        self._count_epoch(trainer.callback_metrics)
         record, until = self.state.records[-1], self.state.phase.until
         if until is not None and self.state.phase_is_over and record.epochs < record.length:
             log.info("phase %s ends: %s has stopped improving at %.4g", record.name, until.monitor, record.best)
@@ -153,7 +155,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify the last phase and let go of the optimiser."""
-        self._alone.close()
+        self._single_thread.close()
         self._verify(_net(pl_module))
         for hook in self._hooks:
             hook.remove()
@@ -161,7 +163,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Give back the cores, which the process may need for another run."""
-        self._alone.close()
+        self._single_thread.close()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Test from what the stages return that no phase has trained."""
@@ -195,7 +197,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         data.augment_for(self.state.phase.key)
-        self._alone.close()
+        self._single_thread.close()
         if not self.state.records or self.state.phase_is_over:
             return
         record = self.state.records[-1]
@@ -206,9 +208,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             )
         data.keep_decoded(epochs=self.state.plan.epochs - trainer.current_epoch)
         if _is_small(_module(pl_module), data):
-            self._alone.enter_context(one_thread())
+            self._single_thread.enter_context(single_threaded())
 
-    def _account(self, metrics: Mapping[str, torch.Tensor]) -> None:
+    def _count_epoch(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Count the epoch, and whether the metric that may end the phase has improved."""
         record, until = self.state.records[-1], self.state.phase.until
         record.epochs += 1
@@ -223,10 +225,10 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Scale rates and set weight decay for the length of one step, so that no schedule ever sees the scale."""
         assert self.scheduler is not None
-        warmth, decay = self.scheduler.warmth(), self.state.phase.weight_decay
+        warmup_factor, decay = self.scheduler.warmup_factor(), self.state.phase.weight_decay
         self._scheduled = [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] *= self.state.scales[group["group"]] * warmth
+            group["lr"] *= self.state.scales[group["group"]] * warmup_factor
             if decay is not None and group["decays"]:
                 group["weight_decay"] = decay
 
@@ -255,7 +257,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
 
 def _digests(net: Classifier) -> dict[str, str]:
-    with ThreadPoolExecutor(share_of_cores()) as pool:  # hashing lets go of the interpreter's lock
+    with ThreadPoolExecutor(cpus_per_process()) as pool:  # hashing lets go of the interpreter's lock
         return dict(zip(net.group_names, pool.map(digest, map(net.group, net.group_names)), strict=True))
 
 

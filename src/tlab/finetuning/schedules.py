@@ -230,7 +230,7 @@ class PhasedScheduler:
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"scheduler cannot be stepped ({error}); correct its keys") from error
 
-    def warmth(self) -> float:
+    def warmup_factor(self) -> float:
         """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""
         assert self.current is not None
         return min(1.0, (self.steps + 1) / (self.current.warmup + 1))

@@ -88,7 +88,7 @@ class ImageClassifier(L.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `B K` (float32) of images `B C H W` (uint8, or float in 0..1)."""
-        return self.net(self.laid_out(x)).float()
+        return self.net(self.to_memory_format(x)).float()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the training loss of a `Batch`, whose labels are `B` or, where images were mixed, `B K`."""
@@ -107,7 +107,7 @@ class ImageClassifier(L.LightningModule):
     def loss_of(self, net: Net, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the training loss (scalar) and the logits (`B K`, float32) of `net`, this module's or a copy."""
         try:
-            logits = net(self.laid_out(batch.image), batch.after).float()
+            logits = net(self.to_memory_format(batch.image), batch.after).float()
         except ValueError as error:  # BatchNorm over a single value
             raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
         loss = F.cross_entropy(logits, batch.label, weight=self.class_weights, label_smoothing=self.label_smoothing)
@@ -164,7 +164,7 @@ class ImageClassifier(L.LightningModule):
             for state, value in checkpoint["train_metrics"][name].items():
                 setattr(metric, state, value.to(self.device) if isinstance(value, Tensor) else value)
 
-    def laid_out(self, x: Tensor) -> Tensor:
+    def to_memory_format(self, x: Tensor) -> Tensor:
         """Return maps `B C H W` in the run's memory format, anything else as it is."""
         return x.contiguous(memory_format=self.memory_format) if x.ndim == 4 else x
 
@@ -172,7 +172,7 @@ class ImageClassifier(L.LightningModule):
         return [("loss", self.train_loss), ("acc", self.train_acc)]
 
     def _evaluate(self, batch: Any, metrics: MetricCollection, split: str) -> dict[str, Tensor]:
-        logits = self.net(self.laid_out(batch.image), batch.after).float()
+        logits = self.net(self.to_memory_format(batch.image), batch.after).float()
         losses = F.cross_entropy(logits, batch.label, reduction="none")
         loss = losses.mean()
         self._check_finite(loss, split)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from tlab.config.diff import differences
-from tlab.core.errors import INTERRUPTED, BusyError, OccupiedError, UserError
+from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLocked, UserError
 from tlab.core.files import leave_memory, write_csv, write_text
 from tlab.core.locks import THERE_ARE_LOCKS, FileLock
 from tlab.core.processes import first_process
@@ -88,17 +88,17 @@ class RunDirectory:
             resume: `never` refuses a directory in which a run has begun; anything else goes on from what is here.
 
         Raises:
-            OccupiedError: The directory holds a run with other settings, or `resume=never` and a run is here.
+            RunDirectoryConflict: A run with other settings is here, or any with `resume=never`.
         """
         if self.status is None or (self.status == "failed" and not self.has_begun):
             return False
         if resume == "never":
-            raise OccupiedError(
+            raise RunDirectoryConflict(
                 f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on"
             )
         changed = sorted(differences(self.record.get("config", {}), config))
         if changed:
-            raise OccupiedError(
+            raise RunDirectoryConflict(
                 f"{self.path} holds a run with another {changed[0]}; "
                 f"give another hydra.run.dir, or the same settings"
             )
@@ -109,11 +109,11 @@ class RunDirectory:
         """Keep the status in `run.json`: `running` inside the block, `failed` if it ends with an exception.
 
         Raises:
-            BusyError: Another process is at work in this directory, or has just finished the run.
+            RunDirectoryLocked: Another process is at work in this directory, or has just finished the run.
         """
         with self._locked():
             if self.status == "finished":  # since `is_finished` has looked
-                raise BusyError(
+                raise RunDirectoryLocked(
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
             yield from self._recorded(config, entries)
@@ -140,7 +140,7 @@ class RunDirectory:
             with self._locked():
                 if self.status != "finished":
                     self._record_failure(error)
-        except BusyError:
+        except RunDirectoryLocked:
             return
 
     def _record_failure(self, error: BaseException) -> None:
@@ -156,7 +156,7 @@ class RunDirectory:
             return
         lock = FileLock(self.path / ".lock")
         if not lock.acquire(wait=False):
-            raise BusyError(
+            raise RunDirectoryLocked(
                 f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
             )
         try:

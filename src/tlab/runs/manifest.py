@@ -10,7 +10,7 @@ from tlab.runs.directory import now
 
 
 @dataclass(frozen=True)
-class SweepNote:
+class SweepManifest:
     """What `sweep.json` holds.
 
     Attributes:
@@ -28,7 +28,7 @@ class SweepNote:
         write_text(directory / "sweep.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_note(directory: Path) -> SweepNote | None:
+def read_manifest(directory: Path) -> SweepManifest | None:
     """Return what the sweep's directory holds; None where no sweep has begun.
 
     Raises:
@@ -38,6 +38,6 @@ def read_note(directory: Path) -> SweepNote | None:
     if not file.exists():
         return None
     try:
-        return SweepNote(**json.loads(file.read_text(encoding="utf-8")))
+        return SweepManifest(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); move the sweep away, or give another sweep=NAME") from error

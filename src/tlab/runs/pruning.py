@@ -7,13 +7,13 @@ import lightning.pytorch as L
 from tlab.core.processes import from_first_process
 
 
-class Judge(Protocol):
+class Pruner(Protocol):
     """Hears a run's metric after every epoch and says whether the run may go on."""
 
-    def hopeless(self, epoch: int, value: float) -> bool:
+    def should_prune(self, epoch: int, value: float) -> bool:
         """Note `value` of `epoch` (from 0), once however often it is told, and tell whether the run should end."""
 
-    def still_hopeless(self) -> bool:
+    def was_pruned(self) -> bool:
         """Tell whether the run should end by what has been noted so far, before another epoch."""
 
 
@@ -32,21 +32,21 @@ class Pruning(L.Callback):
         pruned: Whether the run was ended.
     """
 
-    def __init__(self, monitor: str, judge: Judge) -> None:
+    def __init__(self, monitor: str, judge: Pruner) -> None:
         self.monitor = monitor
         self.judge = judge
         self.pruned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not begin another epoch if the judge had said so."""
-        if not trainer.should_stop and from_first_process(self.judge.still_hopeless):
+        if not trainer.should_stop and from_first_process(self.judge.was_pruned):
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell the epoch's value (Lightning has validated by now); a run that ends anyway is not pruned."""
         epoch, value = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
         ends = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        if from_first_process(lambda: self.judge.hopeless(epoch, value)) and not ends:
+        if from_first_process(lambda: self.judge.should_prune(epoch, value)) and not ends:
             self._end(trainer)
 
     def _end(self, trainer: L.Trainer) -> None:

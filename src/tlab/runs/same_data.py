@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from tlab.core.errors import OccupiedError
+from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
 from tlab.core.text import few
 from tlab.data.changes import changes, class_changes
@@ -40,7 +40,7 @@ def check_images(
         What has changed, in phrases; none where nothing has.
 
     Raises:
-        OccupiedError: The images are others.
+        RunDirectoryConflict: The images are others.
         UserError: The data cannot be used, or `data.csv` cannot be read.
     """
     record = run.record
@@ -63,7 +63,7 @@ def check_images(
         way_out = f"or resume=anyway to {purpose} all the same"
     else:
         way_out = f"since its head is for the classes {few(_classes(record))}"
-    raise OccupiedError(
+    raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
     )
 

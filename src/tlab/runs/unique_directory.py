@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 
-def claim_directory(wanted: Path) -> Path:
+def reserve_directory(wanted: Path) -> Path:
     """Make a new directory and return it: `wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not there.
 
     Making a directory fails where another process has made it, so no two processes are given the same one.
@@ -53,4 +53,4 @@ class ClaimRunDirectory(Callback):
             wanted = Path(config.hydra.run.dir)
         finally:
             hydra.cfg = before
-        config.hydra.run.dir = str(claim_directory(wanted))
+        config.hydra.run.dir = str(reserve_directory(wanted))

@@ -27,7 +27,7 @@ class StudyJudge:
         self.pruner = pruner
         self._opened: Trial | None = None
 
-    def hopeless(self, epoch: int, value: float) -> bool:
+    def should_prune(self, epoch: int, value: float) -> bool:
         """Report `value` of `epoch`, and tell whether the pruner would end the trial."""
         trial = self._trial()
         last = self._last_step()
@@ -37,7 +37,7 @@ class StudyJudge:
             trial.report(value, epoch)
         return trial.should_prune()
 
-    def still_hopeless(self) -> bool:
+    def was_pruned(self) -> bool:
         """Tell whether the pruner would end the trial by what is reported already."""
         return self._last_step() is not None and self._trial().should_prune()
 

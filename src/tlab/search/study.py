@@ -100,7 +100,7 @@ def write_definition(directory: Path, definition: Definition) -> None:
 
 
 @dataclass
-class Claim:
+class TrialLease:
     """A trial that this process works on, and no other.
 
     Attributes:
@@ -169,7 +169,7 @@ class Study:
         return self.directory / f"trial={number:04d}"
 
     @contextmanager
-    def claim(self) -> Iterator[Claim | None]:
+    def claim(self) -> Iterator[TrialLease | None]:
         """Hold a trial inside the block: one whose worker is gone, or else a new one; None where all are taken."""
         with self._lock.held():
             claim = self._orphan() or self._new()
@@ -188,7 +188,7 @@ class Study:
             lock.release()
         return False
 
-    def twin(self, claim: Claim) -> "FrozenTrial | None":
+    def twin(self, claim: TrialLease) -> "FrozenTrial | None":
         """Return an earlier trial with the same overrides that has come to an end; it would end so again."""
         mine = self.space.overrides(claim.values)
         ended = self.trials("COMPLETE", "PRUNED")
@@ -200,7 +200,7 @@ class Study:
         choose = max if self.definition.mode == "max" else min
         return choose(complete, key=lambda trial: trial.value or 0.0) if complete else None
 
-    def _orphan(self) -> Claim | None:
+    def _orphan(self) -> TrialLease | None:
         import optuna
 
         for frozen in self.trials("RUNNING"):
@@ -216,7 +216,7 @@ class Study:
             return self._claimed(trial, lock, continued=True)
         return None
 
-    def _new(self) -> Claim | None:
+    def _new(self) -> TrialLease | None:
         number = len(self.trials())
         if number >= self.definition.trials:
             return None
@@ -241,10 +241,10 @@ class Study:
             return instantiate(node)
         return instantiate(node, seed=int(np.random.SeedSequence((node["seed"], number)).generate_state(1)[0]))
 
-    def _claimed(self, trial: "Trial", lock: FileLock, continued: bool) -> Claim:
+    def _claimed(self, trial: "Trial", lock: FileLock, continued: bool) -> TrialLease:
         """Choose the values; of a trial whose process was gone in the middle of this, those that are not there."""
         values = {key: trial._suggest(key, spread) for key, spread in self.space.distributions.items()}
-        return Claim(trial, values, self.trial_directory(trial.number), continued, lock)
+        return TrialLease(trial, values, self.trial_directory(trial.number), continued, lock)
 
 
 def _lock(folder: Path) -> FileLock:

@@ -14,12 +14,12 @@ from tlab.config.hydra import compose
 from tlab.config.overrides import quoted
 from tlab.config.trusted import check_targets
 from tlab.core.error_messages import one_line
-from tlab.core.errors import OccupiedError
+from tlab.core.errors import RunDirectoryConflict
 from tlab.runs.directory import RunDirectory
 from tlab.runs.same_data import check_images
 from tlab.search.pruner import StudyJudge
 from tlab.search.space import Value
-from tlab.search.study import STUDY_FILE, Claim, Study
+from tlab.search.study import STUDY_FILE, Study, TrialLease
 
 if TYPE_CHECKING:
     from tlab.runs.pruning import Pruning
@@ -37,7 +37,7 @@ def check_trials(study: Study, resume: str) -> None:
         resume: `anyway` only warns.
 
     Raises:
-        OccupiedError: The images are others.
+        RunDirectoryConflict: The images are others.
     """
     runs = [RunDirectory(file.parent) for file in sorted(study.directory.glob("trial=*/seed=*/run.json"))]
     last = next((run for run in reversed(runs) if "data" in run.record), None)
@@ -47,7 +47,7 @@ def check_trials(study: Study, resume: str) -> None:
         check_images(last, instantiate(cfg.data.module.source, _convert_="all"), resume, "another study=NAME")
 
 
-def carry_out(study: Study, claim: Claim, train: Train) -> None:
+def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
     """Run a trial, or what is left of it, and tell the study what came of it.
 
     Only the first seed's epochs are judged: a trial that survives it runs with all seeds, so every value that is
@@ -59,7 +59,7 @@ def carry_out(study: Study, claim: Claim, train: Train) -> None:
         train: `tlab.train.train`.
 
     Raises:
-        OccupiedError: The images are others, or another process is at work on the run, which stays as it is.
+        RunDirectoryConflict: The images are others, or another process is at work on the run, which stays as it is.
     """
     if (twin := study.twin(claim)) is not None:
         for step, value in twin.intermediate_values.items():
@@ -72,7 +72,7 @@ def carry_out(study: Study, claim: Claim, train: Train) -> None:
         directory = claim.directory / f"seed={seed}"
         try:
             metrics = _run(study, claim, train, seed, directory, judged=not values)
-        except OccupiedError:
+        except RunDirectoryConflict:
             raise
         except Exception as error:
             RunDirectory(directory).record_failure(error)
@@ -88,7 +88,7 @@ def carry_out(study: Study, claim: Claim, train: Train) -> None:
 
 
 def _run(
-    study: Study, claim: Claim, train: Train, seed: int, directory: Path, judged: bool
+    study: Study, claim: TrialLease, train: Train, seed: int, directory: Path, judged: bool
 ) -> dict[str, float] | None:
     """Return the metrics of the run with this seed; None where it was pruned."""
     from tlab.runs.pruning import Pruning

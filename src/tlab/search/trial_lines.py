@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tlab.core.text import duration
 from tlab.search.study import Study
-from tlab.sweeps.monitor import watching
+from tlab.sweeps.monitor import polling
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial
@@ -37,10 +37,10 @@ class Progress:
                 log.info("%s", self._line(trial))
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def refreshing(self) -> Iterator[None]:
         """Tell again and again, as long as the block lasts."""
         try:
-            with watching(self.tell):
+            with polling(self.tell):
                 yield
         finally:
             self.tell()

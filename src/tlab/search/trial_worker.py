@@ -29,7 +29,7 @@ from tlab.search.trial_lines import Progress
 from tlab.sweeps.launched import LOCAL
 from tlab.sweeps.result import Failure
 from tlab.sweeps.sequential import free_memory
-from tlab.sweeps.worker import Machine
+from tlab.sweeps.worker_pool import WorkerPool
 from tlab.sweeps.workers import handing_on, shares
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class WorkerTask:
         machine: Which the workers share; None on other machines.
     """
 
-    def __init__(self, task: Callable[..., str | None], machine: Machine | None) -> None:
+    def __init__(self, task: Callable[..., str | None], machine: WorkerPool | None) -> None:
         self.task = task
         self.machine = machine
 
@@ -88,7 +88,7 @@ class WorkerTask:
         return self.task(cfg, self.machine)
 
 
-def _in_another_process(task: Callable[..., str | None], machine: Machine | None) -> WorkerTask:
+def _in_another_process(task: Callable[..., str | None], machine: WorkerPool | None) -> WorkerTask:
     defer_heavy_imports()  # a cluster may have started this process with an environment of its own
     ignore_schema_warnings()  # before Hydra composes there
     return WorkerTask(task, machine)
@@ -124,12 +124,12 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         here = config.hydra.launcher._target_.startswith(LOCAL)
         each = max(1, len(gpus()) // workers)  # where GPUs are fewer than workers, these take turns
-        machine = Machine(Path(folder), os.getpid(), workers, shares(each)) if here else None
+        machine = WorkerPool(Path(folder), os.getpid(), workers, shares(each)) if here else None
         if here:
             config.hydra.launcher.n_jobs = workers
         launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(task, machine), config)
         jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
-        with stoppable(), Progress(study).watching(), handing_on(machine, study.is_worked_on, "trials"):
+        with stoppable(), Progress(study).refreshing(), handing_on(machine, study.is_worked_on, "trials"):
             try:
                 results = launcher.launch(jobs, initial_job_idx=0)
             except Exception as error:

@@ -22,10 +22,10 @@ from omegaconf import DictConfig
 
 from tlab.core.errors import UserError
 from tlab.core.eviction import free_memory
-from tlab.core.hardware import cores, gpus
+from tlab.core.hardware import cpu_count, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
-from tlab.sweeps.worker import GRACE, Machine
+from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
 
 FEW = 4  # runs below which a helper costs more than it gives
 MOST = 8  # processes
@@ -59,7 +59,7 @@ def choose_processes(config: DictConfig, runs: Sequence[DictConfig], waiting: in
         raise UserError(f"hydra.launcher.n_jobs={wanted} must be a number of runs at once, or null to choose it")
     if wanted == 1 or waiting < FEW or not _can_fork() or not all(map(keeps_one_core_busy, runs)):
         return 1
-    return max(1, min(wanted or MOST, cores(), waiting - 1, free_memory() // MEMORY))
+    return max(1, min(wanted or MOST, cpu_count(), waiting - 1, free_memory() // MEMORY))
 
 
 def keeps_one_core_busy(run: DictConfig) -> bool:
@@ -81,7 +81,7 @@ def _is_on_cpu(accelerator: str) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and sys.platform != "darwin" and not gpus())
 
 
-class Helper:
+class Worker:
     """A process that carries out runs for this one.
 
     Args:
@@ -89,7 +89,7 @@ class Helper:
         machine: Where it takes its place.
     """
 
-    def __init__(self, carry_out: Callable[[Job], Failure | None], machine: Machine) -> None:
+    def __init__(self, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
         self.stopped = False
         forking = multiprocessing.get_context("fork")
         self._connection, other = forking.Pipe()
@@ -129,8 +129,8 @@ class Helper:
 @contextmanager
 def helpers(
     processes: int,
-    carry_out: Callable[[Job, Machine], Failure | None],
-    work: Callable[[Helper], None],
+    carry_out: Callable[[Job, WorkerPool], Failure | None],
+    work: Callable[[Worker], None],
     loggers: object = None,
 ) -> Iterator[None]:
     """Have processes beside this one work in the block, and until they have done what they began.
@@ -147,14 +147,14 @@ def helpers(
         yield
         return
     # In each process the same number, whichever has a run: the last digits of large heads depend on it
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // processes)))
     for name in (*IMPORTS, *(BOARD_IMPORTS if loggers else ())):
         import_module(name)
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
-        machine = Machine(Path(folder), os.getpid(), processes, ())
-        started = [Helper(lambda job: carry_out(job, machine), machine) for _ in range(processes - 1)]
+        machine = WorkerPool(Path(folder), os.getpid(), processes, ())
+        started = [Worker(lambda job: carry_out(job, machine), machine) for _ in range(processes - 1)]
         threads = [threading.Thread(target=work, args=(helper,), daemon=True) for helper in started]
         for thread in threads:
             thread.start()
@@ -167,12 +167,12 @@ def helpers(
                 helper.stop()
             raise
         finally:
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + SHUTDOWN_TIMEOUT
             for helper in started:
                 helper.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _serve(orders: Connection, carry_out: Callable[[Job], Failure | None], machine: Machine) -> None:
+def _serve(orders: Connection, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
     """Carry out runs until there are no more."""
     machine.become_worker()
     with Path(os.devnull).open("w") as nowhere:  # the terminal is the command's; a run has a file

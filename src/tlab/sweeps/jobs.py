@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 
 from tlab.config.diff import without_effect
-from tlab.config.digest import composition
+from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value, quoted, run_name
 from tlab.config.schema import GONE
 from tlab.core.errors import UserError
 from tlab.runs.directory import TIME, RunDirectory
-from tlab.runs.manifest import SweepNote
+from tlab.runs.manifest import SweepManifest
 from tlab.sweeps.naming import distinguishing
 
 
@@ -51,7 +51,7 @@ class Job:
         if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
             return False
         record = self.run.record
-        known = composition(self.overrides, sources)
+        known = config_digest(self.overrides, sources)
         return record.get("status") == "finished" and known is not None and record.get("composition") == known
 
     def seconds(self) -> float | None:
@@ -63,7 +63,7 @@ class Job:
         return max((end - start).total_seconds(), self.run.metrics().get("fit_seconds", 0.0))
 
 
-def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepNote) -> list[Job]:
+def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepManifest) -> list[Job]:
     """Return a job for each run; two that are alike are one.
 
     Args:
@@ -98,7 +98,7 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: S
     return list(jobs.values())
 
 
-def one_of_each(jobs: Sequence[Job]) -> list[Job]:
+def override_cover(jobs: Sequence[Job]) -> list[Job]:
     """Return some of the jobs, few, in which each override of any of them is found."""
     missing = set(itertools.chain.from_iterable(job.overrides for job in jobs))
     found = []

@@ -17,15 +17,15 @@ from omegaconf import DictConfig
 
 from tlab.config.overrides import key_and_value
 from tlab.core.error_messages import is_mistake, one_line
-from tlab.core.errors import BusyError, UserError
-from tlab.core.hardware import cores, gpus
+from tlab.core.errors import RunDirectoryLocked, UserError
+from tlab.core.hardware import cpu_count, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.result import Failure
 from tlab.sweeps.sequential import PATIENCE
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker import Machine
+from tlab.sweeps.worker_pool import WorkerPool
 from tlab.sweeps.workers import handing_on, shares
 
 LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
@@ -48,7 +48,7 @@ def choose_workers(config: DictConfig, devices: int) -> int:
         raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many runs to have at once, or -1")
     if launcher.n_jobs < 0:
         groups = len(gpus()) // devices
-        launcher.n_jobs = groups or max(2, cores() // 2)
+        launcher.n_jobs = groups or max(2, cpu_count() // 2)
     return launcher.n_jobs
 
 
@@ -76,13 +76,13 @@ def run_elsewhere(
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         devices = most_devices(jobs, config)
         at_once = choose_workers(config, devices)
-        machine = Machine(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
+        machine = WorkerPool(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
         again = True  # after a process has died for no run that can be told
         left, deadline = list(jobs), time.monotonic() + PATIENCE
-        with monitor.watching(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
+        with monitor.refreshing(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
             while left:
                 batch = [suspects.pop()] if suspects else left
                 died = _launch(batch, config, context, task.on(machine), monitor)
@@ -97,7 +97,7 @@ def run_elsewhere(
                 elif len(left) < before:
                     deadline = time.monotonic() + PATIENCE
                 elif time.monotonic() > deadline:  # another process is at work on them
-                    _give_up(left, BusyError("another process is at work on it"), monitor)
+                    _give_up(left, RunDirectoryLocked("another process is at work on it"), monitor)
                 else:
                     time.sleep(1)
                 left = [job for job in left if not monitor.is_over(job)]
@@ -141,7 +141,7 @@ def _end_workers() -> None:
 def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
     """Note why those of the jobs that are not over have come to nothing."""
     reason = one_line(error)
-    if not isinstance(error, BusyError):
+    if not isinstance(error, RunDirectoryLocked):
         reason = f"its process ended without a word ({reason}); if memory ran out, run fewer at once"
     for job in jobs:
         if not monitor.is_over(job):

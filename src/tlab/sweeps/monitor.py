@@ -67,7 +67,7 @@ class Monitor:
         return job in self._running
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def refreshing(self) -> Iterator[None]:
         """Show how far the runs are for as long as the block lasts."""
         console = self.progress.console
         live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -77,7 +77,7 @@ class Monitor:
             if live is not None:
                 live.update(self._table(), refresh=True)
 
-        with live or nullcontext(), watching(look):
+        with live or nullcontext(), polling(look):
             yield
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
@@ -113,7 +113,7 @@ class Monitor:
 
 
 @contextmanager
-def watching(look: Callable[[], object]) -> Iterator[None]:
+def polling(look: Callable[[], object]) -> Iterator[None]:
     """Call `look` every second as long as the block lasts, in a thread of its own; no call outlasts the block."""
     over = threading.Event()
 

@@ -14,12 +14,12 @@ from omegaconf import DictConfig, open_dict
 
 from tlab.core.error_messages import one_line
 from tlab.sweeps.finished import Finished
-from tlab.sweeps.forked_workers import Helper, helpers
+from tlab.sweeps.forked_workers import Worker, helpers
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress, printing_to_its_directory, warning_once
 from tlab.sweeps.result import Failure
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker import Machine
+from tlab.sweeps.worker_pool import WorkerPool
 
 PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
 POLL = 0.05  # seconds between looks at how far the first run is
@@ -112,10 +112,10 @@ def run_here(
                 else:
                     _note(job, failure, progress, len(under_way))
 
-    def carry_out_beside(job: Job, machine: Machine) -> Failure | None:
+    def carry_out_beside(job: Job, machine: WorkerPool) -> Failure | None:
         return run_one(job, composer, context, task.on(machine), progress)
 
-    def work_beside(helper: Helper) -> None:
+    def work_beside(helper: Worker) -> None:
         while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or helper.stopped):
             pass
         work(helper.carry_out, lambda: not helper.stopped)

@@ -14,11 +14,11 @@ from tlab.core.error_messages import one_line
 from tlab.core.errors import INTERRUPTED
 from tlab.core.signals import stoppable
 from tlab.runs.environment import command
-from tlab.runs.manifest import SweepNote, read_note
-from tlab.runs.unique_directory import claim_directory, is_named_by_time
+from tlab.runs.manifest import SweepManifest, read_manifest
+from tlab.runs.unique_directory import is_named_by_time, reserve_directory
 from tlab.sweeps.finished import Finished
 from tlab.sweeps.forked_workers import choose_processes
-from tlab.sweeps.jobs import Job, make_jobs, one_of_each
+from tlab.sweeps.jobs import Job, make_jobs, override_cover
 from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
 from tlab.sweeps.naming import constants
 from tlab.sweeps.progress import Progress, print_end, print_stopped
@@ -47,19 +47,19 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     """
     directory = Path(str(config.hydra.sweep.dir)).absolute()
     unnamed = is_named_by_time(config, "hydra.sweep.dir")
-    note = None if unnamed else read_note(directory)
+    note = None if unnamed else read_manifest(directory)
     if note is None:
-        note = SweepNote(constants(runs), command())
+        note = SweepManifest(constants(runs), command())
     jobs = make_jobs(runs, str(config.seed), directory, note)
     finished = Finished(sources_digest(config.hydra.runtime.config_sources))
     waiting = [job for job in jobs if unnamed or not finished.has(job)]
     composer = Composer(config, context.config_loader)
-    some = [composer.compose(job, keep=True) for job in one_of_each(waiting)]
+    some = [composer.compose(job, keep=True) for job in override_cover(waiting)]
     for run in some:
         check(run)
     for remark in _check_used(config, jobs, some, composer):
         print(remark)
-    if unnamed and (claimed := claim_directory(directory)) != directory:
+    if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
         composer.forget()

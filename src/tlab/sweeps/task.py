@@ -14,12 +14,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
-from tlab.core.error_messages import fail, is_mistake, one_line, sentence
-from tlab.core.errors import BusyError, OccupiedError
+from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
+from tlab.core.errors import RunDirectoryConflict, RunDirectoryLocked
 from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.result import Failure
-from tlab.sweeps.worker import Machine
+from tlab.sweeps.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from tlab.sweeps.result import SweepResult
@@ -44,7 +44,7 @@ class Task:
     """
 
     def __init__(
-        self, function: Callable[[DictConfig], Any], debug: bool = False, machine: Machine | None = None
+        self, function: Callable[[DictConfig], Any], debug: bool = False, machine: WorkerPool | None = None
     ) -> None:
         self.function = function
         self.debug = debug
@@ -57,7 +57,7 @@ class Task:
         """Pickle the function by the name under which other processes import it, which is never `__main__`."""
         return _in_another_process, (_importable(self.function), self.debug, self.machine)
 
-    def on(self, machine: Machine | None) -> "Task":
+    def on(self, machine: WorkerPool | None) -> "Task":
         """Return this task for the processes of a machine."""
         return Task(self.function, self.debug, machine)
 
@@ -91,17 +91,17 @@ class Task:
                 raise
             if new:
                 _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
-            fail(sentence(error))
+            exit_with_error(user_message(error))
 
     def _one_of_many(self, cfg: DictConfig, directory: RunDirectory) -> Any:
         try:
             return self.function(cfg)
         except Exception as error:
             reason = one_line(error)
-            if isinstance(error, BusyError):
+            if isinstance(error, RunDirectoryLocked):
                 return Failure(reason, busy=True)
             self.failures += 1
-            if "run_dir" in cfg and not isinstance(error, OccupiedError):
+            if "run_dir" in cfg and not isinstance(error, RunDirectoryConflict):
                 directory.record_failure(error)
             if self.debug:
                 traceback.print_exc()
@@ -109,7 +109,7 @@ class Task:
             return Failure(reason)
 
 
-def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: Machine | None) -> Task:
+def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: WorkerPool | None) -> Task:
     defer_heavy_imports()  # a cluster may have started this process with an environment of its own
     ignore_schema_warnings()
     return Task(function, debug, machine)

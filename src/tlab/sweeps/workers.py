@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from tlab.core.hardware import gpus
-from tlab.sweeps.worker import GRACE, Machine
+from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
 
 
 def shares(devices: int) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def shares(devices: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def handing_on(machine: Machine | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
+def handing_on(machine: WorkerPool | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
 
     Args:
@@ -45,7 +45,7 @@ def handing_on(machine: Machine | None, under_way: Callable[[], object], what: s
                     os.kill(worker, signal.SIGTERM)
                 except ProcessLookupError:
                     continue
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + SHUTDOWN_TIMEOUT
             while under_way() and time.monotonic() < deadline:
                 time.sleep(0.2)
         raise SystemExit(128 + number)

@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.lazy_image import LazyImage
 from tlab.data.augment.resample import Color
 
 Range = float | Sequence[float]
 
 
-class Step:
-    """One augmentation step. Steps in succession share one canvas, and so one warp and one change of colours.
+class Transform:
+    """One augmentation step. Steps in succession share one `LazyImage`, and so one warp and one change of colours.
 
     A step is also a transform of its own: called with a uint8 image `3 H W` it returns one, and draws from torch's
     global generator, as torchvision's transforms do.
     """
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
-        """Draw what is to be done from `random`, and do it to the canvas."""
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
+        """Draw what is to be done from `rng`, and do it to the image."""
         raise NotImplementedError
 
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """Transform one image: C H W, uint8 (else converted), to 3 H W, uint8."""
-        canvas = Canvas(to_pixels(x_CHW))
-        self.draw(canvas, generator(int(torch.randint(2**62, ()))))
-        return canvas.tensor().clone()
+        image = LazyImage(to_pixels(x_CHW))
+        self.apply(image, generator(int(torch.randint(2**62, ()))))
+        return image.tensor().clone()
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -47,14 +47,14 @@ def to_pixels(x_CHW: Tensor) -> np.ndarray:
     return np.ascontiguousarray(x_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
-def uniform(random: np.random.Generator, low: float, high: float) -> float:
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """Draw from [low, high)."""
-    return low + (high - low) * random.random()
+    return low + (high - low) * rng.random()
 
 
-def below(random: np.random.Generator, stop: int) -> int:
+def below(rng: np.random.Generator, stop: int) -> int:
     """Draw a whole number from 0 to `stop - 1`."""
-    return int(random.random() * stop)
+    return int(rng.random() * stop)
 
 
 def limits(

@@ -1,6 +1,6 @@
 """Augmentation steps that change colours: jitter, noise and erasing, with torchvision's names and meanings.
 
-Jitters in succession are carried out as one 3 x 4 matrix on (R, G, B, 1) (see `canvas.Canvas`).
+Jitters in succession are carried out as one 3 x 4 matrix on (R, G, B, 1) (see `lazy_image.LazyImage`).
 """
 
 import math
@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import torch
 
-from tlab.data.augment.base import Range, Step, below, check_probability, color, limits, uniform
+from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, uniform
 from tlab.data.augment.geometry import ATTEMPTS
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.lazy_image import LazyImage
 
 GRAY = np.array([0.2989, 0.587, 0.114])  # ITU-R BT.601, as rounded in torchvision's rgb_to_grayscale
 # RGB -> YIQ (NTSC 1953): lightness, and two axes of colour at right angles
@@ -23,7 +23,7 @@ RGB = np.linalg.inv(YIQ)
 
 
 @dataclass
-class ColorJitter(Step):
+class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue, in random order.
 
     As torchvision's, except that nothing is clipped between one change and the next, and that hue turns about the
@@ -44,21 +44,21 @@ class ColorJitter(Step):
     def __post_init__(self) -> None:
         self._limits = self._ranges()
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Draw an order and the factors, and change the colours."""
-        for kind in random.permutation(len(self._limits)):
+        for kind in rng.permutation(len(self._limits)):
             low, high = self._limits[kind]
             if low == high == (0.0 if kind == 3 else 1.0):
                 continue
-            amount = uniform(random, low, high)
+            amount = uniform(rng, low, high)
             if kind == 0:
-                canvas.recolor(brightness_matrix(amount))
+                image.recolor(brightness_matrix(amount))
             elif kind == 1:
-                canvas.recolor(contrast_matrix(amount, float(GRAY @ canvas.mean())))
+                image.recolor(contrast_matrix(amount, float(GRAY @ image.mean())))
             elif kind == 2:
-                canvas.recolor(saturation_matrix(amount))
+                image.recolor(saturation_matrix(amount))
             else:
-                canvas.recolor(hue_matrix(amount))
+                image.recolor(hue_matrix(amount))
 
     def _ranges(self) -> list[tuple[float, float]]:
         named = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
@@ -98,7 +98,7 @@ def _matrix(linear: np.ndarray, offset: float = 0.0) -> np.ndarray:
 
 
 @dataclass
-class GaussianNoise(Step):
+class GaussianNoise(Transform):
     """Add normal noise to every value of every pixel.
 
     Args:
@@ -113,13 +113,13 @@ class GaussianNoise(Step):
         if self.sigma < 0:
             raise ValueError(f"sigma must not be negative: {self.sigma}")
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Add noise; what leaves 0..255 is clipped."""
-        x_HWC = canvas.pixels()
+        x_HWC = image.pixels()
         # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
-        bits = random.bit_generator.random_raw(x_HWC.size // 4 + 1).view(np.uint16)[: x_HWC.size]
+        bits = rng.bit_generator.random_raw(x_HWC.size // 4 + 1).view(np.uint16)[: x_HWC.size]
         noise = np.take(_normal_levels(self.mean * 255, self.sigma * 255), bits).reshape(x_HWC.shape)
-        canvas.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
+        image.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
 
 
 @lru_cache(maxsize=8)
@@ -131,7 +131,7 @@ def _normal_levels(mean: float, sigma: float) -> np.ndarray:
 
 
 @dataclass
-class RandomErasing(Step):
+class RandomErasing(Transform):
     """Paint a box of random size, shape and place, with probability p.
 
     Args:
@@ -152,17 +152,17 @@ class RandomErasing(Step):
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Paint; an image too thin for any such box stays as it is."""
-        if random.random() >= self.p:
+        if rng.random() >= self.p:
             return
-        (height, width), (low, high) = canvas.size, map(math.log, self.ratio)
+        (height, width), (low, high) = image.size, map(math.log, self.ratio)
         for _ in range(ATTEMPTS):
-            area, ratio = height * width * uniform(random, *self.scale), math.exp(uniform(random, low, high))
+            area, ratio = height * width * uniform(rng, *self.scale), math.exp(uniform(rng, low, high))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if h < height and w < width:
-                top, left = below(random, height - h + 1), below(random, width - w + 1)
-                painted = canvas.pixels().copy()
+                top, left = below(rng, height - h + 1), below(rng, width - w + 1)
+                painted = image.pixels().copy()
                 painted[top : top + h, left : left + w] = color("value", self.value)
-                canvas.replace(painted)
+                image.replace(painted)
                 return

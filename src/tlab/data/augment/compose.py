@@ -1,23 +1,51 @@
-"""The named augmentation steps of a run, applied to one image."""
+"""The named transforms of a run, applied to one image in order; one of them with some probability only."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlab.core.errors import UserError
-from tlab.data.augment.base import Step, generator, to_pixels
-from tlab.data.augment.evaluation import ResizeCrop, ResizePad, Sometimes
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.base import Transform, generator, to_pixels
+from tlab.data.augment.evaluation import ResizeCrop, ResizePad
+from tlab.data.augment.lazy_image import LazyImage
 
 
-class Chain:
-    """Augmentation steps in order; those of tlab that follow each other share a canvas, others get a tensor.
+class RandomApply(nn.Module):
+    """Apply one transform with probability p.
+
+    torchvision's `RandomApply` takes a list, whose entries the command line cannot reach; here each parameter
+    has a key (`aug.transforms.noise.transform.sigma=0.1`).
 
     Args:
-        transforms: name -> `Step`, or any callable on images C H W that draws from torch's or Python's global
+        transform: callable on one uint8 image `C H W`.
+        p: probability, 0..1.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must lie in 0..1, not {p}")
+        self.transform = transform
+        self.p = p
+
+    def forward(self, x_CHW: Tensor) -> Tensor:
+        """Transform one image, or return it as it is."""
+        return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
+
+    def extra_repr(self) -> str:
+        """Show the probability in `repr`."""
+        return f"p={self.p}"
+
+
+class Compose:
+    """Augmentation steps in order; those of tlab that follow each other share a `LazyImage`, others get a tensor.
+
+    Args:
+        transforms: name -> `Transform`, or any callable on images C H W that draws from torch's or Python's global
             generator; None is left out.
 
     Attributes:
@@ -26,8 +54,8 @@ class Chain:
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
-        self._drawing = {name for name, step in self.steps.items() if _on_canvas(step)}
-        self.seeds_globally = not all(_on_canvas(step) or _is_fixed(step) for step in self.steps.values())
+        self._lazy = {name for name, step in self.steps.items() if _is_lazy(step)}
+        self.seeds_globally = not all(_is_lazy(step) or _is_fixed(step) for step in self.steps.values())
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
         """Augment one image.
@@ -45,24 +73,32 @@ class Chain:
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-        draws = generator(seed)
-        image: Tensor | Canvas = x_CHW
+        rng = generator(seed)
+        image: Tensor | LazyImage = x_CHW
         for name, step in self.steps.items():
-            if name in self._drawing:
-                image = image if isinstance(image, Canvas) else Canvas(to_pixels(image))
-                step.draw(image, draws)
+            if name in self._lazy:
+                image = image if isinstance(image, LazyImage) else LazyImage(to_pixels(image))
+                _apply(step, image, rng)
             else:
-                image = step(image.tensor() if isinstance(image, Canvas) else image)
+                image = step(image.tensor() if isinstance(image, LazyImage) else image)
                 _check_image(name, image)
-        if isinstance(image, Canvas):
+        if isinstance(image, LazyImage):
             return image.tensor()
         if image.dtype != torch.uint8 or image.shape[0] != 3:
             return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
         return image
 
 
-def _on_canvas(step: Any) -> bool:
-    return isinstance(step, Step) or (isinstance(step, Sometimes) and _on_canvas(step.transform))
+def _is_lazy(step: Any) -> bool:
+    return isinstance(step, Transform) or (isinstance(step, RandomApply) and _is_lazy(step.transform))
+
+
+def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
+    """Let a step for which `_is_lazy` holds change an image."""
+    if not isinstance(step, RandomApply):
+        step.apply(image, rng)
+    elif rng.random() < step.p:
+        _apply(step.transform, image, rng)
 
 
 def _is_fixed(step: Any) -> bool:

@@ -1,13 +1,7 @@
 """How evaluation sees an image, and a transform applied now and then; uint8 images C H W, RGB, in and out."""
 
-from collections.abc import Callable
-
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
-
-from tlab.data.augment.lazy_image import Canvas
 
 # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): where it is painted, the normalised input is zero.
 MEAN_COLOR = (124, 116, 104)
@@ -113,38 +107,6 @@ def evaluation_transform(image_size: int, resize: str = "crop", crop_fraction: f
     if resize == "pad":
         return ResizePad(image_size)
     raise ValueError(f"resize must be 'crop' or 'pad', not {resize!r}")
-
-
-class Sometimes(nn.Module):
-    """Apply one transform with probability p.
-
-    torchvision's `RandomApply` takes a list, whose entries the command line cannot reach; here each parameter
-    has a key (`aug.transforms.noise.transform.sigma=0.1`).
-
-    Args:
-        transform: callable on one uint8 image `C H W`.
-        p: probability, 0..1.
-    """
-
-    def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must lie in 0..1, not {p}")
-        self.transform = transform
-        self.p = p
-
-    def forward(self, x_CHW: Tensor) -> Tensor:
-        """Transform one image, or return it as it is."""
-        return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
-
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
-        """Let a transform that is a `steps.Step` draw on the canvas, or leave it as it is."""
-        if random.random() < self.p:
-            self.transform.draw(canvas, random)  # type: ignore[attr-defined]  # `chain.Chain` has looked
-
-    def extra_repr(self) -> str:
-        """Show the probability in `repr`."""
-        return f"p={self.p}"
 
 
 def _check_size(image_size: int) -> None:

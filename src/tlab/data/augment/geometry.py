@@ -1,6 +1,6 @@
 """Augmentation steps that move pixels: crop, flip, rotation and shear, with torchvision's names and meanings.
 
-In succession they are carried out as one warp (see `canvas.Canvas`).
+In succession they are carried out as one warp (see `lazy_image.LazyImage`).
 """
 
 import math
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tlab.data.augment.base import Range, Step, below, check_probability, color, limits, uniform
-from tlab.data.augment.lazy_image import Canvas
+from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, uniform
+from tlab.data.augment.lazy_image import LazyImage
 
 ATTEMPTS = 10  # at a box of random shape that fits into the image, as in torchvision
 BORDERS = {
@@ -23,7 +23,7 @@ BORDERS = {
 
 
 @dataclass
-class RandomResizedCrop(Step):
+class RandomResizedCrop(Transform):
     """Cut a box of random size, shape and place, and resize it (bilinear, with antialiasing).
 
     Args:
@@ -42,25 +42,25 @@ class RandomResizedCrop(Step):
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Cut and resize; an image too thin for any such box gives its middle."""
-        canvas.crop(*self._box(*canvas.size, random), size=_pair(self.size))
+        image.crop(*self._box(*image.size, rng), size=_pair(self.size))
 
-    def _box(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+    def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(ATTEMPTS):
-            area = height * width * uniform(random, *self.scale)
-            ratio = math.exp(uniform(random, low, high))
+            area = height * width * uniform(rng, *self.scale)
+            ratio = math.exp(uniform(rng, low, high))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                return below(random, height - h + 1), below(random, width - w + 1), h, w
+                return below(rng, height - h + 1), below(rng, width - w + 1), h, w
         h = max(1, min(height, round(width / self.ratio[0])))
         w = max(1, min(width, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
 
 
 @dataclass
-class RandomCrop(Step):
+class RandomCrop(Transform):
     """Cut a box of fixed size at a random place, after adding a margin.
 
     Args:
@@ -82,25 +82,23 @@ class RandomCrop(Step):
         if self.padding_mode not in BORDERS:
             raise ValueError(f"padding_mode must be one of {', '.join(BORDERS)}, not {self.padding_mode!r}")
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Add the margin and cut."""
         fill, border = color("fill", self.fill), BORDERS[self.padding_mode]
         margin = (
             [self.padding] * 4 if isinstance(self.padding, int) else list(self.padding) * (4 // len(self.padding))
         )
         if any(margin):
-            canvas.pad((margin[0], margin[1], margin[2], margin[3]), fill, border)
+            image.pad((margin[0], margin[1], margin[2], margin[3]), fill, border)
         height, width = _pair(self.size)
-        low, narrow = max(0, height - canvas.size[0]), max(0, width - canvas.size[1])
+        low, narrow = max(0, height - image.size[0]), max(0, width - image.size[1])
         if low or narrow:
-            canvas.pad((narrow, low, narrow, low), fill, border)
-        canvas.crop(
-            below(random, canvas.size[0] - height + 1), below(random, canvas.size[1] - width + 1), height, width
-        )
+            image.pad((narrow, low, narrow, low), fill, border)
+        image.crop(below(rng, image.size[0] - height + 1), below(rng, image.size[1] - width + 1), height, width)
 
 
 @dataclass
-class RandomHorizontalFlip(Step):
+class RandomHorizontalFlip(Transform):
     """Swap left and right with probability p."""
 
     p: float = 0.5
@@ -108,14 +106,14 @@ class RandomHorizontalFlip(Step):
     def __post_init__(self) -> None:
         check_probability(self.p)
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Flip, or do not."""
-        if random.random() < self.p:
-            canvas.flip(horizontal=True)
+        if rng.random() < self.p:
+            image.flip(horizontal=True)
 
 
 @dataclass
-class RandomVerticalFlip(Step):
+class RandomVerticalFlip(Transform):
     """Swap top and bottom with probability p."""
 
     p: float = 0.5
@@ -123,14 +121,14 @@ class RandomVerticalFlip(Step):
     def __post_init__(self) -> None:
         check_probability(self.p)
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Flip, or do not."""
-        if random.random() < self.p:
-            canvas.flip(vertical=True)
+        if rng.random() < self.p:
+            image.flip(vertical=True)
 
 
 @dataclass
-class RandomAffine(Step):
+class RandomAffine(Transform):
     """Rotate, shear, scale and shift about the centre of the image (bilinear).
 
     Args:
@@ -150,19 +148,19 @@ class RandomAffine(Step):
     def __post_init__(self) -> None:
         self._color, self._limits = color("fill", self.fill), self._ranges()
 
-    def draw(self, canvas: Canvas, random: np.random.Generator) -> None:
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Draw angle, shifts, scale and shears, and warp."""
         angles, scales, shear_x, shear_y = self._limits
-        height, width = canvas.size
-        angle = uniform(random, *angles)
+        height, width = image.size
+        angle = uniform(rng, *angles)
         shift = (0.0, 0.0)
         if self.translate is not None:
             # Whole pixels, as in torchvision
             x, y = (reach * side for reach, side in zip(self.translate, (width, height), strict=True))
-            shift = (round(uniform(random, -x, x)), round(uniform(random, -y, y)))
-        scale, shear = uniform(random, *scales), (uniform(random, *shear_x), uniform(random, *shear_y))
-        matrix = affine_matrix(canvas.size, angle, shift, scale, shear)
-        canvas.warp(matrix, self._color)
+            shift = (round(uniform(rng, -x, x)), round(uniform(rng, -y, y)))
+        scale, shear = uniform(rng, *scales), (uniform(rng, *shear_x), uniform(rng, *shear_y))
+        matrix = affine_matrix(image.size, angle, shift, scale, shear)
+        image.warp(matrix, self._color)
 
     def _ranges(self) -> list[tuple[float, float]]:
         shear = [0.0] * 4 if self.shear is None else self.shear

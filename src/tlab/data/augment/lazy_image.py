@@ -11,7 +11,7 @@ _IDENTITY = np.eye(3)
 _SAME = 1e-6
 
 
-class Canvas:
+class LazyImage:
     """An image in the course of its augmentation.
 
     `crop`, `flip`, `warp` and `recolor` only note what is to be done. It is carried out when somebody asks for the

@@ -9,7 +9,7 @@ from pathlib import Path
 from tlab.core.errors import UserError
 
 
-def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+def build_atomically(target: Path, build: Callable[[Path], None]) -> Path:
     """Return `target`; where it is missing, let `build` fill a new folder beside it and rename that.
 
     A crash leaves nothing at `target`. Of several processes that build at the same time the first to finish wins;

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
-from tlab.core.files import stamp
+from tlab.core.files import file_signature
 from tlab.core.text import few
 from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.sources.split import check_fractions, split_classes
@@ -55,7 +55,7 @@ class ImageIndex:
             digest.update(f"\n\n{split}".encode())
             prefix = f"{self.root}/"
             for file, label in samples:
-                digest.update(b"\n" + stamp(file, f"{file.removeprefix(prefix)}\0{label}"))
+                digest.update(b"\n" + file_signature(file, f"{file.removeprefix(prefix)}\0{label}"))
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:

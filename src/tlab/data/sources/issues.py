@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tlab.core.text import few
 from tlab.data.sources.folder import ImageIndex, Sample
-from tlab.data.sources.verify import Verdict
+from tlab.data.sources.verify import FileCheck
 
 MANY = 50  # files of one format that make another format odd
 RARE = 0.01  # largest share of an odd format
@@ -13,7 +13,7 @@ RARE = 0.01  # largest share of an odd format
 Place = tuple[str, Sample]  # split, file and label
 
 
-def odd_files(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
+def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
     """Return short sentences on files that can be read but deserve a look.
 
     Args:
@@ -23,7 +23,7 @@ def odd_files(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
     return [*_odd_formats(index, verdicts), *_same_content(index, verdicts)]
 
 
-def _odd_formats(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
+def _odd_formats(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
     groups: dict[str, list[Sample]] = defaultdict(list)
     for samples in index.splits.values():
         for sample in samples:
@@ -48,7 +48,7 @@ def _odd_formats(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str
     return sentences
 
 
-def _same_content(index: ImageIndex, verdicts: Mapping[str, Verdict]) -> list[str]:
+def _same_content(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
     places: dict[str, list[Place]] = defaultdict(list)
     for split, samples in index.splits.items():
         for sample in samples:

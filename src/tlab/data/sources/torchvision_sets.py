@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
-from tlab.data.sources.atomic_directory import build_once
+from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.folder import ImageIndex, folder_index
 from tlab.data.sources.torchvision_export import write_split
 
@@ -79,7 +79,7 @@ def torchvision_index(
     source = Path(root).expanduser().absolute() if root else base / "downloads"
     options = dict(options or {})
     label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
-    folder = build_once(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
+    folder = build_atomically(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
     index = folder_index(folder, val_fraction, test_fraction, seed, exclude)
     return index if limit is None else _limited(index, limit)
 

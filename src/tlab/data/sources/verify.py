@@ -16,7 +16,7 @@ import PIL
 from PIL import Image
 
 from tlab.core.files import cache_dir, write_text
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 from tlab.data import progress_bar
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Unreadable:
     reason: str
 
 
-class Verdict(NamedTuple):
+class FileCheck(NamedTuple):
     """What the check found in one file.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-def check_files(root: Path, paths: Sequence[F]) -> dict[F, Verdict]:
+def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
     """Decode every file once and say what was found, in the order given.
 
     Verdicts are kept in the cache directory, one file for each root, by absolute path, size and modification
@@ -78,12 +78,12 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, Verdict]:
     return {path: verdict or done[path] for path, verdict in known.items()}
 
 
-def unreadable(verdicts: Mapping[F, Verdict]) -> list[Unreadable]:
+def unreadable(verdicts: Mapping[F, FileCheck]) -> list[Unreadable]:
     """Return the files that cannot be decoded."""
     return [Unreadable(Path(path), verdict.reason) for path, verdict in verdicts.items() if verdict.reason]
 
 
-def examine(path: Path) -> Verdict:
+def examine(path: Path) -> FileCheck:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
     # here, because it imports torch, which `digests` has no use for
     from tlab.data.decode import DecodeError, decode_bytes, read_bytes
@@ -92,9 +92,9 @@ def examine(path: Path) -> Verdict:
         content = read_bytes(path)
         image = decode_bytes(path, content, draft=True)
     except DecodeError as error:
-        return Verdict(reason=error.reason)
+        return FileCheck(reason=error.reason)
     kind = image.format or ""
-    return Verdict(SAME_FORMAT.get(kind, kind), _digest(content))
+    return FileCheck(SAME_FORMAT.get(kind, kind), _digest(content))
 
 
 def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
@@ -127,12 +127,12 @@ def _digest(content: bytes) -> str:
 
 
 def _on_threads(work: Callable[[F], T], paths: Sequence[F]) -> Iterator[T]:
-    with ThreadPoolExecutor(min(16, cores())) as pool:
+    with ThreadPoolExecutor(min(16, cpu_count())) as pool:
         for start in range(0, len(paths), AHEAD):
             yield from pool.map(work, paths[start : start + AHEAD])
 
 
-def _log_rate(done: Mapping[F, Verdict], seconds: float) -> None:
+def _log_rate(done: Mapping[F, FileCheck], seconds: float) -> None:
     if seconds > progress_bar.PATIENCE:
         count, broken = len(done), len(unreadable(done))
         rate = count / seconds
@@ -147,7 +147,7 @@ class _Store:
         self.file = cache_dir() / "check" / f"{name}.json"
         # Another Pillow or another pixel limit may judge otherwise
         self.version = f"2 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
-        self.columns: list[list] = [[] for _ in range(2 + len(Verdict._fields))]
+        self.columns: list[list] = [[] for _ in range(2 + len(FileCheck._fields))]
         self.places: dict[str, int] = {}  # path -> place in each column
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ class _Store:
                 if [len(column) for column in stored["columns"]] == [len(places)] * len(self.columns):
                     self.places, self.columns = places, stored["columns"]
 
-    def get(self, path: str) -> Verdict | None:
+    def get(self, path: str) -> FileCheck | None:
         place = self.places.get(path)
         if place is None:
             return None
@@ -167,9 +167,9 @@ class _Store:
             return None
         if size != sizes[place] or modified != times[place]:
             return None
-        return Verdict(*(column[place] for column in verdict))
+        return FileCheck(*(column[place] for column in verdict))
 
-    def update(self, verdicts: dict[str, Verdict]) -> None:
+    def update(self, verdicts: dict[str, FileCheck]) -> None:
         for path, verdict in verdicts.items():
             try:
                 with open(path, "rb"):  # noqa: PTH123 - a file that cannot be opened has no verdict on its content

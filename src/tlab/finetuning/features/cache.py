@@ -18,12 +18,12 @@ from torch import Tensor
 
 from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, touch
 from tlab.core.files import cache_dir
-from tlab.core.hardware import share_of_cores
+from tlab.core.hardware import cpus_per_process
 from tlab.core.processes import from_all_processes, from_first_process
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.dataset import ImageDataset
-from tlab.data.feature_batches import StoredViews
+from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import make_loader
 from tlab.data.sampler import Key
 from tlab.finetuning.features import fingerprint
@@ -222,7 +222,7 @@ class _Prefix:
 
     def stored(
         self, sources: Mapping[str, Sequence[Source]], data: ImageDataModule, max_bytes: int, start: int = 0
-    ) -> dict[str, StoredViews]:
+    ) -> dict[str, FeatureBatches]:
         """Return the rows of each split; of several processes all get them, or none does.
 
         The first one decides whether they fit. Where one of them cannot keep its rows, as on a full disk, they all
@@ -321,13 +321,13 @@ class _Prefix:
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.module.device.type
         size, rows = BATCH.get(device, 64), range(first, len(source.keys))
-        chunks = list(chunks_of(rows, size, share_of_cores() if device == "cpu" else 1))
+        chunks = list(chunks_of(rows, size, cpus_per_process() if device == "cpu" else 1))
         for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
             path = self.path(source, stage)
             if path.exists():
                 touch(path)
                 array = np.load(path, mmap_mode="r")
-                stored = StoredViews([array], row_dtype(array), self.channels_last, after=stage)
+                stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
                 addresses = [[(0, row) for row in chunk] for chunk in chunks]
                 return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
         if device == "cpu" and source.dataset.is_threadsafe:
@@ -344,10 +344,10 @@ def _is_whole(limit: int | float) -> bool:
 
 def _stored(
     prefix: _Prefix, sources: Sequence[Source], data: ImageDataModule, split: str, start: int = 0
-) -> StoredViews:
+) -> FeatureBatches:
     arrays = [prefix.array(source) for source in sources]
     samples = data.index.splits[split]
-    return StoredViews(
+    return FeatureBatches(
         arrays,
         row_dtype(arrays[0]),
         prefix.channels_last,

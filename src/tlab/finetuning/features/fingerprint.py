@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlab.core.files import stamp
+from tlab.core.files import file_signature
 from tlab.data.sources.folder import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
@@ -31,7 +31,7 @@ def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes and modification times, in their order."""
     sha = hashlib.sha256()
     for sample in samples:
-        sha.update(stamp(sample.file) + b"\n")
+        sha.update(file_signature(sample.file) + b"\n")
     return sha.hexdigest()
 
 

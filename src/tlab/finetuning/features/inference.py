@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlab.core.hardware import one_thread, share_of_cores, thread_pool
+from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.models.autotune.precision import autocast
 from tlab.models.classifier import Classifier
 
@@ -59,8 +59,8 @@ def run_prefix(
         few = images.result()[:1]
         return _for_bf16(net, lambda net: forward(net, few)) if precision == "bf16-mixed" else net
 
-    with one_thread(), thread_pool(share_of_cores()) as pool:
-        yield from _pipelined(pool, AHEAD * share_of_cores(), chunks, prepare, forward)
+    with single_threaded(), thread_pool(cpus_per_process()) as pool:
+        yield from _pipelined(pool, AHEAD * cpus_per_process(), chunks, prepare, forward)
 
 
 def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir, this_command
-from tlab.core.hardware import one_thread
+from tlab.core.hardware import single_threaded
 from tlab.core.locks import FileLock
 from tlab.core.measurements import load_measurement, save_measurement
 from tlab.models.classifier import Classifier
@@ -124,7 +124,7 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    with torch.random.fork_rng(devices=[]), evaluating(net), one_thread():
+    with torch.random.fork_rng(devices=[]), evaluating(net), single_threaded():
         model = net
         if not head_only:
             model = copy.deepcopy(net)

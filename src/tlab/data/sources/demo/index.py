@@ -12,7 +12,7 @@ import numpy as np
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.data.progress_bar import shown
-from tlab.data.sources.atomic_directory import build_once
+from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.demo.scene import draw_scene
 from tlab.data.sources.demo.shapes import SHAPES
 from tlab.data.sources.folder import ImageIndex, folder_index
@@ -69,7 +69,7 @@ def demo_index(
     counts = {split: int(images_per_class[split]) for split in _SPLIT_NUMBER if images_per_class.get(split)}
     name = f"v{VERSION}-seed{seed}-{image_size}px-" + "-".join(f"{split}{n}" for split, n in counts.items())
     parent = Path(root).expanduser().absolute() if root else cache_dir().absolute() / "demo"
-    folder = build_once(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
+    folder = build_atomically(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
     return folder_index(folder)
 
 

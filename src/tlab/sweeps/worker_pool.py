@@ -13,10 +13,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
-from tlab.core.hardware import cores
+from tlab.core.hardware import cpu_count
 from tlab.core.locks import THERE_ARE_LOCKS, lock
 
-GRACE = 60  # seconds that stopped runs have for their last checkpoint
+SHUTDOWN_TIMEOUT = 60  # seconds that stopped runs have for their last checkpoint
 
 _place: TextIOWrapper | None = None  # this process's, locked for as long as it lives
 _stopping = False
@@ -24,7 +24,7 @@ _at_work = False
 
 
 @dataclass(frozen=True)
-class Machine:
+class WorkerPool:
     """What the workers of a sweep on one machine share.
 
     Args:
@@ -74,7 +74,7 @@ class Machine:
         """Take a place on the machine with its share of it, and listen to the command's process alone."""
         global _place
         number, _place = _take_place(self.folder)
-        os.environ["TLAB_CORES"] = str(max(1, cores() // self.at_once))
+        os.environ["TLAB_CORES"] = str(max(1, cpu_count() // self.at_once))
         if self.gpus:  # before torch looks for them
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if hasattr(os, "setpgid"):
@@ -111,7 +111,7 @@ def _end_with(waiting: int) -> None:
     while os.getppid() == waiting:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + SHUTDOWN_TIMEOUT
     while _at_work and time.monotonic() < deadline:
         time.sleep(0.2)
     os._exit(1)
