@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from tlab.core.hardware import cpu_count
 
-VALUES = ("unset", "0", "1000", "2000", "10000", "100000")
+VALUES = ("unset", "1000", "3000", "10000", "30000")
 
 
 def work(args: argparse.Namespace) -> None:

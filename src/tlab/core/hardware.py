@@ -14,7 +14,7 @@ SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"
 
 # The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
-SPINS = "1000"  # what GNU's OpenMP itself takes in a process that has more threads than there are cores
+SPINS = "3000"  # fewer slow down small networks alone, more slow down two commands at once (benchmarks/spin.py)
 
 
 def cpu_count() -> int:
