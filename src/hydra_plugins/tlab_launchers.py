@@ -17,7 +17,7 @@ class LocalLauncher(BasicLauncher):
     """Hydra's own launcher, with a key that `tlab.sweeps.forked_workers` reads.
 
     Args:
-        n_jobs: Runs at once; None: chosen.
+        n_jobs: Number of runs at once; None: chosen by `choose_processes` there.
     """
 
     def __init__(self, n_jobs: int | None = None) -> None:
@@ -26,39 +26,39 @@ class LocalLauncher(BasicLauncher):
 
 
 class _RemoteLauncher(Launcher):
-    """Carries a sweep's runs out in other processes, as `tlab.launchers` does for each kind of cluster.
+    """Runs a sweep's jobs in other processes, by the module of `tlab.launchers` for this kind of cluster.
 
     Args:
-        **options: The keys of the preset.
+        **options: Keys of the preset in conf/hydra/launcher.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the jobs need."""
+        """Keep what `launch` needs."""
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Carry out a run for each list of overrides; returns when all are over, whatever came of them."""
+        """Run each list of overrides; returns when all runs have ended, failed ones too."""
         ended = dict(self.launch_each(job_overrides, initial_job_idx))
         return [ended[number] for number in range(len(job_overrides))]
 
     def launch_each(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int = 0
     ) -> Iterator[tuple[int, JobReturn]]:
-        """Yield for each run, as it ends, its number in `job_overrides` and what came of it."""
+        """Yield each run's index in `job_overrides` and its result, as the runs end."""
         from tlab.launchers.remote_jobs import make_jobs
 
         return self.carry_out(make_jobs(self.config, self.context, self.task, job_overrides, initial_job_idx))
 
     def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
-        """Carry out the jobs; yields as `launch_each` does."""
+        """Run the jobs; yields as `launch_each` does."""
         raise NotImplementedError
 
 
 class SlurmLauncher(_RemoteLauncher):
-    """Each run is a job of Slurm."""
+    """Each run is a Slurm job."""
 
     def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
         """Submit the runs, and wait for them."""
@@ -68,7 +68,7 @@ class SlurmLauncher(_RemoteLauncher):
 
 
 class RayLauncher(_RemoteLauncher):
-    """Each run is a task of Ray."""
+    """Each run is a Ray task."""
 
     def carry_out(self, jobs: "Sequence[RemoteJob]") -> Iterator[tuple[int, JobReturn]]:
         """Hand the runs to Ray, and wait for them."""

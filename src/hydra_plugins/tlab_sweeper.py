@@ -8,18 +8,18 @@ from omegaconf import DictConfig
 
 
 class ResumableSweeper(BasicSweeper):
-    """Hydra's own sweeper in how overrides become runs; `tlab.sweeps.sweep` carries them out."""
+    """Hydra's own sweeper in how overrides become runs; `tlab.sweeps.sweep` runs them."""
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(max_batch_size=None, params=params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what is needed later."""
+        """Keep what `sweep` needs."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.task_function = task_function
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Carry out the runs that `arguments` ask for."""
+        """Run what `arguments` ask for."""
         from tlab.config.overrides import read_sweep
         from tlab.sweeps.sweep import sweep  # here, since Hydra imports this file for --help too
         from tlab.sweeps.task import Task

@@ -1,4 +1,4 @@
-"""The command line that train, evaluate and predict share: Hydra, people's help, mistakes in one sentence.
+"""The command line that all entry points share: Hydra, --help, and a user's mistakes in one sentence.
 
 Nothing here imports torch, so `--help`, `--cfg job` and tab completion answer at once.
 """
@@ -58,7 +58,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
 
 
 def _compare(sweep: Path, debug: bool) -> None:
-    """Compare a sweep's runs; they are good where that fails."""
+    """Compare a sweep's runs; a failure of that is only printed."""
     from tlab.comparison.write import compare  # which imports this file
 
     try:
@@ -71,7 +71,7 @@ def _compare(sweep: Path, debug: bool) -> None:
 
 
 def quiet() -> None:
-    """Silence what Lightning says about things that tlab has decided on purpose."""
+    """Silence Lightning's warnings about what tlab has decided on purpose."""
     import lightning.pytorch  # sets its own level when imported
 
     logging.getLogger(lightning.pytorch.__name__).setLevel(logging.WARNING)
@@ -80,8 +80,8 @@ def quiet() -> None:
         r".*does not have many workers",
         r".*is smaller than the logging interval",
         r".*`ckpt_path`, callbacks used to create the checkpoint",
-        r"It is recommended to use `self\.log\('(val|test)/",  # these are of all processes already
-        r"Checkpoint directory .* exists and is not empty",  # a run that goes on
-        r"The `srun` command is available",  # asked for whatever the environment given
+        r"It is recommended to use `self\.log\('(val|test)/",  # these are reduced over all processes already
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r"The `srun` command is available",  # warned of even where an environment is given
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,4 +1,4 @@
-"""Runs compared: `python -m tlab.compare sweep=DIR`, and at the end of every sweep."""
+"""Comparison of runs: `python -m tlab.compare sweep=DIR`, and at the end of every sweep."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

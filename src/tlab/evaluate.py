@@ -26,10 +26,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     A class without an image has no accuracy. `f1` is the mean over the classes found among labels or predictions.
 
     Args:
-        cfg: As composed from conf/evaluate.yaml.
+        cfg: Configuration composed from conf/evaluate.yaml.
 
     Raises:
-        UserError: The run, the data or the split is not there, or the data have other classes.
+        UserError: The run, the data or the split is missing, or the data have other classes.
     """
     import lightning.pytorch as L
 
@@ -78,13 +78,13 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
-    """Let a run's data be those below another root as they are: a folder, or a table where the run has one too.
+    """Replace a run's data by those below another root: a folder, or a CSV table where the run has one too.
 
     Args:
-        data: The node `data` of the run's configuration, which is changed.
-        root: Of the other data.
+        data: Node `data` of the run's configuration, which is changed.
+        root: Root folder of the other data.
         exclude: Glob patterns relative to `root` of what to leave out.
-        classes: Of the run.
+        classes: The run's class names.
 
     Raises:
         UserError: There is no such folder, or for a run with a table neither a table nor a folder of a class.
@@ -107,7 +107,7 @@ def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tupl
 
 
 def _measured(index: "ImageIndex", split: str | None) -> "ImageIndex":
-    """Return the index with the one split that is measured: what is not read need not be readable, or known.
+    """Return the index with the measured split alone: other files need be neither readable nor of known classes.
 
     Raises:
         UserError: There is no such split.

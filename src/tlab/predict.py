@@ -20,10 +20,10 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     A file that cannot be decoded has a row too, with an empty prediction.
 
     Args:
-        cfg: As composed from conf/predict.yaml.
+        cfg: Configuration composed from conf/predict.yaml.
 
     Raises:
-        UserError: The run or the input is not there, or the input holds no image.
+        UserError: The run or the input is missing, or the input holds no image.
     """
     import torch
 

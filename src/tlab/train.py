@@ -46,15 +46,15 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
 
 def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | None" = None) -> dict[str, float]:
-    """Carry out one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
+    """Train and test one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
 
     Args:
-        cfg: As composed from conf/train.yaml.
-        given: The overrides that it was composed from; None: the command line's, if this is its run.
-        pruning: May end the run early, whose status is then `pruned` and which has no `metrics.json`.
+        cfg: Configuration composed from conf/train.yaml.
+        given: Overrides that `cfg` was composed from; None: those of the command line, if this is its run.
+        pruning: Ends the run early where its pruner says so: status `pruned`, without `metrics.json`.
 
     Returns:
-        What `metrics.json` holds: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
+        Contents of `metrics.json`: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
 
     Raises:
         UserError: A mistake in the configuration or the data.
@@ -92,17 +92,17 @@ def fit(
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
-    The cast: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
+    The names: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
     `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
 
     Args:
-        cfg: As in `train`; in other processes than the command's it has no interpolations of Hydra any more.
+        cfg: Configuration as in `train`, in other processes than the command's with Hydra's values resolved.
         config: The configuration as the run's record and its checkpoints keep it.
-        overrides: Those that it was composed from.
+        overrides: Overrides that `cfg` was composed from.
         pruning: As in `train`.
 
     Returns:
-        What `metrics.json` holds; of a pruned run, without `test/*`.
+        Contents of `metrics.json`; without `test/*` for a pruned run.
     """
     import lightning.pytorch as L
 
@@ -166,7 +166,7 @@ def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
 def evaluate_best(
     run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return the `test/*` of the best checkpoint; nothing where there is no test split."""
+    """Return `test/*` of the best checkpoint; empty without a test split."""
     import torch
 
     if "test" not in data.index.splits:
@@ -180,7 +180,7 @@ def evaluate_best(
 def log_start(
     cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", checkpoint: Path | None
 ) -> None:
-    """Say where a run goes on, or tell the loggers what was set."""
+    """Log the checkpoint that a run resumes from, or pass a new run's settings to its loggers."""
     from tlab.runs.loggers import log_settings
 
     if checkpoint is not None:
@@ -192,7 +192,7 @@ def log_start(
 def log_result(
     cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", metrics: dict[str, float]
 ) -> None:
-    """Tell the loggers what came out, beside what was set; a warning where one does not take it."""
+    """Pass the final metrics and the settings to the loggers; warn where one does not take them."""
     from tlab.dashboards.hparams import log_hparams
     from tlab.runs.loggers import log_final, short_name
 
@@ -202,7 +202,7 @@ def log_result(
     try:
         log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)
-    except Exception as error:  # a server may be away by now; the run is as good without it
+    except Exception as error:  # a server may be away by now; the run is complete without it
         log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
 
 
@@ -221,7 +221,7 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
         others[name] = compose([*own, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
         check(others[name])
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:  # a sweep has looked at all of its runs
+    if hydra.mode != RunMode.MULTIRUN:  # a sweep has checked all of its runs
         this = Run(cfg, hydra.runtime.choices, alone=True)
         baselines = (Run(other, {}, given[name]) for name, other in others.items())
         begun = RunDirectory(Path(cfg.run_dir)).overrides()
@@ -231,7 +231,7 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
 
 
 def run(cfg: DictConfig) -> float:
-    """Train, then the baselines to compare with, and say what came out; returns the monitored metric."""
+    """Train the run and its baselines, and print their metrics; returns the monitored one."""
     from rich.console import Console
 
     from tlab.core.processes import first_process

@@ -48,7 +48,7 @@ FOLDERS = re.compile(r"""\+{0,2}hydra\.searchpath=\[?(?:['"]?file://[^\],'"\\$]+
 
 
 def define(cfg: DictConfig) -> tuple[Definition, Space]:
-    """Return what is to be searched, and how: as the command says, else as the study of this name does.
+    """Return definition and space of the search: the command's, else those of the study of this name.
 
     Raises:
         UserError: The study of this name is another one, or no run could have a setting of the space.
@@ -88,10 +88,10 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 
 
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
-    """Return the space of a study that is there.
+    """Return the space of a stored study.
 
     Raises:
-        UserError: An override is none of a trial: `hydra.searchpath=[pkg://NAME]` would import NAME.
+        UserError: An override does not belong to a trial: `hydra.searchpath=[pkg://NAME]` would import NAME.
     """
     for text in (*stored.fixed, *stored.searched):
         if text.lstrip("+~ ").startswith("hydra"):
@@ -103,10 +103,10 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
     """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
 
     Args:
-        space: Of the search.
-        directory: Of the study.
-        new: Overrides of the command that begins the study: every choice and both ends of every interval are tried.
-            None: it goes on.
+        space: The search space.
+        directory: The study's directory.
+        new: Overrides of the command that begins the study: every choice and both ends of every interval are
+            checked. None: the study is resumed.
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
@@ -123,7 +123,7 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
 
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
-    """Return budget, sampler and pruner: of the command where it names them, else of the study."""
+    """Return budget, sampler and pruner: the command's where it names them, else the study's."""
     given = {key_and_value(override)[0] for override in HydraConfig.get().overrides.task}
     how: dict[str, Any] = {"trials": cfg.budget.trials}
     how |= {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sampler", "pruner")}
@@ -137,24 +137,24 @@ def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
 
 
 def _targets(cfg: DictConfig) -> frozenset[str] | None:
-    """Return what the runs may build where nothing but `study.json` says what to search; None: what is typed."""
+    """Return the targets that runs may build where only `study.json` says what to search; None: any typed one."""
     return None if cfg.overrides or cfg.space else conf_targets(conf_dir())
 
 
 def open_study(cfg: DictConfig) -> Study:
-    """Return the study of the command, which is made where it is not there."""
+    """Return the command's study, which is created if missing."""
     return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg), targets=_targets(cfg))
 
 
 def worker(cfg: DictConfig, machine: "WorkerPool | None" = None) -> str | None:
-    """Carry out trials as one of several processes; returns the user's mistake that it met, if any.
+    """Run trials as one of several processes; returns the user's mistake that it met, if any.
 
     Args:
-        cfg: Of the command, with the number of this worker.
-        machine: Which it shares with the others; None elsewhere.
+        cfg: The command's configuration, with the number of this worker.
+        machine: Pool of the workers on this machine; None on other machines.
 
     Raises:
-        SystemExit: It was told to stop, and does not share this machine.
+        SystemExit: The worker was told to stop, and is on another machine.
     """
     output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
     try:
@@ -172,7 +172,7 @@ def worker(cfg: DictConfig, machine: "WorkerPool | None" = None) -> str | None:
 
 
 def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) -> None:
-    """Carry out trials in this process."""
+    """Run trials in this process."""
     from tlab.search.trial import check_trials
     from tlab.search.trial_worker import work
     from tlab.train import train
@@ -186,7 +186,7 @@ def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) ->
 
 
 def run(cfg: DictConfig) -> None:
-    """Search, and say what came out."""
+    """Search, and print the summary."""
     from tlab.search.summary import close
     from tlab.search.trial_lines import Progress
     from tlab.search.trial_worker import launch
@@ -210,10 +210,10 @@ def run(cfg: DictConfig) -> None:
 def with_config_dirs(arguments: list[str]) -> list[str]:
     """Return the arguments with the study's own folders of YAML files, where they name none.
 
-    What lies in them is held against `tlab.config.trusted` like the rest of what `study.json` says.
+    What they build is checked by `tlab.config.trusted`, like the rest of `study.json`.
 
     Raises:
-        UserError: `study.json` is damaged, or names something else than folders.
+        UserError: `study.json` is damaged, or names something other than folders.
     """
     given = dict(map(key_and_value, arguments))
     if config_dirs(arguments) or "study" not in given:

@@ -9,7 +9,7 @@ from tlab.comparison.load import Run
 from tlab.comparison.result import Setting
 from tlab.runs.directory import RunDirectory
 
-MOST_CLASSES = 60  # of a matrix that can still be read
+MOST_CLASSES = 60  # in a confusion matrix that can still be read
 MOST_PAIRS = 8
 
 Counts = Counter[tuple[str, str]]  # label, prediction -> images
@@ -18,8 +18,8 @@ Counts = Counter[tuple[str, str]]  # label, prediction -> images
 def class_report(settings: Sequence[Setting]) -> dict[str, Any] | None:
     """Return accuracies per class and confusions of the settings, the best one first; None where none were written.
 
-    They are of the validation split, of each run's best epoch. A class's accuracy is the share of its images that
-    are recognised, over all seeds of a setting.
+    Counts are of the validation split in each run's best epoch. A class's accuracy is the share of its images that
+    are recognized, over all seeds of a setting.
     """
     if not settings:
         return None

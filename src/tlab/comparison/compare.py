@@ -1,4 +1,4 @@
-"""From a directory of runs to a comparison: group, summarise, rank, test."""
+"""From a directory of runs to a comparison: group, summarize, rank, test."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ def compare_runs(
 
     The setting with the highest mean (lowest, for a loss) over its seeds is the best, provided that it has more
     than half as many seeds as the fullest one. The others are held against it seed by seed. The best was chosen
-    by the same numbers, so its lead is a little flattered; its test metric was not used to choose it.
+    by the same numbers, so its lead is slightly optimistic; its test metric was not used to choose it.
 
     Args:
         directory: A sweep, `outputs/`, or one run.
         monitor: Metric of `metrics.json` that decides; None takes `checkpoint.monitor` of the runs.
         target: Value that "epochs to target" counts to; None takes 95 % of the best setting's mean (for a metric
             that is better when lower, the mean divided by 0.95).
-        interval: See `statistics.summarize`.
-        test: See `statistics.paired_difference`.
+        interval: Kind of confidence interval, see `statistics.summarize`.
+        test: Paired test, see `statistics.paired_difference`.
 
     Raises:
         UserError: There is no run, or no finished run has the metric.
@@ -43,7 +43,7 @@ def compare_runs(
     runs, notes = read_runs(directory)
     monitor, mode, asked = _monitor(runs, monitor)
     notes += asked
-    grouping = group([run for run in runs if run.config] or runs)  # what has not begun tells nothing of itself
+    grouping = group([run for run in runs if run.config] or runs)  # one that never began has no configuration
     test_metric = f"test/{monitor.partition('/')[2]}"
     settings = [
         _setting(levels, members, monitor, test_metric, interval, notes)
@@ -67,7 +67,7 @@ def compare_runs(
 
 
 def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[str]]:
-    """Return the metric that decides, which end of it is good, and a note if the runs do not agree about it."""
+    """Return the deciding metric, its mode (`min` or `max`), and a note if the runs differ in it."""
     begun = [run for run in runs if run.config] or runs
     counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in begun)
     monitor = wanted or counts.most_common(1)[0][0]
@@ -110,7 +110,7 @@ def _check_metric(runs: Sequence[Run], settings: Sequence[Setting], monitor: str
 
 
 def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Setting]:
-    """Sort by mean, and put a setting first that has enough seeds."""
+    """Sort by mean, with the best of the settings that have enough seeds first."""
     sign = -1 if mode == "max" else 1
     settings = sorted(settings, key=lambda s: (s.summary is None, sign * s.summary.mean if s.summary else 0.0))
     most = max(len(setting.values) for setting in settings)
@@ -144,9 +144,9 @@ def _with_differences(settings: list[Setting], mode: str, interval: str, test: s
 
 
 def _had_other_images(runs: Sequence[Run]) -> bool:
-    """Tell whether two runs have had other images, or two of one seed have split them otherwise."""
+    """Tell whether two runs had different images, or two of one seed split them differently."""
     data = [(run.seed, run.record["data"]) for run in runs if "data" in run.record]
-    if not all("content" in images for _, images in data):  # an earlier version only kept times and places
+    if not all("content" in images for _, images in data):  # earlier versions recorded only times and places
         return len({(seed, images["fingerprint"]) for seed, images in data}) > len({seed for seed, _ in data})
     splits = {(seed, *sorted(images["images"].items())) for seed, images in data}
     return len({images["content"] for _, images in data}) > 1 or len(splits) > len({seed for seed, _ in data})

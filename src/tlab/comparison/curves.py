@@ -7,7 +7,7 @@ from typing import Any
 from tlab.comparison.load import Run
 from tlab.comparison.result import Setting
 
-LAST = ("seconds", "images_per_second", "epoch")  # columns of history.csv that are no curves
+LAST = ("seconds", "images_per_second", "epoch")  # columns of history.csv that are not curves
 
 
 def curve_metrics(settings: Sequence[Setting], first: str) -> list[str]:

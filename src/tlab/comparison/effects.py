@@ -17,10 +17,10 @@ class Level:
     """One level of a factor.
 
     Attributes:
-        name: The value, or the range of values.
+        name: Its value, or range of values.
         mean: Mean of the metric at this level, the other factors held in balance.
         half_width: Half of its 95 % interval, from the spread between seeds; None without any.
-        settings: How many settings have it.
+        settings: Number of settings at this level.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Effect:
     """One factor.
 
     Attributes:
-        factor: Its name.
-        levels: In the factor's order.
-        range: Highest mean less the lowest.
-        share: Of the sum of squares between settings, what no other factor explains, 0 to 1.
+        factor: The factor's name.
+        levels: Its levels, in the factor's order.
+        range: Highest mean of a level minus the lowest.
+        share: Share of the sum of squares between settings that no other factor explains, 0 to 1.
         separable: False where the settings do not tell this factor from another one; its means are then raw.
     """
 
@@ -53,8 +53,8 @@ class Effects:
     """All factors, the one with the largest share first.
 
     Attributes:
-        factors: Main effects.
-        rest: Share of the sum of squares that they leave: factors that act together.
+        factors: Main effect of each factor.
+        rest: Share of the sum of squares that main effects leave to interactions.
         seed_sd: Standard deviation between seeds of one setting, pooled; None without repeated seeds.
     """
 
@@ -74,9 +74,9 @@ def main_effects(
     model) and a share is what the fit loses without the factor (type II sum of squares).
 
     Args:
-        factors: What differs.
+        factors: What differs between the settings.
         settings: Levels in the order of `factors`, one for each setting with a result.
-        summaries: Of the metric, in the same order.
+        summaries: Summaries of the metric, in the same order.
     """
     means = np.array([summary.mean for summary in summaries])
     total = float(((means - means.mean()) ** 2).sum()) if len(means) else 0.0
@@ -148,9 +148,9 @@ def _raw_weights(at: np.ndarray, count: int) -> np.ndarray:
 
 
 def _seed_noise(summaries: Sequence[Summary]):  # type: ignore[no-untyped-def]
-    """Return the pooled standard deviation between seeds, and what gives a weighted mean's half interval.
+    """Return the pooled standard deviation between seeds, and a function from weights to half a mean's interval.
 
-    Where the seeds of each setting came to the same there is no interval.
+    There is no interval where the seeds of every setting agree.
     """
     repeated = [(summary.n - 1, summary.sd) for summary in summaries if summary.sd is not None]
     freedom = sum(n for n, _ in repeated)

@@ -18,7 +18,7 @@ class Factor:
     """Something that differs between the runs compared.
 
     Attributes:
-        name: As on the command line: `backbone`, `optimizer.lr`.
+        name: Key as on the command line: `backbone`, `optimizer.lr`.
         levels: Its values, numbers by size, anything else in the order of appearance.
     """
 
@@ -33,11 +33,11 @@ class Factor:
 
 @dataclass(frozen=True)
 class Grouping:
-    """Runs by setting, that is by everything but the seed.
+    """Runs by setting: by everything but the seed.
 
     Attributes:
-        factors: What differs.
-        settings: Level of each factor, in their order -> its runs; sorted by level.
+        factors: What differs between the runs.
+        settings: Level of each factor, in their order -> runs with these levels; sorted by level.
     """
 
     factors: tuple[Factor, ...]
@@ -49,7 +49,7 @@ def group(runs: Sequence[Run]) -> Grouping:
 
     A factor is a choice or override that is not the same in all runs. Where two runs with the same choices and
     overrides still have other configurations (a YAML file was changed in between), the keys in which they differ
-    are factors too. `backbone.weights` is none where it follows from `backbone`, which says the same in short.
+    are factors too. `backbone.weights` is none where `backbone` determines it.
     """
     levels = [_named_levels(run, _named_keys(runs)) for run in runs]
     levels = _varying(levels)
@@ -78,7 +78,7 @@ def _may_matter(key: str) -> bool:
 
 
 def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
-    """Return the level of each key: of a value what the configuration holds, of a group what was chosen."""
+    """Return the level of each key: a value's from the configuration, a group's from the choices."""
     levels = {}
     for key in keys:
         held = _text(run.config[key]) if key in run.config else DEFAULT

@@ -1,4 +1,4 @@
-"""Run directories, read for a comparison."""
+"""Reading run directories for a comparison."""
 
 import csv
 import os
@@ -18,19 +18,19 @@ STATUSES = (FINISHED, FAILED, UNFINISHED, PRUNED)
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its directory tells it.
+    """One run, as read from its directory.
 
     Attributes:
-        path: Its directory.
-        name: The same, relative to the directory compared; `.` for that directory itself.
+        path: The run's directory.
+        name: Its path relative to the directory compared; `.` for that directory itself.
         status: `finished`, `failed`, `unfinished` (under way, or interrupted) or `pruned`.
-        error: Why it failed.
-        seed: Of everything random in it.
+        error: Reason of its failure; None unless it has failed.
+        seed: Seed of everything random in it.
         choices: Configuration group -> choice; empty in the record of an old run.
         overrides: Key -> value, as on the command line.
         config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began.
-        metrics: `metrics.json`; empty unless it is finished.
-        history: One row per epoch; numbers where they are numbers.
+        metrics: Contents of `metrics.json`; empty unless it is finished.
+        history: Rows of `history.csv`, one per epoch; numeric cells are floats.
         record: The rest of `run.json`.
     """
 
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def images_per_second(self) -> float | None:
-        """Speed of training in the last phase, in which the most trains; earlier ones may run from the store."""
+        """Training speed in the last phase, in which the most trains; earlier ones may train on cached features."""
         return self.phases[-1].get("images_per_second") if self.phases else None
 
     @property
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def trained_parameters(self) -> int | None:
-        """Number of those that some phase trained."""
+        """Number of parameters that some phase trained."""
         counts = self.record.get("parameters")
         trained = {group for phase in self.phases for group in phase.get("trained", ())}
         return sum(counts.get(group, 0) for group in trained) if counts else None

@@ -7,7 +7,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
 from tlab.dashboards.summary_table import PERCENT
 
-SIGNIFICANT = 0.05  # corrected p-values below are taken for a difference
+SIGNIFICANT = 0.05  # corrected p-values below this count as a difference
 
 
 def is_share(metric: str) -> bool:
@@ -32,7 +32,7 @@ def lead(difference: float, metric: str) -> str:
 def span(summary: Summary, metric: str) -> str:
     """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
 
-    A dash for one seed; where all seeds came to the same there is no interval either.
+    A dash for one seed; `all equal` where several seeds have the same value.
     """
     if summary.low is None or summary.high is None:
         return "–"
@@ -116,7 +116,7 @@ def effects_sentence(comparison: Comparison) -> str | None:
 
 
 def methods(comparison: Comparison) -> list[str]:
-    """Return how the numbers came about, a sentence each."""
+    """Return how the numbers were computed, a sentence each."""
     metric, mode = comparison.monitor, comparison.mode
     told = [
         f"{metric} is that of the epoch that a run kept as its best; a setting's value is the mean over its seeds.",

@@ -12,18 +12,18 @@ from tlab.comparison.statistics import Difference, Summary
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything but the seed, and what came of it.
+    """Runs that differ in their seed only, and their statistics.
 
     Attributes:
         levels: Level of each factor, in their order.
-        runs: All of its runs, whatever became of them.
+        runs: All of its runs, of any status.
         counted: Seed -> the finished run that counts for it.
-        values: Seed -> metric of that run.
-        summary: Of the values; None without any.
-        test: Of the metric on the test split; None where there is none.
-        difference: Behind the best setting; None for the best itself and where no run has finished.
-        epochs_to_target: Median over the runs that reached the target, counted from 1; None if none did.
-        reached: How many of them did.
+        values: Seed -> monitored metric of that run.
+        summary: Summary of the values; None without any.
+        test: Summary of the metric on the test split; None where there is none.
+        difference: Difference to the best setting; None for the best itself and where no run has finished.
+        epochs_to_target: Median epochs, counted from 1, of the runs that reached the target; None if none did.
+        reached: Number of runs that did.
     """
 
     levels: tuple[str, ...]
@@ -48,21 +48,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `tlab.compare` found.
+    """Result of `tlab.compare`.
 
     Attributes:
-        directory: Where the runs lie.
-        monitor: The metric that decides, of the epoch that each run kept as its best.
-        mode: `max` or `min`: which end of it is good.
+        directory: Directory in which the runs lie.
+        monitor: Metric that decides, at the epoch that each run kept as its best.
+        mode: `max` or `min`, whichever is better.
         test_metric: The same metric on the test split, `test/acc` for `val/acc`.
-        interval: `t` or `bootstrap`.
-        test: `t` or `wilcoxon`.
+        interval: Kind of confidence interval, `t` or `bootstrap`.
+        test: Paired test, `t` or `wilcoxon`.
         target: Value of the metric that "epochs to target" counts to; None without a finished run.
-        factors: What differs.
-        settings: The best first; those without a finished run last.
+        factors: What differs between the runs.
+        settings: All settings, the best first; those without a finished run last.
         effects: Main effects; None where nothing varies.
         runs: All runs.
-        notes: A sentence for each thing to beware of.
+        notes: Cautions, a sentence each.
     """
 
     directory: Path
@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def short_names(self) -> list[str]:
-        """The factors' names, of a dotted one the last part where that tells it from the others."""
+        """The factors' names; of a dotted one only the last part, where that is unique."""
         last = [factor.name.rpartition(".")[2] for factor in self.factors]
         pairs = zip(self.factors, last, strict=True)
         return [short if last.count(short) == 1 else factor.name for factor, short in pairs]

@@ -19,11 +19,11 @@ class Summary:
     """A sample of one value per seed.
 
     Attributes:
-        n: Its size.
-        mean: Its mean.
-        sd: Its standard deviation (n - 1 below the line); None for n = 1.
+        n: Number of values.
+        mean: Mean of the values.
+        sd: Standard deviation, with n - 1 in the denominator; None for n = 1.
         low: Lower end of the 95 % interval of the mean; None where n = 1, the mean where all are equal.
-        high: Upper end.
+        high: Upper end, likewise.
     """
 
     n: int
@@ -34,7 +34,7 @@ class Summary:
 
     @property
     def all_equal(self) -> bool:
-        """Several values without any spread, which says nothing of how far others may lie off."""
+        """Whether there are several values without any spread, which do not tell how far others may be off."""
         return self.n > 1 and self.low == self.high
 
 
@@ -43,10 +43,10 @@ class Difference:
     """How far a setting lies behind the best, over the seeds that both have.
 
     Attributes:
-        summary: Of the differences seed by seed, positive where the best is better; None without a common seed.
-        p: Of the null hypothesis that there is none, two-sided; None where nothing can be said: less than two seeds
-            in common, or differences that are all the same but not zero.
-        p_corrected: The same after Holm's correction over all settings compared with the best.
+        summary: Summary of the differences, positive where the best is better; None without a common seed.
+        p: Two-sided p-value of no difference; None with less than two common seeds, and where the differences are
+            all the same but not zero.
+        p_corrected: `p` after Holm's correction over all settings compared with the best.
     """
 
     summary: Summary | None
@@ -80,9 +80,9 @@ def paired_difference(
     """Compare two settings seed by seed, first - second: the same seed brings the same split, order and start.
 
     Args:
-        first: Seed -> value.
-        second: The same of another setting; seeds that only one of them has are left out.
-        interval: See `summarize`.
+        first: Seed -> value of one setting.
+        second: Seed -> value of the other; seeds that only one of them has are left out.
+        interval: Kind of confidence interval, see `summarize`.
         test: `t` (Student's paired test) or `wilcoxon` (signed ranks, exact; below six seeds it cannot reach 0.05).
     """
     seeds = sorted(first.keys() & second.keys())
@@ -106,7 +106,7 @@ def paired_difference(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values corrected for their number.
 
-    The chance of even one false alarm among all comparisons stays below the level that they are held against
+    The chance of even one false positive among all comparisons stays below their significance level
     (Holm 1979, A simple sequentially rejective multiple test procedure). None stays None, and does not count.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)

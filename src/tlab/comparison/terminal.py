@@ -30,7 +30,7 @@ MOST_COLUMNS = 3  # more factors are written into one column
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Print the answer, a table of statistics, one of costs, the effects, and what to beware of."""
+    """Print the answer, the effects, tables of statistics and of costs, and cautions."""
     console.print()
     console.print(Text(headline(comparison), style="bold"))
     console.print(Text(detail(comparison)))

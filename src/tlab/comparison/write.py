@@ -1,4 +1,4 @@
-"""Compare runs and write what came out: a table, figures and a report."""
+"""The comparison of runs, printed and written: two tables and a report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,5 +1,5 @@
-"""Carrying the runs of a sweep out elsewhere: what travels there, and what comes back.
+"""Running a sweep on a cluster: what is sent to each job, and what comes back.
 
-A run's directory is the same as on this machine, so it must lie on a disk that all machines share. What a job
-leaves there decides what became of it; the launchers only wait, and note what ended without a word.
+A run's directory lies on a disk that all machines share. What a job leaves there decides its outcome; the launchers
+only wait, and record the jobs that ended without a word.
 """

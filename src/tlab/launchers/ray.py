@@ -1,7 +1,7 @@
 """The runs of a sweep as tasks of Ray (`hydra/launcher=ray`): on this machine, or on a cluster that is running.
 
-Ray starts a task again elsewhere when its machine is lost or taken away; the run goes on from its last checkpoint.
-A process carries out one task after the other, so that torch is imported once.
+Ray starts a task again elsewhere when its machine is lost or taken away; the run resumes from its last checkpoint.
+A process runs one task after the other, so that torch is imported once.
 """
 
 import os
@@ -21,13 +21,13 @@ ATTEMPTS = 3  # to start Ray, which gives itself 30 s, too little on a busy mach
 
 
 def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, JobReturn]]:
-    """Hand the jobs to Ray and yield each one's number here and what came of it, as they end.
+    """Hand the jobs to Ray and yield each one's index in `jobs` and its result, as they end.
 
     Stopped before that, by Ctrl-C or SIGTERM, it stops those that are left, which save first.
 
     Args:
-        jobs: The runs.
-        options: The keys of conf/hydra/launcher/ray.yaml.
+        jobs: Runs to start.
+        options: Keys of conf/hydra/launcher/ray.yaml.
 
     Raises:
         UserError: There is no Ray here, the cluster does not answer, or no machine of it is large enough.
@@ -50,7 +50,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
                 number = running.pop(reference)
                 try:
                     returned = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:  # in tlab's own part of the task
+                except ray.exceptions.RayTaskError as error:  # tlab's own part of the task failed
                     returned = failed(str(error.cause).strip().splitlines()[0])
                 except ray.exceptions.RayError as error:  # the process is gone, or its machine
                     returned = lost(jobs[number], f"Ray lost the run: {str(error).strip().splitlines()[0]}")
@@ -64,14 +64,14 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
 
 
 def carry_out(job: RemoteJob, threads: int) -> JobReturn:
-    """Carry out one run in a process of Ray's, with its share of the cores."""
+    """Run a job in a process of Ray, with its share of the cores."""
     os.environ["TLAB_CORES"] = str(threads)
     limit_threads()
     return job.carry_out()
 
 
 def _connect(options: dict[str, Any]) -> bool:
-    """Start Ray here, or connect to a cluster; returns whether that was still to do."""
+    """Start Ray here, or connect to a cluster; returns False if that was done already."""
     import ray
 
     if ray.is_initialized():
@@ -82,7 +82,7 @@ def _connect(options: dict[str, Any]) -> bool:
                 _knock(options.get("address"))
                 ray.init(**options)
                 return True
-            except Exception as error:  # Ray raises a plain one
+            except Exception as error:  # Ray raises no class of its own here
                 if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
                     raise
                 ray.shutdown()

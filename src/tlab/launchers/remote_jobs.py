@@ -1,4 +1,4 @@
-"""A run as it travels to another process, and what is noted here when that process ends without a word."""
+"""A run as it is sent to another process, and the record of one whose process ended without a word."""
 
 import os
 import sys
@@ -22,16 +22,17 @@ from tlab.sweeps.result import Failure
 
 @dataclass(frozen=True)
 class RemoteJob:
-    """One run, with all that a fresh process needs to carry it out.
+    """One run, with all that a new process needs to run it.
 
     Attributes:
-        overrides: Of the run.
-        number: In the sweep.
+        overrides: The run's overrides.
+        number: Number of the run in the sweep.
         config: The sweep's configuration, with the node `hydra`.
-        context: Hydra's.
-        task: What to call.
-        arguments: The command's, which the run notes in its record.
-        folder: The working directory, which relative paths start from.
+        context: Hydra's context.
+        task: Function to call with the run's configuration.
+        arguments: The command's `sys.argv`, which the run records.
+        folder: Working directory, from which relative paths start.
+        registered: State of Hydra's singletons: the schema and the resolvers.
     """
 
     overrides: list[str]
@@ -41,7 +42,7 @@ class RemoteJob:
     task: TaskFunction
     arguments: list[str] = field(default_factory=lambda: list(sys.argv))
     folder: str = field(default_factory=os.getcwd)
-    registered: Any = field(default_factory=Singleton.get_state)  # the schema and the resolvers
+    registered: Any = field(default_factory=Singleton.get_state)
 
     def compose(self) -> DictConfig:
         """Return the run's configuration, with the node `hydra`."""
@@ -52,7 +53,7 @@ class RemoteJob:
         return config
 
     def carry_out(self) -> JobReturn:
-        """Carry the run out in this process, which was started for it."""
+        """Run in this process, which was started for it."""
         sys.argv = list(self.arguments)
         os.chdir(self.folder)
         Singleton.set_state(self.registered)
@@ -72,7 +73,7 @@ class RemoteJob:
         return over(returned)
 
     def directory(self) -> RunDirectory | None:
-        """Return where the run writes; None for a job that is no run of its own (a worker of a search)."""
+        """Return the run's directory; None for a job that is a worker of a search."""
         return _directory(self.compose())
 
 
@@ -97,7 +98,7 @@ def make_jobs(
 
 
 def over(returned: JobReturn) -> JobReturn:
-    """Return what travels back: the value or a sentence, without configurations and without foreign exceptions."""
+    """Return what is sent back: the value or a `Failure`, without configurations and foreign exceptions."""
     if returned.status == JobStatus.COMPLETED:
         return JobReturn(overrides=returned.overrides, status=returned.status, _return_value=returned.return_value)
     error = returned._return_value
@@ -105,12 +106,12 @@ def over(returned: JobReturn) -> JobReturn:
 
 
 def failed(reason: str) -> JobReturn:
-    """Return what a job comes to that has failed."""
+    """Return the result of a failed job."""
     return JobReturn(status=JobStatus.COMPLETED, _return_value=Failure(reason))
 
 
 def lost(job: RemoteJob, reason: str) -> JobReturn:
-    """Note in the run's directory that its process ended without a word, unless the run had finished."""
+    """Record in the run's directory that its process ended without a word, unless the run had finished."""
     run = job.directory()
     if run is None:
         return failed(reason)

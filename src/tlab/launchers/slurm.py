@@ -1,7 +1,7 @@
 """The runs of a sweep as jobs of Slurm (`hydra/launcher=submitit_slurm`), submitted by submitit as one job array.
 
-A job that Slurm stops early (its time is up, another one needs the place) saves first, is queued again, and goes on
-in the same run directory. What becomes of a job is read from the file that submitit leaves, and from squeue, which
+A job that Slurm stops early (its time is up, another one needs the place) saves first, is requeued, and resumes in
+the same run directory. A job's outcome is read from the file that submitit leaves, and from squeue, which
 answers without Slurm's accounting too.
 """
 
@@ -35,17 +35,17 @@ ADVICE = {
 }
 ASK = 10.0  # seconds between two questions to Slurm
 LEAVING = 60.0  # seconds that cancelled jobs are given to save
-NAMES = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")  # without Slurm's prefix
+NAMES = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")  # without the prefix `slurm_`
 
 
 def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, JobReturn]]:
-    """Submit the jobs and yield each one's number here and what came of it, as they end.
+    """Submit the jobs and yield each one's index in `jobs` and its result, as they end.
 
     Stopped before that, by Ctrl-C or SIGTERM, it cancels those that are left, which save first.
 
     Args:
-        jobs: The runs.
-        options: The keys of conf/hydra/launcher/submitit_slurm.yaml.
+        jobs: Runs to submit.
+        options: Keys of conf/hydra/launcher/submitit_slurm.yaml.
 
     Raises:
         UserError: There is no Slurm here, or it refuses the jobs.
@@ -83,18 +83,18 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
 
 
 class SlurmJob:
-    """What runs inside a job.
+    """The callable that submitit runs inside a Slurm job.
 
     Args:
         job: The run.
-        max_requeues: How often it may be queued again.
+        max_requeues: Number of times that it may be requeued.
     """
 
     def __init__(self, job: RemoteJob, max_requeues: int) -> None:
         self.job, self.max_requeues = job, max_requeues
 
     def __call__(self) -> JobReturn | None:
-        """Carry the run out; if Slurm stops it early, queue the job again."""
+        """Run; if Slurm stops that early, requeue the job."""
         for number in (signal.SIGTERM, *WARNINGS):
             signal.signal(number, _leave)
         limit_threads()
@@ -105,14 +105,14 @@ class SlurmJob:
             raise
 
     def _queue_again(self, code: Any) -> None:
-        for number in (signal.SIGTERM, *WARNINGS):  # which queueing again brings along
+        for number in (signal.SIGTERM, *WARNINGS):  # which requeueing sends too
             signal.signal(number, signal.SIG_IGN)
         if int(os.environ.get("SLURM_PROCID", "0")) > 0:
-            sys.exit(0)  # the first node's task queues the job again, and must not be killed for this one's code
+            sys.exit(0)  # the first node's task requeues the job, and must not be killed for this one's code
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
         warned = code in [128 + number for number in WARNINGS]
-        # Who cancels a job or queues it again brings it out of this state before the signal comes
+        # Cancelling or requeueing a job by hand takes it out of this state before the signal comes
         preempted = code == 128 + signal.SIGTERM and _ask(name).get(name) == "RUNNING"
         if not (warned or preempted):
             return
@@ -126,12 +126,12 @@ class SlurmJob:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """End a run that is not training yet, or no longer."""
+    """Exit from a run that is not training yet, or no longer."""
     raise SystemExit(128 + number)
 
 
 def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list[Any]:
-    """Return submitit's job for each."""
+    """Submit the jobs; returns submitit's job for each."""
     try:
         import submitit
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""Hyper-parameter search: the space, the study with its trials, the workers, and what it comes to."""
+"""Hyper-parameter search: the space, the study with its trials, the workers, and the summary."""

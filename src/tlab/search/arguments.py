@@ -1,4 +1,4 @@
-"""The command line of tlab.tune: its own keys stay, everything else is for the trials."""
+"""The command line of tlab.tune, split into its own keys and the trials' overrides."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def _seeds(value: str) -> str:
     """Return the seeds that `seed=VALUE` names, joined by commas; VALUE is a number, a list, or as for a sweep.
 
     Raises:
-        UserError: It names none.
+        UserError: VALUE names none.
     """
     try:
         one = OverridesParser.create().parse_override(f"seed={value}")

@@ -1,4 +1,4 @@
-"""The commands that go on with a search and repeat a trial, as they can be typed."""
+"""The command lines that resume a search and repeat a trial."""
 
 import shlex
 from collections.abc import Sequence
@@ -37,12 +37,7 @@ def default_directory(name: str) -> Path:
 
 
 def resume_command(name: str, directory: Path) -> str:
-    """Return the command line that goes on with a study.
-
-    Args:
-        name: Of the study.
-        directory: Of the study.
-    """
+    """Return the command line that resumes the study `name` in `directory`."""
     usual = default_directory(name).absolute() == directory.absolute()
     place = [] if usual else [f"dir={short_path(directory.absolute())}"]
     return shlex.join(["python", "-m", "tlab.tune", f"study={name}", *place])

@@ -14,8 +14,8 @@ from tlab.search.study import Study
 if TYPE_CHECKING:  # imported when a search ends, not for --help
     from plotly.graph_objects import Figure
 
-FEWEST = 4  # finished trials from which importances are told
-BEST = 0.1  # of the trials, whose difference from all is the importance: Optuna's own choice
+FEWEST = 4  # least number of finished trials for importances
+BEST = 0.1  # share of the trials that importances hold against all: Optuna's default
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
 
 
@@ -23,7 +23,7 @@ def importances(study: Study) -> dict[str, float]:
     """Return each searched key's share in what sets the best tenth of the trials apart, the largest first.
 
     By PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
-    Subspaces", IJCAI 2023, equation 16). Empty where too few trials have finished, or all came to the same.
+    Subspaces", IJCAI 2023, equation 16). Empty where too few trials have finished, or all have the same value.
     """
     from optuna.importance import get_param_importances
 
@@ -114,7 +114,7 @@ def _answer(study: Study) -> tuple[str, str, str]:
 
 
 def _html(figure: "Figure") -> str:
-    """Return a chart as HTML; where many stand in a row, one that is scrolled to on a phone."""
+    """Return a chart as HTML; one with several panels in a row scrolls sideways on a phone."""
     layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "height": 400}
     layout["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     figure.update_layout(

@@ -1,4 +1,4 @@
-"""The judge of a trial's epochs: one of Optuna's pruners, fed through the study's storage."""
+"""Pruning of a trial by one of Optuna's pruners, fed through the study's storage."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:  # imported when a search begins, not for --help
 class StudyJudge:
     """Reports a trial's epochs to the study, each once, and asks the study's pruner.
 
-    Epochs that are told again, by a run that went on from a checkpoint before them, change nothing and the run may
-    go on: the pruner spoke when they were new.
+    Epochs that a run reports again, resumed from an earlier checkpoint, change and prune nothing: the pruner
+    decided when they were new.
 
     Args:
-        storage: As `tlab.search.study.open_storage` takes it.
-        study: Name.
-        trial_id: Of the storage.
-        pruner: Asked.
+        storage: Address as `tlab.search.study.open_storage` takes it.
+        study: Name of the study.
+        trial_id: The trial's id in the storage.
+        pruner: Optuna's pruner.
     """
 
     def __init__(self, storage: str, study: str, trial_id: int, pruner: "BasePruner") -> None:

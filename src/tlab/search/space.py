@@ -40,7 +40,7 @@ class Space:
         return [*self.fixed, *self.chosen(values)]
 
     def chosen(self, values: Mapping[str, Value]) -> list[str]:
-        """Return the overrides of one trial that others may have otherwise."""
+        """Return the overrides of the searched keys of one trial."""
         return [override(key, values[key]) for key in self.distributions]
 
     def combinations(self) -> Iterator[dict[str, Value]]:
@@ -68,8 +68,8 @@ def read_space(overrides: Sequence[str], more: Mapping[str, Any], loader: Config
     Args:
         overrides: As on the command line: `aug=none,light`, `optimizer.lr=tag(log, interval(1e-4, 1))`,
             `data.batch_size=16`. They win over `more`.
-        more: Such as `{"optimizer.momentum": "interval(0.8, 0.99)"}`, from a YAML file.
-        loader: Finds the choices of a group, for `aug=glob(*)`.
+        more: Mapping such as `{"optimizer.momentum": "interval(0.8, 0.99)"}`, from a YAML file.
+        loader: Hydra's loader, which finds the choices of a group, for `aug=glob(*)`.
 
     Raises:
         UserError: A value cannot be read, or nothing is left to search.

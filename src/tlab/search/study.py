@@ -1,4 +1,4 @@
-"""A study: what is searched, where its trials stand, and which worker has which of them."""
+"""A study: its definition, the storage of its trials, and which worker holds which trial."""
 
 import json
 from collections.abc import Iterator
@@ -32,20 +32,20 @@ STUDY_FILE = "study.json"
 
 @dataclass(frozen=True)
 class Definition:
-    """What a study is about, and how it is searched; kept, so that the study's name is enough to go on with it.
+    """What a study searches, and how; kept, so that the study's name is enough to resume it.
 
-    The first six stay the same however often the study is taken up again.
+    The first six attributes are the same whenever the study is resumed.
 
     Attributes:
         fixed: Overrides that all trials share.
         searched: Key -> values in Hydra's sweep syntax.
-        seeds: Of each trial; its value is the mean over them.
-        monitor: Metric of the best epoch that is the value.
+        seeds: Seeds of each trial, whose value is the mean over them.
+        monitor: Metric that is the value, at the best epoch.
         mode: `max` or `min`.
-        storage: As the command says it; None: a file in the study's directory, which may be moved.
-        trials: Budget of trials in all.
-        sampler: Node of Optuna's sampler, see conf/sampler.
-        pruner: Node of Optuna's pruner, see conf/pruner.
+        storage: Storage as the command names it; None: a file in the study's directory, which may be moved.
+        trials: Number of trials in all.
+        sampler: Configuration of Optuna's sampler, see conf/sampler.
+        pruner: Configuration of Optuna's pruner, see conf/pruner.
         config_dirs: Arguments that name more folders of YAML files, such as `--config-dir mine`.
     """
 
@@ -61,7 +61,7 @@ class Definition:
     config_dirs: list[str] = field(default_factory=list)
 
     def differs(self, other: "Definition") -> str | None:
-        """Return an override in which another study is not this one, its own first; else None."""
+        """Return an override in which another study differs, preferably one of its own; None if there is none."""
         mine, others = (
             {*one.fixed, *(f"{key}={text.replace(' ', '')}" for key, text in one.searched.items())}
             for one in (self, other)
@@ -75,7 +75,7 @@ class Definition:
 
 
 def read_definition(directory: Path) -> Definition | None:
-    """Return what the study in `directory` is about; None where there is none.
+    """Return the definition of the study in `directory`; None where there is none.
 
     Raises:
         UserError: The file is damaged.
@@ -101,13 +101,14 @@ def write_definition(directory: Path, definition: Definition) -> None:
 
 @dataclass
 class TrialLease:
-    """A trial that this process works on, and no other.
+    """A trial that this process works on, and no other process.
 
     Attributes:
-        trial: Optuna's.
-        values: Of the searched keys.
-        directory: Of the trial; its runs lie below.
+        trial: Optuna's trial.
+        values: Values of the searched keys.
+        directory: The trial's directory, below which its runs lie.
         continued: Whether another process had begun it.
+        lock: Lock of the trial's directory.
     """
 
     trial: "Trial"
@@ -121,14 +122,14 @@ class Study:
     """Optuna's study together with the folder of its trials.
 
     A trial belongs to the process that holds the lock in its folder. One that is under way while nobody holds its
-    lock was begun by a process that is gone; whoever takes it goes on from its last checkpoint.
+    lock is abandoned; whoever takes it resumes it from its last checkpoint.
 
     Args:
-        name: Of the study.
-        directory: Of the study.
-        definition: What it is about.
-        space: Of the definition.
-        targets: What its runs may build; None: whatever the command that was typed says.
+        name: The study's name.
+        directory: The study's directory.
+        definition: What it searches, and how.
+        space: Search space of the definition.
+        targets: `_target_`s that its runs may build; None: any that the typed command names.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Study:
 
     @contextmanager
     def claim(self) -> Iterator[TrialLease | None]:
-        """Hold a trial inside the block: one whose worker is gone, or else a new one; None where all are taken."""
+        """Hold a trial inside the block: an abandoned one, else a new one; None where all are taken."""
         with self._lock.held():
             claim = self._orphan() or self._new()
         try:
@@ -189,7 +190,7 @@ class Study:
         return False
 
     def twin(self, claim: TrialLease) -> "FrozenTrial | None":
-        """Return an earlier trial with the same overrides that has come to an end; it would end so again."""
+        """Return an ended trial with the same overrides, of which this one is a duplicate; None without one."""
         mine = self.space.overrides(claim.values)
         ended = self.trials("COMPLETE", "PRUNED")
         return next((trial for trial in ended if self.space.overrides(trial.params) == mine), None)
@@ -207,11 +208,11 @@ class Study:
             lock = _lock(self.trial_directory(frozen.number))
             if not lock.acquire(wait=False):
                 continue
-            if self.trials()[frozen.number].state.is_finished():  # told in between
+            if self.trials()[frozen.number].state.is_finished():  # ended in between
                 lock.release()
                 continue
             self.optuna.sampler = self._sampler(frozen.number)
-            # Optuna has no other way to take up a trial that is under way
+            # Optuna has no other way to resume a trial that is under way
             trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
             return self._claimed(trial, lock, continued=True)
         return None
@@ -222,7 +223,7 @@ class Study:
             return None
         self.optuna.sampler = self._sampler(number)
         trial = self.optuna.ask()
-        if trial.number > number:  # meanwhile another process, which has not this folder's locks, began one
+        if trial.number > number:  # a process without this folder's locks has begun one meanwhile
             raise UserError(
                 f"study={self.name} is searched from another folder than {self.directory} too; give all that use "
                 f"its storage the same folder, with dir=DIR"
@@ -232,7 +233,7 @@ class Study:
         return self._claimed(trial, lock, continued=False)
 
     def _sampler(self, number: int) -> "BaseSampler":
-        """Return what chooses the trial of this number: a search that goes on chooses as it would have done."""
+        """Return the sampler for the trial of this number: a resumed search samples what an unbroken one would."""
         import numpy as np
         from hydra.utils import instantiate
 
@@ -242,7 +243,7 @@ class Study:
         return instantiate(node, seed=int(np.random.SeedSequence((node["seed"], number)).generate_state(1)[0]))
 
     def _claimed(self, trial: "Trial", lock: FileLock, continued: bool) -> TrialLease:
-        """Choose the values; of a trial whose process was gone in the middle of this, those that are not there."""
+        """Sample the values; of a trial that was abandoned amid this, the missing ones."""
         values = {key: trial._suggest(key, spread) for key, spread in self.space.distributions.items()}
         return TrialLease(trial, values, self.trial_directory(trial.number), continued, lock)
 
@@ -253,7 +254,7 @@ def _lock(folder: Path) -> FileLock:
 
 
 def usual_storage(launcher: str) -> str | None:
-    """Return the storage of a new study where none is named: SQLite, or a journal where machines share its folder.
+    """Return the default storage of a new study: None (SQLite), or `journal` where machines share its folder.
 
     SQLite's locks do not hold on many network file systems.
 
@@ -264,14 +265,14 @@ def usual_storage(launcher: str) -> str | None:
 
 
 def storage_address(storage: str | None, directory: Path) -> str:
-    """Return what `open_storage` takes: `storage` itself, or the place of the file in the study's directory.
+    """Return the address for `open_storage`: `storage` itself, or that of a file in the study's directory.
 
     Args:
-        storage: None for SQLite, `journal`, or a URL of SQLAlchemy such as `postgresql://user@host/name`.
-        directory: The study's.
+        storage: None for SQLite, `journal`, or a database URL such as `postgresql://user@host/name`.
+        directory: The study's directory.
 
     Raises:
-        UserError: It is none of them.
+        UserError: `storage` is none of these.
     """
     if storage is None:
         return f"sqlite:///{directory / 'study.db'}"
@@ -286,7 +287,7 @@ def storage_address(storage: str | None, directory: Path) -> str:
 
 
 def open_storage(address: str) -> "BaseStorage":
-    """Return the storage at an address, which is made where it is not there.
+    """Return the storage at an address, which is created if missing.
 
     Raises:
         UserError: It cannot be reached.

@@ -1,4 +1,4 @@
-"""What a search came to: on the terminal, in search.html, and as the command that repeats the best trial."""
+"""The summary of a search: on the terminal, in search.html, and as the command that repeats the best trial."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def close(study: Study) -> None:
 
 
 def print_end(study: Study) -> None:
-    """Print how many trials there are, the best, the commands that go on and repeat it, and what failed."""
+    """Print how many trials there are, the best, the commands that resume and repeat it, and failures."""
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
     best = study.best()
     states = Counter(trial.state.name for trial in study.trials())

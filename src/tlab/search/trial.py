@@ -30,14 +30,14 @@ LOG_LINE = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"  # as in conf/hy
 
 
 def check_trials(study: Study, resume: str) -> None:
-    """Refuse to go on with a study over other images than its trials have had; the last one speaks for them.
+    """Refuse to resume a study over other images than its last trial had.
 
     Args:
-        study: To go on with.
-        resume: `anyway` only warns.
+        study: Study to resume.
+        resume: The key `resume`; `anyway` only warns.
 
     Raises:
-        RunDirectoryConflict: The images are others.
+        RunDirectoryConflict: The images differ.
     """
     runs = [RunDirectory(file.parent) for file in sorted(study.directory.glob("trial=*/seed=*/run.json"))]
     last = next((run for run in reversed(runs) if "data" in run.record), None)
@@ -48,18 +48,18 @@ def check_trials(study: Study, resume: str) -> None:
 
 
 def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
-    """Run a trial, or what is left of it, and tell the study what came of it.
+    """Run a trial, or what is left of it, and report its result to the study.
 
-    Only the first seed's epochs are judged: a trial that survives it runs with all seeds, so every value that is
+    Only the first seed's run may be pruned: a trial that survives it runs with all seeds, so every value that is
     compared is a mean over the same seeds.
 
     Args:
-        study: Told.
-        claim: The trial.
-        train: `tlab.train.train`.
+        study: Study of the trial.
+        claim: Lease of the trial.
+        train: The function `tlab.train.train`.
 
     Raises:
-        RunDirectoryConflict: The images are others, or another process is at work on the run, which stays as it is.
+        RunDirectoryConflict: The images differ, or another process is at work on the run, which stays as it is.
     """
     if (twin := study.twin(claim)) is not None:
         for step, value in twin.intermediate_values.items():
@@ -93,7 +93,7 @@ def _run(
     """Return the metrics of the run with this seed; None where it was pruned."""
     from tlab.runs.pruning import Pruning
 
-    if RunDirectory(directory).status == "pruned":  # by a process that was gone before it could tell
+    if RunDirectory(directory).status == "pruned":  # by a process that died before it could report it
         return None
     given, cfg = _compose(study, claim.values, f"seed={seed}", directory)
     judge = StudyJudge(study.storage, study.name, claim.trial._trial_id, study.optuna.pruner)
@@ -106,7 +106,7 @@ def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path)
     """Return the overrides of a trial's run, and its configuration.
 
     Raises:
-        UserError: It would build what neither conf/ nor the command that was typed names.
+        UserError: The run would build what neither conf/ nor the typed command names.
     """
     given = [*study.space.overrides(values), seed]
     cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])

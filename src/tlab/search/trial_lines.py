@@ -1,4 +1,4 @@
-"""What the terminal shows while a search goes on: a line for each trial that has ended."""
+"""What the terminal shows during a search: a line for each trial that has ended."""
 
 import logging
 import time
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Tells of every trial that has ended since it was made, whichever process carried it out.
+    """Prints every trial that has ended since this object was made, whichever process ran it.
 
     Args:
-        study: Read; nothing else is known of the workers.
+        study: The study to read; nothing else is known of the workers.
     """
 
     def __init__(self, study: Study) -> None:
@@ -38,7 +38,7 @@ class Progress:
 
     @contextmanager
     def refreshing(self) -> Iterator[None]:
-        """Tell again and again, as long as the block lasts."""
+        """Print lines for as long as the block lasts."""
         try:
             with polling(self.tell):
                 yield
@@ -55,7 +55,7 @@ class Progress:
 
 
 def outcome(study: Study, trial: "FrozenTrial") -> str:
-    """Return what came of a trial, in a few words."""
+    """Return an ended trial's result in a few words."""
     attributes = trial.user_attrs
     if trial.state.name == "FAIL":
         return f"failed: {attributes.get('error', 'unknown')}"

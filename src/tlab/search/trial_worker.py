@@ -1,4 +1,4 @@
-"""A worker takes trials of a study one after the other; several of them are started by Hydra's launchers."""
+"""Workers, which take trials of a study one after the other; several are started by a Hydra launcher."""
 
 import logging
 import os
@@ -34,20 +34,20 @@ from tlab.sweeps.workers import handing_on, shares
 
 log = logging.getLogger(__name__)
 
-FAILURES = 3  # of the first trials, after which a study is given up
+FAILURES = 3  # number of first trials, all failed, after which a study is given up
 
 
 def work(study: Study, train: Train, minutes: float | None, progress: Progress | None = None) -> None:
-    """Carry out trials until the budget is spent.
+    """Run trials until the budget is spent.
 
     Args:
-        study: Of which trials are taken.
-        train: `tlab.train.train`.
-        minutes: After which no other trial is begun; those under way are finished. None: no limit.
-        progress: Tells of each trial; None where the process that waits does.
+        study: Study whose trials are taken.
+        train: The function `tlab.train.train`.
+        minutes: Minutes after which no trial is begun; those under way are finished. None: no limit.
+        progress: Prints each trial; None where the waiting process does.
 
     Raises:
-        UserError: The first trials failed, all of them.
+        UserError: All of the first trials failed.
     """
     start = time.monotonic()
     while minutes is None or time.monotonic() - start < 60 * minutes:
@@ -72,8 +72,8 @@ class WorkerTask:
     """What a launcher calls in each worker's process, to which it is pickled.
 
     Args:
-        task: A function of a module.
-        machine: Which the workers share; None on other machines.
+        task: Function at the top of a module.
+        machine: Pool of the workers on this machine; None on other machines.
     """
 
     def __init__(self, task: Callable[..., str | None], machine: WorkerPool | None) -> None:
@@ -95,19 +95,19 @@ def _in_another_process(task: Callable[..., str | None], machine: WorkerPool | N
 
 
 def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
-    """Call `task` in so many processes by the launcher that the command names, and wait for them.
+    """Call `task` in `workers` processes by the launcher that the command names, and wait for them.
 
     Those that joblib starts share this machine: each has its part of the cores and GPUs, ends when this process
     does, and saves when this one is told to stop. What they print lies in `workers/<n>/output.txt`.
 
     Args:
-        task: Takes the command's configuration with another `worker`, and the machine that it shares with
-            the others, if they are here; returns the mistake that it met, if any.
-        study: Watched.
-        workers: How many.
+        task: Takes the command's configuration with another `worker`, and the pool of the workers, if they are on
+            this machine; returns the mistake that it met, if any.
+        study: Study whose progress is printed.
+        workers: Number of processes.
 
     Raises:
-        UserError: Of a worker, or one was killed.
+        UserError: A worker met a user's mistake, or was killed.
         RuntimeError: A worker failed otherwise.
         SystemExit: The search was told to stop.
     """

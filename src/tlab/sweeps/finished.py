@@ -20,11 +20,11 @@ ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source 
 SPLITTING = (
     "tlab.data.sources.folder.folder_index",
     "tlab.data.sources.csv_table.csv_index",
-)  # of which that is true
+)  # sources of which that is true
 
 
 class Seen(NamedTuple):
-    """The images that there are: `Contents.fingerprint`, names of their classes, and how many they are."""
+    """The present images: `Contents.fingerprint`, names of their classes, and their number."""
 
     fingerprint: str
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Finished:
     """Tells which runs are finished, without composing their configurations, and looks at the images once.
 
     Args:
-        sources: What `tlab.config.digest.sources_digest` returned.
+        sources: Digest from `tlab.config.digest.sources_digest`.
     """
 
     def __init__(self, sources: str | None) -> None:
@@ -69,7 +69,7 @@ class Finished:
         return same
 
     def _look(self, source: dict[str, Any]) -> Seen:
-        once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # a look for all seeds
+        once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
             images = look(instantiate(source, _convert_="all"), decode=False)

@@ -1,8 +1,8 @@
-"""Processes of this machine that carry out runs of a sweep beside the command's own.
+"""Forked processes that run jobs of a sweep beside the command's own process.
 
 Where only heads train, a run keeps one core busy for a second or two, most of it in Python. A helper is a fork of
 this process, made when all is imported and nothing is computed yet (later, threads of torch could hold locks that a
-fork never gets). It takes one run after the other, from when the first one has computed what all of them share.
+fork never gets). It takes one run after the other, once the first one has computed what all of them share.
 """
 
 import gc
@@ -44,12 +44,12 @@ BOARD_IMPORTS = (
 
 
 def choose_processes(config: DictConfig, runs: Sequence[DictConfig], waiting: int) -> int:
-    """Return how many processes carry out a sweep's runs here, this one counted.
+    """Return how many processes run a sweep's jobs here, this one included.
 
     Args:
-        config: Of the sweep, with the node `hydra`.
-        runs: Configurations of some runs, in which each override of any run is found.
-        waiting: How many runs there are to carry out.
+        config: The sweep's configuration, with the node `hydra`.
+        runs: Configurations of some runs that together have every override of any run.
+        waiting: Number of runs that are left to do.
 
     Raises:
         UserError: `hydra.launcher.n_jobs` is no number of processes.
@@ -82,11 +82,11 @@ def _is_on_cpu(accelerator: str) -> bool:
 
 
 class Worker:
-    """A process that carries out runs for this one.
+    """A forked process that runs jobs for this one.
 
     Args:
-        carry_out: What it does with a run.
-        machine: Where it takes its place.
+        carry_out: Function that it calls with each job.
+        machine: Pool in which it takes its place.
     """
 
     def __init__(self, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
@@ -98,7 +98,7 @@ class Worker:
         other.close()
 
     def carry_out(self, job: Job) -> Failure | None:
-        """Have it carry out a run, and wait for that."""
+        """Have it run a job, and wait for the result."""
         with suppress(OSError, EOFError):
             self._connection.send(job)
             answer: Failure | None = self._connection.recv()
@@ -111,12 +111,12 @@ class Worker:
         return Failure(reason)
 
     def stop(self) -> None:
-        """Let it save where it stands, and end."""
+        """Tell it to save a checkpoint, and to end."""
         self.stopped = True
         self._process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Let it take no other run, and wait for its end; it is killed after so many seconds."""
+        """Let it take no other job, and wait for its end; it is killed after `seconds`."""
         with suppress(OSError):
             self._connection.send(None)
         try:
@@ -133,20 +133,20 @@ def helpers(
     work: Callable[[Worker], None],
     loggers: object = None,
 ) -> Iterator[None]:
-    """Have processes beside this one work in the block, and until they have done what they began.
+    """Have forked processes work during the block, and until they have finished what they began.
 
-    Where the block ends by an exception (the sweep was told to stop), they save first.
+    Where the block ends by an exception (the sweep was told to stop), they save checkpoints first.
 
     Args:
-        processes: How many with this one.
-        carry_out: What a helper does with a run.
-        work: Called for each helper, in a thread of its own; hands it runs.
-        loggers: Of the runs; all kinds are beside a TensorBoard.
+        processes: Number of processes, this one included.
+        carry_out: Function that a helper calls with each job.
+        work: Hands jobs to a helper; called for each helper, in a thread of its own.
+        loggers: The runs' loggers, if any; TensorBoard is always among them.
     """
     if processes == 1:
         yield
         return
-    # In each process the same number, whichever has a run: the last digits of large heads depend on it
+    # The same number in every process: the last digits of large heads depend on it
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // processes)))
     for name in (*IMPORTS, *(BOARD_IMPORTS if loggers else ())):
         import_module(name)
@@ -173,9 +173,9 @@ def helpers(
 
 
 def _serve(orders: Connection, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
-    """Carry out runs until there are no more."""
+    """Run jobs until there are no more."""
     machine.become_worker()
-    with Path(os.devnull).open("w") as nowhere:  # the terminal is the command's; a run has a file
+    with Path(os.devnull).open("w") as nowhere:  # the terminal belongs to the command; a run prints to a file
         os.dup2(nowhere.fileno(), 1)
     while (job := orders.recv()) is not None:
         answer = carry_out(job)

@@ -21,10 +21,10 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        overrides: The command line's, with one value each.
-        name: Of its group: all that distinguishes it but the seed.
-        seed: As text.
-        run: Its directory.
+        overrides: Overrides of the command line, with one value each.
+        name: Name of its group: all that distinguishes it but the seed.
+        seed: Its seed, as text.
+        run: Its run directory.
     """
 
     overrides: tuple[str, ...]
@@ -46,7 +46,7 @@ class Job:
         """Tell whether this very run is finished, as far as can be told without composing its configuration.
 
         Args:
-            sources: Of `tlab.config.digest.sources_digest`.
+            sources: Digest from `tlab.config.digest.sources_digest`.
         """
         if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
             return False
@@ -64,20 +64,20 @@ class Job:
 
 
 def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepManifest) -> list[Job]:
-    """Return a job for each run; two that are alike are one.
+    """Return a job for each distinct run.
 
     Args:
         runs: The overrides of each run.
-        seed: Of runs that have none among their overrides.
-        directory: Of the sweep.
-        note: What the command that began the sweep left.
+        seed: Seed of runs that have none among their overrides.
+        directory: Directory of the sweep.
+        note: Manifest that the first command of the sweep left.
 
     Raises:
         UserError: An override that all runs of the sweep have had is missing, or two runs would share a directory.
     """
     given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
     for key, value in note.constants.items():
-        # earlier versions noted keys that change no result, and had keys that are gone
+        # earlier versions recorded keys that change no result, and had keys that are gone
         if key not in given and not without_effect(key) and key not in GONE:
             raise UserError(
                 f"{directory} was begun with {key}={value}, which this command does not give; "
@@ -99,7 +99,7 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: S
 
 
 def override_cover(jobs: Sequence[Job]) -> list[Job]:
-    """Return some of the jobs, few, in which each override of any of them is found."""
+    """Return a few of the jobs that together have every override of any of them."""
     missing = set(itertools.chain.from_iterable(job.overrides for job in jobs))
     found = []
     for job in jobs:

@@ -32,14 +32,14 @@ LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes a
 
 
 def choose_workers(config: DictConfig, devices: int) -> int:
-    """Return how many runs the launcher has at once on this machine; writes it where the launcher reads it.
+    """Return how many runs the launcher has at once on this machine, 0 if on others; sets its `n_jobs` to that.
 
     Args:
-        config: Of the sweep, with the node `hydra`.
-        devices: Of each run.
+        config: The sweep's configuration, with the node `hydra`.
+        devices: Number of devices of each run.
 
     Raises:
-        UserError: It is none.
+        UserError: `hydra.launcher.n_jobs` is 0.
     """
     launcher = config.hydra.launcher
     if not launcher._target_.startswith(LOCAL):
@@ -61,14 +61,14 @@ def most_devices(jobs: Sequence[Job], config: DictConfig) -> int:
 def run_elsewhere(
     jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, progress: Progress
 ) -> None:
-    """Carry the runs out through the launcher, and note in `progress` what becomes of each.
+    """Run the jobs through the launcher, and record each outcome in `progress`.
 
     Args:
-        jobs: What to run; that their configurations can be composed has been seen to.
-        config: Of the sweep, with the node `hydra`.
-        context: Hydra's.
-        task: What to call for each run.
-        progress: Where to note what has become of each.
+        jobs: Jobs to run, whose configurations are known to compose.
+        config: The sweep's configuration, with the node `hydra`.
+        context: Hydra's context.
+        task: Task to call for each run.
+        progress: Where outcomes are recorded.
 
     Raises:
         SystemExit: The sweep was told to stop.
@@ -80,7 +80,7 @@ def run_elsewhere(
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
-        again = True  # after a process has died for no run that can be told
+        again = True  # retry once where a process died and no run explains it
         left, deadline = list(jobs), time.monotonic() + PATIENCE
         with monitor.refreshing(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
             while left:
@@ -108,7 +108,7 @@ def run_elsewhere(
 def _launch(
     jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, monitor: Monitor
 ) -> Exception | None:
-    """Hand the runs to the launcher and wait; returns why not all of them have a result, if so.
+    """Hand the jobs to the launcher and wait; returns the error where not all of them have a result.
 
     Raises:
         UserError: There is no such launcher here, or it refuses its keys.
@@ -139,7 +139,7 @@ def _end_workers() -> None:
 
 
 def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
-    """Note why those of the jobs that are not over have come to nothing."""
+    """Record the failure of those jobs that have not ended."""
     reason = one_line(error)
     if not isinstance(error, RunDirectoryLocked):
         reason = f"its process ended without a word ({reason}); if memory ran out, run fewer at once"

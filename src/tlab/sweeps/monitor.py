@@ -1,4 +1,4 @@
-"""What the terminal shows of runs in other processes: a live table, or a line whenever one is over."""
+"""What the terminal shows of runs in other processes: a live table, or a line whenever one ends."""
 
 import threading
 import time
@@ -28,8 +28,8 @@ class Monitor:
     """Reads the directories of the runs that this command has started elsewhere.
 
     Args:
-        jobs: The runs.
-        progress: Where to note what has become of them.
+        jobs: Runs to watch.
+        progress: Where outcomes are recorded.
     """
 
     def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
@@ -54,12 +54,12 @@ class Monitor:
             return len(self._running)
 
     def note(self, job: Job, failure: Failure | None) -> None:
-        """Note what the launcher says has become of a run."""
+        """Record the outcome that the launcher reports for a run."""
         with self._lock:
             self._note(job, failure)
 
     def is_over(self, job: Job) -> bool:
-        """Tell whether it is known what has become of a run."""
+        """Tell whether a run's outcome is known."""
         return job not in self._open
 
     def is_running(self, job: Job) -> bool:
@@ -81,7 +81,7 @@ class Monitor:
             yield
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
-        """Tell whether a run has come to `status` in this command's time."""
+        """Tell whether a run has reached `status` since this command began."""
         if record.get("status") != status or not record.get(since):
             return False
         return datetime.strptime(record[since], TIME).timestamp() >= self._began

@@ -20,14 +20,14 @@ def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
 
 
 def distinguishing(runs: Sequence[Sequence[str]], noted: Mapping[str, str]) -> list[list[str]]:
-    """Return of each run the overrides that its name is made of.
+    """Return for each run the overrides that its name is made of.
 
     Left out is what equals the constants of the command that began the sweep: so an override that gets a second
-    value later (`aug=none`, then `aug=none,strong`) leaves the finished runs where they are.
+    value later (`aug=none`, then `aug=none,strong`) leaves finished runs where they are.
 
     Args:
         runs: The overrides of each run of this command.
-        noted: The constants of the command that began the sweep.
+        noted: Constants in the manifest of the sweep.
     """
     seen: dict[str, set[str]] = {}
     for overrides in runs:

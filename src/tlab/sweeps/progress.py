@@ -23,11 +23,11 @@ class Progress:
 
     Args:
         jobs: All runs of the command.
-        waiting: Those that were not finished when it began.
+        waiting: Those of them that were not finished when it began.
 
     Attributes:
-        at_once: How many runs there are at a time.
-        running: How many runs of this machine's own processes are under way.
+        at_once: Number of runs at a time.
+        running: Number of runs under way in processes of this machine.
     """
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job]) -> None:
@@ -61,12 +61,12 @@ class Progress:
         return self.before + len(self.finished)
 
     def tell(self, job: Job, failure: Failure | None, running: int) -> None:
-        """Print what has become of a run, how long it took, and how far the sweep is."""
+        """Print a run's outcome, how long it took, and how far the sweep is."""
         what = f"[red]failed[/]: {escape(failure.reason)}" if failure else _result(job)
         self.console.print(f"[bold]{escape(str(job))}[/]  {what}  ({self.line(running)})")
 
     def note(self, job: Job, failure: Failure | None) -> None:
-        """Take note that a run is over."""
+        """Record that a run has ended."""
         self._over.add(job)
         if failure is None:
             self.finished.append(job)
@@ -124,7 +124,7 @@ def print_end(directory: Path, progress: "Progress") -> None:
 
 
 def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
-    """Say that the sweep was stopped, how far it is, and which command goes on."""
+    """Print that the sweep was stopped, how far it is, and the command that resumes it."""
     done = sum(job.run.status == "finished" for job in jobs)
     print(
         f"tlab: the sweep is stopped, {done} of {len(jobs)} runs are finished; it goes on with\n"
@@ -174,7 +174,7 @@ def printing_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def warning_once(console: Console) -> Iterator[None]:
-    """Print each warning of tlab once, however many runs it is true of: they have the same images."""
+    """Print each of tlab's warnings once, however many runs give it: they have the same images."""
     handler, logger = _Once(console), logging.getLogger("tlab")
     logger.addHandler(handler)
     try:
@@ -184,11 +184,11 @@ def warning_once(console: Console) -> Iterator[None]:
 
 
 class _Output(io.TextIOBase):
-    """A file, and somebody who is told what is written to it.
+    """A stream that writes to a file and passes the text on.
 
     Args:
-        file: Written to as long as it is open; a logger may hold this object for longer.
-        show: Takes the text.
+        file: File to write to as long as it is open; a logger may hold this object for longer.
+        show: Function that takes the text too.
     """
 
     def __init__(self, file: TextIO, show: Callable[[str], object]) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """Result of a sweep.
 
     Attributes:
-        directory: Of the sweep.
-        finished: How many of the command's runs are finished, by it or before.
-        failed: How many are not.
+        directory: Directory of the sweep.
+        finished: Number of the command's runs that are finished, by it or before.
+        failed: Number of the command's runs that failed.
     """
 
     directory: Path
@@ -24,8 +24,8 @@ class Failure:
     """What a failed run of a sweep returns.
 
     Attributes:
-        reason: One sentence.
-        busy: Another process is at work on the run, or this one takes none any more: it can be tried again.
+        reason: Reason, in one sentence.
+        busy: Whether the run can be tried again: another process has it, or this one is stopping.
     """
 
     reason: str

@@ -29,8 +29,8 @@ class Composer:
     """Composes the configurations of a sweep's runs, a tenth of a second each, once where it can.
 
     Args:
-        config: Of the sweep, with the node `hydra`.
-        loader: Hydra's.
+        config: The sweep's configuration, with the node `hydra`.
+        loader: Hydra's loader.
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
@@ -42,8 +42,8 @@ class Composer:
         """Return the configuration of one run, with the node `hydra`.
 
         Args:
-            job: The run.
-            keep: Have it at hand for the next call with this job, which is the last one that needs it.
+            job: Job of the run.
+            keep: Whether to keep it for the next call with this job, the last one that needs it.
 
         Raises:
             HydraException: A mistake in an override.
@@ -69,18 +69,18 @@ def run_here(
     finished: Finished,
     processes: int = 1,
 ) -> None:
-    """Carry out the runs, and note in `progress` what becomes of each; what they print is in their directories.
+    """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
 
     Those that another process is at work on come last: it may have been given the same command, or be about to end.
 
     Args:
-        jobs: What to run.
-        composer: Composes them.
-        context: Hydra's.
-        task: What to call for each run.
-        progress: Where to note what has become of each.
-        finished: Knows what another process may have finished meanwhile.
-        processes: How many runs there are at once; the first one is alone until it has trained an epoch, and has
+        jobs: Jobs to run.
+        composer: Composer of their configurations.
+        context: Hydra's context.
+        task: Task to call for each run.
+        progress: Where outcomes are recorded.
+        finished: Tells which runs another process has finished meanwhile.
+        processes: Number of runs at once; the first one is alone until it has trained an epoch, and has
             computed what the others share.
     """
     queue, busy = deque(jobs), []
@@ -95,7 +95,7 @@ def run_here(
         return failure
 
     def work(by: Callable[[Job], Failure | None], goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Have runs carried out until none is left."""
+        """Run jobs with `by` until none is left."""
         while goes_on():
             try:
                 job = queue.popleft()
@@ -136,7 +136,7 @@ def _note(job: Job, failure: Failure | None, progress: Progress, running: int = 
 
 
 def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
-    """Carry out a run in this process; returns why it has failed, if it has."""
+    """Run a job in this process; returns its failure, if any."""
     try:
         own = composer.compose(job)
     except Exception as error:
@@ -159,7 +159,7 @@ def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, pro
 
 
 def free_memory() -> None:
-    """Let go of the last run's network and images, which refer to each other in circles."""
+    """Free the last run's network and images, which refer to each other in cycles."""
     gc.collect()
     if "torch" in sys.modules:
         import torch

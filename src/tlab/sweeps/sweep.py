@@ -1,4 +1,4 @@
-"""One command with `-m`: which runs there are, which are finished, and the rest carried out one after the other."""
+"""One command with `-m`: its runs, which of them are finished, and the running of the rest."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,15 +31,15 @@ HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_laun
 
 
 def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
-    """Carry out the runs that are not finished yet, and say what came out.
+    """Run what is not finished yet, and print the result.
 
-    Finished runs are passed over, interrupted ones go on, failed ones are tried again.
+    Finished runs are skipped, interrupted ones resumed, failed ones tried again.
 
     Args:
         runs: The overrides of each run.
-        config: The configuration without the overrides that differ, with the node `hydra`.
-        context: Hydra's.
-        task: What to call for each run.
+        config: Configuration without the overrides that differ, with the node `hydra`.
+        context: Hydra's context.
+        task: Task to call for each run.
 
     Raises:
         UserError: A mistake that shows before anything has run; HydraException likewise.
@@ -84,13 +84,13 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
 def _check_used(
     config: DictConfig, jobs: Sequence[Job], some: Sequence[DictConfig], composer: Composer
 ) -> list[str]:
-    """Refuse a key that no run of the command uses, a finished one neither; returns what some do not use.
+    """Refuse a key that no run of the command uses, finished or not; returns remarks on keys that some do not use.
 
     Args:
-        config: Of the sweep, with the node `hydra`.
+        config: The sweep's configuration, with the node `hydra`.
         jobs: All runs of the command.
-        some: Configurations of some runs, in which each override of any run that waits is found.
-        composer: Composes the others.
+        some: Configurations of some runs that together have every override of any unfinished run.
+        composer: Composer of the others' configurations.
     """
 
     def others() -> Iterator[Run]:
@@ -106,7 +106,7 @@ def _check_used(
 
 
 def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
-    """Tell whether a launcher has the runs in other processes."""
+    """Tell whether a launcher runs the jobs in other processes."""
     return (
         not config.hydra.launcher._target_.startswith(HERE)
         and choose_workers(config, most_devices(jobs, config)) != 1

@@ -29,18 +29,19 @@ FAILED_EARLY = {".hydra", ".lock", "run.json", "traceback.txt"}  # of a run that
 
 
 class Task:
-    """Calls a function for each run, and ends a user's mistake in one sentence.
+    """Calls a function for each run, and reports a user's mistake in one sentence.
 
-    Alone, a mistaken run ends the command. In a sweep a run that fails, of whatever, is recorded in its directory
+    Alone, a mistaken run ends the command. In a sweep a run that fails for any reason is recorded in its directory
     and returns a `Failure`, so that the others go on.
 
     Args:
-        function: Takes a run's configuration.
-        debug: Show the tracebacks of mistakes.
-        machine: Of the sweep's processes on this machine, where it has some.
+        function: Function that takes a run's configuration.
+        debug: Whether to show the tracebacks of mistakes.
+        machine: Pool of the sweep's workers on this machine, if it has some.
 
     Attributes:
-        result: What the sweep came to, once it is over; None where this is none of tlab's.
+        result: Result of tlab's sweep, once it has ended; None before, and without a sweep.
+        failures: Number of runs that failed in this process.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class Task:
         return _in_another_process, (_importable(self.function), self.debug, self.machine)
 
     def on(self, machine: WorkerPool | None) -> "Task":
-        """Return this task for the processes of a machine."""
+        """Return this task for the workers of a pool."""
         return Task(self.function, self.debug, machine)
 
     def __call__(self, cfg: DictConfig) -> Any:
-        """Carry out one run; Hydra has set up its directory and its log."""
+        """Call the function for one run, whose directory and log Hydra has set up."""
         directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             return self._alone(cfg, directory)
@@ -138,7 +139,7 @@ def _remove_if_unused(directory: RunDirectory, log: str) -> None:
     """Remove a command's directory in which nothing has happened; it was new when the command began.
 
     Args:
-        directory: It holds the log, and if it is a run's, what that says of its failure.
+        directory: Directory with the log and, if it is a run's, the record of its failure.
         log: Name of the log.
     """
     names = {file.name for file in directory.path.iterdir()}

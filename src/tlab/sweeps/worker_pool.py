@@ -1,4 +1,4 @@
-"""A process that carries out runs of a sweep on this machine, while the command's own process waits."""
+"""Worker processes that run a sweep's jobs on this machine while the command's own process waits."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ from tlab.core.locks import THERE_ARE_LOCKS, lock
 
 SHUTDOWN_TIMEOUT = 60  # seconds that stopped runs have for their last checkpoint
 
-_place: TextIOWrapper | None = None  # this process's, locked for as long as it lives
+_place: TextIOWrapper | None = None  # file of this process's place, locked for as long as it lives
 _stopping = False
 _at_work = False
 
@@ -28,10 +28,10 @@ class WorkerPool:
     """What the workers of a sweep on one machine share.
 
     Args:
-        folder: Where they note their process ids.
+        folder: Folder to which they write their process ids.
         waiting: Process id of the command.
-        at_once: How many they are.
-        gpus: Of each worker in turn, the GPUs it may see; empty where there are none.
+        at_once: Number of workers.
+        gpus: `CUDA_VISIBLE_DEVICES` of each worker in turn; empty where there are no GPUs.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class WorkerPool:
 
     @contextmanager
     def work(self, output: Path) -> Iterator[None]:
-        """Have a run of this process in the block: with its share of the machine, and what it prints in a file.
+        """Run the block with this process's share of the machine; what it prints goes to the file `output`.
 
         Raises:
             SystemExit: This process was told to stop, in this run or before it.
@@ -71,7 +71,7 @@ class WorkerPool:
         return _stopping
 
     def become_worker(self) -> None:
-        """Take a place on the machine with its share of it, and listen to the command's process alone."""
+        """Take a place in the pool with its share of the machine, and obey the command's process alone."""
         global _place
         number, _place = _take_place(self.folder)
         os.environ["TLAB_CORES"] = str(max(1, cpu_count() // self.at_once))
@@ -107,7 +107,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with(waiting: int) -> None:
-    """Stop when the process that waits is gone, and do not go on for ever."""
+    """Stop when the waiting process is gone, within `SHUTDOWN_TIMEOUT` seconds."""
     while os.getppid() == waiting:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Which worker processes carry out a sweep's runs, and how many."""
+"""What the workers of a command share: the GPUs, and the signal that stops them."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
 
 
 def shares(devices: int) -> tuple[str, ...]:
-    """Return the GPUs of each worker: so many each, joined by commas."""
+    """Return the GPUs of each worker, `devices` of them joined by commas."""
     here = gpus()
     starts = range(0, len(here) - devices + 1, devices)
     return tuple(",".join(here[start : start + devices]) for start in starts)
@@ -24,9 +24,9 @@ def handing_on(machine: WorkerPool | None, under_way: Callable[[], object], what
     """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
 
     Args:
-        machine: Of the workers; None where they are not on this one, which then hands nothing on.
+        machine: Pool of the workers; None where they are on other machines, and nothing is handed on.
         under_way: Tells whether any of them still saves.
-        what: They are at work on, for the message.
+        what: What they work on, for the message.
     """
     if machine is None:
         yield

@@ -1,1 +1,1 @@
-"""report.html: one page that holds all it shows."""
+"""`report.html`: the comparison as one self-contained page."""

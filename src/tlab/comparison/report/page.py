@@ -14,13 +14,13 @@ def framed(
     """Return a whole page.
 
     Args:
-        eyebrow: What the page is, in small letters; text, as title and headline are.
-        title: Of the window.
-        headline: The answer.
+        eyebrow: Small line above the headline; plain text, as title and headline are.
+        title: Title of the window.
+        headline: The answer in a few words.
         lede: HTML of the sentences below it.
         tiles: HTML of the key figures, see `tile_list`.
         body: HTML of all that follows.
-        notes: HTML of what to beware of.
+        notes: HTML of the cautions.
         head: HTML for the head of the page.
     """
     return Template(asset("frame.html")).substitute(

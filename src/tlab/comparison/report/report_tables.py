@@ -11,7 +11,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.terminal import epochs, mean_sd, millions
 from tlab.core.text import duration
 
-MOST_CHOICES = 40  # of a factor that can be chosen from a list
+MOST_CHOICES = 40  # levels of a factor that has a list to choose from
 
 Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by
 

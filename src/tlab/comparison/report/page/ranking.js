@@ -5,7 +5,7 @@ function visible() {
   return [...shown].sort((a, b) => a - b).map((place) => ({ place, ...data.settings[place] }));
 }
 
-// The first eight settings shown have colours of their own, all others share one.
+// The first eight settings shown have colors of their own, all others share one.
 function colourOf(colours, at) {
   return at < colours.series.length ? colours.series[at] : colours.muted;
 }

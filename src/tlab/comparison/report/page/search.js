@@ -1,4 +1,4 @@
-// The charts of a search in the page's colours, on a screen and on paper.
+// The charts of a search in the page's colors, on a screen and on paper.
 function dress() {
   const colours = theme();
   const family = getComputedStyle(document.body).fontFamily;

@@ -8,7 +8,7 @@ function theme() {
   };
 }
 
-const DASHES = ["solid", "dash", "dot", "dashdot", "solid", "dash", "dot", "dashdot"]; // for those who see no colours
+const DASHES = ["solid", "dash", "dot", "dashdot", "solid", "dash", "dot", "dashdot"]; // for those who see no colors
 
 function faded(colour, opacity) {
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -88,7 +88,7 @@ function described(setting) {
 
 let printing = false;
 
-// Have the charts drawn again when the page's colours change, and narrow enough for paper before it is printed.
+// Have the charts drawn again when the page's colors change, and narrow enough for paper before it is printed.
 function followPage(drawNow, redraw) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => {
