@@ -1,7 +1,6 @@
 """Comparison of runs: `python -m tlab.compare sweep=DIR`, and at the end of every sweep."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -9,9 +8,6 @@ from tlab.command import run_command
 from tlab.comparison.write import compare
 from tlab.config.schema import CompareConfig
 from tlab.config.validation import check_values
-
-if TYPE_CHECKING:  # imported when the work begins, not for --help
-    pass
 
 
 def run(cfg: DictConfig) -> None:

@@ -128,14 +128,14 @@ def fit(
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
-        contents = agreed_contents(cfg, data)
+        contents = agreed_contents(cfg, run, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
-        run.write_data(contents, data.unreadable)
+        run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -149,7 +149,7 @@ def fit(
     return metrics
 
 
-def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
+def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
     """Return the images by content, when all processes have found the same and each has a share.
 
     Raises:
@@ -160,6 +160,7 @@ def agreed_contents(cfg: DictConfig, data: "ImageDataModule") -> "Contents":
     verify_same_images(data.index)
     contents = data.contents()
     check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    run.write_unreadable(data.unreadable)
     return contents
 
 

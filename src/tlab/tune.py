@@ -19,6 +19,7 @@ from tlab.command import run_command
 from tlab.config.hydra import compose, conf_dir
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.config.schema import TuneConfig
+from tlab.config.targets import with_present_targets
 from tlab.config.trusted import check_targets, conf_targets, read_node
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
@@ -110,7 +111,8 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
-        return compose([*space.overrides(values), quoted("run_dir", str(directory))], with_hydra=True)
+        run = compose([*space.overrides(values), quoted("run_dir", str(directory))], with_hydra=True)
+        return with_present_targets(run)
 
     runs = list(map(composed, space.corners() if new is not None else space.corners()[:1]))
     for run in runs:

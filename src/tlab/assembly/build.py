@@ -12,12 +12,6 @@ from tlab.assembly.arithmetic import build_training_net
 from tlab.assembly.describe import preprocessing
 from tlab.core.errors import UserError
 
-if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
-    from tlab.finetuning import Plan
-    from tlab.models.autotune.precision import Precision
-    from tlab.models.classifier import Classifier
-
-
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help

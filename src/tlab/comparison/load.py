@@ -9,6 +9,7 @@ from typing import Any
 
 from tlab.config.diff import flat
 from tlab.config.overrides import key_and_value
+from tlab.config.targets import renewed
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 
@@ -118,7 +119,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 
 def _read(run: RunDirectory, directory: Path) -> Run:
     record = dict(run.record)
-    config = flat(record.pop("config", {}))
+    config = flat(renewed(record.pop("config", {})))
     choices, overrides = _chosen(run)
     status = record.get("status") or UNFINISHED
     if status == "running" or record.get("error") == "interrupted":

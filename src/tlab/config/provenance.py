@@ -2,15 +2,12 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.digest import is_commands_own
-
-if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
-    pass
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -44,8 +44,9 @@ def with_present_targets(cfg: DictConfig) -> DictConfig:
 
 
 def _targets(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the key of each `_target_` in nested mappings, and what it names."""
-    for key, value in node.items() if isinstance(node, dict) else ():
+    """Yield the key of each `_target_` in nested mappings and lists, and what it names."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
         if key == "_target_" and isinstance(value, str):
             yield f"{prefix}{key}", value
         yield from _targets(value, f"{prefix}{key}.")

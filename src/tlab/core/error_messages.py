@@ -4,7 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from hydra.errors import (
     HydraException,
@@ -16,9 +16,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab.core.errors import MISTAKEN, UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def exit_with_error(message: str) -> NoReturn:

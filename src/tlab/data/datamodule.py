@@ -46,7 +46,7 @@ class ImageDataModule(L.LightningDataModule):
         mix: mixup or CutMix for training.
         phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
         balanced: every class equally often in training.
-        store: "auto", "on" or "off": keep decoded images on disk (see `image_store.choose_store`).
+        store: "auto", "on" or "off": keep decoded images on disk (see `image_cache.choose_store`).
         unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
         seed: seed of order, augmentation and mixing.
 
@@ -80,6 +80,8 @@ class ImageDataModule(L.LightningDataModule):
         numbers = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
         ways = {"resize": resize, "store": store, "unreadable": unreadable}
         for key, value in {**numbers, **ways, "crop_fraction": crop_fraction}.items():
+            if value is None and key != "num_workers":
+                raise UserError(f"data.{key}=null is not possible; leave it out, or give a value")
             check_value(f"data.{key}", value)
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction

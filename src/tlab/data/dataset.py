@@ -69,7 +69,7 @@ class ImageDataset(Dataset[Batch]):
 
     Args:
         samples: files and labels.
-        finish: brings any uint8 3 H W image to 3 S S (see `transforms.evaluation_transform`).
+        finish: brings any uint8 3 H W image to 3 S S (see `augment.evaluation.evaluation_transform`).
         image_size: side S in pixels.
         augment: named transforms of uint8 3 H W, applied in order before `finish`; `finish` only follows
             where they do not end at S x S. None entries are left out. No mapping: evaluation.
@@ -184,7 +184,7 @@ class ImageDataset(Dataset[Batch]):
         return self.finish(x) if self.is_fixed else x
 
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
-        """Read the images from a store from now on, if that is wanted and pays (see `image_store.choose_store`)."""
+        """Read the images from a store from now on, if that is wanted and pays (see `image_cache.choose_store`)."""
         look = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)

@@ -99,7 +99,7 @@ def make_loader(
 
     Args:
         dataset: makes the batches.
-        keys: a sampler or a list of `order.Key`.
+        keys: a sampler or a list of `sampler.Key`.
         batch_size: B, the last batch may be smaller.
         num_workers: processes that decode; None chooses by `choose_workers`.
         persistent: keep the processes from one epoch to the next.

@@ -1,7 +1,6 @@
 """Pretrained weights: torchvision's downloads, the bundled file, and files of any origin.
 
-A file is read with `weights_only=True`, so it can hold plain data only. `tlab.models.weights` puts what is
-read here into a model.
+A file is read with `weights_only=True`, so it can hold plain data only, and what was read is put into a model.
 """
 
 import json

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # as records have it
-TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `cache.atomic_path` writes to: `.run.json.ab12cd_9`
+TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `core.files.atomic_path` writes to: `.run.json.ab12cd_9`
 
 
 class RunDirectory:
@@ -217,19 +217,19 @@ class RunDirectory:
         if first_process():
             write_csv(self.path / f"confusion_{split}.csv", ["label", "prediction", "count"], rows)
 
-    def write_data(self, contents: "Contents", unreadable: "list[Unreadable]") -> None:
-        """Write the images of the run into `data.csv`, and those that were skipped into `unreadable.csv`.
+    def write_data(self, contents: "Contents") -> None:
+        """Write `data.csv`: the images of the run (`split`, `path` below the root, `label`, `size`, `digest`)."""
+        if first_process():
+            contents.write(self.data_file)
 
-        Columns: `split`, `path` below the root, `label`, `size`, `digest`; and `path`, `reason`. Where none was
-        skipped, there is no such file.
-        """
+    def write_unreadable(self, files: "list[Unreadable]") -> None:
+        """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
         if not first_process():
             return
-        contents.write(self.data_file)
-        if not unreadable:
+        if not files:
             self.unreadable_file.unlink(missing_ok=True)
             return
-        rows = [{"path": str(file.path), "reason": file.reason} for file in unreadable]
+        rows = [{"path": str(file.path), "reason": file.reason} for file in files]
         write_csv(self.unreadable_file, ["path", "reason"], rows)
 
     def _read_json(self, file: Path) -> dict[str, Any]:

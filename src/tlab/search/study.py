@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tlab.config.overrides import key_and_value
+from tlab.config.schema import GONE
 from tlab.core.errors import UserError
 from tlab.core.files import write_text
 from tlab.core.locks import FileLock
 from tlab.search.space import Space, Value
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
+    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
 
 WAIT = 120  # seconds for another worker's write to SQLite
 JOURNAL = "journal:"
 HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.hydra_joblib_launcher.")  # on this machine
-
-
-if TYPE_CHECKING:  # imported when a search begins, not for --help
-    from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, Trial
-
 STUDY_FILE = "study.json"
 
 
@@ -86,6 +84,7 @@ def read_definition(directory: Path) -> Definition | None:
     try:
         told = OmegaConf.merge(OmegaConf.structured(Definition), json.loads(file.read_text(encoding="utf-8")))
         plain: Any = OmegaConf.to_container(told, resolve=False, throw_on_missing=True)
+        plain["fixed"] = [each for each in plain["fixed"] if key_and_value(each)[0] not in GONE]
         return Definition(**plain)
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import quoted
+from tlab.config.targets import with_present_targets
 from tlab.config.trusted import check_targets
 from tlab.core.error_messages import one_line
 from tlab.core.errors import RunDirectoryConflict
@@ -109,7 +110,7 @@ def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path)
         UserError: The run would build what neither conf/ nor the typed command names.
     """
     given = [*study.space.overrides(values), seed]
-    cfg = compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)])
+    cfg = with_present_targets(compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)]))
     if study.targets is not None:
         check_targets(cfg, study.targets, study.directory / STUDY_FILE)
     return given, cfg

@@ -21,7 +21,7 @@ CODE = (
     *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
     *("data/augment/resample", "finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
     *("models/classifier", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
-    "models/staging/tracing",
+    *("models/staging/tracing", "models/autotune/precision", "data/sampler"),
 )
 TLAB = Path(__file__).parents[2]
 LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")

@@ -21,7 +21,7 @@ def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) ->
     """Write an array file that appears at `path` when it is whole.
 
     What a killed process had written is kept beside it, and taken up. Only one process may do this at a time (see
-    `stores.open_locked`).
+    `core.eviction.open_locked`).
 
     Args:
         path: The `.npy` file.
