@@ -75,6 +75,12 @@ def test_a_key_that_is_gone_is_no_difference(make_run, sweep):
     assert grouped(sweep)[0] == {}
 
 
+def test_a_target_of_an_earlier_version_is_no_difference(make_run, sweep):
+    make_run("old", config={"data.source": {"_target_": "tlab.data.index.folder_index"}})
+    make_run("new", config={"data.source": {"_target_": "tlab.data.sources.folder.folder_index"}})
+    assert grouped(sweep)[0] == {}
+
+
 def test_a_baseline_is_its_run_with_changes(make_run, sweep):
     path = make_run("a", overrides=["finetune=head", "aug=none"], config={"baseline.scratch": ["finetune=scratch"]})
     make_run("a/seed=0/baselines", config={})

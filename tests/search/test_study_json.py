@@ -176,3 +176,10 @@ def test_values_of_a_wrong_kind(tmp_path, key, wrong):
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: wrong}))
     with pytest.raises(UserError, match=r"study\.json is damaged"):
         read_definition(file.parent)
+
+
+def test_keys_of_an_earlier_version_are_left_out(tmp_path):
+    leave(tmp_path, fixed=[*QUICK, "data.augment_on=cpu"])
+    definition = read_definition(tmp_path / "outputs/tune/s")
+    assert definition is not None
+    assert definition.fixed == QUICK

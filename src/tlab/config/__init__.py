@@ -1,1 +1,1 @@
-"""What a run is, in words: its keys and their bounds, and how the command line and YAML files become them."""
+"""The configuration of a run: its schema, its composition by Hydra, and its validation."""

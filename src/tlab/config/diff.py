@@ -1,4 +1,4 @@
-"""Which settings make a run another run."""
+"""Which differences between two configurations can change a result."""
 
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from tlab.config.schema import GONE, TrainConfig
 from tlab.config.targets import renewed
 from tlab.config.trusted import inert
 
-# Keys that may differ between the two halves of a run: with any value of theirs the result is the same, bit by bit.
+# Keys that may change when a run is resumed: the result is bitwise the same with any value.
 WITHOUT_EFFECT = (
     "checkpoint.every_n_steps",
     "data.num_workers",
@@ -26,23 +26,23 @@ WITHOUT_EFFECT = (
     "baseline.",
 )
 
-# Where the images lie; which they are is told by their content (`tlab.runs.same_data`).
+# Locations of the images, which are identified by content instead (`tlab.runs.same_data`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
-# Key -> what tlab did before it chose by itself, and the value that lets it choose; a run goes on as it began.
+# Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
 CHOSEN_SINCE = {"trainer.compile": (False, "auto")}
 
 
 def without_effect(key: str) -> bool:
-    """Tell whether a key, or the choice of a group, cannot change a result."""
+    """Tell whether a key, or a group's choice, cannot change a result."""
     return key.startswith(WITHOUT_EFFECT) or f"{key}." in WITHOUT_EFFECT
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Return the keys whose values differ, leaving out those that cannot change a result, and where the images lie.
+    """Return the keys whose values differ, except those that cannot change a result and the images' locations.
 
-    A key that the old configuration does not have at all was not there when the run was made. It is no difference
-    where its value is null, false or the schema's default: those stand for what tlab did before there was the key.
+    A key missing from the old configuration did not exist when that run was made. It is no difference if its value
+    is null, false or the schema's default, which stand for what tlab did before the key existed.
     """
     before, after = (
         flat(OmegaConf.to_container(OmegaConf.create(inert(renewed(config))), resolve=True))
@@ -60,9 +60,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
 
 
 def _is_neutral(key: str, value: Any) -> bool:
-    """Tell whether a new key's value leaves things as they were before there was the key.
+    """Tell whether a new key's value changes nothing compared with the time before the key existed.
 
-    In a mapping that is empty by default (`backbone.kwargs`) each key says something, whatever its value.
+    In a mapping that is empty by default (`backbone.kwargs`) no value is neutral.
     """
     node: Any = TrainConfig
     default: Any = None
@@ -75,7 +75,7 @@ def _is_neutral(key: str, value: Any) -> bool:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration with dotted keys, `optimizer.lr`, without those that tlab has no more."""
+    """Return a nested configuration as a flat one with dotted keys (`optimizer.lr`), without removed keys."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Telling that a run would be composed as before, without composing it (a tenth of a second each)."""
+"""Digests that tell, without the 0.1 s of composing it, whether a run's configuration is unchanged."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from tlab.config.overrides import key_and_value
 
 
 def sources_digest(sources: Any) -> str | None:
-    """Return the digest of the YAML files and of the schema; None where a source is no folder.
+    """Return the digest of the YAML files and the schema; None if a source is not a folder.
 
     Args:
-        sources: `hydra.runtime.config_sources`, each with `path`, `schema` and `provider`.
+        sources: The entries of `hydra.runtime.config_sources`: `path`, `schema` and `provider` of each.
     """
     digest = hashlib.sha256(Path(schema.__file__).read_bytes())
     for source in sources:
-        if source["provider"] in ("hydra", "schema"):  # of the package, or registered by name
+        if source["provider"] in ("hydra", "schema"):  # Hydra's own, or registered by name
             continue
         if source["schema"] != "file":
             return None
@@ -34,11 +34,11 @@ def sources_digest(sources: Any) -> str | None:
 
 
 def config_digest(overrides: Sequence[str], sources: str | None) -> str | None:
-    """Return the digest of all that the configuration of a run follows from; None where that is not known.
+    """Return the digest of everything a run's configuration depends on; None if `sources` is None.
 
     Args:
-        overrides: Of the run; those that cannot change a result are left out.
-        sources: What `sources_digest` returned.
+        overrides: The run's overrides; those that cannot change a result are left out.
+        sources: Result of `sources_digest`.
     """
     if sources is None:
         return None
@@ -47,12 +47,12 @@ def config_digest(overrides: Sequence[str], sources: str | None) -> str | None:
 
 
 def is_commands_own(cfg: DictConfig) -> bool:
-    """Tell whether a run is this command's; no baseline is, and none outside a command."""
+    """Tell whether this is the command's own run: not a baseline, nor a run outside a command."""
     return HydraConfig.initialized() and HydraConfig.get().runtime.output_dir == cfg.run_dir
 
 
 def this_config_digest(cfg: DictConfig) -> str | None:
-    """Return the digest for this command's run; None for any other."""
+    """Return the digest of this command's own run; None for any other."""
     if not is_commands_own(cfg):
         return None
     hydra = HydraConfig.get()

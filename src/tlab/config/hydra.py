@@ -17,11 +17,11 @@ from tlab.config.overrides import named_choices, names_choices, of_keys, run_nam
 from tlab.config.validation import typed
 from tlab.core.errors import UserError
 
-NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three are of tlab.tune
+NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
 
 
 def conf_dir() -> Path:
-    """Return the folder of the YAML files: inside an installed wheel, or at the top of a checkout."""
+    """Return the folder of the YAML files: in the installed package, or at the top of a checkout."""
     installed = Path(__file__).parents[1] / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
 
@@ -29,12 +29,12 @@ def conf_dir() -> Path:
 def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
     """Return the configuration that the command line would compose from `overrides`.
 
-    Outside a command (a notebook, a test) `overrides` must name the run's directory: `run_dir=DIR`.
+    Outside a command (a notebook, a test) `overrides` must include `run_dir=DIR`.
 
     Args:
-        overrides: As on the command line.
-        config_name: YAML file.
-        with_hydra: Keep the node `hydra`, which has the choices of the groups.
+        overrides: Overrides as on the command line.
+        config_name: Name of the primary YAML file, without extension.
+        with_hydra: Keep the node `hydra`, which has the groups' choices.
     """
     prepare_hydra(overrides)
     if GlobalHydra.instance().is_initialized():
@@ -47,7 +47,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     """Register the schema, tlab's resolvers, and every backbone named in `overrides` without a YAML.
 
     Raises:
-        UserError: The choice of a group is no name.
+        UserError: A group's choice is not a name.
     """
     schema.register()
     ignore_schema_warnings()
@@ -61,7 +61,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
             there = ", ".join(choice_names(places, override.key_or_group))
             raise UserError(f"{override.input_line} names no choice of the group; there are {there}")
     for name in named_choices("backbone", overrides) - {*choice_names(places, "backbone")}:
-        if re.fullmatch(r"[^\W_][\w.-]*", name):  # any other torchvision model: the general rule finds its stages
+        if re.fullmatch(r"[^\W_][\w.-]*", name):  # another torchvision model; a general rule finds its stages
             ConfigStore.instance().store(
                 group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}
             )
@@ -72,11 +72,11 @@ def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     flags = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(arguments), flags=re.MULTILINE)
     lists = [override.value() for override in of_keys(["hydra.searchpath"], arguments)]
     paths = [str(path).removeprefix("file://") for paths in lists if isinstance(paths, list) for path in paths]
-    return [Path(path) for path in (*flags, *paths) if "://" not in path]  # of a package none is looked through
+    return [Path(path) for path in (*flags, *paths) if "://" not in path]  # packages (`pkg://`) are left out
 
 
 def groups(places: Sequence[Path]) -> set[str]:
-    """Return the names of the configuration groups: of the folders of YAML files."""
+    """Return the names of the configuration groups: the folders with YAML files."""
     return {folder.name for place in places for folder in place.glob("[!.]*/")}
 
 
@@ -87,7 +87,7 @@ def choice_names(places: Sequence[Path], group: str) -> list[str]:
 
 
 def choices(places: Sequence[Path], named: Sequence[str] = ()) -> str:
-    """Return the configuration groups and their choices, a line each, for --help; by default those of a run."""
+    """Return the groups and their choices for --help, a line each; by default those of a training run."""
     lines = []
     for group in named or sorted(groups(places) - NO_GROUPS_OF_A_RUN):
         names = " ".join(choice_names(places, group))
@@ -96,10 +96,10 @@ def choices(places: Sequence[Path], named: Sequence[str] = ()) -> str:
 
 
 def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
-    """Return keys of a command with their values and meanings, for --help.
+    """Return keys of a command with their values and help texts, for --help.
 
     Args:
-        listed: The keys, as they are typed (`data.root=DIR`), with spaces between them; "": all.
+        listed: Keys as typed (`data.root=DIR`), separated by spaces; "": all.
         _root_: The command's configuration.
     """
     declared = schema.keys(schema.COMMANDS[_root_.hydra.help.app_name.removeprefix("tlab.")])
@@ -112,17 +112,17 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         shown = ("..." if value else "{}") if isinstance(value, DictConfig) else typed(value)
         start = f"  {name:<37} {shown:<9} "
         lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)
-    return "\n".join(lines).replace("$", "$$")  # Hydra fills the page in like a string.Template
+    return "\n".join(lines).replace("$", "$$")  # Hydra treats the page as a string.Template
 
 
 def keep_own_presets() -> None:
-    """Drop what plugins have registered under the names of tlab's presets: Hydra would merge the two."""
-    Plugins.instance()  # finds the plugins, which register when they are imported
+    """Drop the plugins' configurations that have the names of tlab's presets: Hydra would merge the two."""
+    Plugins.instance()  # imports the plugins, which then register
     registered = ConfigStore.instance().repo["hydra"].get("launcher", {})
     for name in ("submitit_slurm", "ray"):
         registered.pop(f"{name}.yaml", None)
 
 
 def ignore_schema_warnings() -> None:
-    """Silence what Hydra says of conf/hydra/launcher: they are meant to be held against the launchers' schemas."""
+    """Silence Hydra's warning that conf/hydra/launcher is validated against the launchers' schemas, as intended."""
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

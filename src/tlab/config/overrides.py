@@ -1,4 +1,4 @@
-"""Overrides as they are typed and as Hydra reads them."""
+"""Parsing of command-line overrides, and names derived from them."""
 
 import hashlib
 import re
@@ -25,14 +25,15 @@ from hydra.errors import HydraException
 
 from tlab.core.errors import UserError
 
-LONGEST_RUN_NAME = 120  # characters; file systems end at 255 bytes a name
+LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
 
 
 def tidy(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments as Hydra can read them.
+    """Return the arguments in a form that Hydra can parse.
 
-    `-m` may stand anywhere, and a path that exists needs no quotes: a run of a sweep has `=` and `,` in its name.
+    `-m` may stand anywhere, and an existing path needs no quotes: directories of sweep runs have `=` and `,` in
+    them.
     """
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
     tidied = [*flags[:1]]
@@ -53,17 +54,17 @@ def _exists(value: str) -> bool:
 
 
 def quoted(key: str, value: str) -> str:
-    """Return the override that sets `key` to a text with any characters in it."""
+    """Return the override that sets `key` to a text of any characters."""
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 @cache
 def key_and_value(override: str) -> tuple[str, str]:
-    """Return the key without `+` or `~`, and the value as it is typed; of a text in quotes, what they hold."""
+    """Return the key without `+` or `~`, and the value as typed, without quotes."""
     key, _, value = override.lstrip("+~").partition("=")
     value = value.strip()
     if value.startswith(("'", '"')):
-        with suppress(HydraException):  # who composes the override says so
+        with suppress(HydraException):  # reported when the override is composed
             one = OverridesParser.create().parse_override(f"{key}={value}")
             if one.value_type == ValueType.ELEMENT:
                 return key, str(one.value())
@@ -71,7 +72,7 @@ def key_and_value(override: str) -> tuple[str, str]:
 
 
 def of_keys(keys: Collection[str], arguments: Sequence[str]) -> Iterator[Override]:
-    """Yield what the arguments say of these keys or groups; what Hydra cannot read it will refuse itself."""
+    """Yield the overrides of these keys or groups; what Hydra cannot parse is skipped, since it will refuse it."""
     parser = OverridesParser.create()
     for argument in arguments:
         if key_and_value(argument)[0].partition("@")[0] in keys:
@@ -80,34 +81,34 @@ def of_keys(keys: Collection[str], arguments: Sequence[str]) -> Iterator[Overrid
 
 
 def values(override: Override) -> list[Any]:
-    """Return the value of an override, or those that it names one by one; a glob stands for itself."""
+    """Return the value of an override, or each value of a sweep over choices; a glob is returned as it is."""
     value = override.value()
     listed = value.list if isinstance(value, ChoiceSweep) else [value]
     return [one.text if isinstance(one, QuotedString) else one for one in listed]
 
 
 def names_choices(override: Override) -> bool:
-    """Tell whether Hydra takes the value as choices of a group, for which a number or null is none."""
+    """Tell whether the value can name choices of a group, which a number or null cannot."""
     none = float | int | RangeSweep | IntervalSweep
     return override.is_delete() or not any(one is None or isinstance(one, none) for one in values(override))
 
 
 def named_choices(group: str, arguments: Sequence[str]) -> set[str]:
-    """Return the choices of a group that the arguments name one by one; a glob names none."""
+    """Return the choices of a group that the arguments name explicitly; a glob names none."""
     named = [value for override in of_keys([group], arguments) for value in values(override)]
     return {name.removesuffix(".yaml") for name in named if isinstance(name, str)}
 
 
 def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
-    """Return the overrides of a sweep as Hydra reads them; a glob finds no parts of other files (`_common`).
+    """Return the overrides of a sweep as Hydra parses them; globs exclude shared files such as `_common`.
 
     Args:
-        overrides: As on the command line.
-        loader: Finds the choices of a group.
+        overrides: Overrides as on the command line.
+        loader: Loader that lists the choices of a group.
 
     Raises:
-        HydraException: One cannot be read.
-        UserError: A glob finds nothing, or a sweep stands among other values.
+        HydraException: An override cannot be parsed.
+        UserError: A glob matches nothing, or a sweep is nested among other values.
     """
     read = OverridesParser.create(loader).parse_overrides(list(overrides))
     for one in read:
@@ -125,13 +126,13 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]
 
 
 def given_keys(overrides: Iterable[str]) -> Iterator[str]:
-    """Yield the keys and groups that overrides give a value, each once; also those in `features={views: 8}`."""
+    """Yield the keys and groups that overrides set, each once; also those inside `features={views: 8}`."""
     keys: dict[str, None] = {}
     for override in overrides:
         if override.startswith("~"):
             continue
         name, value = key_and_value(override)
-        key = name.rpartition("@")[2]  # `aug@finetune.phases.head.aug=none` is set there
+        key = name.rpartition("@")[2]  # `aug@finetune.phases.head.aug=none` sets the latter
         keys[key] = None
         if "{" in value:
             for each in values(OverridesParser.create().parse_override(override)):
@@ -147,9 +148,9 @@ def _below(value: Any) -> Iterator[str]:
 
 
 def of_baseline(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Return the overrides of a run to compare with: those of a run, without its directory, and the changes.
+    """Return the overrides of a run's baseline: the run's own without its directory, then the changes.
 
-    Keys of a plan that the baseline changes for another one are left out: the other may not have them.
+    If the baseline has another fine-tuning plan, keys of the run's plan are left out, which it may not have.
     """
     own = [override for override in overrides if key_and_value(override)[0] != "run_dir"]
     if "finetune" in dict(map(key_and_value, changes)):
@@ -160,7 +161,7 @@ def of_baseline(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
 def run_name(overrides: Sequence[str]) -> str:
     """Return a directory name for one run of a sweep: its overrides without the seed, readable and without `/`.
 
-    Of a path the last part and four digits of the hash of all of it are kept.
+    A path is shortened to its last part and four hex digits of its hash.
     """
     parts = []
     for override in sorted(overrides):

@@ -1,4 +1,4 @@
-"""Where a configuration comes from: the overrides and choices that it was composed from."""
+"""The overrides and choices from which a configuration was composed, and copies of it as plain data."""
 
 import copy
 from pathlib import Path
@@ -11,7 +11,7 @@ from tlab.config.digest import is_commands_own
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain data, with its interpolations, so that one key can still be changed.
+    """Return the configuration as plain data, with interpolations, so that a key can still be changed.
 
     Paths are made absolute: the run may be evaluated from another folder.
     """
@@ -34,13 +34,13 @@ def overrides(cfg: DictConfig) -> list[str]:
 
 
 def choices(cfg: DictConfig) -> dict[str, str | None]:
-    """Return the choice of each configuration group (`backbone` -> `vgg16`); none where `overrides` has none."""
+    """Return the choice of each configuration group (`backbone` -> `vgg16`); empty where `overrides` is."""
     chosen = HydraConfig.get().runtime.choices if is_commands_own(cfg) else {}
     return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
-    """Return a copy without interpolations, which other processes could not resolve (Hydra's are not there)."""
+    """Return a copy without interpolations: Hydra's resolvers are missing in other processes."""
     copied = copy.deepcopy(cfg)
     OmegaConf.resolve(copied)
     return copied

@@ -1,8 +1,8 @@
-"""The configuration's keys, each declared once: its type, what it may be, and what it means.
+"""The keys of all configurations, each declared once with its type, choices or bounds, and help text.
 
 Hydra merges every YAML file and override into these dataclasses, so an unknown key or a value of the wrong type
-is refused before anything is imported. `tlab.config.validation` holds the values against choices and bounds, and
-`--help` prints the meanings. Nodes typed `dict[str, Any]` belong to the `_target_` that they name.
+is refused before anything is imported. `tlab.config.validation` checks choices and bounds, and `--help` prints the
+help texts. The keys of a node typed `dict[str, Any]` are those of its `_target_`.
 """
 
 # ruff: noqa: RUF009 - `key` makes a dataclass field
@@ -14,7 +14,7 @@ from typing import Any, get_args
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
-# Keys that earlier versions had. Runs made with them go on, are measured and are compared as if they had none.
+# Removed keys of earlier versions; runs made with them are resumed, evaluated and compared without them.
 GONE = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -34,13 +34,13 @@ def key(
     """Declare a key: a field of one of the dataclasses below.
 
     Args:
-        default: Its value, or what makes it; `MISSING`: a YAML file has it.
-        help: What it means, in a sentence; "" for a group whose keys tell.
-        choices: All that it may be.
-        least: The smallest number that it may be.
-        above: The number that it must be above.
-        most: The largest number that it may be.
-        below: Dataclasses of the keys below it, where its type does not tell.
+        default: Default value, or its factory; `MISSING` if a YAML file sets it.
+        help: Meaning of the key, for --help; "" for a group of keys.
+        choices: All allowed values.
+        least: Smallest allowed number.
+        above: Exclusive lower bound.
+        most: Largest allowed number.
+        below: Dataclasses of the keys below it, where its type does not name them.
     """
     rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
     return field(**{"default_factory" if callable(default) else "default": default}, metadata=rules)
@@ -48,9 +48,9 @@ def key(
 
 @cache
 def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
-    """Return the keys in and below dataclasses by their whole names, in order: `data.batch_size`.
+    """Return the fields in and below dataclasses by dotted key (`data.batch_size`), in order.
 
-    Those of each node of a mapping are named `finetune.phases.NAME.epochs`.
+    In a mapping of nodes the key has `NAME`: `finetune.phases.NAME.epochs`.
     """
     found: dict[str, Field[Any]] = {}
     for each in (each for node in nodes for each in fields(node)):
@@ -63,13 +63,13 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 
 
 def _open_mapping() -> Any:
-    """Return an empty mapping in which any key may be set, without a plus sign."""
+    """Return an empty mapping in which any key may be set without `+`."""
     return DictConfig({}, flags={"struct": False})
 
 
 @dataclass
 class DataConfig:
-    """Which images, and how they are read (data=folder and data=demo)."""
+    """Which images to use and how to read them (data=folder and data=demo)."""
 
     root: str | None = key(
         MISSING,
@@ -104,7 +104,7 @@ class DataConfig:
 
 @dataclass
 class CsvDataConfig(DataConfig):
-    """data=csv."""
+    """Further keys of data=csv."""
 
     labels: str = key(MISSING, "data=csv: the table, relative to root; its first line names the columns")
     images: str = key(MISSING, "data=csv: the folder of the images, relative to root")
@@ -115,14 +115,14 @@ class CsvDataConfig(DataConfig):
 
 @dataclass
 class TorchvisionDataConfig(DataConfig):
-    """data=torchvision."""
+    """Further keys of data=torchvision."""
 
     name: str = key(MISSING, "data=torchvision: a class name in torchvision.datasets")
 
 
 @dataclass
 class BackboneConfig:
-    """Which network, which weights, which stages."""
+    """The network, its weights and its stages."""
 
     _target_: str = key(MISSING)
     name: str = key(MISSING, "the model's name in its library")
@@ -161,7 +161,7 @@ class HeadConfig:
 
 @dataclass
 class AugConfig:
-    """What happens to a training image: named transforms in order, then mixing."""
+    """Augmentation of training images: named transforms in order, then mixing."""
 
     transforms: dict[str, Any] = key(MISSING, "each one's name and what builds it, in order; null: left out")
     mix: dict[str, Any] | None = key(None, "mixup and CutMix, of which an alpha of 0 turns one off")
@@ -169,12 +169,12 @@ class AugConfig:
 
 @dataclass
 class PhaseConfig:
-    """One phase of the plan: who trains, for how long, at which rate, and what else is different in it."""
+    """One phase of the plan: which parts train, for how long, and settings that differ in it."""
 
     train: Any = key(MISSING, "head, all, gradual, a number of last stages, or [names of stages]")
     epochs: int | None = key(None, "its length; null: the rest of trainer.max_epochs; 0: it is left out")
     lr_scale: float = key(1.0, "factor on every learning rate while it lasts")
-    # of finetuning.plan.Until; OmegaConf cannot fill a typed node that is null
+    # keys of `finetuning.plan.Until`; OmegaConf cannot fill a typed node that is null
     until: Any = key(None, "what ends it sooner, once that has stopped improving: {monitor: val/loss, patience: 2}")
     scheduler: Any = key(None, "keys of scheduler that are other ones in it: {warmup: 0.2}")
     weight_decay: float | None = key(None, "optimizer.weight_decay in it")
@@ -216,7 +216,7 @@ class OptimizerConfig:
 
 @dataclass
 class TrainerConfig:
-    """Hardware, precision and length."""
+    """Hardware, precision and length of training."""
 
     accelerator: str = key(MISSING, "what computes; auto: the first GPU, else the CPU", choices=ACCELERATORS)
     strategy: str = key("auto", "how several devices train together, a process each", choices=("auto", "ddp"))
@@ -243,7 +243,7 @@ class TrainerConfig:
 
 @dataclass
 class FeaturesConfig:
-    """What is kept of the stages that stay frozen through a phase."""
+    """Caching of the outputs of stages that stay frozen through a phase."""
 
     cache: str = key(
         "auto",
@@ -269,7 +269,7 @@ class LossConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Which epoch is the best one."""
+    """Which epoch counts as the best, and how often to save."""
 
     monitor: str = key("val/acc", 'what "best" means; of equal epochs the one with the lower val/loss')
     mode: str | None = key(None, "null: min for a loss, else max", choices=(None, "min", "max"))
@@ -280,7 +280,7 @@ class CheckpointConfig:
 
 @dataclass
 class DashboardsConfig:
-    """How much is drawn."""
+    """Numbers of images in the dashboards."""
 
     preview_images: int = key(16, "in the grid of what the network sees; 0: none")
     top_losses: int = key(16, "validation images with the highest loss; 0: none")
@@ -288,7 +288,7 @@ class DashboardsConfig:
 
 @dataclass
 class TrainConfig:
-    """One run."""
+    """A training run (tlab-train)."""
 
     # each choice has its own schema, see `register`
     data: Any = key(MISSING, below=(DataConfig, CsvDataConfig, TorchvisionDataConfig))
@@ -323,7 +323,7 @@ class TrainConfig:
 
 @dataclass
 class BudgetConfig:
-    """When a search ends."""
+    """Limits of a search."""
 
     trials: int = key(30, "of the study in all, pruned and failed ones counted; kept for the next command", least=1)
     minutes: float | None = key(None, "no other trial is begun after so many minutes of this command", least=0)
@@ -338,7 +338,7 @@ class SamplerConfig:
 
 @dataclass
 class TuneConfig:
-    """One hyper-parameter search."""
+    """A hyperparameter search (tlab-tune)."""
 
     study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/")
     dir: str = key(
@@ -373,7 +373,7 @@ class TuneConfig:
 
 @dataclass
 class _ReadConfig:
-    """What evaluate and predict ask of a trained run."""
+    """Keys that evaluate and predict have in common."""
 
     run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint")
     output: str | None = key(None, "write the metrics to this JSON file too")
@@ -391,7 +391,7 @@ class _ReadConfig:
 
 @dataclass
 class OtherDataConfig:
-    """Other images than the run's own."""
+    """Images other than the run's own."""
 
     root: str | None = key(
         None,
@@ -403,7 +403,7 @@ class OtherDataConfig:
 
 @dataclass
 class EvaluateConfig(_ReadConfig):
-    """Metrics of a trained run."""
+    """Evaluation of a trained run (tlab-evaluate)."""
 
     split: str | None = key(
         None,
@@ -415,7 +415,7 @@ class EvaluateConfig(_ReadConfig):
 
 @dataclass
 class PredictConfig(_ReadConfig):
-    """Predictions of a trained run."""
+    """Predictions of a trained run (tlab-predict)."""
 
     input: str = key(MISSING, "an image file, or a folder of them (subfolders included)")
     output: str = key("preds.csv", "path, prediction, probability, and the probability of each class")
@@ -423,7 +423,7 @@ class PredictConfig(_ReadConfig):
 
 @dataclass
 class CompareConfig:
-    """A comparison of runs."""
+    """A comparison of runs (tlab-compare)."""
 
     sweep: str = key(MISSING, "a sweep's directory, any folder with runs below it, or one run")
     monitor: str | None = key(None, "metric of metrics.json that decides; null: the runs' own checkpoint.monitor")
@@ -450,7 +450,7 @@ COMMANDS = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra."""
+    """Register the schemas with Hydra."""
     store = ConfigStore.instance()
     for command, node in COMMANDS.items():
         store.store(name=f"schema_{command}", node=node)

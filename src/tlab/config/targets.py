@@ -1,4 +1,4 @@
-"""Where what a `_target_` names lies now, for configurations that an earlier version has written."""
+"""Present names of each `_target_` in configurations that an earlier version wrote."""
 
 import copy
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# Module -> where it is now; of a name that is another one now, with the name.
+# Old module -> new module, or old full name -> new full name where the name itself changed.
 MOVED = {
     "tlab.dashboards.board": "tlab.dashboards.tensorboard",
     "tlab.data.color": "tlab.data.augment.color",
@@ -23,7 +23,7 @@ MOVED = {
 
 
 def renewed(value: Any) -> Any:
-    """Return a copy of nested plain data in which each `_target_` of an earlier version has its present name."""
+    """Return a copy of nested plain data in which each `_target_` has its present name."""
     if isinstance(value, dict):
         return {key: _present(inner) if key == "_target_" else renewed(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -32,7 +32,7 @@ def renewed(value: Any) -> Any:
 
 
 def with_present_targets(cfg: DictConfig) -> DictConfig:
-    """Return a configuration that a YAML file written for an earlier version may be part of, with present names."""
+    """Return the configuration with present names; a user's YAML file may have those of an earlier version."""
     targets = _targets(OmegaConf.to_container(cfg, resolve=False), "")
     changed = {key: _present(target) for key, target in targets if _present(target) != target}
     if not changed:

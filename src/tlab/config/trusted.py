@@ -1,9 +1,9 @@
-"""What a configuration that lies in a file may build: nothing but what tlab itself lists.
+"""Safe reading of untrusted configurations: they may build only what tlab lists.
 
 `torch.load(weights_only=True)` runs no code, but Hydra calls whatever a `_target_` names. A checkpoint, a
-`run.json` or a `study.json` may be anybody's, so a `_target_` in it must be one of those that conf/ has at that
-place, with plain values below; of `backbone.kwargs`, `tlab.models.arguments` refuses what could read another file.
-What is not built from a file at all (augmentation, optimizer, ...) may have any; they are left out.
+`run.json` or a `study.json` may come from anyone, so a `_target_` in it must be one of those that conf/ has at that
+place, with plain values below; in `backbone.kwargs`, `tlab.models.arguments` refuses what could read another file.
+Nodes that are never built from a file (augmentation, optimizer, ...) may name anything; it is left out.
 """
 
 import re
@@ -27,7 +27,7 @@ _SOURCES = (
     "tlab.data.sources.csv_table.csv_index",
     "tlab.data.sources.torchvision_sets.torchvision_index",
 )
-# Place in a configuration -> what may be built there. A test holds it against conf/.
+# Place in a configuration -> the targets allowed there. A test compares this with conf/.
 TARGETS = {
     "backbone": ("tlab.models.backbones.build_backbone",),
     "head": ("tlab.models.head.Head",),
@@ -37,14 +37,14 @@ TARGETS = {
     "sampler": ("optuna.samplers.RandomSampler", "optuna.samplers.TPESampler"),
     "pruner": ("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner", "optuna.pruners.NopPruner"),
 }
-# Places of which nothing is built from a file; `*` stands for any one key.
+# Places where nothing is built from a file; `*` stands for any one key.
 NEVER_BUILT = (
     *("aug", "callbacks", "logger", "loss", "optimizer", "scheduler"),
     *("data.module.augment", "data.module.mix", "finetune.phases.*.aug"),
 )
 # Places where `trust=true` lets a file build anything.
 TRUSTED = ("backbone", "head", "data")
-# Sources that write below their `root`; from a file that is left out, and they write into the cache directory.
+# Sources that write below their `root`: a root from a file is dropped, so they write into the cache directory.
 _WRITING = ("tlab.data.sources.demo.index.demo_index", "tlab.data.sources.torchvision_sets.torchvision_index")
 _SPECIAL = re.compile(r"_\w+_")  # Hydra's keys: _target_, _args_, _partial_, ...
 TRUST = "if it is your own, or you trust whoever made the file, give trust=true"
@@ -56,39 +56,39 @@ Place = tuple[str, ...]
 
 
 def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
-    """Return the configuration that a checkpoint holds, safe to build backbone, head and data source from.
+    """Return a checkpoint's configuration, from which backbone, head and data source are safe to build.
 
     Args:
-        raw: As `torch.load(weights_only=True)` gives it.
-        file: The checkpoint.
-        trust: Let backbone, head and data source be anybody's, and interpolations ask resolvers.
+        raw: Configuration as `torch.load(weights_only=True)` returns it.
+        file: The checkpoint, for error messages.
+        trust: Allow any target for backbone, head and data source, and interpolations that call resolvers.
 
     Returns:
-        The same with its interpolations, which name keys of the file only. Below `NEVER_BUILT` what would build
-        something or ask a resolver is left out.
+        The configuration with interpolations that refer to its own keys only. Below `NEVER_BUILT`, targets and
+        resolver calls are left out.
 
     Raises:
-        UserError: It would build something else, asks a resolver (`${oc.env:HOME}`), or cannot be read.
+        UserError: It would build something else, calls a resolver (`${oc.env:HOME}`), or cannot be read.
     """
     try:
         checked = _Reader(file, trust).mapping(renewed(raw), ())
         types = OmegaConf.create({"backbone": BackboneConfig, "data": DataConfig})
         for group in ("backbone", "data"):
-            OmegaConf.set_struct(types[group], False)  # one of the user's own may have other keys
+            OmegaConf.set_struct(types[group], False)  # a user's own group may have other keys
         config = OmegaConf.merge(types, checked)
         assert isinstance(config, DictConfig)
-        # once more where an interpolation may have brought something to another place, or completed another one
+        # once more, resolved: an interpolation may have moved a value or completed another interpolation
         read = {group: OmegaConf.to_container(config[group], resolve=True) for group in TRUSTED}
         _Reader(file, trust, resolved=True).mapping(read, ())
     except (OmegaConfBaseException, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds a configuration that cannot be read ({reason}); {ANOTHER}") from error
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.create(plain)  # without types: evaluate gives it other data
+    return OmegaConf.create(plain)  # untyped: evaluate replaces its data node
 
 
 def read_node(raw: Any, place: str, file: Path) -> dict[str, Any]:
-    """Return a node of a file that is built as what `TARGETS` has at that place, such as a study's sampler.
+    """Return one node of a file, such as a study's sampler, checked against `TARGETS` at that place.
 
     Raises:
         UserError: It would build something else, or holds more than plain values.
@@ -104,7 +104,7 @@ def conf_targets(conf: Path) -> frozenset[str]:
 
 
 def check_targets(config: DictConfig, targets: Collection[str], file: Path) -> None:
-    """Hold a run's configuration, which was composed from overrides in `file`, against what it may build.
+    """Check that a configuration composed from overrides in `file` builds only `targets`.
 
     Raises:
         UserError: It would build something else.
@@ -124,7 +124,7 @@ def check_targets(config: DictConfig, targets: Collection[str], file: Path) -> N
 
 
 def inert(value: Any) -> Any:
-    """Return a copy of plain data in which an interpolation that asks a resolver is mere text."""
+    """Return a copy of plain data in which interpolations that call resolvers are mere text."""
     if isinstance(value, dict):
         return {key: inert(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -134,12 +134,12 @@ def inert(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Copies plain data, and refuses what could build something or reach out of the file.
+    """Copies plain data, and refuses what could build something or refer to anything outside the file.
 
     Attributes:
-        file: Where they come from.
-        trust: See `read_config`.
-        resolved: Their interpolations are resolved.
+        file: File that the data come from, for error messages.
+        trust: Trust in the file, see `read_config`.
+        resolved: Whether interpolations have been resolved.
     """
 
     file: Path
@@ -147,7 +147,7 @@ class _Reader:
     resolved: bool = False
 
     def mapping(self, node: Any, place: Place) -> dict[str, Any]:
-        """Return a copy of the mapping at `place`, without keys that tlab has no more."""
+        """Return a copy of the mapping at `place`, without removed keys."""
         if not isinstance(node, dict):
             raise self._refusal(place, node, "is no mapping")
         copied = {}
@@ -162,7 +162,7 @@ class _Reader:
 
     def _value(self, value: Any, place: Place) -> Any:
         if any(_lies_at(place, known) for known in NEVER_BUILT):
-            return None if place[0] in TRUSTED else _defused(value)  # the values may still be referred to
+            return None if place[0] in TRUSTED else _defused(value)  # interpolations may refer to the values
         if isinstance(value, dict):
             return self.mapping(value, place)
         if isinstance(value, list | tuple):
@@ -174,7 +174,7 @@ class _Reader:
         return value
 
     def _check_key(self, key: Any, value: Any, place: Place) -> None:
-        """Refuse a key that would build something which is not allowed there."""
+        """Refuse a key that would build something not allowed there."""
         if type(key) not in _PLAIN or "${" in str(key):
             raise self._refusal(place, key, "has a key that is no name")
         below, allowed = (*place, str(key)), TARGETS.get(".".join(place), ())
@@ -187,19 +187,19 @@ class _Reader:
 
     def _refusal(self, place: Place, value: Any, why: str, way_out: str = ANOTHER) -> UserError:
         told = f"{'.'.join(place) or 'the configuration'}={value}"
-        told = "".join(letter if letter.isprintable() else " " for letter in told)  # it may be anybody's
+        told = "".join(letter if letter.isprintable() else " " for letter in told)  # it may come from anyone
         return UserError(f"{told[:120]}{'...' * (len(told) > 120)} in {self.file} {why}; {way_out}")
 
 
 def _way_out(place: Place) -> str:
-    """Return what to do about something else that is built at a place."""
+    """Return the advice for a target that is not allowed at a place."""
     if place[0] in ("sampler", "pruner"):
         return f"choose again with {place[0]}=NAME (one of your own: and with --config-dir DIR)"
     return TRUST if any(_lies_at(place, known) for known in TRUSTED) else ANOTHER
 
 
 def _defused(value: Any) -> Any:
-    """Return a copy of what is never built, without what would build something or ask a resolver."""
+    """Return a copy of a node that is never built, without Hydra's keys and resolver calls."""
     if isinstance(value, dict):
         named = {key: inner for key, inner in value.items() if type(key) in _PLAIN}
         return {key: _defused(inner) for key, inner in named.items() if not _SPECIAL.fullmatch(str(key))}
@@ -215,10 +215,7 @@ def _lies_at(place: Place, known: str) -> bool:
 
 
 def _reaches_out(value: Any) -> bool:
-    """Tell whether a text has an interpolation that calls something (`${oc.env:HOME}`), or one that is escaped.
-
-    An escaped one would be a real one the next time.
-    """
+    """Tell whether a text calls a resolver (`${oc.env:HOME}`), or has an escaped one, which resolving revives."""
     return isinstance(value, str) and "${" in value and _text_reaches_out(value)
 
 
@@ -228,7 +225,7 @@ def _text_reaches_out(text: str) -> bool:
         contexts: list[Any] = [parse(text)]
     except GrammarParseError:
         return True
-    for context in contexts:  # which grows
+    for context in contexts:  # the list grows
         if isinstance(context, OmegaConfGrammarParser.InterpolationResolverContext):
             return True
         contexts.extend(getattr(context, "children", None) or ())

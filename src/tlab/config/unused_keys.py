@@ -1,7 +1,6 @@
-"""Keys that a command line gives and that no run of it uses: refused, never ignored.
+"""Refuses command-line keys that have no effect in any run of the command.
 
-What a YAML file sets does not count, nor do Hydra's own keys. `RULES` has a line for each choice that leaves keys
-without use.
+Keys set by YAML files and Hydra's own are not checked. `RULES` lists the choices that leave keys without effect.
 """
 
 import re
@@ -13,16 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.config.overrides import given_keys
 from tlab.core.errors import UserError
 
-MOST = 100  # runs that are composed, a tenth of a second each, to find one that uses a key
+MOST = 100  # runs to compose, at 0.1 s each, in search of one that uses a key
 
 
 class Reason(NamedTuple):
-    """Why a key does nothing in a run.
+    """Why a key has no effect in a run.
 
     Attributes:
-        setting: What leaves it without use, as it is typed: `finetune=full`.
-        why: What that does.
-        instead: What gives it a use, as it is typed; "" where only leaving the key out helps.
+        setting: Setting that leaves it without effect, as typed: `finetune=full`.
+        why: Explanation of the effect of that setting.
+        instead: Setting that would give it an effect, as typed; "" if there is none.
     """
 
     setting: str
@@ -31,13 +30,13 @@ class Reason(NamedTuple):
 
 
 class Run:
-    """The configuration of one run, as the rules ask for it.
+    """The configuration of one run, with the queries that the rules need.
 
     Args:
-        cfg: As composed.
-        choices: Of its configuration groups: `finetune` -> `full`; None: as in its node `hydra`.
-        given: Overrides that it was given; None: all of the command's.
-        alone: Whether it belongs to no sweep.
+        cfg: The composed configuration.
+        choices: Choice of each configuration group (`finetune` -> `full`); None: those in its node `hydra`.
+        given: Overrides that the run was given; None: all of the command's.
+        alone: Whether the run is not part of a sweep.
     """
 
     def __init__(
@@ -55,38 +54,38 @@ class Run:
         self._referred = _referred(cfg)
 
     def value(self, key: str) -> Any:
-        """Return the value of a key; None where it is null, or not there."""
+        """Return the value of a key; None if it is null or missing."""
         return OmegaConf.select(self.cfg, key)
 
     def typed(self, key: str) -> str:
-        """Return the choice of a group, or the value of a key, as it is typed."""
+        """Return a group with its choice, or a key with its value, as typed."""
         value = self.choices[key] if key in self.choices else self.value(key)
         return f"{key}={'null' if value is None else value}"
 
     def trains(self, *parts: str) -> bool:
-        """Tell whether no phase trains but one of these: `head`, `last` stage, `all` stages, `some` of them."""
+        """Tell whether every phase trains one of these: `head`, `last` stage, `all` stages, `some` of them."""
         return {_trained(phase.train) for phase in self.phases.values()} <= set(parts)
 
     def augments(self) -> bool:
-        """Tell whether the images are augmented in a phase in which the first stages may be frozen."""
+        """Tell whether images are augmented in any phase that may freeze the first stages."""
         frozen = [phase for phase in self.phases.values() if _trained(phase.train) != "all"]
         augs = [self.cfg.aug if phase.aug is None else phase.aug for phase in frozen]
         transforms = [OmegaConf.select(aug, "transforms") or {} for aug in augs if OmegaConf.is_dict(aug)]
         return any(step is not None for steps in transforms for step in steps.values())
 
     def own(self, key: str) -> str | None:
-        """Return the key of the first phase if each phase has its own value of `key`; else None."""
+        """Return the first phase's key if every phase has its own value of `key`, else None."""
         every = all(OmegaConf.select(phase, key) is not None for phase in self.phases.values())
         return f"{PHASES}{next(iter(self.phases))}.{key}" if every and self.phases else None
 
     def left_out(self, key: str) -> str | None:
-        """Return what leaves out the phase whose `key` this is; None where it takes place."""
+        """Return the setting that leaves out the phase to which `key` belongs; None if the phase takes place."""
         name, _, own = key.removeprefix(PHASES).partition(".")
         epochs = f"{PHASES}{name}.epochs"
         return self.typed(epochs) if own not in ("", "epochs") and self.value(epochs) == 0 else None
 
     def reasons(self, key: str) -> list[Reason]:
-        """Return why a key that was given does nothing in this run; nothing where it is used."""
+        """Return the reasons why a key has no effect in this run; empty if it is used."""
         if self.given is not None and key not in self.given:
             return [Reason("another plan", "it is left out", "")]
         if any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in self._referred):
@@ -100,14 +99,14 @@ class Run:
 
 
 class Rule(NamedTuple):
-    """When keys do nothing that no other key of the configuration refers to (`${finetune.head_epochs}`).
+    """When keys have no effect, unless another key refers to them (`${finetune.head_epochs}`).
 
     Attributes:
-        keys: Each one, and whatever is below one that ends with a dot.
-        setting: Returns what leaves one of them without use in a run, as it is typed; None where it is used.
-        why: What that does.
-        instead: What gives them a use, as it is typed.
-        no_wish: Values that only ask for what happens in any case.
+        keys: The keys; one that ends with a dot stands for all keys below it.
+        setting: Returns the setting that leaves a key without effect in a run, as typed; None if it is used.
+        why: Explanation of the effect of that setting.
+        instead: Setting that would give the keys an effect, as typed.
+        no_wish: Values that are allowed because they ask for what happens anyway.
     """
 
     keys: tuple[str, ...]
@@ -118,17 +117,17 @@ class Rule(NamedTuple):
 
 
 def _where(key: str, holds: Callable[[Run], bool]) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` that blames a group or a key wherever a condition holds."""
+    """Return a `Rule.setting` that blames a group or a key if a condition holds."""
     return lambda run, _: run.typed(key) if holds(run) else None
 
 
 def _is(key: str, value: Any) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` that blames a key wherever it has this value."""
+    """Return a `Rule.setting` that blames a key if it has this value."""
     return _where(key, lambda run: run.value(key) == value)
 
 
 def _always(group: str) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` for keys that are used only where another one refers to them."""
+    """Return a `Rule.setting` for keys that are used only if another key refers to them."""
     return _where(group, lambda run: True)
 
 
@@ -218,16 +217,16 @@ def check_used(
     """Refuse a key that no run of a command uses.
 
     Args:
-        overrides: The command line's, with one value or several.
-        some: Of the command's runs; each value that was given is in one of them.
-        others: More of them, looked at for a key that has no use in `some`.
-        begun: Overrides with which runs of the command have begun, by an earlier version: those go on.
+        overrides: The command line's overrides, with one value or several.
+        some: A sample of the command's runs, in which every given value occurs.
+        others: Further runs, to check for a key that has no effect in `some`.
+        begun: Overrides of runs that an earlier version began; their keys are accepted, so that runs resume.
 
     Returns:
-        A sentence for each key that has a use in some of the runs only.
+        A sentence for each key that has an effect in some of the runs only.
 
     Raises:
-        UserError: Names the first key that no run uses, why, and the way out.
+        UserError: No run uses a key; names the first one, the reason and the remedy.
     """
     if not some:
         return []
@@ -253,13 +252,13 @@ def check_used(
 
 
 def without_unused(overrides: Sequence[str], run: Run) -> list[str]:
-    """Return the overrides of a run without those that do nothing in it, so that they can be typed again."""
+    """Return the overrides of a run without those that have no effect in it, so that a command accepts them."""
     keys = {override: list(given_keys([override])) for override in overrides}
     return [override for override in overrides if not (keys[override] and all(map(run.reasons, keys[override])))]
 
 
 def _trained(train: Any) -> str:
-    """Return what `train` of a phase trains besides the head: `head` (nothing), `last`, `all`, else `some`."""
+    """Classify `train` of a phase by what trains besides the head: `head` (nothing), `last`, `all`, else `some`."""
     named = OmegaConf.to_container(train) if OmegaConf.is_config(train) else train
     if named in ("head", 0, [], ["head"]):
         return "head"
@@ -267,7 +266,7 @@ def _trained(train: Any) -> str:
 
 
 def _referred(cfg: DictConfig) -> set[str]:
-    """Return the keys that others refer to, without those that `data.module` merely hands on."""
+    """Return the keys to which others refer, except those that `data.module` merely passes on."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     return set(_references({name: node for name, node in plain.items() if name != "hydra"}, ()))
 

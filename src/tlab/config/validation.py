@@ -1,4 +1,4 @@
-"""Mistakes in values that can be told before torch is imported."""
+"""Checks of configuration values that need no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def check(cfg: DictConfig) -> None:
     """Refuse values that no run can have.
 
     Raises:
-        UserError: Names the first key that is wrong, and what it may be.
+        UserError: A value is not allowed; names the first such key and what it may be.
     """
     if OmegaConf.is_missing(cfg.data, "root"):
         raise UserError(
@@ -53,10 +53,10 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
-    """Refuse to watch a metric that the run will not have.
+    """Refuse to monitor a metric that the run will not have.
 
     Raises:
-        UserError: Lists those it will have.
+        UserError: A metric is unknown; lists the known ones.
     """
     watched = {"checkpoint.monitor": cfg.checkpoint.monitor, "scheduler.monitor": cfg.scheduler.get("monitor")}
     for name, phase in cfg.finetune.phases.items():
@@ -70,12 +70,12 @@ def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> Non
     """Refuse a split of which some process would get no image.
 
     Args:
-        images: Per split.
-        devices: Processes on each node.
-        nodes: Machines.
+        images: Number of images of each split.
+        devices: Number of processes on each node.
+        nodes: Number of machines.
 
     Raises:
-        UserError: Names the split.
+        UserError: A split has fewer images than there are processes.
     """
     for split, count in images.items():
         if count < devices * nodes:
@@ -87,10 +87,10 @@ def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> Non
 
 
 def check_values(cfg: DictConfig, command: type) -> None:
-    """Hold the keys of a command against what its schema says that they may be.
+    """Check the values of a command's keys against the choices and bounds of its schema.
 
     Raises:
-        UserError: Names the first key that is wrong, and what it may be.
+        UserError: A value is not allowed; names the first such key and what it may be.
     """
     for key, declared in keys(command).items():
         if declared.metadata["choices"] or any(bound is not None for bound in declared.metadata["bounds"]):
@@ -98,14 +98,14 @@ def check_values(cfg: DictConfig, command: type) -> None:
 
 
 def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
-    """Hold the value of one key against what the schema of its command says; null passes the bounds.
+    """Check the value of one key against the choices and bounds of its schema; null passes the bounds.
 
     Raises:
-        UserError: Names the key, and what it may be.
+        UserError: The value is not allowed; names the key and what it may be.
     """
     declared = keys(command)[key]
     choices, (least, above, most) = declared.metadata["choices"], declared.metadata["bounds"]
-    # 1 is not true
+    # 1 == True, but only true is a choice
     if choices and not any(value == choice and isinstance(value, type(choice)) for choice in choices):
         raise UserError(f"{key}={value} is not one of {', '.join(map(typed, choices))}")
     if value is None or (least, above, most) == (None, None, None):
@@ -125,7 +125,7 @@ def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
 
 
 def typed(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
+    """Return a value as typed on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

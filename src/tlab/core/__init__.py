@@ -1,1 +1,1 @@
-"""The ground: what imports nothing else of tlab."""
+"""Utilities that import nothing else of tlab: errors, files, locks, hardware, processes."""

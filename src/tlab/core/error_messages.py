@@ -1,4 +1,4 @@
-"""A user's mistake as one sentence that names the key or file and the way out."""
+"""Turns a user's mistake into one sentence that names the key or file at fault and the remedy."""
 
 import difflib
 import re
@@ -25,14 +25,14 @@ def exit_with_error(message: str) -> NoReturn:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Tell whether `error` is the user's: of a node that could not be built, only if its arguments were refused."""
+    """Tell whether `error` is the user's; a failed instantiation is only if its arguments were refused."""
     if isinstance(error, InstantiationException):
         return isinstance(_root_cause(error), UserError | TypeError | ValueError | ImportError | AttributeError)
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
 def user_message(error: BaseException) -> str:
-    """Return what went wrong and the way out, as one sentence."""
+    """Return what went wrong and the remedy, as one sentence."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, InstantiationException):
@@ -70,7 +70,7 @@ def _configuration_sentence(error: BaseException) -> str:
 
 
 def _below(node: DictConfig, name: str) -> str | None:
-    """Return where a key of this name is one level deeper, as in `optimizer.lr`; None where it is not."""
+    """Return the path of a key of this name one level deeper, such as `optimizer.lr`; None if there is none."""
     for key in map(str, node):
         child = node._get_node(key)
         if isinstance(child, DictConfig) and name in child:
@@ -88,7 +88,7 @@ def _instantiation_sentence(error: InstantiationException) -> str:
 
 
 def _suggest(word: str, options: Sequence[str], prefix: str = "") -> str:
-    """Return the closest of the options, with the prefix it is typed with, then all of them."""
+    """Return a hint: the closest option, typed with its prefix, then all options."""
     if not options:
         return "; see --help or --cfg job for what there is"
     close = difflib.get_close_matches(word, options, n=1)
@@ -102,14 +102,14 @@ def _search(pattern: str, text: str) -> str | None:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Return what `error` came from; a UserError says it better than what it came from itself."""
+    """Return the root cause of `error`, but stop at a UserError, which explains more than its own cause."""
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
 
 
 def one_line(error: BaseException) -> str:
-    """Return what went wrong: the sentence of a mistake, else the error's kind and the first line of its text."""
+    """Return the sentence of a mistake, else the error's type and the first line of its text."""
     if is_mistake(error):
         return user_message(error)
     return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")

@@ -1,21 +1,21 @@
-"""The exceptions that stand for a mistake the user can mend, and the exit codes of a command."""
+"""Exceptions for mistakes that the user can correct, and the exit codes of a command."""
 
-FAILED = 1  # some runs of a sweep
-MISTAKEN = 2  # before anything ran
-INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
+FAILED = 1  # some runs of a sweep failed
+MISTAKEN = 2  # the command was refused before anything ran
+INTERRUPTED = 130  # Ctrl-C
 
 
 class UserError(Exception):
     """A mistake in the configuration, the data or the command line.
 
-    Its message is one sentence that names the key or the file at fault and the way out. The command line
+    Its message is one sentence that names the key or the file at fault and the remedy. The command line
     prints it without a traceback and exits with code 2 (`debug=true` shows the traceback).
     """
 
 
 class RunDirectoryConflict(UserError):  # noqa: N818 - named for what there is
-    """A run directory is another run's, which is to be left as it is."""
+    """A run directory belongs to another run, which must not be overwritten."""
 
 
 class RunDirectoryLocked(RunDirectoryConflict):
-    """Another process is at work in a run directory."""
+    """A run directory is in use by another process."""

@@ -1,4 +1,4 @@
-"""Large files that can be computed again: one process at a time writes each, and old ones make room for new."""
+"""Caches of large files: one process at a time writes an entry, and the least recently used are evicted."""
 
 import os
 import shutil
@@ -9,41 +9,41 @@ from pathlib import Path
 
 from tlab.core.locks import FileLock
 
-LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file is taken for one of a process that was killed
+LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file counts as abandoned by a killed process
 LOCK = ".lock"
 
 
 @contextmanager
 def open_locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of the block; they wait at its door.
+    """Run the block in one process at a time; others wait.
 
     The lock is the empty file `.NAME.lock` beside `path`. Where the file system has no locks, nobody waits: two
-    processes then do the same work, which is harmless as long as they write atomically.
+    processes then do the same work, which is harmless if they write atomically.
 
     Args:
-        path: what the block makes. Look whether it is there inside the block: another process may have made it.
+        path: File or folder that the block creates. Check inside the block whether another process has created it.
     """
     with FileLock(path.parent / f".{path.name}{LOCK}").held():
         yield
 
 
 def touch(entry: Path) -> None:
-    """Mark a store as used now, which `evict` goes by."""
-    with suppress(OSError):  # a cache that may only be read, or an entry that went just now
+    """Mark an entry as used now, for `evict`."""
+    with suppress(OSError):  # a read-only cache, or an entry just evicted
         os.utime(entry)
 
 
 def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> list[Path]:
-    """Remove the least recently used entries of a folder until the rest fits into the limit.
+    """Remove the least recently used entries of a folder until the rest fits the limit.
 
     An entry is a file or a folder directly below `folder` whose name does not begin with a dot; its modification
-    time says when it was used last (`touch`). On Linux and macOS a process that has a removed entry mapped keeps
-    it until it lets go. Temporary files (names that begin with a dot) of killed processes go after a day.
+    time says when it was last used (`touch`). On Linux and macOS a process that has mapped a removed entry keeps
+    its content. Temporary files (names that begin with a dot) are removed after a day.
 
     Args:
-        folder: where the stores lie; it need not exist.
-        limit_bytes: what all entries may take together.
-        keep: entries that stay, even where they alone exceed the limit.
+        folder: Folder of the entries; it need not exist.
+        limit_bytes: Limit on the size of all entries together, in bytes.
+        keep: Entries that are never removed, even if they alone exceed the limit.
 
     Returns:
         The entries that were removed, oldest first.
@@ -70,21 +70,21 @@ def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> list[P
 
 
 def size_of(entry: Path) -> int:
-    """Return the bytes that a file takes, or all files below a folder."""
+    """Return the size in bytes of a file, or of all files below a folder."""
     if not entry.is_dir():
         return entry.stat().st_size
     return sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how many bytes may still be written to the disk of a folder, which need not exist yet."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def free_memory() -> int:
-    """Return how many bytes of memory programs may still take; where the system does not say, 4 GiB."""
+    """Return the available memory in bytes; 4 GiB where the system does not say."""
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -93,7 +93,7 @@ def free_memory() -> int:
 
 
 def _remove(entry: Path) -> bool:
-    """Remove a file or a folder; False where that is not possible now."""
+    """Remove a file or a folder; return False if that failed."""
     if entry.is_dir():
         shutil.rmtree(entry, ignore_errors=True)
         return not entry.exists()

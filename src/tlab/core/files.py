@@ -1,4 +1,4 @@
-"""Where tlab keeps what it can compute again, and how it writes a file without ever leaving half of one."""
+"""The cache directory, and atomic writing of files."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from typing import Any
 def cache_dir() -> Path:
     """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
 
-    An `XDG_CACHE_HOME` that is no absolute path does not count (XDG Base Directory Specification, Basics).
+    A relative `XDG_CACHE_HOME` is ignored (XDG Base Directory Specification, Basics).
     """
     if explicit := os.environ.get("TLAB_CACHE"):
         return Path(explicit).expanduser()
@@ -23,7 +23,7 @@ def cache_dir() -> Path:
 
 
 def this_command() -> str:
-    """Return what names the command that was typed, alike in all processes that it starts on this machine."""
+    """Return an identifier of this command, the same in all processes that it starts on this machine."""
     return os.environ.setdefault("TLAB_THIS_COMMAND", f"{os.getpid()}.{time.time_ns()}")
 
 
@@ -46,13 +46,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target` as UTF-8, atomically; bytes of a file's name that are no text are escaped."""
+    """Write `text` to `target` as UTF-8, atomically; undecodable bytes (of file names) are escaped."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table with a line of column names to `target` as UTF-8, atomically; a missing cell is empty."""
+    """Write a CSV table with a header to `target` as UTF-8, atomically; a missing cell is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -61,10 +61,10 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def leave_memory(path: Path) -> None:
-    """Let the system use the memory in which it keeps the content of a file that is on the disk.
+    """Drop a written file from the page cache.
 
-    For large files that nobody reads soon: what is read again and again (images, features) keeps its place, and the
-    next file is written to memory that is at hand, which on a virtual machine takes less than half the time.
+    For large files that nobody reads soon: what is read often (images, features) stays cached, and the next file is
+    written to memory that is at hand, which on a virtual machine takes less than half the time.
     """
     if not hasattr(os, "posix_fadvise"):  # macOS, Windows
         return
@@ -83,10 +83,10 @@ def file_signature(file: str | os.PathLike[str], name: str | None = None) -> byt
 
     Args:
         file: The file.
-        name: What it is called in the digest; None: its path.
+        name: Name to use in the signature; None: the path.
 
     Raises:
-        OSError: The file is not there.
+        OSError: The file does not exist.
     """
     stat = os.stat(file)  # noqa: PTH116 - Path is slow here
     return os.fsencode(file if name is None else name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode()

@@ -1,4 +1,4 @@
-"""How many cores this process may use and torch computes on, and which GPUs."""
+"""CPU cores and GPUs of this process, torch's threads, and glibc's memory."""
 
 import ctypes
 import os
@@ -12,15 +12,15 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-# The cores of each task: of a job of Slurm that does not bind processes to cores, and of tlab's own launchers.
+# Cores of each task, set by tlab's launchers, and by Slurm, which may not bind processes to cores.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
 SPINS = "3000"  # fewer slow down small networks alone, more slow down two commands at once (benchmarks/spin.py)
 
 
 def cpu_count() -> int:
-    """Return the number of CPU cores open to this process (macOS and Windows: all of the machine).
+    """Return the number of CPU cores available to this process (macOS and Windows: all of the machine).
 
-    A launcher that runs several jobs on one machine gives each its number in `TLAB_CORES`.
+    A launcher that runs several jobs on one machine sets `TLAB_CORES` for each.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = (os.environ.get(name, "") for name in SHARES)
@@ -28,40 +28,39 @@ def cpu_count() -> int:
 
 
 def cpus_per_process() -> int:
-    """Return how many of them are for this process: a run may have several here."""
+    """Return this process's share of `cpu_count`: a run may have several processes on this machine."""
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def limit_spinning() -> None:
-    """Let threads that wait for work sleep soon, and leave their cores to other commands on the machine.
+    """Let idle OpenMP threads sleep soon, which leaves their cores to other commands on the machine.
 
-    Between two operations of torch GNU's OpenMP has its threads ask 300,000 times whether there is work before they
-    sleep. Two commands at once on two cores then train at a third of the speed of one alone each, or less; with
-    this, at half of it (`python benchmarks/spin.py`). The environment is read when torch is loaded, so this comes
-    before, and the processes that are started inherit it. What the user has set, `GOMP_SPINCOUNT` or
-    `OMP_WAIT_POLICY`, stays. Other systems' OpenMP does not read it.
+    Between two operations of torch, threads of GNU OpenMP poll for work 300,000 times before they sleep. Two
+    commands at once on two cores then each train at a third of the speed of one alone, or less; with this, at half
+    of it (`python benchmarks/spin.py`). Must be called before torch is loaded, which reads the environment; child
+    processes inherit it. A `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` that the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def limit_threads() -> None:
-    """Let torch compute with this process's share of the cores, and no more threads than `OMP_NUM_THREADS`."""
+    """Limit torch's threads to this process's share of the cores, and to `OMP_NUM_THREADS`."""
     limit_spinning()  # a cluster may have started this process with an environment of its own
     import torch
 
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     threads = min(cpus_per_process(), int(wanted)) if wanted.isdigit() else cpus_per_process()
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets a number of its own for several processes
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets its own for several processes
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute on one thread in the block, as in a worker process.
 
-    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much. What a
-    thread of `thread_pool` has set is put back too: parts of torch have one number for all threads.
+    Single images gain nothing from more, and waiting for a second thread on a busy machine costs much. The setting
+    of `thread_pool` is undone too: parts of torch have one number for all threads.
     """
     import cv2
     import torch
@@ -77,14 +76,14 @@ def single_threaded() -> Iterator[None]:
 
 
 def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool in which torch computes on each thread alone; to be used inside `single_threaded`."""
+    """Return a pool whose threads each run torch single-threaded; to be used inside `single_threaded`."""
     import torch
 
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def gpus() -> list[str]:
-    """Return the GPUs open to this process, as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    """Return the GPUs visible to this process, as CUDA_VISIBLE_DEVICES names them, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -95,15 +94,15 @@ def gpus() -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 2 GB of freed memory for the next step, in place of giving it back at once.
+    """Let glibc keep up to 2 GB of freed memory for the next training step instead of returning it at once.
 
-    A training step on a CPU takes and frees the same few hundred MB of activations again and again. By itself
-    glibc hands tensors of more than 128 KB back to the system, which then clears every page anew. Without that
+    A training step on a CPU allocates and frees the same few hundred MB of activations again and again. By default
+    glibc returns tensors of more than 128 KB to the system, which then clears every page anew. With this,
     ResNet-18's training step at 224 px was 1.14 times as fast (`benchmarks/allocator.py`; 0.91 to 1.33 on a
-    busy machine). Does nothing on other C libraries, or where the environment has settings of its own.
+    busy machine). Does nothing with other C libraries, or where the environment has its own settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None or any(name in os.environ for name in SETTINGS):
         return
-    mallopt(MMAP_THRESHOLD, 2**25)  # the most it takes
+    mallopt(MMAP_THRESHOLD, 2**25)  # the largest value allowed
     mallopt(TRIM_THRESHOLD, 2**31 - 1)

@@ -1,13 +1,12 @@
-"""Keeps out of a run what its libraries import and a run does not use: more than half of all imports, by time.
+"""Defers heavy imports of the libraries that a run does not use: more than half of all import time.
 
 torchvision, Lightning and torchmetrics import torch's compiler (`torch._dynamo`, with sympy behind it), matplotlib,
 SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, such a
-package has a stand-in. Afterwards nothing of it is left in `sys.modules`: who imports the package gets the real
-one, and what the libraries took from a stand-in asks the real one as soon as it is there. So `torch.compile`,
-drawing a metric and torchvision's detection operators work as ever; they pay for the import when they are used.
+package is replaced by a stand-in. Afterwards the stand-in is removed from `sys.modules`: importing the package
+gives the real one, to which names taken from the stand-in delegate. So `torch.compile`, plotting a metric and
+torchvision's detection operators work as usual; they pay for the import when they are used.
 
-That is so in tlab's commands and in the processes that tlab starts. A program that imports tlab as a library is
-left alone.
+This holds in tlab's commands and in the processes that they start, not in a program that imports tlab as a library.
 """
 
 import functools
@@ -22,21 +21,18 @@ from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
-INHERITED = "TLAB_DEFER_IMPORTS"  # environment variable that has a started process defer them, too
+INHERITED = "TLAB_DEFER_IMPORTS"  # environment variable that makes child processes defer them, too
 
 
 def defer_heavy_imports() -> None:
-    """Let the modules of `STAND_INS` be imported without what they hardly use; those already imported stay.
-
-    Here and, by the environment, in the processes that are started from here.
-    """
+    """Import the modules of `STAND_INS` from now on with stand-ins, here and in child processes."""
     os.environ[INHERITED] = "1"
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def _class_of(module: str, name: str) -> type:
-    """Return a class for `isinstance` only: its instances are those of the real class, which may come later."""
+    """Return a class for `isinstance` only: its instances are those of the real class, once that is imported."""
 
     class Instances(type):
         def __instancecheck__(cls, instance: object) -> bool:
@@ -56,7 +52,7 @@ def _function_of(module: str, name: str) -> Callable[..., Any]:
 
 
 class _Styles:
-    """Stands for `matplotlib.style`: a function is drawn in a style, which is looked up when it is called."""
+    """Stands in for `matplotlib.style`: a decorated function looks its style up when it is called."""
 
     @staticmethod
     def context(style: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -72,7 +68,7 @@ class _Styles:
 
 
 class _StandIn(ModuleType):
-    """A package that has what is asked of it at import; anything else comes from the real one, when it is used."""
+    """A package with the names needed at import; any other name is taken from the real package on first use."""
 
     def __init__(self, name: str, content: Mapping[str, Any]) -> None:
         super().__init__(name)
@@ -110,13 +106,13 @@ def _triton() -> dict[str, ModuleType]:
 
 
 def _scipy() -> dict[str, ModuleType]:
-    """Return what TorchMetrics mends where it is missing, for an audio metric."""
+    """Return the function that TorchMetrics patches into SciPy where it is missing, for an audio metric."""
     signal = _StandIn("scipy.signal", {"hamming": None})
-    package = _StandIn("scipy", {"signal": signal, "__spec__": ModuleSpec("scipy", None)})  # it looks for one
+    package = _StandIn("scipy", {"signal": signal, "__spec__": ModuleSpec("scipy", None)})  # TorchMetrics reads it
     return {"scipy": package, "scipy.signal": signal}
 
 
-# Module -> what it finds while it is imported.
+# Module -> the stand-ins that it finds while it is imported.
 STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
     "torchvision.ops.roi_align": _compiler_support,
     "lightning.fabric.wrappers": _compiler,
@@ -132,7 +128,7 @@ def _as_it_is(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_grad_where_differentiable(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Do what torch does around an optimiser's step, less the break in a compiled graph."""
+    """Wrap an optimizer's step as torch does, without the graph break for the compiler."""
 
     @functools.wraps(step)
     def call(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,8 +138,8 @@ def _with_grad_where_differentiable(step: Callable[..., Any]) -> Callable[..., A
     return call
 
 
-# Module -> one of its decorators that imports the compiler, at once or when the decorated function is called (every
-# run meets them all), and what it does besides speaking to the compiler.
+# Module -> (its decorator that imports the compiler, at once or when the decorated function is called; what that
+# decorator does besides). Every run uses them all.
 DECORATORS = {
     "torch._compile": ("_disable_dynamo", _as_it_is),
     "torch.compiler": ("disable", _as_it_is),
@@ -152,12 +148,12 @@ DECORATORS = {
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules named above where Python does, and has them imported in another way."""
+    """Finds the modules named above as Python does, but with a loader that defers their heavy imports."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where the module is, or None for any other one."""
+        """Return the spec of a module named above, None for any other."""
         if fullname not in STAND_INS and fullname not in DECORATORS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -168,7 +164,7 @@ class _Finder(MetaPathFinder):
 
 
 def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Import `module` with its stand-ins, or, should it want more than they have, without."""
+    """Import `module` with its stand-ins, or without if it needs more than they have."""
     missing = {name: made for name, made in STAND_INS[module.__name__]().items() if name not in sys.modules}
     sys.modules.update(missing)
     try:
@@ -178,7 +174,7 @@ def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -
         ImportError,
         AttributeError,
         ValueError,
-    ):  # another version than this was written for
+    ):  # a version that this was not written for
         pass
     finally:
         for name in missing:
@@ -187,7 +183,7 @@ def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -
 
 
 def _with_light_decorator(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Import `module`, and let its decorator do nothing that a compiler would need until there is one."""
+    """Import `module`, and keep its decorator from importing the compiler before something else does."""
     execute(module)
     name, light = DECORATORS[module.__name__]
     original = getattr(module, name, None)
@@ -206,7 +202,7 @@ def _with_light_decorator(execute: Callable[[ModuleType], None], module: ModuleT
 
 
 def _not_compiled(fn: Callable[..., Any], decorated: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    """Return what calls `fn` while nothing can be compiled, and what torch made of it afterwards."""
+    """Return a function that calls `fn` until the compiler is imported, and `decorated()` from then on."""
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:

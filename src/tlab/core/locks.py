@@ -1,6 +1,6 @@
-"""Locks on files, by which processes keep out of each other's way; a lock goes when its process does.
+"""File locks between processes; a lock is released when its process ends.
 
-They are those of `lockf`, not of `flock`, which forked loader workers inherit. They hold between processes on this
+Based on `lockf`, not on `flock`, whose locks forked loader workers inherit. They hold between processes on this
 machine and on others that share the folder, not between threads.
 """
 
@@ -22,7 +22,7 @@ THERE_ARE_LOCKS = fcntl is not None
 def lock(file: IO[Any], wait: bool = True) -> bool:
     """Lock an open file until it is closed; without `wait`, return False where another process holds it.
 
-    On Windows nothing is locked, and the answer is True.
+    On Windows nothing is locked, and True is returned.
 
     Raises:
         OSError: The file system has no locks.
@@ -42,8 +42,8 @@ class FileLock:
     """A lock that one process holds at a time.
 
     Args:
-        path: The file; made where it is not there, and left there.
-        way_out: What the user can do where the file system has no locks; None: there every process gets the lock.
+        path: The lock file; created if missing, and never removed.
+        way_out: Advice for the user where the file system has no locks; None: there every process gets the lock.
     """
 
     def __init__(self, path: Path, way_out: str | None = None) -> None:
@@ -55,7 +55,7 @@ class FileLock:
         """Take the lock; without `wait`, return False where another process holds it.
 
         Raises:
-            UserError: The file system has no locks, and there is a way out.
+            UserError: The file system has no locks, and `way_out` is given.
             OSError: The file cannot be opened.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +72,14 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock, if it is held."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock inside the block; wait for it at the door."""
+        """Wait for the lock, and hold it inside the block."""
         self.acquire()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What was measured on this machine, kept in the cache directory from one command to the next."""
+"""Measurements on this machine, kept in the cache directory between commands."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,17 @@ from tlab.core.locks import FileLock
 
 
 def load_measurement(kind: str, name: str) -> dict[str, Any]:
-    """Return what `save_measurement` has kept under this kind and name; empty if there is nothing."""
+    """Return what `save_measurement` saved under this kind and name; empty if nothing."""
     return load_measurements(kind).get(name, {})
 
 
 def save_measurement(kind: str, name: str, value: Mapping[str, Any]) -> None:
-    """Keep what was measured; where the cache cannot be written, it is measured again next time.
-
-    One process at a time does so, and each adds to what the others have kept.
+    """Save a measurement, if the cache can be written; one process at a time adds to the file.
 
     Args:
-        kind: Names the file in the cache directory.
-        name: All that the value depends on.
-        value: Plain data.
+        kind: Stem of the file in the cache directory.
+        name: Key that includes everything the value depends on.
+        value: Measurement, as plain JSON data.
     """
     with suppress(OSError), FileLock(cache_dir() / ".remember.lock").held():
         measured = load_measurements(kind) | {name: dict(value)}
@@ -30,8 +28,8 @@ def save_measurement(kind: str, name: str, value: Mapping[str, Any]) -> None:
 
 
 def load_measurements(kind: str) -> dict[str, Any]:
-    """Return all that was measured of a kind, by name."""
+    """Return all measurements of a kind, by name."""
     try:
         return dict(json.loads((cache_dir() / f"{kind}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # none, or damaged: it is measured anew
+    except (OSError, ValueError):  # missing or damaged: measured again
         return {}

@@ -1,6 +1,6 @@
-"""One run in several processes, here and on other nodes: start them, let one speak, end all when one fails.
+"""Starts the processes of one run, shares values and errors between them, and ends all when one fails.
 
-Nothing here imports torch before processes are asked for.
+Imports torch only when processes are started.
 """
 
 import json
@@ -34,46 +34,44 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_rank = 0  # of this process in its run; not $RANK, which a cluster may have set for something else
+_rank = 0  # rank of this process in its run; not $RANK, which a cluster may have set for something else
 
-COLLECTIVE_TIMEOUT = timedelta(
-    hours=2
-)  # how long processes wait for each other; the first may have many images to check
-SHUTDOWN_TIMEOUT = 60  # seconds that a stopped process has for its last checkpoint
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the first process may have many images to check while the others wait
+SHUTDOWN_TIMEOUT = 60  # seconds for a stopped process to write its last checkpoint
 
 
 class ProcessError(Exception):
-    """The traceback of another process, as text."""
+    """An error in another process, with its traceback as text."""
 
 
 def first_process() -> bool:
-    """Tell whether this process is the run's first one, which writes and speaks; true where there is one only."""
+    """Tell whether this is the run's process of rank 0, the only one that writes files and logs."""
     return _rank == 0
 
 
 def join_nodes(nodes: int) -> int:
-    """Return the rank of this node; on all but the first one this command stops writing and speaking.
+    """Return the rank of this node; on all but the first, this command stops writing files and logging.
 
-    With one node a rank that a cluster has set for something else (Slurm: the task's) is forgotten.
+    With one node the rank is 0, whatever a cluster has set for other purposes (Slurm: the task's).
 
     Raises:
-        UserError: Nothing says which node this is.
+        UserError: The environment does not say which node this is.
     """
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     global _rank
     _rank = this_node(nodes).rank if nodes > 1 else 0
     rank_zero_only.rank = _rank  # type: ignore[attr-defined]
-    if _rank > 0:  # else torch laments, in many lines, that the first node is gone before the last answer
+    if _rank > 0:  # else torch warns, in many lines, that the first node ended before the last answer
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     return _rank
 
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Let the first process through the block alone, so that the others find what it leaves in the caches.
+    """Run the block in the first process, then in the others, so that these find what it left in the caches.
 
-    What the block raises in the first process is raised in all, as by `from_first_process`.
+    An exception in the first process is raised in all, as by `from_first_process`.
     """
     if not first_process():
         _share()
@@ -85,7 +83,7 @@ def first_process_first() -> Iterator[None]:
 
 
 def from_first_process(compute: Callable[..., T], *arguments: Any) -> T:
-    """Return in every process what `compute(*arguments)` returns in the first one; only that one calls it.
+    """Call `compute(*arguments)` in the first process only, and return its result in every process.
 
     Raises:
         Exception: Whatever `compute` raises; in the others a `UserError` if it is a mistake, else a `ProcessError`.
@@ -98,7 +96,7 @@ def from_first_process(compute: Callable[..., T], *arguments: Any) -> T:
 
 
 def from_all_processes(mine: T) -> list[T]:
-    """Return in every process what each of them gives, in their order; where there is one only, its own."""
+    """Return the values of all processes in every process, in order of rank (all-gather)."""
     import torch
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -110,18 +108,18 @@ def from_all_processes(mine: T) -> list[T]:
 
 @contextmanager
 def _telling_errors() -> Iterator[None]:
-    """Let the others, which wait for a word of the first process, raise what is raised in the block."""
+    """Raise an exception of the block in the other processes too, which wait for the first one."""
     try:
         yield
     except Exception as error:
         told = UserError(user_message(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
-        with suppress(Exception):  # they may be gone, and this error is the one that counts
+        with suppress(Exception):  # they may have ended, and this error is the one that counts
             _share(error=told)
         raise
 
 
 def _share(answer: Any = None, error: Exception | None = None) -> Any:
-    """Return the first process's `answer` in every process; its `error`, if it has one, is raised in the others."""
+    """Return the first process's `answer` in every process; its `error`, if any, is raised in the others."""
     import torch
 
     words: list[Any] = [answer, error]
@@ -135,24 +133,24 @@ def _share(answer: Any = None, error: Exception | None = None) -> Any:
 def run_in_processes(
     task: Callable[..., T], arguments: tuple[Any, ...], processes: int, backend: str, nodes: int = 1
 ) -> T:
-    """Call `task(*arguments)` in so many new processes, and return what the first one here returns.
+    """Call `task(*arguments)` in new processes, and return the result of the first one on this node.
 
-    They find each other by `torch.distributed` (the default group is there when the task begins), and each has its
-    share of the cores. Only the first one reaches the terminal and the log. When one fails, the others are ended;
-    Ctrl-C, SIGTERM and a cluster's warnings are handed on, and nobody outlives this process.
+    The default group of `torch.distributed` exists when the task begins, and each process has its share of the
+    cores. Only the first one reaches the terminal and the log. When one fails, the others are ended; Ctrl-C,
+    SIGTERM and a cluster's warning signals are forwarded, and no process outlives this one.
 
     Args:
-        task: A function of a module, since the processes import it.
-        arguments: Of the task; pickled. All nodes take those of the first.
-        processes: How many here.
+        task: Module-level function, which the processes import.
+        arguments: Arguments of the task; pickled. All nodes take those of the first.
+        processes: Number of processes on this node.
         backend: `gloo` (CPU) or `nccl` (GPU).
-        nodes: How many commands call this together, each on its machine, see `tlab.core.rendezvous`.
+        nodes: Number of nodes, on each of which a command calls this; see `tlab.core.rendezvous`.
 
     Raises:
-        UserError: A process met a mistake of the user, or was killed from outside; a node did not come.
-        KeyboardInterrupt: Ctrl-C; the processes have ended by then.
+        UserError: A process met a mistake of the user or was killed from outside, or a node did not appear.
+        KeyboardInterrupt: Ctrl-C, once the processes have ended.
         SystemExit: Another signal, likewise.
-        ProcessError: Anything else that a process raised.
+        ProcessError: A process raised anything else.
     """
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
@@ -194,14 +192,14 @@ def run_in_processes(
 def _process(
     task: Callable[..., T], arguments: tuple[Any, ...], backend: str, logs: tuple[Any, Any] | None, folder: Path
 ) -> T | None:
-    """Run the task as one of the processes; a failure is left in `folder` for the process that waits."""
+    """Run the task as one of the processes; a failure is written to `folder` for the parent process."""
     import torch
-    from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own; without its long import
+    from lightning_utilities.core.rank_zero import rank_zero_only  # what Lightning uses, without its long import
 
     global _rank
     _rank = rank = int(os.environ["RANK"])
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
+        os.setpgid(0, 0)  # Ctrl-C reaches the parent only, which forwards it once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads()
@@ -225,33 +223,33 @@ def _process(
 
 
 def _end_with_parent() -> None:
-    """Stop when the process that waits is gone, and do not wait for ever."""
+    """Wait for the parent process to end, then stop this one: first by a signal, later by force."""
     import multiprocessing
 
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    if sys.platform != "linux":  # there torch has asked the kernel for a signal
+    if sys.platform != "linux":  # on Linux torch has asked the kernel for that signal
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SHUTDOWN_TIMEOUT)
     os._exit(1)
 
 
 def _failures(folder: Path) -> list[dict[str, Any]]:
-    """Return what the processes left, the cause first: a mistake before what it led to elsewhere."""
+    """Return the failures that processes wrote, the cause first: a mistake before its consequences elsewhere."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
     return sorted(found, key=lambda failure: (failure["mistake"] is None, failure["time"]))
 
 
 def _reason(error: "ChildFailedError", folder: Path) -> Exception:
-    """Return what to raise for a failed process."""
+    """Return the exception to raise for a failed process."""
     failures = _failures(folder)
     rank, failure = error.get_first_failure()
     if failures and failures[0]["mistake"] is not None:
         return UserError(failures[0]["mistake"])
-    if not failures and failure.exitcode > 128:  # one of them was asked to stop, and did
+    if not failures and failure.exitcode > 128:  # one of them stopped at a signal
         sys.exit(failure.exitcode)
-    if failure.exitcode < 0:  # it left no word, and what the others left is only what it led to
+    if failure.exitcode < 0:  # it wrote no failure, and those of the others are consequences
         return UserError(
             f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "
             f"lower data.num_workers, or, with another hydra.run.dir, data.batch_size or trainer.devices"
@@ -270,7 +268,7 @@ def _traceback(folder: Path) -> ProcessError | None:
 
 
 def _logging() -> tuple[Any, Any] | None:
-    """Return how Hydra has set logging up here (configuration, verbosity); None outside a command."""
+    """Return Hydra's logging setup here (configuration, verbosity); None outside a command."""
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
@@ -281,9 +279,9 @@ def _logging() -> tuple[Any, Any] | None:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Silence torch's launcher, which speaks of its own affairs, and put back the signal handlers it replaces.
+    """Silence torch's launcher, and restore the signal handlers that it replaces.
 
-    What is started in the block defers heavy imports, whether this process does or not.
+    Processes started in the block defer heavy imports, whether this one does or not.
     """
     inherited = INHERITED in os.environ
     os.environ[INHERITED] = "1"

@@ -1,6 +1,6 @@
-"""Where this command stands among those of one job that train together, one on each machine.
+"""How the nodes of one job, each with its own command, find each other.
 
-The words are torchrun's: a node is a machine, its rank counts from 0, and all meet at the first one's address.
+The terms are torchrun's: a node is a machine, its rank counts from 0, and all meet at the first one's address.
 """
 
 import os
@@ -10,13 +10,13 @@ from uuid import uuid4
 
 from tlab.core.errors import UserError
 
-PORTS = range(20000, 30000)  # below those that Linux gives to outgoing connections
-STRIDE = 100  # between the ports of a command's meetings: the ids of an array's jobs follow each other
+PORTS = range(20000, 30000)  # below the range that Linux uses for outgoing connections
+STRIDE = 100  # between the ports of a command's rendezvous; jobs of a Slurm array have consecutive first ports
 LOCALHOST = "127.0.0.1"
 RENDEZVOUS_TIMEOUT = 600  # seconds that nodes wait for each other at the start
 VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-_meetings = 0  # so far, in this command
+_meetings = 0  # number of rendezvous so far in this command
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Node:
     """One of the machines.
 
     Attributes:
-        rank: From 0; the first one writes and speaks.
-        address: Of the first one.
-        port: Where the first one listens.
+        rank: Number of this node, from 0; node 0 writes files and logs.
+        address: Host name or IP address of node 0.
+        port: Port on which node 0 listens.
     """
 
     rank: int
@@ -35,13 +35,13 @@ class Node:
 
 
 def this_node(nodes: int) -> Node:
-    """Return where this command stands among `nodes` commands.
+    """Return which of `nodes` nodes this is.
 
-    `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT` say it, as for torchrun; else the tasks of a Slurm job step, one
-    for each node.
+    Read from `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`, as by torchrun, else from the Slurm job step, which must
+    have one task per node.
 
     Raises:
-        UserError: Nothing says it, or the job step has another number of tasks.
+        UserError: Neither is set, or the job step has another number of tasks.
     """
     if all(os.environ.get(name) for name in VARIABLES):
         rank, port = (_number(name) for name in ("NODE_RANK", "MASTER_PORT"))
@@ -65,9 +65,9 @@ def this_node(nodes: int) -> Node:
 
 
 def next_rendezvous(nodes: int) -> tuple[Node, dict[str, Any]]:
-    """Return this node, and how it meets the others, in the words of torch's `LaunchConfig`.
+    """Return this node, and the arguments of torch's `LaunchConfig` by which it meets the others.
 
-    Each meeting of a command has a port of its own, since the last one may still be open.
+    Each rendezvous of a command has its own port, since the last one may still be open.
     """
     global _meetings
     if nodes == 1:
@@ -82,7 +82,7 @@ def next_rendezvous(nodes: int) -> tuple[Node, dict[str, Any]]:
 
 
 def _port(first: int, meeting: int) -> int:
-    """Return the port of a command's meeting, counted from 0: one of `PORTS`, or after the user's own."""
+    """Return the port of rendezvous number `meeting` (from 0): one of `PORTS`, or counted from the user's own."""
     if first not in PORTS:
         return first + meeting
     return PORTS[(first - PORTS.start + STRIDE * meeting) % len(PORTS)]

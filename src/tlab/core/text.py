@@ -1,17 +1,17 @@
-"""Words for people: durations, paths, lists of names."""
+"""Human-readable text: lists of names, durations, paths."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def few(names: Iterable[str]) -> str:
-    """Return the first three names, and how many more there are: `a, b, c and 4 more`."""
+    """Return the first three names and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: `8.4 s`, `2 min 05 s`, `1 h 02 min`."""
+    """Return a duration as text: `8.4 s`, `2 min 05 s`, `1 h 02 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -19,6 +19,6 @@ def duration(seconds: float) -> str:
 
 
 def short_path(path: Path) -> Path:
-    """Return `path` from the current directory where it lies below it."""
+    """Return `path` relative to the current directory if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

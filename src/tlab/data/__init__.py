@@ -1,1 +1,1 @@
-"""Files and labels to batches of uint8 tensors."""
+"""From image files and labels to batches of uint8 tensors."""

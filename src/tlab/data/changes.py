@@ -1,4 +1,4 @@
-"""What has become of a run's images, in words."""
+"""Describes how the images of a run have changed."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,17 +11,17 @@ Pairs = list[tuple[Entry, Entry]]
 
 
 def changes(before: Contents, now: Contents) -> list[str]:
-    """Return what was added, lost, relabelled, renamed, moved to another split or changed in content, with numbers.
+    """Describe which images were added, lost, relabeled, renamed, moved to another split or changed in content.
 
-    An image is known by its content: a file with another name and the content of one that is gone is that image.
-    A name with new content counts as changed.
+    Images are identified by content: a new file with the content of a missing one is that image, renamed. An old
+    name with new content counts as changed.
 
     Args:
-        before: the images that a run has had.
-        now: those that there are, checked (`look(decode=True)`).
+        before: The images that the run had.
+        now: The images of today, checked (`look(decode=True)`).
 
     Returns:
-        Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; none where nothing has changed.
+        Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; empty if nothing has changed.
     """
     renamed = _renamed_classes(before, now)
     rest = _Rest(
@@ -58,15 +58,15 @@ class _Rest:
     """The images that are not accounted for yet.
 
     Args:
-        old: those of the run.
-        new: those that there are.
+        old: Images of the run.
+        new: Images of today.
     """
 
     def __init__(self, old: Iterable[Entry], new: Iterable[Entry]) -> None:
         self.old, self.new = list(old), list(new)
 
     def pair(self, key: Callable[[Entry], Hashable]) -> Pairs:
-        """Take off, and return, an old and a new image for each key that both have; None is no key."""
+        """Remove and return pairs of an old and a new image with equal keys; None matches nothing."""
         waiting: dict[Hashable, deque[Entry]] = defaultdict(deque)
         for entry in self.new:
             waiting[key(entry)].append(entry)
@@ -84,7 +84,7 @@ class _Rest:
 
 
 def _renamed_classes(before: Contents, now: Contents) -> dict[str, str]:
-    """Return old name -> new name of each class most of whose images are in one new class now."""
+    """Return old name -> new name of each class of which most images are now in one new class."""
     known, kept = set(before.classes), set(now.classes)
     new_label = {entry.digest: entry.label for entry in now.entries if entry.label not in known}
     votes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -100,12 +100,12 @@ def _renamed_classes(before: Contents, now: Contents) -> dict[str, str]:
 
 
 def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
-    """Return which classes were added or are gone, or that their order is another one.
+    """Describe which classes were added or removed, or that their order changed.
 
     Args:
-        before: class names, in the order of the labels.
-        now: the same.
-        renamed: old name -> new name of those that are the same class.
+        before: Old class names, in the order of the labels.
+        now: Present class names, in the order of the labels.
+        renamed: Old name -> new name of renamed classes.
     """
     renamed = renamed or {}
     new = [name for name in now if name not in before and name not in renamed.values()]

@@ -1,4 +1,4 @@
-"""Which images a run has: by name, class, split and content, wherever they lie."""
+"""The images of a run by name, class, split and content, independent of their location."""
 
 import csv
 import os
@@ -20,12 +20,12 @@ class Entry(NamedTuple):
     """One image, as a row of `data.csv`.
 
     Attributes:
-        split: "train", "val" or "test".
-        path: below the root of the data, with forward slashes; of a file elsewhere the absolute path. Bytes that
-            are no UTF-8 are escaped.
-        label: name of its class.
-        size: bytes.
-        digest: hash of the file's content, hex.
+        split: Name of the split: "train", "val" or "test".
+        path: Path relative to the root of the data, with forward slashes; absolute for a file elsewhere. Bytes that
+            are not UTF-8 are escaped.
+        label: Name of the class.
+        size: File size in bytes.
+        digest: Hash of the file's content, hexadecimal.
     """
 
     split: str
@@ -40,9 +40,9 @@ class Contents:
     """All images of a run.
 
     Attributes:
-        classes: class names, in the order of the labels.
-        entries: the images, by split, class and path.
-        unreadable: paths of the files that are left out, as in `Entry`.
+        classes: Class names, in the order of the labels.
+        entries: The images, sorted by split, class and path.
+        unreadable: Paths of the unreadable files, as in `Entry`.
     """
 
     classes: tuple[str, ...]
@@ -50,16 +50,16 @@ class Contents:
     unreadable: frozenset[str] = frozenset()
 
     def fingerprint(self) -> str:
-        """Return a hex digest of names, classes and content of the images; not of how they are split."""
+        """Return a hex digest of the images' names, classes and content, but not of their splits."""
         lines = sorted(f"{nfc(entry.path)}\0{entry.label}\0{entry.digest}" for entry in self.entries)
         return blake2b("\n".join([*self.classes, "", *lines]).encode(), digest_size=16).hexdigest()
 
     def numbers(self) -> dict[str, int]:
-        """Return how many images each split has."""
+        """Return the number of images of each split."""
         return dict(Counter(entry.split for entry in self.entries))
 
     def write(self, file: Path) -> None:
-        """Write the entries as a table."""
+        """Write the entries as a CSV table."""
         write_csv(file, Entry._fields, (entry._asdict() for entry in self.entries))
 
 
@@ -67,9 +67,9 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
     """Return the images of an index.
 
     Args:
-        index: the readable files.
-        digest_of: hash of the content of each, by `Sample.file`.
-        left_out: the unreadable files.
+        index: Index of the readable files.
+        digest_of: `Sample.file` -> hash of its content.
+        left_out: Paths of the unreadable files.
     """
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
@@ -88,15 +88,15 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
 
 
 def look(source: Callable[[], ImageIndex], decode: bool) -> Contents:
-    """Return the images that there are now.
+    """Return the present images of a source.
 
     Args:
-        source: builds their index.
-        decode: tell which files can be read as images by decoding those that were not checked yet. Otherwise their
-            content is only hashed, and all of them count as images; that needs no torch.
+        source: Function that builds their index.
+        decode: Decode files not checked before, and leave out unreadable ones. Otherwise their content is only
+            hashed, and all count as images; that needs no torch.
 
     Raises:
-        UserError: the data cannot be used.
+        UserError: The data cannot be used.
     """
     index = source()
     files = [sample.file for samples in index.splits.values() for sample in samples]
@@ -112,7 +112,7 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
     """Return the rows of a `data.csv`.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file cannot be read, or is damaged.
     """
     try:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -127,5 +127,5 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
 
 
 def as_text(name: str) -> str:
-    """Return a file's name as text that can be written anywhere."""
+    """Return a file's name as valid Unicode text; undecodable bytes are escaped."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The data of a run: index, check, split, and a loader for each split."""
+"""The data of a run: indexed, checked, split, and a loader for each split."""
 
 import logging
 import os
@@ -25,36 +25,36 @@ from tlab.data.sources.verify import FileCheck, Unreadable, check_files, unreada
 
 log = logging.getLogger(__name__)
 
-MEASURED_IMAGES = 2_000  # images that mean_std looks at, at most
+MEASURED_IMAGES = 2_000  # largest number of images that mean_std reads
 
 RGB = tuple[float, float, float]
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Everything a run asks of its data. Call `setup()` once, then read the attributes below.
+    """The data of a run. Call `setup()` once before reading the attributes below.
 
     Args:
-        source: builds the index; called by `setup`.
-        image_size: side S of the images in a batch, in pixels.
-        batch_size: B, per process.
-        num_workers: processes that decode; None chooses by `loader.choose_workers`. The batches are the same
+        source: Function that builds the index; called by `setup`.
+        image_size: Side S of the images in a batch, in pixels.
+        batch_size: Batch size B of each process.
+        num_workers: Number of decoding processes; None chooses by `loader.choose_workers`. The batches are the same
             for any number.
-        resize: "crop" keeps the centre, "pad" the whole image (evaluation, and training where `augment`
+        resize: "crop" keeps the center, "pad" the whole image (evaluation, and training where `augment`
             leaves another size).
-        crop_fraction: share of the shorter side that "crop" keeps.
-        augment: named training transforms (see `ImageDataset`).
-        mix: mixup or CutMix for training.
-        phases: phase of the run -> `{transforms, mix}` that it has instead of `augment` and `mix`.
-        balanced: every class equally often in training.
+        crop_fraction: Share of the shorter side that "crop" keeps.
+        augment: Named training transforms (see `ImageDataset`).
+        mix: Mixup or CutMix for training.
+        phases: Phase of the run -> `{transforms, mix}` that replace `augment` and `mix`.
+        balanced: Whether training draws every class equally often.
         store: "auto", "on" or "off": keep decoded images on disk (see `image_cache.choose_store`).
-        unreadable: "skip" leaves unreadable files out with a warning, "error" stops.
-        seed: seed of order, augmentation and mixing.
+        unreadable: "skip" leaves unreadable files out with a warning, "error" raises.
+        seed: Seed of order, augmentation and mixing.
 
     Attributes:
-        index: the readable files, by split.
-        unreadable: the files that were left out, and why.
-        verdicts: what the check found in each file, by its path.
-        remarks: sentences about files that deserve a look.
+        index: The readable files, by split.
+        unreadable: The unreadable files, and why.
+        verdicts: Absolute path -> `FileCheck` of each file.
+        remarks: Sentences about files that deserve a look.
     """
 
     index: ImageIndex
@@ -97,7 +97,7 @@ class ImageDataModule(L.LightningDataModule):
         """Index and check the files, once. Writes nothing but the cache of the check.
 
         Raises:
-            UserError: the data cannot be used; or a file is unreadable and `unreadable="error"`.
+            UserError: The data cannot be used, or a file is unreadable and `unreadable="error"`.
         """
         if hasattr(self, "index"):
             return
@@ -112,7 +112,7 @@ class ImageDataModule(L.LightningDataModule):
         index = index.without([item.path for item in broken])
         self.unreadable, self.verdicts, self.index = broken, verdicts, index
         self.remarks = [*index.remarks, *find_issues(index, verdicts)]
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes speaks
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
             if broken:
                 log.warning("Skipping %s unreadable: %s", _count(broken), _listed(index, broken))
             for remark in self.remarks:
@@ -134,7 +134,7 @@ class ImageDataModule(L.LightningDataModule):
         return contents(self.index, digests, [item.path for item in self.unreadable])
 
     def class_counts(self) -> Tensor:
-        """Return how many training images each class has: K, int64."""
+        """Return the number of training images of each class: K, int64."""
         labels = torch.tensor([sample.label for sample in self.index.splits["train"]])
         return torch.bincount(labels, minlength=self.num_classes)
 
@@ -146,8 +146,8 @@ class ImageDataModule(L.LightningDataModule):
     def mean_std(self) -> tuple[RGB, RGB]:
         """Return mean and standard deviation per channel of the training pixels, in 0..1.
 
-        Of the images as evaluation sees them (no augmentation), at most 2,000 of them, drawn by the seed. A
-        channel without any variation counts as one grey level (1/255), so that dividing by it is safe.
+        Measured without augmentation on at most 2,000 images, drawn by the seed. The standard deviation is at
+        least one gray level (1/255), so that dividing by it is safe.
         """
         samples = self.index.splits["train"]
         chosen = torch.randperm(len(samples), generator=addressed_generator(self.seed, "mean_std"))[
@@ -168,11 +168,11 @@ class ImageDataModule(L.LightningDataModule):
         """Return the loader of a split, the same one at every call.
 
         Args:
-            split: "train", "val" or "test".
-            train: shuffled, augmented and mixed; otherwise in order and as evaluation sees the images.
+            split: Name of the split: "train", "val" or "test".
+            train: Shuffle, augment and mix; otherwise in order, as evaluation sees the images.
 
         Raises:
-            UserError: there is no such split.
+            UserError: There is no such split.
         """
         if split not in self.index.splits:
             raise UserError(
@@ -211,15 +211,15 @@ class ImageDataModule(L.LightningDataModule):
         return self.loader("test")
 
     def augment_for(self, phase: str) -> None:
-        """Let the training images of the epochs to come be those of a phase (see `phases`)."""
+        """Augment the training images of the coming epochs as a phase asks (see `phases`)."""
         sampler = self.train_dataloader().sampler
         assert isinstance(sampler, EpochSampler)
         sampler.phase = phase
 
     def keep_decoded(self, epochs: int) -> None:
-        """Decode each image that training and validation read once for so many epochs, if that pays.
+        """Decode each training and validation image once for `epochs` epochs, if that pays.
 
-        Of several processes the first one decides, so that none waits long for others that decode.
+        The first of several processes decides for all.
         """
         for loader in (self.train_dataloader(), self.val_dataloader()):
             reads = loader.stored is None and not loader.has_workers
@@ -227,11 +227,11 @@ class ImageDataModule(L.LightningDataModule):
                 loader.images.keep_decoded(self.store, epochs)
 
     def augmentation(self, phase: str) -> Augmentation:
-        """Return what happens to the training images of a phase."""
+        """Return the augmentation of a phase."""
         return self.phases.get(phase, Augmentation(self.augment or {}, self.mix)).active()
 
     def dataset(self, samples: Sequence[Sample], augmented: bool = False) -> ImageDataset:
-        """Return the images of these files, as evaluation sees them, or as training does."""
+        """Return the dataset of these files, as evaluation sees them, or as training does (`augmented`)."""
         from tlab.data.augment.evaluation import evaluation_transform
 
         return ImageDataset(

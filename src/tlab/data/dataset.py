@@ -1,4 +1,4 @@
-"""Keys to batches: decode, augment under addressed randomness, mix, stack."""
+"""The dataset of a split: decodes, augments under addressed randomness, mixes and stacks images."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Batch(NamedTuple):
-    """What a loader yields.
+    """A batch, as a loader yields it.
 
     Attributes:
-        image: B 3 S S, uint8, RGB, not normalised (the model does that, on its device); or what the backbone's
-            stages up to `after` return for them.
-        label: B, int64; or B K, float32, rows that sum to 1, where mixing is on.
+        image: B 3 S S, uint8, RGB, not normalized (the model does that on its device); or the outputs of the
+            backbone's stages up to `after`.
+        label: B, int64; with mixing B K, float32, rows that sum to 1.
         index: B, int64, position of each sample in its split.
-        after: last stage that has been computed, "pool" for pooled features; "" for images.
+        after: Last backbone stage already computed, "pool" for pooled features; "" for images.
     """
 
     image: Tensor
@@ -44,45 +44,44 @@ class Batch(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """What happens to a training image.
+    """The augmentation of training images.
 
     Attributes:
-        transforms: name -> transform of uint8 3 H W, in order; None is left out.
-        mixing: mixes images and labels; None, or of zero strength: no mixing.
+        transforms: Name -> transform of uint8 `3 H W` images, in order; None entries are left out.
+        mixing: Mixup or CutMix; None for no mixing.
     """
 
     transforms: Mapping[str, Any] = {}
     mixing: Mixing | None = None
 
     def active(self) -> "Augmentation":
-        """Return what has an effect."""
+        """Return a copy without null transforms and ineffective mixing."""
         steps = {name: step for name, step in self.transforms.items() if step is not None}
         return Augmentation(steps, self.mixing if self.mixing is not None and self.mixing.active else None)
 
 
 class ImageDataset(Dataset[Batch]):
-    """The samples of one split, made on demand.
+    """The images of one split, decoded and augmented on demand.
 
-    What sample i looks like in epoch e is a function of (seed, e, i): where a transform draws from
-    the global random state of torch and Python, that state is seeded from them, and put back afterwards. CUDA's is
-    never touched.
+    Sample i in epoch e is a function of (seed, e, i): if a transform draws from the global random state of torch
+    or Python, that state is seeded from them and restored afterwards. CUDA's is never touched.
 
     Args:
-        samples: files and labels.
-        finish: brings any uint8 3 H W image to 3 S S (see `augment.evaluation.evaluation_transform`).
-        image_size: side S in pixels.
-        augment: named transforms of uint8 3 H W, applied in order before `finish`; `finish` only follows
-            where they do not end at S x S. None entries are left out. No mapping: evaluation.
-        mixing: mix images and labels; needs `num_classes`.
-        phases: phase of the run -> the augmentation that it has instead.
-        num_classes: K.
-        seed: seed of the run.
+        samples: Image files and their labels.
+        finish: Transform from uint8 3 H W to 3 S S (see `augment.evaluation.evaluation_transform`).
+        image_size: Side S in pixels.
+        augment: Named transforms of uint8 3 H W, applied in order; `finish` follows unless the result is S x S.
+            None entries are left out. None for evaluation.
+        mixing: Mixup or CutMix; needs `num_classes`.
+        phases: Phase of the run -> augmentation that replaces `augment` and `mixing`.
+        num_classes: Number of classes K.
+        seed: Seed of the run.
 
     Attributes:
-        is_fixed: whether no phase augments anything, so that each sample has one look only.
-        least_side: pixels of the shorter side that a decoder should leave; None: all.
-        is_threadsafe: whether images may be made in several threads: no transform draws from a global generator.
-        store: holds what `original` returns, if set.
+        is_fixed: Whether no phase applies a transform, so that a sample is the same in every epoch.
+        least_side: Pixels that the decoder should keep of the shorter side; None: all.
+        is_threadsafe: Whether images may be made in several threads: no transform draws from a global generator.
+        store: Cache of what `original` returns, if set.
     """
 
     store: ImageStore | None = None
@@ -107,7 +106,7 @@ class ImageDataset(Dataset[Batch]):
         self.chains = {name: Compose(each.transforms) for name, each in self.augmentations.items()}
         self.is_fixed = not any(chain.steps for chain in self.chains.values())
         self.is_threadsafe = not any(chain.seeds_globally for chain in self.chains.values())
-        self.least_side = getattr(finish, "least_side", None)  # anybody else's `finish` gets every pixel
+        self.least_side = getattr(finish, "least_side", None)  # any other `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
 
@@ -124,8 +123,8 @@ class ImageDataset(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key | tuple[int, int]]) -> Batch | UserError:
         """Return the batch of these keys (torch's loader calls this with a whole batch).
 
-        A file that cannot be read any more gives the error as a value: raised in a worker process it would
-        arrive wrapped in that worker's traceback. `loader.Loader` raises it.
+        A file that can no longer be read gives the error as a value: raised in a worker process it would arrive
+        wrapped in that worker's traceback. `loader.Loader` raises it.
         """
         full = [Key(*key) for key in keys]
         partners = [Key(k.epoch, k.partner, k.partner_draw, phase=k.phase) for k in full if self._mixes(k)]
@@ -143,7 +142,7 @@ class ImageDataset(Dataset[Batch]):
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
     def _images(self, keys: Sequence[Key]) -> list[Tensor]:
-        """Return the images of these keys; outside worker processes each core makes some, if that is safe."""
+        """Return the images of these keys; outside worker processes made by a thread per core, if that is safe."""
         threads = cpus_per_process() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
             return [self.image(key) for key in keys]
@@ -165,13 +164,13 @@ class ImageDataset(Dataset[Batch]):
         return _in_planes(x)
 
     def original(self, index: int) -> Tensor:
-        """Return a sample before augmentation, which is what a store keeps of it.
+        """Return a sample before augmentation, as a store keeps it.
 
         Args:
-            index: position in the split.
+            index: Position of the sample in the split.
 
         Returns:
-            uint8: 3 S S, finished, if `is_fixed`; else 3 H W, as decoded.
+            The image, uint8: `3 S S` after `finish` if `is_fixed`, else `3 H W` as decoded.
         """
         path = self.samples[index].path
         try:
@@ -184,7 +183,7 @@ class ImageDataset(Dataset[Batch]):
         return self.finish(x) if self.is_fixed else x
 
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
-        """Read the images from a store from now on, if that is wanted and pays (see `image_cache.choose_store`)."""
+        """Read the images from a store from now on, if `choose_store` decides so."""
         look = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, look, self.original, epochs)
@@ -210,7 +209,7 @@ class ImageDataset(Dataset[Batch]):
 
 
 def _in_planes(x_CHW: Tensor) -> Tensor:
-    """Return the image laid out C H W, as `contiguous` does; three times as fast from the layout H W C."""
+    """Return the image contiguous as C H W; three times as fast as `contiguous` from the layout H W C."""
     x_HWC = x_CHW.permute(1, 2, 0)
     if x_CHW.is_contiguous() or not x_HWC.is_contiguous():
         return x_CHW.contiguous()
@@ -220,13 +219,13 @@ def _in_planes(x_CHW: Tensor) -> Tensor:
 
 
 def whole_batches(batch: Any) -> Any:
-    """Return a batch as `ImageDataset` made it, whole already: the `collate_fn` of every loader over one."""
+    """Return the batch unchanged: the `collate_fn`, since `ImageDataset` returns whole batches."""
     return batch
 
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Put the random state of torch (CPU) and of Python back at the end of the block."""
+    """Restore the random state of torch (CPU) and of Python at the end of the block."""
     state, python_state = torch.default_generator.get_state(), random.getstate()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Any image file to upright 8-bit RGB."""
+"""Decoding of any image file to upright 8-bit RGB."""
 
 import io
 import warnings
@@ -15,16 +15,16 @@ SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"B
 WHITE = (255, 255, 255, 255)
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 CV2_COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-# The names say grey, but the colour flag decides; IMREAD_REDUCED_COLOR_* would give BGR
+# The names say gray, but the color flag decides; IMREAD_REDUCED_COLOR_* would give BGR
 CV2_SCALES = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-DCT_SCALES = (8, 4, 2)  # by which libjpeg divides the sides of an image at less than the full time
+DCT_SCALES = (8, 4, 2)  # factors by which libjpeg shrinks an image while decoding, which is faster
 
-# They do not name the file; what they are about, the check of the files reports by name.
+# These warnings do not name the file; the check of the files (`sources.verify`) does.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -33,8 +33,8 @@ class DecodeError(Exception):
     """A file that cannot be read as an image.
 
     Attributes:
-        path: the file.
-        reason: why, in plain words.
+        path: Path of the file.
+        reason: Reason, in plain words.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -47,26 +47,26 @@ class DecodeError(Exception):
 
 
 def decode(path: Path, least_side: int | None = None) -> Tensor:
-    """Read an image file as the viewer of a photograph would see it.
+    """Read an image file as a photo viewer would show it.
 
-    The content decides the format, not the extension; of an animation the first frame counts; EXIF
-    orientation is carried out; transparency is laid on white; 16-bit samples lose their low byte.
+    The content decides the format, not the extension; of an animation the first frame is taken; EXIF
+    orientation is applied; transparency is laid on white; 16-bit samples lose their low byte.
 
-    A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size: where both sides can be divided by that number
-    (else the pixels would shift) and the shorter one stays at `least_side` or above. With `least_side` twice the
-    side that the image is resized to afterwards, the result differs from that of the full size by less than 1 grey
-    level in the mean and by 10 at most. (Seen on photographs of 450 to 2,600 px, resized to 64, 128 and 256 px, 40
-    cases: 0.28 in the mean, 0.78 in the mean of the worst, 8 at most.)
+    A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if both sides are divisible by that number
+    (else the pixels would shift) and the shorter one keeps `least_side` pixels. With `least_side` twice the
+    side that the image is resized to afterwards, the result differs from that of the full size by less than 1 gray
+    level in the mean and by 10 at most. (Measured on photographs of 450 to 2,600 px, resized to 64, 128 and 256 px,
+    40 cases: 0.28 in the mean, 0.78 in the mean of the worst, 8 at most.)
 
     Args:
-        path: the file.
-        least_side: pixels that the shorter side must keep; None decodes at full size.
+        path: Path of the file.
+        least_side: Pixels that the shorter side must keep; None decodes at full size.
 
     Returns:
-        3 H W, uint8, RGB. The memory is laid out H W C, which torchvision's uint8 resize is quickest on.
+        The image: `3 H W`, uint8, RGB, in H W C memory layout, which is fastest for torchvision's uint8 resize.
 
     Raises:
-        DecodeError: the file cannot be read; `reason` says why.
+        DecodeError: The file cannot be read; `reason` says why.
     """
     content = read_bytes(path)
     x_HWC = _plain_jpeg(content, least_side)
@@ -76,9 +76,9 @@ def decode(path: Path, least_side: int | None = None) -> Tensor:
 
 
 def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
-    """Decode an upright RGB JPEG by OpenCV; None for anything else, and for what looks damaged.
+    """Decode an upright RGB JPEG with OpenCV: H W 3, uint8; None for anything else, and if it looks damaged.
 
-    OpenCV decodes with the library that Pillow uses, to the same pixels, and copies them less often.
+    OpenCV uses the same library as Pillow, with the same pixels, and copies them less often.
     """
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return None
@@ -89,12 +89,12 @@ def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
                 return None
             scale = image.width // _scaled(image.size, least_side)[0] if least_side is not None else 1
         return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
-    except Exception:  # Pillow finds the words for it
+    except Exception:  # Pillow then says what is wrong
         return None
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Convert an RGB picture to 3 H W, uint8."""
+    """Convert an RGB image to 3 H W, uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -114,16 +114,16 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
     """Decode the content of an image file.
 
     Args:
-        path: the file's name, for the error.
-        content: the file's bytes.
-        draft: decode JPEG at an eighth of the size, which reads all of the data at a fraction of the time.
-        least_side: see `decode`.
+        path: Path of the file, for the error.
+        content: Bytes of the file.
+        draft: Decode JPEG at an eighth of the size, which reads all of the data in a fraction of the time.
+        least_side: Pixels that the shorter side must keep, see `decode`.
 
     Returns:
-        An upright picture in mode RGB; its `format` tells what the content was.
+        An upright image in mode RGB, with the `format` of the file.
 
     Raises:
-        DecodeError: `content` is no image, or a damaged one.
+        DecodeError: `content` is not an image, or damaged.
     """
     if not content:
         raise DecodeError(path, "empty file")
@@ -150,7 +150,7 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
 
 
 def _scaled(size: tuple[int, int], least_side: int) -> tuple[int, int]:
-    """Return the size at which a JPEG of this size is decoded."""
+    """Return the (width, height) at which a JPEG of this size is decoded."""
     for scale in DCT_SCALES:
         if min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
             return size[0] // scale, size[1] // scale
@@ -158,7 +158,7 @@ def _scaled(size: tuple[int, int], least_side: int) -> tuple[int, int]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded picture of any mode to upright RGB, transparency on white."""
+    """Convert a loaded image of any mode to upright RGB, transparency on white."""
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
@@ -174,16 +174,16 @@ def _upright(image: Image.Image) -> Image.Image:
         if image.getexif().get(ORIENTATION, 1) == 1:
             return image
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data around a good picture
+    except Exception:  # damaged EXIF data around a good image
         return image
 
 
 def _eight_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
     """Scale H W samples of more than 8 bits to uint8.
 
-    16-bit samples keep their high byte, as Pillow itself does for 16-bit RGB. For 32 bits a file does not say
-    what white is, so the first of the usual ranges that holds the values counts (floats: 0..1, 0..255; both:
-    0..65535), else the values are stretched from their smallest to their largest.
+    16-bit samples keep their high byte, as in Pillow's 16-bit RGB. For 32 bits a file does not say what white is,
+    so the first usual range that holds all values is assumed (floats: 0..1, 0..255; both: 0..65535); otherwise the
+    values are stretched from their minimum to their maximum.
     """
     if mode.startswith("I;16"):
         return (pixels >> 8).astype(np.uint8)

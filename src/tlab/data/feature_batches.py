@@ -1,4 +1,4 @@
-"""Batches of what was computed once, in place of images that are read again and again."""
+"""Batches of cached features, in place of images."""
 
 from collections.abc import Sequence
 
@@ -13,23 +13,23 @@ from tlab.data.sampler import Key, addressed_seed
 
 
 class FeatureBatches:
-    """Stands in for the images of a split while the first stages are frozen.
+    """Cached features of a split, which replace its images while the first stages are frozen.
 
     Epoch e gets view (e - start) modulo V. The views are those of the epochs from `start` on, so the first V epochs
-    see exactly what they would without a store, and the later ones see it again. A sample that a balanced epoch
+    see exactly what they would without a cache, and the later ones see it again. A sample that a balanced epoch
     repeats gets the next view.
 
     Args:
-        views: V arrays, each with a row per file: N x (the row's shape); memory-mapped.
-        dtype: type of the rows (bfloat16 is kept as int16 of the same bits).
-        channels_last: the rows of maps are `H W C`.
-        after: last stage that the rows have been through (`Batch.after`).
-        start: epoch of the first view.
-        rows: row of each sample of the split; None: they are in the same order.
-        labels: label of each sample of the split.
-        mixing: mixup, which blends the rows; None for no mixing.
-        num_classes: K, for mixing.
-        seed: seed of the run, for mixing.
+        views: V memory-mapped arrays with a row per file: N x (shape of a row).
+        dtype: Type of the rows (bfloat16 is stored as int16 of the same bits).
+        channels_last: Whether rows that are feature maps are stored as `H W C`.
+        after: Last stage already computed (`Batch.after`).
+        start: Epoch of the first view.
+        rows: Row of each sample of the split; None if they are in the same order.
+        labels: Label of each sample of the split.
+        mixing: Mixup, which blends the rows; None for no mixing.
+        num_classes: Number of classes K, for mixing.
+        seed: Seed of the run, for mixing.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FeatureBatches:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a row is a vector and no map."""
+        """Whether a row is a vector, not a feature map."""
         return self.views[0].ndim == 2
 
     def batch(self, keys: Sequence[Key]) -> Batch:
@@ -81,11 +81,15 @@ class FeatureBatches:
         return weight, (key.epoch + key.partner_draw, key.partner)
 
     def read(self, addresses: Sequence[tuple[int, int]]) -> Tensor:
-        """Return the rows of (epoch, sample) in a tensor of its own."""
+        """Return copies of the rows for each (epoch, sample)."""
         view = np.array([(epoch - self.start) % len(self.views) for epoch, _ in addresses])
         row = self.rows[[index for _, index in addresses]]
-        kind = torch.from_numpy(np.empty(0, self.views[0].dtype)).dtype  # torch warns of maps, which are read-only
-        x = torch.empty((len(row), *self.views[0].shape[1:]), dtype=kind)  # aligned, so that sums are the same bits
+        kind = torch.from_numpy(
+            np.empty(0, self.views[0].dtype)
+        ).dtype  # an empty array, since torch warns of read-only ones
+        x = torch.empty(
+            (len(row), *self.views[0].shape[1:]), dtype=kind
+        )  # aligned, so that sums are bitwise the same
         out = x.numpy()
         for number in np.unique(view):
             of_view = view == number

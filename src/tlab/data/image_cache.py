@@ -1,4 +1,4 @@
-"""Decoded images on disk: each image file is decoded once, for all epochs and for all runs that see it alike."""
+"""Decoded images on disk: each file is decoded once for all epochs, and for all runs that decode it alike."""
 
 import logging
 import os
@@ -25,25 +25,25 @@ from tlab.data import progress_bar
 
 log = logging.getLogger(__name__)
 
-RULE = 1  # counts the ways in which tlab has made these pixels
-EPOCHS = 3  # so many epochs at least must read the images
-WORTH = 2.0  # seconds of decoding to save, below which nothing is stored
-SAMPLE = 16  # images that are looked at for time and size
-CHUNK = 32  # images that are decoded before they are written; bounds the memory
-DISK_SHARE = 0.25  # of the free disk, for all stores of images together
-MEMORY_SHARE = 0.5  # of the free memory: a store that does not fit there is read from the disk at every epoch
+RULE = 1  # version of the decoding; raise it when the pixels change
+EPOCHS = 3  # for so many epochs or fewer nothing is stored
+WORTH = 2.0  # seconds of decoding saved, below which nothing is stored
+SAMPLE = 16  # images decoded to estimate time and size
+CHUNK = 32  # images decoded ahead of writing; bounds the memory
+DISK_SHARE = 0.25  # of the free disk, for all image stores together
+MEMORY_SHARE = 0.5  # of the free memory; a larger store would be read from the disk in every epoch
 
 Original = Callable[[int], Tensor]
 
 
 class ImageStore:
-    """Images in one flat file, readable at random and by any number of processes.
+    """Images in one flat file, with random access for any number of processes.
 
-    The file is read, not mapped: mapped pages would count as this process's memory, which would then grow with the
-    data. An open store outlives its removal.
+    The file is read, not mapped: mapped pages would count as this process's memory. An open store outlives its
+    removal.
 
     Args:
-        folder: holds `pixels` (the images one after the other, H W 3, uint8) and `shapes.npy` (N 2, int32: H, W).
+        folder: Folder with `pixels` (the images one after the other, H W 3, uint8) and `shapes.npy` (N 2, int32).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class ImageStore:
                     raise OSError(f"{self.folder} is cut short: remove it, and the images are decoded anew")
                 buffer, offset = buffer[count:], offset + count
             return
-        with self._lock:  # Windows: the place in the file is one for all threads
+        with self._lock:  # Windows: all threads share the file position
             self._file.seek(offset)
             self._file.readinto(buffer)
 
@@ -90,16 +90,16 @@ class ImageStore:
 def choose_store(
     mode: str, paths: Sequence[str], look: str, original: Original, epochs: int | None
 ) -> ImageStore | None:
-    """Return the store of these images, made now if need be; None where they are better decoded at every epoch.
+    """Return the store of these images, written now if missing; None if decoding in every epoch is better.
 
-    Of the processes of a run, which all call this together, the first one decides whether it pays.
+    All processes of a run call this together, and the first one decides whether it pays.
 
     Args:
-        mode: `on` stores whatever fits on the disk; `auto` what also fits into memory and pays; `off` nothing.
-        paths: the image files.
-        look: says how `original` makes an image of a file, for the store's key.
-        original: index -> 3 H W, uint8.
-        epochs: how many epochs read the images; None: many.
+        mode: `on` stores whatever fits on the disk, `auto` what also fits into memory and pays, `off` nothing.
+        paths: Paths of the image files.
+        look: Description of how `original` decodes a file, for the store's key.
+        original: Function from index to image, 3 H W, uint8.
+        epochs: Number of epochs that read the images; None: many.
     """
     if mode == "off" or not paths:
         return None
@@ -118,7 +118,7 @@ def choose_store(
         return None
     if not entry.exists():
         try:
-            with open_locked(entry):  # another process may be at it; then this one waits
+            with open_locked(entry):  # another process may be writing; this one then waits
                 if not entry.exists():
                     _write(entry, original, len(paths))
         except OSError as error:
@@ -131,12 +131,12 @@ def choose_store(
     touch(entry)
     try:
         return ImageStore(entry)
-    except OSError:  # another process has just made room
+    except OSError:  # another process has just evicted it
         return None
 
 
 def _key(paths: Sequence[str], look: str) -> str:
-    """Return a digest of all that the pixels depend on."""
+    """Return a digest of everything that the pixels depend on."""
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
@@ -162,7 +162,7 @@ def _reason_against(mode: str, folder: Path, original: Original, images: int, ep
 
 
 def _sample(original: Original, images: int) -> tuple[float, int]:
-    """Return about how many seconds of one core all images take to decode, and how many bytes they fill."""
+    """Estimate the seconds that one core takes to decode all images, and their size in bytes."""
     chosen = range(0, images, -(-images // SAMPLE))
     start = time.perf_counter()
     sizes = [original(index).numel() for index in chosen]
@@ -170,7 +170,7 @@ def _sample(original: Original, images: int) -> tuple[float, int]:
 
 
 def _write(entry: Path, original: Original, images: int) -> None:
-    """Decode all images into a folder that becomes `entry` when it is whole."""
+    """Decode all images into a temporary folder, and rename it to `entry`."""
     start = time.monotonic()
     temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
     try:
@@ -192,7 +192,7 @@ def _write(entry: Path, original: Original, images: int) -> None:
 
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:
-    """Yield all images in order, decoded by one thread for each core, a bounded number ahead."""
-    with single_threaded(), thread_pool(cpu_count()) as pool:  # Pillow and torch let go of the interpreter's lock
+    """Yield all images in order, decoded by a thread per core, `CHUNK` at a time."""
+    with single_threaded(), thread_pool(cpu_count()) as pool:  # Pillow and torch release the GIL
         for start in range(0, images, CHUNK):
             yield from pool.map(original, range(start, min(start + CHUNK, images)))

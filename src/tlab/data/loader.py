@@ -1,4 +1,4 @@
-"""Loaders over an `ImageDataset`: worker processes, and mistakes that arrive without their traceback."""
+"""Data loaders over an `ImageDataset`, and the number of their worker processes."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -15,15 +15,15 @@ from tlab.data.dataset import Batch, ImageDataset, whole_batches
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.sampler import EpochSampler, Key
 
-POOLED_ROWS = 1024  # pooled features at once in an evaluation; each step of its loop costs more than they do
-FEW_IMAGES = 200  # below this, starting worker processes costs more than it gives
+POOLED_ROWS = 1024  # batch size of pooled features in evaluation, where a step costs more than its computation
+FEW_IMAGES = 200  # below this, starting worker processes costs more than it saves
 
 
 class Loader(DataLoader[Batch]):
-    """A torch loader that raises the user's mistakes without a worker's traceback around them.
+    """A data loader that can resume inside an epoch, and raises a `UserError` without its worker's traceback.
 
     Attributes:
-        stored: where set, the batches come from here and no image is read.
+        stored: Cached features; if set, batches come from them and no image is read.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,13 +34,13 @@ class Loader(DataLoader[Batch]):
 
     @property
     def images(self) -> ImageDataset:
-        """The data set, also where the batches come from a store."""
+        """The dataset, even if the batches come from `stored`."""
         assert isinstance(self.dataset, ImageDataset)
         return self.dataset
 
     @property
     def has_workers(self) -> bool:
-        """Whether there are processes that have a copy of the data set."""
+        """Whether there are worker processes, which have a copy of the dataset."""
         return self._iterator is not None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -50,22 +50,22 @@ class Loader(DataLoader[Batch]):
             self._taken["batches"] += 1
             if isinstance(batch, UserError):
                 if isinstance(batches, _MultiProcessingDataLoaderIter):
-                    # Left to the garbage collector, each worker is waited for in vain for five seconds
+                    # Otherwise the garbage collector waits five seconds for each worker
                     batches._shutdown_workers()
                     self._iterator = None
                 raise UserError(str(batch))
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of which epoch were taken (Lightning keeps it in its checkpoints)."""
+        """Return the epoch and the number of its batches taken (Lightning saves this in checkpoints)."""
         return dict(self._taken)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on inside that epoch: its next iteration begins after those batches, which are not even decoded."""
+        """Resume inside that epoch: its next iteration begins after those batches, without decoding them."""
         self._resumed = dict(state_dict)
 
     def start_anew(self) -> None:
-        """Begin the next iteration with the first batch, whatever was taken of its epoch."""
+        """Begin the next iteration with the first batch, even after `load_state_dict`."""
         self._resumed = None
 
     def _from_store(self) -> Iterator[Batch]:
@@ -82,7 +82,7 @@ class Loader(DataLoader[Batch]):
             yield batch
 
     def _start(self) -> dict[str, int]:
-        """Return the epoch that begins and the batches of it that a resumed run has had."""
+        """Return the epoch that begins, and the number of its batches that a resumed run has already taken."""
         if not isinstance(self.sampler, EpochSampler):
             return {"epoch": -1, "batches": 0}
         start, self._resumed = self._resumed, None
@@ -98,13 +98,13 @@ def make_loader(
     """Return a loader of the images that `keys` address.
 
     Args:
-        dataset: makes the batches.
-        keys: a sampler or a list of `sampler.Key`.
-        batch_size: B, the last batch may be smaller.
-        num_workers: processes that decode; None chooses by `choose_workers`.
-        persistent: keep the processes from one epoch to the next.
+        dataset: Dataset that makes the batches.
+        keys: A sampler or a list of `sampler.Key`.
+        batch_size: Batch size B; the last batch may be smaller.
+        num_workers: Number of decoding processes; None chooses by `choose_workers`.
+        persistent: Whether to keep the processes from one epoch to the next.
     """
-    # torch's worker processes run with one arithmetic thread each by themselves
+    # torch's worker processes compute on one thread each
     on_cpu = dataset.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
     workers = choose_workers(len(keys), cpus_per_process(), on_cpu) if num_workers is None else num_workers
     return Loader(
@@ -116,29 +116,29 @@ def make_loader(
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # else torch draws a seed from the global stream at every iteration
+        generator=torch.Generator(),  # else torch draws a seed from the global generator in every epoch
     )
 
 
 def ignore_signals(worker: int) -> None:
-    """Let a worker process outlast the signals that a terminal or Slurm sends to all processes of a run.
+    """Let a worker process ignore the signals that a terminal or Slurm sends to all processes of a run.
 
-    The run saves where it stands with it, and ends it through its queue.
+    The run still needs it to save its state, and ends it through its queue.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def choose_workers(images: int, cores: int, on_cpu: bool = False) -> int:
-    """Return the number of worker processes for a split of so many images.
+    """Return the number of worker processes for a split.
 
-    None for few images, and none where the CPU computes too: between two steps the data set makes the images of a
-    batch on all cores, while worker processes would take cores from the arithmetic, whose threads wait for each
-    other at every layer. Otherwise one for each core but one, at most 8.
+    Zero for few images, and if the network runs on the CPU: the dataset then makes the images of a batch on all
+    cores between two steps, while worker processes would take cores from the network, whose threads wait for each
+    other at every layer. Otherwise one per core but one, at most 8.
 
     Args:
-        images: in the split.
-        cores: for this process.
-        on_cpu: whether the CPU computes and the data set may use threads.
+        images: Number of images of the split.
+        cores: Number of cores of this process.
+        on_cpu: Whether the network runs on the CPU and the dataset may use threads.
     """
     return 0 if images < FEW_IMAGES or on_cpu else max(0, min(cores - 1, 8))

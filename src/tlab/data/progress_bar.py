@@ -13,13 +13,13 @@ PATIENCE = 1.0  # seconds before work is worth a progress bar or a log line
 
 
 def shown(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None = None) -> Iterator[T]:
-    """Pass the items on; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`.
+    """Yield the items; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`.
 
     Args:
-        items: images, or what stands for them.
-        description: what is done, shown before the bar.
-        total: number of items.
-        size: tells how many images an item stands for; None: each is one.
+        items: Images or groups of images.
+        description: Text before the bar.
+        total: Number of images.
+        size: Function that returns the number of images of an item; None: each is one.
     """
     columns = (
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Addressed randomness: which sample comes when is a function of the seed and the epoch only."""
+"""Addressed randomness, and samplers whose order is a function of the seed and the epoch only."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -21,16 +21,16 @@ def addressed_generator(*parts: int | str) -> torch.Generator:
 
 
 class Key(NamedTuple):
-    """What a sampler tells a data set to make.
+    """The address of one image that a sampler asks a dataset for.
 
     Attributes:
-        epoch: epoch, from 0.
-        index: position of the sample in its split.
-        draw: how often the sample came earlier in this epoch (balanced sampling repeats samples; each repeat
-            gets its own augmentation).
-        partner: sample to mix with: the next one in the order of the epoch; -1 for none.
-        partner_draw: `draw` of the partner.
-        phase: phase of the run, which may have an augmentation of its own; "" for evaluation.
+        epoch: Number of the epoch, from 0.
+        index: Position of the sample in its split.
+        draw: Number of earlier occurrences of the sample in this epoch (balanced sampling repeats samples; each
+            repeat gets its own augmentation).
+        partner: Sample to mix with, the next one in the order of the epoch; -1 for none.
+        partner_draw: Value of `draw` of the partner.
+        phase: Phase of the run, which may have its own augmentation; "" for evaluation.
     """
 
     epoch: int
@@ -46,24 +46,24 @@ class EpochSampler(Sampler[Key]):
 
     With several processes each global batch (`batch_size * num_replicas` successive keys) is cut into
     contiguous slices, one per rank, so the union over the ranks is the batch that a single process would see.
-    The last, smaller global batch is cut evenly, and at most `num_replicas - 1` samples of the epoch are left
-    over; no sample is doubled. A last batch of a single sample is left out (BatchNorm has no variance there),
+    The last, smaller global batch is cut evenly, and at most `num_replicas - 1` samples of the epoch are dropped;
+    no sample is duplicated. A last batch of a single sample is dropped (BatchNorm has no variance there),
     unless it is the only one.
 
     Args:
-        labels: N labels of the split.
-        seed: seed of the run.
-        shuffle: False keeps the order of the index.
-        balanced: every class comes equally often: an epoch of N keys holds N / K of each of the K classes,
-            which runs through permutations of its own images, so rare images repeat and frequent ones pause.
-        batch_size: per process; only the cut into slices and the last batch depend on it.
-        num_replicas: number of processes.
-        rank: number of this process.
+        labels: Labels of the N samples of the split.
+        seed: Seed of the run.
+        shuffle: Whether to shuffle; False keeps the order of the index.
+        balanced: Whether every class comes equally often: an epoch of N keys has N / K of each of the K classes,
+            drawn through permutations of its images, so rare classes repeat images and frequent ones omit some.
+        batch_size: Batch size of each process; only the slices and the last batch depend on it.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
 
     Attributes:
-        phase: phase of the run, put into the keys.
-        skip: keys to leave out at the start of the next iteration, and of that one only: a run that goes on inside
-            an epoch has seen them.
+        phase: Phase of the run, put into the keys.
+        skip: Number of keys to skip at the start of the next iteration only, which a run resumed inside an epoch
+            has already seen.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EpochSampler(Sampler[Key]):
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration yields (Lightning calls this)."""
+        """Set the epoch of the next iteration (Lightning calls this)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -148,13 +148,13 @@ class EpochSampler(Sampler[Key]):
 class SequentialSampler(Sampler[Key]):
     """The evaluation order: each sample of a split once, in the order of the index.
 
-    With several processes rank r takes the samples r, r + R, r + 2R, ...; none is repeated to fill up, so the
+    With several processes rank r takes the samples r, r + R, r + 2R, ...; none is repeated for padding, so the
     counts may differ by one.
 
     Args:
-        total: number of samples.
-        num_replicas: number of processes R.
-        rank: number of this process r.
+        total: Number of samples.
+        num_replicas: Number of processes R.
+        rank: Rank r of this process.
     """
 
     def __init__(self, total: int, *, num_replicas: int = 1, rank: int = 0) -> None:

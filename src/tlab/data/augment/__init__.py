@@ -1,1 +1,1 @@
-"""What happens to a training image, and how evaluation sees one."""
+"""Augmentation of training images, and the transforms of evaluation."""

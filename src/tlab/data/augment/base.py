@@ -1,4 +1,4 @@
-"""What all of tlab's own augmentation steps share."""
+"""Base class and helpers of tlab's own transforms."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ Range = float | Sequence[float]
 
 
 class Transform:
-    """One augmentation step. Steps in succession share one `LazyImage`, and so one warp and one change of colours.
+    """A transform of a `LazyImage`; successive ones share it, and so one warp and one color change.
 
-    A step is also a transform of its own: called with a uint8 image `3 H W` it returns one, and draws from torch's
-    global generator, as torchvision's transforms do.
+    It can also be called alone on a uint8 image `3 H W`; it then draws from torch's global generator, as
+    torchvision's transforms do.
     """
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Draw what is to be done from `rng`, and do it to the image."""
+        """Draw the parameters from `rng`, and transform the image."""
         raise NotImplementedError
 
     def __call__(self, x_CHW: Tensor) -> Tensor:
-        """Transform one image: C H W, uint8 (else converted), to 3 H W, uint8."""
+        """Transform one image: C H W, uint8 (other dtypes are converted), to 3 H W, uint8."""
         image = LazyImage(to_pixels(x_CHW))
         self.apply(image, generator(int(torch.randint(2**62, ()))))
         return image.tensor().clone()
@@ -40,7 +40,7 @@ def to_pixels(x_CHW: Tensor) -> np.ndarray:
     """Convert an image to H W 3, uint8.
 
     Args:
-        x_CHW: C H W with C = 1 or 3; uint8, another integer type, or float in 0..1.
+        x_CHW: Image C H W with C = 1 or 3; uint8, another integer type, or float in 0..1.
     """
     if x_CHW.dtype != torch.uint8:
         x_CHW = TF.to_dtype(x_CHW.clamp(0, 1) if x_CHW.is_floating_point() else x_CHW, torch.uint8, scale=True)
@@ -60,10 +60,10 @@ def below(rng: np.random.Generator, stop: int) -> int:
 def limits(
     name: str, value: Range, centre: float, least: float = -np.inf, most: float = np.inf
 ) -> tuple[float, float]:
-    """Return a range: of a number the range that reaches so far to both sides of `centre`, else the pair given.
+    """Return a range: `centre` plus or minus `value` if it is a number, else the pair itself.
 
     Raises:
-        ValueError: it is no such range, or exceeds `least` or `most`.
+        ValueError: `value` is not a range, or exceeds `least` or `most`.
     """
     if isinstance(value, Sequence):
         pair = [float(end) for end in value]
@@ -75,10 +75,10 @@ def limits(
 
 
 def color(name: str, value: Range) -> Color:
-    """Return an RGB colour in 0..255 of three numbers, or of one for a grey.
+    """Return an RGB color in 0..255 from three numbers, or from one for a gray.
 
     Raises:
-        ValueError: it is no colour.
+        ValueError: `value` is not a color.
     """
     parts = list(value) if isinstance(value, Sequence) else [value] * 3
     if len(parts) != 3 or not all(isinstance(part, int | float) and 0 <= part <= 255 for part in parts):

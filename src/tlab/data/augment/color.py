@@ -1,6 +1,6 @@
-"""Augmentation steps that change colours: jitter, noise and erasing, with torchvision's names and meanings.
+"""Transforms of colors: jitter, noise and erasing, with torchvision's names and meanings.
 
-Jitters in succession are carried out as one 3 x 4 matrix on (R, G, B, 1) (see `lazy_image.LazyImage`).
+Successive jitters are applied as one 3 x 4 matrix on (R, G, B, 1) (see `lazy_image.LazyImage`).
 """
 
 import math
@@ -17,7 +17,7 @@ from tlab.data.augment.geometry import ATTEMPTS
 from tlab.data.augment.lazy_image import LazyImage
 
 GRAY = np.array([0.2989, 0.587, 0.114])  # ITU-R BT.601, as rounded in torchvision's rgb_to_grayscale
-# RGB -> YIQ (NTSC 1953): lightness, and two axes of colour at right angles
+# RGB -> YIQ (NTSC 1953): lightness, and two orthogonal axes of color
 YIQ = np.array([GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 RGB = np.linalg.inv(YIQ)
 
@@ -26,14 +26,14 @@ RGB = np.linalg.inv(YIQ)
 class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue, in random order.
 
-    As torchvision's, except that nothing is clipped between one change and the next, and that hue turns about the
-    grey axis (in YIQ): lightness and saturation stay, where torchvision's turn in HSV keeps the largest of R, G, B.
+    As torchvision's, except that nothing is clipped between one change and the next, and that hue rotates about the
+    gray axis (in YIQ), which keeps lightness and saturation; torchvision's rotation in HSV keeps max(R, G, B).
 
     Args:
-        brightness: factor; a number b stands for 1 - b..1 + b.
-        contrast: factor of the distance from the mean grey.
-        saturation: factor of the distance from each pixel's grey.
-        hue: share of the colour circle; a number h stands for -h..h, at most 0.5.
+        brightness: Factor on all colors; a number b stands for 1 - b..1 + b.
+        contrast: Factor on the distance from the mean gray; a number as above.
+        saturation: Factor on the distance from each pixel's gray; a number as above.
+        hue: Rotation as a share of the color circle; a number h stands for -h..h, at most 0.5.
     """
 
     brightness: Range = 0.0
@@ -45,7 +45,7 @@ class ColorJitter(Transform):
         self._limits = self._ranges()
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Draw an order and the factors, and change the colours."""
+        """Draw an order and the factors, and change the colors."""
         for kind in rng.permutation(len(self._limits)):
             low, high = self._limits[kind]
             if low == high == (0.0 if kind == 3 else 1.0):
@@ -69,22 +69,22 @@ class ColorJitter(Transform):
 
 
 def brightness_matrix(factor: float) -> np.ndarray:
-    """Return the 3 x 4 matrix that multiplies all colours."""
+    """Return the 3 x 4 matrix that multiplies all colors."""
     return _matrix(factor * np.eye(3))
 
 
 def contrast_matrix(factor: float, gray: float) -> np.ndarray:
-    """Return the 3 x 4 matrix that multiplies the distance from a grey in 0..255."""
+    """Return the 3 x 4 matrix that multiplies the distance from a gray in 0..255."""
     return _matrix(factor * np.eye(3), (1 - factor) * gray)
 
 
 def saturation_matrix(factor: float) -> np.ndarray:
-    """Return the 3 x 4 matrix that multiplies each pixel's distance from its own grey."""
+    """Return the 3 x 4 matrix that multiplies each pixel's distance from its own gray."""
     return _matrix(factor * np.eye(3) + (1 - factor) * GRAY)
 
 
 def hue_matrix(turns: float) -> np.ndarray:
-    """Return the 3 x 4 matrix that turns colours about the grey axis, by a share of the circle."""
+    """Return the 3 x 4 matrix that rotates colors about the gray axis, by a share of the circle."""
     # In YIQ red lies at about 20 degrees and green at about 240: the opposite sense of the hue circle
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
@@ -102,8 +102,8 @@ class GaussianNoise(Transform):
     """Add normal noise to every value of every pixel.
 
     Args:
-        mean: of a white of 1.
-        sigma: standard deviation, of a white of 1.
+        mean: Mean of the noise, where white is 1.
+        sigma: Standard deviation of the noise, where white is 1.
     """
 
     mean: float = 0.0
@@ -114,9 +114,9 @@ class GaussianNoise(Transform):
             raise ValueError(f"sigma must not be negative: {self.sigma}")
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Add noise; what leaves 0..255 is clipped."""
+        """Add noise, and clip to 0..255."""
         x_HWC = image.pixels()
-        # 16 random bits pick one of 65,536 equally likely levels, which is five times as fast as drawing normals
+        # 16 random bits pick one of 65,536 equally likely levels: five times as fast as drawing normals
         bits = rng.bit_generator.random_raw(x_HWC.size // 4 + 1).view(np.uint16)[: x_HWC.size]
         noise = np.take(_normal_levels(self.mean * 255, self.sigma * 255), bits).reshape(x_HWC.shape)
         image.replace(cv2.add(x_HWC, noise, dtype=cv2.CV_8U))
@@ -135,10 +135,10 @@ class RandomErasing(Transform):
     """Paint a box of random size, shape and place, with probability p.
 
     Args:
-        p: probability.
-        scale: share of the image's area, from and to.
-        ratio: height / width, from and to; drawn evenly in its logarithm.
-        value: colour of the box, RGB in 0..255.
+        p: Probability of painting a box.
+        scale: Range of the box's share of the image's area.
+        ratio: Range of height / width, drawn log-uniformly.
+        value: Color of the box, RGB in 0..255.
     """
 
     p: float = 0.5
@@ -153,7 +153,7 @@ class RandomErasing(Transform):
             raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Paint; an image too thin for any such box stays as it is."""
+        """Paint a box; an image too thin for any such box is left unchanged."""
         if rng.random() >= self.p:
             return
         (height, width), (low, high) = image.size, map(math.log, self.ratio)

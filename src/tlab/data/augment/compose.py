@@ -1,4 +1,4 @@
-"""The named transforms of a run, applied to one image in order; one of them with some probability only."""
+"""Composition of named transforms, and a transform applied with some probability."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ class RandomApply(nn.Module):
     has a key (`aug.transforms.noise.transform.sigma=0.1`).
 
     Args:
-        transform: callable on one uint8 image `C H W`.
-        p: probability, 0..1.
+        transform: Callable on one uint8 image `C H W`.
+        p: Probability in 0..1.
     """
 
     def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
@@ -33,7 +33,7 @@ class RandomApply(nn.Module):
         self.p = p
 
     def forward(self, x_CHW: Tensor) -> Tensor:
-        """Transform one image, or return it as it is."""
+        """Transform one image, or return it unchanged."""
         return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
 
     def extra_repr(self) -> str:
@@ -42,14 +42,14 @@ class RandomApply(nn.Module):
 
 
 class Compose:
-    """Augmentation steps in order; those of tlab that follow each other share a `LazyImage`, others get a tensor.
+    """Transforms applied in order; successive ones of tlab share a `LazyImage`, others get a tensor.
 
     Args:
-        transforms: name -> `Transform`, or any callable on images C H W that draws from torch's or Python's global
-            generator; None is left out.
+        transforms: Name -> `Transform`, or any callable on images C H W that draws from torch's or Python's global
+            generator; None entries are left out.
 
     Attributes:
-        seeds_globally: whether a step may draw from the global generators.
+        seeds_globally: Whether a transform may draw from the global generators.
     """
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
@@ -61,14 +61,14 @@ class Compose:
         """Augment one image.
 
         Args:
-            x_CHW: 3 H W, uint8; not written to.
-            seed: what is done is a function of it. The global generators are seeded only if a step needs them.
+            x_CHW: Image 3 H W, uint8; not written to.
+            seed: Seed of all random parameters. The global generators are seeded only if a transform needs them.
 
         Returns:
-            3 H' W', uint8; it may share memory with `x_CHW`.
+            The image 3 H' W', uint8; it may share memory with `x_CHW`.
 
         Raises:
-            UserError: a step returned no image.
+            UserError: A transform did not return an image.
         """
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
@@ -94,7 +94,7 @@ def _is_lazy(step: Any) -> bool:
 
 
 def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
-    """Let a step for which `_is_lazy` holds change an image."""
+    """Apply a transform for which `_is_lazy` holds."""
     if not isinstance(step, RandomApply):
         step.apply(image, rng)
     elif rng.random() < step.p:
@@ -102,7 +102,7 @@ def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
 
 
 def _is_fixed(step: Any) -> bool:
-    """Return whether a step surely draws nothing at random."""
+    """Tell whether a transform is known to be deterministic."""
     return isinstance(step, ResizeCrop | ResizePad)
 
 

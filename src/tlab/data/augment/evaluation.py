@@ -1,13 +1,13 @@
-"""How evaluation sees an image, and a transform applied now and then; uint8 images C H W, RGB, in and out."""
+"""Transforms of evaluation: uint8 RGB images C H W to squares."""
 
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
-# ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): where it is painted, the normalised input is zero.
+# ImageNet's mean color, 255 * (0.485, 0.456, 0.406), which normalization maps to zero.
 MEAN_COLOR = (124, 116, 104)
-# Below this ratio of the sides an image is resized whole, exactly as torchvision's own presets do it.
+# Up to this ratio of the sides an image is resized whole, exactly as in torchvision's presets.
 _THIN = 2
-# So many times the pixels needed are decoded at least: then resizing hides how, and crops of training keep detail.
+# Oversampling of decoded images per side: resizing then hides the decoder's scaling, and crops keep detail.
 DETAIL = 2
 
 
@@ -19,8 +19,8 @@ class ResizeCrop(nn.Module):
     resized, so that an image of 1 x 4000 pixels does not become one of 256 x 1,024,000 on the way.
 
     Args:
-        image_size: side S of the square that comes out, in pixels.
-        crop_fraction: how much of the shorter side is kept, 0 < crop_fraction <= 1.
+        image_size: Side S of the square output, in pixels.
+        crop_fraction: Share of the shorter side that is kept, 0 < crop_fraction <= 1.
 
     Shapes: uint8 `C H W` -> uint8 `C S S`.
     """
@@ -56,8 +56,8 @@ class ResizePad(nn.Module):
     """Resize the longer side to `image_size`, then pad to a square: the whole object stays in view.
 
     Args:
-        image_size: side S of the square that comes out, in pixels.
-        fill: colour of the padding, RGB in 0..255.
+        image_size: Side S of the square output, in pixels.
+        fill: Color of the padding, RGB in 0..255.
 
     Shapes: uint8 `3 H W` -> uint8 `3 S S`.
     """
@@ -77,7 +77,7 @@ class ResizePad(nn.Module):
         """Resize and pad one image."""
         size, (height, width) = self.image_size, x_CHW.shape[-2:]
         scale = size / max(height, width)
-        # max(1, ...): the short side of a very thin image must not vanish.
+        # max(1, ...): the short side of a very thin image must not vanish
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         x_CHW = TF.resize(x_CHW, [height, width], antialias=True)
         left, top = (size - width) // 2, (size - height) // 2
@@ -89,18 +89,18 @@ class ResizePad(nn.Module):
 
 
 def evaluation_transform(image_size: int, resize: str = "crop", crop_fraction: float = 0.875) -> nn.Module:
-    """Build the transform of validation and test images, the same for every call on an image.
+    """Build the deterministic transform of validation and test images.
 
     Args:
-        image_size: side S of the square that comes out, in pixels.
-        resize: `crop` keeps the central square, `pad` keeps the whole image and pads it with the mean colour.
-        crop_fraction: how much of the shorter side `crop` keeps; torchvision's presets: 0.875 (224 of 256).
+        image_size: Side S of the square output, in pixels.
+        resize: `crop` keeps the central square, `pad` keeps the whole image and pads it with the mean color.
+        crop_fraction: Share of the shorter side that `crop` keeps; 0.875 (224 of 256) in torchvision's presets.
 
     Returns:
         A module from uint8 `3 H W` to uint8 `3 S S`.
 
     Raises:
-        ValueError: `resize` is neither of the two, or a number is out of its range.
+        ValueError: `resize` is neither of the two, or a number is out of range.
     """
     if resize == "crop":
         return ResizeCrop(image_size, crop_fraction)
@@ -115,6 +115,6 @@ def _check_size(image_size: int) -> None:
 
 
 def _middle(side: int, short: int) -> int:
-    """Length kept of `side`: about `_THIN` times the short side, of equal parity so that the centre stays."""
+    """Return the length kept of `side`: about `_THIN` times the short side, of equal parity to keep the center."""
     kept = _THIN * short
     return side if side <= kept else kept + (side - kept) % 2

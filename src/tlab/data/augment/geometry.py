@@ -1,6 +1,6 @@
-"""Augmentation steps that move pixels: crop, flip, rotation and shear, with torchvision's names and meanings.
+"""Geometric transforms: crop, flip, rotation and shear, with torchvision's names and meanings.
 
-In succession they are carried out as one warp (see `lazy_image.LazyImage`).
+Successive ones are applied as one warp (see `lazy_image.LazyImage`).
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, uniform
 from tlab.data.augment.lazy_image import LazyImage
 
-ATTEMPTS = 10  # at a box of random shape that fits into the image, as in torchvision
+ATTEMPTS = 10  # draws of a box of random shape that fits into the image, as in torchvision
 BORDERS = {
     "constant": cv2.BORDER_CONSTANT,
     "edge": cv2.BORDER_REPLICATE,
@@ -27,9 +27,9 @@ class RandomResizedCrop(Transform):
     """Cut a box of random size, shape and place, and resize it (bilinear, with antialiasing).
 
     Args:
-        size: side S of the square that comes out, in pixels, or its height and width.
-        scale: share of the image's area, from and to.
-        ratio: width / height, from and to; drawn evenly in its logarithm.
+        size: Side S of the square output in pixels, or its height and width.
+        scale: Range of the box's share of the image's area.
+        ratio: Range of width / height, drawn log-uniformly.
     """
 
     size: int | Sequence[int]
@@ -43,7 +43,7 @@ class RandomResizedCrop(Transform):
             raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Cut and resize; an image too thin for any such box gives its middle."""
+        """Cut a box and resize it; an image too thin for any such box gives its middle."""
         image.crop(*self._box(*image.size, rng), size=_pair(self.size))
 
     def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -64,12 +64,12 @@ class RandomCrop(Transform):
     """Cut a box of fixed size at a random place, after adding a margin.
 
     Args:
-        size: side of the square that is cut, in pixels, or its height and width; an image that is smaller, margin
-            included, is padded to it.
-        padding: margin in pixels: one for all sides, or (left and right, top and bottom), or (left, top, right,
+        size: Side of the square box in pixels, or its height and width; an image that is smaller, margin included,
+            is padded to it.
+        padding: Margin in pixels: one for all sides, or (left and right, top and bottom), or (left, top, right,
             bottom).
-        fill: colour of the margin, RGB in 0..255.
-        padding_mode: `constant` (the colour), `edge`, `reflect` or `symmetric`.
+        fill: Color of the margin, RGB in 0..255.
+        padding_mode: `constant` (the color), `edge`, `reflect` or `symmetric`.
     """
 
     size: int | Sequence[int]
@@ -129,14 +129,14 @@ class RandomVerticalFlip(Transform):
 
 @dataclass
 class RandomAffine(Transform):
-    """Rotate, shear, scale and shift about the centre of the image (bilinear).
+    """Rotate, shear, scale and shift about the center of the image (bilinear).
 
     Args:
-        degrees: angle; a number d stands for -d..d.
-        translate: largest shift as a share of width and of height; null for none.
-        scale: factor, from and to; null for none.
-        shear: angle of the horizontal shear in degrees, or of both as (x low, x high, y low, y high); null: none.
-        fill: colour outside the image, RGB in 0..255.
+        degrees: Range of the rotation in degrees; a number d stands for -d..d.
+        translate: Largest shift as a share of width and of height; null for none.
+        scale: Range of the scale factor; null for none.
+        shear: Range of the horizontal shear in degrees, or of both as (x low, x high, y low, y high); null: none.
+        fill: Color outside the image, RGB in 0..255.
     """
 
     degrees: Range
@@ -176,17 +176,17 @@ def affine_matrix(
     scale: float = 1.0,
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
-    """Return the affine map that torchvision's `functional.affine` carries out, from output to input.
+    """Return the affine map of torchvision's `functional.affine`, from output to input.
 
     Args:
-        size: height and width.
-        angle: clockwise, in degrees.
-        shift: of the image in pixels, to the right and down.
-        scale: factor of the image.
-        shear: angles in degrees.
+        size: Height and width of the image in pixels.
+        angle: Clockwise rotation in degrees.
+        shift: Shift of the image in pixels, to the right and down.
+        scale: Scale factor of the image.
+        shear: Horizontal and vertical shear in degrees.
 
     Returns:
-        3 x 3, float64, in continuous coordinates (x, y, 1).
+        The 3 x 3 matrix, float64, in continuous coordinates (x, y, 1).
     """
     turn, (x, y) = math.radians(angle), map(math.radians, shear)
     a, c = math.cos(turn - y) / math.cos(y), math.sin(turn - y) / math.cos(y)

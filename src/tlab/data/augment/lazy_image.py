@@ -1,4 +1,4 @@
-"""An image and what is still to be done to it: successive warps become one, and so do successive colour changes."""
+"""An image with pending transforms: successive warps become one, and so do successive color changes."""
 
 import cv2
 import numpy as np
@@ -12,25 +12,25 @@ _SAME = 1e-6
 
 
 class LazyImage:
-    """An image in the course of its augmentation.
+    """An image whose transforms are applied when its pixels are needed.
 
-    `crop`, `flip`, `warp` and `recolor` only note what is to be done. It is carried out when somebody asks for the
-    pixels: one resampling for all warps, then one pass for all colour changes. The result is that of carrying
-    out each at once, with less blur, and without clipping at 0 and 255 between one colour change and the next.
+    `crop`, `flip`, `warp` and `recolor` only record what is to be done: one resampling for all warps, then one pass
+    for all color changes. The result is that of applying each at once, with less blur, and without clipping at 0
+    and 255 between color changes.
 
     Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1). Warps are given as matrices
     from output to input coordinates (x, y, 1).
 
     Args:
-        x_HWC: H W 3, uint8, RGB. It is never written to.
+        x_HWC: Image H W 3, uint8, RGB; never written to.
     """
 
     def __init__(self, x_HWC: np.ndarray) -> None:
         self._source = x_HWC
         self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
         self._size = x_HWC.shape[:2]
-        self._fill: Color | None = None  # of what lies outside the source, where a warp may show it
-        self._cut = False  # the matrix hides pixels of the source, which a further warp must not show again
+        self._fill: Color | None = None  # color outside the source, where a warp may show it
+        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
         self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
 
     @property
@@ -40,7 +40,7 @@ class LazyImage:
         return height, width
 
     def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
-        """Cut a box that lies inside the image, and bring it to `size` (height, width)."""
+        """Cut a box that lies inside the image (pixels), and resize it to `size` (height, width)."""
         if self._matrix is None:
             self._source = self._source[top : top + height, left : left + width]
         else:
@@ -72,17 +72,17 @@ class LazyImage:
         self._set(cv2.copyMakeBorder(self._source, top, bottom, left, right, border, value=fill))
 
     def recolor(self, matrix: np.ndarray) -> None:
-        """Change colours by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
+        """Change colors by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
         self._color = matrix if self._color is None else _after(matrix, self._color)
 
     def mean(self) -> np.ndarray:
-        """Return the mean colour, RGB in 0..255: 3, float64. Pending colour changes count, unclipped."""
+        """Return the mean color, RGB in 0..255: 3, float64, with pending color changes, unclipped."""
         self._carry_out_warp()
         mean = np.array(cv2.mean(self._source)[:3])
         return mean if self._color is None else self._color[:, :3] @ mean + self._color[:, 3]
 
     def pixels(self) -> np.ndarray:
-        """Carry out what is pending and return the image: H W 3, uint8; not to be written to."""
+        """Apply what is pending, and return the image: H W 3, uint8; not to be written to."""
         self._carry_out()
         return self._source
 
@@ -91,7 +91,7 @@ class LazyImage:
         return torch.from_numpy(np.ascontiguousarray(self.pixels())).permute(2, 0, 1)
 
     def replace(self, x_HWC: np.ndarray) -> None:
-        """Take another image, H W 3, uint8, in place of what was there and was pending."""
+        """Replace the image by another, H W 3, uint8, and drop what was pending."""
         self._color = None
         self._set(x_HWC)
 
@@ -120,7 +120,7 @@ class LazyImage:
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the 3 x 4 matrix that does `first`, then `second`."""
+    """Return the 3 x 4 matrix that applies `first`, then `second`."""
     both = second[:, :3] @ first
     both[:, 3] += second[:, 3]
     return both

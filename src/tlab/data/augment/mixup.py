@@ -1,4 +1,4 @@
-"""Mixup and CutMix: two images and their labels become one."""
+"""Mixup and CutMix, which combine two images and their labels."""
 
 import math
 import random
@@ -16,13 +16,13 @@ class Mixing:
     """Mix each training image with the next one of the epoch's order.
 
     Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", eq. 1) blends the whole images;
-    CutMix (Yun et al. 2019, "CutMix", eq. 1 and 2) pastes a box of the partner. Where both are on, each image
-    draws one of them with equal chance.
+    CutMix (Yun et al. 2019, "CutMix", eq. 1 and 2) pastes a box of the partner. If both are on, each image
+    draws one of them with equal probability.
 
     Args:
-        mixup_alpha: lambda is drawn from Beta(alpha, alpha); 0 turns mixup off.
-        cutmix_alpha: the same for CutMix.
-        p: probability that an image is mixed at all.
+        mixup_alpha: Parameter of Beta(alpha, alpha), from which lambda is drawn; 0 turns mixup off.
+        cutmix_alpha: The same for CutMix.
+        p: Probability that an image is mixed at all.
     """
 
     mixup_alpha: float = 0.0
@@ -44,9 +44,9 @@ class Mixing:
         """Mix two images.
 
         Args:
-            image: C H W, uint8.
-            partner: C H W, uint8.
-            seed: decides whether and how they are mixed, and nothing else does.
+            image: Image C H W, uint8.
+            partner: Image to mix in, C H W, uint8.
+            seed: Seed of all that is drawn.
 
         Returns:
             The mixed image (C H W, uint8) and the weight of `image`'s label in 0..1; `partner`'s label has
@@ -56,15 +56,15 @@ class Mixing:
         return (image, 1.0) if kind is None else kind(image, partner, weight, draw)
 
     def weight(self, seed: int) -> float:
-        """Return the share that `mix` gives an image by mixup alone, for what is not an image (features).
+        """Return the weight that mixup gives an image, for mixing features instead of images.
 
-        Manifold mixup (Verma et al. 2019, "Manifold Mixup") blends such features at the same shares.
+        As in Manifold mixup (Verma et al. 2019, "Manifold Mixup").
         """
         assert self.cutmix_alpha == 0
         return self._drawn(seed)[1]
 
     def _drawn(self, seed: int) -> tuple[Callable[..., tuple[Tensor, float]] | None, float, random.Random]:
-        """Return how to mix (None: not at all), the image's share, and what to draw the rest from."""
+        """Return the mixing function (None: no mixing), the image's weight, and the generator for the rest."""
         draw = random.Random(seed)
         kinds = [kind for kind, alpha in ((_blend, self.mixup_alpha), (_paste, self.cutmix_alpha)) if alpha > 0]
         if not kinds or draw.random() >= self.p:
@@ -87,5 +87,5 @@ def _paste(image: Tensor, partner: Tensor, weight: float, draw: random.Random) -
     left, right = (round(min(max(edge, 0), width)) for edge in (x - half_w, x + half_w))
     pasted = image.clone()
     pasted[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
-    # The box is cut at the border, so lambda becomes the share of the image that is really left
+    # The box is clipped at the border, so lambda becomes the share of the image that is actually left
     return pasted, 1 - (bottom - top) * (right - left) / (height * width)

@@ -1,4 +1,4 @@
-"""Pixels moved: resized, flipped and warped images H W 3, uint8."""
+"""Resizing, flipping and warping of images H W 3, uint8."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 Color = tuple[float, float, float]  # RGB in 0..255
 
-# The stores are mapped read-only and nothing here writes to them; torch warns all the same.
+# Arrays of read-only memory are never written to here, but torch warns of them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels a side
@@ -19,7 +19,7 @@ _WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels
 def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize to (height, width) as torchvision does: bilinear, with antialiasing where a side shrinks.
 
-    torch's kernel for uint8 is quicker than OpenCV's INTER_AREA.
+    torch's kernel for uint8 is faster than OpenCV's INTER_AREA.
     """
     if x_HWC.shape[:2] == size:
         return x_HWC
@@ -35,21 +35,21 @@ def flipped(x_HWC: np.ndarray, horizontal: bool, vertical: bool) -> np.ndarray:
 
 
 def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: Color | None) -> np.ndarray:
-    """Resample by an affine matrix, bilinear; what the warp shrinks is reduced with antialiasing first.
+    """Resample by an affine matrix (bilinear); an image that the warp shrinks is first resized with antialiasing.
 
     Args:
-        x_HWC: H W 3, uint8.
-        matrix: 3 x 3, from output to input, continuous coordinates.
-        size: height and width of what comes out.
-        fill: colour outside the image; None where nothing of it shows: the border pixels are continued.
+        x_HWC: Image H W 3, uint8.
+        matrix: Affine map 3 x 3, from output to input, in continuous coordinates.
+        size: Height and width of the output in pixels.
+        fill: Color outside the image, RGB in 0..255; None repeats the border pixels.
     """
     height, width = x_HWC.shape[:2]
-    # How many input pixels lie between one output pixel and the next, along the rows and the columns of the input
+    # Input pixels from one output pixel to the next, along the width and the height of the input
     shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
     reduced = [min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip((width, height), shrink, strict=True)]
     x_HWC = resized(x_HWC, (reduced[1], reduced[0]))
     matrix = (np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ matrix)[:2]
-    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts from the centre of the first pixel
+    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts from the center of the first pixel
     return cv2.warpAffine(
         x_HWC,
         matrix,

@@ -1,1 +1,1 @@
-"""Where images and labels come from: files are found, checked, split and looked over."""
+"""Sources of images and labels: finding, checking and splitting files."""

@@ -1,4 +1,4 @@
-"""Folders that tlab makes itself: built once, whole or not at all."""
+"""Atomic creation of folders."""
 
 import os
 import shutil
@@ -10,20 +10,19 @@ from tlab.core.errors import UserError
 
 
 def build_atomically(target: Path, build: Callable[[Path], None]) -> Path:
-    """Return `target`; where it is missing, let `build` fill a new folder beside it and rename that.
+    """Return `target`; if it is missing, let `build` fill a temporary folder, and rename that.
 
-    A crash leaves nothing at `target`. Of several processes that build at the same time the first to finish wins;
-    the others throw theirs away.
+    A crash leaves nothing at `target`. If several processes build at the same time, the first to finish wins.
 
     Raises:
-        UserError: the folder cannot be written (permissions, a full disk).
+        UserError: The folder cannot be written (permissions, a full disk).
     """
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-            fresh = Path(beside) / "folder"  # inside, since a temporary folder is closed to other users
+            fresh = Path(beside) / "folder"  # inside, since only this user can open a temporary folder
             fresh.mkdir()
             build(fresh)
             try:
@@ -40,7 +39,7 @@ def build_atomically(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot."""
+    """Hard-link a file, or copy it where the file system cannot."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Labels in a table, images in one folder: the layout of most Kaggle competitions."""
+"""Index of images labeled by a CSV table, the layout of most Kaggle competitions."""
 
 import csv
 import os
@@ -26,20 +26,20 @@ def csv_index(
     """Index the images that a table labels; other images in the folder are not used.
 
     Args:
-        root: folder of the data.
-        labels: the table, relative to `root`: columns parted by commas, semicolons or tabs, named in the
+        root: Folder of the data.
+        labels: Path of the table relative to `root`; columns separated by commas, semicolons or tabs, named in the
             first line.
-        image_column: column of the file name below `images`, with or without its extension.
-        label_column: column of the class name; rows where it is empty are left aside.
-        images: folder of the images, relative to `root`.
-        extension: appended to the file name where that is no image file as it stands; None finds it.
-        val_fraction: share of the validation split, in (0, 1); None splits nothing off: all is one split, "all".
-        test_fraction: share of the test split, in [0, 1).
-        seed: seed of the split.
-        exclude: glob patterns relative to `root` of what to leave out.
+        image_column: Column of the file name below `images`, with or without extension.
+        label_column: Column of the class name; rows where it is empty are not used.
+        images: Folder of the images, relative to `root`.
+        extension: Extension to append to a name that is not an image file; None finds it.
+        val_fraction: Share of the validation split, in (0, 1); None keeps all images in one split, "all".
+        test_fraction: Share of the test split, in [0, 1).
+        seed: Seed of the split.
+        exclude: Glob patterns, relative to `root`, of files to leave out.
 
     Raises:
-        UserError: the table or the folder cannot be used, or a labelled image is missing.
+        UserError: The table or the folder cannot be used, or a labeled image is missing.
     """
     base, left_out = check_root(root), Exclude(exclude)
     table, folder = base / labels, check_root(base / images, "data.images")

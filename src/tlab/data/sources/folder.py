@@ -1,4 +1,4 @@
-"""Which image file belongs to which class and which split."""
+"""Index of image files by class and split, read from class folders."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, n
 from tlab.data.sources.split import check_fractions, split_classes
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-UNSPLIT = "all"  # the split of data that are measured without being split
+UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
 
@@ -33,14 +33,14 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """All image files of a data set, before any is opened.
+    """All image files of a dataset, before any is opened.
 
     Attributes:
-        root: absolute path of the data.
-        classes: class names, sorted; a label is a position here.
-        splits: "train", "val", and "test" where there is one; each sorted by class, then by path. Of data that are
-            only measured, those that there are, or "all".
-        remarks: sentences about what was left aside on the way.
+        root: Absolute path of the data.
+        classes: Class names, sorted; a label is a position here.
+        splits: Name -> samples, sorted by class, then by path: "train", "val", and maybe "test"; of data that are
+            only evaluated, those that exist, or "all".
+        remarks: Sentences about files that were left out.
     """
 
     root: Path
@@ -66,7 +66,7 @@ class ImageIndex:
         """Return the index without these files.
 
         Raises:
-            UserError: a class has no image left in train or in val, where there are both to train with.
+            UserError: There are train and val, and a class has no image left in one of them.
         """
         if not paths:
             return self
@@ -94,20 +94,19 @@ def folder_index(
 ) -> ImageIndex:
     """Index a folder of class folders.
 
-    Two layouts: `root/{train,val,test}/<class>/**`, where val may also be called valid or validation, in any
-    case of the letters; or `root/<class>/**`. What is missing of val and test is split off train (see
-    `split.split_class`); `test_fraction` counts only where there is no test folder. A test folder without
-    class folders holds no labels and is left aside.
+    Two layouts: `root/{train,val,test}/<class>/**`, where val may also be called valid or validation, in upper or
+    lower case; or `root/<class>/**`. A missing val or test is split off train (see `split.split_class`). A test
+    folder without class folders has no labels and is not used.
 
     Args:
-        root: folder of the data.
-        val_fraction: share of the validation split, in (0, 1).
-        test_fraction: share of the test split, in [0, 1).
-        seed: seed of the split.
-        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+        root: Folder of the data.
+        val_fraction: Share of the validation split, in (0, 1).
+        test_fraction: Share of the test split, in [0, 1).
+        seed: Seed of the split.
+        exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
 
     Raises:
-        UserError: the folder, a class or a fraction cannot be used; the sentence says why.
+        UserError: The folder, a class or a fraction cannot be used.
     """
     base, left_out = check_root(root), Exclude(exclude)
     folders = _split_folders(base, left_out) or {"train": ""}
@@ -127,17 +126,17 @@ def folder_index(
 
 
 def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
-    """Index a folder of class folders as it is, to measure a trained network on it.
+    """Index a folder of class folders for evaluation only.
 
-    The layouts are those of `folder_index`, but nothing is split off, and no split, no class and no number of
-    images has to be there. Without split folders all images are of one split, "all".
+    The layouts are those of `folder_index`, but nothing is split off, and any split or class may be missing.
+    Without split folders all images are in one split, "all".
 
     Args:
-        root: folder of the data.
-        exclude: glob patterns relative to `root` of what to leave out (`scan.Exclude`).
+        root: Folder of the data.
+        exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
 
     Raises:
-        UserError: there is no class folder with an image.
+        UserError: There is no class folder with an image.
     """
     base, left_out = check_root(root), Exclude(exclude)
     folders = _split_folders(base, left_out) or {UNSPLIT: ""}
@@ -151,12 +150,12 @@ def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) 
 
 
 def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str] = ()) -> ImageIndex:
-    """Number the classes that are found in any split; nothing is split off and nothing has to be there.
+    """Build an index of the given splits as they are, with the classes found in any of them.
 
     Args:
-        root: absolute path of the data.
-        found: split name to class name to POSIX paths relative to `root`.
-        remarks: sentences to keep with the index.
+        root: Absolute path of the data.
+        found: Split name -> class name -> POSIX paths relative to `root`.
+        remarks: Sentences to keep with the index.
     """
     classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
     return ImageIndex(root, classes, _samples(root, found, classes), tuple(remarks))
@@ -170,15 +169,15 @@ def build_index(
     seed: int,
     remarks: Iterable[str] = (),
 ) -> ImageIndex:
-    """Split what has to be split, check that the splits agree on the classes, and number the classes.
+    """Build an index: split off what is missing, and check that the splits agree on the classes.
 
     Args:
-        root: absolute path of the data.
-        found: split name to class name to POSIX paths relative to `root`; "train" must be there.
-        val_fraction: used where `found` has no "val".
-        test_fraction: used where `found` has no "test".
-        seed: seed of the split.
-        remarks: sentences to keep with the index.
+        root: Absolute path of the data.
+        found: Split name -> class name -> POSIX paths relative to `root`; "train" is required.
+        val_fraction: Share of the validation split, if `found` has no "val".
+        test_fraction: Share of the test split, if `found` has no "test".
+        seed: Seed of the split.
+        remarks: Sentences to keep with the index.
     """
     train = found["train"]
     if len(train) < 2:
@@ -210,7 +209,7 @@ def _samples(root: Path, splits: Mapping[str, Files], classes: Sequence[str]) ->
 
 
 def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
-    """Return split -> folder name for the layout with split folders, {} for the layout of class folders."""
+    """Return split -> folder name for the layout with split folders, else {}."""
     found: dict[str, str] = {}
     for name in subfolders(root):
         split = SPLIT_NAMES.get(name.lower())
@@ -225,7 +224,7 @@ def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
 
 
 def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
-    """Return class name -> image files, of one split's folder or of the root."""
+    """Return class name -> image files in one split's folder, or in the root (`folder=""`)."""
     base = root / folder
     prefix = f"{folder}/" if folder else ""
     classes: Files = {}
@@ -239,7 +238,7 @@ def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
 
 
 def _check_files(root: Path, folder: str, classes: Files) -> None:
-    """Raise a `UserError` if a split's folder, or the root, has no class folders, or empty ones."""
+    """Raise a `UserError` if a split's folder or the root has no class folders, or an empty one."""
     base = root / folder
     if not classes:
         loose = (

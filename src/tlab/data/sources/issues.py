@@ -1,4 +1,4 @@
-"""Readable files that look out of place: a lone format, and the same image on two sides."""
+"""Readable files that look out of place: an odd format, or duplicates across splits or labels."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ from tlab.core.text import few
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.verify import FileCheck
 
-MANY = 50  # files of one format that make another format odd
-RARE = 0.01  # largest share of an odd format
+MANY = 50  # number of files of the usual format from which another format can be odd
+RARE = 0.01  # largest share of files of an odd format
 
-Place = tuple[str, Sample]  # split, file and label
+Place = tuple[str, Sample]  # split, and file with label
 
 
 def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
-    """Return short sentences on files that can be read but deserve a look.
+    """Return short sentences about files that can be read but deserve a look.
 
     Args:
-        index: the readable files.
-        verdicts: what the check found in each of them, by `Sample.file`.
+        index: Index of the readable files.
+        verdicts: `Sample.file` -> `FileCheck` of each of them.
     """
     return [*_odd_formats(index, verdicts), *_same_content(index, verdicts)]
 
@@ -72,7 +72,7 @@ def _same_content(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[
 
 
 def _pair(index: ImageIndex, twins: Sequence[Place], one: str | int, other: str | int) -> str:
-    """Name two of the files, of two splits or of two labels."""
+    """Return the names of two duplicates from two splits or with two labels."""
     first, second = (
         next(sample for split, sample in twins if side in (split, sample.label)) for side in (one, other)
     )

@@ -1,4 +1,4 @@
-"""Find the image files below a folder: quickly, in a fixed order, without what the user left out."""
+"""Fast, ordered listing of the image files below a folder, and exclusion patterns."""
 
 import fnmatch
 import os
@@ -17,7 +17,7 @@ NOT_DATA = {"__macosx"}
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """Return the file extensions that Pillow can open, lower case, with the dot."""
+    """Return the file extensions that Pillow can open, in lower case, with the dot."""
     by_name_only = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow identifies these but has no decoder
     readable = Image.registered_extensions().items()
     return frozenset(ext for ext, name in readable if name in Image.OPEN and name not in by_name_only)
@@ -32,8 +32,8 @@ class Exclude:
     """Glob patterns on POSIX paths relative to the root; `*` also matches `/`.
 
     Args:
-        patterns: for example `["train/ants/imageNotFound.gif", "*.gif", "val/unsure"]`; a pattern that
-            matches a folder leaves out everything below it.
+        patterns: Patterns such as `["train/ants/imageNotFound.gif", "*.gif", "val/unsure"]`; one that
+            matches a folder excludes everything below it.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
@@ -48,11 +48,11 @@ class Exclude:
         self._folders = [(name, re.compile(fnmatch.translate(glob))) for name, glob in folders if glob]
 
     def file(self, relative: str) -> bool:
-        """Return whether this file is left out."""
+        """Tell whether this file is excluded."""
         return self._match(self._files, relative)
 
     def folder(self, relative: str) -> bool:
-        """Return whether this folder is left out with all that is below it."""
+        """Tell whether this folder is excluded with everything below it."""
         return self._match(self._folders, relative)
 
     def _match(self, globs: list[tuple[str, re.Pattern[str]]], relative: str) -> bool:
@@ -61,13 +61,13 @@ class Exclude:
         return bool(hits)
 
     def remarks(self) -> list[str]:
-        """Return one sentence for each pattern that matched nothing (a slip of the pen, as a rule)."""
+        """Return one sentence for each pattern that matched nothing (usually a typo)."""
         unused = [pattern for pattern in self.patterns if pattern not in self.used]
         return [f"data.exclude: the pattern {pattern!r} matched no file." for pattern in unused]
 
 
 def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:
-    """Return `root` as an absolute path, or raise a `UserError` when it is no folder that we can list."""
+    """Return `root` as an absolute path, or raise a `UserError` if it is not a readable folder."""
     if not str(root).strip():
         raise UserError(f"{key} is empty: give the folder that holds the images, {key}=DIR.")
     path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - keeps symbolic links as typed
@@ -89,10 +89,10 @@ def image_files(folder: Path, relative: str = "", exclude: Exclude | None = None
     """Return the POSIX paths, relative to `folder`, of the image files in it, sorted.
 
     Args:
-        folder: where to look.
-        relative: path of `folder` below the root, which the patterns of `exclude` start from.
-        exclude: what to leave out.
-        deep: whether to look below `folder`'s own files too.
+        folder: Folder to search.
+        relative: Path of `folder` relative to the root, to which the patterns of `exclude` refer.
+        exclude: Patterns of files to leave out.
+        deep: Whether to search subfolders too.
     """
     found = _walk(str(folder), "", deep, frozenset())
     if exclude is not None and exclude.patterns:
@@ -102,7 +102,7 @@ def image_files(folder: Path, relative: str = "", exclude: Exclude | None = None
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Return names sorted by their composed form."""
+    """Return names sorted by their composed Unicode form."""
     return sorted(names) if all(map(str.isascii, names)) else sorted(names, key=nfc)
 
 
@@ -115,13 +115,13 @@ def _walk(folder: str, prefix: str, deep: bool, above: frozenset[str]) -> Iterat
     above = above | {os.path.realpath(folder)}
     for name in folders:
         path = f"{folder}/{name}"
-        # A link back to a folder above would never end.
+        # A link to a folder above would never end
         if not (os.path.islink(path) and os.path.realpath(path) in above):  # noqa: PTH114 - Path is slow here
             yield from _walk(path, f"{prefix}{name}/", deep, above)
 
 
 def _read_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the image files in a folder, without hidden ones, in no order."""
+    """Return the names of the folders and of the image files in a folder, unsorted, without hidden ones."""
     extensions, folders, files = image_extensions(), [], []
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Split each class into train, val and test by a hash of the file name."""
+"""Splitting of each class into train, val and test by a hash of the file name."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from tlab.core.errors import UserError
 from tlab.core.text import few
 from tlab.data.sources.scan import nfc
 
-Fraction = float | None  # None: this split exists already, take nothing for it
+Fraction = float | None  # None: the split exists already, nothing is split off for it
 
 
 def place(name: str, seed: int) -> float:
-    """Return the place of a file in [0, 1), which depends on its name and the seed only.
+    """Return the place of a file in [0, 1), a function of its name and the seed.
 
     Args:
         name: POSIX path relative to the root of the data.
-        seed: another seed gives an independent place.
+        seed: Seed of the split; places under different seeds are independent.
     """
     key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
@@ -26,23 +26,23 @@ def place(name: str, seed: int) -> float:
 def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) -> dict[str, list[str]]:
     """Split the files of one class.
 
-    A file goes to test if its place is below `test`, to val if it is below `test + val`, else to train: its
-    side does not depend on the other files, so adding or removing one moves nobody else. Chance alone could
-    leave a small class without validation images, so the size of each part is held within half and one and a
-    half times its share (at least one image): where that bound bites, the files nearest to the threshold
-    change sides, and no more of them than needed; only there may an added file move another, and one at most.
+    A file goes to test if its place is below `test`, to val if it is below `test + val`, else to train. This does
+    not depend on other files, so adding or removing one moves no other. Chance alone could leave a small class
+    without validation images, so the size of each part is kept between 0.5 and 1.5 times its share (at least one
+    image): beyond these bounds, as few files as needed, those nearest to the threshold, change parts; only then may
+    an added file move another, and at most one.
 
     Args:
         names: POSIX paths relative to the root, all of one class.
-        val: share of the validation part, None for no such part.
-        test: share of the test part, None for no such part.
-        seed: seed of the split.
+        val: Share of the validation part, None for no such part.
+        test: Share of the test part, None for no such part.
+        seed: Seed of the split.
 
     Returns:
-        Part name to names, in the order given; every part asked for has at least one file.
+        Part name -> names, in the order given; every part has at least one file.
 
     Raises:
-        ValueError: there are fewer files than parts.
+        ValueError: There are fewer files than parts.
     """
     parts = {"test": test, "val": val}
     wanted = {part: share for part, share in parts.items() if share}
@@ -71,16 +71,16 @@ def split_classes(
     """Split every class by `split_class`.
 
     Args:
-        names: class name to its files (POSIX paths relative to the root).
-        val: share of the validation part, None where a validation folder exists.
-        test: share of the test part, None or 0 for none.
-        seed: seed of the split.
+        names: Class name -> its files (POSIX paths relative to the root).
+        val: Share of the validation part, None where a validation folder exists.
+        test: Share of the test part, None or 0 for none.
+        seed: Seed of the split.
 
     Returns:
-        Part name ("train", "val", "test") to class name to files.
+        Part name ("train", "val", "test") -> class name -> files.
 
     Raises:
-        UserError: a class has too few images.
+        UserError: A class has too few images.
     """
     parts = 1 + bool(val) + bool(test)
     small = [f"{name} ({len(files)})" for name, files in names.items() if len(files) < parts]
@@ -98,7 +98,7 @@ def split_classes(
 
 
 def check_fractions(val: Fraction, test: Fraction) -> None:
-    """Raise a `UserError` for shares that leave no training data, or no validation data."""
+    """Raise a `UserError` if the shares leave no training data, or no validation data."""
     for key, share in (("data.val_fraction", val), ("data.test_fraction", test)):
         check_value(key, share)
     if val is not None and val == 0:

@@ -1,4 +1,4 @@
-"""Write one split of a torchvision data set as a folder of images."""
+"""Writing of a torchvision dataset as folders of images."""
 
 import re
 from pathlib import Path
@@ -12,14 +12,14 @@ from tlab.data.sources.atomic_directory import link_or_copy
 
 
 def write_split(dataset: Any, target: Path) -> None:
-    """Write one split as `target/<class>/<number>.<extension>`, numbered in the order of the data set.
+    """Write one split as `target/<class>/<number>.<extension>`, numbered in the order of the dataset.
 
     Args:
-        dataset: gives (picture, label); where it keeps lists of its image files, their bytes are taken over.
-        target: folder of the split.
+        dataset: Dataset of (image, label); if it keeps lists of its image files, these are linked or copied.
+        target: Folder of the split.
 
     Raises:
-        UserError: the data set does not give one class per picture.
+        UserError: The dataset does not give one class per image.
     """
     names, files = _class_names(dataset), _files(dataset)
     count = len(dataset)
@@ -45,11 +45,11 @@ def _check_sample(dataset: Any, image: Any, label: Any) -> None:
 
 
 def _class_names(dataset: Any) -> list[str] | None:
-    """Return one folder name per label, or None where the data set names no classes."""
+    """Return one folder name per label, or None if the dataset does not name its classes."""
     classes = getattr(dataset, "classes", None)
     if not isinstance(classes, list | tuple):
         return None
-    # ImageNet gives tuples of synonyms; no name may hold a slash or be hidden
+    # ImageNet gives tuples of synonyms; no name may contain a slash or be hidden
     plain = [c[0] if isinstance(c, tuple) else str(c) for c in classes]
     safe = [re.sub(r"[/\\:]", "-", c).strip(". ") or f"class {k}" for k, c in enumerate(plain)]
     clash = {c.lower() for c in safe if [s.lower() for s in safe].count(c.lower()) > 1}
@@ -57,7 +57,7 @@ def _class_names(dataset: Any) -> list[str] | None:
 
 
 def _files(dataset: Any) -> list[tuple[Path, int]] | None:
-    """Return (image file, label) of every sample where the data set keeps such lists, else None."""
+    """Return (image file, label) of every sample if the dataset keeps such lists, else None."""
     pairs = next((getattr(dataset, a) for a in ("_samples", "samples") if hasattr(dataset, a)), None)
     if pairs is None:
         paths = next((getattr(dataset, a) for a in ("_image_files", "_images") if hasattr(dataset, a)), None)
@@ -72,7 +72,7 @@ def _files(dataset: Any) -> list[tuple[Path, int]] | None:
 
 
 def _same(dataset: Any, files: list[tuple[Path, int]], i: int) -> bool:
-    """Tell whether the i-th file is what the data set itself gives as its i-th sample."""
+    """Tell whether the i-th file is the i-th sample of the dataset."""
     path, label = files[i]
     if len(files) != len(dataset) or not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""torchvision's classification data sets, written out once as folders of images."""
+"""torchvision's classification datasets, written once as folders of images."""
 
 import difflib
 import inspect
@@ -15,11 +15,11 @@ from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.folder import ImageIndex, folder_index
 from tlab.data.sources.torchvision_export import write_split
 
-if TYPE_CHECKING:  # not needed any more once the folder is written
+if TYPE_CHECKING:  # not imported once the folder is written
     from torchvision.datasets import VisionDataset
 
 # torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
-# What has no official test split takes part with data.test_fraction, what has no val split with data.val_fraction.
+# A missing test split is split off by data.test_fraction, a missing val split by data.val_fraction.
 _TWO = {"train": "train", "val": "val"}
 _THREE = {**_TWO, "test": "test"}
 _SPLITS = {
@@ -30,7 +30,7 @@ _SPLITS = {
     "OxfordIIITPet": {"train": "trainval", "test": "test"},
     "Places365": {"train": "train-standard", "val": "val"},
 }
-# Not one class per photograph, or nothing to download: what these need is data=folder.
+# Not one class per image, or nothing to download: use data=folder for these.
 _NOT_OFFERED = {
     "CelebA",
     "DatasetFolder",
@@ -54,24 +54,24 @@ def torchvision_index(
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ImageIndex:
-    """Index one of torchvision's classification data sets.
+    """Index one of torchvision's classification datasets.
 
     It is downloaded by torchvision, then written once below the cache directory: as `<split>/<class>/<number>.png`,
-    or with the original bytes where the data set consists of image files. Official val and test splits stay what
-    they are; a missing one is split off train by its fraction.
+    or with the original bytes if the dataset consists of image files. Official val and test splits are kept; a
+    missing one is split off train by its fraction.
 
     Args:
-        name: a class of `torchvision.datasets`, such as STL10, CIFAR10 or OxfordIIITPet.
-        root: folder where torchvision finds its files, or downloads them to; in the cache directory by default.
-        val_fraction: share of train for validation, where there is no official val split.
-        test_fraction: share of train for test, where there is no official test split.
-        seed: seed of the split.
-        exclude: glob patterns of what to leave out, relative to the written folder (`train/<class>`).
-        limit: keep at most this many images of each class in each split, for a quick try.
-        options: further arguments of the torchvision class, such as `{"split": "letters"}` of EMNIST.
+        name: Name of a class in `torchvision.datasets`, such as STL10, CIFAR10 or OxfordIIITPet.
+        root: Folder where torchvision finds or downloads its files; in the cache directory by default.
+        val_fraction: Share of train for validation, if there is no official val split.
+        test_fraction: Share of train for test, if there is no official test split.
+        seed: Seed of the split.
+        exclude: Glob patterns of files to leave out, relative to the written folder (`train/<class>`).
+        limit: Largest number of images of each class in each split, for a quick try; None for all.
+        options: Further arguments of the torchvision class, such as `{"split": "letters"}` of EMNIST.
 
     Raises:
-        UserError: the name is unknown, the data set is not one of classification, or it cannot be had.
+        UserError: The name is unknown, or the dataset is not for classification or cannot be downloaded.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit of a torchvision data set must be at least 1 image per class, not {limit}.")
@@ -107,7 +107,7 @@ def _version() -> str:
 
 
 def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> None:
-    """Write every split of one data set below `target`."""
+    """Write every split of one dataset below `target`."""
     parameters = inspect.signature(kind).parameters
     if "train" in parameters:
         splits: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
@@ -124,7 +124,7 @@ def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> 
 
 
 def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
-    """Construct the data set, with its download; every failure to get it ends in one sentence."""
+    """Construct the dataset, with its download; every failure becomes a `UserError`."""
     try:
         source.mkdir(parents=True, exist_ok=True)
         return kind(str(source), **arguments)
@@ -146,7 +146,7 @@ def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
 
 
 def _wanted(kind: type) -> str:
-    """Return the names of the archives that torchvision would download, as far as the class tells."""
+    """Return the names of the archives that torchvision would download, as far as the class names them."""
     texts = " ".join(str(value) for c in kind.__mro__[:-2] for key, value in vars(c).items() if "__" not in key)
     names = dict.fromkeys(
         match.group() for match in re.finditer(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(match.group())

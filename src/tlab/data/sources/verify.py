@@ -1,4 +1,4 @@
-"""Find the files that cannot be read, and those that look out of place, before any training starts."""
+"""Checks which files can be decoded before training starts, with a cache of the results."""
 
 import json
 import logging
@@ -24,25 +24,25 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", str, Path)
 T = TypeVar("T")
 
-AHEAD = 1_000  # files waiting for a thread at once: each costs a kilobyte while it waits
-SAME_FORMAT = {"MPO": "JPEG"}  # what many phones write is a JPEG with a second picture behind it
+AHEAD = 1_000  # files queued for the threads at once; each takes a kilobyte
+SAME_FORMAT = {"MPO": "JPEG"}  # many phones write a JPEG followed by a second image
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that cannot be decoded, and why."""
+    """A file that cannot be decoded, and the reason."""
 
     path: Path
     reason: str
 
 
 class FileCheck(NamedTuple):
-    """What the check found in one file.
+    """The result of checking one file.
 
     Attributes:
-        format: name of the image format by content, "" if unreadable.
-        digest: hash of the content, "" if unreadable.
-        reason: why it is unreadable, "" if it is readable.
+        format: Name of the image format by content, "" if unreadable.
+        digest: Hash of the content, hexadecimal, "" if unreadable.
+        reason: Why it is unreadable, "" if it is readable.
     """
 
     format: str = ""
@@ -51,18 +51,17 @@ class FileCheck(NamedTuple):
 
 
 def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
-    """Decode every file once and say what was found, in the order given.
+    """Decode every file once.
 
-    Verdicts are kept in the cache directory, one file for each root, by absolute path, size and modification
-    time, so that a second run only looks at what changed. What may mend itself (permissions, a missing file)
-    is not kept.
+    Results are kept in the cache directory, in one file per root, by absolute path, size and modification time, so
+    that a second run only checks files that changed. Transient failures (permissions, a missing file) are not kept.
 
     Args:
-        root: the data set, which names the cache file.
-        paths: absolute paths of the files, `Path` or text.
+        root: Root of the dataset, which names the cache file.
+        paths: Absolute paths of the files, `Path` or text.
 
     Returns:
-        The verdict on each file, by its path as given.
+        Path as given -> `FileCheck`, in the order given.
     """
     store = _Store(root)
     known = {path: store.get(str(path)) for path in paths}
@@ -85,7 +84,7 @@ def unreadable(verdicts: Mapping[F, FileCheck]) -> list[Unreadable]:
 
 def examine(path: Path) -> FileCheck:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
-    # here, because it imports torch, which `digests` has no use for
+    # here, because it imports torch, which `digests` does not need
     from tlab.data.decode import DecodeError, decode_bytes, read_bytes
 
     try:
@@ -98,14 +97,14 @@ def examine(path: Path) -> FileCheck:
 
 
 def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Return the hash of each file's content, as in its verdict, without decoding an image.
+    """Return the hash of each file's content, as in its `FileCheck`, without decoding images.
 
     Args:
-        root: the data set, which names the cache file of the check.
-        paths: absolute paths of the files.
+        root: Root of the dataset, which names the cache file of the check.
+        paths: Absolute paths of the files.
 
     Returns:
-        The hash by path; "" where the file cannot be read, or was found to be no image and has not changed since.
+        Path -> hash; "" if the file cannot be read, or failed the check and has not changed since.
     """
     store = _Store(root)
     known = {path: store.get(path) for path in paths}
@@ -140,15 +139,15 @@ def _log_rate(done: Mapping[F, FileCheck], seconds: float) -> None:
 
 
 class _Store:
-    """Verdicts of earlier checks of one root, in a JSON file of columns, which loads quickly."""
+    """Results of earlier checks of one root, in a JSON file of columns, which loads quickly."""
 
     def __init__(self, root: Path) -> None:
         name = blake2b(os.fsencode(root), digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
-        # Another Pillow or another pixel limit may judge otherwise
+        # Results may differ with another Pillow or another pixel limit
         self.version = f"2 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
         self.columns: list[list] = [[] for _ in range(2 + len(FileCheck._fields))]
-        self.places: dict[str, int] = {}  # path -> place in each column
+        self.places: dict[str, int] = {}  # path -> position in each column
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
             if stored["version"] == self.version:
@@ -172,10 +171,10 @@ class _Store:
     def update(self, verdicts: dict[str, FileCheck]) -> None:
         for path, verdict in verdicts.items():
             try:
-                with open(path, "rb"):  # noqa: PTH123 - a file that cannot be opened has no verdict on its content
+                with open(path, "rb"):  # noqa: PTH123 - the content of a file that cannot be opened was not checked
                     record = (*_stamp(path), *verdict)
             except OSError:
-                record = (-1, 0, *verdict)  # no file has this size
+                record = (-1, 0, *verdict)  # matches no file, so it is checked again
             place = self.places.setdefault(path, len(self.places))
             for column, value in zip(self.columns, record, strict=True):
                 column[place : place + 1] = [value]

@@ -1,1 +1,1 @@
-"""The built-in sample: photographs that are drawn."""
+"""The built-in sample dataset of drawn images."""

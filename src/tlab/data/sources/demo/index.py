@@ -1,6 +1,6 @@
 """The built-in sample: ten classes of drawn objects, so that tlab runs without any download.
 
-What makes it a fair test of transfer: shape is the only cue. Colours, texture, pose, size, background, clutter,
+It is a fair test of transfer, since shape is the only cue: colors, texture, pose, size, background, clutter,
 occlusion, light and noise vary independently of the class, and there are few images.
 """
 
@@ -17,10 +17,10 @@ from tlab.data.sources.demo.scene import draw_scene
 from tlab.data.sources.demo.shapes import SHAPES
 from tlab.data.sources.folder import ImageIndex, folder_index
 
-VERSION = 1  # raise it when the drawing changes: older folders in the cache are then left aside
+VERSION = 1  # raise it when the drawing changes: older folders in the cache are then ignored
 IMAGES_PER_CLASS = {"train": 40, "val": 20, "test": 20}
 _SPLIT_NUMBER = {"train": 0, "val": 1, "test": 2}
-_MINIMUM_SIZE = 16  # pixels; below, no object can be told
+_MINIMUM_SIZE = 16  # pixels; below, objects cannot be recognized
 
 
 def draw_demo(
@@ -34,10 +34,10 @@ def draw_demo(
     Each image is a function of (seed, split, class, number), so more images per class leave the others as they are.
 
     Args:
-        root: folder to draw into.
-        seed: seed of the whole sample.
-        images_per_class: split name (train, val, test) to number of images in each class.
-        image_size: side of the images, in pixels.
+        root: Folder to draw into.
+        seed: Seed of the whole sample.
+        images_per_class: Split name (train, val, test) -> number of images in each class.
+        image_size: Side of the images, in pixels.
     """
     names = list(SHAPES)
     wanted = [(split, name, i) for split, n in images_per_class.items() for name in names for i in range(n)]
@@ -57,13 +57,13 @@ def demo_index(
     """Index the built-in sample; it is drawn the first time and kept.
 
     Args:
-        root: folder below which it is kept; the cache directory by default.
-        seed: seed of the drawing. It is not the seed of a run, so that runs with several seeds share their data.
-        images_per_class: split name (train, val, test) to number of images in each class.
-        image_size: side of the drawn images, in pixels.
+        root: Folder below which it is kept; the cache directory by default.
+        seed: Seed of the drawing; independent of the run's seed, so that runs with several seeds share their data.
+        images_per_class: Split name (train, val, test) -> number of images in each class.
+        image_size: Side of the drawn images, in pixels.
 
     Raises:
-        UserError: a number is out of its range, or the folder cannot be written.
+        UserError: A number is out of range, or the folder cannot be written.
     """
     _check(seed, images_per_class, image_size)
     counts = {split: int(images_per_class[split]) for split in _SPLIT_NUMBER if images_per_class.get(split)}

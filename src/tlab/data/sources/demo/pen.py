@@ -1,4 +1,4 @@
-"""A pen that draws polygons in an object's own coordinates, and the colours it draws with."""
+"""Drawing of polygons in an object's own coordinates, and a palette of colors."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Color = tuple[int, int, int]
 
 
 class Palette(NamedTuple):
-    """The colours of one object, RGB 0..255."""
+    """The colors of one object, RGB 0..255."""
 
     main: Color
     second: Color
@@ -21,11 +21,11 @@ class Palette(NamedTuple):
 
 
 class Pen:
-    """Draws in object coordinates on a transparent RGBA picture, through one affine map.
+    """Draws in object coordinates on a transparent RGBA image, through one affine map.
 
     Args:
-        side: width and height of the picture, in pixels.
-        matrix: 2 x 3, object coordinates to pixels.
+        side: Width and height of the image, in pixels.
+        matrix: Affine map 2 x 3 from object coordinates to pixels.
     """
 
     def __init__(self, side: int, matrix: np.ndarray):
@@ -60,6 +60,6 @@ class Pen:
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360) -> list[Point]:
-    """Points of an elliptic arc; angles in degrees, 0 to the right, 90 down."""
+    """Return points of an elliptic arc; angles in degrees, 0 to the right, 90 down."""
     angles = np.radians(np.linspace(start, stop, 40))
     return [(x + rx * float(np.cos(a)), y + ry * float(np.sin(a))) for a in angles]

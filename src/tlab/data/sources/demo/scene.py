@@ -15,12 +15,12 @@ def draw_scene(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
     """Draw one object in a scene of its own.
 
     Args:
-        shape: a name of `tlab.data.sources.demo.shapes.SHAPES`.
-        size: side S of the picture, in pixels.
-        rng: all that varies is drawn from it, so the picture is a function of its state.
+        shape: Name in `tlab.data.sources.demo.shapes.SHAPES`.
+        size: Side S of the image, in pixels.
+        rng: Generator of all random parameters; the image is a function of its state.
 
     Returns:
-        An RGB picture, S x S.
+        An RGB image, S x S.
     """
     ground = _background(size, rng)
     _clutter(ground, rng)
@@ -42,7 +42,7 @@ def _color(rng: np.random.Generator, saturation: tuple[float, float] = (0.1, 0.9
 
 
 def _palette(ground: np.ndarray, rng: np.random.Generator) -> Palette:
-    """Draw colours that stand out from the mean colour of the ground (3 floats, 0..255)."""
+    """Draw colors that stand out from the mean color of the ground (3 floats, 0..255)."""
     candidates = [_color(rng, (0.3, 1.0)) for _ in range(12)]
     candidates.sort(key=lambda color: -float(np.abs(np.asarray(color) - ground).sum()))
     main, second = candidates[int(rng.integers(0, 3))], candidates[int(rng.integers(3, 7))]
@@ -69,7 +69,7 @@ def _pose(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a field S S in about 0..1 that varies over 1 / cells of the picture."""
+    """Draw a field S S, float32, in about 0..1 that varies over 1 / cells of the image."""
     grid = Image.fromarray(rng.integers(0, 256, size=(cells + 1, cells + 1), dtype=np.uint8))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
@@ -83,7 +83,7 @@ def _waves(size: int, periods: float, sharp: bool, rng: np.random.Generator) -> 
 
 
 def _background(size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw one of six grounds in two random colours: ramp, clouds, stripes, checks, horizon, grain."""
+    """Draw one of six grounds in two random colors: ramp, clouds, stripes, checks, horizon, grain."""
     kind = rng.choice(["ramp", "clouds", "stripes", "checks", "horizon", "grain"])
     if kind == "ramp":
         mix = _waves(size, 0.35, False, rng)

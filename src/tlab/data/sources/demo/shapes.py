@@ -1,7 +1,7 @@
 """Ten objects drawn with polygons: the classes of the built-in sample.
 
-Every object fills about the square -1..1 (x to the right, y down) and varies its own proportions and parts. Its
-colours come from a palette that knows nothing of the class, so no class can be told by colour alone.
+Every object fills about the square -1..1 (x to the right, y down) and varies in proportions and parts. Its colors
+come from a palette that is independent of the class, so no class can be recognized by color alone.
 """
 
 import math
@@ -164,14 +164,14 @@ def tree(pen: Pen, rng: np.random.Generator, colors: Palette) -> None:
 
 
 def umbrella(pen: Pen, rng: np.random.Generator, colors: Palette) -> None:
-    """A canopy of coloured panels over a stick with a hooked handle."""
+    """A canopy of colored panels over a stick with a hooked handle."""
     rise, y, panels = rng.uniform(0.65, 0.85), rng.uniform(-0.1, 0.05), int(rng.integers(4, 7))
     pen.line([(0, y - rise - 0.12), (0, 0.75)], 0.07, colors.dark)
     hook = 0.15 * rng.choice([-1, 1])
     pen.line(arc(hook, 0.75, -hook, 0.16, 0, 180), 0.09, colors.dark)
     edges = np.linspace(-0.95, 0.95, panels + 1)
     for k, (left, right) in enumerate(pairwise(edges)):
-        # A rib of the dome: an ellipse's quarter squeezed to end at x = edge.
+        # A rib of the dome: a quarter of an ellipse that ends at x = edge
         rib_l = [(left * math.sin(a), y - rise * math.cos(a)) for a in np.linspace(0, math.pi / 2, 12)]
         rib_r = [(right * math.sin(a), y - rise * math.cos(a)) for a in np.linspace(math.pi / 2, 0, 12)]
         scallop = arc((left + right) / 2, y, (left - right) / 2, -0.09, 0, 180)
