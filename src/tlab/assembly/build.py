@@ -86,7 +86,7 @@ def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "Sta
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
-    """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
+    """Return backbone and head for the data's classes, with the normalization that `data.normalize` asks for."""
     from tlab.models.classifier import Classifier
     from tlab.models.head_init import reuse_rows
     from tlab.runs.load import build_head
@@ -131,7 +131,7 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
-    """Return what makes the optimiser from its groups; torch's own update all tensors of a group in one kernel.
+    """Return what makes the optimizer from its groups; torch's own update all tensors of a group in one kernel.
 
     That is left alone where the user has said how, and with fp16, whose gradients cannot be clipped in that kernel.
     """
@@ -159,7 +159,7 @@ def build_module(
     precision: "Precision",
     compiled: list[str],
 ) -> "ImageClassifier":
-    """Return the network with its loss, metrics and optimiser.
+    """Return the network with its loss, metrics and optimizer.
 
     Args:
         cfg: Of the run.

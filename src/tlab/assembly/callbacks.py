@@ -31,7 +31,7 @@ def build_callbacks(
     Whoever writes the run's state stands before those that read it, and what ends a run before what saves it:
 
     1. The seed of each step, then the phases, which everything below goes by.
-    2. What changes training in the phase in force: decay towards the start, averages, the rate finder.
+    2. What changes training in the current phase: decay towards the start, averages, the rate finder.
     3. The history, which takes the epoch's row and decides which epoch is the best.
     4. What is written or drawn of the epoch.
     5. What may end the run early.

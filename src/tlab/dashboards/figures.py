@@ -89,9 +89,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> "Figure":
-    """Draw a confusion matrix: colour is the share of the true class (row), text the number of images.
+    """Draw a confusion matrix: color is the share of the true class (row), text the number of images.
 
-    Above 30 classes the cells carry no text, and the colour scale lifts small shares so that single confusions
+    Above 30 classes the cells carry no text, and the color scale lifts small shares so that single confusions
     can be seen; above 100 the axes carry no names.
 
     Args:

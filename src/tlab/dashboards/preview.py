@@ -22,7 +22,7 @@ class AugmentationPreview(L.Callback):
 
     `preview/batch` is the start of the first batch, augmented and mixed, with its labels; `preview/views` has one
     image in each row: as evaluation sees it, then, where it is augmented, as the first epochs will. Both are made
-    by the data set from addresses (epoch, index), so they are what training will use, and drawing them changes no
+    by the dataset from addresses (epoch, index), so they are what training will use, and drawing them changes no
     random stream.
 
     Args:
@@ -104,6 +104,6 @@ def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:
 
 def _read(dataset: torch.utils.data.Dataset, keys: list) -> tuple[list[Tensor], list[Tensor]]:
     batch = dataset.__getitems__(keys)  # type: ignore[attr-defined]
-    if isinstance(batch, UserError):  # the data set hands an unreadable file over as a value
+    if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
         raise batch
     return list(batch.image), list(batch.label)

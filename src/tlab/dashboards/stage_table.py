@@ -20,7 +20,7 @@ class StageRow:
         name: Of the group.
         output_shape: For one image, without the batch axis: `C H W`, `N C` or `C`, as the network lays it out.
         parameters: How many numbers it learns or could learn.
-        trainable_now: Whether it trains in the phase in force.
+        trainable_now: Whether it trains in the current phase.
         phases: Names of the phases in which it trains.
         when: The same in words.
     """

@@ -66,9 +66,9 @@ def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) ->
 
 
 def add_photos(board: "SummaryWriter", tag: str, rgb_HWC: np.ndarray, step: int) -> None:
-    """Write a picture of photographs, `rgb_HWC` (uint8, `H W 3`), as a JPEG image with colours in full resolution.
+    """Write a picture of photographs, `rgb_HWC` (uint8, `H W 3`), as a JPEG image with colors in full resolution.
 
-    A PNG of photographs has a megabyte, of which TensorBoard's writer computes the check sum in Python: 0.1 s each.
+    A PNG of photographs has a megabyte, of which TensorBoard's writer computes the checksum in Python: 0.1 s each.
     `SummaryWriter.add_image` would convert to float and back, resample, and search long for the smallest PNG.
     """
     _add_encoded(board, tag, rgb_HWC, ".jpg", JPEG, step)

@@ -64,7 +64,7 @@ class TopLosses(L.Callback):
         losses, index, logits = (part.cpu() for part in self._worst)
         samples = data.index.splits["val"]
         batch = data.loader("val").dataset.__getitems__([(0, i) for i in index.tolist()])
-        if isinstance(batch, UserError):  # the data set hands an unreadable file over as a value
+        if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
             raise batch
         captions = [
             _caption(loss, row.softmax(0), samples[i].label, samples[i].path.name, data.classes)

@@ -33,13 +33,13 @@ ONE_CORE = 2**24  # multiplications of a batch that take one core a millisecond;
 class BackboneFinetuning(LightningBackboneFinetuning):
     """Freezes and unfreezes the stages of a `Classifier` as a `Plan` says.
 
-    Unlike the callback it derives from, it adds no parameter group: the optimiser holds one pair of groups (with
+    Unlike the callback it derives from, it adds no parameter group: the optimizer holds one pair of groups (with
     and without weight decay) per stage from the start, and a phase decides which of them train and at which scale.
     So every torch scheduler works across an unfreeze and a checkpoint from any phase resumes. A frozen stage does
     not move: its parameters get no gradient, its BatchNorm statistics and dropout stand still, and a digest taken
     when the phase starts is compared when it ends.
 
-    The callback steps the schedule itself, after the optimiser's steps and before the epoch's checkpoint is
+    The callback steps the schedule itself, after the optimizer's steps and before the epoch's checkpoint is
     written, because Lightning 2.6 steps metric-driven schedulers only after it.
 
     Args:
@@ -72,18 +72,18 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             self.freeze_before_training(pl_module)
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
-        """Freeze what the phase in force does not train, and take up its rate scales."""
+        """Freeze what the current phase does not train, and take up its rate scales."""
         _net(pl_module).set_trainable(self.state.phase.trained)
         self.state.scales = self.state.plan.rate_scales(self.state.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
+        """Apply the current phase (the first, or a checkpoint's) and hook the rates into the optimizer."""
         # frozen stages are in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
         self._apply(trainer, pl_module)
         optimizer = trainer.optimizers[0]
         self.scheduler = PhasedScheduler(optimizer, self.schedule)
-        if self._scheduler_state is not None:  # Lightning restores the optimiser after this hook
+        if self._scheduler_state is not None:  # Lightning restores the optimizer after this hook
             self.scheduler.load_state_dict(self._scheduler_state)
         self._hooks = [
             optimizer.register_step_pre_hook(self._scale),
@@ -154,7 +154,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Verify the last phase and let go of the optimiser."""
+        """Verify the last phase and let go of the optimizer."""
         self._single_thread.close()
         self._verify(_net(pl_module))
         for hook in self._hooks:
@@ -190,7 +190,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._scheduler_state = state_dict["scheduler"]
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the phase in force decide what trains, and how the images are augmented."""
+        """Let the current phase decide what trains, and how the images are augmented."""
         self.freeze_before_training(pl_module)
         if isinstance(trainer.strategy, PhasedDDP):
             trainer.strategy.rewrap()
@@ -241,7 +241,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler.after_step()
 
     def _verify(self, net: Classifier) -> None:
-        """Close the record of the phase in force: the groups that it froze must be as they were.
+        """Close the record of the current phase: the groups that it froze must be as they were.
 
         Raises:
             RuntimeError: A frozen group changed; the run's result would not be what its plan says.

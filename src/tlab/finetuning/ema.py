@@ -14,7 +14,7 @@ RAW = "current_model_state"  # key of a checkpoint; Lightning's WeightAveraging 
 
 
 class EMA(L.Callback):
-    """Averages the weights after every optimiser step: average += (1 - d) * (weights - average).
+    """Averages the weights after every optimizer step: average += (1 - d) * (weights - average).
 
     In step t (from 0), d = min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage has it with
     `num_updates`: a short run would otherwise end as an average of mostly its start (0.999 looks back over a
@@ -38,7 +38,7 @@ class EMA(L.Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.steps = 0
-        self._seen = 0  # optimiser steps of the trainer when the average was last moved
+        self._seen = 0  # optimizer steps of the trainer when the average was last moved
         self._raw: dict[str, Tensor] | None = None  # the weights, while the network has the average
         self._trainable: frozenset[str] | None = None  # the groups that the pairs below belong to
         self._moving: Pairs = ([], [])  # averages and weights of what trains: floating-point tensors
@@ -57,7 +57,7 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the average, if the optimiser has stepped (it may accumulate batches)."""
+        """Move the average, if the optimizer has stepped (it may accumulate batches)."""
         if trainer.global_step == self._seen:
             return
         if self._trainable != _net(pl_module).trainable:
@@ -148,7 +148,7 @@ def _identities(net: Classifier, training: bool) -> set[int]:
 
 
 def _fill(net: Classifier, values: Mapping[str, Tensor]) -> None:
-    """Write `values` into the network in place; the optimiser goes on holding the same parameters."""
+    """Write `values` into the network in place; the optimizer goes on holding the same parameters."""
     for name, tensor in net.state_dict().items():
         tensor.copy_(values[name])
 

@@ -16,14 +16,14 @@ from tlab.models.stages import StagedBackbone, digest
 class L2SP(L.Callback):
     """L2-SP, the penalty alpha / 2 * |w - w0|^2 (Li, Grandvalet & Davoine 2018, equation 2).
 
-    Before each optimiser step, alpha * (w - w0) is added to the gradient of every backbone parameter that trains;
+    Before each optimizer step, alpha * (w - w0) is added to the gradient of every backbone parameter that trains;
     w0 are the weights that the run begins with. The penalty takes the place of weight decay there; the head keeps
     its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are. It comes
     after `BackboneFinetuning` among the callbacks, which sets a phase's weight decay for each step.
 
-    Lightning calls the hook once per optimiser step, after gradients were accumulated and, in 16-mixed, unscaled,
+    Lightning calls the hook once per optimizer step, after gradients were accumulated and, in 16-mixed, unscaled,
     and before they are clipped: the penalty counts once, in the loss's units, and is clipped with the rest, as
-    part of the loss. An adaptive optimiser (AdamW) also divides it by the gradient's scale, as it does with any
+    part of the loss. An adaptive optimizer (AdamW) also divides it by the gradient's scale, as it does with any
     part of the loss.
 
     Args:
@@ -49,7 +49,7 @@ class L2SP(L.Callback):
         self._hook = trainer.optimizers[0].register_step_pre_hook(_no_decay)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let go of the optimiser."""
+        """Let go of the optimizer."""
         if self._hook is not None:
             self._hook.remove()
 

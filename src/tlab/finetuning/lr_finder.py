@@ -2,7 +2,7 @@
 
 The copy takes a few training steps at a rate that rises exponentially; the rate at which the loss falls fastest is
 the suggestion: an order of magnitude, where the batches scatter. Lightning 2.6's `Tuner.lr_find` does not do here
-(tried): it steps the run's own optimiser, whose hooks move the phase's schedule on with every trial step, it takes
+(tried): it steps the run's own optimizer, whose hooks move the phase's schedule on with every trial step, it takes
 no step at all where a later phase begins, and meanwhile it keeps a checkpoint in the run directory.
 """
 
@@ -41,7 +41,7 @@ class LrCurve:
     Attributes:
         rates: Values of `optimizer.lr`, rising; one per step.
         losses: Training loss of each step's batch, before the step.
-        smoothed: The losses averaged over neighbouring steps.
+        smoothed: The losses averaged over neighboring steps.
         suggestion: The rate of steepest descent; None where the curve never falls.
         why: Where there is no suggestion, the reason.
         in_use: `optimizer.lr` as it is set.
@@ -67,11 +67,11 @@ def find_lr(
 ) -> LrCurve:
     """Measure the loss of `module` at rising learning rates.
 
-    The module and the random state of torch, numpy and Python stay as they are. The optimiser is a fresh one, the
+    The module and the random state of torch, numpy and Python stay as they are. The optimizer is a fresh one, the
     network a copy with what is frozen now.
 
     Args:
-        module: Gives the network, the loss and the optimiser.
+        module: Gives the network, the loss and the optimizer.
         batches: Training batches, at least `steps` of them; the first ones are used.
         scales: Each group's factor on the rate, as the phase has it.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
@@ -142,7 +142,7 @@ def range_test(
 
 
 def smooth(losses: list[float]) -> list[float]:
-    """Return the losses averaged over their neighbours on both sides, with Gaussian weights.
+    """Return the losses averaged over their neighbors on both sides, with Gaussian weights.
 
     A moving average that looks back only, as fastai's and Lightning's, would draw the curve too far to the right,
     and one with longer tails would let the divergence at the end fill the valley before it.
@@ -239,7 +239,7 @@ class LearningRateFinder(L.Callback):
 
 
 def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
-    """Return another loader over the data set of `loader`, for `steps` batches of epoch `epoch` and those after it.
+    """Return another loader over the dataset of `loader`, for `steps` batches of epoch `epoch` and those after it.
 
     All batches are whole, or all hold the whole split where it is smaller than a batch.
     """

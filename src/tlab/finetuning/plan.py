@@ -45,7 +45,7 @@ class Phase:
         lr_scale: Factor on every group's learning rate while the phase lasts.
         until: Ends the phase sooner; None: it lasts its epochs.
         schedule: Arguments of the scheduler that are other ones in this phase.
-        weight_decay: Of the groups that decay; None: the optimiser's.
+        weight_decay: Of the groups that decay; None: the optimizer's.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Plan:
     Attributes:
         phases: At least one; each starts where the one before ends.
         max_epochs: Upper bound of the run's length in epochs.
-        group_scales: Learning rate of each group (the stages and the head) as a multiple of the optimiser's.
+        group_scales: Learning rate of each group (the stages and the head) as a multiple of the optimizer's.
     """
 
     phases: tuple[Phase, ...]

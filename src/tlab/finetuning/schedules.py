@@ -29,10 +29,10 @@ class Schedule(NamedTuple):
     """A scheduler for one phase, and when to step it.
 
     Attributes:
-        scheduler: A torch scheduler over the optimiser.
-        interval: `"step"` (after every optimiser step) or `"epoch"`.
+        scheduler: A torch scheduler over the optimizer.
+        interval: `"step"` (after every optimizer step) or `"epoch"`.
         monitor: Metric handed to `scheduler.step`, or None.
-        warmup: Optimiser steps over which the rate climbs linearly to what the scheduler says.
+        warmup: Optimizer steps over which the rate climbs linearly to what the scheduler says.
     """
 
     scheduler: LRScheduler | ReduceLROnPlateau
@@ -50,7 +50,7 @@ def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: flo
 
     Args:
         optimizer: Its groups' `initial_lr` is the rate.
-        steps: Optimiser steps in the phase.
+        steps: Optimizer steps in the phase.
         steps_per_epoch: Unused; every builder takes the same arguments.
         warmup: Share of the steps over which the rate climbs from 0.
     """
@@ -64,7 +64,7 @@ def cosine(
 
     Args:
         optimizer: Its groups' `initial_lr` is the peak.
-        steps: Optimiser steps in the phase.
+        steps: Optimizer steps in the phase.
         steps_per_epoch: Unused; every builder takes the same arguments.
         warmup: Share of the steps over which the rate climbs from 0 to the peak.
         final: Rate after the last step, as a share of the peak.
@@ -92,7 +92,7 @@ def onecycle(
     scheduler = OneCycleLR(
         optimizer,
         max_lr=peaks,
-        # torch steps once more than the optimiser does, and divides by zero where the way up has no step
+        # torch steps once more than the optimizer does, and divides by zero where the way up has no step
         total_steps=max(steps + 1, math.floor(1 / max(pct_start, 1e-3)) + 1),
         pct_start=pct_start,
         div_factor=div_factor,
@@ -146,7 +146,7 @@ def _warm_steps(warmup: float, steps: int) -> int:
 
 
 class PhasedScheduler:
-    """Runs one schedule per phase over one optimiser.
+    """Runs one schedule per phase over one optimizer.
 
     Args:
         optimizer: Its parameter groups are final; their `lr` at this moment is the base rate of every phase.
@@ -169,8 +169,8 @@ class PhasedScheduler:
         """Begin the schedule anew from the base rates.
 
         Args:
-            steps: Optimiser steps in the phase.
-            steps_per_epoch: Optimiser steps in an epoch.
+            steps: Optimizer steps in the phase.
+            steps_per_epoch: Optimizer steps in an epoch.
             arguments: Arguments of the schedule that are other ones in this phase.
 
         Raises:
@@ -189,7 +189,7 @@ class PhasedScheduler:
             raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
 
     def change_epochs(self, steps_per_epoch: int) -> None:
-        """Go on at the start of the epoch at hand, with another number of optimiser steps in each epoch.
+        """Go on at the start of the epoch at hand, with another number of optimizer steps in each epoch.
 
         Args:
             steps_per_epoch: From now on.
@@ -205,12 +205,12 @@ class PhasedScheduler:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             return
-        with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimiser between these
+        with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimizer between these
             for _ in range(self.steps):
                 self.current.scheduler.step()
 
     def check(self, metrics: Collection[str]) -> None:
-        """Try one step of the schedule, on an optimiser that is for trying only.
+        """Try one step of the schedule, on an optimizer that is for trying only.
 
         Raises:
             UserError: It cannot be stepped, or watches a metric that the run does not have.
@@ -222,7 +222,7 @@ class PhasedScheduler:
                 f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
             )
         try:
-            self.optimizer.step()  # torch warns where a schedule is stepped before the optimiser
+            self.optimizer.step()  # torch warns where a schedule is stepped before the optimizer
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(1.0)
             else:
@@ -236,7 +236,7 @@ class PhasedScheduler:
         return min(1.0, (self.steps + 1) / (self.current.warmup + 1))
 
     def after_step(self) -> None:
-        """Advance the warm-up, and a schedule that counts optimiser steps."""
+        """Advance the warm-up, and a schedule that counts optimizer steps."""
         assert self.current is not None
         self.steps += 1
         if self.current.interval == "step":
@@ -274,7 +274,7 @@ class PhasedScheduler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the schedule of the phase that was in force, then its state.
 
-        The groups' current rates belong to the optimiser's state, which is loaded after this.
+        The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
         steps, steps_per_epoch = state["length"]
         self.start_phase(steps, steps_per_epoch, state["arguments"])

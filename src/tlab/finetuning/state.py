@@ -43,7 +43,7 @@ class RunState:
     Attributes:
         plan: The phases, in order.
         records: One for each phase entered so far.
-        scales: Each group's factor on the scheduled rate in the phase in force; 0 where it is frozen.
+        scales: Each group's factor on the scheduled rate in the current phase; 0 where it is frozen.
         rates: Each group's learning rate as the next step will apply it; 0 where it is frozen.
         rows: Those of history.csv, one for each epoch that has ended.
         fit_seconds: Wall-clock time of these epochs.
@@ -60,7 +60,7 @@ class RunState:
 
     @property
     def phase(self) -> Phase:
-        """The phase in force; before the first epoch, the first phase."""
+        """The current phase; before the first epoch, the first phase."""
         return self.plan.phases[max(0, len(self.records) - 1)]
 
     @property
@@ -70,7 +70,7 @@ class RunState:
 
     @property
     def phase_is_over(self) -> bool:
-        """Whether the phase in force has lasted its epochs, or its metric has stopped improving."""
+        """Whether the current phase has lasted its epochs, or its metric has stopped improving."""
         record, until = self.records[-1], self.phase.until
         return record.epochs >= record.length or (until is not None and record.waited >= until.patience)
 

@@ -51,23 +51,23 @@ def build_backbone(
     Args:
         name: torchvision or timm name, for example `resnet18`.
         library: "torchvision" or "timm".
-        weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialisation.
+        weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialization.
         weights_classes: JSON file with the class names of a weights file.
-        upto: last stage to keep; None keeps all.
-        stages: stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
-        classifier: path of the model's last layer; None finds it.
-        batchnorm_momentum: share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
+        upto: Last stage to keep; None keeps all.
+        stages: Stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
+        classifier: Path of the model's last layer; None finds it.
+        batchnorm_momentum: Share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
             in torchvision's MobileNetV3) they lag hundreds of steps behind the weights, so that a short run is
             evaluated with the statistics of an earlier network.
-        input_size: side in pixels of the images the model is meant for, where its weights do not tell.
-        image_size: side in pixels of the images it will get; None: what the weights were trained with.
-        kwargs: further arguments of the library's builder (`drop_path_rate`), plain values.
-        pooling: the head's. With "avg", the default, a network that is not cut pools its tokens itself, as it was
+        input_size: Side in pixels of the images the model is meant for, where its weights do not tell.
+        image_size: Side in pixels of the images it will get; None: what the weights were trained with.
+        kwargs: Further arguments of the library's builder (`drop_path_rate`), plain values.
+        pooling: The head's. With "avg", the default, a network that is not cut pools its tokens itself, as it was
             trained to; else it returns all of them, after the last norm.
-        tokens_apart: tell class token and registers from patches; False: as runs did before tlab could.
+        tokens_apart: Tell class token and registers from patches; False: as runs did before tlab could.
 
     Raises:
-        UserError: a name, file, stage, argument or size that does not exist or does not fit.
+        UserError: A name, file, stage, argument or size that does not exist or does not fit.
     """
     if library not in ("torchvision", "timm"):
         raise UserError(f"backbone.library={library} is unknown, choose torchvision or timm")
@@ -188,7 +188,7 @@ def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
 
 
 class _NoRandomFills(TorchFunctionMode):
-    """Leaves out random initialisation: much of the time of a build, for values that the weights overwrite.
+    """Leaves out random initialization: much of the time of a build, for values that the weights overwrite.
 
     Whatever is no random number (ones, zeros, counters, buffers that no file has) is set as ever.
     """

@@ -17,7 +17,7 @@ class Standardize(nn.BatchNorm1d):
 
     So the learning rate of a linear probe does not depend on the scale of a backbone's features (He et al. 2022,
     "Masked Autoencoders Are Scalable Vision Learners", appendix A.1). A batch of one, which has no variance, is
-    standardised by the running statistics.
+    standardized by the running statistics.
     """
 
     def __init__(self, features: int) -> None:
@@ -39,22 +39,22 @@ class Head(nn.Module):
     Hidden layers start as in He et al. 2015 (fan-in, ReLU), drawn from torch's global generator.
 
     Args:
-        in_features: channels of the features.
+        in_features: Channels of the features.
         num_classes: K, number of logits.
-        pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm); or of tokens the class token,
+        pooling: Over positions: "avg", "max", or "avgmax" = their mean (as in timm); or of tokens the class token,
             "token", or that and the mean of the patches one after the other, "token_avg" (2 C features, as in the
             linear evaluation of Oquab et al. 2023, "DINOv2", appendix B.3).
-        dropout: probability, before each linear layer.
-        hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
-        normalize: standardise each pooled feature first, see `Standardize`.
-        prefix_tokens: tokens in front of the patches (class token, registers), which means and maxima leave out.
+        dropout: Probability, before each linear layer.
+        hidden: Widths of hidden layers (Linear, ReLU); empty: a linear classifier.
+        normalize: Standardize each pooled feature first, see `Standardize`.
+        prefix_tokens: Tokens in front of the patches (class token, registers), which means and maxima leave out.
 
     Attributes:
-        pooled_features: number of features after pooling.
-        reused: class -> source class, for the rows that started from the source classifier's.
+        pooled_features: Number of features after pooling.
+        reused: Class -> source class, for the rows that started from the source classifier's.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: An option is out of range.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The LightningModule around a Classifier: loss, metrics and optimiser; no freezing, no drawing."""
+"""The LightningModule around a Classifier: loss, metrics and optimizer; no freezing, no drawing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ class ImageClassifier(L.LightningModule):
     Args:
         net: Logits `B K` from images `B C H W`, uint8 or float in 0..1.
         classes: Names of the K classes, in the order of the logits.
-        optimizer: Builds the optimiser from its parameter groups (`torch.optim.SGD` with its settings bound).
+        optimizer: Builds the optimizer from its parameter groups (`torch.optim.SGD` with its settings bound).
         label_smoothing: Share of the target spread over all classes, in 0..1.
         class_weights: `K`, float, or None for equal weights.
         channels_last: Run in channels-last memory format, the faster one for convolutions.
@@ -132,11 +132,11 @@ class ImageClassifier(L.LightningModule):
         self._log_metrics(self.test_metrics)
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the optimiser over every stage and the head, in groups that never change."""
+        """Return the optimizer over every stage and the head, in groups that never change."""
         return self.optimizer_for(self.net)
 
     def optimizer_for(self, net: Classifier) -> Optimizer:
-        """Return a fresh optimiser over `net`, this module's or a copy: one pair of groups per stage and head.
+        """Return a fresh optimizer over `net`, this module's or a copy: one pair of groups per stage and head.
 
         Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1).
         """

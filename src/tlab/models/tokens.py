@@ -31,10 +31,10 @@ def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: i
     that acts after it is put in front of it, in `graph`: it sees one token at a time anyway.
 
     Args:
-        model: the network.
-        graph: of its glue.
-        features: what it gives its classifier, see `tracing.features_node`.
-        image_size: side in pixels of the blank image that is run to see shapes.
+        model: The network.
+        graph: Of its glue.
+        features: What it gives its classifier, see `tracing.features_node`.
+        image_size: Side in pixels of the blank image that is run to see shapes.
 
     Returns:
         `features` as they are where they are maps, or made of tokens by more than pooling and norms.
@@ -72,7 +72,7 @@ def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node,
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Tell whether `module` normalises each token by itself."""
+    """Tell whether `module` normalizes each token by itself."""
     small = all(parameter.ndim <= 1 for parameter in module.parameters())
     return "Norm" in type(module).__name__ and small and not isinstance(module, _BatchNorm)
 

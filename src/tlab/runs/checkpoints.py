@@ -124,7 +124,7 @@ class LastCheckpoint(Checkpoint):
     Args:
         run: Where to write.
         state: Tells at the end of an epoch whether its phase ends with it.
-        every_n_steps: Optimiser steps between two checkpoints inside an epoch; None: only at its end.
+        every_n_steps: Optimizer steps between two checkpoints inside an epoch; None: only at its end.
     """
 
     def __init__(self, run: RunDirectory, state: RunState, every_n_steps: int | None = None) -> None:
@@ -176,7 +176,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Tell whether this batch ended an optimiser step inside an epoch; no gradients are pending then."""
+    """Tell whether this batch ended an optimizer step inside an epoch; no gradients are pending then."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
 
 
@@ -233,7 +233,7 @@ def resumable(run: RunDirectory) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether every part of a torch file has its check sum."""
+    """Tell whether every part of a torch file has its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -93,7 +93,7 @@ class GracefulStop(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop, between two optimiser steps; after the last batch the end of the epoch does."""
+        """Save and stop, between two optimizer steps; after the last batch the end of the epoch does."""
         if between_steps(trainer, batch_idx) and self._asked_after_step(trainer):
             self.last.save(trainer)
             self.signals.stop()

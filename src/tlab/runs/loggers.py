@@ -71,7 +71,7 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
         mode: `offline` writes files that `wandb sync` uploads; `online` uploads at once.
 
     Raises:
-        UserError: wandb is not installed, or there is no such mode.
+        UserError: Wandb is not installed, or there is no such mode.
     """
     if mode not in ("offline", "online"):
         raise UserError(f"logger.wandb.mode={mode} is not one of offline, online")

@@ -142,16 +142,16 @@ class Source:
     """Images that rows are computed from, and what their pixels depend on.
 
     Args:
-        dataset: makes the images.
-        epoch: of the views.
-        phase: of the views; "" for images as evaluation sees them.
-        pixels: digest of the transforms.
-        view: seed and epoch of augmented images; None for those as evaluation sees them.
+        dataset: Makes the images.
+        epoch: Of the views.
+        phase: Of the views; "" for images as evaluation sees them.
+        pixels: Digest of the transforms.
+        view: Seed and epoch of augmented images; None for those as evaluation sees them.
 
     Attributes:
-        keys: one for each row.
-        row: row of each file.
-        recipe: all that the pixels depend on, as plain data.
+        keys: One for each row.
+        row: Row of each file.
+        recipe: All that the pixels depend on, as plain data.
     """
 
     def __init__(self, dataset: ImageDataset, epoch: int, phase: str, pixels: str, view: list[int] | None) -> None:

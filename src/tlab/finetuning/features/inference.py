@@ -36,13 +36,13 @@ def run_prefix(
     the results are those of the network.
 
     Args:
-        net: frozen up to `upto`.
-        chunks: each returns images `B C H W`, or what the stage `after` made of them; on a CPU at most `CHUNK`, and
+        net: Frozen up to `upto`.
+        chunks: Each returns images `B C H W`, or what the stage `after` made of them; on a CPU at most `CHUNK`, and
             called in threads.
-        upto: see `Classifier.prefix`.
-        after: see `Classifier.prefix`.
+        upto: See `Classifier.prefix`.
+        after: See `Classifier.prefix`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        memory_format: of maps.
+        memory_format: Of maps.
     """
     device = next(net.parameters()).device
 

@@ -26,7 +26,7 @@ def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) ->
     Args:
         path: The `.npy` file.
         count: Number of rows.
-        rows: first row -> blocks of rows from there on.
+        rows: First row -> blocks of rows from there on.
 
     Raises:
         RuntimeError: `rows` gave another number of rows.

@@ -34,12 +34,12 @@ def split(
     and flattening between two automatic stages open the later one, so that `upto` keeps the map unpooled.
 
     Args:
-        model: a network that takes an image batch `B C H W` and returns logits.
-        stages: stage name -> path of its first module, in the order of execution; None: the children of the root
-            are the stages, the largest is opened while there are fewer than four, layers that only normalise
+        model: A network that takes an image batch `B C H W` and returns logits.
+        stages: Stage name -> path of its first module, in the order of execution; None: the children of the root
+            are the stages, the largest is opened while there are fewer than four, layers that only normalize
             belong to the stage before them.
-        classifier: path of the classifier; None: the last layer with parameters.
-        tokens_at: end with all tokens, where the network pools tokens itself; a side in pixels of images that it
+        classifier: Path of the classifier; None: the last layer with parameters.
+        tokens_at: End with all tokens, where the network pools tokens itself; a side in pixels of images that it
             takes. None: end with what it pools.
 
     Returns:
@@ -47,7 +47,7 @@ def split(
         classifier ("" where there is none).
 
     Raises:
-        NotTraceableError: the glue of the model cannot be held in a graph.
+        NotTraceableError: The glue of the model cannot be held in a graph.
         UserError: `stages` names a module that does not exist, or is out of order, or cuts two tensors.
     """
     graph, classifier = trace(model, classifier)
@@ -73,7 +73,7 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
     """Make one stage `body` of a network whose forward cannot be followed; arguments as of `split`.
 
     Raises:
-        UserError: without its classifier the network gives no features.
+        UserError: Without its classifier the network gives no features.
     """
     modules = dict(model.named_modules())
     called: list[str] = []

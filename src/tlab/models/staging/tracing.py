@@ -128,14 +128,14 @@ def trace(model: nn.Module, classifier: str | None = None) -> tuple[fx.Graph, st
     """Trace the glue of `model` and find its classifier.
 
     Args:
-        model: a network that takes one image batch `B C H W` and returns logits.
-        classifier: path of the last layer; None finds it: the last layer with parameters that the model calls.
+        model: A network that takes one image batch `B C H W` and returns logits.
+        classifier: Path of the last layer; None finds it: the last layer with parameters that the model calls.
 
     Returns:
         The graph of the whole model, and the path of the classifier in it ("" where the model has none).
 
     Raises:
-        NotTraceableError: the glue depends on the data or on the mode.
+        NotTraceableError: The glue depends on the data or on the mode.
     """
     try:
         return _trace_from(model, classifier, half=parameter_count(model) / 2)
