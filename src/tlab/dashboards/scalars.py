@@ -11,14 +11,14 @@ from tlab.finetuning.state import RunState
 
 
 class Scalars(L.Callback):
-    """Draws what training does besides learning.
+    """Draws learning rates, gradient norm, phase and speed.
 
     Every `trainer.log_every_n_steps` optimizer steps and in the first step of an epoch: `lr/<group>`, the rate that
-    the step applies, and `train/grad_norm`, the 2-norm over all trainable
-    parameters before clipping. Every epoch: `train/phase`, counted from 0, and `speed/train_images_per_second`.
+    the step applies, and `train/grad_norm`, the 2-norm over all trainable parameters before clipping. Every epoch:
+    `train/phase`, counted from 0, and `speed/train_images_per_second`.
 
     Args:
-        state: Where the run stands.
+        state: The run's state.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -67,7 +67,7 @@ class ConfigText(L.Callback):
     """Writes the configuration as the text `config` when the fit starts.
 
     Args:
-        text: YAML.
+        text: The configuration as YAML.
     """
 
     def __init__(self, text: str) -> None:
