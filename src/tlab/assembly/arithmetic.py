@@ -1,4 +1,4 @@
-"""How a run computes: in which precision, and in which phases what trains goes through torch's compiler."""
+"""Choose a run's precision, and the phases whose trainable part is compiled."""
 
 import json
 import logging
@@ -16,31 +16,31 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.models.autotune.precision import Precision
     from tlab.models.classifier import Classifier
 
-LONG = 600.0  # seconds of training from which on `auto` compiles: a graph takes up to a minute and saves a fraction
+LONG = 600.0  # seconds of training above which `auto` compiles: a graph takes up to a minute and saves a fraction
 
 
 def choose_arithmetic(
     cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, begun: dict[str, Any], done: int
 ) -> tuple["Precision", list[str]]:
-    """Return the precision of a run, and the names of the phases in which what trains is compiled.
+    """Return a run's precision, and the names of the phases whose trainable part is compiled.
 
     Args:
-        cfg: Of the run.
-        net: Its network; left as it is.
-        plan: Who trains when.
-        images: That an epoch trains on.
-        begun: The record of a run that goes on, which keeps both on the same kind of device.
-        done: Epochs that it has behind it.
+        cfg: The run's configuration.
+        net: The run's network; left unchanged.
+        plan: The run's phases.
+        images: Number of training images.
+        begun: Record of a resumed run, which keeps both on the same kind of device; empty for a new run.
+        done: Epochs that have been trained.
 
     Raises:
-        UserError: It asks for a compiler that is not there.
+        UserError: `trainer.compile=true`, but torch.compile does not work here.
     """
     precision = choose_precision(cfg, net, plan, begun)
     return precision, choose_compiled(cfg, net, plan, precision, images, begun, done)
 
 
 def network_name(cfg: DictConfig) -> str:
-    """Return the name under which what was measured of the run's network is remembered."""
+    """Return the name under which measurements of the run's network are cached."""
     kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
     return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
 
@@ -49,10 +49,10 @@ def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: di
     """Return `trainer.precision`; for `auto` the fastest one here.
 
     Args:
-        cfg: Of the run.
-        net: Its network.
-        plan: Who trains when.
-        begun: The record of a run that goes on, which keeps its precision on the same kind of device.
+        cfg: The run's configuration.
+        net: The run's network; left unchanged.
+        plan: The run's phases.
+        begun: Record of a resumed run, which keeps its precision on the same kind of device; empty for a new run.
     """
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.precision import fastest_precision, find_accelerator
@@ -83,19 +83,19 @@ def choose_compiled(
     begun: dict[str, Any],
     done: int,
 ) -> list[str]:
-    """Return the names of the phases in which what trains is compiled: what `trainer.compile` asks for.
+    """Return the names of the phases whose trainable part is compiled, as `trainer.compile` asks for.
 
     Args:
-        cfg: Of the run.
-        net: Its network; left as it is.
-        plan: Who trains when.
-        precision: Of the run.
-        images: That an epoch trains on.
-        begun: The record of a run that goes on, which keeps what it began with on the same kind of device.
-        done: Epochs that it has behind it.
+        cfg: The run's configuration.
+        net: The run's network; left unchanged.
+        plan: The run's phases.
+        precision: The run's precision.
+        images: Number of training images.
+        begun: Record of a resumed run, which keeps its choice on the same kind of device; empty for a new run.
+        done: Epochs that have been trained.
 
     Raises:
-        UserError: It asks for a compiler that is not there.
+        UserError: `trainer.compile=true`, but torch.compile does not work here.
     """
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.compiled import check_compiler, step_seconds
@@ -106,7 +106,7 @@ def choose_compiled(
         return []
     accelerator = find_accelerator(cfg.trainer.accelerator)
     if str(begun.get("device", "")).startswith(accelerator):
-        return begun.get("compiled", [])  # there is none in the record of a version that compiled nothing
+        return begun.get("compiled", [])  # records of earlier versions lack it
     if cfg.trainer.compile is True:
         check_compiler(accelerator)
         return [phase.name for phase in training]
@@ -130,14 +130,14 @@ def choose_compiled(
 def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups", float]) -> list[str]:
     """Return the names of the phases that `trainer.compile=auto` compiles on CUDA.
 
-    These are the phases of each set of groups that still trains for longer than ten minutes, in all of them
-    together: they share a graph. No phase is taken to end before its epochs are over.
+    Phases with the same set of trainable groups share a graph; they are compiled if together they still train for
+    more than ten minutes. No phase is expected to end before its epochs are over.
 
     Args:
-        plan: Who trains when.
-        done: Epochs that the run has behind it.
-        steps: Of an epoch.
-        seconds: For each set of groups that may be compiled, those of a training step without a compiler.
+        plan: The run's phases.
+        done: Epochs that have been trained.
+        steps: Training steps in an epoch.
+        seconds: Seconds of an uncompiled training step for each set of groups that may be compiled.
     """
     left: dict[Groups, float] = defaultdict(float)
     for index, (phase, start) in enumerate(zip(plan.phases, plan.starts, strict=True)):
@@ -147,7 +147,7 @@ def long_phases(plan: "Plan", done: int, steps: float, seconds: Mapping["Groups"
 
 
 def images_per_epoch(cfg: DictConfig, images: int) -> int:
-    """Return on how many of `images` each process trains in an epoch."""
+    """Return the number of `images` on which each process trains in an epoch."""
     share = _share(cfg, images)
     limit = cfg.trainer.limit_train_batches
     if limit is None:
@@ -158,14 +158,14 @@ def images_per_epoch(cfg: DictConfig, images: int) -> int:
 def build_training_net(
     cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
 ) -> "CompiledTraining | None":
-    """Return what computes the logits in training where some phases are compiled.
+    """Return the compiled equivalent of `net` for training; None where no phase is compiled.
 
     Args:
-        cfg: Of the run.
-        net: Its network.
-        plan: Who trains when.
-        images: That an epoch trains on.
-        compiled: Names of the phases.
+        cfg: The run's configuration.
+        net: The run's network.
+        plan: The run's phases.
+        images: Number of training images.
+        compiled: Names of the phases whose trainable part is compiled.
     """
     from tlab.models.autotune.compiled import CompiledTraining
 
@@ -176,10 +176,10 @@ def build_training_net(
 
 
 def _batch_size(cfg: DictConfig, images: int) -> int:
-    """Return how many images each process takes in a step."""
+    """Return the number of images in a training step of each process."""
     return min(cfg.data.batch_size, _share(cfg, images))
 
 
 def _share(cfg: DictConfig, images: int) -> int:
-    """Return how many of `images` each process has."""
+    """Return the number of `images` that each process has."""
     return -(-images // (cfg.trainer.devices * cfg.trainer.num_nodes))

@@ -28,10 +28,10 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
 
 def communication(trainer: DictConfig) -> str:
-    """Return through what the processes of a run talk: `nccl` between GPUs, `gloo` between CPU cores.
+    """Return the backend of the run's processes: `nccl` between GPUs, `gloo` between CPU cores.
 
     Raises:
-        UserError: There are fewer devices than processes, or an option that they cannot carry out.
+        UserError: There are fewer devices than processes, or an option does not work on them.
     """
     import torch
 
@@ -53,7 +53,7 @@ def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
     """Return the augmentation of each phase that has one of its own.
 
     Raises:
-        UserError: It is not what a choice of the group aug gives.
+        UserError: An augmentation is not one of the config group `aug`.
     """
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
@@ -69,8 +69,8 @@ def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "Sta
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
     Args:
-        cfg: Of the run.
-        begun: The record of a run that goes on, whose tokens stay what they are to it.
+        cfg: The run's configuration.
+        begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
     """
     from tlab.runs.load import token_options
 
@@ -80,7 +80,7 @@ def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "Sta
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
-    """Return backbone and head for the data's classes, with the normalisation that `data.normalize` asks for."""
+    """Return backbone and head for the data's classes, with the normalization that `data.normalize` asks for."""
     from tlab.models.classifier import Classifier
     from tlab.models.head_init import reuse_rows
     from tlab.runs.load import build_head
@@ -100,7 +100,7 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
 
 
 def _warn_of_pooling(cfg: DictConfig, backbone: "StagedBackbone") -> None:
-    """Say so where `head.pooling` changes nothing."""
+    """Warn where `head.pooling` changes nothing."""
     pooling, last = cfg.head.get("pooling", "avg"), backbone.stage_names[-1]
     if pooling != "avg" and len(backbone.stage_shapes(cfg.data.image_size)[last]) == 1:
         log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
@@ -125,9 +125,9 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
-    """Return what makes the optimiser from its groups; torch's own update all tensors of a group in one kernel.
+    """Return the builder of the optimizer from its parameter groups, fused where possible.
 
-    That is left alone where the user has said how, and with fp16, whose gradients cannot be clipped in that kernel.
+    Not where the user has chosen an implementation, nor with fp16, whose gradients a fused kernel cannot clip.
     """
     import torch
 
@@ -140,7 +140,7 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
 
 
 def build_data(cfg: DictConfig) -> "ImageDataModule":
-    """Return the data, not set up yet."""
+    """Return the data module, not set up yet."""
     return instantiate(cfg.data.module, phases=phase_augmentations(cfg))
 
 
@@ -153,16 +153,16 @@ def build_module(
     precision: "Precision",
     compiled: list[str],
 ) -> "ImageClassifier":
-    """Return the network with its loss, metrics and optimiser.
+    """Return the network with its loss, metrics and optimizer.
 
     Args:
-        cfg: Of the run.
+        cfg: The run's configuration.
         config: The configuration as the run's checkpoints keep it.
-        net: Its network.
-        data: Its images, set up.
-        plan: Who trains when.
-        precision: Of the run.
-        compiled: Names of the phases in which what trains is compiled.
+        net: The run's network.
+        data: The run's data module, set up.
+        plan: The run's phases.
+        precision: The run's precision.
+        compiled: Names of the phases whose trainable part is compiled.
     """
     from tlab.models.module import ImageClassifier
 
@@ -222,5 +222,5 @@ def build_trainer(
 
 
 def best_is(cfg: DictConfig) -> str:
-    """Return `min` or `max`: `checkpoint.mode`, or what the name of the metric tells."""
+    """Return `min` or `max`: `checkpoint.mode`, or else what the metric's name implies."""
     return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")

@@ -28,26 +28,26 @@ def build_callbacks(
 ) -> list["L.Callback"]:
     """Return the callbacks in the order in which Lightning calls each of their hooks.
 
-    Whoever writes the run's state stands before those that read it, and what ends a run before what saves it:
+    What writes the run's state stands before what reads it, and what ends a run before what saves it:
 
-    1. The seed of each step, then the phases, which everything below goes by.
-    2. What changes training in the phase in force: decay towards the start, averages, the rate finder.
-    3. The history, which takes the epoch's row and decides which epoch is the best.
+    1. The seed of each step, then the phases, on which everything below depends.
+    2. What changes training in the current phase: decay towards the start, averages, the rate finder.
+    3. The history, which writes the epoch's row and decides which epoch is the best.
     4. What is written or drawn of the epoch.
     5. What may end the run early.
     6. The checkpoints. Lightning puts those at the end by itself; only they may save a state that is complete.
        The last of them stops the run on a signal, when all is saved.
 
     Args:
-        cfg: Of the run.
-        run: Its directory.
-        state: Where it stands.
-        metrics: Names of those that it will have.
-        signals: That may stop it.
-        pruning: May end it early; None in a run that is no trial of a search.
+        cfg: The run's configuration.
+        run: The run's directory.
+        state: The run's state.
+        metrics: Names of the metrics that the run will have.
+        signals: Signals that may stop the run.
+        pruning: The callback that may end a trial of a search early; None in other runs.
 
     Raises:
-        UserError: A metric that is watched and not there, or a schedule that cannot be built.
+        UserError: A monitored metric does not exist, or a schedule cannot be built.
     """
     from tlab.dashboards.confusion import ConfusionMatrix
     from tlab.dashboards.epoch_lines import progress

@@ -1,4 +1,4 @@
-"""What a run says about itself: in run.json, in its checkpoints and in the HParams tab."""
+"""The description of a run in run.json, in its checkpoints and in the HParams tab."""
 
 import json
 import logging
@@ -29,9 +29,9 @@ SETTINGS = (
 
 
 def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
-    """Return which of its overrides set a run apart from the others of its sweep or search; alone, all of them.
+    """Return the keys of the overrides that distinguish a run in its sweep or search; of a single run, all keys.
 
-    A sweep notes what its runs share in `sweep.json`, a search what it chooses in `study.json`, two folders up.
+    A sweep lists what its runs share in `sweep.json`, a search what it varies in `study.json`, two folders up.
     """
     given = dict(map(key_and_value, overrides))
     directory = run_dir.absolute().parent.parent
@@ -47,12 +47,12 @@ def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
 
 
 def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return what the HParams tab shows: the usual keys, the groups in short, and whatever was overridden.
+    """Return what the HParams tab shows: the usual keys, the config groups in short, and whatever was overridden.
 
     Args:
-        cfg: Of the run.
-        overrides: Those that it was composed from.
-        choices: Group -> choice, where that is known; else the group is shown by what it holds.
+        cfg: The run's configuration.
+        overrides: Overrides from which it was composed.
+        choices: Config group -> choice, where known; another group is shown by its content.
     """
     shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
     held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "optimizer", "scheduler")}
@@ -67,7 +67,7 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
 
 
 def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
-    """Return what a checkpoint must tell about the images that its network expects."""
+    """Return what a checkpoint says about the images that its network expects."""
     return {
         "precision": precision,
         "image_size": cfg.data.image_size,
@@ -86,11 +86,11 @@ def describe(
     """Return what run.json says about a run besides its configuration.
 
     Args:
-        data: Its images.
-        images: The same, by their content.
-        net: Its network.
-        trainer: Trains it.
-        compiled: Names of the phases in which what trains is compiled.
+        data: The run's data module.
+        images: The run's images, by content.
+        net: The run's network.
+        trainer: The run's trainer.
+        compiled: Names of the phases whose trainable part is compiled.
     """
     from tlab.runs.environment import command, versions
 

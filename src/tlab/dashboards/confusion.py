@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrix in TensorBoard."""
 
 import time
 
@@ -16,16 +16,16 @@ FREQUENT_UP_TO = 20  # classes up to which drawing takes a fraction of a second
 class ConfusionMatrix(ConfusionCounts):
     """Draws the confusion matrix: `val/confusion` of the last validation epoch, `test/confusion` of a test.
 
-    Up to 20 classes earlier epochs are drawn too, when enough time has passed for the drawing not to matter.
+    With up to 20 classes, earlier epochs are drawn too, where enough time has passed for the drawing not to matter.
 
     Args:
-        every_seconds: Least time between two drawings in a fit, in seconds.
+        every_seconds: Minimum seconds between two drawings in a fit.
     """
 
     def __init__(self, every_seconds: float = 20.0) -> None:
         super().__init__()
         self.every_seconds = every_seconds
-        self._latest: tuple[Tensor, str, int] | None = None  # counts K K, title, step; not yet drawn
+        self._latest: tuple[Tensor, str, int] | None = None  # counts `K K`, title, step; not yet drawn
         self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

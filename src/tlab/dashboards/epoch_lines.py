@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: a bar where there is a terminal, and a line per epoch."""
+"""Terminal output during a run: a progress bar where there is a terminal, and a line per epoch."""
 
 import sys
 
@@ -13,7 +13,7 @@ class EpochLines(L.Callback):
     """Prints one line per epoch: epoch, phase, loss and accuracy, speed.
 
     Args:
-        state: Where the run stands.
+        state: The run's state.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -21,7 +21,7 @@ class EpochLines(L.Callback):
         self.console = Console(highlight=False, soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the epoch that has just ended; the recorder has its row by now."""
+        """Print the line of the epoch that has just ended."""
         if not trainer.is_global_zero:
             return
         row = self.state.rows[-1]

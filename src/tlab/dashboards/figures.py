@@ -1,4 +1,4 @@
-"""The figures that the dashboards draw, as functions of plain values. matplotlib is imported when one is drawn."""
+"""The figures of the dashboards, as functions of plain values; matplotlib is imported when one is drawn."""
 
 import functools
 from collections.abc import Sequence
@@ -45,18 +45,18 @@ def tile_figure(
 ) -> np.ndarray:
     """Draw images in a grid, row by row, each below its caption.
 
-    All is drawn with Pillow, in the letters of the other figures: matplotlib takes several times as long.
+    Drawn with Pillow in the font of the other figures: matplotlib takes several times as long.
 
     Args:
-        images: uint8 tensors of shape 3 S S (RGB), all of one size.
-        captions: One per image; may have several lines.
+        images: Images `3 S S` (uint8, RGB), all of one size.
+        captions: Caption of each image; may have several lines.
         title: Heading of the figure.
         columns: Images in a row.
         headers: Heading of each column.
-        tile_inches: Width of a tile; a figure has 100 pixels per inch.
+        tile_inches: Width of a tile in inches of 100 pixels.
 
     Returns:
-        The picture: RGB, uint8, `H W 3`.
+        The figure `H W 3` (uint8, RGB).
     """
     side = round(tile_inches * DPI)
     columns = min(columns, len(images))
@@ -89,14 +89,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> "Figure":
-    """Draw a confusion matrix: colour is the share of the true class (row), text the number of images.
+    """Draw a confusion matrix: color is the share of the true class (row), text the number of images.
 
-    Above 30 classes the cells carry no text, and the colour scale lifts small shares so that single confusions
+    Above 30 classes the cells carry no text, and the color scale lifts small shares so that single confusions
     can be seen; above 100 the axes carry no names.
 
     Args:
-        counts_KK: Images of true class (row) that were taken for a class (column); integer.
-        classes: The K names.
+        counts_KK: Number of images `K K` (integer) by true class (row) and predicted class (column).
+        classes: Names of the K classes.
         title: Heading; the accuracy is added.
     """
     from matplotlib.colors import PowerNorm

@@ -1,4 +1,4 @@
-"""TensorBoard's HParams tab: what was set, and what came of it."""
+"""A run's settings and final metrics in TensorBoard's HParams tab."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,18 +20,18 @@ def log_hparams(
 ) -> None:
     """Write a finished run's row of the HParams tab; call it once, when the final metrics are known.
 
-    TensorBoard believes the first description of a run that it reads, so a row that is written before the metrics
-    exist can never be mended; Lightning's own (`default_hp_metric`, `save_hyperparameters`) must stay off. The
+    TensorBoard keeps the first description of a run that it reads, so a row that is written before the metrics
+    exist cannot be corrected; Lightning's own (`default_hp_metric`, `save_hyperparameters`) must stay off. The
     final metrics are scalars `~final/<name>`, below all curves, since they are those of the best epoch and not of
     the last one; the tab shows them under their plain names.
 
     Args:
-        loggers: Of which the one for TensorBoard writes.
-        hparams: Settings, nested as they may be; they come out flat, `optimizer.lr`.
-        metrics: Name -> final value, such as `val/acc`.
-        step: Step at which the final metrics stand.
-        swept: Settings that come first in the tab: of five or more it ticks the first five only.
-        run: What the tab calls the run; None: a number made of its settings.
+        loggers: The run's loggers, of which only TensorBoard's is used.
+        hparams: Settings, possibly nested; written under dotted names such as `optimizer.lr`.
+        metrics: Name, such as `val/acc`, -> final value.
+        step: Step at which the final metrics are drawn.
+        swept: Settings that come first in the tab: of five or more it ticks only the first five.
+        run: Name of the run in the tab; None: a hash of its settings.
     """
     logger = next((logger for logger in loggers if isinstance(logger, TensorBoardLogger)), None)
     if logger is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Curve(Protocol):
-    """What is drawn; see `finetuning.lr_finder.LrCurve`."""
+    """The values that are drawn; see `finetuning.lr_finder.LrCurve`."""
 
     @property
     def rates(self) -> Sequence[float]: ...  # noqa: D102
@@ -40,7 +40,7 @@ def lr_figure(curve: Curve, title: str) -> "Figure":
     began, so that the divergence at the right does not flatten the descent.
 
     Args:
-        curve: `rates` are values of `optimizer.lr`.
+        curve: The measured curve; `rates` are values of `optimizer.lr`.
         title: Heading of the figure.
     """
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Precision against recall, class by class."""
+"""Precision-recall curves of the classes in TensorBoard."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class PrecisionRecall(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._counts: Tensor | None = None  # 2 K T int64: images of other classes, of the class; per bin
+        self._counts: Tensor | None = None  # `2 K T` int64: images of other classes, of the class; per bin
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""

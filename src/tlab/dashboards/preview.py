@@ -1,4 +1,4 @@
-"""What the network sees in training, drawn when it has started."""
+"""Preview of the training images as the network gets them."""
 
 import time
 from itertools import islice
@@ -22,22 +22,22 @@ class AugmentationPreview(L.Callback):
 
     `preview/batch` is the start of the first batch, augmented and mixed, with its labels; `preview/views` has one
     image in each row: as evaluation sees it, then, where it is augmented, as the first epochs will. Both are made
-    by the data set from addresses (epoch, index), so they are what training will use, and drawing them changes no
+    by the dataset from addresses (epoch, index), so they are what training will use, and drawing them changes no
     random stream.
 
     Args:
-        images: Images of the batch, and a quarter of it rows of views; 0 draws nothing.
-        views: Epochs shown of each row.
+        images: Number of images of the batch; a quarter as many have a row of views. 0 draws nothing.
+        views: Number of epochs shown in each row.
     """
 
     def __init__(self, images: int = 16, views: int = 4) -> None:
         self.images = images
         self.views = views
-        self._keys: list[Any] = []  # of the batch; none when it is drawn
+        self._keys: list[Any] = []  # keys of the batch; empty once it is drawn
         self._started = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note which images come first; drawing them would keep a short run from starting."""
+        """Record which images come first; drawing them now would delay the start."""
         data = getattr(trainer, "datamodule", None)
         self._keys, self._started = [], time.monotonic()
         if writer(trainer) is not None and data is not None:
@@ -46,7 +46,7 @@ class AugmentationPreview(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw both figures when the run has been going for a few seconds."""
+        """Draw both figures once the run has trained for a few seconds."""
         if self._keys and time.monotonic() - self._started >= DRAWN_AFTER:
             self._draw(trainer)
 
@@ -64,7 +64,7 @@ class AugmentationPreview(L.Callback):
         captions = [label_caption(label, data.classes) for label in labels]
         batch = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
         views = self._views(dataset, data.loader("train").dataset, data.classes)
-        # now that all images are read: the board's own thread keeps the reading ones waiting
+        # Only after all images are read: the board's own thread would keep the reading ones waiting
         add_photos(board, "preview/batch", batch, 0)
         add_photos(board, "preview/views", views, 0)
 
@@ -87,8 +87,8 @@ def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:
     """Return the class name of a label, or the shares of a mixed one (`0.7 cat`, next line `+ 0.3 dog`).
 
     Args:
-        label: Scalar int64, or `K` float32 that sums to 1.
-        classes: The K names.
+        label: Class number (scalar int64), or shares `K` (float32) that sum to 1.
+        classes: Names of the K classes.
     """
     room = caption_characters(TILE_INCHES)
     if label.ndim == 0:
@@ -104,6 +104,6 @@ def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:
 
 def _read(dataset: torch.utils.data.Dataset, keys: list) -> tuple[list[Tensor], list[Tensor]]:
     batch = dataset.__getitems__(keys)  # type: ignore[attr-defined]
-    if isinstance(batch, UserError):  # the data set hands an unreadable file over as a value
+    if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
         raise batch
     return list(batch.image), list(batch.label)

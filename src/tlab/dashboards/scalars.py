@@ -11,14 +11,14 @@ from tlab.finetuning.state import RunState
 
 
 class Scalars(L.Callback):
-    """Draws what training does besides learning.
+    """Draws learning rates, gradient norm, phase and speed.
 
-    Every `trainer.log_every_n_steps` optimiser steps and in the first step of an epoch: `lr/<group>`, the rate that
-    the step applies, and `train/grad_norm`, the 2-norm over all trainable
-    parameters before clipping. Every epoch: `train/phase`, counted from 0, and `speed/train_images_per_second`.
+    Every `trainer.log_every_n_steps` optimizer steps and in the first step of an epoch: `lr/<group>`, the rate that
+    the step applies, and `train/grad_norm`, the 2-norm over all trainable parameters before clipping. Every epoch:
+    `train/phase`, counted from 0, and `speed/train_images_per_second`.
 
     Args:
-        state: Where the run stands.
+        state: The run's state.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -28,7 +28,7 @@ class Scalars(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Draw the rates; inside the optimiser's step they would be scaled already."""
+        """Draw the rates; inside the optimizer's step they would be scaled already."""
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = batch_idx == 0 or (step % every == 0 and step != self._drawn_step)
@@ -67,7 +67,7 @@ class ConfigText(L.Callback):
     """Writes the configuration as the text `config` when the fit starts.
 
     Args:
-        text: YAML.
+        text: The configuration as YAML.
     """
 
     def __init__(self, text: str) -> None:

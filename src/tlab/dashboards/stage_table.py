@@ -1,4 +1,4 @@
-"""The network, stage by stage, before it trains: what comes out, how large it is, and when it trains."""
+"""The table of the network's stages: output shape, number of parameters, and phases in which each trains."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ class StageRow:
     """One stage, or the head.
 
     Attributes:
-        name: Of the group.
-        output_shape: For one image, without the batch axis: `C H W`, `N C` or `C`, as the network lays it out.
-        parameters: How many numbers it learns or could learn.
-        trainable_now: Whether it trains in the phase in force.
+        name: Name of the stage, or `head`.
+        output_shape: Shape without the batch axis: `C H W`, `N C` or `C`, as the network lays it out.
+        parameters: Number of parameters, frozen or not.
+        trainable_now: Whether it trains in the current phase.
         phases: Names of the phases in which it trains.
-        when: The same in words.
+        when: The phases in words.
     """
 
     name: str
@@ -34,12 +34,12 @@ class StageRow:
 
 
 def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
-    """Return a row for each stage and for the head. Nothing is computed: the shapes come from fake tensors.
+    """Return a row for each stage and for the head.
 
     Args:
-        net: The classifier, in whatever mode; it is left as it was.
+        net: The classifier, in any mode; left unchanged.
         image_size: Side of the images in pixels.
-        plan: Its `phases` have a `name` and the groups `trained` (`tlab.finetuning.Plan`).
+        plan: The run's phases (`tlab.finetuning.Plan`).
 
     Raises:
         UserError: The network does not take images of this size.
@@ -60,7 +60,7 @@ def stage_rows(net: Classifier, image_size: int, plan: Any) -> list[StageRow]:
 
 
 def _when(phases: tuple[str, ...], of: tuple[str, ...]) -> str:
-    """Say in which phases a group trains, in short where it does so to the end."""
+    """Return in words in which phases a group trains, shortened where it does so to the end."""
     if not phases:
         return "never"
     if len(phases) > 1 and phases == of[-len(phases) :]:
@@ -103,12 +103,10 @@ def print_stage_table(console: Console, rows: list[StageRow]) -> None:
 class StageTable(L.Callback):
     """Prints the stages when the fit starts, and writes them as the text `stages` to TensorBoard.
 
-    It belongs after the finetuning callback in the trainer's list, which freezes when the fit starts.
-
     Args:
         image_size: Side of the images in pixels.
-        plan: The phases (`tlab.finetuning.Plan`).
-        console: Where to print; None is Rich's own, which the progress bar uses too.
+        plan: The run's phases (`tlab.finetuning.Plan`).
+        console: Console to print on; None: Rich's own, which the progress bar uses too.
     """
 
     def __init__(self, image_size: int, plan: Any, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a run came to, printed when it ends."""
+"""The summary table that is printed when a run ends."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,11 +26,11 @@ def print_summary_table(
     """Print metrics per split, time and speed per phase, runs to compare with, and where things were written.
 
     Args:
-        console: Where to print.
+        console: Console to print on.
         metrics: `<split>/<measure>` -> value, accuracy and F1 as shares of 1; other names are left out.
-        phases: In order, each with `name`, `start` (first epoch, from 0), `epochs`, `seconds`, `images_per_second`
-            and `trained` (group names).
-        paths: What -> where. A path is printed on a line of its own and never broken, so that it can be copied.
+        phases: Phases in order, each with `name`, `start` (first epoch, from 0), `epochs`, `seconds`,
+            `images_per_second` and `trained` (group names).
+        paths: Label -> path, printed on a line of its own and never broken, so that it can be copied.
         comparison: Name of a run -> its metrics, for instance this run's and a baseline's.
     """
     print_metrics(console, metrics)

@@ -1,4 +1,4 @@
-"""How every dashboard reaches TensorBoard: the writer to draw with, if there is one."""
+"""The dashboards' access to TensorBoard: the run's writer, if there is one, and functions that add images."""
 
 import warnings
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ JPEG = [
 
 
 class RunBoard(TensorBoardLogger):
-    """TensorBoard's log of a run, without the chart of the epoch's number that Lightning puts before all others."""
+    """TensorBoard's log of a run, without the chart of epoch numbers that Lightning adds."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Draw `metrics` at `step`."""
@@ -44,7 +44,7 @@ def class_names(pl_module: L.LightningModule) -> tuple[str, ...]:
 
 
 def writer(trainer: L.Trainer) -> "SummaryWriter | None":
-    """Return what to draw with: None without TensorBoard, off the first process, and in the sanity check."""
+    """Return the TensorBoard writer; None without TensorBoard, off the first process, and in the sanity check."""
     if trainer.sanity_checking or not trainer.is_global_zero:
         return None
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -66,9 +66,9 @@ def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) ->
 
 
 def add_photos(board: "SummaryWriter", tag: str, rgb_HWC: np.ndarray, step: int) -> None:
-    """Write a picture of photographs, `rgb_HWC` (uint8, `H W 3`), as a JPEG image with colours in full resolution.
+    """Write a figure of photographs, `rgb_HWC` (uint8, `H W 3`), as a JPEG image with colors in full resolution.
 
-    A PNG of photographs has a megabyte, of which TensorBoard's writer computes the check sum in Python: 0.1 s each.
+    A PNG of photographs has a megabyte, whose checksum TensorBoard's writer computes in Python: 0.1 s each.
     `SummaryWriter.add_image` would convert to float and back, resample, and search long for the smallest PNG.
     """
     _add_encoded(board, tag, rgb_HWC, ".jpg", JPEG, step)

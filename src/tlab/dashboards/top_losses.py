@@ -17,15 +17,15 @@ class TopLosses(L.Callback):
     """Draws `val/top_losses` when the fit ends: the images of the last validation epoch with the highest loss.
 
     Above each: the true class with its probability, the predicted class with its own, the file. While validating
-    only the losses, places and logits of the `images` worst so far are held; the images are read again to be drawn.
+    only losses, indices and logits of the `images` worst so far are kept; the images are read again to be drawn.
 
     Args:
-        images: How many; 0 draws nothing.
+        images: Number of images; 0 draws nothing.
     """
 
     def __init__(self, images: int = 16) -> None:
         self.images = images
-        self._worst: tuple[Tensor, Tensor, Tensor] | None = None  # loss N, index N, logits N K; descending
+        self._worst: tuple[Tensor, Tensor, Tensor] | None = None  # loss `N`, index `N`, logits `N K`; descending
         self._title = ""
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -64,7 +64,7 @@ class TopLosses(L.Callback):
         losses, index, logits = (part.cpu() for part in self._worst)
         samples = data.index.splits["val"]
         batch = data.loader("val").dataset.__getitems__([(0, i) for i in index.tolist()])
-        if isinstance(batch, UserError):  # the data set hands an unreadable file over as a value
+        if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
             raise batch
         captions = [
             _caption(loss, row.softmax(0), samples[i].label, samples[i].path.name, data.classes)

@@ -1,4 +1,4 @@
-"""Who trains when and at which rate."""
+"""Fine-tuning: which stages train in which phase, and at which learning rate."""
 
 from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.ema import EMA

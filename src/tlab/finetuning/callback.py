@@ -1,4 +1,4 @@
-"""The callback that carries a plan out: it flips what trains and which rate scale applies, and nothing else."""
+"""The callback that applies a plan: it switches which stages train and at which rate scale."""
 
 import itertools
 import logging
@@ -27,28 +27,28 @@ from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
 
-ONE_CORE = 2**24  # multiplications of a batch that take one core a millisecond; several wait longer for each other
+ONE_CORE = 2**24  # multiplications per batch, a millisecond on one core; several cores wait longer for each other
 
 
 class BackboneFinetuning(LightningBackboneFinetuning):
     """Freezes and unfreezes the stages of a `Classifier` as a `Plan` says.
 
-    Unlike the callback it derives from, it adds no parameter group: the optimiser holds one pair of groups (with
+    Unlike the callback it derives from, it adds no parameter group: the optimizer holds one pair of groups (with
     and without weight decay) per stage from the start, and a phase decides which of them train and at which scale.
     So every torch scheduler works across an unfreeze and a checkpoint from any phase resumes. A frozen stage does
-    not move: its parameters get no gradient, its BatchNorm statistics and dropout stand still, and a digest taken
-    when the phase starts is compared when it ends.
+    not change: its parameters get no gradient, it is in evaluation mode, and its digests from before and after the
+    phase are compared.
 
-    The callback steps the schedule itself, after the optimiser's steps and before the epoch's checkpoint is
+    The callback steps the schedule itself, after the optimizer's steps and before the epoch's checkpoint is
     written, because Lightning 2.6 steps metric-driven schedulers only after it.
 
     Args:
-        state: Where the run stands; its plan says what to do, and its phase, scales and rates are written here.
-        schedule: Builds the learning-rate schedule of one phase.
-        features: Lets each phase start behind what it has frozen; None: every epoch runs all stages.
+        state: The run's state; its plan is followed, its records, scales and rates are written.
+        schedule: Builder of a phase's learning-rate schedule.
+        features: Cache of the frozen stages' output; None: every epoch runs all stages.
 
     Attributes:
-        scheduler: The schedule in force.
+        scheduler: The scheduler of all phases; None before the fit.
     """
 
     def __init__(
@@ -72,28 +72,28 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             self.freeze_before_training(pl_module)
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
-        """Freeze what the phase in force does not train, and take up its rate scales."""
+        """Freeze what the current phase does not train, and set its rate scales."""
         _net(pl_module).set_trainable(self.state.phase.trained)
         self.state.scales = self.state.plan.rate_scales(self.state.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Apply the phase in force (the first, or a checkpoint's) and hook the rates into the optimiser."""
-        # frozen stages are in evaluation mode on purpose
+        """Apply the current phase (the first, or a checkpoint's) and hook the rates into the optimizer."""
+        # Frozen stages are in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
         self._apply(trainer, pl_module)
         optimizer = trainer.optimizers[0]
         self.scheduler = PhasedScheduler(optimizer, self.schedule)
-        if self._scheduler_state is not None:  # Lightning restores the optimiser after this hook
+        if self._scheduler_state is not None:  # Lightning restores the optimizer after this hook
             self.scheduler.load_state_dict(self._scheduler_state)
         self._hooks = [
             optimizer.register_step_pre_hook(self._scale),
             optimizer.register_step_post_hook(self._restore),
         ]
-        if self.state.in_last_phase and self.state.phase_is_over:  # of a run that was stopped when all was done
+        if self.state.in_last_phase and self.state.phase_is_over:  # the run was stopped when all was done
             trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the epoch at hand anew where it has become longer or shorter: a run may go on over other images."""
+        """Restart the current epoch where its length has changed: a run may be resumed with other images."""
         assert self.scheduler is not None
         if not self.state.records or self.scheduler.length[1] == _steps_per_epoch(trainer):
             return
@@ -106,7 +106,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             trainer.train_dataloader.start_anew()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter the next phase if the one in force is over; not called where a run goes on inside an epoch."""
+        """Enter the next phase if the current one is over; not called where a run resumes inside an epoch."""
         if self.state.records and (self.state.in_last_phase or not self.state.phase_is_over):
             return
         self.finetune_function(pl_module, trainer.current_epoch, trainer.optimizers[0])
@@ -116,7 +116,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler.start_phase(self.state.records[-1].length * steps, steps, self.state.phase.schedule)
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
-        """Enter the next phase at `epoch`: close the record of the last one and open its own."""
+        """Enter the next phase at `epoch`: close the record of the last one and open a new one."""
         net = _net(pl_module)
         self._verify(net)
         before = self.state.records[-1].digests_after if self.state.records else _digests(net)
@@ -154,7 +154,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Verify the last phase and let go of the optimiser."""
+        """Verify the last phase and remove the optimizer's hooks."""
         self._single_thread.close()
         self._verify(_net(pl_module))
         for hook in self._hooks:
@@ -162,11 +162,11 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._hooks = []
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give back the cores, which the process may need for another run."""
+        """Leave single-threaded mode: the process may need all cores for another run."""
         self._single_thread.close()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Test from what the stages return that no phase has trained."""
+        """Let the test start from the cached output of the stages that no phase has trained."""
         if self.features is None or not isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         net = _net(pl_module)
@@ -185,12 +185,12 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the phase that the checkpoint was in."""
+        """Restore the phase that the checkpoint was in."""
         self.state.records = [PhaseRecord(**record) for record in state_dict["records"]]
         self._scheduler_state = state_dict["scheduler"]
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the phase in force decide what trains, and how the images are augmented."""
+        """Set what trains, and how the images are augmented, as the current phase says."""
         self.freeze_before_training(pl_module)
         if isinstance(trainer.strategy, PhasedDDP):
             trainer.strategy.rewrap()
@@ -223,7 +223,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
             record.waited += 1
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Scale rates and set weight decay for the length of one step, so that no schedule ever sees the scale."""
+        """Scale rates and set weight decay for one step, so that no schedule ever sees the scale."""
         assert self.scheduler is not None
         warmup_factor, decay = self.scheduler.warmup_factor(), self.state.phase.weight_decay
         self._scheduled = [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
@@ -241,7 +241,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler.after_step()
 
     def _verify(self, net: Classifier) -> None:
-        """Close the record of the phase in force: the groups that it froze must be as they were.
+        """Close the record of the current phase: the groups that it froze must be as they were.
 
         Raises:
             RuntimeError: A frozen group changed; the run's result would not be what its plan says.
@@ -257,7 +257,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
 
 def _digests(net: Classifier) -> dict[str, str]:
-    with ThreadPoolExecutor(cpus_per_process()) as pool:  # hashing lets go of the interpreter's lock
+    with ThreadPoolExecutor(cpus_per_process()) as pool:  # hashing releases the interpreter's lock
         return dict(zip(net.group_names, pool.map(digest, map(net.group, net.group_names)), strict=True))
 
 

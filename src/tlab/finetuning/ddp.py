@@ -1,4 +1,4 @@
-"""Several processes that stay equal: every gradient averaged, every running statistic too, whatever trains."""
+"""Data-parallel training that averages gradients and running statistics over the processes, whatever trains."""
 
 import gc
 import hashlib
@@ -25,8 +25,8 @@ BUFFERS_IN_FORWARD = next(name for name in ("forward_sync_buffers", "broadcast_b
 class PhasedDDP(DDPStrategy):
     """Data-parallel training (Li et al. 2020, "PyTorch Distributed") of a network whose phases train other parts.
 
-    torch's wrapper notes which parameters train when it is made: one that is unfrozen later would be left to each
-    process alone, and one that is frozen later would be waited for. `rewrap` makes it anew.
+    torch's wrapper records which parameters train when it is made: the gradient of one that is unfrozen later would
+    not be averaged, and that of one frozen later would be waited for. `rewrap` makes it again.
 
     The running statistics of BatchNorm are averaged over the processes after every backward pass, instead of
     copying the first process's before every forward pass: they describe all images of the global batch, the
@@ -35,7 +35,7 @@ class PhasedDDP(DDPStrategy):
     average of the means is that of the global batch; that of the variances leaves out how the means differ.
 
     Args:
-        **options: As for `DDPStrategy`.
+        **options: Options of `DDPStrategy`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -50,18 +50,18 @@ class PhasedDDP(DDPStrategy):
         super().configure_ddp()
 
     def rewrap(self) -> None:
-        """Wrap the module anew if what trains has changed; before the fit there is nothing to do."""
+        """Wrap the module again if what trains has changed; before the fit there is nothing to do."""
         if not isinstance(self.model, DistributedDataParallel):
             return
         assert self.lightning_module is not None
         if self._wrapped == {id(p) for p in self.lightning_module.parameters() if p.requires_grad}:
             return
         self.model = self.lightning_module
-        gc.collect()  # the old wrapper takes its hooks off the parameters when it goes
+        gc.collect()  # the old wrapper removes its hooks from the parameters when it is collected
         self.configure_ddp()
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Average what the forward pass has moved; not earlier, since the backward pass reads it."""
+        """Average the running statistics; not earlier, since the backward pass reads them."""
         super().post_backward(closure_loss)
         assert self.lightning_module is not None
         average(list(running_statistics(self.lightning_module)))
@@ -93,10 +93,10 @@ def verify_equal(digests: Mapping[str, str], when: str) -> None:
 
     Args:
         digests: Group -> digest of its parameters and buffers in this process.
-        when: For the message, such as "after phase head".
+        when: Moment for the message, such as "after phase head".
 
     Raises:
-        RuntimeError: In every process alike, if the processes differ.
+        RuntimeError: The processes differ; raised in each of them.
     """
     everyone = from_all_processes(dict(digests))
     for rank, theirs in enumerate(everyone):
@@ -105,10 +105,10 @@ def verify_equal(digests: Mapping[str, str], when: str) -> None:
 
 
 def verify_same_images(index: ImageIndex) -> None:
-    """Compare what the processes have found; with other numbers of batches they would wait for each other in vain.
+    """Compare the processes' images; with different numbers of batches they would wait for each other forever.
 
     Raises:
-        UserError: In every process alike, if one has other images than the first one.
+        UserError: A process has other images than the first one; raised in each of them.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return

@@ -14,7 +14,7 @@ RAW = "current_model_state"  # key of a checkpoint; Lightning's WeightAveraging 
 
 
 class EMA(L.Callback):
-    """Averages the weights after every optimiser step: average += (1 - d) * (weights - average).
+    """Averages the weights after every optimizer step: average += (1 - d) * (weights - average).
 
     In step t (from 0), d = min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage has it with
     `num_updates`: a short run would otherwise end as an average of mostly its start (0.999 looks back over a
@@ -25,24 +25,24 @@ class EMA(L.Callback):
     earlier one trained. Training itself never sees the average: with it or without, the weights are the same.
 
     Validation runs on the average. Checkpoints hold it under `state_dict`, and the weights under
-    `current_model_state` for going on. After `fit` the network has the average.
+    `current_model_state` to resume from. After `fit` the network has the average.
 
     Lightning 2.6's EMAWeightAveraging is not used: it has no warm-up, its d * a + (1 - d) * b rounds, so that
     frozen tensors drift, and it averages integer counters.
 
     Args:
-        decay: Largest d, in 0..1.
+        decay: Upper bound of d, in 0..1.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.steps = 0
-        self._seen = 0  # optimiser steps of the trainer when the average was last moved
+        self._seen = 0  # optimizer steps of the trainer when the average was last moved
         self._raw: dict[str, Tensor] | None = None  # the weights, while the network has the average
         self._trainable: frozenset[str] | None = None  # the groups that the pairs below belong to
         self._moving: Pairs = ([], [])  # averages and weights of what trains: floating-point tensors
-        self._counts: Pairs = ([], [])  # and integer ones
+        self._counts: Pairs = ([], [])  # averages and weights of what trains: integer tensors
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with the weights as they are, unless a checkpoint brought an average."""
@@ -57,7 +57,7 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the average, if the optimiser has stepped (it may accumulate batches)."""
+        """Move the average, if the optimizer has stepped (it may accumulate batches)."""
         if trainer.global_step == self._seen:
             return
         if self._trainable != _net(pl_module).trainable:
@@ -84,7 +84,7 @@ class EMA(L.Callback):
         self._put_average(pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Forget average and weights; a later validation or test takes the network as it is."""
+        """Drop average and weights; a later validation or test takes the network as it is."""
         self.average, self._raw = {}, None
         self._moving, self._counts = ([], []), ([], [])
 
@@ -100,7 +100,7 @@ class EMA(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up the average and the weights (by now Lightning has loaded the average into the network)."""
+        """Restore the average and the weights (by now Lightning has loaded the average into the network)."""
         self.average, self._raw = {}, None
         if RAW in checkpoint:  # a learning-rate finder saves before there is an average
             state = checkpoint["state_dict"]
@@ -108,15 +108,15 @@ class EMA(L.Callback):
             pl_module.load_state_dict(checkpoint[RAW])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts."""
+        """Return the numbers of steps."""
         return {"steps": self.steps, "seen": self._seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the counts."""
+        """Restore the numbers of steps."""
         self.steps, self._seen = state_dict["steps"], state_dict["seen"]
 
     def _enter(self, net: Classifier) -> None:
-        """Sort what trains from now on, and copy what is frozen: once, for it stands still."""
+        """Collect what trains from now on, and copy what is frozen: once, since it does not change."""
         trained = _identities(net, training=True) - _identities(net, training=False)
         self._moving, self._counts = ([], []), ([], [])
         for name, tensor in net.state_dict(keep_vars=True).items():
@@ -148,7 +148,7 @@ def _identities(net: Classifier, training: bool) -> set[int]:
 
 
 def _fill(net: Classifier, values: Mapping[str, Tensor]) -> None:
-    """Write `values` into the network in place; the optimiser goes on holding the same parameters."""
+    """Write `values` into the network in place; the optimizer keeps the same parameters."""
     for name, tensor in net.state_dict().items():
         tensor.copy_(values[name])
 

@@ -16,18 +16,17 @@ from tlab.models.stages import StagedBackbone, digest
 class L2SP(L.Callback):
     """L2-SP, the penalty alpha / 2 * |w - w0|^2 (Li, Grandvalet & Davoine 2018, equation 2).
 
-    Before each optimiser step, alpha * (w - w0) is added to the gradient of every backbone parameter that trains;
+    Before each optimizer step, alpha * (w - w0) is added to the gradient of every backbone parameter that trains;
     w0 are the weights that the run begins with. The penalty takes the place of weight decay there; the head keeps
-    its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are. It comes
-    after `BackboneFinetuning` among the callbacks, which sets a phase's weight decay for each step.
+    its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are.
 
-    Lightning calls the hook once per optimiser step, after gradients were accumulated and, in 16-mixed, unscaled,
+    Lightning calls the hook once per optimizer step, after gradients were accumulated and, in 16-mixed, unscaled,
     and before they are clipped: the penalty counts once, in the loss's units, and is clipped with the rest, as
-    part of the loss. An adaptive optimiser (AdamW) also divides it by the gradient's scale, as it does with any
+    part of the loss. An adaptive optimizer (AdamW) also divides it by the gradient's scale, as it does with any
     part of the loss.
 
     Args:
-        alpha: Strength; the paper searched 0.001 to 1 for SGD.
+        alpha: Strength of the penalty; the paper searched 0.001 to 1 for SGD.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -44,12 +43,12 @@ class L2SP(L.Callback):
             self.digest = digest(backbone)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the copy to the device of the weights, and take weight decay off the stages in each step."""
+        """Move the copy to the device of the weights, and turn weight decay of the stages off in each step."""
         self.start = {name: value.to(pl_module.device) for name, value in self.start.items()}
         self._hook = trainer.optimizers[0].register_step_pre_hook(_no_decay)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let go of the optimiser."""
+        """Remove the optimizer's hook."""
         if self._hook is not None:
             self._hook.remove()
 
@@ -63,11 +62,11 @@ class L2SP(L.Callback):
                     parameter.grad.add_(parameter - self.start[name], alpha=self.alpha)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the digest of the weights that the run began with; they themselves are read again."""
+        """Return the digest of the weights that the run began with; the weights are read again."""
         return {"digest": self.digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on towards other weights.
+        """Refuse to resume with other pretrained weights.
 
         Raises:
             UserError: The pretrained weights are not those that the run began with.

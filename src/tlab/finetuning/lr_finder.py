@@ -1,9 +1,9 @@
 """Learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3) on a copy of the network.
 
 The copy takes a few training steps at a rate that rises exponentially; the rate at which the loss falls fastest is
-the suggestion: an order of magnitude, where the batches scatter. Lightning 2.6's `Tuner.lr_find` does not do here
-(tried): it steps the run's own optimiser, whose hooks move the phase's schedule on with every trial step, it takes
-no step at all where a later phase begins, and meanwhile it keeps a checkpoint in the run directory.
+the suggestion: an order of magnitude, where the batches scatter. Lightning 2.6's `Tuner.lr_find` is not used: it
+steps the run's own optimizer, whose hooks advance the phase's schedule with every trial step, it takes no step at
+all where a later phase begins, and meanwhile it keeps a checkpoint in the run directory.
 """
 
 import copy
@@ -28,8 +28,8 @@ from tlab.models.autotune.precision import autocast
 from tlab.models.module import ImageClassifier
 
 START, END, STEPS = 1e-6, 10.0, 100
-BETA = 0.9  # of the moving average that watches for divergence: it looks back over about 10 steps
-WARM = 10  # steps before which a single batch could pass for the best loss
+BETA = 0.9  # decay of the moving average that detects divergence: it looks back over about 10 steps
+WARM = 10  # steps within which a single batch could pass for the best loss
 DIVERGED = 4.0  # times the best moving average, as in fastai
 WIDTH = 7.0  # steps, half a decade of the rate: standard deviation of the window that smooths the curve
 
@@ -41,10 +41,10 @@ class LrCurve:
     Attributes:
         rates: Values of `optimizer.lr`, rising; one per step.
         losses: Training loss of each step's batch, before the step.
-        smoothed: The losses averaged over neighbouring steps.
+        smoothed: The losses averaged over neighboring steps.
         suggestion: The rate of steepest descent; None where the curve never falls.
-        why: Where there is no suggestion, the reason.
-        in_use: `optimizer.lr` as it is set.
+        why: Reason why there is no suggestion, else "".
+        in_use: Value of `optimizer.lr` in the run.
     """
 
     rates: list[float]
@@ -67,13 +67,13 @@ def find_lr(
 ) -> LrCurve:
     """Measure the loss of `module` at rising learning rates.
 
-    The module and the random state of torch, numpy and Python stay as they are. The optimiser is a fresh one, the
+    The module and the random state of torch, numpy and Python stay as they are. The optimizer is a fresh one, the
     network a copy with what is frozen now.
 
     Args:
-        module: Gives the network, the loss and the optimiser.
+        module: The module with network, loss and optimizer.
         batches: Training batches, at least `steps` of them; the first ones are used.
-        scales: Each group's factor on the rate, as the phase has it.
+        scales: Each group's factor on the rate in the phase.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
         gradient_clip_val: Largest gradient norm; None for no limit.
         start: First value of `optimizer.lr`.
@@ -116,8 +116,8 @@ def range_test(
     times the best one so far.
 
     Args:
-        step: (rate, batch) -> loss before the step.
-        batches: One for each step.
+        step: Function (rate, batch) -> loss before the step.
+        batches: Batch of each step.
         start: First rate.
         end: Last rate.
         steps: Number of rates.
@@ -142,7 +142,7 @@ def range_test(
 
 
 def smooth(losses: list[float]) -> list[float]:
-    """Return the losses averaged over their neighbours on both sides, with Gaussian weights.
+    """Return the losses averaged over their neighbors on both sides, with Gaussian weights.
 
     A moving average that looks back only, as fastai's and Lightning's, would draw the curve too far to the right,
     and one with longer tails would let the divergence at the end fill the valley before it.
@@ -187,17 +187,16 @@ log = logging.getLogger(__name__)
 
 
 class LearningRateFinder(L.Callback):
-    """Suggests a value for `optimizer.lr` when a phase begins, and where a run goes on, and changes nothing.
+    """Suggests a value for `optimizer.lr` when a phase begins or a run is resumed, and changes nothing.
 
-    The batches have the addresses (epoch, index) of the epochs that are about to come, and loader and workers of
-    their own. With several processes each computes the same on the same batches without speaking to the others:
-    none can wait for another, and what they train is not touched. A batch is one process's, also where gradients
-    are accumulated.
+    The batches have the addresses (epoch, index) of the coming epochs, and a loader and workers of their own. With
+    several processes each computes the same on the same batches without communication: none can wait for another,
+    and what they train is not touched. A batch is one process's, also where gradients are accumulated.
 
     Args:
-        state: Knows the phase and its rate scales.
-        draw: Draws (trainer, phase's name, curve).
-        steps: At most so many training steps for each phase.
+        state: The run's state, with the phase and its rate scales.
+        draw: Function (trainer, name of the phase, curve) that draws the curve; None draws nothing.
+        steps: Maximum number of training steps for each phase.
     """
 
     def __init__(
@@ -239,7 +238,7 @@ class LearningRateFinder(L.Callback):
 
 
 def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
-    """Return another loader over the data set of `loader`, for `steps` batches of epoch `epoch` and those after it.
+    """Return another loader over the dataset of `loader`, for `steps` batches from epoch `epoch` on.
 
     All batches are whole, or all hold the whole split where it is smaller than a batch.
     """

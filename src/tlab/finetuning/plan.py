@@ -1,4 +1,4 @@
-"""A fine-tuning strategy as data: a list of phases, each saying which stages train, for how long, at which rate."""
+"""A fine-tuning strategy as data: a list of phases that say which stages train, for how long, at which rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ class Until:
     Attributes:
         monitor: Metric of the run, for instance `val/loss`.
         patience: Epochs in a row without improvement after which the phase ends.
-        min_delta: What a better value must be better by.
+        min_delta: Smallest change that counts as an improvement.
         mode: `"min"` or `"max"`.
     """
 
@@ -43,9 +43,9 @@ class Phase:
         trained: Names of the groups that train: stages, and always the head.
         epochs: Length in epochs, at most; None: what the other phases leave.
         lr_scale: Factor on every group's learning rate while the phase lasts.
-        until: Ends the phase sooner; None: it lasts its epochs.
-        schedule: Arguments of the scheduler that are other ones in this phase.
-        weight_decay: Of the groups that decay; None: the optimiser's.
+        until: Condition that ends the phase sooner; None: it lasts its epochs.
+        schedule: Arguments of the scheduler that differ in this phase.
+        weight_decay: Weight decay of the groups that decay; None: the optimizer's.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Phase:
 
     @property
     def key(self) -> str:
-        """Where the phase stands in `finetune.phases`."""
+        """Key of the phase in `finetune.phases`."""
         return self.name.partition("/")[0]
 
 
@@ -67,9 +67,9 @@ class Plan:
     """The phases of a run in order, over a backbone's stages.
 
     Attributes:
-        phases: At least one; each starts where the one before ends.
+        phases: One or more phases; each starts where the one before ends.
         max_epochs: Upper bound of the run's length in epochs.
-        group_scales: Learning rate of each group (the stages and the head) as a multiple of the optimiser's.
+        group_scales: Learning rate of each group (the stages and the head) as a multiple of the optimizer's.
     """
 
     phases: tuple[Phase, ...]
@@ -129,8 +129,8 @@ def build_plan(
             (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
         stage_lr_scales: Each stage's rate as a multiple of the backbone's, in the order of the stages or by name
             (1 where no name is given); takes the place of `stage_lr_decay`.
-        head_first: Refuse a plan whose first phase trains more than the head.
-        early_stopping: Ends the last phase, and with it the run; None: the last phase's own `until`, if any.
+        head_first: Whether to refuse a plan whose first phase trains more than the head.
+        early_stopping: Condition that ends the last phase, and so the run; None: the last phase's own `until`.
 
     Raises:
         UserError: Nothing trains, a number is out of range, the phases do not fit, two want the rest, a phase

@@ -1,6 +1,6 @@
 """Learning-rate schedules, one torch scheduler per phase over parameter groups that never change.
 
-Each function builds a `Schedule` for one phase. `PhasedScheduler` holds the one in force and starts the next one
+Each function builds a `Schedule` for one phase. `PhasedScheduler` holds the current one and starts the next one
 from the groups' base rates when a phase begins; the phase's own factor is not applied here (see `callback.py`).
 """
 
@@ -29,10 +29,10 @@ class Schedule(NamedTuple):
     """A scheduler for one phase, and when to step it.
 
     Attributes:
-        scheduler: A torch scheduler over the optimiser.
-        interval: `"step"` (after every optimiser step) or `"epoch"`.
-        monitor: Metric handed to `scheduler.step`, or None.
-        warmup: Optimiser steps over which the rate climbs linearly to what the scheduler says.
+        scheduler: A torch scheduler over the optimizer.
+        interval: `"step"` (after every optimizer step) or `"epoch"`.
+        monitor: Name of the metric handed to `scheduler.step`, or None.
+        warmup: Optimizer steps over which the rate climbs linearly to what the scheduler says.
     """
 
     scheduler: LRScheduler | ReduceLROnPlateau
@@ -49,8 +49,8 @@ def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: flo
     """Keep the base rate.
 
     Args:
-        optimizer: Its groups' `initial_lr` is the rate.
-        steps: Optimiser steps in the phase.
+        optimizer: Optimizer whose groups' `initial_lr` is the rate.
+        steps: Optimizer steps in the phase.
         steps_per_epoch: Unused; every builder takes the same arguments.
         warmup: Share of the steps over which the rate climbs from 0.
     """
@@ -63,8 +63,8 @@ def cosine(
     """Warm up linearly, then fall along half a cosine (SGDR without restarts, Loshchilov & Hutter 2017, eq. 5).
 
     Args:
-        optimizer: Its groups' `initial_lr` is the peak.
-        steps: Optimiser steps in the phase.
+        optimizer: Optimizer whose groups' `initial_lr` is the peak.
+        steps: Optimizer steps in the phase.
         steps_per_epoch: Unused; every builder takes the same arguments.
         warmup: Share of the steps over which the rate climbs from 0 to the peak.
         final: Rate after the last step, as a share of the peak.
@@ -92,7 +92,7 @@ def onecycle(
     scheduler = OneCycleLR(
         optimizer,
         max_lr=peaks,
-        # torch steps once more than the optimiser does, and divides by zero where the way up has no step
+        # torch steps once more than the optimizer does, and divides by zero where the way up has no step
         total_steps=max(steps + 1, math.floor(1 / max(pct_start, 1e-3)) + 1),
         pct_start=pct_start,
         div_factor=div_factor,
@@ -146,11 +146,11 @@ def _warm_steps(warmup: float, steps: int) -> int:
 
 
 class PhasedScheduler:
-    """Runs one schedule per phase over one optimiser.
+    """Runs one schedule per phase over one optimizer.
 
     Args:
-        optimizer: Its parameter groups are final; their `lr` at this moment is the base rate of every phase.
-        build: Builds a phase's schedule.
+        optimizer: Optimizer with final parameter groups; their `lr` now is the base rate of every phase.
+        build: Builder of a phase's schedule.
     """
 
     def __init__(self, optimizer: Optimizer, build: BuildSchedule) -> None:
@@ -166,12 +166,12 @@ class PhasedScheduler:
         self.current: Schedule | None = None
 
     def start_phase(self, steps: int, steps_per_epoch: int, arguments: Mapping[str, Any] | None = None) -> None:
-        """Begin the schedule anew from the base rates.
+        """Start the schedule of a phase from the base rates.
 
         Args:
-            steps: Optimiser steps in the phase.
-            steps_per_epoch: Optimiser steps in an epoch.
-            arguments: Arguments of the schedule that are other ones in this phase.
+            steps: Optimizer steps in the phase.
+            steps_per_epoch: Optimizer steps in an epoch.
+            arguments: Arguments of the schedule that differ in this phase.
 
         Raises:
             UserError: The schedule does not take these arguments.
@@ -189,10 +189,10 @@ class PhasedScheduler:
             raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
 
     def change_epochs(self, steps_per_epoch: int) -> None:
-        """Go on at the start of the epoch at hand, with another number of optimiser steps in each epoch.
+        """Move to the start of the current epoch, with another number of optimizer steps per epoch.
 
         Args:
-            steps_per_epoch: From now on.
+            steps_per_epoch: Optimizer steps in an epoch from now on.
         """
         assert self.current is not None
         steps, before = self.length
@@ -205,15 +205,15 @@ class PhasedScheduler:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             return
-        with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimiser between these
+        with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimizer between these
             for _ in range(self.steps):
                 self.current.scheduler.step()
 
     def check(self, metrics: Collection[str]) -> None:
-        """Try one step of the schedule, on an optimiser that is for trying only.
+        """Try one step of the schedule, on an optimizer made for this check.
 
         Raises:
-            UserError: It cannot be stepped, or watches a metric that the run does not have.
+            UserError: The schedule cannot be stepped, or watches a metric that the run does not have.
         """
         assert self.current is not None
         scheduler, _, monitor, _ = self.current
@@ -222,7 +222,7 @@ class PhasedScheduler:
                 f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
             )
         try:
-            self.optimizer.step()  # torch warns where a schedule is stepped before the optimiser
+            self.optimizer.step()  # torch warns where a schedule is stepped before the optimizer
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(1.0)
             else:
@@ -236,7 +236,7 @@ class PhasedScheduler:
         return min(1.0, (self.steps + 1) / (self.current.warmup + 1))
 
     def after_step(self) -> None:
-        """Advance the warm-up, and a schedule that counts optimiser steps."""
+        """Advance the warm-up, and a schedule that counts optimizer steps."""
         assert self.current is not None
         self.steps += 1
         if self.current.interval == "step":
@@ -272,9 +272,9 @@ class PhasedScheduler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rebuild the schedule of the phase that was in force, then its state.
+        """Rebuild the schedule of the saved phase, then restore its state.
 
-        The groups' current rates belong to the optimiser's state, which is loaded after this.
+        The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
         steps, steps_per_epoch = state["length"]
         self.start_phase(steps, steps_per_epoch, state["arguments"])
@@ -284,15 +284,15 @@ class PhasedScheduler:
 
 
 def check_schedules(plan: Plan, build: BuildSchedule, metrics: Collection[str]) -> None:
-    """Refuse, before anything trains, a phase's schedule that cannot be built or watches a metric not there.
+    """Check each phase's schedule before anything trains.
 
     Args:
-        plan: The phases.
-        build: Builds the schedule of one phase.
-        metrics: Names of those that the run will have.
+        plan: The run's phases.
+        build: Builder of a phase's schedule.
+        metrics: Names of the metrics that the run will have.
 
     Raises:
-        UserError: Names the phase's key.
+        UserError: A schedule cannot be built, or watches a metric that the run does not have.
     """
     for phase in plan.phases:
         scheduler = PhasedScheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9), build)

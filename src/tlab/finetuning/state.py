@@ -1,4 +1,4 @@
-"""Where a run stands: which phase of its plan it is in, and what has come out of it so far."""
+"""The state of a run: the phase of its plan, and the results so far."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,18 +8,18 @@ from tlab.finetuning.plan import Phase, Plan
 
 @dataclass
 class PhaseRecord:
-    """What one phase did, for the run's record; while it lasts, also where it stands.
+    """Record of one phase, kept up to date while the phase lasts.
 
     Attributes:
         name: Name of the phase.
         trained: Groups that trained, in forward order.
-        start: Its first epoch, from 0.
-        length: Epochs that it may last.
-        epochs: Epochs that ended in it.
+        start: First epoch of the phase, from 0.
+        length: Maximum number of epochs.
+        epochs: Number of epochs that have ended.
         best: Best value so far of the metric that may end the phase.
         waited: Epochs in a row without improvement of that metric.
         digests_before: SHA-256 of each group's parameters and buffers when the phase began.
-        digests_after: The same when it ended; those of frozen groups have not changed.
+        digests_after: SHA-256 of the same when the phase ended; those of frozen groups have not changed.
     """
 
     name: str
@@ -35,19 +35,19 @@ class PhaseRecord:
 
 @dataclass
 class RunState:
-    """Where a run stands. Two callbacks write it, all others read it.
+    """The state of a run. Two callbacks write it, all others read it.
 
     `BackboneFinetuning` writes `records`, `scales` and `rates`; `RunRecorder` writes `rows`, `fit_seconds` and
     `best_epoch`. A checkpoint holds it in parts, with the callback that writes them.
 
     Attributes:
-        plan: The phases, in order.
-        records: One for each phase entered so far.
-        scales: Each group's factor on the scheduled rate in the phase in force; 0 where it is frozen.
+        plan: The run's phases.
+        records: Record of each phase entered so far.
+        scales: Each group's factor on the scheduled rate in the current phase; 0 where it is frozen.
         rates: Each group's learning rate as the next step will apply it; 0 where it is frozen.
-        rows: Those of history.csv, one for each epoch that has ended.
-        fit_seconds: Wall-clock time of these epochs.
-        best_epoch: The best of them (from 0); None before the first has ended.
+        rows: Rows of history.csv, one for each epoch that has ended.
+        fit_seconds: Wall-clock seconds of these epochs.
+        best_epoch: Best of these epochs, from 0; None before the first has ended.
     """
 
     plan: Plan
@@ -60,17 +60,17 @@ class RunState:
 
     @property
     def phase(self) -> Phase:
-        """The phase in force; before the first epoch, the first phase."""
+        """The current phase; before the first epoch, the first phase."""
         return self.plan.phases[max(0, len(self.records) - 1)]
 
     @property
     def in_last_phase(self) -> bool:
-        """Whether no phase follows the one in force."""
+        """Whether no phase follows the current one."""
         return len(self.records) == len(self.plan.phases)
 
     @property
     def phase_is_over(self) -> bool:
-        """Whether the phase in force has lasted its epochs, or its metric has stopped improving."""
+        """Whether the current phase has lasted its epochs, or its metric has stopped improving."""
         record, until = self.records[-1], self.phase.until
         return record.epochs >= record.length or (until is not None and record.waited >= until.patience)
 

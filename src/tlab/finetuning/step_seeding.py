@@ -9,12 +9,12 @@ from tlab.data.sampler import addressed_seed
 
 
 class AddressedRandomness(L.Callback):
-    """Seeds torch before each training batch, so that a resumed run draws what the whole one would.
+    """Seeds torch before each training batch, so that a resumed run draws the same as an uninterrupted one.
 
-    The images have addresses of their own (see `tlab.data.sampler`); what is left is dropout and stochastic depth.
+    Augmentation is seeded by itself (see `tlab.data.sampler`); what is left is dropout and stochastic depth.
 
     Args:
-        seed: Seed of the run.
+        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:

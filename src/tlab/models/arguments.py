@@ -10,8 +10,8 @@ from torch import nn
 
 from tlab.core.errors import UserError
 
-# Arguments that tlab gives itself, or that would load, download, write or wrap something, with the way out. Whoever
-# reads a stranger's checkpoint relies on them: its backbone.kwargs come with it.
+# Arguments that tlab sets itself, or that would load, download, write or wrap something, with what to set instead.
+# Loading an untrusted checkpoint relies on them, since its backbone.kwargs come with it.
 WEIGHTS = (
     *("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
     *("pretrained_filter_fn", "pretrained_model_args", "checkpoint_path", "pruned"),
@@ -28,10 +28,10 @@ OWN = {
 
 
 def checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `backbone.kwargs` as a builder may get them; null stands for what it takes by itself.
+    """Return `backbone.kwargs`, validated and without nulls, which stand for the builder's defaults.
 
     Raises:
-        UserError: One is tlab's own, or holds more than numbers, texts, lists and mappings.
+        UserError: An argument is reserved for tlab, or holds more than numbers, strings, lists and mappings.
     """
     for key, value in kwargs.items():
         if key in OWN or str(key).startswith("pretrained"):
@@ -50,11 +50,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def build(builder: Callable[..., nn.Module], name: str, kwargs: Mapping[str, Any], **own: Any) -> nn.Module:
-    """Return what `builder` builds of tlab's own arguments and of `kwargs`.
+    """Return the model that `builder` makes with tlab's own arguments and `kwargs`.
 
     Raises:
-        UserError: The model does not take one of `kwargs`, lets it fall, or cannot be built with it.
-        Exception: Whatever `builder` raises without `kwargs`, or for want of weights.
+        UserError: The model does not accept or ignores one of `kwargs`, or cannot be built with it.
+        Exception: Whatever `builder` raises without `kwargs`, or because its weights are missing.
     """
     try:
         model = builder(**own, **kwargs)
@@ -74,7 +74,7 @@ def build(builder: Callable[..., nn.Module], name: str, kwargs: Mapping[str, Any
 
 
 def _ignored(model: nn.Module, kwargs: Mapping[str, Any]) -> list[str]:
-    """Return the arguments that nobody has looked at: some classes take any (torchvision's ConvNeXt)."""
+    """Return the arguments that the model never reads: some classes accept any (torchvision's ConvNeXt)."""
     init: Any = type(model).__init__
     rest = inspect.getfullargspec(init).varkw
     if rest is None or any(code.opname.startswith("LOAD") and rest in code.argrepr for code in dis.Bytecode(init)):

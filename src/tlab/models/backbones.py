@@ -20,8 +20,8 @@ from tlab.models.staging.splitting import split, whole
 from tlab.models.staging.tracing import NotTraceableError
 from tlab.models.weights import OFFLINE, Weights, fit_to, read_classes, read_weights
 
-# Side classifiers are off. The input transform is on with and without weights (torchvision turns it on with its
-# own), so that a checkpoint means the same network whichever way it is loaded.
+# Auxiliary classifiers are off. The input transform is on with and without weights (torchvision turns it on with
+# its own), so that a checkpoint means the same network however it is loaded.
 SIDE_CLASSIFIERS = {"aux_logits": False, "transform_input": True}
 # What fills a new layer's weights with random values: functions of torch.nn.init, and the methods that they call
 RANDOM_FILLS = {
@@ -49,25 +49,25 @@ def build_backbone(
     """Build a model, load its weights, and cut it into stages without its classifier.
 
     Args:
-        name: torchvision or timm name, for example `resnet18`.
+        name: Name in torchvision or timm, for example `resnet18`.
         library: "torchvision" or "timm".
-        weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialisation.
+        weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialization.
         weights_classes: JSON file with the class names of a weights file.
-        upto: last stage to keep; None keeps all.
-        stages: stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
-        classifier: path of the model's last layer; None finds it.
-        batchnorm_momentum: share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
+        upto: Last stage to keep; None keeps all.
+        stages: Stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
+        classifier: Path of the model's last layer; None finds it.
+        batchnorm_momentum: Share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
             in torchvision's MobileNetV3) they lag hundreds of steps behind the weights, so that a short run is
             evaluated with the statistics of an earlier network.
-        input_size: side in pixels of the images the model is meant for, where its weights do not tell.
-        image_size: side in pixels of the images it will get; None: what the weights were trained with.
-        kwargs: further arguments of the library's builder (`drop_path_rate`), plain values.
-        pooling: the head's. With "avg", the default, a network that is not cut pools its tokens itself, as it was
-            trained to; else it returns all of them, after the last norm.
-        tokens_apart: tell class token and registers from patches; False: as runs did before tlab could.
+        input_size: Side in pixels of the images the model is meant for, where its weights do not tell.
+        image_size: Side in pixels of the images it will get; None: what the weights were trained with.
+        kwargs: Further arguments of the library's builder (`drop_path_rate`), plain values.
+        pooling: The head's pooling. With "avg", the default, an uncut network pools its tokens itself, as it was
+            trained to; otherwise it returns all of them, after the last norm.
+        tokens_apart: Whether to tell class token and registers from patches; False for runs of earlier versions.
 
     Raises:
-        UserError: a name, file, stage, argument or size that does not exist or does not fit.
+        UserError: A name, file, stage, argument or size does not exist or does not fit.
     """
     if library not in ("torchvision", "timm"):
         raise UserError(f"backbone.library={library} is unknown, choose torchvision or timm")
@@ -188,9 +188,9 @@ def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
 
 
 class _NoRandomFills(TorchFunctionMode):
-    """Leaves out random initialisation: much of the time of a build, for values that the weights overwrite.
+    """Skips random initialization, which takes much of a build's time, for values that the weights overwrite.
 
-    Whatever is no random number (ones, zeros, counters, buffers that no file has) is set as ever.
+    Other values (ones, zeros, counters, buffers that no file has) are initialized as usual.
     """
 
     def __torch_function__(
@@ -252,9 +252,9 @@ def _timm_names(name: str) -> list[str]:
 def _build_timm(
     name: str, size: int | None, weights: str | None, kwargs: dict[str, Any], fix_size: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a timm model, with timm's own download of its weights where they are named.
+    """Build a timm model; timm downloads its weights where `weights` names them.
 
-    A model for any image size is built for the one at hand, if `fix_size`: its forward could not be followed.
+    With `fix_size`, a model for any image size is built for one, since its forward could not be traced otherwise.
 
     Returns:
         The model and timm's description of it (input size, mean, std).
@@ -281,7 +281,7 @@ def _build_timm(
 
 
 def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any], named: bool) -> Weights | None:
-    """Describe the weights that timm has loaded; of random ones only the preprocessing is known."""
+    """Describe the weights that timm has loaded; None for random ones."""
     if not named:
         return None
     from timm.data import ImageNetInfo, infer_imagenet_subset

@@ -1,4 +1,4 @@
-"""Backbone and head as groups that can be frozen, with normalisation in front."""
+"""Backbone and head as groups that can be frozen, with normalization in front."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,8 +13,8 @@ __all__ = ["POOL", "Classifier", "Normalize", "digest"]
 
 POOL = "pool"  # stands for the head's pooling, after the last stage
 
-# Parts of names of learnt embeddings and scales, which weight decay would pull to zero for no reason (torchvision's
-# reference recipes for ViT and Swin exempt the same; layer scale is 3-dimensional in torchvision's ConvNeXt).
+# Parts of names of learned embeddings and scales, which weight decay would pull to zero for no reason
+# (torchvision's recipes for ViT and Swin exempt the same; layer scale is 3-dimensional in its ConvNeXt).
 EMBEDDINGS = (
     *("class_token", "cls_token", "dist_token", "reg_token", "pos_embed", "position_embedding"),
     *("relative_position_bias", "layer_scale"),
@@ -22,11 +22,11 @@ EMBEDDINGS = (
 
 
 class Normalize(nn.Module):
-    """Turn uint8 (0..255) or float (0..1) RGB images `B C H W` into normalised float32.
+    """Turn uint8 (0..255) or float (0..1) RGB images `B C H W` into normalized float32.
 
     Args:
-        mean: per channel, of values in 0..1.
-        std: per channel, of values in 0..1.
+        mean: Mean per channel, of values in 0..1.
+        std: Standard deviation per channel, of values in 0..1.
     """
 
     mean: Tensor
@@ -44,13 +44,13 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images to logits, in groups (the stages and "head") of which any set trains and the others are frozen.
+    """Maps images to logits; any set of its groups (the stages and "head") trains, and the others are frozen.
 
     Args:
-        backbone: the staged feature extractor.
-        head: features to logits.
-        mean: of the images, per channel in 0..1.
-        std: of the images, per channel in 0..1.
+        backbone: The staged feature extractor.
+        head: The module that maps features to logits.
+        mean: Mean of the images per channel, of values in 0..1.
+        std: Standard deviation of the images per channel, of values in 0..1.
     """
 
     def __init__(self, backbone: StagedBackbone, head: Head, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         """Return the stage called `name`, or the head.
 
         Raises:
-            UserError: there is no such group.
+            UserError: There is no such group.
         """
         if name not in self.group_names:
             raise UserError(
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
         """Run the stages before the first one that trains, without a graph; arguments as for `forward`.
 
         Returns:
-            What `trained_part` goes on from: x, and the last stage that it has been through.
+            Arguments of `trained_part`: x, and the last stage that it has been through.
         """
         frozen = self.frozen_stages
         if after == POOL or len(frozen) <= self._ran(after):
@@ -110,12 +110,12 @@ class Classifier(nn.Module):
         """Run only the first stages.
 
         Args:
-            x: Images `B C H W` (uint8, or float in 0..1), or what this returned for them.
+            x: Images `B C H W` (uint8, or float in 0..1), or what `prefix` returned for them.
             upto: The last stage to run; `POOL`: all of them, and the head's pooling.
             after: The last stage that x has been through; "" for images.
 
         Returns:
-            What `forward(..., after=upto)` goes on from; `B D` for `POOL`.
+            Input of `forward(..., after=upto)`; `B D` for `POOL`.
         """
         last = self.backbone.stage_names[-1]
         x = self._stages(x, after, last if upto == POOL else upto)
@@ -141,7 +141,7 @@ class Classifier(nn.Module):
         its parameters nor its buffers change. A parameter shared by a frozen and a trainable group is frozen.
 
         Raises:
-            UserError: a name is no group of this network.
+            UserError: A name is no group of this network.
         """
         modules = {name: self.group(name) for name in (*groups, *self.group_names)}
         self.trainable = frozenset(groups)
@@ -161,7 +161,7 @@ class Classifier(nn.Module):
         return self
 
     def parameter_groups(self) -> dict[str, dict[str, list[nn.Parameter]]]:
-        """Return per group its parameters under "decay" and "no_decay" (biases, norms, learnt embeddings).
+        """Return per group its parameters under "decay" and "no_decay" (biases, norms, learned embeddings).
 
         All parameters are listed, frozen or not, each once (a shared one with the first group that has it).
         """

@@ -17,7 +17,7 @@ class Standardize(nn.BatchNorm1d):
 
     So the learning rate of a linear probe does not depend on the scale of a backbone's features (He et al. 2022,
     "Masked Autoencoders Are Scalable Vision Learners", appendix A.1). A batch of one, which has no variance, is
-    standardised by the running statistics.
+    standardized by the running statistics.
     """
 
     def __init__(self, features: int) -> None:
@@ -39,22 +39,22 @@ class Head(nn.Module):
     Hidden layers start as in He et al. 2015 (fan-in, ReLU), drawn from torch's global generator.
 
     Args:
-        in_features: channels of the features.
-        num_classes: K, number of logits.
-        pooling: over positions: "avg", "max", or "avgmax" = their mean (as in timm); or of tokens the class token,
-            "token", or that and the mean of the patches one after the other, "token_avg" (2 C features, as in the
-            linear evaluation of Oquab et al. 2023, "DINOv2", appendix B.3).
-        dropout: probability, before each linear layer.
-        hidden: widths of hidden layers (Linear, ReLU); empty: a linear classifier.
-        normalize: standardise each pooled feature first, see `Standardize`.
-        prefix_tokens: tokens in front of the patches (class token, registers), which means and maxima leave out.
+        in_features: Channels of the features.
+        num_classes: Number of logits, K.
+        pooling: Pooling over positions: "avg", "max", or "avgmax" = their mean (as in timm); of tokens also
+            "token", the class token, or "token_avg", that and the mean of the patches one after the other (2 C
+            features, as in the linear evaluation of Oquab et al. 2023, "DINOv2", appendix B.3).
+        dropout: Dropout probability before each linear layer.
+        hidden: Widths of hidden layers (Linear, ReLU); empty: a linear classifier.
+        normalize: Whether to standardize each pooled feature first, see `Standardize`.
+        prefix_tokens: Number of tokens before the patches (class token, registers), left out of means and maxima.
 
     Attributes:
-        pooled_features: number of features after pooling.
-        reused: class -> source class, for the rows that started from the source classifier's.
+        pooled_features: Number of features after pooling.
+        reused: Class -> source class, for the rows initialized from the source classifier.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: An option is out of range.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class Head(nn.Module):
         return self.linear(self.dropout(self.hidden(self.norm(self.pool(features)))))
 
     def pool(self, features: Tensor) -> Tensor:
-        """Pool as `pool` does."""
+        """Pool features, see the function `pool`."""
         return pool(features, self.pooling, self.prefix_tokens)
 
 
 def pool(features: Tensor, pooling: Pooling, prefix_tokens: int = 0) -> Tensor:
-    """Pool maps `B C H W`, and tokens `B N C` of which the first `prefix_tokens` are no positions; `B C` passes."""
+    """Pool maps `B C H W`, or tokens `B N C` without the first `prefix_tokens`; `B C` is returned as it is."""
     if features.ndim == 2:
         return features
     if pooling == "token":

@@ -1,4 +1,4 @@
-"""Start the rows of classes that the weights already know from the source classifier's rows."""
+"""Initialize the head's rows of classes that the weights already know from the source classifier."""
 
 import difflib
 import logging
@@ -29,7 +29,7 @@ def reuse_rows(
 
     Args:
         head: New head, its last layer at zero; afterwards `head.reused` holds what is returned.
-        pretraining: Of the backbone in front of it.
+        pretraining: Pretraining of the backbone in front of it.
         classes: Names of the target classes, in the order of the logits.
         reuse: "auto": classes of the same name (see `find_source`), if they are more than half of all; target
             class -> source class; None: nothing. A few trained rows beside zero ones start a head askew: with one
@@ -39,7 +39,7 @@ def reuse_rows(
         Target class -> source class, for the rows that were taken.
 
     Raises:
-        UserError: An explicit map that names unknown classes, or that head or weights do not suit.
+        UserError: An explicit map names unknown classes, or head or weights do not suit it.
     """
     if reuse is None:
         return {}
@@ -106,7 +106,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
-    """Return why the source classifier's rows are no rows of `head`, and the way out; None where they are."""
+    """Return why the source classifier's rows do not fit `head`, and what to change; None where they fit."""
     if pretraining.classifier_weight is None:
         return f"{pretraining.description} has no source classifier: give other backbone.weights"
     if pretraining.classes is None:

@@ -1,4 +1,4 @@
-"""The LightningModule around a Classifier: loss, metrics and optimiser; no freezing, no drawing."""
+"""The LightningModule around a Classifier: loss, metrics and optimizer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,9 +16,9 @@ from tlab.models.classifier import Classifier
 
 TOP5_FROM = 11  # classes from which top-5 accuracy says something
 PER_CLASS_UP_TO = 100  # classes up to which each one gets a curve of its own
-CHECK_LOSS_EVERY = 25  # steps between looks at the loss on an accelerator, where each look waits for the device
+CHECK_LOSS_EVERY = 25  # steps between checks of the loss on an accelerator, where each check waits for the device
 
-Net = Callable[[Tensor, str], Tensor]  # a `Classifier`, or what computes the same as one
+Net = Callable[[Tensor, str], Tensor]  # a `Classifier`, or an equivalent of one
 
 
 class ImageClassifier(L.LightningModule):
@@ -28,17 +28,17 @@ class ImageClassifier(L.LightningModule):
     `test/loss` are plain cross-entropy, so that runs with different training losses can be compared.
 
     Args:
-        net: Logits `B K` from images `B C H W`, uint8 or float in 0..1.
+        net: Network that maps images `B C H W` (uint8, or float in 0..1) to logits `B K`.
         classes: Names of the K classes, in the order of the logits.
-        optimizer: Builds the optimiser from its parameter groups (`torch.optim.SGD` with its settings bound).
+        optimizer: Builds the optimizer from its parameter groups (`torch.optim.SGD` with its settings bound).
         label_smoothing: Share of the target spread over all classes, in 0..1.
-        class_weights: `K`, float, or None for equal weights.
-        channels_last: Run in channels-last memory format, the faster one for convolutions.
+        class_weights: Weight of each class, `K` (float); None for equal weights.
+        channels_last: Whether to use channels-last memory format, which is faster for convolutions.
         about: Plain data that goes into every checkpoint (configuration, preprocessing).
-        training_net: Returns what `net` would in training, only faster; None: `net`.
+        training_net: Faster equivalent of `net` for training; None: `net`.
 
     Raises:
-        UserError: From `fit`, when the training loss is not finite.
+        UserError: The training loss is not finite (raised from `fit`).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ImageClassifier(L.LightningModule):
         self.training_net = training_net
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        # No values are looked through: a GPU would be waited for in every step
+        # Values are not searched for NaN, which would wait for the GPU in every step
         self.train_loss: Metric = MeanMetric(nan_strategy="disable")
         self.train_acc: Metric = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
         self.val_loss: Metric = MeanMetric(nan_strategy="disable")
@@ -82,7 +82,7 @@ class ImageClassifier(L.LightningModule):
         return ["train/loss", "train/acc", "val/loss", *(name for name in measured if "acc_class" not in name)]
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums (where a run goes on inside an epoch, they are the checkpoint's)."""
+        """Reset the epoch's sums (a run resumed inside an epoch has the checkpoint's)."""
         self.train_loss.reset()
         self.train_acc.reset()
 
@@ -118,7 +118,7 @@ class ImageClassifier(L.LightningModule):
         return self._evaluate(batch, self.val_metrics, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """As `validation_step`."""
+        """Return the same as `validation_step`."""
         return self._evaluate(batch, self.test_metrics, "test")
 
     def on_validation_epoch_end(self) -> None:
@@ -127,16 +127,16 @@ class ImageClassifier(L.LightningModule):
         self._log_metrics(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """As `on_validation_epoch_end`."""
+        """Log the same as `on_validation_epoch_end`."""
         self.log("test/loss", self.test_loss)
         self._log_metrics(self.test_metrics)
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the optimiser over every stage and the head, in groups that never change."""
+        """Return the optimizer over every stage and the head, in groups that never change."""
         return self.optimizer_for(self.net)
 
     def optimizer_for(self, net: Classifier) -> Optimizer:
-        """Return a fresh optimiser over `net`, this module's or a copy: one pair of groups per stage and head.
+        """Return a fresh optimizer over `net`, this module's or a copy: one pair of groups per stage and head.
 
         Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1).
         """
@@ -157,7 +157,7 @@ class ImageClassifier(L.LightningModule):
         checkpoint["train_metrics"] = {name: _sums(metric) for name, metric in self._train_metrics()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epoch's sums, so that the training loss of an interrupted epoch is that of all of it."""
+        """Restore the epoch's sums, so that the training loss of an interrupted epoch covers all of it."""
         if self.global_rank > 0:  # the sums are those of all processes
             return
         for name, metric in self._train_metrics():

@@ -27,15 +27,15 @@ class Pretraining:
     """What a backbone was trained with.
 
     Attributes:
-        input_size: side of the training images in pixels.
-        mean: per channel, of RGB in 0..1.
-        std: per channel, of RGB in 0..1.
-        classes: names of the source classes, where known.
-        classifier_weight: rows of the source classifier `K D` (float32, CPU), where known.
-        classifier_bias: its bias `K`.
-        classifier_fits: whether the source model's logits are these rows applied to this backbone's features,
+        input_size: Side of the training images in pixels.
+        mean: Mean per channel, of RGB in 0..1.
+        std: Standard deviation per channel, of RGB in 0..1.
+        classes: Names of the source classes, where known.
+        classifier_weight: Rows of the source classifier `K D` (float32, CPU), where known.
+        classifier_bias: Bias of the source classifier `K` (float32, CPU), where known.
+        classifier_fits: Whether the source model's logits are these rows applied to this backbone's features,
             averaged over positions: False behind a cut, and where `classes` or rows are not known.
-        description: where the weights come from, for people.
+        description: Origin of the weights, in words.
         digest: `digest` of the backbone as built.
     """
 
@@ -56,20 +56,20 @@ class StagedBackbone(nn.Module):
     Its state-dict keys are `stages.<stage>.<path in the original model>`.
 
     Args:
-        stages: name -> module, in forward order.
-        pretraining: what the weights were trained with.
-        image_size: side in pixels of the images it will get; the output's layout is found with one such image.
-        tokens: of the last output, if any: "pooled", by the network itself, or those that it pools; "apart", class
-            token and registers may stand before the patches; "mixed", they may, but count as patches, as they did
-            before tlab told them apart.
-        variant: what tells the network from others of the same layers and weights.
+        stages: Name -> module, in forward order.
+        pretraining: What the weights were trained with.
+        image_size: Side in pixels of the images it will get; the output's layout is found with one such image.
+        tokens: Layout of the last output's tokens, if any: "pooled" by the network itself, or those that it pools;
+            "apart" with class token and registers before the patches, if it has them; "mixed" likewise, but all
+            count as patches, as in earlier versions.
+        variant: What distinguishes the network from others with the same layers and weights.
 
     Attributes:
-        prefix_tokens: how many tokens of the last output `B N C` stand before those of the patches.
-        has_class_token: whether the first of them is a class token.
+        prefix_tokens: Number of tokens of the last output `B N C` before the patches.
+        has_class_token: Whether the first of them is a class token.
 
     Raises:
-        UserError: the images are too small (or of a size that the network does not take).
+        UserError: The images are too small (or of a size that the network does not take).
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class StagedBackbone(nn.Module):
             self.prefix_tokens, self.has_class_token = self._prefix(shape[2 - self.channel_axis])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images `B C H W` to features `B C H W`, tokens `B N C`, or vectors `B C`."""
+        """Map normalized images `B C H W` to features `B C H W`, tokens `B N C`, or vectors `B C`."""
         return self.forward_stages(x)
 
     def forward_stages(self, x: Tensor, start: str | None = None, stop: str | None = None) -> Tensor:
         """Run the stages from `start` to `stop`, both included.
 
         Args:
-            x: images, or what the stage before `start` returned.
-            start: first stage; None: the first there is.
-            stop: last stage; None: the last there is.
+            x: Images, or what the stage before `start` returned.
+            start: First stage; None: the first there is.
+            stop: Last stage; None: the last there is.
 
         Returns:
             The output of `stop` as the next stage wants it; after the last stage with channels at axis 1 for maps
@@ -123,7 +123,7 @@ class StagedBackbone(nn.Module):
         One blank image is run, once for each size: fake tensors would cost more, since their import takes seconds.
 
         Raises:
-            UserError: the network does not take images of this size.
+            UserError: The network does not take images of this size.
         """
         if image_size not in self._shapes:
             self._shapes[image_size] = self._run_blank(image_size)
@@ -136,7 +136,7 @@ class StagedBackbone(nn.Module):
                 own = next(self.parameters())
                 x = torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
                 for name in self.stage_names:
-                    x = self.stages[name].forward(x)  # a graph that is called prints what it raises, too
+                    x = self.stages[name].forward(x)  # calling a graph module would also print what it raises
                     shapes[name] = tuple(x.shape[1:])
         except Exception as error:  # whatever a layer raises when its input has another size than it wants
             reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
@@ -181,7 +181,7 @@ class StagedBackbone(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` in evaluation mode inside the block, and back into the mode of each of its parts after it."""
+    """Put `module` in evaluation mode inside the block, and restore the mode of each submodule after it."""
     modes = {child: child.training for child in module.modules()}
     try:
         module.eval()
@@ -208,8 +208,7 @@ def shapes_only(module: nn.Module) -> Iterator[None]:
 def digest(module: nn.Module) -> str:
     """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names.
 
-    Kernels are read in the order in which channels-last format keeps them, as another one takes longer to make
-    than the sum to compute.
+    Kernels are read in channels-last order: converting them to another takes longer than hashing.
     """
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -1,4 +1,4 @@
-"""Which of a transformer's tokens are patches, and what they are before the network pools them itself."""
+"""Find a transformer's tokens as they are before the network pools them itself."""
 
 import operator
 from typing import Any
@@ -12,7 +12,7 @@ from tlab.models.staging.tracing import needed_nodes
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of each tensor; () of other values."""
+    """Runs a graph and records the shape of each tensor; () for other values."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
@@ -25,19 +25,19 @@ class _Shapes(fx.Interpreter):
 
 
 def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: int) -> fx.Node:
-    """Return the node of all tokens `B N C` that the network makes its features of.
+    """Return the node of all tokens `B N C` from which the network makes its features.
 
     Whatever picks or pools them (the choice of the class token, a mean without it, attention) is left out. A norm
     that acts after it is put in front of it, in `graph`: it sees one token at a time anyway.
 
     Args:
-        model: the network.
-        graph: of its glue.
-        features: what it gives its classifier, see `tracing.features_node`.
-        image_size: side in pixels of the blank image that is run to see shapes.
+        model: The network.
+        graph: Graph of its glue.
+        features: Node that is pooled for the classifier, see `tracing.features_node`.
+        image_size: Side in pixels of the blank image that is run to see shapes.
 
     Returns:
-        `features` as they are where they are maps, or made of tokens by more than pooling and norms.
+        The node; `features` where these are maps, or computed from tokens by more than pooling and norms.
     """
     shapes = _shapes(model, graph, image_size)
     if len(shapes.get(features, ())) not in (2, 3):
@@ -66,13 +66,13 @@ def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node,
     try:
         with evaluating(model), torch.no_grad():
             run.run(torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype))
-    except Exception:  # an image of another size than a layer wants: `StagedBackbone` says so in a sentence
+    except Exception:  # an image of another size than a layer wants: `StagedBackbone` raises the error
         return {}
     return run.shapes
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Tell whether `module` normalises each token by itself."""
+    """Tell whether `module` normalizes each token by itself."""
     small = all(parameter.ndim <= 1 for parameter in module.parameters())
     return "Norm" in type(module).__name__ and small and not isinstance(module, _BatchNorm)
 

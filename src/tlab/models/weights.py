@@ -1,6 +1,6 @@
-"""Pretrained weights: torchvision's downloads, the bundled file, and files of any origin.
+"""Read pretrained weights (torchvision's, the bundled file, or a file of any origin) and load them into a model.
 
-A file is read with `weights_only=True`, so it can hold plain data only, and what was read is put into a model.
+Files are read with `weights_only=True`, so they can hold plain data only.
 """
 
 import json
@@ -30,7 +30,7 @@ BUNDLED_CLASSES = "tinyimagenet200_classes.json"
 BUNDLED_SIZE = 96  # pixels
 # Where checkpoints of common training scripts keep the model, first match wins.
 NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # of a tlab checkpoint
+STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # key of a tlab checkpoint
 HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
 OFFLINE = (
     "offline: backbone.weights=FILE, backbone=mobilenet_v3_small backbone.weights=bundled, or backbone.weights=null"
@@ -42,15 +42,15 @@ class Weights:
     """Weights as read, before they meet a model.
 
     Attributes:
-        tensors: state dict with the original model's keys.
-        description: where they come from, for people.
-        input_size: side of the training images in pixels, where known.
-        mean: per channel of RGB in 0..1.
-        std: per channel of RGB in 0..1.
-        classes: names of the source classes, where known.
-        classifier: weight `K D` and bias `K` of the source classifier, where it is kept apart.
-        pooling: of the tlab head that the rows belong to; None: they are those of the original model's classifier.
-        prefix_tokens: that this head left out of what it pooled.
+        tensors: State dict with the original model's keys.
+        description: Origin of the weights, in words.
+        input_size: Side of the training images in pixels, where known.
+        mean: Mean per channel, of RGB in 0..1.
+        std: Standard deviation per channel, of RGB in 0..1.
+        classes: Names of the source classes, where known.
+        classifier: Weight `K D` and bias `K` of the source classifier, where it is kept apart.
+        pooling: Pooling of the tlab head that the rows belong to; None: the original model's classifier has them.
+        prefix_tokens: Number of tokens that this head left out of its pooling.
     """
 
     tensors: dict[str, Tensor]
@@ -68,12 +68,12 @@ def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
     """Read `bundled`, one of torchvision's named weights, or a file.
 
     Args:
-        weights: the value of `backbone.weights`.
-        name: the model's name.
-        names: torchvision's named weights for this model (none for a timm model).
+        weights: The value of `backbone.weights`.
+        name: The model's name.
+        names: Names of torchvision's weights for this model (none for a timm model).
 
     Raises:
-        UserError: unknown name, no network, or a file that is missing, damaged or not plain data.
+        UserError: The name is unknown, the download failed, or the file is missing, damaged or not plain data.
     """
     member = weights.rpartition(".")[2]
     if weights == "bundled":
@@ -130,7 +130,7 @@ def read_file(path: Path) -> Weights:
     """Read a state dict, a checkpoint of torchvision, timm or Lightning, or one of tlab.
 
     Raises:
-        UserError: the file is missing, damaged, or holds more than plain data.
+        UserError: The file is missing, damaged, or holds more than plain data.
     """
     if not path.is_file():
         raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
@@ -197,7 +197,7 @@ def read_classes(path: str) -> tuple[str, ...]:
     """Read class names from a JSON list of names, or of objects with a "name".
 
     Raises:
-        UserError: the file is missing or something else.
+        UserError: The file is missing or holds something else.
     """
     try:
         return class_names(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
@@ -218,14 +218,14 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
     """Copy `weights` into `model` in place, and take out the classifier's rows.
 
     Args:
-        weights: as read; afterwards `classifier` holds the rows of the source classifier, where there are any.
-        model: the original torchvision or timm model.
-        name: its name, for messages.
-        classifier: path of its classifier ("" where it has none).
-        needed: keys of the stages in use; keys of other layers may be missing.
+        weights: Weights as read; afterwards `classifier` holds the rows of the source classifier, if there are any.
+        model: The original torchvision or timm model.
+        name: Name of the model, for messages.
+        classifier: Path of its classifier ("" where it has none).
+        needed: Keys of the stages in use; keys of other layers may be missing.
 
     Raises:
-        UserError: a key of `needed` is missing, a key of the file has no place, or a shape differs.
+        UserError: A key of `needed` is missing, a key of the file has no place, or a shape differs.
     """
     tensors = weights.tensors
     own = model.state_dict()

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as callbacks that a run can be stopped and moved under."""
+"""The callbacks that write a run's checkpoints, and the I/O that makes each write atomic."""
 
 import copy
 import logging
@@ -27,16 +27,16 @@ EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is safely on the disk.
+    """Writes a checkpoint to a temporary file and moves it into place when it is safely on the disk.
 
-    `best.ckpt` is kept in the host's memory first, since in a short epoch writing it would take longer than
-    training; it reaches the disk right before the next `last.ckpt`. What that says of the best epoch is then on the
-    disk, and if the process is killed in between, the run that goes on finds the same best epoch again.
+    `best.ckpt` is kept in host memory first, since in a short epoch writing it would take longer than training; it
+    reaches the disk right before the next `last.ckpt`, so what that says of the best epoch is on the disk too. If
+    the process is killed in between, the resumed run finds the same best epoch again.
 
-    What is written names no device, and is read into the host's memory, from where Lightning moves it.
+    Checkpoints name no device, and are read into host memory, from where Lightning moves them.
 
     Args:
-        run: The run whose `best.ckpt` waits.
+        run: The run's directory.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -53,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with ThreadPoolExecutor(1) as other, atomic_path(Path(path)) as temporary:
             best = other.submit(self.write_best)
             _write(checkpoint, temporary)
-            best.result()  # leaving the block moves the new one, which speaks of it, to its place
+            best.result()  # leaving the block moves the new one, which refers to it, into place
 
     def write_best(self) -> None:
         """Write `best.ckpt` if it has not been written yet."""
@@ -69,17 +69,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location, weights_only=True)
 
     def _snapshot(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Copy what the next step changes; what is frozen stands still until the phase ends."""
+        """Copy what the next step changes; what is frozen does not change until the phase ends."""
         frozen = self.frozen()
         return on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
 
 
 def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:
-    """Return a copy whose tensors are in the host's memory; those that share a storage still do.
+    """Return a copy whose tensors are in host memory; those that share a storage still do.
 
     Args:
         checkpoint: Plain data and tensors of any device.
-        stays: Tells of a tensor that it is to be the same one in the copy.
+        stays: Function that tells whether the copy shares a tensor with the original.
     """
     copies: dict[int, Any] = {}  # as `deepcopy` keeps them: id of the original -> copy
     storages: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
@@ -107,7 +107,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint without a word of the device it was on; it is on the disk when this returns."""
+    """Write a checkpoint that names no device; it is on the disk when this returns."""
     checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
     with path.open("wb") as file:
         torch.save(checkpoint, file)
@@ -116,15 +116,15 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt`, and keeps the one before beside it.
+    """Writes `last.ckpt`, and keeps the one before as `previous.ckpt`.
 
     At the end of an epoch it does so if the last one is older than 10 seconds, if a phase or the fit ends, and
     always if there are checkpoints inside epochs too: short epochs would take longer to write than to train again.
 
     Args:
-        run: Where to write.
-        state: Tells at the end of an epoch whether its phase ends with it.
-        every_n_steps: Optimiser steps between two checkpoints inside an epoch; None: only at its end.
+        run: The run's directory.
+        state: The run's state, which tells whether a phase ends with an epoch.
+        every_n_steps: Optimizer steps between two checkpoints inside an epoch; None: only at its end.
     """
 
     def __init__(self, run: RunDirectory, state: RunState, every_n_steps: int | None = None) -> None:
@@ -135,7 +135,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_epoch = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and tell the writer what is frozen."""
+        """Start the clock, and tell the checkpoint I/O what is frozen."""
         self._saved_at, self._saved_epoch = time.monotonic(), -1
         if isinstance(writer := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             writer.frozen = lambda: {p.data_ptr() for p in pl_module.parameters() if not p.requires_grad}
@@ -143,21 +143,21 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due; after the last batch the end of the epoch does."""
+        """Save if it is due; after the last batch the end of the epoch does."""
         if self.every_n_steps is None or not between_steps(trainer, batch_idx):
             return
         if trainer.global_step % self.every_n_steps == 0:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save if it is time; Lightning has validated by now, and the writer has `best.ckpt`."""
+        """Save if it is due; Lightning has validated by now."""
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs or self.state.phase_is_over
         due = ends or self.every_n_steps is not None or time.monotonic() - self._saved_at >= EVERY_SECONDS
         if trainer.strategy.broadcast(due):  # the clocks of several processes differ
             self.save_epoch(trainer)
 
     def save_epoch(self, trainer: L.Trainer) -> None:
-        """Write `last.ckpt` at the end of an epoch, unless that is done."""
+        """Write `last.ckpt` at the end of an epoch, unless it has been written."""
         if self._saved_epoch != trainer.current_epoch:
             self.save(trainer)
             self._saved_epoch = trainer.current_epoch
@@ -176,20 +176,20 @@ class LastCheckpoint(Checkpoint):
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Tell whether this batch ended an optimiser step inside an epoch; no gradients are pending then."""
+    """Tell whether this batch ended an optimizer step inside an epoch; no gradients are pending then."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Makes `best.ckpt` at the end of each best epoch (`AtomicCheckpointIO` writes it).
+    """Saves `best.ckpt` at the end of each best epoch (`AtomicCheckpointIO` writes it).
 
-    Lightning's own forgets which epoch was best when the directory has been moved; this one knows its directory.
+    Lightning's own forgets which epoch was best when the directory has been moved.
 
     Args:
-        run: Where to write.
-        monitor: Metric.
+        run: The run's directory.
+        monitor: Metric that decides which epoch is the best.
         mode: `min` or `max`.
-        state: Knows the best epoch so far, which `RunRecorder` decides; it has looked at the epoch by now.
+        state: The run's state, with the best epoch so far.
     """
 
     def __init__(self, run: RunDirectory, monitor: str, mode: str, state: RunState) -> None:
@@ -208,7 +208,7 @@ class BestCheckpoint(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state, with the paths of the checkpoint's directory as it is now."""
+        """Restore the state, with paths in the run's directory as it is now."""
         here = Path(str(self.dirpath))
         moved = dict(state_dict)
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
@@ -219,7 +219,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def resumable(run: RunDirectory) -> Path | None:
-    """Return the newest checkpoint to go on from that is whole; None where there is none.
+    """Return the newest intact checkpoint to resume from; None without one.
 
     A damaged one is removed, and the one before takes its place.
     """
@@ -233,7 +233,7 @@ def resumable(run: RunDirectory) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether every part of a torch file has its check sum."""
+    """Tell whether every part of a torch file matches its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -1,4 +1,4 @@
-"""The callback that writes which classes were taken for which."""
+"""The callbacks that count and write the confusion matrix."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from tlab.runs.directory import RunDirectory
 
 
 class ConfusionCounts(L.Callback):
-    """Counts which classes are taken for which; the base of the callbacks that write or draw it.
+    """Counts the confusion matrix; the base of the callbacks that write or draw it.
 
     Of several in a trainer's list only the first counts; the others take its counts. The sanity check is left out.
 
     Attributes:
-        counts_KK: Counts of the last validation or test (label, prediction), over all processes; None before it.
+        counts_KK: Counts `K K` (int64; label, prediction) of the last validation or test; None before it.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class ConfusionCounts(L.Callback):
             self._metric.update(outputs["logits"], batch.label)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sum over the processes."""
+        """Sum the counts over the processes."""
         if self._metric is not None:
             self.counts_KK, self._metric = self._metric.compute().cpu(), None
         self.counts_KK = self._counter(trainer).counts_KK
@@ -69,8 +69,8 @@ class ConfusionRecorder(ConfusionCounts):
     """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
     Args:
-        run: Where to write.
-        state: Knows the best epoch so far.
+        run: The run's directory.
+        state: The run's state, with the best epoch so far.
     """
 
     def __init__(self, run: RunDirectory, state: RunState) -> None:
@@ -94,11 +94,11 @@ class ConfusionRecorder(ConfusionCounts):
         self._write("test", self.counts_KK, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts of the best epoch, which a run that goes on may not see again."""
+        """Return the counts of the best epoch, which a resumed run may not see again."""
         return {"best": self._best_KK}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore the counts of the best epoch."""
         self._best_KK = state_dict["best"]
 
     def _write(self, split: str, counts_KK: Tensor | None, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves, under names that later work relies on."""
+"""The run directory: the files that a run leaves, under names that later work relies on."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tlab.data.contents import Contents
     from tlab.data.sources.verify import Unreadable
 
-TIME = "%Y-%m-%dT%H:%M:%S%z"  # as records have it
-TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what `core.files.atomic_path` writes to: `.run.json.ab12cd_9`
+TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
+TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd_9`
 
 
 class RunDirectory:
@@ -32,7 +32,7 @@ class RunDirectory:
     Of several processes of a run only the first one writes.
 
     Args:
-        path: The directory; made on the first write.
+        path: Path of the directory, which is made on the first write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class RunDirectory:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
 
     def metrics(self) -> dict[str, float]:
@@ -81,11 +81,11 @@ class RunDirectory:
         self._write_json(self.record_file, self.record | entries)
 
     def is_finished(self, config: dict[str, Any], resume: str) -> bool:
-        """Tell whether this very run is finished here; False where it is to begin or to go on.
+        """Tell whether this very run is finished here; False where it is to begin or to be resumed.
 
         Args:
             config: The whole configuration, resolved.
-            resume: `never` refuses a directory in which a run has begun; anything else goes on from what is here.
+            resume: `never` refuses a directory in which a run has begun; anything else resumes that run.
 
         Raises:
             RunDirectoryConflict: A run with other settings is here, or any with `resume=never`.
@@ -132,7 +132,7 @@ class RunDirectory:
             raise
 
     def record_failure(self, error: BaseException) -> None:
-        """Note what kept a run from beginning or going on: status `failed`, and `traceback.txt`.
+        """Record what kept a run from beginning or resuming: status `failed`, and `traceback.txt`.
 
         A finished run stays as it is, and so does one that another process is at work on.
         """
@@ -162,7 +162,7 @@ class RunDirectory:
         try:
             for folder in (self.path, self.checkpoints, self.path / ".hydra"):
                 for left_over in folder.glob(".*"):
-                    if TEMPORARY.fullmatch(left_over.name):  # of a process that was killed while it wrote
+                    if TEMPORARY.fullmatch(left_over.name):  # left by a process that was killed while it wrote
                         left_over.unlink(missing_ok=True)
             yield
         finally:
@@ -179,7 +179,7 @@ class RunDirectory:
         write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
-        """Write the metrics, note that the run is finished, and drop the checkpoint before the last."""
+        """Write the metrics, record that the run is finished, and delete the checkpoint before the last."""
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=now(), **entries)
         self.previous.unlink(missing_ok=True)
@@ -187,7 +187,7 @@ class RunDirectory:
             leave_memory(checkpoint)
 
     def prune(self, **entries: Any) -> None:
-        """Note that the run was ended as not worth going on; `tlab.train` in its directory would go on with it."""
+        """Record that the run was pruned; `tlab.train` in its directory would resume it."""
         self.update(status="pruned", ended=now(), **entries)
 
     def history(self) -> list[dict[str, str]]:
@@ -202,18 +202,18 @@ class RunDirectory:
         write_csv(self.history_file, columns, rows)
 
     def overrides(self) -> list[str]:
-        """Return the overrides that the run was composed from; none where none were written."""
+        """Return the overrides that the run was composed from; empty where none were written."""
         if not self.overrides_file.exists():
             return []
         read = OmegaConf.to_container(OmegaConf.load(self.overrides_file))
         return [str(override) for override in read] if isinstance(read, list) else []
 
     def confusion(self, split: str) -> list[dict[str, str]]:
-        """Return the rows of `confusion_<split>.csv` (`label`, `prediction`, `count`) as text; none, no file."""
+        """Return the rows of `confusion_<split>.csv` (`label`, `prediction`, `count`) as text; empty without it."""
         return _read_rows(self.path / f"confusion_{split}.csv")
 
     def write_confusion(self, split: str, rows: list[dict[str, Any]]) -> None:
-        """Write how often each class was taken for which; pairs that never occur have no row."""
+        """Write `confusion_<split>.csv`; pairs of classes that never occur have no row."""
         if first_process():
             write_csv(self.path / f"confusion_{split}.csv", ["label", "prediction", "count"], rows)
 
@@ -253,5 +253,5 @@ def _read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def now() -> str:
-    """Return the time as records have it."""
+    """Return the current time in the records' format."""
     return time.strftime(TIME)

@@ -1,4 +1,4 @@
-"""What a run depended on besides its configuration and its data."""
+"""The command and the package versions of a run."""
 
 import platform
 import shlex

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a cluster's warnings: a run saves where it stands before it stops."""
+"""Ctrl-C, SIGTERM and a cluster's warnings: a run saves a checkpoint before it stops."""
 
 import signal
 import sys
@@ -14,18 +14,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from tlab.core.signals import STOPPING
 from tlab.runs.checkpoints import LastCheckpoint, between_steps
 
-EVERY_SECONDS = 1.0  # about so often several processes ask each other whether one of them is to stop
-MOST_STEPS = 100  # between two such questions: steps may become slower meanwhile
+EVERY_SECONDS = 1.0  # approximate time between two exchanges about whether any process is to stop
+MOST_STEPS = 100  # between two such exchanges: steps may become slower meanwhile
 
 
 class StopSignals:
-    """Hears the signals of `tlab.core.signals` for as long as a run lasts: `with StopSignals() as signals:`.
+    """Handles the signals of `tlab.core.signals` for as long as a run lasts: `with StopSignals() as signals:`.
 
-    A signal ends the run at once, but while it trains the first one is only noted, for `GracefulStop` to save
+    A signal ends the run at once, but while it trains the first one is only recorded, for `GracefulStop` to save
     first. The exit code is 128 + the signal, as in shells.
 
     Attributes:
-        received: The signal that has come; None before.
+        received: Number of the signal that has come; None before.
         training: Whether the run trains now.
     """
 
@@ -47,7 +47,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Set the handlers, also again, where somebody else has set others."""
+        """Set the handlers, also again where others have replaced them."""
         for number in self._handlers:
             signal.signal(number, self._receive)
 
@@ -71,8 +71,8 @@ class GracefulStop(Checkpoint):
     once a second, since an exchange in every step would keep each GPU waiting for all others.
 
     Args:
-        signals: Hears them.
-        last: Writes the checkpoint.
+        signals: The signals received.
+        last: The callback that writes the checkpoint.
     """
 
     def __init__(self, signals: StopSignals, last: LastCheckpoint) -> None:
@@ -84,7 +84,7 @@ class GracefulStop(Checkpoint):
         """Listen again: Lightning has set handlers of its own."""
         self.signals.training = True
         self.signals.listen()
-        self._measure_anew()  # a run that goes on inside an epoch has no other start
+        self._measure_anew()  # a run resumed inside an epoch has no epoch start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask early in the epoch: with another phase its steps may take another time."""
@@ -93,7 +93,7 @@ class GracefulStop(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop, between two optimiser steps; after the last batch the end of the epoch does."""
+        """Save and stop, between two optimizer steps; after the last batch the end of the epoch does."""
         if between_steps(trainer, batch_idx) and self._asked_after_step(trainer):
             self.last.save(trainer)
             self.signals.stop()

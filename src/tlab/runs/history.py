@@ -1,4 +1,4 @@
-"""The callback that writes history.csv while a run goes on."""
+"""The callback that writes history.csv during a run."""
 
 import math
 import time
@@ -14,19 +14,18 @@ from tlab.runs.directory import RunDirectory
 class RunRecorder(L.Callback):
     """Writes one row per epoch: epoch, phase, metrics, learning rate per group, seconds, images per second.
 
-    It is the one clock of a run. `seconds` of an epoch is all of the time since the one before, so it has what its
-    phase computed in advance and what was written; `images_per_second` is that from the epoch's start to its last
-    batch.
+    `seconds` of an epoch is all of the time since the one before, so it includes what its phase computed in advance
+    and what was written; `images_per_second` is measured from the epoch's start to its last batch.
 
     It also decides which epoch is the best, for the checkpoint and for everything that is written of that epoch: of
     equals the one with the lower `val/loss`, since validation sets are small and ties in accuracy the rule; where
     that is equal too, the first.
 
     Args:
-        run: Where to write.
-        state: Where the run stands; rows, seconds and the best epoch are written here.
+        run: The run's directory.
+        state: The run's state; rows, seconds and the best epoch are written here.
         monitor: Metric that decides which epoch is the best.
-        mode: `max` or `min`: which end of it is good.
+        mode: `max` or `min`, whichever of its values is better.
     """
 
     def __init__(self, run: RunDirectory, state: RunState, monitor: str = "val/acc", mode: str = "max") -> None:
@@ -41,18 +40,18 @@ class RunRecorder(L.Callback):
         self._mark = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock; a run that goes on inside an epoch has no other start."""
+        """Start the clock; a run resumed inside an epoch has no epoch start."""
         self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the epoch (`BackboneFinetuning` has entered a phase by now)."""
+        """Start the clock of the epoch."""
         self._before = self._lap()
         self._images, self._train_seconds, self._lr = 0, 0.0, {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the highest rate of the epoch for each group."""
+        """Record the highest rate of the epoch for each group."""
         for group, rate in self.state.rates.items():
             self._lr[group] = max(rate, self._lr.get(group, 0.0))
 
@@ -91,7 +90,7 @@ class RunRecorder(L.Callback):
             self.run.write_history(self.state.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far, so that a resumed run has each epoch once, and the sums of the epoch at hand."""
+        """Return the rows so far, so that a resumed run has each epoch once, and the sums of the current epoch."""
         return {
             "rows": self.state.rows,
             "fit_seconds": self.state.fit_seconds,
@@ -105,19 +104,19 @@ class RunRecorder(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the rows and the sums."""
+        """Restore the rows and the sums."""
         self.state.rows = state_dict["rows"]
         self.state.fit_seconds = state_dict["fit_seconds"]
         if "best_epoch" in state_dict:
             self.state.best_epoch = state_dict["best_epoch"]
-        elif self.state.rows:  # of an earlier version, which kept the first of equals
+        elif self.state.rows:  # an earlier version, which kept the first of equals
             self.state.best_epoch = min(self.state.rows, key=lambda row: self._badness(row)[0])["epoch"]
         epoch = state_dict["epoch"]
         self._lr, self._images = epoch["lr"], epoch["images"]
         self._before, self._train_seconds = epoch.get("before", 0.0), epoch["train_seconds"]
 
     def _badness(self, row: dict[str, Any]) -> tuple[float, float]:
-        """Return what the best epoch has least of: the monitored metric, so that less is better, and `val/loss`."""
+        """Return an epoch's sort key, least for the best: the monitored metric, signed by `mode`, and loss."""
         value, loss = row[self.monitor], row.get("val/loss", math.nan)
         value = -value if self.mode == "max" else value
         return math.inf if math.isnan(value) else value, math.inf if math.isnan(loss) else loss

@@ -31,12 +31,12 @@ class Trained:
     Attributes:
         module: The network with its weights, in evaluation mode.
         classes: Names of the K classes, in the order of the logits.
-        config: The run's configuration, as composed; of what is never built from a file, the plain values.
-        precision: The precision that the run trained in.
+        config: The run's configuration, as composed; parts that are never built from a file are plain values.
+        precision: Precision that the run trained in.
         image_size: Side in pixels of the images that the network expects.
         resize: `crop` or `pad`.
         crop_fraction: Share of the shorter side that `crop` keeps.
-        checkpoint: The file.
+        checkpoint: Path of the checkpoint.
     """
 
     module: ImageClassifier
@@ -53,7 +53,7 @@ def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(type(item) in kinds for item in value)
 
 
-# What a checkpoint tells about its network beside the configuration, and whether a value is of the right kind.
+# What a checkpoint says about its network besides the configuration, and whether a value is valid.
 TOLD: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: _is_list(value, (str,)),
     "image_size": lambda value: type(value) is int and value >= 2,
@@ -69,7 +69,7 @@ def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> H
     """Return the head of a run's configuration, its last layer at zero (`head.reuse` is for `build_net`).
 
     Raises:
-        UserError: It pools a class token that the backbone does not have.
+        UserError: The head pools a class token that the backbone does not have.
     """
     pooling = cfg.head.get("pooling", "avg")
     if pooling in ("token", "token_avg") and not backbone.has_class_token:
@@ -83,12 +83,12 @@ def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> H
 
 
 def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a backbone must be told of how its tokens are pooled; nothing for average pooling in a new run.
+    """Return the backbone's arguments about how its tokens are pooled; none for average pooling in a new run.
 
     Args:
-        cfg: Of the run.
-        record: What its checkpoint or its run.json says: without "tokens" the run began before tlab told class
-            token and registers from patches. None or empty for a new run.
+        cfg: The run's configuration.
+        record: Record of the run in its checkpoint or run.json, without "tokens" if the run began before tlab told
+            class token and registers from patches; None or empty for a new run.
     """
     pooling = cfg.head.get("pooling", "avg")
     options = {} if pooling == "avg" else {"pooling": pooling}
@@ -101,11 +101,11 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
     A checkpoint is plain data and builds nothing but what `tlab.config.trusted` lists, whoever wrote it.
 
     Args:
-        path: The directory, or the file.
-        trust: Build whatever the file names as backbone and head, which may run any code.
+        path: Path of the run directory, or of the checkpoint.
+        trust: Whether to build whatever the file names as backbone and head, which may run any code.
 
     Raises:
-        UserError: There is none, it is not one of tlab's, or it would build something else.
+        UserError: There is no checkpoint, it is not one of tlab's, or it would build something else.
     """
     file = RunDirectory(path).best if path.is_dir() else path
     if not file.exists():
@@ -140,10 +140,10 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
 
 @contextmanager
 def blamed_on(file: Path) -> Iterator[None]:
-    """Turn whatever the values of a checkpoint lead to inside the block into one sentence that names the file.
+    """Turn any error that a checkpoint's values cause inside the block into one sentence that names the file.
 
     Raises:
-        UserError: Something went wrong; one that is raised in the block stays as it is.
+        UserError: The block raised an error; a `UserError` is passed on.
     """
     try:
         yield
@@ -157,10 +157,10 @@ def blamed_on(file: Path) -> Iterator[None]:
 
 
 def _read(path: Path, file: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the weights of a checkpoint, and what it says about its network, each value of a kind that can be.
+    """Return the weights of a checkpoint, and what it says about its network, validated.
 
     Raises:
-        UserError: It is none, or not one of tlab's.
+        UserError: The file is no checkpoint, or not one of tlab's.
     """
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)

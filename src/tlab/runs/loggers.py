@@ -1,4 +1,4 @@
-"""Loggers besides TensorBoard; a run has one entry in MLflow and Weights & Biases, however often it goes on."""
+"""Loggers besides TensorBoard; a run has one entry in MLflow and Weights & Biases, however often it is resumed."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from tlab.core.processes import first_process_first
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
-RUN_TAG = "tlab.run_dir"  # by which a run that goes on finds its entry
+RUN_TAG = "tlab.run_dir"  # tag by which a resumed run finds its entry
 
 
 def short_name(run_dir: str | Path) -> str:
@@ -26,9 +26,9 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
     """Return the logger that writes to an MLflow store, a local file or a server.
 
     Args:
-        run_dir: The run's directory, absolute; names the entry.
-        tracking_uri: Store, such as `sqlite:///outputs/mlflow.db` or `http://host:5000`.
-        experiment_name: Made where it is not there.
+        run_dir: Absolute path of the run's directory; identifies the entry.
+        tracking_uri: URI of the store, such as `sqlite:///outputs/mlflow.db` or `http://host:5000`.
+        experiment_name: Name of the experiment, which is created if it does not exist.
 
     Raises:
         UserError: MLflow is not installed, or the store cannot be opened.
@@ -41,11 +41,11 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         raise missing("mlflow", "mlflow-skinny") from error
     from lightning.pytorch.loggers import MLFlowLogger
 
-    for name in ("alembic", "mlflow"):  # which tell of every table that they make
+    for name in ("alembic", "mlflow"):  # they log every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
-    with first_process_first():  # a new store is made by one process
+    with first_process_first():  # one process creates a new store
         try:
             client = MlflowClient(tracking_uri)
             experiment = _experiment(client, experiment_name)
@@ -66,12 +66,12 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
     """Return the logger that writes for Weights & Biases into the run's directory.
 
     Args:
-        run_dir: The run's directory, absolute; names the entry.
-        project: Of Weights & Biases.
+        run_dir: Absolute path of the run's directory; identifies the entry.
+        project: Name of the Weights & Biases project.
         mode: `offline` writes files that `wandb sync` uploads; `online` uploads at once.
 
     Raises:
-        UserError: wandb is not installed, or there is no such mode.
+        UserError: Weights & Biases is not installed, or there is no such mode.
     """
     if mode not in ("offline", "online"):
         raise UserError(f"logger.wandb.mode={mode} is not one of offline, online")
@@ -81,7 +81,7 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
         raise missing("wandb", "wandb") from error
     from lightning.pytorch.loggers import WandbLogger
 
-    if wandb.run is not None:  # of the run of a sweep before this one
+    if wandb.run is not None:  # the sweep's previous run is still open
         wandb.finish()
     return WandbLogger(
         name=short_name(run_dir),
@@ -94,20 +94,20 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
 
 
 def log_settings(loggers: "Sequence[Logger]", settings: Mapping[str, Any]) -> None:
-    """Tell the loggers what was set, when a run begins; TensorBoard has it with the result, see `log_hparams`."""
+    """Log the settings when a run begins; TensorBoard gets them with the result, see `log_hparams`."""
     for logger in _others(loggers):
         logger.log_hyperparams(dict(settings))
 
 
 def log_final(loggers: "Sequence[Logger]", metrics: Mapping[str, float], step: int) -> None:
-    """Tell the loggers the metrics of the best epoch, as `final/<name>`."""
+    """Log the metrics of the best epoch as `final/<name>`."""
     for logger in _others(loggers):
         logger.log_metrics({f"final/{name}": value for name, value in metrics.items()}, step)
         logger.save()
 
 
 def missing(logger: str, package: str) -> UserError:
-    """Return the sentence for a logger's package that is not installed."""
+    """Return the error for a logger's package that is not installed."""
     return UserError(f"logger={logger} needs a package that is not installed: pip install {package}")
 
 
@@ -118,7 +118,7 @@ def _others(loggers: "Sequence[Logger]") -> "list[Logger]":
 
 
 def _experiment(client: Any, name: str) -> str:
-    """Return the id of an experiment, which is made where it is not there; another process may be as quick."""
+    """Return the id of an experiment, created if it does not exist; another process may create it meanwhile."""
     from mlflow.exceptions import MlflowException
 
     if (experiment := client.get_experiment_by_name(name)) is not None:

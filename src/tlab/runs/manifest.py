@@ -1,4 +1,4 @@
-"""`sweep.json`: what the command that began a sweep leaves for those that go on with it."""
+"""`sweep.json`: what the command that began a sweep leaves for those that resume it."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -15,8 +15,8 @@ class SweepManifest:
 
     Attributes:
         constants: Overrides that all runs of the first command shared: key -> value; run names leave them out.
-        command: That command's arguments, as they could be typed again.
-        started: When.
+        command: Arguments of that command, as they could be typed again.
+        started: Time when that command started.
     """
 
     constants: dict[str, str] = field(default_factory=dict)

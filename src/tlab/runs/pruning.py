@@ -1,4 +1,4 @@
-"""The callback that ends a run which is not worth going on with."""
+"""The callback that ends a run which its pruner rejects."""
 
 from typing import Protocol
 
@@ -8,25 +8,24 @@ from tlab.core.processes import from_first_process
 
 
 class Pruner(Protocol):
-    """Hears a run's metric after every epoch and says whether the run may go on."""
+    """Takes a run's metric after every epoch and decides whether to prune the run."""
 
     def should_prune(self, epoch: int, value: float) -> bool:
-        """Note `value` of `epoch` (from 0), once however often it is told, and tell whether the run should end."""
+        """Record `value` of `epoch` (from 0), once if given repeatedly, and tell whether the run should end."""
 
     def was_pruned(self) -> bool:
-        """Tell whether the run should end by what has been noted so far, before another epoch."""
+        """Tell whether the run should end by what has been recorded so far, before another epoch."""
 
 
 class Pruning(L.Callback):
-    """Tells a judge the monitored metric of every validation epoch and ends the run when it says so.
+    """Gives a pruner the monitored metric of every validation epoch and ends the run when it says so.
 
-    The run ends as it does at its last epoch, with its checkpoints written. A run that goes on from a checkpoint
-    asks first, in case it was killed after the judge had spoken; epochs that it repeats have been judged already.
-    It comes before the callback that writes `last.ckpt`. Of several processes the first one asks for all.
+    The run ends as it does at its last epoch, with its checkpoints written. A resumed run asks first, in case it
+    was killed after the pruner had decided. Of several processes the first one asks for all.
 
     Args:
-        monitor: Metric, as in `checkpoint.monitor`.
-        judge: Decides; pickled where a run has several processes.
+        monitor: Name of the metric, as in `checkpoint.monitor`.
+        judge: The pruner; pickled where a run has several processes.
 
     Attributes:
         pruned: Whether the run was ended.
@@ -38,12 +37,12 @@ class Pruning(L.Callback):
         self.pruned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not begin another epoch if the judge had said so."""
+        """Train no further epoch if the pruner had decided to end the run."""
         if not trainer.should_stop and from_first_process(self.judge.was_pruned):
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the epoch's value (Lightning has validated by now); a run that ends anyway is not pruned."""
+        """Give the pruner the epoch's value; a run that ends anyway is not pruned."""
         epoch, value = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
         ends = trainer.should_stop or epoch + 1 == trainer.max_epochs
         if from_first_process(lambda: self.judge.should_prune(epoch, value)) and not ends:

@@ -1,4 +1,4 @@
-"""Whether the images of a run are still those that it has had."""
+"""Check that a run's images are still the same."""
 
 import logging
 from collections.abc import Callable
@@ -26,21 +26,21 @@ def check_images(
     resume: str,
     elsewhere: str = "another hydra.run.dir=DIR (of a sweep: sweep=NAME)",
 ) -> list[str]:
-    """Refuse to go on with a run, or to return its result, over other images than it has had.
+    """Refuse to resume a run, or to return its result, with other images than it has had.
 
     The same files in another place or with other times are the same images.
 
     Args:
-        run: Has a checkpoint or is finished.
-        source: Builds the index of the images that there are now.
+        run: Directory of a run that has a checkpoint or is finished.
+        source: Function that indexes the current images.
         resume: `anyway` only warns, as long as the classes are the same.
-        elsewhere: What gives a new run with these settings its place, for the message.
+        elsewhere: Override that gives a new run with these settings its place, for the message.
 
     Returns:
-        What has changed, in phrases; none where nothing has.
+        Phrases for what has changed; empty where nothing has.
 
     Raises:
-        RunDirectoryConflict: The images are others.
+        RunDirectoryConflict: The images have changed.
         UserError: The data cannot be used, or `data.csv` cannot be read.
     """
     record = run.record
@@ -71,7 +71,7 @@ def check_images(
 def _by_content(
     run: RunDirectory, record: dict[str, Any], source: Callable[[], ImageIndex]
 ) -> tuple[list[str], Contents]:
-    """Return what has changed since `data.csv` was written, and the images that there are now."""
+    """Return what has changed since `data.csv` was written, and the current images."""
     entries = read_entries(run.data_file)
     before = Contents(_classes(record) or tuple(sorted({entry.label for entry in entries})), entries)
     now = look(source, decode=False)

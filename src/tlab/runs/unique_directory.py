@@ -1,4 +1,4 @@
-"""A directory for this process alone: two commands that start in the same second get two."""
+"""Reserve a directory for this process alone: two commands that start in the same second get two."""
 
 import copy
 import itertools
@@ -30,8 +30,8 @@ def is_named_by_time(config: DictConfig, key: str) -> bool:
     """Tell whether a path in Hydra's configuration comes from the clock, to the second.
 
     Args:
-        config: With the node `hydra`.
-        key: `hydra.run.dir` or `hydra.sweep.dir`.
+        config: Configuration with the node `hydra`.
+        key: Key of the path, `hydra.run.dir` or `hydra.sweep.dir`.
     """
     plain: Any = OmegaConf.to_container(config, resolve=False)
     _, node, name = key.split(".")
@@ -43,12 +43,12 @@ class ClaimRunDirectory(Callback):
     """Hydra's callback that gives a run whose directory is named by the time one of its own."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the directory before Hydra makes it."""
+        """Reserve the directory before Hydra makes it."""
         if not is_named_by_time(config, "hydra.run.dir"):
             return
         hydra = HydraConfig.instance()
         before = hydra.cfg
-        hydra.set_config(copy.deepcopy(config))  # which Hydra does after this; the name may say what was chosen
+        hydra.set_config(copy.deepcopy(config))  # Hydra does it after this, but the path may use its choices
         try:
             wanted = Path(config.hydra.run.dir)
         finally:

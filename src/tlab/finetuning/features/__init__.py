@@ -1,1 +1,1 @@
-"""What frozen stages return, computed once for each image and view, and kept."""
+"""Cached output of frozen stages, computed once per image and view."""

@@ -1,4 +1,4 @@
-"""Frozen first stages run once: what they return is computed once per image and view, kept, and trained from."""
+"""The cache of features: the output of the frozen first stages is computed once per image and view."""
 
 import functools
 import hashlib
@@ -47,15 +47,15 @@ class FrozenPrefix:
     per set of images, view and stage, named by a hash of all that it depends on (weights, code, precision,
     preprocessing, augmentation, seed and epoch of the view, files with size and time). So every run that needs the
     same rows reads them, and a deeper prefix starts from the rows of a shallower one. Of several processes one
-    computes and the others wait; a killed one goes on where it was.
+    computes and the others wait; one that was killed is resumed.
 
-    Images without augmentation have one view, and training gives what it would give without a store. Augmented
-    ones have `views`, which the epochs go through in turn. Mixup blends rows; CutMix needs images, so training with
-    it reads them.
+    Images without augmentation have one view, and training gives the same result as without the cache. Augmented
+    ones have `views`, which the epochs take in turn. Mixup blends rows; CutMix needs images, so training with it
+    reads them.
 
     Args:
-        views: V, stored views of each augmented training image; None: 4, or as many as the phase has epochs.
-        max_gb: Size of all stores together, in 10^9 bytes; the least recently used ones make room.
+        views: Number of stored views of each augmented training image; None: 4, or the phase's epochs if fewer.
+        max_gb: Maximum size of the cache in 10^9 bytes; the least recently used files are evicted.
     """
 
     def __init__(self, views: int | None = None, max_gb: float = 20.0) -> None:
@@ -71,15 +71,15 @@ class FrozenPrefix:
         length: int,
         digests: Mapping[str, str],
     ) -> None:
-        """Let the training and the validation loader begin behind the stages that are frozen now.
+        """Let the training and the validation loader return the output of the stages that are frozen now.
 
         Args:
-            trainer: Runs the phase; its data are an `ImageDataModule`.
-            module: Its network is frozen for the phase.
+            trainer: The run's trainer, whose data module is an `ImageDataModule`.
+            module: The module, whose network is frozen for the phase.
             phase: `Key.phase` of the phase's images.
             start: First epoch of the phase.
-            length: Epochs that it may last.
-            digests: Of each stage, see `models.stages.digest`.
+            length: Maximum number of epochs of the phase.
+            digests: Digest of each stage, see `models.stages.digest`.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         loaders = {"train": data.loader("train", train=True), "val": data.loader("val")}
@@ -105,7 +105,7 @@ class FrozenPrefix:
     def enter_test(
         self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
     ) -> None:
-        """Let the test loader begin behind `upto`, up to which no phase has trained anything."""
+        """Let the test loader return the output of stage `upto`, up to which no phase has trained anything."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         loader = data.loader("test")
         loader.stored = None
@@ -142,16 +142,16 @@ class Source:
     """Images that rows are computed from, and what their pixels depend on.
 
     Args:
-        dataset: makes the images.
-        epoch: of the views.
-        phase: of the views; "" for images as evaluation sees them.
-        pixels: digest of the transforms.
-        view: seed and epoch of augmented images; None for those as evaluation sees them.
+        dataset: Dataset of the images.
+        epoch: Epoch of the views.
+        phase: Phase of the views; "" for images as evaluation sees them.
+        pixels: Digest of the transforms.
+        view: Seed and epoch of augmented images; None for those as evaluation sees them.
 
     Attributes:
-        keys: one for each row.
-        row: row of each file.
-        recipe: all that the pixels depend on, as plain data.
+        keys: Key of each row's image.
+        row: Row number of each file.
+        recipe: Everything that the pixels depend on, as plain data.
     """
 
     def __init__(self, dataset: ImageDataset, epoch: int, phase: str, pixels: str, view: list[int] | None) -> None:
@@ -188,7 +188,7 @@ def deepest(frozen: Sequence[str], net: Classifier) -> str:
 
 
 class _Prefix:
-    """The first stages, which give rows of features: finds them in the cache directory, or computes them."""
+    """The first stages, whose rows of features it finds in the cache directory, or computes."""
 
     def __init__(self, module: ImageClassifier, trainer: L.Trainer, upto: str, digests: Mapping[str, str]) -> None:
         self.module, self.trainer, self.upto = module, trainer, upto
@@ -225,13 +225,13 @@ class _Prefix:
     ) -> dict[str, FeatureBatches]:
         """Return the rows of each split; of several processes all get them, or none does.
 
-        The first one decides whether they fit. Where one of them cannot keep its rows, as on a full disk, they all
-        do without: they train together, and what they ask each other depends on where their batches come from.
+        The first one decides whether they fit. Where one of them cannot keep its rows, as on a full disk, none uses
+        them: what the processes exchange in training depends on where their batches come from.
 
         Args:
             sources: Split -> its views.
-            data: Whose splits they are.
-            max_bytes: Size of all stores together.
+            data: Data module of the splits.
+            max_bytes: Maximum size of the cache.
             start: First epoch of the views.
         """
         if not from_first_process(lambda: self.fits([*itertools.chain(*sources.values())], max_bytes)):
@@ -252,7 +252,7 @@ class _Prefix:
         return {}
 
     def fits(self, sources: Sequence[Source], max_bytes: int) -> bool:
-        """Make room for the rows; False, with a warning, where they are too many."""
+        """Make room for the rows; return False, with a warning, where they do not fit."""
         sizes = {self.path(each, self.upto): len(each.keys) * self._row_bytes(each) for each in sources}
         need, new = sum(sizes.values()), sum(size for path, size in sizes.items() if not path.exists())
         rooms = {
@@ -292,7 +292,7 @@ class _Prefix:
         return np.load(path, mmap_mode="r")
 
     def tell(self, who: str, seconds: float) -> None:
-        """Say what `who` starts from, and what that took."""
+        """Log what `who` starts from, and the seconds that it took to compute."""
         where = "the pooled features" if self.upto == POOL else self.upto
         done = f"{self.computed} computed in {seconds:.1f} s" if self.computed else "computed earlier"
         files = set(self.files)
@@ -317,7 +317,7 @@ class _Prefix:
             yield to_rows(y, self.channels_last)
 
     def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
-        """Return chunks from row `first` on: of the deepest stage that is stored, with its name; "" and images."""
+        """Return the deepest stored stage and chunks of its rows from `first` on; without one, "" and images."""
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.module.device.type
         size, rows = BATCH.get(device, 64), range(first, len(source.keys))

@@ -1,4 +1,4 @@
-"""What pixels and features depend on, as digests: two runs with equal ones may share what was computed."""
+"""Digests of what pixels and features depend on: runs with equal digests share cached features."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def of_files(samples: Iterable[Sample]) -> str:
 def of_transforms(transforms: Mapping[str, Any]) -> str | None:
     """Return a digest of named transforms with all their settings, and with the code of a user's own ones.
 
-    None where one cannot be pickled (it holds a lambda or an open file): nothing tells its results apart then.
+    None where one cannot be pickled (it holds a lambda or an open file).
     """
     content = io.BytesIO()
     pickler = _ByValue(content)
@@ -58,7 +58,7 @@ def of_transforms(transforms: Mapping[str, Any]) -> str | None:
 
 
 class _ByValue(pickle.Pickler):
-    """Equal values give equal bytes; torch would write a tensor's address too."""
+    """Pickles equal values to equal bytes; torch would write a tensor's address too."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Tensor):
@@ -68,7 +68,7 @@ class _ByValue(pickle.Pickler):
 
 @cache
 def of_code() -> dict[str, str]:
-    """Return the versions of the libraries, and a digest of our own code, that turn files into features."""
+    """Return the versions of the libraries, and a digest of tlab's code, that turn files into features."""
     sha = hashlib.sha256()
     for module in CODE:
         sha.update((TLAB / f"{module}.py").read_bytes())

@@ -1,4 +1,4 @@
-"""Stages that do not train, run as fast as the device can."""
+"""Fast inference of the stages that do not train."""
 
 import copy
 from collections import Counter, deque
@@ -13,7 +13,7 @@ from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.models.autotune.precision import autocast
 from tlab.models.classifier import Classifier
 
-CHUNK = 8  # images at once on a core of a CPU: with more, what stages pass on no longer fits into its caches
+CHUNK = 8  # images at once on a core of a CPU: with more, the stages' output no longer fits into its caches
 AHEAD = 4  # chunks under way for each core
 CLOSE = 0.05  # relative difference that rounding to bf16 may make; a pair that must not be folded makes one of 1
 
@@ -36,13 +36,13 @@ def run_prefix(
     the results are those of the network.
 
     Args:
-        net: frozen up to `upto`.
-        chunks: each returns images `B C H W`, or what the stage `after` made of them; on a CPU at most `CHUNK`, and
-            called in threads.
-        upto: see `Classifier.prefix`.
-        after: see `Classifier.prefix`.
+        net: The network, frozen up to `upto`.
+        chunks: Functions that return images `B C H W`, or the output of the stage `after` for them; on a CPU they
+            return at most `CHUNK` images and are called in threads.
+        upto: See `Classifier.prefix`.
+        after: See `Classifier.prefix`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        memory_format: of maps.
+        memory_format: Memory format of maps.
     """
     device = next(net.parameters()).device
 
@@ -123,7 +123,7 @@ def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifie
 
 
 def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tuple[Tensor, list[tuple[str, str]]]:
-    """Return what `run` gives, and by name each convolution that hands its output to a BatchNorm, with that one."""
+    """Return the output of `run`, and the names of each convolution and the BatchNorm that takes its output."""
     made: dict[int, tuple[str, Tensor]] = {}  # id of an output -> who made it; kept, so that no id comes twice
     calls: Counter[str] = Counter()
     pairs = []

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from tlab.core.files import write_text
 
-SAVE_EVERY = 5.0  # seconds between notes of how far a file has come
+SAVE_EVERY = 5.0  # seconds between records of a file's progress
 
 
 def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> None:
     """Write an array file that appears at `path` when it is whole.
 
-    What a killed process had written is kept beside it, and taken up. Only one process may do this at a time (see
-    `core.eviction.open_locked`).
+    What a killed process had written is kept beside it and continued. Only one process may do this at a time (see
+    `tlab.core.eviction.open_locked`).
 
     Args:
         path: The `.npy` file.
         count: Number of rows.
-        rows: first row -> blocks of rows from there on.
+        rows: Function of a row's number that returns blocks of rows from there on.
 
     Raises:
-        RuntimeError: `rows` gave another number of rows.
+        RuntimeError: `rows` returned another number of rows.
         OSError: The disk is full, or fails; what was written is removed.
     """
     part, note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.rows")
@@ -46,7 +46,7 @@ def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) ->
 
 
 def _write(part: Path, note: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> int:
-    """Write the rows that are missing; returns how many are there then.
+    """Write the rows that are missing, and return how many there are then.
 
     Written as a file, not through a memory map: where the disk is full, writing to a map ends the process.
     """
@@ -89,7 +89,7 @@ def row_dtype(array: np.ndarray) -> torch.dtype:
 
 
 def _begun(part: Path, note: Path, count: int) -> tuple[int, int]:
-    """Return how many rows a killed process had written, and the byte where the next one goes; 0 and 0."""
+    """Return how many rows a killed process had written, and the byte where the next one goes; else 0 and 0."""
     try:
         done, array = int(note.read_text(encoding="ascii")), open_memmap(part, mode="r")
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What is fastest on this machine: precision and compiler."""
+"""Measured choices for this machine: precision and compilation."""

@@ -1,4 +1,4 @@
-"""A training forward pass that goes through torch's compiler (Ansel et al. 2024, "PyTorch 2", ASPLOS)."""
+"""A training forward pass through torch's compiler (Ansel et al. 2024, "PyTorch 2", ASPLOS)."""
 
 import copy
 import logging
@@ -18,27 +18,27 @@ from tlab.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-Groups = frozenset[str]  # names of those that train together in a phase
+Groups = frozenset[str]  # names of the groups that train together in a phase
 Trained = Callable[[Classifier, Tensor, str], Tensor]
-GRAPHS = 64  # one for each set of groups that train; torch itself gives up after 8
-STEPS = 5  # that are timed; the first ones warm up
+GRAPHS = 64  # limit on compiled graphs, one per set of trainable groups; torch's default is 8
+STEPS = 5  # timed training steps; the first ones warm up
 
 
 class CompiledTraining:
-    """Calls a `Classifier` like the network itself, but runs what trains through torch's compiler.
+    """Calls a `Classifier` like the network itself, but with its trainable part compiled by torch.
 
-    One graph is compiled for each set of groups that train, at the first whole batch that meets it. Everything else
-    is left to the network as it is: stages before the first one that trains, evaluation, batches of another size
-    (the last of an epoch), and phases that only train the head. So nothing is compiled twice for a shape or a mode.
-    No module is changed or wrapped: names of parameters, copies of the network and checkpoints are as ever.
+    One graph is compiled per set of trainable groups, at its first full batch. Everything else runs uncompiled:
+    stages before the first trainable one, evaluation, batches of another size (the last of an epoch), and phases
+    that train only the head. So no graph is recompiled for a shape or a mode. No module is changed or wrapped:
+    parameter names, copies of the network and checkpoints are unaffected.
 
-    Where compiling fails, the network runs as it is from then on, after one warning.
+    If compiling fails, the network runs uncompiled from then on, after one warning.
 
     Args:
-        net: Trains; its memory format, device and precision are the caller's affair.
+        net: The network; the caller sets its memory format, device and precision.
         compiled: The sets of groups for which a graph is compiled.
-        batch_size: Of whole batches.
-        backend: Of torch.compile.
+        batch_size: Images in a full batch.
+        backend: Backend of `torch.compile`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CompiledTraining:
         self.backend = backend
         self._met: set[Groups] = set()
         self._run: Trained | None = None
-        self._first_began: float | None = None  # the step in which all is compiled, while it lasts
+        self._first_began: float | None = None  # start of the step that compiles, until the next one
 
     def __call__(self, x: Tensor, after: str = "") -> Tensor:
         """Return the logits `B K`; arguments as for `Classifier.forward`."""
@@ -72,7 +72,7 @@ class CompiledTraining:
         try:
             self._run = self._run or compiler(self.backend)
             logits = self._run(self.net, x, after)
-        except Exception as error:  # compilers, and what they find missing, raise all kinds
+        except Exception as error:  # compilers and their missing tools raise any type
             log.warning("torch.compile failed here, so the run goes on without it (%s)", reason(error))
             self.compiled = frozenset()
             return self.net.trained_part(x, after)
@@ -89,22 +89,22 @@ def step_seconds(
     precision: str,
     channels_last: bool,
 ) -> float:
-    """Return the seconds of a training step without a compiler, the fastest of a few, on a copy of the network.
+    """Return the seconds of an uncompiled training step on a copy of the network, the fastest of a few.
 
-    What a graph would hold counts: forward and backward pass from the first stage that trains on, and neither what
-    is frozen before it (its results may be stored) nor the optimizer. The random state is as it was afterwards.
+    Only what a graph would hold is timed: forward and backward pass from the first trainable stage, without the
+    frozen stages before it (their output may be cached) and the optimizer. The random state is restored.
 
     Args:
-        net: Left as it is.
-        groups: That train.
-        batch_size: Images of a step.
+        net: The network; left unchanged.
+        groups: Groups that train.
+        batch_size: Images per step.
         image_size: Side of the images in pixels.
-        device: Where the step is computed.
+        device: Device that computes the step.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        channels_last: Memory format.
+        channels_last: Whether to use channels-last memory format.
 
     Raises:
-        RuntimeError: The device has no memory for a step.
+        RuntimeError: A step does not fit into the device's memory.
         ValueError: The network cannot be trained on so few images (BatchNorm over a single value).
     """
     format_ = torch.channels_last if channels_last else torch.contiguous_format
@@ -121,14 +121,14 @@ def step_seconds(
 def timed_step(
     net: Classifier, x: Tensor, after: str, precision: str, run: Trained = Classifier.trained_part
 ) -> float:
-    """Take a training step of what trains, without an optimizer, and return its seconds.
+    """Return the seconds of a forward and backward pass of the trainable part.
 
     Args:
-        net: Trains; its gradients are those of this step afterwards.
-        x: What `frozen_part` has returned, like `after`; it lies on the device of the network.
+        net: The network; afterwards it holds the gradients of this step.
+        x: Output of `frozen_part`, on the network's device.
         after: The last stage that x has been through.
-        precision: As of `step_seconds`.
-        run: `Classifier.trained_part`, or what `compiler` makes of it.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        run: `Classifier.trained_part`, or its compiled version from `compiler`.
     """
     net.zero_grad()
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -142,26 +142,26 @@ def timed_step(
 
 
 def compiler(backend: str = "inductor") -> Trained:
-    """Return `Classifier.trained_part` with torch's compiler; what that makes is kept in the cache directory.
+    """Return `Classifier.trained_part`, compiled; Inductor keeps its output in the cache directory for later runs.
 
-    Inductor finds there what an earlier run has compiled. Dropout draws the numbers that it would without it.
+    Dropout draws the same random numbers as uncompiled.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     import torch._dynamo  # takes seconds
 
     limit: Any = torch._dynamo.config
     limit.recompile_limit = max(limit.recompile_limit, GRAPHS)
-    # On a machine with CUDA's tools and without a GPU it says so at the first graph
+    # It warns at the first graph on a machine with CUDA's tools but no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     options: Any = {"fallback_random": True} if backend == "inductor" else None
     return torch.compile(_trained_part, dynamic=False, backend=backend, options=options)
 
 
 def check_compiler(device: str) -> None:
-    """Compile the smallest graph there is.
+    """Check that torch.compile works here, on a minimal graph.
 
     Raises:
-        UserError: It does not work here: a C++ compiler or Triton is missing, or the platform has none.
+        UserError: It does not: a C++ compiler or Triton is missing, or the platform is not supported.
     """
     try:
         compiler()  # for its settings

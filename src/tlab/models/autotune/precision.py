@@ -1,4 +1,4 @@
-"""Which precision is fastest for this model on the hardware found."""
+"""The fastest precision for a model on this machine."""
 
 import copy
 import platform
@@ -20,31 +20,30 @@ from tlab.models.classifier import Classifier
 from tlab.models.stages import evaluating
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-KIND = "precision"  # of measurement
-IMAGES = 2  # that are timed; casting the weights to bf16 is left out, so that few images answer as many would
+KIND = "precision"  # kind of measurement, as the cache names it
+IMAGES = 2  # timed images; few suffice, since casting the weights to bf16 is not timed
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
-WARM_UP = 2.0  # seconds of a first round that counts itself: what warming up adds to it is little
-CLEAR = 1.1  # bf16 must be so many times faster; a smaller difference may be another process's doing
+WARM_UP = 2.0  # seconds; a longer first round counts itself, since warming up adds little to it
+CLEAR = 1.1  # factor by which one precision must be faster; less may be noise from other processes
 
 
 def fastest_precision(
     net: Classifier, image_size: int, accelerator: str, channels_last: bool, name: str, head_only: bool = False
 ) -> tuple[Precision, str]:
-    """Return the fastest precision and why, in words.
+    """Return the fastest precision and the reason in words.
 
-    On a GPU bf16 where it is supported, else fp16. On a CPU a few images are timed in both precisions: a training
-    step, or a forward pass where the plan trains nothing but the head. The answer is remembered in the cache
-    directory for this processor, model, size and torch version. Where there is no clear difference, the answer is
-    fp32, and the next command measures again: of each precision the fastest measurement counts. The runs of a
-    command get one answer, in whichever process they are.
+    On a GPU it is bf16 where supported, else fp16. On a CPU fp32 and bf16 are timed on a few images: a training
+    step, or a forward pass where the plan trains only the head. The result is cached by processor, model, image
+    size and torch version. Without a clear difference it is fp32, and the next command measures again; the fastest
+    measurement of each precision counts. All runs of one command get the same result, in whichever process.
 
     Args:
-        net: Left as it is.
+        net: The network; left unchanged.
         image_size: Side of the images in pixels.
         accelerator: `cpu`, `cuda` or `mps`.
-        channels_last: Memory format that training will use.
-        name: Names the model in the memory.
+        channels_last: Whether training uses channels-last memory format.
+        name: Name of the model in the cache.
         head_only: Whether the backbone only computes features.
     """
     if accelerator == "cuda":
@@ -75,9 +74,9 @@ def _winner(speeds: dict[Precision, float]) -> Precision | None:
 
 
 def allow_tf32(allowed: bool = True) -> None:
-    """Let CUDA multiply fp32 numbers in TF32, which is several times faster, or not; elsewhere it changes nothing.
+    """Allow or forbid CUDA to multiply fp32 numbers in TF32, which is several times faster; no effect elsewhere.
 
-    torch's own default is TF32 in convolutions and none in matrix products.
+    torch's default is TF32 in convolutions but not in matrix products.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if allowed else "highest")
@@ -95,7 +94,7 @@ def find_accelerator(asked: str) -> str:
     """Return `cuda`, `mps` or `cpu` for `auto`, `gpu` or one of these.
 
     Raises:
-        UserError: No such device is here.
+        UserError: This machine has no such device.
     """
     here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if asked == "auto":
@@ -108,16 +107,16 @@ def find_accelerator(asked: str) -> str:
 
 
 def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bool) -> dict[Precision, float]:
-    """Return images per second of a core's time in fp32 and in bf16, alternating, the best of a few rounds.
+    """Return images per second of one core's CPU time in fp32 and bf16, the best of a few alternating rounds.
 
-    One core computes, and only the time that it gives to this thread counts: several cores wait for each other
-    where another program uses one of them, and what is measured then says nothing of either precision.
+    One core computes, and only this thread's CPU time counts: several cores would wait for one that another program
+    uses, and the time would say nothing about either precision.
 
     Args:
-        net: Left as it is.
+        net: The network; left unchanged.
         image_size: Side of the images in pixels.
-        channels_last: Memory format.
-        head_only: Time a forward pass in evaluation mode; otherwise a training step of the whole network.
+        channels_last: Whether to use channels-last memory format.
+        head_only: Whether to time a forward pass in evaluation mode, not a training step of the whole network.
     """
     fastest: dict[Precision, float] = {"32-true": 0.0, "bf16-mixed": 0.0}
     images = torch.zeros(IMAGES, 3, image_size, image_size, dtype=torch.uint8)
@@ -132,7 +131,7 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
             model.train()
             model = model.to(memory_format=torch.channels_last) if channels_last else model
         started = time.perf_counter()
-        # The outer context keeps the weights that the inner one has cast
+        # The outer context caches the weights that the inner one casts
         with torch.set_grad_enabled(not head_only), torch.autocast("cpu", torch.bfloat16):
             for round_ in range(ROUNDS):
                 if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
@@ -162,7 +161,7 @@ def _processor() -> str:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Let other processes wait at the door, to find the answer inside; none waits where nothing can be written."""
+    """Let one process measure while others wait for its result; none waits where the cache cannot be written."""
     lock = FileLock(cache_dir() / f".{KIND}.json.lock")
     with suppress(OSError):
         lock.acquire()

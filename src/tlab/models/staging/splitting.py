@@ -34,20 +34,20 @@ def split(
     and flattening between two automatic stages open the later one, so that `upto` keeps the map unpooled.
 
     Args:
-        model: a network that takes an image batch `B C H W` and returns logits.
-        stages: stage name -> path of its first module, in the order of execution; None: the children of the root
-            are the stages, the largest is opened while there are fewer than four, layers that only normalise
+        model: A network that takes an image batch `B C H W` and returns logits.
+        stages: Stage name -> path of its first module, in the order of execution; None: the children of the root
+            are the stages, the largest is opened while there are fewer than four, layers that only normalize
             belong to the stage before them.
-        classifier: path of the classifier; None: the last layer with parameters.
-        tokens_at: end with all tokens, where the network pools tokens itself; a side in pixels of images that it
-            takes. None: end with what it pools.
+        classifier: Path of the classifier; None: the last layer with parameters.
+        tokens_at: Side in pixels of images that the network takes: end with all tokens, where it pools them itself;
+            None: end with what it pools.
 
     Returns:
         Stage name -> module (sharing the parameters of `model` under their original paths), and the path of the
         classifier ("" where there is none).
 
     Raises:
-        NotTraceableError: the glue of the model cannot be held in a graph.
+        NotTraceableError: The glue of the model cannot be represented as a graph.
         UserError: `stages` names a module that does not exist, or is out of order, or cuts two tensors.
     """
     graph, classifier = trace(model, classifier)
@@ -70,10 +70,10 @@ def split(
 
 
 def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> tuple[dict[str, nn.Module], str]:
-    """Make one stage `body` of a network whose forward cannot be followed; arguments as of `split`.
+    """Make one stage `body` of a network whose forward cannot be traced; arguments as for `split`.
 
     Raises:
-        UserError: without its classifier the network gives no features.
+        UserError: The network gives no features without its classifier.
     """
     modules = dict(model.named_modules())
     called: list[str] = []
@@ -241,7 +241,7 @@ def _heads(
 
 
 def _opens_next(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Tell whether `node` pools globally or flattens, which is the business of the stage after it."""
+    """Tell whether `node` pools globally or flattens, which belongs to the stage after it."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return isinstance(module, nn.Flatten) or ("Adaptive" in type(module).__name__ and not module.state_dict())

@@ -22,7 +22,7 @@ POOL_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Dropo
 
 
 class NotTraceableError(Exception):
-    """The glue of this model depends on its data or on its mode in a way that a graph cannot hold."""
+    """The glue of this model depends on its data or on its mode in a way that a graph cannot represent."""
 
 
 class _OneInput(nn.Module):
@@ -67,7 +67,7 @@ def _from_torch(module: nn.Module) -> bool:
 
 
 def _trace_once(model: nn.Module, opened: set[nn.Module]) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Return the graph, and the tensors that the forward makes of no input, by their names in the graph."""
+    """Return the graph, and the tensors that the forward makes without the input, by their names in the graph."""
     wrapper = _OneInput(model)
     try:
         graph = _GlueTracer({wrapper, *opened}).trace(wrapper)
@@ -83,8 +83,8 @@ def _trace_once(model: nn.Module, opened: set[nn.Module]) -> tuple[fx.Graph, dic
 def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     """Trace in training and in evaluation mode; what differs must be dropout, which becomes a module.
 
-    Tensors that the forward makes of no input, such as rotary position embeddings, become buffers of the model that
-    its state does not have.
+    Tensors that the forward makes without the input, such as rotary position embeddings, become non-persistent
+    buffers of the model.
     """
     mode = model.training
     try:
@@ -128,14 +128,14 @@ def trace(model: nn.Module, classifier: str | None = None) -> tuple[fx.Graph, st
     """Trace the glue of `model` and find its classifier.
 
     Args:
-        model: a network that takes one image batch `B C H W` and returns logits.
-        classifier: path of the last layer; None finds it: the last layer with parameters that the model calls.
+        model: A network that takes one image batch `B C H W` and returns logits.
+        classifier: Path of the last layer; None finds it: the last layer with parameters that the model calls.
 
     Returns:
         The graph of the whole model, and the path of the classifier in it ("" where the model has none).
 
     Raises:
-        NotTraceableError: the glue depends on the data or on the mode.
+        NotTraceableError: The glue depends on the data or on the mode.
     """
     try:
         return _trace_from(model, classifier, half=parameter_count(model) / 2)
@@ -208,7 +208,7 @@ def features_node(graph: fx.Graph, classifier: str, modules: dict[str, nn.Module
 def needed_nodes(graph: fx.Graph, features: fx.Node) -> list[fx.Node]:
     """Return, in order, the nodes that `features` depends on, and the model's own checks of its input.
 
-    What is made of parameters alone, and by no module, is left out: each stage that uses it makes it.
+    What is made of parameters alone, and by no module, is left out: each stage that uses it computes it.
     """
     wanted = {features}
     for node in reversed(graph.nodes):
