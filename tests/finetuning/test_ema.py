@@ -77,7 +77,7 @@ def test_frozen_stages_equal_those_of_the_weights_bit_by_bit(net, fit, phases):
     _, finetuning = fit(phases, 2, schedules.constant, [ema, Compare()], SGD)  # verifies its digests in the end
     assert frozen
     assert all(frozen)
-    assert [record.name for record in finetuning.records] == list(phases)
+    assert [record.name for record in finetuning.state.records] == list(phases)
 
 
 def test_training_does_not_see_the_average(net, fit, tmp_path):

@@ -78,7 +78,7 @@ def test_a_forward_pass_and_a_training_step_are_remembered_apart(net, monkeypatc
 
 ASKS = """
 import sys, time
-from tlab.models import precision
+from tlab.models.autotune import precision
 def measure(*args):
     time.sleep(0.5)  # so that the other one asks meanwhile
     return {"32-true": 10.0, "bf16-mixed": 10.0 + float(sys.argv[1]) * 2}  # no clear difference
