@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
 from tlab.config.schema import EvaluateConfig
@@ -41,9 +41,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
     config = trained.config
     exclude = cfg.data.get("exclude") or []
-    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    exclude = list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []
     if cfg.data.root is not None:
-        _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
+        with blamed_on(trained.checkpoint):
+            _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
     elif exclude:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
     config.data.unreadable = "skip"  # they are named and counted

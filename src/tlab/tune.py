@@ -20,7 +20,7 @@ from tlab.config.hydra import compose, conf_dir
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
-from tlab.config.trusted import check_targets, conf_targets, read_node
+from tlab.config.trusted import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
 from tlab.core.error_messages import exit_with_error, is_mistake, user_message
@@ -92,10 +92,11 @@ def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> 
     """Return the space of a stored study.
 
     Raises:
-        UserError: An override does not belong to a trial: `hydra.searchpath=[pkg://NAME]` would import NAME.
+        UserError: An override does not belong to a trial (`hydra.searchpath=[pkg://NAME]` would import NAME), or
+            asks a resolver (`${oc.env:SECRET}`); those of a typed command are resolved before they are stored.
     """
-    for text in (*stored.fixed, *stored.searched):
-        if text.lstrip("+~ ").startswith("hydra"):
+    for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
+        if text.lstrip("+~ ").startswith("hydra") or reaches_out(text):
             raise UserError(f"{text} in {directory / STUDY_FILE} is not of a trial; give another study=NAME")
     return read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
 

@@ -18,7 +18,7 @@ from tlab.config.trusted import NEVER_BUILT, TARGETS, read_config
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.predict import predict
-from tlab.runs.load import load_trained
+from tlab.runs.load import instantiate_backbone, load_trained
 from tlab.train import train
 
 OWN_STEP = {"_target_": "torchvision.transforms.v2.RandomSolarize", "threshold": 128, "p": 0.5}  # not in conf/
@@ -323,6 +323,18 @@ def test_trust_builds_ones_own_backbone_and_nothing_else(config, written, attack
     with pytest.raises(UserError, match=r"trainer\.devices\._target_=torch\.save"):
         predict(ask(written(config=config), photos, trust=True))
     assert list((tmp_path / "harm").iterdir()) == []
+
+
+def test_ones_own_backbone_is_not_told_what_only_tlabs_own_understands(compose_run, monkeypatch, tmp_path):
+    (tmp_path / "plain_backbone.py").write_text(
+        "from tlab.models.backbones import build_backbone\n"
+        "def build(name, library, weights, weights_classes, upto, stages, classifier, batchnorm_momentum,"
+        " input_size, image_size):\n"
+        "    return build_backbone(name, weights=weights, image_size=image_size)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = compose_run("backbone._target_=plain_backbone.build", "head.pooling=max")
+    assert instantiate_backbone(cfg, None, 32, {"config": {}}).stage_names
 
 
 def test_the_command_ends_in_one_sentence(config, written, attacks, photos, tmp_path):

@@ -33,6 +33,7 @@ GIVEN = ("backbone.weights_classes=names.json",)
     ("overrides", "unused"),
     [
         ([], UNMIXED),
+        (["aug.mix._target_=mine.Mix", "aug.mix.p=0.5"], {"finetune.last_stages"}),
         (
             ["finetune=head", "data=demo", "logger=none", "aug.mix.mixup_alpha=0.2"],
             {*RATES, *SPLIT, "finetune.l2_sp", "finetune.last_stages", "dashboards.top_losses"},

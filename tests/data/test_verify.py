@@ -75,6 +75,21 @@ def test_second_check_only_looks_at_what_changed(odd_folder, examined):
     assert (second[mended].reason, second[broken].reason[:9]) == ("", "truncated")
 
 
+def test_folders_that_change_their_names_are_read_again(tmp_path):
+    """Of bitmaps of equal size and time, as an archive holds them, only the inode tells."""
+    paths = []
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        picture(number).save(tmp_path / name / "0.bmp")
+        os.utime(tmp_path / name / "0.bmp", (1, 1))
+        paths.append(str(tmp_path / name / "0.bmp"))
+    before = [verdict.digest for verdict in check_files(tmp_path, paths).values()]
+    for old, new in (("a", "t"), ("b", "a"), ("t", "b")):
+        (tmp_path / old).rename(tmp_path / new)
+    after = [verdict.digest for verdict in check_files(tmp_path, paths).values()]
+    assert after == before[::-1] != before
+
+
 def test_cache_is_one_file_and_damage_to_it_is_harmless(make_folder, own_cache, examined):
     root = make_folder({"a": 3, "b": 3})
     check_files(root, files(root))

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tlab.core.errors import UserError
-from tlab.finetuning import BackboneFinetuning, schedules
+from tlab.finetuning import BackboneFinetuning, PhaseRecord, RunState, Until, build_plan, schedules
 
 LP_FT = {"head": {"train": "head", "epochs": 2}, "all": {"train": "all", "epochs": None, "lr_scale": 0.1}}
 GRADUAL = {
@@ -183,6 +183,20 @@ def test_a_run_whose_phases_a_metric_ends_resumes(fit, net, tmp_path, epoch):
     _, finetuning = fit(phases, 8, schedules.cosine, [losses, RandomState()], ckpt_path=checkpoint)
     assert [r.epochs for r in finetuning.state.records] == [3, 3]
     assert all(torch.equal(value, whole[key]) for key, value in net.state_dict().items())
+
+
+def test_what_early_stopping_of_an_earlier_version_has_waited_is_counted():
+    """There the last phase had no `until`, so its record has counted nothing."""
+    phases = {"head": {"train": "head", "epochs": 1}, "all": {"train": "all", "epochs": None}}
+    plan = build_plan(phases, 9, ("stem",), early_stopping=Until("val/loss", 3, mode="min"))
+    state = RunState(plan, [PhaseRecord("head", ["head"], 0, 1, 1), PhaseRecord("all", ["stem", "head"], 1, 8, 3)])
+    state.rows = [
+        {"epoch": epoch, "phase": phase, "val/loss": loss}
+        for epoch, (phase, loss) in enumerate([("head", 0.1), ("all", 0.5), ("all", 0.4), ("all", 0.6)])
+    ]
+    BackboneFinetuning(state)._recount()
+    assert (state.records[1].best, state.records[1].waited) == (0.4, 1)
+    assert state.records[0].best is None
 
 
 def finetuning_of(trainer):

@@ -82,6 +82,13 @@ def test_a_run_from_before_tlab_chose_what_to_compile_goes_on(tmp_path):
         run.is_finished({**CONFIG, "trainer": {"compile": True}}, "auto")
 
 
+@pytest.mark.parametrize("content", ["null", "5", "[1]"])
+def test_a_record_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        _ = RunDirectory(tmp_path).record
+
+
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "runn')
     with pytest.raises(UserError, match=r"run\.json is damaged"):

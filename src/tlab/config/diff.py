@@ -56,6 +56,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         and key not in PLACES
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and (key in before or not _is_neutral(key, after[key]))
+        and "$ {" not in str(before.get(key))  # an earlier version kept what asks a resolver as it was typed
     }
 
 

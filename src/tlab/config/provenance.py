@@ -1,22 +1,33 @@
 """The overrides and choices from which a configuration was composed, and copies of it as plain data."""
 
 import copy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.config.diff import flat
 from tlab.config.digest import is_commands_own
+from tlab.config.trusted import reaches_out
+
+OWN_RESOLVERS = ("run_dir", "sweep")  # keys that conf/ itself gives by resolvers
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain data, with interpolations, so that a key can still be changed.
 
-    Paths are made absolute: the run may be evaluated from another folder.
+    Paths are made absolute: the run may be evaluated from another folder. What asks a resolver (`${oc.env:SEED}`)
+    is resolved: it may answer otherwise there. Loggers keep their interpolations, which may stand for secrets.
     """
     config = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(config, dict)
+    for key, value in flat(config).items():
+        if reaches_out(value) and not key.startswith(("logger.", *OWN_RESOLVERS)):
+            *parents, name = key.split(".")
+            reduce(getitem, parents, config)[name] = OmegaConf.select(cfg, key)
     for group, key in (("data", "root"), ("backbone", "weights")):
         if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
             config[group][key] = str(Path(value).expanduser().absolute())

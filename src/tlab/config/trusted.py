@@ -129,7 +129,7 @@ def inert(value: Any) -> Any:
         return {key: inert(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [inert(inner) for inner in value]
-    return value.replace("${", "$ {") if _reaches_out(value) else value
+    return value.replace("${", "$ {") if reaches_out(value) else value
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Reader:
             return [self._value(inner, (*place, str(i))) for i, inner in enumerate(value)]
         if type(value) not in _PLAIN:
             raise self._refusal(place, type(value).__name__, "is no plain value")
-        if not self.trust and (_reaches_out(value) or (self.resolved and "${" in str(value))):
+        if not self.trust and (reaches_out(value) or (self.resolved and "${" in str(value))):
             raise self._refusal(place, value, "asks for more than a key of the same file", TRUST)
         return value
 
@@ -205,7 +205,7 @@ def _defused(value: Any) -> Any:
         return {key: _defused(inner) for key, inner in named.items() if not _SPECIAL.fullmatch(str(key))}
     if isinstance(value, list | tuple):
         return [_defused(inner) for inner in value]
-    return value if type(value) in _PLAIN and not _reaches_out(value) else None
+    return value if type(value) in _PLAIN and not reaches_out(value) else None
 
 
 def _lies_at(place: Place, known: str) -> bool:
@@ -214,13 +214,13 @@ def _lies_at(place: Place, known: str) -> bool:
     return len(place) >= len(parts) and all(part in ("*", key) for part, key in zip(parts, place, strict=False))
 
 
-def _reaches_out(value: Any) -> bool:
+def reaches_out(value: Any) -> bool:
     """Tell whether a text calls a resolver (`${oc.env:HOME}`), or has an escaped one, which resolving revives."""
-    return isinstance(value, str) and "${" in value and _text_reaches_out(value)
+    return isinstance(value, str) and "${" in value and _textreaches_out(value)
 
 
 @cache
-def _text_reaches_out(text: str) -> bool:
+def _textreaches_out(text: str) -> bool:
     try:
         contexts: list[Any] = [parse(text)]
     except GrammarParseError:

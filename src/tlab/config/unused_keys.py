@@ -137,6 +137,7 @@ SPLIT = ("data.val_fraction", "data.test_fraction", "data.split_seed", "data.exc
 WEIGHTS = ("backbone.weights_classes", "head.reuse")
 STORED = ("features.views", "features.max_gb")
 DRAWN = ("dashboards.preview_images", "dashboards.top_losses")
+MIXING = "tlab.data.augment.mixup.Mixing"
 ALPHAS = ("aug.mix.mixup_alpha", "aug.mix.cutmix_alpha")
 PHASES = "finetune.phases."
 OWN = "each phase has its own"
@@ -191,7 +192,7 @@ RULES = (
     Rule(("data.crop_fraction",), _is("data.resize", "pad"), "nothing is cut off", "data.resize=crop"),
     Rule(
         ("aug.mix.p",),
-        _where(ALPHAS[0], lambda run: not any(map(run.value, ALPHAS))),
+        _where(ALPHAS[0], lambda run: run.value("aug.mix._target_") == MIXING and not any(map(run.value, ALPHAS))),
         f"with {ALPHAS[1]}=0 nothing is mixed",
         f"{ALPHAS[0]}=0.2",
     ),

@@ -79,7 +79,7 @@ def _umask() -> int:
 
 
 def file_signature(file: str | os.PathLike[str], name: str | None = None) -> bytes:
-    """Return a file's name, size and modification time, for a digest that changes with its content.
+    """Return a file's name, size and modification time, for a digest that a copy elsewhere may share.
 
     Args:
         file: The file.
@@ -90,3 +90,13 @@ def file_signature(file: str | os.PathLike[str], name: str | None = None) -> byt
     """
     stat = os.stat(file)  # noqa: PTH116 - Path is slow here
     return os.fsencode(file if name is None else name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
+
+
+def file_stamp(file: str | os.PathLike[str]) -> tuple[int, int, int, int]:
+    """Return what changes with a file's content, also where a copy keeps times or another folder takes its name.
+
+    Raises:
+        OSError: The file does not exist.
+    """
+    stat = os.stat(file)  # noqa: PTH116 - Path is slow here
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor
 
 from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
-from tlab.core.files import cache_dir, file_signature
+from tlab.core.files import cache_dir, file_stamp
 from tlab.core.hardware import cpu_count, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
@@ -140,7 +140,7 @@ def _key(paths: Sequence[str], look: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        digest.update(b"\n" + file_signature(path))
+        digest.update(f"\n{os.fsencode(path)!r} {file_stamp(path)}".encode())
     return digest.hexdigest()
 
 

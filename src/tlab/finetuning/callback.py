@@ -80,6 +80,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Apply the current phase (the first, or a checkpoint's) and hook the rates into the optimizer."""
         # Frozen stages are in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
+        self._recount()
         self._apply(trainer, pl_module)
         optimizer = trainer.optimizers[0]
         self.scheduler = PhasedScheduler(optimizer, self.schedule)
@@ -214,13 +215,16 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Count the epoch, and whether the metric that may end the phase has improved."""
         record, until = self.state.records[-1], self.state.phase.until
         record.epochs += 1
-        if until is None:
-            return
-        value = float(metrics[until.monitor])
-        if until.improves(value, record.best):
-            record.best, record.waited = value, 0
-        else:
-            record.waited += 1
+        if until is not None:
+            record.observe(until, float(metrics[until.monitor]))
+
+    def _recount(self) -> None:
+        """Count what a phase has waited in a run of an earlier version, whose early stopping was no `until`."""
+        record, until = self.state.records[-1] if self.state.records else None, self.state.phase.until
+        if record is not None and until is not None and record.epochs and record.best is None:
+            for row in self.state.rows:
+                if row["phase"] == record.name:
+                    record.observe(until, row[until.monitor])
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Scale rates and set weight decay for one step, so that no schedule ever sees the scale."""

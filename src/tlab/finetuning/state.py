@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlab.finetuning.plan import Phase, Plan
+from tlab.finetuning.plan import Phase, Plan, Until
 
 
 @dataclass
@@ -31,6 +31,13 @@ class PhaseRecord:
     waited: int = 0
     digests_before: dict[str, str] = field(default_factory=dict)
     digests_after: dict[str, str] = field(default_factory=dict)
+
+    def observe(self, until: Until, value: float) -> None:
+        """Take the value that the phase's metric has after an epoch."""
+        if until.improves(value, self.best):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
 
 
 @dataclass

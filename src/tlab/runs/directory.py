@@ -237,7 +237,7 @@ class RunDirectory:
             return {}
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error}); move it away, or give another hydra.run.dir") from error
 
     def _write_json(self, file: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.schema import PRECISIONS
-from tlab.config.trusted import read_config
+from tlab.config.trusted import TARGETS, read_config
 from tlab.config.validation import check_value
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
@@ -95,6 +95,27 @@ def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str
     return options | {"tokens_apart": False} if record and record.get("tokens", "mixed") == "mixed" else options
 
 
+def instantiate_backbone(
+    cfg: DictConfig, weights: str | None, image_size: int, record: Mapping[str, Any] | None = None
+) -> StagedBackbone:
+    """Return the backbone of a run's configuration.
+
+    One of the user's own is not told what only tlab's has arguments for.
+
+    Args:
+        cfg: The run's configuration.
+        weights: Weights to load; None for random ones.
+        image_size: Side of the images in pixels.
+        record: As in `token_options`.
+    """
+    node, options = dict(cfg.backbone.items()), token_options(cfg, record)
+    if node["_target_"] not in TARGETS["backbone"]:
+        options = {}
+        if not node.get("kwargs"):
+            node.pop("kwargs", None)
+    return instantiate({**node, "weights": weights, "image_size": image_size, **options}, _convert_="all")
+
+
 def load_trained(path: Path, trust: bool = False) -> Trained:
     """Read a run directory's best checkpoint, or a checkpoint.
 
@@ -116,10 +137,7 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
     config = read_config(about.get("config"), file, trust)
     check_value("data.batch_size", OmegaConf.select(config, "data.batch_size"))
     with blamed_on(file):
-        tokens = token_options(config, about)
-        backbone = instantiate(
-            config.backbone, weights=None, image_size=about["image_size"], **tokens, _convert_="all"
-        )
+        backbone = instantiate_backbone(config, None, about["image_size"], about)
         head = build_head(config, backbone, len(about["classes"]))
         net = Classifier(backbone, head, about["mean"], about["std"])
         module = ImageClassifier(

@@ -277,7 +277,7 @@ def storage_address(storage: str | None, directory: Path) -> str:
         return f"sqlite:///{directory / 'study.db'}"
     if storage == "journal":
         return f"{JOURNAL}{directory / 'journal.log'}"
-    if "://" not in storage:
+    if "://" not in storage or storage.startswith(JOURNAL):
         raise UserError(
             f"storage={storage} is no storage; leave it out for a SQLite file in the study's directory, give "
             f"storage=journal for a folder that several machines share, or a URL such as postgresql://user@host/name"
@@ -301,7 +301,7 @@ def open_storage(address: str) -> "BaseStorage":
     options = {"connect_args": {"timeout": WAIT}} if address.startswith("sqlite") else {}
     try:
         return optuna.storages.RDBStorage(address, engine_kwargs=options)
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"storage={address} cannot be opened ({reason}); correct the URL, or leave it out"

@@ -44,7 +44,10 @@ def csv_index(
     base, left_out = check_root(root), Exclude(exclude)
     table, folder = base / labels, check_root(base / images, "data.images")
     rows, blank = _read(table, image_column, label_column)
-    prefix = "" if folder == base else f"{Path(os.path.relpath(folder, base)).as_posix()}/"
+    away = Path(os.path.relpath(folder, base))
+    if away.parts[:1] == ("..",):  # behind a link, `..` is not what the text says
+        away = Path(os.path.relpath(folder.resolve(), base.resolve()))
+    prefix = "" if folder == base else f"{away.as_posix()}/"
     available = _by_name(image_files(folder))
     found: dict[str, dict[str, None]] = {}
     label_of: dict[str, str] = {}

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import PIL
 from PIL import Image
 
-from tlab.core.files import cache_dir, write_text
+from tlab.core.files import cache_dir, file_stamp, write_text
 from tlab.core.hardware import cpu_count
 from tlab.data import progress_bar
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", str, Path)
 T = TypeVar("T")
 
+NO_STAMP = (-1, 0, 0, 0)
 AHEAD = 1_000  # files queued for the threads at once; each takes a kilobyte
 SAME_FORMAT = {"MPO": "JPEG"}  # many phones write a JPEG followed by a second image
 
@@ -145,8 +146,8 @@ class _Store:
         name = blake2b(os.fsencode(root), digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
         # Results may differ with another Pillow or another pixel limit
-        self.version = f"2 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
-        self.columns: list[list] = [[] for _ in range(2 + len(FileCheck._fields))]
+        self.version = f"3 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
+        self.columns: list[list] = [[] for _ in range(len(NO_STAMP) + len(FileCheck._fields))]
         self.places: dict[str, int] = {}  # path -> position in each column
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
@@ -159,22 +160,20 @@ class _Store:
         place = self.places.get(path)
         if place is None:
             return None
-        sizes, times, *verdict = self.columns
+        record = [column[place] for column in self.columns]
         try:
-            size, modified = _stamp(path)
+            stamp = file_stamp(path)
         except OSError:
             return None
-        if size != sizes[place] or modified != times[place]:
-            return None
-        return FileCheck(*(column[place] for column in verdict))
+        return FileCheck(*record[len(stamp) :]) if record[: len(stamp)] == list(stamp) else None
 
     def update(self, verdicts: dict[str, FileCheck]) -> None:
         for path, verdict in verdicts.items():
             try:
                 with open(path, "rb"):  # noqa: PTH123 - the content of a file that cannot be opened was not checked
-                    record = (*_stamp(path), *verdict)
+                    record = (*file_stamp(path), *verdict)
             except OSError:
-                record = (-1, 0, *verdict)  # matches no file, so it is checked again
+                record = (*NO_STAMP, *verdict)  # matches no file, so it is checked again
             place = self.places.setdefault(path, len(self.places))
             for column, value in zip(self.columns, record, strict=True):
                 column[place : place + 1] = [value]
@@ -183,8 +182,3 @@ class _Store:
             write_text(self.file, json.dumps(stored))
         except OSError as error:
             log.warning("The check of the images cannot be kept in %s (%s): it will run again.", self.file, error)
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    stat = os.stat(path)  # noqa: PTH116 - Path is slow here
-    return stat.st_size, stat.st_mtime_ns

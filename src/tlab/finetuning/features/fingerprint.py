@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlab.core.files import file_signature
+from tlab.core.files import file_stamp
 from tlab.data.sources.folder import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
@@ -28,10 +29,10 @@ LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless"
 
 
 def of_files(samples: Iterable[Sample]) -> str:
-    """Return a digest of the files' paths, sizes and modification times, in their order."""
+    """Return a digest of the files' paths, sizes, times and inodes, in their order."""
     sha = hashlib.sha256()
     for sample in samples:
-        sha.update(file_signature(sample.file) + b"\n")
+        sha.update(f"{os.fsencode(sample.file)!r} {file_stamp(sample.file)}\n".encode())
     return sha.hexdigest()
 
 
