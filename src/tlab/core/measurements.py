@@ -11,7 +11,7 @@ from tlab.core.locks import FileLock
 
 def load_measurement(kind: str, name: str) -> dict[str, Any]:
     """Return what `save_measurement` saved under this kind and name; empty if nothing."""
-    return load_measurements(kind).get(name, {})
+    return _load(kind).get(name, {})
 
 
 def save_measurement(kind: str, name: str, value: Mapping[str, Any]) -> None:
@@ -23,11 +23,11 @@ def save_measurement(kind: str, name: str, value: Mapping[str, Any]) -> None:
         value: Measurement, as plain JSON data.
     """
     with suppress(OSError), FileLock(cache_dir() / ".remember.lock").held():
-        measured = load_measurements(kind) | {name: dict(value)}
+        measured = _load(kind) | {name: dict(value)}
         write_text(cache_dir() / f"{kind}.json", json.dumps(measured, indent=1))
 
 
-def load_measurements(kind: str) -> dict[str, Any]:
+def _load(kind: str) -> dict[str, Any]:
     """Return all measurements of a kind, by name."""
     try:
         return dict(json.loads((cache_dir() / f"{kind}.json").read_text(encoding="utf-8")))

@@ -27,6 +27,8 @@ from tlab.finetuning.state import RunState
 from tlab.models.autotune.precision import autocast
 from tlab.models.module import ImageClassifier
 
+log = logging.getLogger(__name__)
+
 START, END, STEPS = 1e-6, 10.0, 100
 BETA = 0.9  # decay of the moving average that detects divergence: it looks back over about 10 steps
 WARM = 10  # steps within which a single batch could pass for the best loss
@@ -181,9 +183,6 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
-
-
-log = logging.getLogger(__name__)
 
 
 class LearningRateFinder(L.Callback):
