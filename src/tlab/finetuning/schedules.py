@@ -2,24 +2,20 @@
 
 Each function builds a `Schedule` for one phase. `PhasedScheduler` holds the current one and starts the next one
 from the groups' base rates when a phase begins; the phase's own factor is not applied here (see `callback.py`).
+
+All builders take an optimizer whose groups' `initial_lr` is the base rate, the optimizer steps in the phase and in
+an epoch, and arguments of their own; `warmup` is the share of the steps over which the rate climbs from 0.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    LambdaLR,
-    LRScheduler,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    StepLR,
-)
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from tlab.core.errors import UserError
 from tlab.finetuning.plan import Plan
@@ -35,25 +31,17 @@ class Schedule(NamedTuple):
         warmup: Optimizer steps over which the rate climbs linearly to what the scheduler says.
     """
 
-    scheduler: LRScheduler | ReduceLROnPlateau
+    scheduler: LRScheduler
     interval: str
     monitor: str | None = None
     warmup: int = 0
 
 
 BuildSchedule = Callable[..., Schedule]
-"""(optimiser, optimiser steps in the phase, optimiser steps in an epoch, **arguments) -> Schedule."""
 
 
 def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: float = 0.0) -> Schedule:
-    """Keep the base rate.
-
-    Args:
-        optimizer: Optimizer whose groups' `initial_lr` is the rate.
-        steps: Optimizer steps in the phase.
-        steps_per_epoch: Unused; every builder takes the same arguments.
-        warmup: Share of the steps over which the rate climbs from 0.
-    """
+    """Keep the base rate."""
     return Schedule(ConstantLR(optimizer, factor=1.0, total_iters=0), "epoch", warmup=_warm_steps(warmup, steps))
 
 
@@ -62,12 +50,7 @@ def cosine(
 ) -> Schedule:
     """Warm up linearly, then fall along half a cosine (SGDR without restarts, Loshchilov & Hutter 2017, eq. 5).
 
-    Args:
-        optimizer: Optimizer whose groups' `initial_lr` is the peak.
-        steps: Optimizer steps in the phase.
-        steps_per_epoch: Unused; every builder takes the same arguments.
-        warmup: Share of the steps over which the rate climbs from 0 to the peak.
-        final: Rate after the last step, as a share of the peak.
+    The rate after the last step is `final`, as a share of the base rate.
     """
     warm = _warm_steps(warmup, steps)
 
@@ -111,8 +94,7 @@ def step(
     warmup: float = 0.0,
 ) -> Schedule:
     """Multiply the rate by `gamma` every `step_size` epochs of the phase."""
-    scheduler = StepLR(optimizer, step_size=step_size, gamma=gamma)
-    return Schedule(scheduler, "epoch", warmup=_warm_steps(warmup, steps))
+    return Schedule(StepLR(optimizer, step_size, gamma), "epoch", warmup=_warm_steps(warmup, steps))
 
 
 def plateau(
@@ -120,7 +102,7 @@ def plateau(
     steps: int,
     steps_per_epoch: int,
     monitor: str = "val/loss",
-    mode: str = "min",
+    mode: Literal["min", "max"] = "min",
     factor: float = 0.1,
     patience: int = 3,
     threshold: float = 1e-4,
@@ -129,13 +111,7 @@ def plateau(
     """Multiply the rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     if mode not in ("min", "max"):
         raise ValueError(f"mode={mode} is not one of min, max")
-    scheduler = ReduceLROnPlateau(
-        optimizer,
-        mode="min" if mode == "min" else "max",
-        factor=factor,
-        patience=patience,
-        threshold=threshold,
-    )
+    scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience, threshold)
     return Schedule(scheduler, "epoch", monitor, _warm_steps(warmup, steps))
 
 
@@ -163,7 +139,7 @@ class PhasedScheduler:
         self.length = (0, 0)
         self.arguments: dict[str, Any] = {}
         self.steps = 0
-        self.current: Schedule | None = None
+        self.current: Schedule  # set by `start_phase`
 
     def start_phase(self, steps: int, steps_per_epoch: int, arguments: Mapping[str, Any] | None = None) -> None:
         """Start the schedule of a phase from the base rates.
@@ -194,7 +170,6 @@ class PhasedScheduler:
         Args:
             steps_per_epoch: Optimizer steps in an epoch from now on.
         """
-        assert self.current is not None
         steps, before = self.length
         done, state = self.steps // before, self.current.scheduler.state_dict()
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -207,40 +182,17 @@ class PhasedScheduler:
             return
         with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimizer between these
             for _ in range(self.steps):
-                self.current.scheduler.step()
-
-    def check(self, metrics: Collection[str]) -> None:
-        """Try one step of the schedule, on an optimizer made for this check.
-
-        Raises:
-            UserError: The schedule cannot be stepped, or watches a metric that the run does not have.
-        """
-        assert self.current is not None
-        scheduler, _, monitor, _ = self.current
-        if monitor is not None and monitor not in metrics:
-            raise UserError(
-                f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
-            )
-        try:
-            self.optimizer.step()  # torch warns where a schedule is stepped before the optimizer
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(1.0)
-            else:
-                scheduler.step()
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise UserError(f"scheduler cannot be stepped ({error}); correct its keys") from error
+                self._advance()
 
     def warmup_factor(self) -> float:
         """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""
-        assert self.current is not None
         return min(1.0, (self.steps + 1) / (self.current.warmup + 1))
 
     def after_step(self) -> None:
         """Advance the warm-up, and a schedule that counts optimizer steps."""
-        assert self.current is not None
         self.steps += 1
         if self.current.interval == "step":
-            self.current.scheduler.step()
+            self._advance()
 
     def after_epoch(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Advance a schedule that counts epochs.
@@ -248,22 +200,22 @@ class PhasedScheduler:
         Raises:
             UserError: The schedule watches a metric that the run does not have.
         """
-        assert self.current is not None
-        scheduler, interval, monitor, _ = self.current
-        if interval != "epoch":
-            return
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()
-        elif monitor is not None and monitor in metrics:
-            scheduler.step(metrics[monitor])
-        else:
+        monitor = self.current.monitor
+        if monitor is not None and monitor not in metrics:
             raise UserError(
-                f"scheduler.monitor={monitor} is not a metric of this run: {', '.join(sorted(metrics))}"
+                f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
             )
+        if self.current.interval == "epoch":
+            self._advance(*([] if monitor is None else [metrics[monitor]]))
+
+    def _advance(self, *metric: Any) -> None:
+        try:
+            self.current.scheduler.step(*metric)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"scheduler cannot be stepped ({error}); correct its keys") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the phase's length and arguments, its steps so far, the state of its scheduler."""
-        assert self.current is not None
         return {
             "length": list(self.length),
             "arguments": self.arguments,
@@ -276,9 +228,7 @@ class PhasedScheduler:
 
         The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
-        steps, steps_per_epoch = state["length"]
-        self.start_phase(steps, steps_per_epoch, state["arguments"])
-        assert self.current is not None
+        self.start_phase(*state["length"], state["arguments"])
         self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])
 
@@ -295,10 +245,13 @@ def check_schedules(plan: Plan, build: BuildSchedule, metrics: Collection[str]) 
         UserError: A schedule cannot be built, or watches a metric that the run does not have.
     """
     for phase in plan.phases:
-        scheduler = PhasedScheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9), build)
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+        scheduler = PhasedScheduler(optimizer, build)
         try:
             scheduler.start_phase(10, 5, phase.schedule)
-            scheduler.check(metrics)
+            optimizer.step()  # torch warns where a schedule is stepped before the optimizer
+            scheduler.after_step()
+            scheduler.after_epoch(dict.fromkeys(metrics, torch.ones(())))
         except UserError as error:
             where = f" (finetune.phases.{phase.key}.scheduler)" if phase.schedule else ""
             raise UserError(f"{error}{where}") from error
