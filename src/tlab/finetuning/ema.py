@@ -76,7 +76,7 @@ class EMA(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the weights back."""
         if self._raw is not None:
-            _fill(_net(pl_module), self._raw)
+            _net(pl_module).load_state_dict(self._raw)  # in place: the optimizer keeps the same parameters
             self._raw = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,40 +117,32 @@ class EMA(L.Callback):
 
     def _enter(self, net: Classifier) -> None:
         """Collect what trains from now on, and copy what is frozen: once, since it does not change."""
-        trained = _identities(net, training=True) - _identities(net, training=False)
+        frozen = {
+            id(tensor)
+            for name in set(net.group_names) - net.trainable
+            for tensor in net.group(name).state_dict(keep_vars=True).values()
+        }
         self._moving, self._counts = ([], []), ([], [])
         for name, tensor in net.state_dict(keep_vars=True).items():
-            if id(tensor) in trained:
+            if id(tensor) in frozen:
+                self.average[name].copy_(tensor)
+            else:
                 averages, weights = self._moving if tensor.is_floating_point() else self._counts
                 averages.append(self.average[name])
                 weights.append(tensor)
-            else:
-                self.average[name].copy_(tensor)
         self._trainable = net.trainable
 
     def _put_average(self, pl_module: L.LightningModule) -> None:
         if self.average and self._raw is None:
             net = _net(pl_module)
             self._raw = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-            _fill(net, self.average)
+            net.load_state_dict(self.average)
 
 
 def _net(pl_module: L.LightningModule) -> Classifier:
     net = pl_module.net
     assert isinstance(net, Classifier)
     return net
-
-
-def _identities(net: Classifier, training: bool) -> set[int]:
-    """Return the ids of the parameters and buffers of the groups that train, or of those that are frozen."""
-    groups = [name for name in net.group_names if (name in net.trainable) == training]
-    return {id(tensor) for name in groups for tensor in net.group(name).state_dict(keep_vars=True).values()}
-
-
-def _fill(net: Classifier, values: Mapping[str, Tensor]) -> None:
-    """Write `values` into the network in place; the optimizer keeps the same parameters."""
-    for name, tensor in net.state_dict().items():
-        tensor.copy_(values[name])
 
 
 def _in_module(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """Fast inference of the stages that do not train."""
 
 import copy
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor, nn
@@ -46,21 +47,27 @@ def run_prefix(
     """
     device = next(net.parameters()).device
 
-    def forward(net: Classifier, x: Tensor) -> Tensor:
-        x = x.to(device)
+    def forward(net: Classifier, chunk: Callable[[], Tensor]) -> Tensor:
+        x = chunk().to(device)
         with torch.inference_mode(), autocast(device, precision):
             return net.prefix(x.contiguous(memory_format=memory_format) if x.ndim == 4 else x, upto, after)
 
     if device.type != "cpu":
-        yield from (forward(net, chunk()) for chunk in chunks)
+        yield from (forward(net, chunk) for chunk in chunks)
         return
-
-    def prepare(images: Future[Tensor]) -> Classifier:
-        few = images.result()[:1]
-        return _for_bf16(net, lambda net: forward(net, few)) if precision == "bf16-mixed" else net
-
     with single_threaded(), thread_pool(cpus_per_process()) as pool:
-        yield from _pipelined(pool, AHEAD * cpus_per_process(), chunks, prepare, forward)
+        chunks = iter(chunks)
+        if precision == "bf16-mixed" and (first := next(chunks, None)) is not None:
+            images = first()
+            net = _for_bf16(net, lambda net: forward(net, lambda: images[:1]))
+            chunks = itertools.chain([lambda: images], chunks)
+        outputs: deque[Future[Tensor]] = deque()
+        for chunk in chunks:
+            outputs.append(pool.submit(forward, net, chunk))
+            if len(outputs) > AHEAD * cpus_per_process():
+                yield outputs.popleft().result()
+        while outputs:
+            yield outputs.popleft().result()
 
 
 def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:
@@ -70,37 +77,6 @@ def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:
         stop = start + min(size, left, max(2, -(-left // (2 * cores))) if cores > 1 else left)
         yield rows[start:stop]
         start = stop
-
-
-def _pipelined(
-    pool: Executor,
-    ahead: int,
-    chunks: Iterable[Callable[[], Tensor]],
-    prepare: Callable[[Future[Tensor]], Classifier],
-    forward: Callable[[Classifier, Tensor], Tensor],
-) -> Iterator[Tensor]:
-    """Yield `forward` of each chunk, in order.
-
-    The images of some chunks are made ahead, so that all cores have work while one prepares the network from the
-    first chunk. What a task waits for was submitted before it, so it is done or under way.
-    """
-    images: deque[Future[Tensor]] = deque()
-    outputs: deque[Future[Tensor]] = deque()
-    net: Future[Classifier] | None = None
-
-    def run(net: Future[Classifier], images: Future[Tensor]) -> Tensor:
-        return forward(net.result(), images.result())
-
-    for chunk in chunks:
-        images.append(pool.submit(chunk))
-        net = net or pool.submit(prepare, images[0])
-        if len(images) > ahead:
-            outputs.append(pool.submit(run, net, images.popleft()))
-        if len(outputs) > ahead:
-            yield outputs.popleft().result()
-    outputs.extend(pool.submit(run, net, chunk) for chunk in images if net)
-    while outputs:
-        yield outputs.popleft().result()
 
 
 def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifier:
