@@ -69,7 +69,8 @@ def try_out(net: "Classifier", x: "Tensor", precision: str) -> tuple[float, floa
     """Return the seconds of a step without and with a compiler, and those of compiling at first and again."""
     import torch
 
-    from tlab.models.autotune.compiled import compiler, timed_step
+    from tlab.models.autotune.compiled import compiler
+    from tlab.models.autotune.precision import timed_step
 
     run = compiler()
     eager = min(timed_step(net, x, "", precision) for _ in range(2))

@@ -1,6 +1,5 @@
 """A training forward pass through torch's compiler (Ansel et al. 2024, "PyTorch 2", ASPLOS)."""
 
-import copy
 import logging
 import os
 import time
@@ -8,12 +7,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
-from tlab.models.autotune.precision import autocast
+from tlab.models.autotune.precision import autocast, timed_step, timing_copy
 from tlab.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -107,38 +105,11 @@ def step_seconds(
         RuntimeError: A step does not fit into the device's memory.
         ValueError: The network cannot be trained on so few images (BatchNorm over a single value).
     """
-    format_ = torch.channels_last if channels_last else torch.contiguous_format
     with torch.random.fork_rng([device] if device == "cuda" else []):
-        twin = copy.deepcopy(net)
-        twin.set_trainable(groups)
-        twin.train().to(device).to(memory_format=format_)
-        images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8)
-        with autocast(torch.device(device), precision):
-            x, after = twin.frozen_part(images.to(device, memory_format=format_))
+        twin, images = timing_copy(net, groups, batch_size, image_size, device, channels_last)
+        with autocast(images.device, precision):
+            x, after = twin.frozen_part(images)
         return min(timed_step(twin, x, after, precision) for _ in range(STEPS))
-
-
-def timed_step(
-    net: Classifier, x: Tensor, after: str, precision: str, run: Trained = Classifier.trained_part
-) -> float:
-    """Return the seconds of a forward and backward pass of the trainable part.
-
-    Args:
-        net: The network; afterwards it holds the gradients of this step.
-        x: Output of `frozen_part`, on the network's device.
-        after: The last stage that x has been through.
-        precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        run: `Classifier.trained_part`, or its compiled version from `compiler`.
-    """
-    net.zero_grad()
-    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    started = time.perf_counter()
-    with torch.enable_grad(), autocast(x.device, precision):
-        loss = F.cross_entropy(run(net, x, after).float(), labels)
-    loss.backward()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter() - started
 
 
 def compiler(backend: str = "inductor") -> Trained:

@@ -2,14 +2,16 @@
 
 import copy
 import platform
+import re
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir, this_command
@@ -17,7 +19,6 @@ from tlab.core.hardware import single_threaded
 from tlab.core.locks import FileLock
 from tlab.core.measurements import load_measurement, save_measurement
 from tlab.models.classifier import Classifier
-from tlab.models.stages import evaluating
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 KIND = "precision"  # kind of measurement, as the cache names it
@@ -54,7 +55,9 @@ def fastest_precision(
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
     key = "|".join(map(str, (_processor(), torch.__version__, name, image_size, channels_last, what)))
-    with _one_at_a_time():
+    with ExitStack() as one_at_a_time:
+        with suppress(OSError):  # none waits for another's result where the cache cannot be written
+            one_at_a_time.enter_context(FileLock(cache_dir() / f".{KIND}.json.lock").held())
         known = load_measurement(KIND, key)
         speeds = known.get("speeds", {})  # there are none in an entry of an earlier tlab
         if not speeds or (_winner(speeds) is None and known.get("command") != this_command()):
@@ -83,11 +86,12 @@ def allow_tf32(allowed: bool = True) -> None:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which Lightning runs a network in `precision`."""
-    half = torch.bfloat16 if device.type == "cpu" else torch.float16  # where fp16 is slow, Lightning takes bf16
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": half}.get(precision)
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+    half = precision == "16-mixed" and device.type != "cpu"  # where fp16 is slow, Lightning takes bf16
+    return torch.autocast(
+        device.type, torch.float16 if half else torch.bfloat16, enabled=precision in ("bf16-mixed", "16-mixed")
+    )
 
 
 def find_accelerator(asked: str) -> str:
@@ -97,9 +101,7 @@ def find_accelerator(asked: str) -> str:
         UserError: This machine has no such device.
     """
     here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if asked == "auto":
-        return here[0]
-    if asked == "gpu" and len(here) > 1:
+    if asked == "auto" or (asked == "gpu" and len(here) > 1):
         return here[0]
     if asked in here:
         return asked
@@ -119,53 +121,72 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
         head_only: Whether to time a forward pass in evaluation mode, not a training step of the whole network.
     """
     fastest: dict[Precision, float] = {"32-true": 0.0, "bf16-mixed": 0.0}
-    images = torch.zeros(IMAGES, 3, image_size, image_size, dtype=torch.uint8)
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(IMAGES, dtype=torch.long)
-    with torch.random.fork_rng(devices=[]), evaluating(net), single_threaded():
-        model = net
-        if not head_only:
-            model = copy.deepcopy(net)
-            model.set_trainable(model.group_names)
-            model.train()
-            model = model.to(memory_format=torch.channels_last) if channels_last else model
+    with torch.random.fork_rng(devices=[]), single_threaded():
+        twin, images = timing_copy(net, net.group_names, IMAGES, image_size, "cpu", channels_last)
+        twin.train(not head_only)
         started = time.perf_counter()
         # The outer context caches the weights that the inner one casts
-        with torch.set_grad_enabled(not head_only), torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             for round_ in range(ROUNDS):
                 if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
                     fastest = dict.fromkeys(fastest, 0.0)
                 for precision in fastest:
-                    begin = time.thread_time()
-                    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                        logits = model(images)
-                    if not head_only:
-                        F.cross_entropy(logits.float(), labels).backward()
-                    speed = IMAGES / max(time.thread_time() - begin, 1e-6)
-                    fastest[precision] = max(fastest[precision], speed)
+                    seconds = timed_step(
+                        twin, images, "", precision, backward=not head_only, clock=time.thread_time
+                    )
+                    fastest[precision] = max(fastest[precision], IMAGES / max(seconds, 1e-6))
                 if time.perf_counter() - started > (BUDGET if round_ else WARM_UP):
                     break
     return {precision: round(speed, 1) for precision, speed in fastest.items()}
 
 
+def timing_copy(
+    net: Classifier, groups: Collection[str], batch_size: int, image_size: int, device: str, channels_last: bool
+) -> tuple[Classifier, Tensor]:
+    """Return a copy of the network that trains `groups` on a device, and blank images for it (uint8)."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    twin = copy.deepcopy(net)
+    twin.set_trainable(groups)
+    images = torch.zeros(batch_size, 3, image_size, image_size, dtype=torch.uint8)
+    return twin.train().to(device).to(memory_format=layout), images.to(device, memory_format=layout)
+
+
+def timed_step(
+    net: Classifier,
+    x: Tensor,
+    after: str,
+    precision: str,
+    run: Callable[[Classifier, Tensor, str], Tensor] = Classifier.trained_part,
+    backward: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the seconds of a forward and backward pass of the trainable part.
+
+    Args:
+        net: The network; afterwards it holds the gradients of this step.
+        x: Output of `frozen_part`, on the network's device.
+        after: The last stage that x has been through.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        run: `Classifier.trained_part`, or its compiled version from `compiled.compiler`.
+        backward: Whether to time a backward pass too.
+        clock: Function that returns the time in seconds.
+    """
+    net.zero_grad()
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    started = clock()
+    with torch.set_grad_enabled(backward), autocast(x.device, precision):
+        loss = F.cross_entropy(run(net, x, after).float(), labels)
+    if backward:
+        loss.backward()
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return clock() - started
+
+
 def _processor() -> str:
     """Return the processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Let one process measure while others wait for its result; none waits where the cache cannot be written."""
-    lock = FileLock(cache_dir() / f".{KIND}.json.lock")
     with suppress(OSError):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name.*?:(.*)", cpuinfo, re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
