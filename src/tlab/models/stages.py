@@ -1,7 +1,6 @@
 """A backbone as an ordered list of named stages."""
 
 import hashlib
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,16 +124,12 @@ class StagedBackbone(nn.Module):
         Raises:
             UserError: The network does not take images of this size.
         """
-        if image_size not in self._shapes:
-            self._shapes[image_size] = self._run_blank(image_size)
-        return dict(self._shapes[image_size])
-
-    def _run_blank(self, image_size: int) -> dict[str, tuple[int, ...]]:
+        if image_size in self._shapes:
+            return self._shapes[image_size]
         shapes: dict[str, tuple[int, ...]] = {}
         try:
             with evaluating(self), torch.no_grad():
-                own = next(self.parameters())
-                x = torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype)
+                x = blank_image(self, image_size)
                 for name in self.stage_names:
                     x = self.stages[name].forward(x)  # calling a graph module would also print what it raises
                     shapes[name] = tuple(x.shape[1:])
@@ -144,6 +139,7 @@ class StagedBackbone(nn.Module):
                 f"data.image_size={image_size} does not suit this backbone ({reason}), "
                 f"try data.image_size={self.pretraining.input_size}"
             ) from error
+        self._shapes[image_size] = shapes
         return shapes
 
     def _prefix(self, tokens: int) -> tuple[int, bool]:
@@ -179,6 +175,12 @@ class StagedBackbone(nn.Module):
         return fixed[0] if len(fixed) == 1 else {2: 2, 3: 1}[len(shape)]
 
 
+def blank_image(module: nn.Module, size: int) -> Tensor:
+    """Return a black image `1 3 H W` with the type and on the device of the module's parameters."""
+    own = next(module.parameters())
+    return torch.zeros(1, 3, size, size, device=own.device, dtype=own.dtype)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put `module` in evaluation mode inside the block, and restore the mode of each submodule after it."""
@@ -189,20 +191,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for child, mode in modes.items():
             child.training = mode
-
-
-@contextmanager
-def shapes_only(module: nn.Module) -> Iterator[None]:
-    """Let `module` run in evaluation mode on fake tensors: shapes without compute; its state stays as it is."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # takes seconds the first time
-
-    log = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback for every size that does not fit
-    disabled, log.disabled = log.disabled, True
-    try:
-        with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            yield
-    finally:
-        log.disabled = disabled
 
 
 def digest(module: nn.Module) -> str:

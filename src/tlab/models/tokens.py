@@ -1,27 +1,13 @@
 """Find a transformer's tokens as they are before the network pools them itself."""
 
 import operator
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tlab.models.stages import evaluating
+from tlab.models.stages import blank_image, evaluating
 from tlab.models.staging.tracing import needed_nodes
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph and records the shape of each tensor; () for other values."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, graph=graph)
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.shapes[n] = tuple(value.shape) if isinstance(value, Tensor) else ()
-        return value
 
 
 def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: int) -> fx.Node:
@@ -61,14 +47,14 @@ def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: i
 
 
 def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node, tuple[int, ...]]:
-    own = next(model.parameters())
-    run = _Shapes(model, graph)
+    """Return the shape of each node's tensor; () for other values."""
+    run = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
     try:
         with evaluating(model), torch.no_grad():
-            run.run(torch.zeros(1, 3, image_size, image_size, device=own.device, dtype=own.dtype))
+            run.run(blank_image(model, image_size))
     except Exception:  # an image of another size than a layer wants: `StagedBackbone` raises the error
         return {}
-    return run.shapes
+    return {node: tuple(value.shape) if isinstance(value, Tensor) else () for node, value in run.env.items()}
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.models.autotune.precision import autocast, timed_step, timing_copy
@@ -71,7 +72,8 @@ class CompiledTraining:
             self._run = self._run or compiler(self.backend)
             logits = self._run(self.net, x, after)
         except Exception as error:  # compilers and their missing tools raise any type
-            log.warning("torch.compile failed here, so the run goes on without it (%s)", reason(error))
+            reason = one_line(getattr(error, "inner_exception", error))  # of torch's BackendCompilerFailed
+            log.warning("torch.compile failed here, so the run goes on without it (%s)", reason)
             self.compiled = frozenset()
             return self.net.trained_part(x, after)
         self._met.add(self.net.trainable)
@@ -125,7 +127,7 @@ def compiler(backend: str = "inductor") -> Trained:
     # It warns at the first graph on a machine with CUDA's tools but no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     options: Any = {"fallback_random": True} if backend == "inductor" else None
-    return torch.compile(_trained_part, dynamic=False, backend=backend, options=options)
+    return torch.compile(Classifier.trained_part, dynamic=False, backend=backend, options=options)
 
 
 def check_compiler(device: str) -> None:
@@ -136,25 +138,11 @@ def check_compiler(device: str) -> None:
     """
     try:
         compiler()  # for its settings
-        torch.compile(_increment)(torch.zeros(8, device=device))
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except Exception as error:
+        reason = one_line(getattr(error, "inner_exception", error))  # of torch's BackendCompilerFailed
         needed = "Triton (it comes with torch on Linux)" if device == "cuda" else "a C++ compiler, for instance g++"
         raise UserError(
-            f"trainer.compile=true: torch.compile does not work here ({reason(error)}); install {needed}, "
+            f"trainer.compile=true: torch.compile does not work here ({reason}); install {needed}, "
             "or give trainer.compile=auto"
         ) from error
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of a compiler's long message, with the error's name."""
-    error = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}"[:200] if lines else type(error).__name__
-
-
-def _trained_part(net: Classifier, x: Tensor, after: str) -> Tensor:
-    return net.trained_part(x, after)
-
-
-def _increment(x: Tensor) -> Tensor:
-    return x + 1

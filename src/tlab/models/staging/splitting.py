@@ -2,18 +2,20 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import fx, nn
 
 from tlab.core.errors import UserError
-from tlab.models.stages import shapes_only
+from tlab.models.stages import blank_image, evaluating
 from tlab.models.staging.tracing import (
     CLASSIFIERS,
     POOL_FUNCTIONS,
     features_node,
     has_parameters,
     needed_nodes,
+    parameter_count,
     parents,
     trace,
 )
@@ -82,9 +84,10 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
         for path, module in modules.items()
         if path and len(module._parameters) > 0
     ]
+    features = None
     try:
-        with shapes_only(model):
-            model(torch.empty(1, 3, image_size, image_size))
+        with evaluating(model), torch.no_grad():
+            model(blank_image(model, image_size))
             path = classifier or (called[-1] if called else "")
             layer = modules.get(path)
             if not isinstance(layer, CLASSIFIERS):
@@ -93,7 +96,8 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
                     "backbone.classifier=<path of its last layer>"
                 )
             model.set_submodule(path, nn.Identity())
-            features = _run_quietly(model, image_size)
+            with suppress(Exception):  # whatever the model raises where it cannot do without its classifier
+                features = model(blank_image(model, image_size))
     except UserError:
         raise
     except Exception as error:  # whatever the model raises
@@ -109,18 +113,10 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
     return {"body": model}, path
 
 
-def _run_quietly(model: nn.Module, image_size: int) -> object:
-    """Return the output of `model` for an empty image, None where it cannot do without its classifier."""
-    try:
-        return model(torch.empty(1, 3, image_size, image_size))
-    except Exception:  # whatever the model raises
-        return None
-
-
 def _crossing(nodes: Sequence[fx.Node], index: int) -> list[fx.Node]:
     """Return the values made before `index` and used from there on (parameters apart)."""
-    before, after = set(nodes[:index]), set(nodes[index:])
-    return [node for node in nodes[:index] if node in before and node.op != "get_attr" and after & set(node.users)]
+    after = set(nodes[index:])
+    return [node for node in nodes[:index] if node.op != "get_attr" and after & set(node.users)]
 
 
 def _stage(model: nn.Module, nodes: Sequence[fx.Node], incoming: fx.Node, outgoing: fx.Node) -> fx.GraphModule:
@@ -190,29 +186,25 @@ def _automatic(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> dict[
     layers = {index: str(node.target) for index, node in enumerate(nodes) if has_parameters(node, modules)}
     opened: set[str] = set()
     while True:
-        prefixes = {index: _prefix(path, opened) for index, path in layers.items()}
+        # the shortest leading part of each path that is not opened
+        prefixes = {
+            index: next((part for part in parents(path) if part not in opened), path)
+            for index, path in layers.items()
+        }
         heads = _heads(nodes, layers, prefixes, modules)
         closed = [prefix for prefix in heads.values() if prefix not in layers.values()]
         if len(heads) >= FEWEST_STAGES or not closed:
             break
         opened.add(max(closed, key=lambda prefix: _size(prefix, prefixes, layers, modules)))
-    starts = {}
-    for index, prefix in heads.items():
-        name = prefix.replace(".", "_")
-        # "head" is the name of the new classifier's group.
-        starts["head_layers" if name == "head" else name] = index
+    # "head" is the name of the new classifier's group
+    starts = {"head_layers" if path == "head" else path.replace(".", "_"): index for index, path in heads.items()}
     return starts or {"body": 0}
 
 
-def _prefix(path: str, opened: set[str]) -> str:
-    """Return the shortest leading part of `path` that is not opened."""
-    parts = path.split(".")
-    return next((p for n in range(1, len(parts)) if (p := ".".join(parts[:n])) not in opened), path)
-
-
 def _size(prefix: str, prefixes: dict[int, str], layers: dict[int, str], modules: dict[str, nn.Module]) -> int:
+    """Return the number of parameters in the layers of a stage; a layer that is called twice counts once."""
     paths = {layers[index] for index, own in prefixes.items() if own == prefix}
-    return sum(parameter.numel() for path in paths for parameter in modules[path].parameters())
+    return sum(parameter_count(modules[path]) for path in paths)
 
 
 def _heads(
@@ -228,12 +220,11 @@ def _heads(
     seen: set[str] = set()
     previous = 0
     for index, prefix in prefixes.items():
-        if prefix not in seen and (prefix in weighty or not seen):
+        if not seen:
+            heads[0] = prefix
+        elif prefix in weighty - seen:
             pooled = next((i for i in range(previous + 1, index) if _opens_next(nodes[i], modules)), index)
-            clean = next((i for i in (pooled, index) if len(_crossing(nodes, i)) == 1), None)
-            if not heads:
-                heads[0] = prefix
-            elif clean is not None:
+            if (clean := next((i for i in (pooled, index) if len(_crossing(nodes, i)) == 1), None)) is not None:
                 heads[clean] = prefix
         seen.add(prefix)
         previous = index

@@ -56,14 +56,11 @@ def _opened(model: nn.Module, ancestors: set[nn.Module], half: float) -> set[nn.
     """Return the modules whose own forward is traced; `half` is the size above which a child is opened too."""
     opened = {model}
     for child in model.children():
-        big = parameter_count(child) > half and any(child.children()) and not _from_torch(child)
+        from_torch = type(child).__module__.startswith("torch.nn.")
+        big = parameter_count(child) > half and any(child.children()) and not from_torch
         if type(child) in CONTAINERS or child in ancestors or big:
             opened |= _opened(child, ancestors, half)
     return opened
-
-
-def _from_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.")
 
 
 def _trace_once(model: nn.Module, opened: set[nn.Module]) -> tuple[fx.Graph, dict[str, Tensor]]:
