@@ -23,7 +23,7 @@ from tlab.core.errors import UserError
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
-from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, StagedBackbone
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
 from tlab.models.weights import Weights, fit_to, read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights"
@@ -359,7 +359,7 @@ def test_timm_weights_describe_themselves(monkeypatch: pytest.MonkeyPatch) -> No
 def test_vit_positions_are_interpolated() -> None:
     small, large = (VisionTransformer(size, 8, 1, 2, 16, 32, num_classes=4) for size in (16, 32))
     nn.init.constant_(small.encoder.pos_embedding[:, 1:], 0.7)
-    weights = Weights(dict(small.state_dict()), "test")
+    weights = Weights(dict(small.state_dict()), Pretraining(description="test"))
     fit_to(weights, large, "vit", "heads.head", needed=set())
     positions = large.encoder.pos_embedding
     assert positions.shape == (1, 17, 16)
@@ -384,7 +384,7 @@ def test_old_names_of_densenet_layers() -> None:
 
     model = Dense()
     old = {f"{layer}.norm.1.weight": torch.tensor([2.0, 3.0]), f"{layer}.norm.1.bias": torch.zeros(2)}
-    fit_to(Weights(old, "test"), model, "densenet", "", needed=set(model.state_dict()))
+    fit_to(Weights(old, Pretraining(description="test")), model, "densenet", "", needed=set(model.state_dict()))
     assert model.state_dict()[f"{layer}.norm1.weight"].tolist() == [2.0, 3.0]
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def few(names: Iterable[str]) -> str:
-    """Return the first three names and the number of others: `a, b, c and 4 more`."""
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Return the first names, `most` of them, and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def duration(seconds: float) -> str:

@@ -75,14 +75,14 @@ def build_backbone(
     names = _torchvision_names(name) if library == "torchvision" else _timm_names(name)
     named = library == "timm" and weights in ("DEFAULT", *names)
     read = read_weights(weights, name, names) if weights is not None and not named else None
-    size = image_size or (read and read.input_size) or input_size
+    known_size = image_size or (read.pretraining.input_size if read else 0)
     if library == "torchvision":
-        model = _build_torchvision(name, size, has_weights=read is not None, kwargs=kwargs)
+        model = _build_torchvision(name, known_size or input_size, has_weights=read is not None, kwargs=kwargs)
     else:
         loaded = str(weights) if named else None
         model, cfg = _build_timm(name, image_size, loaded, kwargs, fix_size=tokens_apart)
         input_size = cfg["input_size"][-1]
-        size = image_size or (read and read.input_size) or input_size
+    size = known_size or input_size
     if classifier and classifier not in dict(model.named_modules()):
         raise UserError(f"backbone.classifier={classifier} is no module of {name}, give the path of its last layer")
     unpooled = tokens_apart and pooling != "avg"
@@ -146,25 +146,20 @@ def _pretraining(read: Weights | None, classes_file: str | None, input_size: int
     if read is None:
         return Pretraining(input_size, digest=digest(parts))
     rows = {part: value.float().clone() for part, value in read.classifier.items()}
-    count = len(rows["weight"]) if "weight" in rows else None
-    classes = read_classes(classes_file) if classes_file else read.classes
-    if classes is not None and count is not None and len(classes) != count:
+    classes = read_classes(classes_file) if classes_file else read.pretraining.classes
+    if classes is not None and "weight" in rows and len(classes) != len(rows["weight"]):
         if classes_file:
             raise UserError(
                 f"backbone.weights_classes={classes_file} lists {len(classes)} classes, but the classifier of the "
-                f"weights has {count}; give the list that belongs to them"
+                f"weights has {len(rows['weight'])}; give the list that belongs to them"
             )
         classes = None
-    mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (read.mean, read.std))
-    size = read.input_size or input_size
-    return Pretraining(
-        size,
-        mean,
-        std,
-        classes,
-        rows.get("weight"),
-        rows.get("bias"),
-        description=read.description,
+    return dataclasses.replace(
+        read.pretraining,
+        input_size=read.pretraining.input_size or input_size,
+        classes=classes,
+        classifier_weight=rows.get("weight"),
+        classifier_bias=rows.get("bias"),
         digest=digest(parts),
     )
 
@@ -287,9 +282,9 @@ def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any], 
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     state = model.state_dict()
-    keys = {part: f"{classifier}.{part}" for part in ("weight", "bias")}
-    rows = {part: state[key] for part, key in keys.items() if key in state}
+    rows = {part: state[key] for part in ("weight", "bias") if (key := f"{classifier}.{part}") in state}
     subset = infer_imagenet_subset(cfg)
     classes = tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
     description = f"timm {cfg.get('architecture', name)}.{cfg.get('tag', '')}"
-    return Weights({}, description, cfg["input_size"][-1], cfg["mean"], cfg["std"], classes, rows)
+    known = Pretraining(cfg["input_size"][-1], cfg["mean"], cfg["std"], classes, description=description)
+    return Weights({}, known, rows)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.core.errors import UserError
+from tlab.core.text import few
 from tlab.models.head import Head, Standardize, pool
 from tlab.models.stages import Pretraining, StagedBackbone, evaluating
 
@@ -55,7 +56,7 @@ def reuse_rows(
     source = pretraining.classes or ()
     rows = _chosen(reuse, classes, source) if isinstance(reuse, Mapping) else _of_same_name(classes, source)
     if reuse == "auto" and 0 < 2 * len(rows) <= len(classes):
-        names = f"{len(rows)} of {len(classes)} classes: {_some(list(rows))}"
+        names = f"{len(rows)} of {len(classes)} classes: {few(rows, NAMED)}"
         log.info("head.reuse=auto takes no rows, because the weights know only %s (a map would take them)", names)
         return {}
     weight, bias = pretraining.classifier_weight, pretraining.classifier_bias
@@ -67,7 +68,9 @@ def reuse_rows(
             if bias is not None:
                 head.linear.bias[number] = bias[index] - bias.mean()
     head.reused = {target: source[index] for target, index in rows.items()}
-    _say(head.reused, len(classes))
+    if rows:
+        pairs = [f"{target} ({name.split(',')[0]})" for target, name in head.reused.items()]
+        log.info("head.reuse: %d of %d rows come from the weights: %s", len(rows), len(classes), few(pairs, NAMED))
     return head.reused
 
 
@@ -126,10 +129,6 @@ def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
     return None
 
 
-def _lemmas(name: str) -> set[str]:
-    return {_plain(lemma) for lemma in name.split(",")} - {""}
-
-
 def _plain(name: str) -> str:
     """Return `name` without case, spaces, `_` and `-`."""
     return re.sub(r"[\s_-]", "", name).casefold()
@@ -141,7 +140,9 @@ def find_source(name: str, source: Sequence[str]) -> list[int]:
     Case, spaces, `_` and `-` make no difference ("tailed_frog" is "tailed frog, bell toad").
     """
     whole = [index for index, other in enumerate(source) if _plain(other) == _plain(name)]
-    return whole or [index for index, other in enumerate(source) if _plain(name) in _lemmas(other)]
+    return whole or [
+        index for index, other in enumerate(source) if _plain(name) in set(map(_plain, other.split(","))) - {""}
+    ]
 
 
 def _of_same_name(classes: Sequence[str], source: Sequence[str]) -> dict[str, int]:
@@ -159,7 +160,7 @@ def _chosen(reuse: Mapping[Any, Any], classes: Sequence[str], source: Sequence[s
     rows: dict[str, int] = {}
     for target, name in ((str(target), str(name)) for target, name in reuse.items()):
         if target not in classes:
-            raise UserError(f"head.reuse names {target}, which is no class of the data: {_some(list(classes))}")
+            raise UserError(f"head.reuse names {target}, which is no class of the data: {few(classes, NAMED)}")
         indices = find_source(name, source)
         if len(indices) > 1:
             names = " and ".join(f"{source[index]!r} (number {index})" for index in indices)
@@ -169,7 +170,7 @@ def _chosen(reuse: Mapping[Any, Any], classes: Sequence[str], source: Sequence[s
             )
         if not indices:
             raise UserError(
-                f"head.reuse: {target}: {name} is no source class, did you mean {_some(_close(name, source))}?"
+                f"head.reuse: {target}: {name} is no source class, did you mean {few(_close(name, source), NAMED)}?"
             )
         rows[target] = indices[0]
     return rows
@@ -180,14 +181,3 @@ def _close(name: str, source: Sequence[str]) -> list[str]:
     lemmas = {_plain(lemma): lemma.strip() for entry in source for lemma in entry.split(",")}
     close = difflib.get_close_matches(_plain(name), list(lemmas), n=4, cutoff=0.5)
     return [lemmas[plain] for plain in close] or [entry.split(",")[0] for entry in source[:4]]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def _say(taken: Mapping[str, str], targets: int) -> None:
-    if taken:
-        pairs = [f"{target} ({name.split(',')[0]})" for target, name in taken.items()]
-        log.info("head.reuse: %d of %d rows come from the weights: %s", len(taken), targets, _some(pairs))

@@ -14,7 +14,6 @@ from tlab.core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1; torchvision.transforms._presets.ImageClassification
 IMAGENET_STD = (0.229, 0.224, 0.225)
-RANDOM = "random initialisation"
 # Parameters `1 n C` that a transformer puts in front of its patches, by the names of timm and torchvision.
 CLASS_TOKENS = ("cls_token", "class_token")
 PREFIX_TOKENS = (*CLASS_TOKENS, "dist_token", "reg_token")
@@ -26,7 +25,7 @@ class Pretraining:
     """What a backbone was trained with.
 
     Attributes:
-        input_size: Side of the training images in pixels.
+        input_size: Side of the training images in pixels; 0 where a file does not tell.
         mean: Mean per channel, of RGB in 0..1.
         std: Standard deviation per channel, of RGB in 0..1.
         classes: Names of the source classes, where known.
@@ -39,13 +38,13 @@ class Pretraining:
     """
 
     input_size: int = 224
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     classes: tuple[str, ...] | None = None
     classifier_weight: Tensor | None = None
     classifier_bias: Tensor | None = None
     classifier_fits: bool = False
-    description: str = RANDOM
+    description: str = "random initialisation"
     digest: str = ""
 
 

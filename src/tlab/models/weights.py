@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlab.core.errors import UserError
-from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD
+from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side classifiers of GoogLeNet and Inception, off in tlab
-
-
 BUNDLED_MODEL = "mobilenet_v3_small"
 BUNDLED_FILE = "mobilenet_v3_small_tinyimagenet64.pth"  # trained at 64, then 96 px; 33.5 % on Tiny-ImageNet at 96
 BUNDLED_CLASSES = "tinyimagenet200_classes.json"
@@ -43,22 +41,14 @@ class Weights:
 
     Attributes:
         tensors: State dict with the original model's keys.
-        description: Origin of the weights, in words.
-        input_size: Side of the training images in pixels, where known.
-        mean: Mean per channel, of RGB in 0..1.
-        std: Standard deviation per channel, of RGB in 0..1.
-        classes: Names of the source classes, where known.
+        pretraining: What they were trained with, as far as they tell.
         classifier: Weight `K D` and bias `K` of the source classifier, where it is kept apart.
         pooling: Pooling of the tlab head that the rows belong to; None: the original model's classifier has them.
         prefix_tokens: Number of tokens that this head left out of its pooling.
     """
 
     tensors: dict[str, Tensor]
-    description: str
-    input_size: int | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    classes: tuple[str, ...] | None = None
+    pretraining: Pretraining
     classifier: dict[str, Tensor] = field(default_factory=dict)
     pooling: str | None = None
     prefix_tokens: int = 0
@@ -99,7 +89,8 @@ def _bundled(name: str) -> Weights:
     with resources.as_file(folder / BUNDLED_FILE) as path:
         tensors = torch.load(path, weights_only=True, map_location="cpu")
     classes = class_names(json.loads((folder / BUNDLED_CLASSES).read_text(encoding="utf-8")))
-    return Weights(tensors, "bundled (Tiny-ImageNet, 200 classes)", BUNDLED_SIZE, classes=classes)
+    description = "bundled (Tiny-ImageNet, 200 classes)"
+    return Weights(tensors, Pretraining(BUNDLED_SIZE, classes=classes, description=description))
 
 
 def _torchvision(name: str, member: str) -> Weights:
@@ -116,14 +107,9 @@ def _torchvision(name: str, member: str) -> Weights:
             f"({error}); put the file there, or work {OFFLINE}"
         ) from error
     preset: Any = entry.transforms()
-    return Weights(
-        tensors,
-        f"torchvision {entry}",
-        preset.crop_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        tuple(entry.meta["categories"]),
-    )
+    mean, std, classes = (tuple(each) for each in (preset.mean, preset.std, entry.meta["categories"]))
+    known = Pretraining(preset.crop_size[0], mean, std, classes, description=f"torchvision {entry}")
+    return Weights(tensors, known)
 
 
 def read_file(path: Path) -> Weights:
@@ -158,7 +144,8 @@ def read_file(path: Path) -> Weights:
     tensors = {
         str(k).replace("_orig_mod.", ""): v for k, v in found.items() if isinstance(v, Tensor) and k != "n_averaged"
     }
-    weights = Weights(tensors, f"file {path.name}" + (f", {nested}" if nested else ""))
+    description = f"file {path.name}" + (f", {nested}" if nested else "")
+    weights = Weights(tensors, Pretraining(0, description=description))
     if any(STAGE_KEY.match(key) for key in tensors):
         return _of_tlab(weights, content)
     for prefix in ("module.", "model."):
@@ -186,10 +173,13 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     if isinstance(about := content.get("tlab"), Mapping):
         weights.pooling = about.get("config", {}).get("head", {}).get("pooling", weights.pooling)
         weights.prefix_tokens = about.get("prefix_tokens") or 0
-        weights.classes = class_names(about["classes"]) if about.get("classes") else None
-        weights.input_size = about.get("image_size")
-        weights.mean = tuple(about.get("mean") or IMAGENET_MEAN)
-        weights.std = tuple(about.get("std") or IMAGENET_STD)
+        weights.pretraining = replace(
+            weights.pretraining,
+            input_size=about.get("image_size") or 0,
+            mean=tuple(about.get("mean") or IMAGENET_MEAN),
+            std=tuple(about.get("std") or IMAGENET_STD),
+            classes=class_names(about["classes"]) if about.get("classes") else None,
+        )
     return weights
 
 
@@ -244,7 +234,7 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
         shapes = [f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}" for key in wrong]
         problems = [_list("missing", absent), _list("without a place", unused), _list("of another shape", shapes)]
         raise UserError(
-            f"backbone.weights ({weights.description}) does not fit {name}: "
+            f"backbone.weights ({weights.pretraining.description}) does not fit {name}: "
             f"{'; '.join(p for p in problems if p)}; choose the backbone that these weights belong to"
         )
     if not hasattr(tensors, "_metadata"):
