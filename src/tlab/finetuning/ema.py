@@ -1,6 +1,5 @@
 """Exponential moving average of the weights, which is validated, kept and tested in their place."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as L
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tlab.models.classifier import Classifier
+from tlab.models.module import network
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 RAW = "current_model_state"  # key of a checkpoint; Lightning's WeightAveraging uses the same
@@ -46,7 +46,7 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with the weights as they are, unless a checkpoint brought an average."""
-        weights = _net(pl_module).state_dict()
+        weights = network(pl_module).state_dict()
         if not self.average:
             self.steps = self._seen = 0
         known = self.average or weights
@@ -60,8 +60,8 @@ class EMA(L.Callback):
         """Move the average, if the optimizer has stepped (it may accumulate batches)."""
         if trainer.global_step == self._seen:
             return
-        if self._trainable != _net(pl_module).trainable:
-            self._enter(_net(pl_module))
+        if self._trainable != network(pl_module).trainable:
+            self._enter(network(pl_module))
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(*self._moving, 1 - decay)
         for average, count in zip(*self._counts, strict=True):
@@ -76,7 +76,7 @@ class EMA(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the weights back."""
         if self._raw is not None:
-            _net(pl_module).load_state_dict(self._raw)  # in place: the optimizer keeps the same parameters
+            network(pl_module).load_state_dict(self._raw)  # in place: the optimizer keeps the same parameters
             self._raw = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,8 +94,8 @@ class EMA(L.Callback):
         """Save the average as the model, and the weights beside it, whichever of them the network has."""
         if self.average:
             state = checkpoint["state_dict"]
-            checkpoint[RAW] = state | _in_module(self._raw or {})
-            checkpoint["state_dict"] = state | _in_module(self.average)
+            for key, values in ((RAW, self._raw or {}), ("state_dict", self.average)):
+                checkpoint[key] = state | {f"net.{name}": value for name, value in values.items()}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -104,7 +104,7 @@ class EMA(L.Callback):
         self.average, self._raw = {}, None
         if RAW in checkpoint:  # a learning-rate finder saves before there is an average
             state = checkpoint["state_dict"]
-            self.average = {name: state[f"net.{name}"].clone() for name in _net(pl_module).state_dict()}
+            self.average = {name: state[f"net.{name}"].clone() for name in network(pl_module).state_dict()}
             pl_module.load_state_dict(checkpoint[RAW])
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,17 +134,6 @@ class EMA(L.Callback):
 
     def _put_average(self, pl_module: L.LightningModule) -> None:
         if self.average and self._raw is None:
-            net = _net(pl_module)
+            net = network(pl_module)
             self._raw = {name: tensor.clone() for name, tensor in net.state_dict().items()}
             net.load_state_dict(self.average)
-
-
-def _net(pl_module: L.LightningModule) -> Classifier:
-    net = pl_module.net
-    assert isinstance(net, Classifier)
-    return net
-
-
-def _in_module(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `values` under their keys in the state dict of the LightningModule around the network."""
-    return {f"net.{name}": value for name, value in values.items()}

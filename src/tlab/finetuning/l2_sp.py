@@ -10,7 +10,8 @@ from torch.utils.hooks import RemovableHandle
 
 from tlab.core.errors import UserError
 from tlab.finetuning.plan import HEAD
-from tlab.models.stages import StagedBackbone, digest
+from tlab.models.module import network
+from tlab.models.stages import digest
 
 
 class L2SP(L.Callback):
@@ -38,7 +39,7 @@ class L2SP(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep a copy of the weights; Lightning loads a checkpoint after this, so it is exact on resume."""
         if stage == "fit":
-            backbone = _backbone(pl_module)
+            backbone = network(pl_module).backbone
             self.start = {name: parameter.detach().clone() for name, parameter in backbone.named_parameters()}
             self.digest = digest(backbone)
 
@@ -57,7 +58,7 @@ class L2SP(L.Callback):
     ) -> None:
         """Add the penalty's gradient."""
         with torch.no_grad():
-            for name, parameter in _backbone(pl_module).named_parameters():
+            for name, parameter in network(pl_module).backbone.named_parameters():
                 if parameter.requires_grad and parameter.grad is not None:
                     parameter.grad.add_(parameter - self.start[name], alpha=self.alpha)
 
@@ -82,9 +83,3 @@ def _no_decay(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
         if group["group"] != HEAD:
             group["weight_decay"] = 0.0
-
-
-def _backbone(pl_module: L.LightningModule) -> StagedBackbone:
-    backbone = pl_module.backbone
-    assert isinstance(backbone, StagedBackbone)
-    return backbone

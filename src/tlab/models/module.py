@@ -201,6 +201,13 @@ class ImageClassifier(L.LightningModule):
             )
 
 
+def network(module: L.LightningModule) -> Classifier:
+    """Return the network of an `ImageClassifier`."""
+    net = module.net
+    assert isinstance(net, Classifier)
+    return net
+
+
 def _sums(metric: Metric) -> dict[str, Any]:
     """Return the state of a metric, summed over the processes."""
     with metric.sync_context():

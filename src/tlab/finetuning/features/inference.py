@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
@@ -100,25 +101,21 @@ def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifie
 
 def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tuple[Tensor, list[tuple[str, str]]]:
     """Return the output of `run`, and the names of each convolution and the BatchNorm that takes its output."""
-    made: dict[int, tuple[str, Tensor]] = {}  # id of an output -> who made it; kept, so that no id comes twice
-    calls: Counter[str] = Counter()
-    pairs = []
+    made: dict[
+        int, tuple[nn.Module, Tensor]
+    ] = {}  # id of an output -> who made it; kept, so that no id comes twice
+    calls: Counter[nn.Module] = Counter()
+    pairs: list[tuple[nn.Module, nn.Module]] = []
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name] += 1
-            if type(module) is nn.Conv2d:
-                made[id(output)] = name, output
-            elif id(inputs[0]) in made:
-                pairs.append((made[id(inputs[0])][0], name))
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] += 1
+        if type(module) is nn.Conv2d:
+            made[id(output)] = module, output
+        elif type(module) is nn.BatchNorm2d and id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], module))
 
-        return hook
-
-    kinds = {name: module for name, module in net.named_modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d)}
-    hooks = [module.register_forward_hook(note(name)) for name, module in kinds.items()]
-    try:
+    with register_module_forward_hook(note):
         y = run(net)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return y, [pair for pair in pairs if all(calls[name] == 1 and not kinds[name].training for name in pair)]
+    names = {module: name for name, module in net.named_modules()}
+    fixed = (pair for pair in pairs if all(calls[module] == 1 and not module.training for module in pair))
+    return y, [(names[conv], names[norm]) for conv, norm in fixed]

@@ -34,41 +34,33 @@ def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) ->
     """
     part, note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.rows")
     try:
-        done = _write(part, note, count, rows)
+        done, place = _begun(part, note, count)
+        saved = time.monotonic()
+        # As a file, not through a memory map: where the disk is full, writing to a map ends the process
+        with part.open("r+b" if done else "w+b") as file:
+            file.seek(place)
+            for block in rows(done):
+                if not done:
+                    note.unlink(missing_ok=True)
+                    shape = (count, *block.shape[1:])
+                    layout = {"descr": dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
+                    write_array_header_1_0(file, layout)
+                    file.truncate(file.tell() + math.prod(shape) * block.itemsize)  # as `_begun` expects it
+                file.write(np.ascontiguousarray(block).data)
+                done += len(block)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    _flush(file)
+                    write_text(note, str(done))
+                    saved = time.monotonic()
+            _flush(file)
         if not done or done != count:
             raise RuntimeError(f"{path} was to have {count} rows, {done} were computed")
-        os.replace(part, path)  # noqa: PTH105 - replaces on Windows too
+        part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
         note.unlink(missing_ok=True)
         raise
     note.unlink(missing_ok=True)
-
-
-def _write(part: Path, note: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> int:
-    """Write the rows that are missing, and return how many there are then.
-
-    Written as a file, not through a memory map: where the disk is full, writing to a map ends the process.
-    """
-    done, place = _begun(part, note, count)
-    saved = time.monotonic()
-    with part.open("r+b" if done else "w+b") as file:
-        file.seek(place)
-        for block in rows(done):
-            if not done:
-                note.unlink(missing_ok=True)
-                shape = (count, *block.shape[1:])
-                layout = {"descr": dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
-                write_array_header_1_0(file, layout)
-                file.truncate(file.tell() + math.prod(shape) * block.itemsize)  # as `_begun` expects it
-            file.write(np.ascontiguousarray(block).data)
-            done += len(block)
-            if time.monotonic() - saved > SAVE_EVERY:
-                _flush(file)
-                write_text(note, str(done))
-                saved = time.monotonic()
-        _flush(file)
-    return done
 
 
 def _flush(file: IO[bytes]) -> None:

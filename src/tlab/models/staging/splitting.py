@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from tlab.core.errors import UserError
 from tlab.models.stages import blank_image, evaluating
@@ -78,33 +79,29 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
         UserError: The network gives no features without its classifier.
     """
     modules = dict(model.named_modules())
-    called: list[str] = []
-    hooks = [
-        module.register_forward_hook(lambda *_, path=path: called.append(path))
-        for path, module in modules.items()
-        if path and len(module._parameters) > 0
-    ]
-    features = None
+    called: list[nn.Module] = []
+    image = blank_image(model, image_size)
     try:
-        with evaluating(model), torch.no_grad():
-            model(blank_image(model, image_size))
-            path = classifier or (called[-1] if called else "")
-            layer = modules.get(path)
-            if not isinstance(layer, CLASSIFIERS):
-                raise UserError(
-                    "tlab finds no classifier in this network, choose another backbone.name, or give "
-                    "backbone.classifier=<path of its last layer>"
-                )
-            model.set_submodule(path, nn.Identity())
-            with suppress(Exception):  # whatever the model raises where it cannot do without its classifier
-                features = model(blank_image(model, image_size))
-    except UserError:
-        raise
+        with (
+            register_module_forward_hook(lambda module, *_: called.append(module)),
+            evaluating(model),
+            torch.no_grad(),
+        ):
+            model(image)
     except Exception as error:  # whatever the model raises
         raise UserError(f"this network does not run on images of data.image_size={image_size} ({error})") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    last = next((module for module in reversed(called) if module is not model and module._parameters), None)
+    path = classifier or next((path for path, module in modules.items() if module is last), "")
+    layer = modules.get(path)
+    if not isinstance(layer, CLASSIFIERS):
+        raise UserError(
+            "tlab finds no classifier in this network, choose another backbone.name, or give "
+            "backbone.classifier=<path of its last layer>"
+        )
+    model.set_submodule(path, nn.Identity())
+    features = None
+    with suppress(Exception), evaluating(model), torch.no_grad():  # it may not do without its classifier
+        features = model(image)
     if not isinstance(features, torch.Tensor) or features.flatten(1).shape[1] % layer.weight.shape[1]:
         raise UserError(
             f"this network does not return the features in front of {path}, so tlab cannot put a new head there; "

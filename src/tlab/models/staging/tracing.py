@@ -89,22 +89,20 @@ def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     finally:
         model.train(mode)
     (train, constants), (evaluation, others) = traces
-    if constants.keys() != others.keys() or not all(map(_equal, constants.values(), others.values())):
+    pairs = zip(constants.values(), others.values(), strict=False)
+    same = all(a.shape == b.shape and (a.is_meta or torch.equal(a, b)) for a, b in pairs)
+    if constants.keys() != others.keys() or not same:
         raise NotTraceableError("its forward makes other tensors in training than in evaluation")
     for name, value in constants.items():
         model.register_buffer(name, value, persistent=False)
-    pairs = list(zip(train.nodes, evaluation.nodes, strict=False))
-    differing = [pair for pair in pairs if _text(pair[0]) != _text(pair[1])]
+    nodes = zip(train.nodes, evaluation.nodes, strict=False)
+    differing = [(node, other) for node, other in nodes if _text(node) != _text(other)]
     dropouts = all(node.target is other.target is F.dropout for node, other in differing)
     if len(train.nodes) != len(evaluation.nodes) or not dropouts:
         raise NotTraceableError("its forward takes another path in training than in evaluation")
     for number, (node, _) in enumerate(differing):
         _replace_dropout(model, train, node, f"glue_dropout{number}")
     return train
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and (a.is_meta or torch.equal(a, b))
 
 
 def _text(node: fx.Node) -> str:
