@@ -33,28 +33,21 @@ class PhasedDDP(DDPStrategy):
     processes are equal at every step (so a checkpoint inside an epoch is everybody's), and no forward pass, least
     of all in validation, where processes may have different numbers of batches, waits for another process. The
     average of the means is that of the global batch; that of the variances leaves out how the means differ.
-
-    Args:
-        **options: Options of `DDPStrategy`.
     """
 
-    def __init__(self, **options: Any) -> None:
-        options = {"cluster_environment": TorchElasticEnvironment(), BUFFERS_IN_FORWARD: False, **options}
-        super().__init__(**options)
+    def __init__(self) -> None:
+        options: dict[str, Any] = {BUFFERS_IN_FORWARD: False}
+        super().__init__(cluster_environment=TorchElasticEnvironment(), **options)
         self._wrapped: set[int] = set()  # id of each parameter whose gradient is averaged
 
     def configure_ddp(self) -> None:
         """Wrap the module for what trains now."""
-        assert self.lightning_module is not None
-        self._wrapped = {id(p) for p in self.lightning_module.parameters() if p.requires_grad}
+        self._wrapped = self._trained()
         super().configure_ddp()
 
     def rewrap(self) -> None:
         """Wrap the module again if what trains has changed; before the fit there is nothing to do."""
-        if not isinstance(self.model, DistributedDataParallel):
-            return
-        assert self.lightning_module is not None
-        if self._wrapped == {id(p) for p in self.lightning_module.parameters() if p.requires_grad}:
+        if not isinstance(self.model, DistributedDataParallel) or self._wrapped == self._trained():
             return
         self.model = self.lightning_module
         gc.collect()  # the old wrapper removes its hooks from the parameters when it is collected
@@ -65,6 +58,10 @@ class PhasedDDP(DDPStrategy):
         super().post_backward(closure_loss)
         assert self.lightning_module is not None
         average(list(running_statistics(self.lightning_module)))
+
+    def _trained(self) -> set[int]:
+        assert self.lightning_module is not None
+        return {id(parameter) for parameter in self.lightning_module.parameters() if parameter.requires_grad}
 
 
 def running_statistics(module: torch.nn.Module) -> Iterator[Tensor]:
@@ -117,14 +114,10 @@ def verify_same_images(index: ImageIndex) -> None:
         lines = (f"{label} {file.removeprefix(folder)}\n" for file, label in samples)
         digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
         digests[split] = f"{len(samples)} ({digest.hexdigest()[:8]})"
-    everyone = from_all_processes(digests)
-    for rank, theirs in enumerate(everyone):
-        if theirs != everyone[0]:
+    texts = from_all_processes(", ".join(f"{split} {digest}" for split, digest in digests.items()))
+    for rank, text in enumerate(texts):
+        if text != texts[0]:
             raise UserError(
-                f"data.root={index.root}: process {rank} has other images ({_listed(theirs)}) than process 0 "
-                f"({_listed(everyone[0])}); let all of them read the same files, and give the command again"
+                f"data.root={index.root}: process {rank} has other images ({text}) than process 0 ({texts[0]}); "
+                "let all of them read the same files, and give the command again"
             )
-
-
-def _listed(digests: Mapping[str, str]) -> str:
-    return ", ".join(f"{split} {digest}" for split, digest in digests.items())

@@ -145,8 +145,8 @@ def build_plan(
     wanted = {name: phase for name, phase in phases.items() if phase.get("epochs") != 0}
     if not wanted:
         raise UserError("finetune.phases leaves no epoch to train; give a phase epochs, or null for the rest")
-    _check_lengths(wanted, max_epochs)
-    laid = [part for name, phase in wanted.items() for part in _lay(name, phase, wanted, max_epochs, stage_names)]
+    rest = _rest(wanted, max_epochs)
+    laid = [part for name, phase in wanted.items() for part in _lay(name, phase, rest, stage_names)]
     if head_first and laid[0].trained != {HEAD}:
         raise UserError(
             f"finetune.phases.{laid[0].name} unfreezes the backbone before the head has trained, which this plan "
@@ -164,7 +164,8 @@ def build_plan(
     return Plan(tuple(laid), max_epochs, {**groups, HEAD: 1.0})
 
 
-def _check_lengths(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> None:
+def _rest(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> int:
+    """Return how many epochs the phases of fixed length leave."""
     for name, phase in phases.items():
         for key in ("epochs", "lr_scale", "weight_decay"):
             if (number := phase.get(key)) is not None and not number >= 0:  # nor may it be nan
@@ -181,38 +182,32 @@ def _check_lengths(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> 
             f"{'more than ' if open_ended else ''}{fixed}; raise it, or shorten finetune.head_epochs "
             f"or finetune.phases.<name>.epochs"
         )
+    return max_epochs - fixed
 
 
-def _lay(
-    name: str,
-    phase: Mapping[str, Any],
-    phases: Mapping[str, Mapping[str, Any]],
-    max_epochs: int,
-    stage_names: Sequence[str],
-) -> list[Phase]:
+def _lay(name: str, phase: Mapping[str, Any], rest: int, stage_names: Sequence[str]) -> list[Phase]:
     """Return the phase, or of a gradual one its parts."""
-    epochs = phase.get("epochs")
-    if not isinstance(phase.get("scheduler") or {}, Mapping):
+    epochs, schedule = phase.get("epochs"), phase.get("scheduler") or {}
+    if not isinstance(schedule, Mapping):
         raise UserError(
-            f"finetune.phases.{name}.scheduler={phase['scheduler']} is no list of the scheduler's keys; "
+            f"finetune.phases.{name}.scheduler={schedule} is no list of the scheduler's keys; "
             "give for instance {warmup: 0.2}"
         )
     common: dict[str, Any] = {
         "lr_scale": float(phase.get("lr_scale", 1.0)),
         "until": _until(name, phase.get("until")),
-        "schedule": dict(phase.get("scheduler") or {}),
+        "schedule": dict(schedule),
         "weight_decay": phase.get("weight_decay"),
     }
     if phase["train"] != GRADUAL:
         return [Phase(name, _groups(name, phase["train"], stage_names), epochs, **common)]
-    others = sum(other["epochs"] for other in phases.values() if other.get("epochs") is not None)
-    total = max_epochs - others if epochs is None else epochs
+    total = rest if epochs is None else epochs
     count = min(len(stage_names), total)
     parts = []
     for part in range(1, count + 1):
         top = stage_names[-round(part * len(stage_names) / count) :]
-        rest = epochs if epochs is None else total - (count - 1) * (total // count)
-        length = rest if part == count else total // count
+        last = None if epochs is None else total - (count - 1) * (total // count)
+        length = last if part == count else total // count
         parts.append(Phase(f"{name}/{top[0]}", frozenset({*top, HEAD}), length, **common))
     return parts
 
@@ -220,8 +215,6 @@ def _lay(
 def _groups(name: str, train: Any, stage_names: Sequence[str]) -> frozenset[str]:
     """Return the names of the groups that train, the head among them."""
     key = f"finetune.phases.{name}.train"
-    if train == "head":
-        return frozenset({HEAD})
     if train == "all":
         return frozenset({*stage_names, HEAD})
     if isinstance(train, int) and not isinstance(train, bool):
@@ -271,8 +264,9 @@ def _stage_scales(
     if scales is None:
         return {name: decay ** (len(stage_names) - 1 - place) for place, name in enumerate(stage_names)}
     stages = ", ".join(stage_names)
-    listed = list(scales.values() if isinstance(scales, Mapping) else scales) if _is_several(scales) else []
-    if not listed or not all(isinstance(scale, int | float) for scale in listed):
+    listed = list(scales.values()) if isinstance(scales, Mapping) else scales
+    several = isinstance(listed, Sequence) and len(listed) > 0
+    if not several or not all(isinstance(scale, int | float) for scale in listed):
         raise UserError(
             f"finetune.stage_lr_scales={scales} is no list of numbers; give one for each of {stages}, or some by "
             f"name: {{{stage_names[0]}: 0.1}}"
@@ -294,7 +288,3 @@ def _stage_scales(
     if not min(found.values()) >= 0:
         raise UserError("finetune.stage_lr_scales must not be negative; 0 holds a stage's weights still")
     return found
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, Sequence | Mapping) and not isinstance(value, str)
