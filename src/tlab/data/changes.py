@@ -39,18 +39,19 @@ def changes(before: Contents, now: Contents) -> list[str]:
     new_label += [pair for pair in same_file if pair[0].label != pair[1].label]
     new_split += [pair for pair in same_file if pair[0].label == pair[1].label]
     count = Counter(entry.label for entry in before.entries)
-    lost = [entry for entry in rest.old if entry.path in now.unreadable]
-    gone = [entry for entry in rest.old if entry.path not in now.unreadable]
+    found = {
+        "added": [entry.path for entry in rest.new],
+        "gone": [entry.path for entry in rest.old if entry.path not in now.unreadable],
+        "no longer readable": [entry.path for entry in rest.old if entry.path in now.unreadable],
+        "relabelled": [f"{old.path}: {old.label} -> {new.label}" for old, new in new_label],
+        "renamed": [f"{old.path} -> {new.path}" for old, new in new_path],
+        "moved to another split": [f"{old.path}: {old.split} -> {new.split}" for old, new in new_split],
+        "changed in content": [new.path for _, new in changed],
+    }
     return [
         *(f"class {old} renamed to {new} ({count[old]} images)" for old, new in renamed.items()),
         *class_changes(before.classes, now.classes, renamed),
-        *_counted("added", (entry.path for entry in rest.new)),
-        *_counted("gone", (entry.path for entry in gone)),
-        *_counted("no longer readable", (entry.path for entry in lost)),
-        *_counted("relabelled", (f"{old.path}: {old.label} -> {new.label}" for old, new in new_label)),
-        *_counted("renamed", (f"{old.path} -> {new.path}" for old, new in new_path)),
-        *_counted("moved to another split", (f"{old.path}: {old.split} -> {new.split}" for old, new in new_split)),
-        *_counted("changed in content", (new.path for _, new in changed)),
+        *(f"{len(names)} {what} ({few(names)})" for what, names in found.items() if names),
     ]
 
 
@@ -116,8 +117,3 @@ def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[st
         *(f"class {name} gone" for name in gone),
         *(["the classes in another order"] if reordered else []),
     ]
-
-
-def _counted(what: str, names: Iterable[str]) -> list[str]:
-    listed = list(names)
-    return [f"{len(listed)} {what} ({few(listed)})"] if listed else []

@@ -193,8 +193,17 @@ def build_index(
     val = None if "val" in found else val_fraction
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
-    splits = dict(found) | (split_classes(train, val, test, seed) if val or test else {})
-    _check_classes(root, splits)
+    splits = {**found} | (split_classes(train, val, test, seed) if val or test else {})
+    for one, other, images in (
+        ("val", "train", "train"),
+        ("test", "train", "train"),
+        ("train", "val", "validation"),
+    ):
+        if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
+            raise UserError(
+                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {images} "
+                "images, correct the folder's name, or leave it out with data.exclude."
+            )
     missing = sorted(set(train) - set(splits.get("test", train)))
     thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
     return unsplit_index(root, splits, (*remarks, *thin))
@@ -258,19 +267,3 @@ def _left_aside(root: Path, folders: Mapping[str, str], found: Mapping[str, File
         for why, aside in names.items()
         if aside
     ]
-
-
-def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:
-    """Raise a `UserError` if val or test has a class that train lacks, or val lacks one that train has."""
-    train = set(splits["train"])
-    for split in splits.keys() - {"train"}:
-        if extra := sorted(set(splits[split]) - train):
-            raise UserError(
-                f"{few(map(repr, extra))} is a class in {split} but not in train (below {root}): add train images, "
-                "correct the folder's name, or leave it out with data.exclude."
-            )
-    if absent := sorted(train - set(splits["val"])):
-        raise UserError(
-            f"{few(map(repr, absent))} is a class in train but not in val (below {root}): add validation images, "
-            "correct the folder's name, or leave it out with data.exclude."
-        )
