@@ -54,15 +54,14 @@ class LazyImage:
     def warp(self, matrix: np.ndarray, fill: Color) -> None:
         """Resample by a 3 x 3 affine matrix, from output to input coordinates; `fill` shows outside the image."""
         if self._cut or self._color is not None or self._fill not in (None, fill):
-            self._carry_out()
+            self._set(self.pixels())
         self._compose(matrix)
         self._fill = fill
 
     def pad(self, margin: Sequence[int], fill: Color, border: int) -> None:
         """Add a margin (left, top, right, bottom) in pixels, of the kind of a cv2.BORDER_* constant."""
-        self._carry_out()
         left, top, right, bottom = margin
-        self._set(cv2.copyMakeBorder(self._source, top, bottom, left, right, border, value=fill))
+        self._set(cv2.copyMakeBorder(self.pixels(), top, bottom, left, right, border, value=fill))
 
     def recolor(self, matrix: np.ndarray) -> None:
         """Change colors by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
@@ -79,7 +78,9 @@ class LazyImage:
 
     def pixels(self) -> np.ndarray:
         """Apply what is pending, and return the image: H W 3, uint8; not to be written to."""
-        self._carry_out()
+        self._carry_out_warp()
+        if self._color is not None:
+            self._source, self._color = cv2.transform(self._source, self._color), None
         return self._source
 
     def tensor(self) -> Tensor:
@@ -100,11 +101,6 @@ class LazyImage:
 
     def _compose(self, matrix: np.ndarray) -> None:
         self._matrix = matrix if self._matrix is None else self._matrix @ matrix
-
-    def _carry_out(self) -> None:
-        self._carry_out_warp()
-        if self._color is not None:
-            self._source, self._color = cv2.transform(self._source, self._color), None
 
     def _carry_out_warp(self) -> None:
         if self._matrix is None:

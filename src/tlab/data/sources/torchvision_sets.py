@@ -145,9 +145,7 @@ def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
 def _wanted(kind: type) -> str:
     """Return the names of the archives that torchvision would download, as far as the class names them."""
     texts = " ".join(str(value) for c in kind.__mro__[:-2] for key, value in vars(c).items() if "__" not in key)
-    names = dict.fromkeys(
-        match.group() for match in re.finditer(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(match.group())
-    )
+    names = dict.fromkeys(name for name in re.findall(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(name))
     return " and ".join(names) or f"the files of {kind.__name__}"
 
 
