@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -148,7 +149,9 @@ def _scaled(size: tuple[int, int], least_side: int | None) -> tuple[int, int]:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a loaded image of any mode to upright RGB, transparency on white."""
-    image = _upright(image)
+    with suppress(Exception):  # damaged EXIF data around a good image
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
     if image.has_transparency_data:
@@ -156,15 +159,6 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
     return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        if image.getexif().get(ORIENTATION, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data around a good image
-        return image
 
 
 def _eight_bit(pixels: np.ndarray, mode: str) -> np.ndarray:

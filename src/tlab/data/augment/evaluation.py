@@ -43,9 +43,9 @@ class ResizeCrop:
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """Resize and crop one image."""
         height, width = x_CHW.shape[-2:]
-        short = min(height, width)
-        if max(height, width) > _THIN * short:
-            x_CHW = TF.center_crop(x_CHW, [_middle(height, short), _middle(width, short)])
+        kept = _THIN * min(height, width)
+        if max(height, width) > kept:  # of equal parity, to keep the center
+            x_CHW = TF.center_crop(x_CHW, [min(side, kept + (side - kept) % 2) for side in (height, width)])
         x_CHW = TF.resize(x_CHW, [round(self.image_size / self.crop_fraction)], antialias=True)
         return TF.center_crop(x_CHW, [self.image_size, self.image_size])
 
@@ -101,9 +101,3 @@ def evaluation_transform(
     if resize == "pad":
         return ResizePad(image_size)
     raise ValueError(f"resize must be 'crop' or 'pad', not {resize!r}")
-
-
-def _middle(side: int, short: int) -> int:
-    """Return the length kept of `side`: about `_THIN` times the short side, of equal parity to keep the center."""
-    kept = _THIN * short
-    return side if side <= kept else kept + (side - kept) % 2

@@ -9,16 +9,13 @@ from http.client import HTTPException
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.folder import ImageIndex, folder_index
 from tlab.data.sources.torchvision_export import write_split
-
-if TYPE_CHECKING:  # not imported once the folder is written
-    from torchvision.datasets import VisionDataset
 
 # torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
 # A missing test split is split off by data.test_fraction, a missing val split by data.val_fraction.
@@ -86,8 +83,8 @@ def torchvision_index(
     return index if limit is None else _limited(index, limit)
 
 
-def _dataset_class(name: str) -> "type[VisionDataset]":
-    from torchvision import __version__, datasets
+def _dataset_class(name: str) -> type:
+    from torchvision import __version__, datasets  # not needed once the folder is written
 
     offered = {
         n: c

@@ -4,11 +4,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -126,14 +127,10 @@ def _digest(content: bytes) -> str:
 def _work_on_unknown(known: Mapping[F, FileCheck | None], work: Callable[[F], T], description: str) -> dict[F, T]:
     """Return what `work` finds in each file of which nothing is known, and show the progress."""
     fresh = [path for path, verdict in known.items() if verdict is None]
-    found = progress_bar.shown(_on_threads(work, fresh), description, len(fresh))
-    return dict(zip(fresh, found, strict=True))
-
-
-def _on_threads(work: Callable[[F], T], paths: Sequence[F]) -> Iterator[T]:
     with ThreadPoolExecutor(min(16, cpu_count())) as pool:
-        for start in range(0, len(paths), AHEAD):
-            yield from pool.map(work, paths[start : start + AHEAD])
+        groups = (pool.map(work, fresh[start : start + AHEAD]) for start in range(0, len(fresh), AHEAD))
+        found = progress_bar.shown(chain.from_iterable(groups), description, len(fresh))
+        return dict(zip(fresh, found, strict=True))
 
 
 class _Store:
