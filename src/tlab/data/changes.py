@@ -1,13 +1,12 @@
 """Describes how the images of a run have changed."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 from tlab.core.text import few
 from tlab.data.contents import Contents, Entry
 from tlab.data.sources.scan import nfc
-
-Pairs = list[tuple[Entry, Entry]]
 
 
 def changes(before: Contents, now: Contents) -> list[str]:
@@ -24,63 +23,49 @@ def changes(before: Contents, now: Contents) -> list[str]:
         Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; empty if nothing has changed.
     """
     renamed = _renamed_classes(before, now)
-    rest = _Rest(
-        [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries],
-        now.entries,
-    )
-    rest.pair(lambda entry: (entry.split, nfc(entry.path), entry.label, entry.digest))
+    olds = [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries]
+    news = list(now.entries)
+    take = partial(_take_pairs, olds, news)
+    take(lambda entry: (entry.split, nfc(entry.path), entry.label, entry.digest))
     new_names = set(renamed.values())  # whose folders have new paths
-    rest.pair(lambda entry: (entry.split, entry.label, entry.digest) if entry.label in new_names else None)
-    same_file = rest.pair(lambda entry: (nfc(entry.path), entry.digest))
-    new_path = rest.pair(lambda entry: (entry.split, entry.label, entry.digest))
-    new_split = rest.pair(lambda entry: (entry.label, entry.digest))
-    new_label = [*rest.pair(lambda entry: (entry.split, entry.digest)), *rest.pair(lambda entry: entry.digest)]
-    changed = rest.pair(lambda entry: nfc(entry.path))
+    take(lambda entry: (entry.split, entry.label, entry.digest) if entry.label in new_names else None)
+    same_file = take(lambda entry: (nfc(entry.path), entry.digest))
+    new_path = take(lambda entry: (entry.split, entry.label, entry.digest))
+    new_split = take(lambda entry: (entry.label, entry.digest))
+    new_label = [*take(lambda entry: (entry.split, entry.digest)), *take(lambda entry: entry.digest)]
+    changed = take(lambda entry: nfc(entry.path))
     new_label += [pair for pair in same_file if pair[0].label != pair[1].label]
     new_split += [pair for pair in same_file if pair[0].label == pair[1].label]
     count = Counter(entry.label for entry in before.entries)
-    lost = [entry for entry in rest.old if entry.path in now.unreadable]
-    gone = [entry for entry in rest.old if entry.path not in now.unreadable]
+    found = {
+        "added": [entry.path for entry in news],
+        "gone": [entry.path for entry in olds if entry.path not in now.unreadable],
+        "no longer readable": [entry.path for entry in olds if entry.path in now.unreadable],
+        "relabelled": [f"{old.path}: {old.label} -> {new.label}" for old, new in new_label],
+        "renamed": [f"{old.path} -> {new.path}" for old, new in new_path],
+        "moved to another split": [f"{old.path}: {old.split} -> {new.split}" for old, new in new_split],
+        "changed in content": [new.path for _, new in changed],
+    }
     return [
         *(f"class {old} renamed to {new} ({count[old]} images)" for old, new in renamed.items()),
         *class_changes(before.classes, now.classes, renamed),
-        *_counted("added", (entry.path for entry in rest.new)),
-        *_counted("gone", (entry.path for entry in gone)),
-        *_counted("no longer readable", (entry.path for entry in lost)),
-        *_counted("relabelled", (f"{old.path}: {old.label} -> {new.label}" for old, new in new_label)),
-        *_counted("renamed", (f"{old.path} -> {new.path}" for old, new in new_path)),
-        *_counted("moved to another split", (f"{old.path}: {old.split} -> {new.split}" for old, new in new_split)),
-        *_counted("changed in content", (new.path for _, new in changed)),
+        *(f"{len(names)} {what} ({few(names)})" for what, names in found.items() if names),
     ]
 
 
-class _Rest:
-    """The images that are not accounted for yet.
-
-    Args:
-        old: Images of the run.
-        new: Images of today.
-    """
-
-    def __init__(self, old: Iterable[Entry], new: Iterable[Entry]) -> None:
-        self.old, self.new = list(old), list(new)
-
-    def pair(self, key: Callable[[Entry], Hashable]) -> Pairs:
-        """Remove and return pairs of an old and a new image with equal keys; None matches nothing."""
-        waiting: dict[Hashable, deque[Entry]] = defaultdict(deque)
-        for entry in self.new:
-            waiting[key(entry)].append(entry)
-        pairs: Pairs = []
-        before, self.old = self.old, []
-        for entry in before:
-            which = key(entry)
-            if which is not None and waiting[which]:
-                pairs.append((entry, waiting[which].popleft()))
-            else:
-                self.old.append(entry)
-        taken = {id(entry) for _, entry in pairs}
-        self.new = [entry for entry in self.new if id(entry) not in taken]
-        return pairs
+def _take_pairs(
+    olds: list[Entry], news: list[Entry], key: Callable[[Entry], Hashable]
+) -> list[tuple[Entry, Entry]]:
+    """Take pairs of an old and a new image with equal keys out of both lists; None matches nothing."""
+    waiting: dict[Hashable, deque[Entry]] = defaultdict(deque)
+    for entry in news:
+        waiting[key(entry)].append(entry)
+    waiting.pop(None, None)
+    pairs = [(entry, waiting[which].popleft()) for entry in olds if waiting[which := key(entry)]]
+    taken = {id(entry) for pair in pairs for entry in pair}
+    for entries in (olds, news):
+        entries[:] = [entry for entry in entries if id(entry) not in taken]
+    return pairs
 
 
 def _renamed_classes(before: Contents, now: Contents) -> dict[str, str]:
@@ -99,7 +84,7 @@ def _renamed_classes(before: Contents, now: Contents) -> dict[str, str]:
     return renamed
 
 
-def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
+def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[str, str] = {}) -> list[str]:
     """Describe which classes were added or removed, or that their order changed.
 
     Args:
@@ -107,7 +92,6 @@ def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[st
         now: Present class names, in the order of the labels.
         renamed: Old name -> new name of renamed classes.
     """
-    renamed = renamed or {}
     new = [name for name in now if name not in before and name not in renamed.values()]
     gone = [name for name in before if name not in now and name not in renamed]
     reordered = not (new or gone or renamed) and list(before) != list(now)
@@ -116,8 +100,3 @@ def class_changes(before: Sequence[str], now: Sequence[str], renamed: Mapping[st
         *(f"class {name} gone" for name in gone),
         *(["the classes in another order"] if reordered else []),
     ]
-
-
-def _counted(what: str, names: Iterable[str]) -> list[str]:
-    listed = list(names)
-    return [f"{len(listed)} {what} ({few(listed)})"] if listed else []

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -38,12 +39,11 @@ class DecodeError(Exception):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        return type(self), (self.path, self.reason)
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 def decode(path: Path, least_side: int | None = None) -> Tensor:
@@ -70,9 +70,9 @@ def decode(path: Path, least_side: int | None = None) -> Tensor:
     """
     content = read_bytes(path)
     x_HWC = _plain_jpeg(content, least_side)
-    if x_HWC is not None:
-        return torch.from_numpy(x_HWC).permute(2, 0, 1)
-    return to_tensor(decode_bytes(path, content, least_side=least_side))
+    if x_HWC is None:
+        x_HWC = np.array(decode_bytes(path, content, least_side=least_side))
+    return torch.from_numpy(x_HWC).permute(2, 0, 1)
 
 
 def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
@@ -87,27 +87,20 @@ def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or ({"exif", "xmp"} & image.info.keys() and image.getexif().get(ORIENTATION, 1) != 1):
                 return None
-            scale = image.width // _scaled(image.size, least_side)[0] if least_side is not None else 1
+            scale = image.width // _scaled(image.size, least_side)[0]
         return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
     except Exception:  # Pillow then says what is wrong
         return None
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """Convert an RGB image to 3 H W, uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, or raise a `DecodeError` that says why not."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise DecodeError(path, "no such file") from None
-    except PermissionError:
-        raise DecodeError(path, "no permission to read it") from None
     except OSError as error:
-        raise DecodeError(path, f"cannot be read ({error.strerror or error})") from None
+        known = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
+        reason = known.get(type(error), f"cannot be read ({error.strerror or error})")
+        raise DecodeError(path, reason) from None
 
 
 def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: int | None = None) -> Image.Image:
@@ -129,12 +122,9 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
         raise DecodeError(path, "empty file")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if draft:
-                image.draft(None, (1, 1))
-            elif least_side is not None:
-                image.draft(None, _scaled(image.size, least_side))
+            image.draft(None, (1, 1) if draft else _scaled(image.size, least_side))
             image.load()
-            upright = upright_rgb(image)
+            upright = _upright_rgb(image)
             upright.format = image.format
             return upright
     except UnidentifiedImageError:
@@ -149,17 +139,19 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
         raise DecodeError(path, f"damaged image ({error or type(error).__name__})") from None
 
 
-def _scaled(size: tuple[int, int], least_side: int) -> tuple[int, int]:
+def _scaled(size: tuple[int, int], least_side: int | None) -> tuple[int, int]:
     """Return the (width, height) at which a JPEG of this size is decoded."""
-    for scale in DCT_SCALES:
+    for scale in DCT_SCALES if least_side is not None else ():
         if min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
             return size[0] // scale, size[1] // scale
     return size
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a loaded image of any mode to upright RGB, transparency on white."""
-    image = _upright(image)
+    with suppress(Exception):  # damaged EXIF data around a good image
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
     if image.has_transparency_data:
@@ -167,15 +159,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
     return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        if image.getexif().get(ORIENTATION, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data around a good image
-        return image
 
 
 def _eight_bit(pixels: np.ndarray, mode: str) -> np.ndarray:

@@ -29,17 +29,15 @@ def shown(items: Iterable[T], description: str, total: int, size: Callable[[T], 
     )
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     task = bar.add_task(description, total=total, rate="")
-    start, started, count = time.monotonic(), False, 0
+    start, count = time.monotonic(), 0
     try:
         for item in items:
             seconds = time.monotonic() - start
-            if not started and seconds > PATIENCE and sys.stderr.isatty():
+            if seconds > PATIENCE and sys.stderr.isatty():
                 bar.start()
-                started = True
-            if started:
                 bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
             yield item
             count += size(item) if size else 1
     finally:
-        if started:
+        if bar.live.is_started:
             bar.stop()

@@ -44,57 +44,46 @@ def check_images(
         UserError: The data cannot be used, or `data.csv` cannot be read.
     """
     record = run.record
+    classes = tuple(map(as_text, record.get("class_names", ())))
     if run.data_file.exists():
-        changed, now = _by_content(run, record, source)
+        entries = read_entries(run.data_file)
+        before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
+        now = look(source, decode=False)
+        if before.classes == now.classes and set(before.entries) == set(now.entries):
+            return []
+        now = look(source, decode=True)  # says which of the files are no images
+        changed = changes(before, now)
     else:
         now = look(source, decode=True)
-        changed = _by_number(record, now)
+        changed = _by_number(record, classes, now)
         if not changed and first_process():
             log.warning(UNLISTED)
     if not changed:
         return []
-    same_classes = _classes(record) in ((), now.classes)
-    if resume == "anyway" and same_classes:
+    if classes not in ((), now.classes):
+        way_out = f"since its head is for the classes {few(classes)}"
+    elif resume == "anyway":
         if first_process():
             log.warning("resume=anyway, although the images are others than before: %s", ", ".join(changed))
         return changed
-    if same_classes:
+    else:
         purpose = "have its result" if record.get("status") == "finished" else "go on"
         way_out = f"or resume=anyway to {purpose} all the same"
-    else:
-        way_out = f"since its head is for the classes {few(_classes(record))}"
     raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
     )
 
 
-def _by_content(
-    run: RunDirectory, record: dict[str, Any], source: Callable[[], ImageIndex]
-) -> tuple[list[str], Contents]:
-    """Return what has changed since `data.csv` was written, and the current images."""
-    entries = read_entries(run.data_file)
-    before = Contents(_classes(record) or tuple(sorted({entry.label for entry in entries})), entries)
-    now = look(source, decode=False)
-    if before.classes == now.classes and set(before.entries) == set(now.entries):
-        return [], now
-    now = look(source, decode=True)  # says which of the files are no images
-    return changes(before, now), now
-
-
-def _by_number(record: dict[str, Any], now: Contents) -> list[str]:
+def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) -> list[str]:
     """Return how classes and numbers of images differ from those in `run.json`, as far as it tells."""
     if "data" not in record:
         return []
     had, have = record["data"]["images"], now.numbers()
     return [
-        *class_changes(_classes(record), now.classes),
+        *class_changes(classes, now.classes),
         *(
             f"{have.get(split, 0)} images in {split}, not {had.get(split, 0)}"
             for split in {**had, **have}
             if have.get(split, 0) != had.get(split, 0)
         ),
     ]
-
-
-def _classes(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(map(as_text, record.get("class_names", ())))

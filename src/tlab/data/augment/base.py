@@ -1,6 +1,7 @@
 """Base class and helpers of tlab's own transforms."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from tlab.data.augment.lazy_image import LazyImage
 from tlab.data.augment.resample import Color
 
 Range = float | Sequence[float]
+ATTEMPTS = 10  # draws of a box of random shape that fits into the image, as in torchvision
 
 
 class Transform:
@@ -27,13 +29,8 @@ class Transform:
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """Transform one image: C H W, uint8 (other dtypes are converted), to 3 H W, uint8."""
         image = LazyImage(to_pixels(x_CHW))
-        self.apply(image, generator(int(torch.randint(2**62, ()))))
+        self.apply(image, np.random.default_rng(int(torch.randint(2**62, ()))))
         return image.tensor().clone()
-
-
-def generator(seed: int) -> np.random.Generator:
-    """Return a generator of random numbers that starts at `seed`."""
-    return np.random.Generator(np.random.PCG64(seed))
 
 
 def to_pixels(x_CHW: Tensor) -> np.ndarray:
@@ -55,6 +52,15 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def below(rng: np.random.Generator, stop: int) -> int:
     """Draw a whole number from 0 to `stop - 1`."""
     return int(rng.random() * stop)
+
+
+def sides(
+    rng: np.random.Generator, area: int, scale: Sequence[float], ratio: Sequence[float]
+) -> Iterator[tuple[int, int]]:
+    """Draw the sides of boxes: their share of `area` is uniform in `scale`, their ratio log-uniform in `ratio`."""
+    for _ in range(ATTEMPTS):
+        pixels, quotient = area * uniform(rng, *scale), math.exp(uniform(rng, *map(math.log, ratio)))
+        yield round(math.sqrt(pixels * quotient)), round(math.sqrt(pixels / quotient))
 
 
 def limits(

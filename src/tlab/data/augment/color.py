@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, uniform
-from tlab.data.augment.geometry import ATTEMPTS
+from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, sides, uniform
 from tlab.data.augment.lazy_image import LazyImage
 
 GRAY = np.array([0.2989, 0.587, 0.114])  # ITU-R BT.601, as rounded in torchvision's rgb_to_grayscale
@@ -42,7 +41,9 @@ class ColorJitter(Transform):
     hue: Range = 0.0
 
     def __post_init__(self) -> None:
-        self._limits = self._ranges()
+        from_zero = ("brightness", "contrast", "saturation")
+        self._limits = [limits(name, getattr(self, name), 1.0, 0.0) for name in from_zero]
+        self._limits.append(limits("hue", self.hue, 0.0, -0.5, 0.5))
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Draw an order and the factors, and change the colors."""
@@ -59,13 +60,6 @@ class ColorJitter(Transform):
                 image.recolor(saturation_matrix(amount))
             else:
                 image.recolor(hue_matrix(amount))
-
-    def _ranges(self) -> list[tuple[float, float]]:
-        named = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
-        return [
-            *(limits(name, value, 1.0, 0.0) for name, value in named.items()),
-            limits("hue", self.hue, 0.0, -0.5, 0.5),
-        ]
 
 
 def brightness_matrix(factor: float) -> np.ndarray:
@@ -92,9 +86,7 @@ def hue_matrix(turns: float) -> np.ndarray:
 
 
 def _matrix(linear: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    matrix = np.full((3, 4), offset)
-    matrix[:, :3] = linear
-    return matrix
+    return np.column_stack([linear, np.full(3, offset)])
 
 
 @dataclass
@@ -148,7 +140,7 @@ class RandomErasing(Transform):
 
     def __post_init__(self) -> None:
         check_probability(self.p)
-        color("value", self.value)
+        self._color = color("value", self.value)
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio must be a range above 0, not {self.ratio}")
 
@@ -156,13 +148,11 @@ class RandomErasing(Transform):
         """Paint a box; an image too thin for any such box is left unchanged."""
         if rng.random() >= self.p:
             return
-        (height, width), (low, high) = image.size, map(math.log, self.ratio)
-        for _ in range(ATTEMPTS):
-            area, ratio = height * width * uniform(rng, *self.scale), math.exp(uniform(rng, low, high))
-            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        height, width = image.size
+        for h, w in sides(rng, height * width, self.scale, self.ratio):
             if h < height and w < width:
                 top, left = below(rng, height - h + 1), below(rng, width - w + 1)
                 painted = image.pixels().copy()
-                painted[top : top + h, left : left + w] = color("value", self.value)
+                painted[top : top + h, left : left + w] = self._color
                 image.replace(painted)
                 return

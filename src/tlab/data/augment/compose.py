@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.core.errors import UserError
-from tlab.data.augment.base import Transform, generator, to_pixels
+from tlab.data.augment.base import Transform, check_probability, to_pixels
 from tlab.data.augment.evaluation import ResizeCrop, ResizePad
 from tlab.data.augment.lazy_image import LazyImage
 
@@ -27,18 +27,12 @@ class RandomApply(nn.Module):
 
     def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must lie in 0..1, not {p}")
-        self.transform = transform
-        self.p = p
+        check_probability(p)
+        self.transform, self.p = transform, p
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Transform one image, or return it unchanged."""
         return self.transform(x_CHW) if torch.rand(()).item() < self.p else x_CHW
-
-    def extra_repr(self) -> str:
-        """Show the probability in `repr`."""
-        return f"p={self.p}"
 
 
 class Compose:
@@ -55,7 +49,8 @@ class Compose:
     def __init__(self, transforms: Mapping[str, Any]) -> None:
         self.steps = {name: step for name, step in transforms.items() if step is not None}
         self._lazy = {name for name, step in self.steps.items() if _is_lazy(step)}
-        self.seeds_globally = not all(_is_lazy(step) or _is_fixed(step) for step in self.steps.values())
+        drawing = [step for name, step in self.steps.items() if name not in self._lazy]
+        self.seeds_globally = not all(isinstance(step, ResizeCrop | ResizePad) for step in drawing)
 
     def __call__(self, x_CHW: Tensor, seed: int) -> Tensor:
         """Augment one image.
@@ -73,7 +68,7 @@ class Compose:
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
-        rng = generator(seed)
+        rng = np.random.default_rng(seed)
         image: Tensor | LazyImage = x_CHW
         for name, step in self.steps.items():
             if name in self._lazy:
@@ -82,15 +77,13 @@ class Compose:
             else:
                 image = step(image.tensor() if isinstance(image, LazyImage) else image)
                 _check_image(name, image)
-        if isinstance(image, LazyImage):
-            return image.tensor()
-        if image.dtype != torch.uint8 or image.shape[0] != 3:
-            return torch.from_numpy(to_pixels(image)).permute(2, 0, 1)
-        return image
+        if isinstance(image, Tensor) and (image.dtype != torch.uint8 or image.shape[0] != 3):
+            image = LazyImage(to_pixels(image))
+        return image.tensor() if isinstance(image, LazyImage) else image
 
 
 def _is_lazy(step: Any) -> bool:
-    return isinstance(step, Transform) or (isinstance(step, RandomApply) and _is_lazy(step.transform))
+    return _is_lazy(step.transform) if isinstance(step, RandomApply) else isinstance(step, Transform)
 
 
 def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
@@ -99,11 +92,6 @@ def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
         step.apply(image, rng)
     elif rng.random() < step.p:
         _apply(step.transform, image, rng)
-
-
-def _is_fixed(step: Any) -> bool:
-    """Tell whether a transform is known to be deterministic."""
-    return isinstance(step, ResizeCrop | ResizePad)
 
 
 def _check_image(name: str, x: Any) -> None:

@@ -1,6 +1,8 @@
 """Transforms of evaluation: uint8 RGB images C H W to squares."""
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+
+from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 # ImageNet's mean color, 255 * (0.485, 0.456, 0.406), which normalization maps to zero.
@@ -11,7 +13,8 @@ _THIN = 2
 DETAIL = 2
 
 
-class ResizeCrop(nn.Module):
+@dataclass
+class ResizeCrop:
     """Resize the shorter side to `round(image_size / crop_fraction)`, then cut the central square.
 
     With `crop_fraction=0.875` this is torchvision's classification preset (256 then 224), pixel by pixel, for
@@ -25,55 +28,46 @@ class ResizeCrop(nn.Module):
     Shapes: uint8 `C H W` -> uint8 `C S S`.
     """
 
-    def __init__(self, image_size: int, crop_fraction: float = 0.875):
-        super().__init__()
-        _check_size(image_size)
-        if not 0 < crop_fraction <= 1:
-            raise ValueError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction}")
-        self.image_size = image_size
-        self.crop_fraction = crop_fraction
+    image_size: int
+    crop_fraction: float = 0.875
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction must be above 0 and at most 1, not {self.crop_fraction}")
 
     @property
     def least_side(self) -> int:
         """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
         return DETAIL * round(self.image_size / self.crop_fraction)
 
-    def forward(self, x_CHW: Tensor) -> Tensor:
+    def __call__(self, x_CHW: Tensor) -> Tensor:
         """Resize and crop one image."""
         height, width = x_CHW.shape[-2:]
-        short = min(height, width)
-        if max(height, width) > _THIN * short:
-            x_CHW = TF.center_crop(x_CHW, [_middle(height, short), _middle(width, short)])
+        kept = _THIN * min(height, width)
+        if max(height, width) > kept:  # of equal parity, to keep the center
+            x_CHW = TF.center_crop(x_CHW, [min(side, kept + (side - kept) % 2) for side in (height, width)])
         x_CHW = TF.resize(x_CHW, [round(self.image_size / self.crop_fraction)], antialias=True)
         return TF.center_crop(x_CHW, [self.image_size, self.image_size])
 
-    def extra_repr(self) -> str:
-        """Show the parameters in `repr`."""
-        return f"image_size={self.image_size}, crop_fraction={self.crop_fraction}"
 
-
-class ResizePad(nn.Module):
-    """Resize the longer side to `image_size`, then pad to a square: the whole object stays in view.
+@dataclass
+class ResizePad:
+    """Resize the longer side to `image_size`, then pad to a square (`MEAN_COLOR`): the whole object stays in view.
 
     Args:
         image_size: Side S of the square output, in pixels.
-        fill: Color of the padding, RGB in 0..255.
 
     Shapes: uint8 `3 H W` -> uint8 `3 S S`.
     """
 
-    def __init__(self, image_size: int, fill: tuple[int, int, int] = MEAN_COLOR):
-        super().__init__()
-        _check_size(image_size)
-        self.image_size = image_size
-        self.fill = list(fill)
+    image_size: int
 
     @property
     def least_side(self) -> int:
         """Pixels of the shorter side that a decoder should leave (see `decode.decode`)."""
         return DETAIL * self.image_size
 
-    def forward(self, x_CHW: Tensor) -> Tensor:
+    def __call__(self, x_CHW: Tensor) -> Tensor:
         """Resize and pad one image."""
         size, (height, width) = self.image_size, x_CHW.shape[-2:]
         scale = size / max(height, width)
@@ -81,14 +75,12 @@ class ResizePad(nn.Module):
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         x_CHW = TF.resize(x_CHW, [height, width], antialias=True)
         left, top = (size - width) // 2, (size - height) // 2
-        return TF.pad(x_CHW, [left, top, size - width - left, size - height - top], fill=self.fill)
-
-    def extra_repr(self) -> str:
-        """Show the parameters in `repr`."""
-        return f"image_size={self.image_size}, fill={self.fill}"
+        return TF.pad(x_CHW, [left, top, size - width - left, size - height - top], fill=list(MEAN_COLOR))
 
 
-def evaluation_transform(image_size: int, resize: str = "crop", crop_fraction: float = 0.875) -> nn.Module:
+def evaluation_transform(
+    image_size: int, resize: str = "crop", crop_fraction: float = 0.875
+) -> ResizeCrop | ResizePad:
     """Build the deterministic transform of validation and test images.
 
     Args:
@@ -97,24 +89,15 @@ def evaluation_transform(image_size: int, resize: str = "crop", crop_fraction: f
         crop_fraction: Share of the shorter side that `crop` keeps; 0.875 (224 of 256) in torchvision's presets.
 
     Returns:
-        A module from uint8 `3 H W` to uint8 `3 S S`.
+        A callable from uint8 `3 H W` to uint8 `3 S S`.
 
     Raises:
         ValueError: `resize` is neither of the two, or a number is out of range.
     """
+    if image_size < 2:
+        raise ValueError(f"image_size must be at least 2 pixels, not {image_size}")
     if resize == "crop":
         return ResizeCrop(image_size, crop_fraction)
     if resize == "pad":
         return ResizePad(image_size)
     raise ValueError(f"resize must be 'crop' or 'pad', not {resize!r}")
-
-
-def _check_size(image_size: int) -> None:
-    if image_size < 2:
-        raise ValueError(f"image_size must be at least 2 pixels, not {image_size}")
-
-
-def _middle(side: int, short: int) -> int:
-    """Return the length kept of `side`: about `_THIN` times the short side, of equal parity to keep the center."""
-    kept = _THIN * short
-    return side if side <= kept else kept + (side - kept) % 2

@@ -6,14 +6,14 @@ Successive ones are applied as one warp (see `lazy_image.LazyImage`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, uniform
+from tlab.data.augment.base import Range, Transform, below, check_probability, color, limits, sides, uniform
 from tlab.data.augment.lazy_image import LazyImage
 
-ATTEMPTS = 10  # draws of a box of random shape that fits into the image, as in torchvision
 BORDERS = {
     "constant": cv2.BORDER_CONSTANT,
     "edge": cv2.BORDER_REPLICATE,
@@ -47,11 +47,7 @@ class RandomResizedCrop(Transform):
         image.crop(*self._box(*image.size, rng), size=_pair(self.size))
 
     def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for _ in range(ATTEMPTS):
-            area = height * width * uniform(rng, *self.scale)
-            ratio = math.exp(uniform(rng, low, high))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        for w, h in sides(rng, height * width, self.scale, self.ratio):
             if 0 < w <= width and 0 < h <= height:
                 return below(rng, height - h + 1), below(rng, width - w + 1), h, w
         h = max(1, min(height, round(width / self.ratio[0])))
@@ -78,53 +74,49 @@ class RandomCrop(Transform):
     padding_mode: str = "constant"
 
     def __post_init__(self) -> None:
-        color("fill", self.fill)
+        self._color = color("fill", self.fill)
         if self.padding_mode not in BORDERS:
             raise ValueError(f"padding_mode must be one of {', '.join(BORDERS)}, not {self.padding_mode!r}")
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Add the margin and cut."""
-        fill, border = color("fill", self.fill), BORDERS[self.padding_mode]
-        margin = (
-            [self.padding] * 4 if isinstance(self.padding, int) else list(self.padding) * (4 // len(self.padding))
-        )
+        border = BORDERS[self.padding_mode]
+        margin = [self.padding] if isinstance(self.padding, int) else list(self.padding)
         if any(margin):
-            image.pad((margin[0], margin[1], margin[2], margin[3]), fill, border)
+            image.pad(margin * (4 // len(margin)), self._color, border)
         height, width = _pair(self.size)
         low, narrow = max(0, height - image.size[0]), max(0, width - image.size[1])
         if low or narrow:
-            image.pad((narrow, low, narrow, low), fill, border)
+            image.pad((narrow, low, narrow, low), self._color, border)
         image.crop(below(rng, image.size[0] - height + 1), below(rng, image.size[1] - width + 1), height, width)
 
 
 @dataclass
-class RandomHorizontalFlip(Transform):
+class _Flip(Transform):
+    """Swap two sides with probability p."""
+
+    p: float = 0.5
+    _horizontal: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+
+    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
+        """Flip, or do not."""
+        if rng.random() < self.p:
+            image.flip(self._horizontal, not self._horizontal)
+
+
+class RandomHorizontalFlip(_Flip):
     """Swap left and right with probability p."""
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p)
-
-    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Flip, or do not."""
-        if rng.random() < self.p:
-            image.flip(horizontal=True)
+    _horizontal = True
 
 
-@dataclass
-class RandomVerticalFlip(Transform):
+class RandomVerticalFlip(_Flip):
     """Swap top and bottom with probability p."""
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p)
-
-    def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
-        """Flip, or do not."""
-        if rng.random() < self.p:
-            image.flip(vertical=True)
+    _horizontal = False
 
 
 @dataclass
@@ -146,7 +138,11 @@ class RandomAffine(Transform):
     fill: Range = 0
 
     def __post_init__(self) -> None:
-        self._color, self._limits = color("fill", self.fill), self._ranges()
+        self._color = color("fill", self.fill)
+        shear = [0.0] * 4 if self.shear is None else self.shear
+        x, y = (shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4 else (shear, (0.0, 0.0))
+        scale = limits("scale", (1.0, 1.0) if self.scale is None else self.scale, 1.0, 1e-6)
+        self._limits = limits("degrees", self.degrees, 0.0), scale, limits("shear", x, 0.0), limits("shear", y, 0.0)
 
     def apply(self, image: LazyImage, rng: np.random.Generator) -> None:
         """Draw angle, shifts, scale and shears, and warp."""
@@ -159,14 +155,7 @@ class RandomAffine(Transform):
             x, y = (reach * side for reach, side in zip(self.translate, (width, height), strict=True))
             shift = (round(uniform(rng, -x, x)), round(uniform(rng, -y, y)))
         scale, shear = uniform(rng, *scales), (uniform(rng, *shear_x), uniform(rng, *shear_y))
-        matrix = affine_matrix(image.size, angle, shift, scale, shear)
-        image.warp(matrix, self._color)
-
-    def _ranges(self) -> list[tuple[float, float]]:
-        shear = [0.0] * 4 if self.shear is None else self.shear
-        x, y = (shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4 else (shear, (0.0, 0.0))
-        scale = limits("scale", (1.0, 1.0) if self.scale is None else self.scale, 1.0, 1e-6)
-        return [limits("degrees", self.degrees, 0.0), scale, limits("shear", x, 0.0), limits("shear", y, 0.0)]
+        image.warp(affine_matrix(image.size, angle, shift, scale, shear), self._color)
 
 
 def affine_matrix(

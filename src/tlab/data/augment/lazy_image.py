@@ -1,5 +1,7 @@
 """An image with pending transforms: successive warps become one, and so do successive color changes."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -7,7 +9,6 @@ from torch import Tensor
 
 from tlab.data.augment.resample import Color, flipped, resized, warped
 
-_IDENTITY = np.eye(3)
 _SAME = 1e-6
 
 
@@ -23,21 +24,13 @@ class LazyImage:
 
     Args:
         x_HWC: Image H W 3, uint8, RGB; never written to.
+
+    Attributes:
+        size: Height and width in pixels.
     """
 
     def __init__(self, x_HWC: np.ndarray) -> None:
-        self._source = x_HWC
-        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
-        self._size = x_HWC.shape[:2]
-        self._fill: Color | None = None  # color outside the source, where a warp may show it
-        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
-        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        height, width = self._size
-        return height, width
+        self.replace(x_HWC)
 
     def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
         """Cut a box that lies inside the image (pixels), and resize it to `size` (height, width)."""
@@ -46,14 +39,14 @@ class LazyImage:
         else:
             self._matrix = self._matrix @ np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
             self._cut = True
-        self._size = (height, width)
-        if size is not None and size != self._size:
+        self.size = height, width
+        if size is not None and size != self.size:
             self._compose(np.diag([width / size[1], height / size[0], 1.0]))
-            self._size = size
+            self.size = size
 
     def flip(self, horizontal: bool = False, vertical: bool = False) -> None:
         """Swap left and right, or top and bottom."""
-        height, width = self._size
+        height, width = self.size
         x = (-1.0, width) if horizontal else (1.0, 0)
         y = (-1.0, height) if vertical else (1.0, 0)
         self._compose(np.array([[x[0], 0, x[1]], [0, y[0], y[1]], [0, 0, 1]]))
@@ -61,19 +54,21 @@ class LazyImage:
     def warp(self, matrix: np.ndarray, fill: Color) -> None:
         """Resample by a 3 x 3 affine matrix, from output to input coordinates; `fill` shows outside the image."""
         if self._cut or self._color is not None or self._fill not in (None, fill):
-            self._carry_out()
+            self._set(self.pixels())
         self._compose(matrix)
         self._fill = fill
 
-    def pad(self, margin: tuple[int, int, int, int], fill: Color, border: int = cv2.BORDER_CONSTANT) -> None:
+    def pad(self, margin: Sequence[int], fill: Color, border: int) -> None:
         """Add a margin (left, top, right, bottom) in pixels, of the kind of a cv2.BORDER_* constant."""
-        self._carry_out()
         left, top, right, bottom = margin
-        self._set(cv2.copyMakeBorder(self._source, top, bottom, left, right, border, value=fill))
+        self._set(cv2.copyMakeBorder(self.pixels(), top, bottom, left, right, border, value=fill))
 
     def recolor(self, matrix: np.ndarray) -> None:
         """Change colors by a 3 x 4 matrix, from (R, G, B, 1) to (R, G, B), in 0..255."""
-        self._color = matrix if self._color is None else _after(matrix, self._color)
+        if self._color is not None:
+            matrix, added = matrix[:, :3] @ self._color, matrix[:, 3]
+            matrix[:, 3] += added
+        self._color = matrix
 
     def mean(self) -> np.ndarray:
         """Return the mean color, RGB in 0..255: 3, float64, with pending color changes, unclipped."""
@@ -83,7 +78,9 @@ class LazyImage:
 
     def pixels(self) -> np.ndarray:
         """Apply what is pending, and return the image: H W 3, uint8; not to be written to."""
-        self._carry_out()
+        self._carry_out_warp()
+        if self._color is not None:
+            self._source, self._color = cv2.transform(self._source, self._color), None
         return self._source
 
     def tensor(self) -> Tensor:
@@ -92,35 +89,26 @@ class LazyImage:
 
     def replace(self, x_HWC: np.ndarray) -> None:
         """Replace the image by another, H W 3, uint8, and drop what was pending."""
-        self._color = None
+        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
         self._set(x_HWC)
 
     def _set(self, x_HWC: np.ndarray) -> None:
-        self._source, self._size = x_HWC, x_HWC.shape[:2]
-        self._matrix, self._fill, self._cut = None, None, False
+        height, width = x_HWC.shape[:2]
+        self._source, self.size = x_HWC, (height, width)
+        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
+        self._fill: Color | None = None  # color outside the source, where a warp may show it
+        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
 
     def _compose(self, matrix: np.ndarray) -> None:
-        self._matrix = (_IDENTITY if self._matrix is None else self._matrix) @ matrix
-
-    def _carry_out(self) -> None:
-        self._carry_out_warp()
-        if self._color is not None:
-            self._source, self._color = cv2.transform(self._source, self._color), None
+        self._matrix = matrix if self._matrix is None else self._matrix @ matrix
 
     def _carry_out_warp(self) -> None:
         if self._matrix is None:
             return
         (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *self._matrix[:2]
-        edges = (min(x, x + a * self._size[1]), min(y, y + d * self._size[0]))
-        extents = (abs(a) * self._size[1] - width, abs(d) * self._size[0] - height)
+        edges = (min(x, x + a * self.size[1]), min(y, y + d * self.size[0]))
+        extents = (abs(a) * self.size[1] - width, abs(d) * self.size[0] - height)
         if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
-            self._set(flipped(resized(self._source, self._size), a < 0, d < 0))
+            self._set(flipped(resized(self._source, self.size), a < 0, d < 0))
         else:
-            self._set(warped(self._source, self._matrix, self._size, self._fill))
-
-
-def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the 3 x 4 matrix that applies `first`, then `second`."""
-    both = second[:, :3] @ first
-    both[:, 3] += second[:, 3]
-    return both
+            self._set(warped(self._source, self._matrix, self.size, self._fill))

@@ -66,11 +66,10 @@ class Mixing:
     def _drawn(self, seed: int) -> tuple[Callable[..., tuple[Tensor, float]] | None, float, random.Random]:
         """Return the mixing function (None: no mixing), the image's weight, and the generator for the rest."""
         draw = random.Random(seed)
-        kinds = [kind for kind, alpha in ((_blend, self.mixup_alpha), (_paste, self.cutmix_alpha)) if alpha > 0]
+        kinds = [(kind, a) for kind, a in ((_blend, self.mixup_alpha), (_paste, self.cutmix_alpha)) if a > 0]
         if not kinds or draw.random() >= self.p:
             return None, 1.0, draw
-        kind = draw.choice(kinds)
-        alpha = self.mixup_alpha if kind is _blend else self.cutmix_alpha
+        kind, alpha = draw.choice(kinds)
         return kind, draw.betavariate(alpha, alpha), draw
 
 

@@ -1,7 +1,5 @@
 """Atomic creation of folders."""
 
-import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +34,3 @@ def build_atomically(target: Path, build: Callable[[Path], None]) -> Path:
             f"{target} cannot be written ({reason}): make room there, or name another folder with TLAB_CACHE."
         ) from error
     return target
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -49,7 +49,6 @@ def csv_index(
         away = Path(os.path.relpath(folder.resolve(), base.resolve()))
     prefix = "" if folder == base else f"{away.as_posix()}/"
     available = _by_name(image_files(folder))
-    found: dict[str, dict[str, None]] = {}
     label_of: dict[str, str] = {}
     missing = []
     for name, label in rows:
@@ -62,14 +61,14 @@ def csv_index(
             raise UserError(
                 f"{table} gives {name!r} two labels, {label_of[file]!r} and {label!r}: keep one of the rows."
             )
-        else:
-            found.setdefault(label, {})[prefix + file] = None
     if missing:
         raise UserError(
             f"{table} labels images that are not in {folder}: {few(missing)}; correct data.images, "
             f"data.image_column={image_column} or data.extension={extension}, or leave them out with data.exclude."
         )
-    files = {label: list(names) for label, names in found.items()}
+    files: dict[str, list[str]] = {}
+    for file, label in label_of.items():
+        files.setdefault(label, []).append(prefix + file)
     remarks = [f"{blank} rows of {table} have no label and are not used."] if blank else []
     remarks += left_out.remarks()
     if val_fraction is None:

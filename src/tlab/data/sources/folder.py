@@ -1,7 +1,7 @@
 """Index of image files by class and split, read from class folders."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -71,9 +71,7 @@ class ImageIndex:
         if not paths:
             return self
         gone = set(map(str, paths))
-        kept = {
-            split: tuple(s for s in samples if str(s.path) not in gone) for split, samples in self.splits.items()
-        }
+        kept = {split: tuple(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
         for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
             labels = {sample.label for sample in kept[split]}
             empty = [name for label, name in enumerate(self.classes) if label not in labels]
@@ -158,7 +156,16 @@ def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str]
         remarks: Sentences to keep with the index.
     """
     classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
-    return ImageIndex(root, classes, _samples(root, found, classes), tuple(remarks))
+    splits = {
+        split: tuple(
+            Sample(f"{root}/{name}", label)
+            for label, c in enumerate(classes)
+            for name in in_order(found[split].get(c, ()))
+        )
+        for split in ("train", "val", "test", UNSPLIT)
+        if split in found
+    }
+    return ImageIndex(root, classes, splits, tuple(remarks))
 
 
 def build_index(
@@ -186,26 +193,20 @@ def build_index(
     val = None if "val" in found else val_fraction
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
-    splits = dict(found) | (split_classes(train, val, test, seed) if val or test else {})
-    _check_classes(root, splits)
-    classes = tuple(sorted(train))
-    samples = _samples(root, splits, classes)
-    missing = sorted(set(classes) - set(splits.get("test", classes)))
+    splits = {**found} | (split_classes(train, val, test, seed) if val or test else {})
+    for one, other, images in (
+        ("val", "train", "train"),
+        ("test", "train", "train"),
+        ("train", "val", "validation"),
+    ):
+        if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
+            raise UserError(
+                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {images} "
+                "images, correct the folder's name, or leave it out with data.exclude."
+            )
+    missing = sorted(set(train) - set(splits.get("test", train)))
     thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
-    return ImageIndex(root, classes, samples, (*remarks, *thin))
-
-
-def _samples(root: Path, splits: Mapping[str, Files], classes: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
-    """Return the samples of each split, sorted by class, then by path."""
-    return {
-        split: tuple(
-            Sample(f"{root}/{name}", label)
-            for label, c in enumerate(classes)
-            for name in in_order(splits[split].get(c, ()))
-        )
-        for split in ("train", "val", "test", UNSPLIT)
-        if split in splits
-    }
+    return unsplit_index(root, splits, (*remarks, *thin))
 
 
 def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
@@ -225,15 +226,12 @@ def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
 
 def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
     """Return class name -> image files in one split's folder, or in the root (`folder=""`)."""
-    base = root / folder
-    prefix = f"{folder}/" if folder else ""
     classes: Files = {}
-    for name in subfolders(base):
-        if exclude.folder(prefix + name):
-            continue
-        below = f"{prefix}{name}"
-        files = [f"{below}/{file}" for file in image_files(base / name, below, exclude)]
-        classes.setdefault(nfc(name), []).extend(files)
+    for name in subfolders(root / folder):
+        below = f"{folder}/{name}".lstrip("/")
+        if not exclude.folder(below):
+            files = (f"{below}/{file}" for file in image_files(root / below, below, exclude))
+            classes.setdefault(nfc(name), []).extend(files)
     return classes
 
 
@@ -241,9 +239,7 @@ def _check_files(root: Path, folder: str, classes: Files) -> None:
     """Raise a `UserError` if a split's folder or the root has no class folders, or an empty one."""
     base = root / folder
     if not classes:
-        loose = (
-            " its images lie side by side, not in class folders;" if image_files(base, folder, deep=False) else ""
-        )
+        loose = " its images lie side by side, not in class folders;" if image_files(base, deep=False) else ""
         raise UserError(
             f"{base} has no class folders:{loose} give a folder with one folder of images for each class."
         )
@@ -271,19 +267,3 @@ def _left_aside(root: Path, folders: Mapping[str, str], found: Mapping[str, File
         for why, aside in names.items()
         if aside
     ]
-
-
-def _check_classes(root: Path, splits: Mapping[str, Files]) -> None:
-    """Raise a `UserError` if val or test has a class that train lacks, or val lacks one that train has."""
-    train = set(splits["train"])
-    for split in splits.keys() - {"train"}:
-        if extra := sorted(set(splits[split]) - train):
-            raise UserError(
-                f"{few(map(repr, extra))} is a class in {split} but not in train (below {root}): add train images, "
-                "correct the folder's name, or leave it out with data.exclude."
-            )
-    if absent := sorted(train - set(splits["val"])):
-        raise UserError(
-            f"{few(map(repr, absent))} is a class in train but not in val (below {root}): add validation images, "
-            "correct the folder's name, or leave it out with data.exclude."
-        )

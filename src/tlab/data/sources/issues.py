@@ -20,42 +20,37 @@ def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[st
         index: Index of the readable files.
         verdicts: `Sample.file` -> `FileCheck` of each of them.
     """
-    return [*_odd_formats(index, verdicts), *_same_content(index, verdicts)]
-
-
-def _odd_formats(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for samples in index.splits.values():
+    formats: dict[str, list[Sample]] = defaultdict(list)
+    copies: dict[str, list[Place]] = defaultdict(list)
+    for split, samples in index.splits.items():
         for sample in samples:
-            groups[verdicts[sample.file].format].append(sample)
-    if not groups:
-        return []
-    usual = max(groups, key=lambda kind: len(groups[kind]))
-    total = sum(map(len, groups.values()))
-    if len(groups[usual]) < MANY:
-        return []
+            check = verdicts[sample.file]
+            formats[check.format].append(sample)
+            copies[check.digest].append((split, sample))
+    return [*_odd_formats(index, formats), *_same_content(index, copies)]
+
+
+def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[str]:
+    total = sum(map(len, formats.values()))
+    usual, common = max(formats.items(), key=lambda item: len(item[1]), default=("", []))
     sentences = []
-    for kind, odd in groups.items():
-        if kind == usual or len(odd) > max(1, RARE * total):
+    for kind, odd in formats.items():
+        if kind == usual or len(common) < MANY or len(odd) > max(1, RARE * total):
             continue
         names = [index.relative(sample.path) for sample in odd]
-        example = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+        example = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         is_are = "is a" if len(names) == 1 else "are"
         sentences.append(
-            f"{few(names)} {is_are} {kind} among {len(groups[usual])} {usual} files: look whether it belongs "
+            f"{few(names)} {is_are} {kind} among {len(common)} {usual} files: look whether it belongs "
             f"to the data; data.exclude=[{example}] leaves it out."
         )
     return sentences
 
 
-def _same_content(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[str]:
-    places: dict[str, list[Place]] = defaultdict(list)
-    for split, samples in index.splits.items():
-        for sample in samples:
-            places[verdicts[sample.file].digest].append((split, sample))
+def _same_content(index: ImageIndex, copies: dict[str, list[Place]]) -> list[str]:
     leaks: dict[str, list[str]] = defaultdict(list)
     labels: list[str] = []
-    for twins in (found for found in places.values() if len(found) > 1):
+    for twins in (found for found in copies.values() if len(found) > 1):
         for split in {place[0] for place in twins} - {"train"}:
             if any(place[0] == "train" for place in twins):
                 leaks[split].append(_pair(index, twins, "train", split))

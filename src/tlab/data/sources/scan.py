@@ -1,18 +1,16 @@
 """Fast, ordered listing of the image files below a folder, and exclusion patterns."""
 
-import fnmatch
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
 from tlab.core.errors import UserError
-
-NOT_DATA = {"__macosx"}
 
 
 @cache
@@ -41,11 +39,9 @@ class Exclude:
             patterns = [patterns]
         self.patterns = [nfc(str(pattern)).removeprefix("./") for pattern in patterns]
         self.used: set[str] = set()
-        below = [(pattern, re.sub(r"(/\*{0,2})$", "", pattern) + "/*") for pattern in self.patterns]
-        files = [(pattern, pattern) for pattern in self.patterns] + below
-        folders = [(pattern, re.sub(r"(/\*{0,2})$", "", pattern)) for pattern in self.patterns]
-        self._files = [(name, re.compile(fnmatch.translate(glob))) for name, glob in files]
-        self._folders = [(name, re.compile(fnmatch.translate(glob))) for name, glob in folders if glob]
+        folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
+        self._folders = {pattern: (folder,) for pattern, folder in folders.items()}
+        self._files = {pattern: (pattern, f"{folder}/*") for pattern, folder in folders.items()}
 
     def file(self, relative: str) -> bool:
         """Tell whether this file is excluded."""
@@ -55,8 +51,9 @@ class Exclude:
         """Tell whether this folder is excluded with everything below it."""
         return self._match(self._folders, relative)
 
-    def _match(self, globs: list[tuple[str, re.Pattern[str]]], relative: str) -> bool:
-        hits = [name for name, glob in globs if glob.match(nfc(relative))]
+    def _match(self, globs: Mapping[str, tuple[str, ...]], relative: str) -> bool:
+        name = nfc(relative)
+        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, glob) for glob in any_of)]
         self.used.update(hits)
         return bool(hits)
 
@@ -127,7 +124,7 @@ def _read_folder(folder: str) -> tuple[list[str], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if _hidden(name):
+                if name.startswith(".") or name.lower() == "__macosx":
                     continue
                 if entry.is_dir():
                     folders.append(name)
@@ -138,7 +135,3 @@ def _read_folder(folder: str) -> tuple[list[str], list[str]]:
             f"{folder} may not be read by this user: change its permissions, or leave it out with data.exclude."
         ) from None
     return folders, files
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in NOT_DATA

@@ -39,15 +39,9 @@ def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) 
         seed: Seed of the split.
 
     Returns:
-        Part name -> names, in the order given; every part has at least one file.
-
-    Raises:
-        ValueError: There are fewer files than parts.
+        Part name -> names, in the order given; every part has a file, if there are as many files as parts.
     """
-    parts = {"test": test, "val": val}
-    wanted = {part: share for part, share in parts.items() if share}
-    if len(names) < len(wanted) + 1:
-        raise ValueError(f"{len(names)} files cannot fill {len(wanted) + 1} parts")
+    wanted = {part: share for part, share in (("test", test), ("val", val)) if share}
     order = sorted((place(name, seed), name) for name in names)
     side: dict[str, str] = {}
     threshold, start, later = 0.0, 0, len(wanted)
@@ -59,7 +53,7 @@ def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) 
         stop = start + max(1, min(max(natural, low), high, len(order) - start - later))
         side |= {name: part for _, name in order[start:stop]}
         start, later = stop, later - 1
-    split: dict[str, list[str]] = {part: [] for part in ("train", "val", "test") if part in ("train", *wanted)}
+    split: dict[str, list[str]] = {part: [] for part in ("train", *wanted)}
     for name in names:
         split[side.get(name, "train")].append(name)
     return split
@@ -82,26 +76,21 @@ def split_classes(
     Raises:
         UserError: A class has too few images.
     """
-    parts = 1 + bool(val) + bool(test)
-    small = [f"{name} ({len(files)})" for name, files in names.items() if len(files) < parts]
-    if small:
-        into = " and ".join(["train", *(["val"] if val else []), *(["test"] if test else [])])
+    parts = ["train", *(part for part, share in (("val", val), ("test", test)) if share)]
+    if small := [f"{name} ({len(files)})" for name, files in names.items() if len(files) < len(parts)]:
         raise UserError(
-            f"Too few images to split into {into} in {few(small)}: add images, leave the class out with "
-            "data.exclude=['CLASS'], or make a val folder yourself."
+            f"Too few images to split into {' and '.join(parts)} in {few(small)}: add images, leave the class "
+            "out with data.exclude=['CLASS'], or make a val folder yourself."
         )
-    split: dict[str, dict[str, list[str]]] = {}
-    for name, files in names.items():
-        for part, kept in split_class(files, val, test, seed).items():
-            split.setdefault(part, {})[name] = kept
-    return split
+    split = {name: split_class(files, val, test, seed) for name, files in names.items()}
+    return {part: {name: split[name][part] for name in names} for part in parts}
 
 
 def check_fractions(val: Fraction, test: Fraction) -> None:
     """Raise a `UserError` if the shares leave no training data, or no validation data."""
-    for key, share in (("data.val_fraction", val), ("data.test_fraction", test)):
-        check_value(key, share)
-    if val is not None and val == 0:
+    check_value("data.val_fraction", val)
+    check_value("data.test_fraction", test)
+    if val == 0:
         raise UserError(
             "data.val_fraction=0 leaves no validation images: give a share such as 0.2, or a val folder."
         )

@@ -1,6 +1,7 @@
 """Writing of a torchvision dataset as folders of images."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from PIL import Image
 
 from tlab.core.errors import UserError
 from tlab.data.progress_bar import shown
-from tlab.data.sources.atomic_directory import link_or_copy
 
 
 def write_split(dataset: Any, target: Path) -> None:
@@ -24,24 +24,22 @@ def write_split(dataset: Any, target: Path) -> None:
     names, files = _class_names(dataset), _files(dataset)
     count = len(dataset)
     for i in shown(range(count), f"Writing {type(dataset).__name__} {target.name}", count):
-        if files is None:
-            image, label = dataset[i]
-            _check_sample(dataset, image, label)
-        else:
-            path, label = files[i]
+        image, label = dataset[i] if files is None else files[i]
+        if not isinstance(image, Image.Image | Path) or isinstance(label, bool) or not hasattr(label, "__index__"):
+            raise UserError(
+                f"torchvision's {type(dataset).__name__} does not give one class per image: tlab needs "
+                "classification."
+            )
         folder = target / (names[int(label)] if names else f"{int(label):03d}")
         folder.mkdir(parents=True, exist_ok=True)
-        if files is None:
+        if not isinstance(image, Path):
             image.save(folder / f"{i:05d}.png", compress_level=1)  # four times as fast, a tenth larger
-        else:
-            link_or_copy(path, folder / f"{i:05d}{path.suffix.lower()}")
-
-
-def _check_sample(dataset: Any, image: Any, label: Any) -> None:
-    if not isinstance(image, Image.Image) or isinstance(label, bool) or not hasattr(label, "__index__"):
-        raise UserError(
-            f"torchvision's {type(dataset).__name__} does not give one class per image: tlab needs classification."
-        )
+            continue
+        file = folder / f"{i:05d}{image.suffix.lower()}"
+        try:
+            file.hardlink_to(image)
+        except OSError:  # the file system cannot
+            shutil.copyfile(image, file)
 
 
 def _class_names(dataset: Any) -> list[str] | None:
@@ -58,24 +56,22 @@ def _class_names(dataset: Any) -> list[str] | None:
 
 def _files(dataset: Any) -> list[tuple[Path, int]] | None:
     """Return (image file, label) of every sample if the dataset keeps such lists, else None."""
-    pairs = next((getattr(dataset, a) for a in ("_samples", "samples") if hasattr(dataset, a)), None)
-    if pairs is None:
-        paths = next((getattr(dataset, a) for a in ("_image_files", "_images") if hasattr(dataset, a)), None)
-        if not isinstance(paths, list) or len(paths) != len(dataset) or not hasattr(dataset, "_labels"):
-            return None
-        pairs = list(zip(paths, dataset._labels, strict=True))
+    lists = ("_samples", "samples", "_image_files", "_images")  # pairs; or paths, beside `_labels`
+    pairs: Any = next((getattr(dataset, name) for name in lists if hasattr(dataset, name)), ())
     try:
+        if hasattr(dataset, "_labels"):
+            pairs = zip(pairs, dataset._labels, strict=True)
         files = [(Path(path), int(label)) for path, label in pairs]
     except (TypeError, ValueError):
         return None
-    return files if files and all(_same(dataset, files, i) for i in (0, -1)) else None
+    alike = files and len(files) == len(dataset) and all(_same(dataset, i, *files[i]) for i in (0, len(files) - 1))
+    return files if alike else None
 
 
-def _same(dataset: Any, files: list[tuple[Path, int]], i: int) -> bool:
-    """Tell whether the i-th file is the i-th sample of the dataset."""
-    path, label = files[i]
-    if len(files) != len(dataset) or not path.is_file():
+def _same(dataset: Any, i: int, path: Path, label: int) -> bool:
+    """Tell whether this file is the i-th sample of the dataset."""
+    if not path.is_file():
         return False
-    image, own = dataset[i % len(files)]
+    image, own = dataset[i]
     with Image.open(path) as opened:
         return own == label and image.convert("RGB").tobytes() == opened.convert("RGB").tobytes()

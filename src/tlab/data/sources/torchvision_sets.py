@@ -6,17 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from http.client import HTTPException
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.folder import ImageIndex, folder_index
 from tlab.data.sources.torchvision_export import write_split
-
-if TYPE_CHECKING:  # not imported once the folder is written
-    from torchvision.datasets import VisionDataset
 
 # torchvision's own names of the splits, where they are not `train` and `test` (or `train=True` and `train=False`).
 # A missing test split is split off by data.test_fraction, a missing val split by data.val_fraction.
@@ -84,8 +83,8 @@ def torchvision_index(
     return index if limit is None else _limited(index, limit)
 
 
-def _dataset_class(name: str) -> "type[VisionDataset]":
-    from torchvision import datasets
+def _dataset_class(name: str) -> type:
+    from torchvision import __version__, datasets  # not needed once the folder is written
 
     offered = {
         n: c
@@ -97,13 +96,8 @@ def _dataset_class(name: str) -> "type[VisionDataset]":
     by_fold = {n.lower(): n for n in offered}
     close = [by_fold[n] for n in difflib.get_close_matches(name.lower(), by_fold, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}?" if close else "try STL10, CIFAR10, OxfordIIITPet or Flowers102."
-    raise UserError(f"data.name={name} is no classification data set of torchvision {_version()}: {hint}")
-
-
-def _version() -> str:
-    from torchvision import __version__
-
-    return __version__.split("+")[0]
+    version = __version__.split("+")[0]
+    raise UserError(f"data.name={name} is no classification data set of torchvision {version}: {hint}")
 
 
 def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> None:
@@ -116,11 +110,11 @@ def _export(kind: type, source: Path, options: dict[str, Any], target: Path) -> 
         splits = {ours: {"split": theirs} for ours, theirs in names.items()}
     else:
         splits = {"train": {}}
+    # EMNIST and QMNIST pass `download` on through their **kwargs
+    downloads = "download" in parameters or ("kwargs" in parameters and kind.__name__ != "ImageNet")
+    more = {"download": True, **options} if downloads else options
     for split, arguments in splits.items():
-        # EMNIST and QMNIST pass `download` on through their **kwargs
-        can = "download" in parameters or ("kwargs" in parameters and kind.__name__ != "ImageNet")
-        arguments |= {"download": True} if can else {}
-        write_split(_load(kind, source, arguments | options), target / split)
+        write_split(_load(kind, source, arguments | more), target / split)
 
 
 def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
@@ -133,13 +127,13 @@ def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
     except ImportError as error:
         raise UserError(f"torchvision's {kind.__name__} needs another package: {error}.") from error
     except (OSError, RuntimeError, HTTPException) as error:
-        wanted = _wanted(kind)
         # The frame of torchvision's download function knows where the file belongs
         at = next((f.frame.f_locals["fpath"] for f in inspect.trace() if "fpath" in f.frame.f_locals), None)
-        place = f"put {Path(at).name} into {Path(at).parent}" if at else f"put {wanted} into {source}"
+        file = Path(at) if at else source / _wanted(kind)
         raise UserError(
             f"torchvision's {kind.__name__} could not be had ({_first_line(error)}): connect to the network, "
-            f"or {place}, or point data.root at a folder where torchvision has it already."
+            f"or put {file.name} into {file.parent}, or point data.root at a folder where torchvision has it "
+            "already."
         ) from error
     except ValueError as error:
         raise UserError(f"torchvision's {kind.__name__} refuses its options: {_first_line(error)}") from error
@@ -148,9 +142,7 @@ def _load(kind: type, source: Path, arguments: dict[str, Any]) -> Any:
 def _wanted(kind: type) -> str:
     """Return the names of the archives that torchvision would download, as far as the class names them."""
     texts = " ".join(str(value) for c in kind.__mro__[:-2] for key, value in vars(c).items() if "__" not in key)
-    names = dict.fromkeys(
-        match.group() for match in re.finditer(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(match.group())
-    )
+    names = dict.fromkeys(name for name in re.findall(r"[\w.-]+", texts) if _ARCHIVE.fullmatch(name))
     return " and ".join(names) or f"the files of {kind.__name__}"
 
 
@@ -161,8 +153,10 @@ def _first_line(error: BaseException) -> str:
 
 def _limited(index: ImageIndex, limit: int) -> ImageIndex:
     """Keep the first `limit` images of each class in each split."""
-    splits = {}
-    for split, samples in index.splits.items():
-        by_class = [[s for s in samples if s.label == k] for k in range(len(index.classes))]
-        splits[split] = tuple(sample for group in by_class for sample in group[:limit])
+    splits = {
+        split: tuple(
+            sample for _, group in groupby(samples, attrgetter("label")) for sample in islice(group, limit)
+        )
+        for split, samples in index.splits.items()
+    }
     return replace(index, splits=splits)

@@ -4,11 +4,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", str, Path)
 T = TypeVar("T")
 
-NO_STAMP = (-1, 0, 0, 0)
 AHEAD = 1_000  # files queued for the threads at once; each takes a kilobyte
 SAME_FORMAT = {"MPO": "JPEG"}  # many phones write a JPEG followed by a second image
 
@@ -66,14 +66,14 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
     """
     store = _Store(root)
     known = {path: store.get(str(path)) for path in paths}
-    fresh = [path for path, verdict in known.items() if verdict is None]
     start = time.monotonic()
-    verdicts = progress_bar.shown(
-        _on_threads(examine, [Path(path) for path in fresh]), "Checking images", len(fresh)
-    )
-    done = dict(zip(fresh, verdicts, strict=True))
-    if fresh:
-        _log_rate(done, time.monotonic() - start)
+    done = _work_on_unknown(known, lambda path: examine(Path(path)), "Checking images")
+    seconds = time.monotonic() - start
+    if done and seconds > progress_bar.PATIENCE:
+        count, broken = len(done), len(unreadable(done))
+        rate = count / seconds
+        log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, seconds, rate, broken)
+    if done:
         store.update({str(path): verdict for path, verdict in done.items()})
     return {path: verdict or done[path] for path, verdict in known.items()}
 
@@ -109,9 +109,7 @@ def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """
     store = _Store(root)
     known = {path: store.get(path) for path in paths}
-    fresh = [path for path, verdict in known.items() if verdict is None]
-    read = progress_bar.shown(_on_threads(_digest_of, fresh), "Reading images", len(fresh))
-    done = dict(zip(fresh, read, strict=True))
+    done = _work_on_unknown(known, _digest_of, "Reading images")
     return {path: done[path] if verdict is None else verdict.digest for path, verdict in known.items()}
 
 
@@ -126,17 +124,13 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def _on_threads(work: Callable[[F], T], paths: Sequence[F]) -> Iterator[T]:
+def _work_on_unknown(known: Mapping[F, FileCheck | None], work: Callable[[F], T], description: str) -> dict[F, T]:
+    """Return what `work` finds in each file of which nothing is known, and show the progress."""
+    fresh = [path for path, verdict in known.items() if verdict is None]
     with ThreadPoolExecutor(min(16, cpu_count())) as pool:
-        for start in range(0, len(paths), AHEAD):
-            yield from pool.map(work, paths[start : start + AHEAD])
-
-
-def _log_rate(done: Mapping[F, FileCheck], seconds: float) -> None:
-    if seconds > progress_bar.PATIENCE:
-        count, broken = len(done), len(unreadable(done))
-        rate = count / seconds
-        log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, seconds, rate, broken)
+        groups = (pool.map(work, fresh[start : start + AHEAD]) for start in range(0, len(fresh), AHEAD))
+        found = progress_bar.shown(chain.from_iterable(groups), description, len(fresh))
+        return dict(zip(fresh, found, strict=True))
 
 
 class _Store:
@@ -147,37 +141,26 @@ class _Store:
         self.file = cache_dir() / "check" / f"{name}.json"
         # Results may differ with another Pillow or another pixel limit
         self.version = f"3 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
-        self.columns: list[list] = [[] for _ in range(len(NO_STAMP) + len(FileCheck._fields))]
-        self.places: dict[str, int] = {}  # path -> position in each column
+        self.records: dict[str, tuple] = {}  # path -> stamp of the file, and `FileCheck`
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
             if stored["version"] == self.version:
-                places = {path: place for place, path in enumerate(stored["files"])}
-                if [len(column) for column in stored["columns"]] == [len(places)] * len(self.columns):
-                    self.places, self.columns = places, stored["columns"]
+                self.records = dict(zip(stored["files"], zip(*stored["columns"], strict=True), strict=True))
 
     def get(self, path: str) -> FileCheck | None:
-        place = self.places.get(path)
-        if place is None:
-            return None
-        record = [column[place] for column in self.columns]
-        try:
-            stamp = file_stamp(path)
-        except OSError:
-            return None
-        return FileCheck(*record[len(stamp) :]) if record[: len(stamp)] == list(stamp) else None
+        record = self.records.get(path)
+        with suppress(OSError):
+            if record is not None and record[: -len(FileCheck._fields)] == file_stamp(path):
+                return FileCheck(*record[-len(FileCheck._fields) :])
+        return None
 
     def update(self, verdicts: dict[str, FileCheck]) -> None:
         for path, verdict in verdicts.items():
-            try:
-                with open(path, "rb"):  # noqa: PTH123 - the content of a file that cannot be opened was not checked
-                    record = (*file_stamp(path), *verdict)
-            except OSError:
-                record = (*NO_STAMP, *verdict)  # matches no file, so it is checked again
-            place = self.places.setdefault(path, len(self.places))
-            for column, value in zip(self.columns, record, strict=True):
-                column[place : place + 1] = [value]
-        stored = {"version": self.version, "files": list(self.places), "columns": self.columns}
+            self.records.pop(path, None)
+            with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
+                self.records[path] = (*file_stamp(path), *verdict)
+        columns = list(zip(*self.records.values(), strict=True))
+        stored = {"version": self.version, "files": list(self.records), "columns": columns}
         try:
             write_text(self.file, json.dumps(stored))
         except OSError as error:

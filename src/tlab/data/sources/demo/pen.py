@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-Color = tuple[int, int, int]
+Color = tuple[int, ...]  # RGB
 
 
 class Palette(NamedTuple):

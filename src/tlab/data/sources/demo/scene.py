@@ -38,7 +38,7 @@ def draw_scene(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
 def _color(rng: np.random.Generator, saturation: tuple[float, float] = (0.1, 0.9)) -> Color:
     hue, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(0.2, 1)
     rgb = [v - v * s * max(0.0, min(k := (n + hue) % 6, 4 - k, 1.0)) for n in (5, 3, 1)]
-    return (round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2]))
+    return tuple(round(255 * x) for x in rgb)
 
 
 def _palette(ground: np.ndarray, rng: np.random.Generator) -> Palette:
@@ -48,12 +48,8 @@ def _palette(ground: np.ndarray, rng: np.random.Generator) -> Palette:
     main, second = candidates[int(rng.integers(0, 3))], candidates[int(rng.integers(3, 7))]
     dark, light = int(rng.integers(15, 70)), int(rng.integers(185, 250))
     tint = rng.integers(-15, 16, size=3)
-    return Palette(main, second, _gray(dark, tint), _gray(light, -tint))
-
-
-def _gray(level: int, tint: np.ndarray) -> Color:
-    red, green, blue = (int(x) for x in np.clip(level + tint, 0, 255))
-    return (red, green, blue)
+    grays = [np.clip(level, 0, 255).tolist() for level in (dark + tint, light - tint)]
+    return Palette(main, second, *map(tuple, grays))
 
 
 def _pose(side: int, rng: np.random.Generator) -> np.ndarray:
