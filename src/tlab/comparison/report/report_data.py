@@ -1,6 +1,7 @@
 """What the report's charts are drawn from, as plain data."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,8 +19,6 @@ MOST_CURVES = 100  # settings whose learning curves are in the file
 def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
     """Return the data of the charts of a report in `directory`; settings without a result are left out."""
     ranked = comparison.ranked
-    metrics = curve_metrics(ranked, comparison.monitor)
-    places = {setting.levels: place for place, setting in enumerate(ranked)}
     data = {
         "metric": comparison.monitor,
         "mode": comparison.mode,
@@ -27,24 +26,16 @@ def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
         "factors": [{"name": f.name, "levels": f.levels, "number": f.is_number} for f in comparison.factors],
         "settings": [_setting(comparison, setting) for setting in ranked],
         "runs": [
-            {
-                "setting": places[setting.levels],
-                "seed": run.seed,
-                "value": run.metrics.get(comparison.monitor),
-                "seconds": run.seconds,
-            }
-            for setting in ranked
+            {"setting": place, "seed": run.seed, "value": setting.values[run.seed], "seconds": run.seconds}
+            for place, setting in enumerate(ranked)
             for run in setting.counted.values()
         ],
         "curves": {
-            name: {
-                "share": is_share(name),
-                "lines": [curve(setting, name) for setting in ranked[:MOST_CURVES]],
-            }
-            for name in metrics
+            name: {"share": is_share(name), "lines": [curve(setting, name) for setting in ranked[:MOST_CURVES]]}
+            for name in curve_metrics(ranked, comparison.monitor)
         },
         "phases": [phases(setting) for setting in ranked[:MOST_CURVES]],
-        "effects": _effects(comparison),
+        "effects": [asdict(effect) for effect in comparison.effects.factors] if comparison.effects else [],
         "classes": class_report(ranked),
     }
     return _rounded(data)
@@ -69,23 +60,6 @@ def _setting(comparison: Comparison, setting: Setting) -> dict[str, Any]:
         "p": setting.difference.p_corrected if setting.difference else None,
         "seconds": setting.mean_of("seconds"),
     }
-
-
-def _effects(comparison: Comparison) -> list[dict[str, Any]]:
-    if comparison.effects is None:
-        return []
-    return [
-        {
-            "factor": effect.factor,
-            "share": effect.share,
-            "separable": effect.separable,
-            "levels": [
-                {"name": level.name, "mean": level.mean, "half": level.half_width, "settings": level.settings}
-                for level in effect.levels
-            ],
-        }
-        for effect in comparison.effects.factors
-    ]
 
 
 def _rounded(data: Any) -> Any:
