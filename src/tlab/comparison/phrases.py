@@ -1,6 +1,6 @@
 """The comparison in words: numbers as people write them, and the answer in a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tlab.comparison.load import STATUSES
 from tlab.comparison.result import Comparison, Setting
@@ -29,17 +29,47 @@ def lead(difference: float, metric: str) -> str:
     return f"{100 * abs(difference):.1f} points" if is_share(metric) else f"{abs(difference):.3f}"
 
 
-def span(summary: Summary, metric: str) -> str:
+def span(summary: Summary | None, metric: str) -> str:
     """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
 
     A dash for one seed; `all equal` where several seeds have the same value.
     """
-    if summary.low is None or summary.high is None:
+    if summary is None or summary.low is None or summary.high is None:
         return "–"
     if summary.all_equal:
         return "all equal"
     low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
     return f"{value(low, metric, unit=False)} to {value(high, metric)}"
+
+
+def mean_sd(summary: Summary | None, metric: str) -> str:
+    """Return `36.5 ± 1.3 %`; of one seed the value alone, of none a dash."""
+    if summary is None or summary.sd is None:
+        return value(summary and summary.mean, metric)
+    return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
+
+
+def epochs(setting: Setting) -> str:
+    """Return the median epochs to the target, and how many runs reached it where not all did."""
+    if setting.epochs_to_target is None:
+        return "never"
+    some = "" if setting.reached == len(setting.counted) else f" ({setting.reached} of {len(setting.counted)})"
+    return f"{setting.epochs_to_target:g}{some}"
+
+
+def or_dash(number: float | None, text: Callable[[float], str]) -> str:
+    """Return a number as `text` writes it; a dash for None."""
+    return "–" if number is None else text(number)
+
+
+def whole(number: float) -> str:
+    """Return `5,130`."""
+    return f"{number:,.0f}"
+
+
+def millions(number: float) -> str:
+    """Return a number of parameters as text: `11.2 M`, `5,130`."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else whole(number)
 
 
 def p_value(p: float | None) -> str:
@@ -68,21 +98,15 @@ def headline(comparison: Comparison) -> str:
     ranked = comparison.ranked
     if not ranked:
         return "No run has finished"
-    best = ranked[0]
-    if len(ranked) == 1:
-        return f"{comparison.label(best)}: {value(_mean(best), comparison.monitor)}"
-    tied = _tied(ranked)
+    best, *others = ranked
     name = comparison.label(best)
-    equal = sum(_mean(setting) == _mean(best) for setting in ranked[1:])
-    if equal:
+    if not others:
+        return f"{name}: {value(best.result.mean, comparison.monitor)}"
+    if equal := sum(other.result.mean == best.result.mean for other in others):
         return f"{name} is as good as {count(equal, 'other')}"
     if len(best.values) < 2:
-        return (
-            f"{name} is highest, with one seed" if comparison.mode == "max" else f"{name} is lowest, with one seed"
-        )
-    if not tied:
-        return f"{name} wins"
-    return f"{name} is ahead, but not significantly"
+        return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one seed"
+    return f"{name} is ahead, but not significantly" if any(map(is_tied, others)) else f"{name} wins"
 
 
 def detail(comparison: Comparison) -> str:
@@ -91,7 +115,6 @@ def detail(comparison: Comparison) -> str:
     if not ranked:
         return "There is nothing to compare yet; the same command goes on with what is missing."
     best, metric = ranked[0], comparison.monitor
-    assert best.summary is not None
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:
         sentences.append(_lead_sentence(ranked, comparison))
@@ -137,53 +160,42 @@ def methods(comparison: Comparison) -> list[str]:
     return told
 
 
-def _mean(setting: Setting) -> float | None:
-    return setting.summary.mean if setting.summary else None
-
-
-def _tied(ranked: Sequence[Setting]) -> list[Setting]:
-    """Return the settings that cannot be told from the best."""
-    known = [(setting, setting.difference) for setting in ranked[1:]]
-    return [s for s, d in known if d is None or d.p_corrected is None or d.p_corrected >= SIGNIFICANT]
+def is_tied(setting: Setting) -> bool:
+    """Tell whether a setting cannot be told from the best."""
+    return setting.p is None or setting.p >= SIGNIFICANT
 
 
 def _result(setting: Setting, comparison: Comparison) -> str:
-    assert setting.summary is not None
-    text = value(setting.summary.mean, comparison.monitor)
-    if setting.summary.low is None:
+    summary, metric = setting.result, comparison.monitor
+    text = value(summary.mean, metric)
+    if summary.low is None:
         return f"{text} (one seed, so nothing can be said about its spread; add seeds)"
-    if setting.summary.all_equal:
-        return f"{text} ({setting.summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
+    if summary.all_equal:
+        return f"{text} ({summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
     name = INTERVAL_NAMES[comparison.interval]
-    return f"{text} (95 % interval {span(setting.summary, comparison.monitor)}, {name}, {setting.summary.n} seeds)"
+    return f"{text} (95 % interval {span(summary, metric)}, {name}, {summary.n} seeds)"
 
 
 def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
-    best, second = ranked[0], ranked[1]
-    assert best.summary is not None
-    assert second.summary is not None
-    ahead = best.summary.mean - second.summary.mean
-    side = "above" if ahead > 0 else "below"
-    first = f"That is {lead(ahead, comparison.monitor)} {side} the next, {comparison.label(second)}"
+    best, second, *_ = ranked
+    ahead = best.result.mean - second.result.mean
+    gap, name = lead(ahead, comparison.monitor), comparison.label(second)
     if ahead == 0:
-        first = f"The next, {comparison.label(second)}, has the same"
+        first = f"The next, {name}, has the same"
     elif (ahead < 0) == (comparison.mode == "max"):
-        seeds = count(len(second.values), "finished seed")
-        first = f"{comparison.label(second)} is {lead(ahead, comparison.monitor)} better, but of {seeds} only"
-    others, tied = len(ranked) - 1, _tied(ranked)
-    largest = max((s.difference.p_corrected or 0.0 for s in ranked[1:] if s.difference), default=0.0)
+        first = f"{name} is {gap} better, but of {count(len(second.values), 'finished seed')} only"
+    else:
+        first = f"That is {gap} {'above' if ahead > 0 else 'below'} the next, {name}"
+    others, tied = len(ranked) - 1, sum(map(is_tied, ranked[1:]))
     if not tied:
         whom = "it" if others == 1 else f"each of the other {others}"
-        return f"{first}; the difference to {whom} is significant (corrected p {_at_most(largest)})."
+        largest = max(setting.p or 0.0 for setting in ranked[1:])
+        at_most = "< 0.001" if largest < 0.001 else f"≤ {largest:.3f}"
+        return f"{first}; the difference to {whom} is significant (corrected p {at_most})."
     if len(best.values) < 2:
         return f"{first}; with one seed nothing can be said about how sure that is."
-    p = second.difference.p_corrected if second.difference else None
+    p = f"p = {p_value(second.p)}" if second.p is not None else ""
     if others == 1:
-        return f"{first}; these seeds cannot tell the two apart{f' (p = {p_value(p)})' if p is not None else ''}."
-    whom = f"any of the other {others}" if len(tied) == others else f"{len(tied)} of the other {others}"
-    against = f" (against the next p = {p_value(p)})" if p is not None else ""
-    return f"{first}; these seeds cannot tell it from {whom}{against}."
-
-
-def _at_most(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"≤ {p:.3f}"
+        return f"{first}; these seeds cannot tell the two apart{f' ({p})' if p else ''}."
+    whom = f"any of the other {others}" if tied == others else f"{tied} of the other {others}"
+    return f"{first}; these seeds cannot tell it from {whom}{f' (against the next {p})' if p else ''}."

@@ -1,6 +1,5 @@
 """The comparison as CSV: `comparison.csv`, a row per setting, and `comparison_runs.csv`, a row per run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ def write_tables(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
     """
     settings, runs = directory / "comparison.csv", directory / "comparison_runs.csv"
     _write(settings, [_setting_row(comparison, setting, i) for i, setting in enumerate(comparison.settings, 1)])
-    _write(runs, _run_rows(comparison))
+    _write(runs, [_run_row(comparison, run, setting) for run, setting, _ in comparison.places()])
     return settings, runs
 
 
 def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[str, Any]:
-    summary, test, difference = setting.summary, setting.test, setting.difference
-    behind = difference.summary if difference else None
+    summary, test, behind = setting.summary, setting.test, setting.behind
     return {
         "rank": rank if summary else None,
         **_levels(comparison, setting),
@@ -43,8 +41,8 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         "behind_ci_low": behind.low if behind else None,
         "behind_ci_high": behind.high if behind else None,
         "paired_test": comparison.test,
-        "p": difference.p if difference else None,
-        "p_holm": difference.p_corrected if difference else None,
+        "p": setting.difference.p if setting.difference else None,
+        "p_holm": setting.p,
         "target": comparison.target,
         "epochs_to_target": setting.epochs_to_target,
         "reached_target": setting.reached,
@@ -53,24 +51,14 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
     }
 
 
-def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = [
-        _run_row(comparison, run, _levels(comparison, setting), setting.counted.get(run.seed) is run)
-        for setting in comparison.settings
-        for run in setting.runs
-    ]
-    unknown = dict.fromkeys(factor.name for factor in comparison.factors)
-    return rows + [_run_row(comparison, run, unknown, False) for run in comparison.without_setting]
-
-
-def _run_row(comparison: Comparison, run: Run, levels: Mapping[str, str | None], counted: bool) -> dict[str, Any]:
+def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[str, Any]:
     target = comparison.target
     return {
         "run": run.name,
-        **levels,
+        **_levels(comparison, setting),
         "seed": run.seed,
         "status": run.status,
-        "counted": int(counted),
+        "counted": int(setting is not None and setting.counted.get(run.seed) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
         comparison.test_metric: run.metrics.get(comparison.test_metric),
         "best_epoch": run.metrics.get("best_epoch"),
@@ -82,8 +70,9 @@ def _run_row(comparison: Comparison, run: Run, levels: Mapping[str, str | None],
     }
 
 
-def _levels(comparison: Comparison, setting: Setting) -> dict[str, str]:
-    return dict(zip((factor.name for factor in comparison.factors), setting.levels, strict=True))
+def _levels(comparison: Comparison, setting: Setting | None) -> dict[str, str | None]:
+    names = [factor.name for factor in comparison.factors]
+    return dict(zip(names, setting.levels, strict=True)) if setting else dict.fromkeys(names)
 
 
 def _whole(number: float | None) -> int | None:
@@ -91,8 +80,8 @@ def _whole(number: float | None) -> int | None:
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    write_csv(file, list(rows[0]), [{key: _plain(value) for key, value in row.items()} for row in rows])
-
-
-def _plain(value: Any) -> Any:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else value
+    texts = [
+        {name: f"{cell:.{DIGITS}g}" if isinstance(cell, float) else cell for name, cell in row.items()}
+        for row in rows
+    ]
+    write_csv(file, list(rows[0]), texts)

@@ -1,14 +1,10 @@
 """What the report's charts are drawn from, as plain data."""
 
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tlab.comparison.classes import class_report
 from tlab.comparison.curves import curve, curve_metrics, phases
-from tlab.comparison.load import Run
 from tlab.comparison.phrases import is_share
 from tlab.comparison.result import Comparison, Setting
 
@@ -16,8 +12,8 @@ DIGITS = 5  # significant ones; more cannot be seen in a chart
 MOST_CURVES = 100  # settings whose learning curves are in the file
 
 
-def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
-    """Return the data of the charts of a report in `directory`; settings without a result are left out."""
+def report_data(comparison: Comparison) -> dict[str, Any]:
+    """Return the data of the charts of a report; settings without a result are left out."""
     ranked = comparison.ranked
     data = {
         "metric": comparison.monitor,
@@ -41,23 +37,16 @@ def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
     return _rounded(data)
 
 
-def run_link(run: Run, directory: Path) -> str:
-    """Return the address of a run's directory, relative to the report."""
-    path = os.path.relpath(run.path.resolve(), directory.resolve())
-    return quote(Path(path).as_posix(), safe="/=,+@") + "/"
-
-
 def _setting(comparison: Comparison, setting: Setting) -> dict[str, Any]:
-    assert setting.summary is not None
     return {
         "label": comparison.label(setting),
         "levels": setting.levels,
         "values": list(setting.values.values()),
         "seeds": list(setting.values),
-        "mean": setting.summary.mean,
-        "low": setting.summary.low,
-        "high": setting.summary.high,
-        "p": setting.difference.p_corrected if setting.difference else None,
+        "mean": setting.result.mean,
+        "low": setting.result.low,
+        "high": setting.result.high,
+        "p": setting.p,
         "seconds": setting.mean_of("seconds"),
     }
 
