@@ -45,7 +45,7 @@ def span(summary: Summary | None, metric: str) -> str:
 def mean_sd(summary: Summary | None, metric: str) -> str:
     """Return `36.5 ± 1.3 %`; of one seed the value alone, of none a dash."""
     if summary is None or summary.sd is None:
-        return value(summary and summary.mean, metric)
+        return value(summary.mean if summary else None, metric)
     return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
 
 

@@ -48,12 +48,7 @@ class Scalars(L.Callback):
         board = writer(trainer) if trainer.global_step == self._drawn_step else None
         if board is None:
             return
-        gradients = [
-            parameter.grad
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         board.add_scalar("train/grad_norm", torch.nn.utils.get_total_norm(gradients), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
