@@ -9,7 +9,6 @@ from statistics import median
 from tlab.comparison.effects import main_effects
 from tlab.comparison.factors import group
 from tlab.comparison.load import FINISHED, PRUNED, Run, read_runs
-from tlab.comparison.phrases import count
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
 from tlab.core.errors import UserError
@@ -140,7 +139,7 @@ def _had_other_images(runs: Sequence[Run]) -> bool:
 
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
-    notes = [f"{count(number, 'run')} {status}, left out" for status, number in sorted(counts.items())]
+    notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
     if pruned := sum(run.status == PRUNED for run in runs):
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):

@@ -116,10 +116,8 @@ def _coded(factor: Factor, values: list[str]) -> tuple[list[str], np.ndarray]:
         return names, np.array([names.index(value) for value in values])
     numbers = np.array([float(value) for value in values])
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, RANGES + 1)[1:-1]))
-    at = np.searchsorted(edges, numbers, side="left")
-    parts = [numbers[at == i] for i in range(len(edges) + 1)]
-    parts = [part for part in parts if len(part)]
-    at = np.unique(at, return_inverse=True)[1]
+    used, at = np.unique(np.searchsorted(edges, numbers), return_inverse=True)
+    parts = [numbers[at == i] for i in range(len(used))]
     return [f"{part.min():.2g}–{part.max():.2g}" for part in parts], at
 
 

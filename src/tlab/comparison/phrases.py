@@ -1,13 +1,11 @@
 """The comparison in words: numbers as people write them, and the answer in a sentence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tlab.comparison.load import STATUSES
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
 from tlab.dashboards.summary_table import PERCENT
-
-SIGNIFICANT = 0.05  # corrected p-values below this count as a difference
 
 
 def is_share(metric: str) -> bool:
@@ -40,36 +38,6 @@ def span(summary: Summary | None, metric: str) -> str:
         return "all equal"
     low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
     return f"{value(low, metric, unit=False)} to {value(high, metric)}"
-
-
-def mean_sd(summary: Summary | None, metric: str) -> str:
-    """Return `36.5 ± 1.3 %`; of one seed the value alone, of none a dash."""
-    if summary is None or summary.sd is None:
-        return value(summary.mean if summary else None, metric)
-    return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
-
-
-def epochs(setting: Setting) -> str:
-    """Return the median epochs to the target, and how many runs reached it where not all did."""
-    if setting.epochs_to_target is None:
-        return "never"
-    some = "" if setting.reached == len(setting.counted) else f" ({setting.reached} of {len(setting.counted)})"
-    return f"{setting.epochs_to_target:g}{some}"
-
-
-def or_dash(number: float | None, text: Callable[[float], str]) -> str:
-    """Return a number as `text` writes it; a dash for None."""
-    return "–" if number is None else text(number)
-
-
-def whole(number: float) -> str:
-    """Return `5,130`."""
-    return f"{number:,.0f}"
-
-
-def millions(number: float) -> str:
-    """Return a number of parameters as text: `11.2 M`, `5,130`."""
-    return f"{number / 1e6:.1f} M" if number >= 1e6 else whole(number)
 
 
 def p_value(p: float | None) -> str:
@@ -106,7 +74,7 @@ def headline(comparison: Comparison) -> str:
         return f"{name} is as good as {count(equal, 'other')}"
     if len(best.values) < 2:
         return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one seed"
-    return f"{name} is ahead, but not significantly" if any(map(is_tied, others)) else f"{name} wins"
+    return f"{name} is ahead, but not significantly" if any(other.is_tied for other in others) else f"{name} wins"
 
 
 def detail(comparison: Comparison) -> str:
@@ -160,11 +128,6 @@ def methods(comparison: Comparison) -> list[str]:
     return told
 
 
-def is_tied(setting: Setting) -> bool:
-    """Tell whether a setting cannot be told from the best."""
-    return setting.p is None or setting.p >= SIGNIFICANT
-
-
 def _result(setting: Setting, comparison: Comparison) -> str:
     summary, metric = setting.result, comparison.monitor
     text = value(summary.mean, metric)
@@ -186,7 +149,7 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
         first = f"{name} is {gap} better, but of {count(len(second.values), 'finished seed')} only"
     else:
         first = f"That is {gap} {'above' if ahead > 0 else 'below'} the next, {name}"
-    others, tied = len(ranked) - 1, sum(map(is_tied, ranked[1:]))
+    others, tied = len(ranked) - 1, sum(setting.is_tied for setting in ranked[1:])
     if not tied:
         whom = "it" if others == 1 else f"each of the other {others}"
         largest = max(setting.p or 0.0 for setting in ranked[1:])

@@ -7,7 +7,7 @@ from statistics import fmean
 from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
 from tlab.comparison.load import Run
-from tlab.comparison.statistics import Difference, Summary
+from tlab.comparison.statistics import SIGNIFICANT, Difference, Summary
 from tlab.runs.loggers import short_name
 
 
@@ -52,6 +52,11 @@ class Setting:
     def p(self) -> float | None:
         """Corrected p-value of no difference to the best setting; None without a test."""
         return self.difference.p_corrected if self.difference else None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether it cannot be told from the best setting."""
+        return self.p is None or self.p >= SIGNIFICANT
 
     def count(self, status: str) -> int:
         """Return how many of its runs have this status."""

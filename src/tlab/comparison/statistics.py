@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95  # confidence level of every interval
+SIGNIFICANT = 0.05  # corrected p-values below this count as a difference
 ALIKE = 1e-6  # values closer than this share of the largest are equal: metrics come in single precision
 
 INTERVAL_NAMES = {"t": "t", "bootstrap": "bootstrap BCa"}
@@ -98,16 +99,14 @@ def paired_difference(
     differences = np.array([first[seed] - second[seed] for seed in seeds])
     summary = summarize(differences.tolist(), interval)
     scale = max(abs(value) for values in (first, second) for value in values.values())
-    if len(seeds) < 2:
-        return Difference(summary, None)
-    if np.all(np.abs(differences) <= ALIKE * scale):
-        return Difference(summary, 1.0)
-    if np.ptp(differences) <= ALIKE * scale:  # no spread to measure the difference by
-        return Difference(summary, None)
-    from scipy import stats
+    p: float | None = None  # without a spread there is nothing to measure the difference by
+    if len(seeds) > 1 and np.all(np.abs(differences) <= ALIKE * scale):
+        p = 1.0
+    elif np.ptp(differences) > ALIKE * scale:
+        from scipy import stats
 
-    result = stats.ttest_1samp(differences, 0.0) if test == "t" else stats.wilcoxon(differences)
-    return Difference(summary, float(result.pvalue))
+        p = float((stats.ttest_1samp(differences, 0.0) if test == "t" else stats.wilcoxon(differences)).pvalue)
+    return Difference(summary, p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import Summary
 from tlab.core.files import write_csv
 
 DIGITS = 6  # significant ones: metrics come in single precision
@@ -23,23 +24,17 @@ def write_tables(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
 
 
 def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[str, Any]:
-    summary, test, behind = setting.summary, setting.test, setting.behind
     return {
-        "rank": rank if summary else None,
+        "rank": rank if setting.summary else None,
         **_levels(comparison, setting),
         **{status: setting.count(status) for status in STATUSES},
         "metric": comparison.monitor,
-        "mean": summary.mean if summary else None,
-        "sd": summary.sd if summary else None,
-        "ci_low": summary.low if summary else None,
-        "ci_high": summary.high if summary else None,
+        **_numbers(setting.summary, mean="mean", sd="sd", ci_low="low", ci_high="high"),
         "interval": comparison.interval,
-        "test_mean": test.mean if test else None,
-        "test_sd": test.sd if test else None,
-        "behind_seeds": behind.n if behind else None,
-        "behind_mean": behind.mean if behind else None,
-        "behind_ci_low": behind.low if behind else None,
-        "behind_ci_high": behind.high if behind else None,
+        **_numbers(setting.test, test_mean="mean", test_sd="sd"),
+        **_numbers(
+            setting.behind, behind_seeds="n", behind_mean="mean", behind_ci_low="low", behind_ci_high="high"
+        ),
         "paired_test": comparison.test,
         "p": setting.difference.p if setting.difference else None,
         "p_holm": setting.p,
@@ -73,6 +68,11 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
 def _levels(comparison: Comparison, setting: Setting | None) -> dict[str, str | None]:
     names = [factor.name for factor in comparison.factors]
     return dict(zip(names, setting.levels, strict=True)) if setting else dict.fromkeys(names)
+
+
+def _numbers(summary: Summary | None, **attributes: str) -> dict[str, float | None]:
+    """Return column -> attribute of the summary; None where there is no summary."""
+    return {column: getattr(summary, name, None) for column, name in attributes.items()}
 
 
 def _whole(number: float | None) -> int | None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlab.comparison.compare import compare_runs
+from tlab.comparison.result import Comparison
+
 if TYPE_CHECKING:  # imported when the work begins, not for --help
     from rich.console import Console
-
-    from tlab.comparison import Comparison
 
 
 def compare(
@@ -18,7 +19,7 @@ def compare(
     test: str = "t",
     output: Path | None = None,
     console: "Console | None" = None,
-) -> "Comparison":
+) -> Comparison:
     """Compare the runs in and below `directory`; print the answer, write `comparison.csv` and `report.html`.
 
     Args:
@@ -35,7 +36,6 @@ def compare(
     """
     from rich.console import Console
 
-    from tlab.comparison import compare_runs
     from tlab.comparison.report.report import write_report
     from tlab.comparison.tables import write_tables
     from tlab.comparison.terminal import print_comparison

@@ -11,20 +11,17 @@ from tlab.dashboards.tensorboard import add_figure, class_names, writer
 from tlab.runs.confusion import ConfusionCounts
 
 FREQUENT_UP_TO = 20  # classes up to which drawing takes a fraction of a second
+EVERY_SECONDS = 20.0  # least time between two drawings in a fit
 
 
 class ConfusionMatrix(ConfusionCounts):
     """Draws the confusion matrix: `val/confusion` of the last validation epoch, `test/confusion` of a test.
 
     With up to 20 classes, earlier epochs are drawn too, where enough time has passed for the drawing not to matter.
-
-    Args:
-        every_seconds: Minimum seconds between two drawings in a fit.
     """
 
-    def __init__(self, every_seconds: float = 20.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.every_seconds = every_seconds
         self._latest: tuple[Tensor, str, int] | None = None  # counts `K K`, title, step; not yet drawn
         self._drawn_at = 0.0
 
@@ -37,7 +34,7 @@ class ConfusionMatrix(ConfusionCounts):
         super().on_validation_epoch_end(trainer, pl_module)
         self._keep(trainer, f"Validation, epoch {trainer.current_epoch + 1}")
         frequent = len(class_names(pl_module)) <= FREQUENT_UP_TO
-        due = time.monotonic() - self._drawn_at >= self.every_seconds
+        due = time.monotonic() - self._drawn_at >= EVERY_SECONDS
         if trainer.state.fn != TrainerFn.FITTING or (frequent and due):
             self._draw(trainer, pl_module, "val/confusion")
 

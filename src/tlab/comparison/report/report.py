@@ -21,12 +21,6 @@ SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "cla
 
 def write_report(comparison: Comparison, directory: Path) -> Path:
     """Write `report.html` and return its path; the runs are linked relative to it."""
-    file = directory / "report.html"
-    write_text(file, _page(comparison, directory))
-    return file
-
-
-def _page(comparison: Comparison, directory: Path) -> str:
     from plotly.offline import get_plotlyjs  # the library's text, 5 MB
 
     data = json.dumps(report_data(comparison), ensure_ascii=False, separators=(",", ":"))
@@ -42,7 +36,7 @@ def _page(comparison: Comparison, directory: Path) -> str:
         data=data.replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
     )
-    return framed(
+    page = framed(
         f"tlab comparison · {name}",
         f"{name}: {headline(comparison)}",
         headline(comparison),
@@ -52,6 +46,9 @@ def _page(comparison: Comparison, directory: Path) -> str:
         notes=f"<ul class='notes' aria-label='Beware'>{_items(comparison.notes)}</ul>" if comparison.notes else "",
         head='<link rel="icon" href="data:,">',
     )
+    file = directory / "report.html"
+    write_text(file, page)
+    return file
 
 
 def _tiles(comparison: Comparison) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tlab.comparison.load import Run
-from tlab.comparison.phrases import epochs, is_tied, mean_sd, millions, or_dash, p_value, span, value, whole
+from tlab.comparison.phrases import p_value, span, value
 from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.terminal import epochs, mean_sd, millions, or_dash, whole
 from tlab.core.text import duration
 
 MOST_CHOICES = 40  # levels of a factor that has a list to choose from
@@ -108,7 +109,7 @@ def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:
 
 def _attributes(comparison: Comparison, setting: Setting | None, place: int, words: str = "") -> str:
     label = comparison.label(setting) if setting else ""
-    tied = setting and setting.difference and is_tied(setting)
+    tied = setting and setting.difference and setting.is_tied
     kind = "best" if place == 0 and setting and setting.summary else "tied" if tied else ""
     return f"class='{kind}' data-setting='{place}' data-words='{escape(f'{label} {words}'.lower())}'"
 
