@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tlab.comparison.curves import spread
 from tlab.comparison.result import Setting
+from tlab.comparison.statistics import spread
 from tlab.runs.directory import RunDirectory
 
 MOST_CLASSES = 60  # in a confusion matrix that can still be read

@@ -58,8 +58,8 @@ def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...]
 def _named_keys(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.choices))
     overridden = {key for run in runs for key in run.overrides}
-    known = [key for key in keys if key in overridden or all(key in run.choices for run in runs)]
-    return [key for key in known if _may_matter(key)]
+    shared = set.intersection(*(set(run.choices) for run in runs))
+    return [key for key in keys if (key in overridden or key in shared) and _may_matter(key)]
 
 
 def _may_matter(key: str) -> bool:

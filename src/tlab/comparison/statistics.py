@@ -1,8 +1,10 @@
 """Means over seeds, intervals, paired differences, and the correction for many comparisons."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -122,3 +124,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p * (len(known) - rank)))
         corrected[place] = largest
     return corrected
+
+
+def spread(groups: Iterable[Iterable[Any]]) -> dict[str, list[float | None]]:
+    """Return `mean`, `low` and `high` of the numbers in each group, None where there are none."""
+    known = [[value for value in group if isinstance(value, float) and value == value] for group in groups]
+    return {
+        "mean": [fmean(numbers) if numbers else None for numbers in known],
+        "low": [min(numbers, default=None) for numbers in known],
+        "high": [max(numbers, default=None) for numbers in known],
+    }
