@@ -85,13 +85,12 @@ def main_effects(
     if total <= 1e-18:
         return None
     blocks = [_contrasts(len(levels))[at] for _, levels, at in kept]
-    design = _design(blocks, len(means))
-    residual = _residual(design, means)
+    design, residual = _fit(blocks, means)
     seed_sd, half_of_one = _seed_noise(summaries)
     sizes = np.array([summary.n for summary in summaries])
     effects = []
     for place, (name, names, at) in enumerate(kept):
-        others = _design(blocks[:place] + blocks[place + 1 :], len(means))
+        others, left = _fit(blocks[:place] + blocks[place + 1 :], means)
         separable = bool(np.linalg.matrix_rank(design) - np.linalg.matrix_rank(others) == len(names) - 1)
         if separable:
             start = 1 + sum(block.shape[1] for block in blocks[:place])
@@ -103,7 +102,7 @@ def main_effects(
         if half_of_one is not None:
             halves = (half_of_one * np.sqrt((weights**2 / sizes).sum(axis=1))).tolist()
         levels = tuple(map(Level, names, own.tolist(), halves, np.bincount(at).tolist()))
-        share = max(0.0, (_residual(others, means) - residual) / total)
+        share = max(0.0, (left - residual) / total)
         effects.append(Effect(name, levels, float(np.ptp(own)), share, separable))
     effects.sort(key=lambda effect: (-effect.share, -effect.range))
     return Effects(tuple(effects), residual / total, seed_sd)
@@ -126,13 +125,11 @@ def _contrasts(count: int) -> np.ndarray:
     return np.vstack([np.eye(count - 1), -np.ones(count - 1)])
 
 
-def _design(blocks: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    return np.hstack([np.ones((rows, 1)), *blocks])
-
-
-def _residual(design: np.ndarray, means: np.ndarray) -> float:
+def _fit(blocks: Sequence[np.ndarray], means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the design of these columns and a constant one, and the sum of squares that it leaves."""
+    design = np.hstack([np.ones((len(means), 1)), *blocks])
     fitted = design @ (np.linalg.pinv(design) @ means)
-    return float(((means - fitted) ** 2).sum())
+    return design, float(((means - fitted) ** 2).sum())
 
 
 def _fitted_weights(design: np.ndarray, start: int, count: int) -> np.ndarray:

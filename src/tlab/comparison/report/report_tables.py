@@ -18,15 +18,13 @@ Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by
 
 def filters(comparison: Comparison) -> str:
     """Return a list to choose from for each factor with few levels."""
-    lists = []
-    for place, factor in enumerate(comparison.factors):
-        if len(factor.levels) <= MOST_CHOICES:
-            options = "".join(f"<option>{escape(level)}</option>" for level in factor.levels)
-            lists.append(
-                f"<label>{escape(factor.name)}<select data-factor='{place}'><option value=''>all</option>"
-                f"{options}</select></label>"
-            )
-    return "".join(lists)
+    few = [(place, factor) for place, factor in enumerate(comparison.factors) if len(factor.levels) <= MOST_CHOICES]
+    return "".join(
+        f"<label>{escape(factor.name)}<select data-factor='{place}'><option value=''>all</option>"
+        + "".join(f"<option>{escape(level)}</option>" for level in factor.levels)
+        + "</select></label>"
+        for place, factor in few
+    )
 
 
 def settings_table(comparison: Comparison) -> str:
