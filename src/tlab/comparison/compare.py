@@ -48,7 +48,10 @@ def compare_runs(
     settings = [
         _setting(levels, members, monitor, test_metric, interval, notes) for levels, members in groups.items()
     ]
-    _check_metric(runs, settings, monitor)
+    finished = [run for run in runs if run.status == FINISHED]
+    if finished and not any(setting.values for setting in settings):
+        there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
+        raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
     settings = _ranked(settings, mode, notes)
     ranked = [setting for setting in settings if setting.summary is not None]
     if ranked:
@@ -96,13 +99,6 @@ def _setting(
         summarize(list(values.values()), interval) if values else None,
         summarize(tested, interval) if tested and test_metric != monitor else None,
     )
-
-
-def _check_metric(runs: Sequence[Run], settings: Sequence[Setting], monitor: str) -> None:
-    finished = [run for run in runs if run.status == FINISHED]
-    if finished and not any(setting.values for setting in settings):
-        there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
-        raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
 
 
 def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Setting]:

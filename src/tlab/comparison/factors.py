@@ -89,7 +89,7 @@ def _unexplained(runs: Sequence[Run], levels: Sequence[Mapping[str, str]]) -> li
     found: dict[str, None] = {}
     for first, *others in alike.values():
         for other in others:
-            for key in dict.fromkeys([*first.config, *other.config]):
+            for key in first.config | other.config:
                 if _may_matter(key) and _text(first.config.get(key)) != _text(other.config.get(key)):
                     found[key] = None
     return list(found)

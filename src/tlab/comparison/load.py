@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,8 @@ def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
         choices, overrides = _chosen(parent)
         own = dict(map(key_and_value, record.get("config", {}).get("baseline", {}).get(run.path.name, [])))
         return choices | {group: own[group] for group in choices if group in own}, overrides | own
-    recorded: Mapping[str, Any] = run.record.get("choices") or {}
-    overrides = dict(map(key_and_value, run.overrides()))
-    return {group: str(choice) for group, choice in recorded.items()}, overrides
+    choices = {group: str(choice) for group, choice in (run.record.get("choices") or {}).items()}
+    return choices, dict(map(key_and_value, run.overrides()))
 
 
 def number(text: str | None) -> Any:

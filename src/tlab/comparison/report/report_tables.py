@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from tlab.comparison.load import Run
 from tlab.comparison.phrases import p_value, span, value
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.terminal import epochs, mean_sd, millions, or_dash, whole
@@ -75,8 +74,9 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             again = setting.counted.get(run.seed, run) is not run
             remark, done = run.error or ("the same again, left out" if again else ""), len(run.history)
         remark = remark.partition("\n")[0]
+        path = Path(os.path.relpath(run.path.resolve(), directory.resolve()))
         cells: list[Cell] = [
-            (f"<a href='{escape(run_link(run, directory))}'>open</a>", run.name),
+            (f"<a href='{escape(quote(path.as_posix(), safe='/=,+@'))}/'>open</a>", run.name),
             *_level_cells(comparison, setting),
             (str(run.seed), run.seed),
             (f"<span class='status {run.status}'>{run.status}</span>", run.status),
@@ -90,12 +90,6 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
         words = f"{run.name} {run.status} seed={run.seed}"
         rows.append((_attributes(comparison, setting, place, words), cells))
     return _table("runs", "Every run", heads, rows)
-
-
-def run_link(run: Run, directory: Path) -> str:
-    """Return the address of a run's directory, relative to the report."""
-    path = os.path.relpath(run.path.resolve(), directory.resolve())
-    return quote(Path(path).as_posix(), safe="/=,+@") + "/"
 
 
 def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:
