@@ -8,8 +8,8 @@ from tlab.runs.directory import RunDirectory
 
 
 def grouped(sweep):
-    grouping = group(read_runs(sweep)[0])
-    return {factor.name: factor.levels for factor in grouping.factors}, grouping.settings
+    factors, settings = group(read_runs(sweep)[0])
+    return {factor.name: factor.levels for factor in factors}, settings
 
 
 def test_everything_but_the_seed(make_run, sweep):

@@ -139,8 +139,9 @@ def test_confusion_counts_the_last_epoch(fit, events, monkeypatch):
     assert seen[1][0].trace() / 18 == pytest.approx(float(trainer.callback_metrics["test/acc"]))
 
 
-def test_confusion_is_drawn_each_epoch_when_there_is_time(fit, events):
-    trainer = fit(ConfusionMatrix(every_seconds=0))
+def test_confusion_is_drawn_each_epoch_when_there_is_time(fit, events, monkeypatch):
+    monkeypatch.setattr("tlab.dashboards.confusion.EVERY_SECONDS", 0)
+    trainer = fit(ConfusionMatrix())
     trainer.validate(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
     assert [image.step for image in events().Images("val/confusion")] == [3, 6, 6]
 

@@ -46,10 +46,9 @@ def test_stage_table_sums_up(net, plan):
     assert total.split() == ["total", "363", "21"]
 
 
-def test_stage_table_is_printed_and_logged(fit, events, plan):
-    console = Console(file=io.StringIO(), width=80)
-    fit(StageTable(16, plan, console))
-    assert console.file.getvalue().count("trains in phase") == 1
+def test_stage_table_is_printed_and_logged(fit, events, plan, capsys):
+    fit(StageTable(16, plan))
+    assert capsys.readouterr().out.count("trains in phase") == 1
     (event,) = events().Tensors("stages/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     assert "| stem | 4 × 8 × 8 | 120 | frozen | all |" in text

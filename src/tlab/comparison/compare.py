@@ -41,43 +41,42 @@ def compare_runs(
         UserError: There is no run, or no finished run has the metric.
     """
     runs, notes = read_runs(directory)
-    monitor, mode, asked = _monitor(runs, monitor)
-    notes += asked
-    grouping = group([run for run in runs if run.config] or runs)  # one that never began has no configuration
+    begun = [run for run in runs if run.config] or runs  # one that never began has no configuration
+    monitor, mode = _monitor(begun, monitor, notes)
+    factors, groups = group(begun)
     test_metric = f"test/{monitor.partition('/')[2]}"
     settings = [
-        _setting(levels, members, monitor, test_metric, interval, notes)
-        for levels, members in grouping.settings.items()
+        _setting(levels, members, monitor, test_metric, interval, notes) for levels, members in groups.items()
     ]
-    _check_metric(runs, settings, monitor)
+    finished = [run for run in runs if run.status == FINISHED]
+    if finished and not any(setting.values for setting in settings):
+        there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
+        raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
     settings = _ranked(settings, mode, notes)
-    best = settings[0]
-    if best.summary is not None:
-        if target is None:
-            target = best.summary.mean * NEARLY if mode == "max" else best.summary.mean / NEARLY
-        settings = [_with_epochs(setting, monitor, target, mode) for setting in settings]
-        settings = _with_differences(settings, mode, interval, test)
     ranked = [setting for setting in settings if setting.summary is not None]
-    effects = main_effects(
-        grouping.factors, [setting.levels for setting in ranked], [s.summary for s in ranked if s.summary]
-    )
+    if ranked:
+        if target is None:
+            target = ranked[0].result.mean * NEARLY if mode == "max" else ranked[0].result.mean / NEARLY
+        for setting in settings:
+            epochs = [run.epochs_to(monitor, target, mode) for run in setting.counted.values()]
+            reached = [number for number in epochs if number is not None]
+            setting.epochs_to_target, setting.reached = median(reached) if reached else None, len(reached)
+        _test_differences(ranked, mode, interval, test)
+    effects = main_effects(factors, [s.levels for s in ranked], [s.result for s in ranked])
     notes += _cautions(runs, ranked, monitor, interval)
     how = (directory, monitor, mode, test_metric, interval, test, target)
-    return Comparison(*how, grouping.factors, tuple(settings), effects, tuple(runs), tuple(notes))
+    return Comparison(*how, factors, tuple(settings), effects, tuple(runs), tuple(notes))
 
 
-def _monitor(runs: Sequence[Run], wanted: str | None) -> tuple[str, str, list[str]]:
-    """Return the deciding metric, its mode (`min` or `max`), and a note if the runs differ in it."""
-    begun = [run for run in runs if run.config] or runs
-    counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in begun)
+def _monitor(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[str, str]:
+    """Return the deciding metric and its mode (`min` or `max`); the runs may differ in it."""
+    counts = Counter(str(run.config.get("checkpoint.monitor", "val/acc")) for run in runs)
     monitor = wanted or counts.most_common(1)[0][0]
-    modes = {run.config.get("checkpoint.mode") for run in runs if run.config.get("checkpoint.monitor") == monitor}
-    chosen = next(iter(modes)) if len(modes) == 1 else None
-    mode = chosen or ("min" if monitor.endswith("loss") else "max")
     if wanted is None and len(counts) > 1:
-        note = f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)"
-        return monitor, mode, [note]
-    return monitor, mode, []
+        notes.append(f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)")
+    modes = {run.config.get("checkpoint.mode") for run in runs if run.config.get("checkpoint.monitor") == monitor}
+    chosen = modes.pop() if len(modes) == 1 else None
+    return monitor, chosen or ("min" if monitor.endswith("loss") else "max")
 
 
 def _setting(
@@ -102,13 +101,6 @@ def _setting(
     )
 
 
-def _check_metric(runs: Sequence[Run], settings: Sequence[Setting], monitor: str) -> None:
-    finished = [run for run in runs if run.status == FINISHED]
-    if finished and not any(setting.values for setting in settings):
-        there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
-        raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
-
-
 def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Setting]:
     """Sort by mean, with the best of the settings that have enough seeds first."""
     sign = -1 if mode == "max" else 1
@@ -123,24 +115,13 @@ def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Settin
     return [settings[first], *settings[:first], *settings[first + 1 :]]
 
 
-def _with_epochs(setting: Setting, monitor: str, target: float, mode: str) -> Setting:
-    epochs = [run.epochs_to(monitor, target, mode) for run in setting.counted.values()]
-    reached = [number for number in epochs if number is not None]
-    return replace(setting, epochs_to_target=median(reached) if reached else None, reached=len(reached))
-
-
-def _with_differences(settings: list[Setting], mode: str, interval: str, test: str) -> list[Setting]:
-    best, *others = settings
+def _test_differences(ranked: Sequence[Setting], mode: str, interval: str, test: str) -> None:
+    best, *others = ranked
     pairs = [(best, other) if mode == "max" else (other, best) for other in others]
     differences = [paired_difference(first.values, second.values, interval, test) for first, second in pairs]
     corrected = holm([difference.p for difference in differences])
-    return [
-        best,
-        *(
-            replace(other, difference=replace(difference, p_corrected=p)) if other.values else other
-            for other, difference, p in zip(others, differences, corrected, strict=True)
-        ),
-    ]
+    for other, difference, p in zip(others, differences, corrected, strict=True):
+        other.difference = replace(difference, p_corrected=p)
 
 
 def _had_other_images(runs: Sequence[Run]) -> bool:

@@ -78,31 +78,34 @@ def main_effects(
         settings: Levels in the order of `factors`, one for each setting with a result.
         summaries: Summaries of the metric, in the same order.
     """
+    coded = [(factor.name, *_coded(factor, [levels[i] for levels in settings])) for i, factor in enumerate(factors)]
+    kept = [(name, levels, at) for name, levels, at in coded if len(levels) > 1]
     means = np.array([summary.mean for summary in summaries])
-    total = float(((means - means.mean()) ** 2).sum()) if len(means) else 0.0
-    columns = [_coded(factor, [setting[i] for setting in settings]) for i, factor in enumerate(factors)]
-    kept = [(factor, names, at) for factor, (names, at) in zip(factors, columns, strict=True) if len(names) > 1]
-    if not kept or total <= 1e-18:
+    total = float(((means - means.mean()) ** 2).sum()) if kept else 0.0
+    if total <= 1e-18:
         return None
-    blocks = [_contrasts(at, len(names)) for _, names, at in kept]
-    design = _design(blocks, len(means))
-    residual = _residual(design, means)
-    noise, half_width = _seed_noise(summaries)
+    blocks = [_contrasts(len(levels))[at] for _, levels, at in kept]
+    design, residual = _fit(blocks, means)
+    seed_sd, half_of_one = _seed_noise(summaries)
+    sizes = np.array([summary.n for summary in summaries])
     effects = []
-    for place, (factor, names, at) in enumerate(kept):
-        others = _design([block for i, block in enumerate(blocks) if i != place], len(means))
-        rank = np.linalg.matrix_rank(design) - np.linalg.matrix_rank(others)
-        separable = bool(rank == len(names) - 1)
-        weights = _level_weights(design, blocks, place, len(names)) if separable else _raw_weights(at, len(names))
-        levels = tuple(
-            Level(name, float(w @ means), half_width(w), int((at == i).sum()))
-            for i, (name, w) in enumerate(zip(names, weights, strict=True))
-        )
-        spread = max(level.mean for level in levels) - min(level.mean for level in levels)
-        share = max(0.0, (_residual(others, means) - residual) / total)
-        effects.append(Effect(factor.name, levels, spread, share, separable))
+    for place, (name, names, at) in enumerate(kept):
+        others, left = _fit(blocks[:place] + blocks[place + 1 :], means)
+        separable = bool(np.linalg.matrix_rank(design) - np.linalg.matrix_rank(others) == len(names) - 1)
+        if separable:
+            start = 1 + sum(block.shape[1] for block in blocks[:place])
+            weights = _fitted_weights(design, start, len(names))
+        else:
+            weights = np.eye(len(names))[at].T / np.bincount(at)[:, None]
+        own = weights @ means
+        halves = [None] * len(own)
+        if half_of_one is not None:
+            halves = (half_of_one * np.sqrt((weights**2 / sizes).sum(axis=1))).tolist()
+        levels = tuple(map(Level, names, own.tolist(), halves, np.bincount(at).tolist()))
+        share = max(0.0, (left - residual) / total)
+        effects.append(Effect(name, levels, float(np.ptp(own)), share, separable))
     effects.sort(key=lambda effect: (-effect.share, -effect.range))
-    return Effects(tuple(effects), residual / total, noise)
+    return Effects(tuple(effects), residual / total, seed_sd)
 
 
 def _coded(factor: Factor, values: list[str]) -> tuple[list[str], np.ndarray]:
@@ -112,55 +115,43 @@ def _coded(factor: Factor, values: list[str]) -> tuple[list[str], np.ndarray]:
         return names, np.array([names.index(value) for value in values])
     numbers = np.array([float(value) for value in values])
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, RANGES + 1)[1:-1]))
-    at = np.searchsorted(edges, numbers, side="left")
-    parts = [numbers[at == i] for i in range(len(edges) + 1)]
-    parts = [part for part in parts if len(part)]
-    at = np.unique(at, return_inverse=True)[1]
+    used, at = np.unique(np.searchsorted(edges, numbers), return_inverse=True)
+    parts = [numbers[at == i] for i in range(len(used))]
     return [f"{part.min():.2g}–{part.max():.2g}" for part in parts], at
 
 
-def _contrasts(at: np.ndarray, count: int) -> np.ndarray:
-    """Return the columns of a factor that sum to zero over its levels: `settings, count - 1`."""
-    codes = np.vstack([np.eye(count - 1), -np.ones(count - 1)])
-    return codes[at]
+def _contrasts(count: int) -> np.ndarray:
+    """Return a row per level, of columns that sum to zero over the levels: `count, count - 1`."""
+    return np.vstack([np.eye(count - 1), -np.ones(count - 1)])
 
 
-def _design(blocks: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    return np.hstack([np.ones((rows, 1)), *blocks])
-
-
-def _residual(design: np.ndarray, means: np.ndarray) -> float:
+def _fit(blocks: Sequence[np.ndarray], means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the design of these columns and a constant one, and the sum of squares that it leaves."""
+    design = np.hstack([np.ones((len(means), 1)), *blocks])
     fitted = design @ (np.linalg.pinv(design) @ means)
-    return float(((means - fitted) ** 2).sum())
+    return design, float(((means - fitted) ** 2).sum())
 
 
-def _level_weights(design: np.ndarray, blocks: Sequence[np.ndarray], place: int, count: int) -> np.ndarray:
+def _fitted_weights(design: np.ndarray, start: int, count: int) -> np.ndarray:
     """Return how each setting's mean enters each level's: the fit at that level, the mean over all other levels."""
     rows = np.zeros((count, design.shape[1]))
     rows[:, 0] = 1.0
-    start = 1 + sum(block.shape[1] for block in blocks[:place])
-    rows[:, start : start + count - 1] = np.vstack([np.eye(count - 1), -np.ones(count - 1)])
+    rows[:, start : start + count - 1] = _contrasts(count)
     return rows @ np.linalg.pinv(design)
 
 
-def _raw_weights(at: np.ndarray, count: int) -> np.ndarray:
-    return np.stack([(at == i) / (at == i).sum() for i in range(count)])
-
-
-def _seed_noise(summaries: Sequence[Summary]):  # type: ignore[no-untyped-def]
-    """Return the pooled standard deviation between seeds, and a function from weights to half a mean's interval.
+def _seed_noise(summaries: Sequence[Summary]) -> tuple[float | None, float | None]:
+    """Return the pooled standard deviation between seeds, and half the interval of a single seed's value.
 
     There is no interval where the seeds of every setting agree.
     """
     repeated = [(summary.n - 1, summary.sd) for summary in summaries if summary.sd is not None]
     freedom = sum(n for n, _ in repeated)
     if not freedom:
-        return None, lambda weights: None
+        return None, None
     from scipy import stats
 
     noise = float(np.sqrt(sum(n * sd**2 for n, sd in repeated) / freedom))
     if all(summary.all_equal for summary in summaries if summary.sd is not None):
-        return noise, lambda weights: None
-    scale = stats.t.ppf((1 + LEVEL) / 2, freedom) * noise
-    sizes = np.array([summary.n for summary in summaries])
-    return noise, lambda weights: float(scale * np.sqrt((weights**2 / sizes).sum()))
+        return noise, None
+    return noise, float(stats.t.ppf((1 + LEVEL) / 2, freedom) * noise)

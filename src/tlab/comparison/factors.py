@@ -3,10 +3,10 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tlab.comparison.load import Run
+from tlab.comparison.load import Run, number
 from tlab.config.diff import without_effect
 
 NOT_A_FACTOR = ("seed", "hydra", "baseline")
@@ -28,49 +28,38 @@ class Factor:
     @property
     def is_number(self) -> bool:
         """Whether every level is a number."""
-        return all(_number(level) is not None for level in self.levels)
+        return all(isinstance(number(level), float) for level in self.levels)
 
 
-@dataclass(frozen=True)
-class Grouping:
-    """Runs by setting: by everything but the seed.
-
-    Attributes:
-        factors: What differs between the runs.
-        settings: Level of each factor, in their order -> runs with these levels; sorted by level.
-    """
-
-    factors: tuple[Factor, ...]
-    settings: dict[tuple[str, ...], list[Run]]
-
-
-def group(runs: Sequence[Run]) -> Grouping:
+def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...], list[Run]]]:
     """Group runs by everything but the seed.
 
     A factor is a choice or override that is not the same in all runs. Where two runs with the same choices and
     overrides still have other configurations (a YAML file was changed in between), the keys in which they differ
     are factors too. `backbone.weights` is none where `backbone` determines it.
+
+    Returns:
+        What differs between the runs; and level of each factor, in their order -> its runs, sorted by level.
     """
-    levels = [_named_levels(run, _named_keys(runs)) for run in runs]
-    levels = _varying(levels)
+    keys = _named_keys(runs)
+    levels = _varying([_named_levels(run, keys) for run in runs])
     unexplained = _unexplained(runs, levels)
     for run, own in zip(runs, levels, strict=True):
         own |= {key: _text(run.config.get(key)) for key in unexplained}
     levels = _shortened(_without_followers(_varying(levels)))
-    names = list(levels[0]) if levels else []
-    factors = tuple(Factor(name, _sorted_levels(own[name] for own in levels)) for name in names)
+    factors = tuple(_factor(name, [own[name] for own in levels]) for name in levels[0])
     settings: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run, own in zip(runs, levels, strict=True):
-        settings[tuple(own[name] for name in names)].append(run)
+        settings[tuple(own.values())].append(run)
     ordered = sorted(settings, key=lambda key: [f.levels.index(v) for f, v in zip(factors, key, strict=True)])
-    return Grouping(factors, {key: settings[key] for key in ordered})
+    return factors, {key: settings[key] for key in ordered}
 
 
 def _named_keys(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in (*run.overrides, *run.choices))
     overridden = {key for run in runs for key in run.overrides}
-    known = [key for key in keys if key in overridden or all(key in run.choices for run in runs)]
-    return [key for key in known if _may_matter(key)]
+    shared = set.intersection(*(set(run.choices) for run in runs))
+    return [key for key in keys if (key in overridden or key in shared) and _may_matter(key)]
 
 
 def _may_matter(key: str) -> bool:
@@ -88,7 +77,7 @@ def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _varying(levels: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    keys = [key for key in (levels[0] if levels else ()) if len({own[key] for own in levels}) > 1]
+    keys = [key for key in levels[0] if len({own[key] for own in levels}) > 1]
     return [{key: own[key] for key in keys} for own in levels]
 
 
@@ -98,18 +87,17 @@ def _unexplained(runs: Sequence[Run], levels: Sequence[Mapping[str, str]]) -> li
     for run, own in zip(runs, levels, strict=True):
         alike[tuple(own.values())].append(run)
     found: dict[str, None] = {}
-    for members in alike.values():
-        first = members[0].config
-        for other in members[1:]:
-            for key in dict.fromkeys([*first, *other.config]):
-                if _may_matter(key) and _text(first.get(key)) != _text(other.config.get(key)):
+    for first, *others in alike.values():
+        for other in others:
+            for key in first.config | other.config:
+                if _may_matter(key) and _text(first.config.get(key)) != _text(other.config.get(key)):
                     found[key] = None
     return list(found)
 
 
 def _without_followers(levels: list[dict[str, str]]) -> list[dict[str, str]]:
     """Leave out `a.b` where it has one value for each value of `a`."""
-    keys = list(levels[0]) if levels else []
+    keys = list(levels[0])
     followers = set()
     for key in keys:
         above = key.partition(".")[0]
@@ -122,7 +110,7 @@ def _without_followers(levels: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _shortened(levels: list[dict[str, str]]) -> list[dict[str, str]]:
     """Keep the last part of a path where that still tells the levels apart."""
-    for key in levels[0] if levels else ():
+    for key in levels[0]:
         short = {own[key]: own[key].rstrip("/").rpartition("/")[2] for own in levels}
         if len(set(short.values())) == len(short):
             for own in levels:
@@ -130,18 +118,9 @@ def _shortened(levels: list[dict[str, str]]) -> list[dict[str, str]]:
     return levels
 
 
-def _sorted_levels(values: Iterable[str]) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(values))
-    if all(_number(value) is not None for value in distinct):
-        return tuple(sorted(distinct, key=float))
-    return tuple(distinct)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _factor(name: str, values: Iterable[str]) -> Factor:
+    factor = Factor(name, tuple(dict.fromkeys(values)))
+    return replace(factor, levels=tuple(sorted(factor.levels, key=float))) if factor.is_number else factor
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,20 +94,16 @@ def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
         raise UserError(
             f"sweep={directory} is no directory; give one that holds runs, such as outputs/multirun/NAME"
         )
-    found = [RunDirectory(path) for path in sorted(_run_directories(directory))]
     runs, damaged = [], []
-    for run in found:
+    for path in sorted(_run_directories(directory)):
         try:
-            runs.append(_read(run, directory))
+            runs.append(_read(RunDirectory(path), directory))
         except (UserError, OSError, ValueError, csv.Error) as error:
-            damaged.append(f"left out: {error}")
+            damaged.append(str(error))
     if not runs:
-        raise UserError(
-            damaged[0].removeprefix("left out: ")
-            if damaged
-            else f"sweep={directory} holds no run (no run.json in it or below); give a sweep's or a run's directory"
-        )
-    return runs, damaged
+        none = f"sweep={directory} holds no run (no run.json in it or below); give a sweep's or a run's directory"
+        raise UserError(damaged[0] if damaged else none)
+    return runs, [f"left out: {reason}" for reason in damaged]
 
 
 def _run_directories(directory: Path) -> Iterator[Path]:
@@ -134,7 +130,7 @@ def _read(run: RunDirectory, directory: Path) -> Run:
         overrides=overrides,
         config=config,
         metrics=run.metrics() if status == FINISHED else {},
-        history=[{key: _number(value) for key, value in row.items()} for row in run.history()],
+        history=[{key: number(value) for key, value in row.items()} for row in run.history()],
         record=record,
     )
 
@@ -152,12 +148,12 @@ def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
         choices, overrides = _chosen(parent)
         own = dict(map(key_and_value, record.get("config", {}).get("baseline", {}).get(run.path.name, [])))
         return choices | {group: own[group] for group in choices if group in own}, overrides | own
-    recorded: Mapping[str, Any] = run.record.get("choices") or {}
-    overrides = dict(map(key_and_value, run.overrides()))
-    return {group: str(choice) for group, choice in recorded.items()}, overrides
+    choices = {group: str(choice) for group, choice in (run.record.get("choices") or {}).items()}
+    return choices, dict(map(key_and_value, run.overrides()))
 
 
-def _number(text: str | None) -> Any:
+def number(text: str | None) -> Any:
+    """Return a text as a float where it is one."""
     try:
         return float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):

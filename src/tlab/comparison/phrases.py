@@ -7,8 +7,6 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
 from tlab.dashboards.summary_table import PERCENT
 
-SIGNIFICANT = 0.05  # corrected p-values below this count as a difference
-
 
 def is_share(metric: str) -> bool:
     """Tell whether a metric is written as percent."""
@@ -29,12 +27,12 @@ def lead(difference: float, metric: str) -> str:
     return f"{100 * abs(difference):.1f} points" if is_share(metric) else f"{abs(difference):.3f}"
 
 
-def span(summary: Summary, metric: str) -> str:
+def span(summary: Summary | None, metric: str) -> str:
     """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
 
     A dash for one seed; `all equal` where several seeds have the same value.
     """
-    if summary.low is None or summary.high is None:
+    if summary is None or summary.low is None or summary.high is None:
         return "–"
     if summary.all_equal:
         return "all equal"
@@ -68,21 +66,15 @@ def headline(comparison: Comparison) -> str:
     ranked = comparison.ranked
     if not ranked:
         return "No run has finished"
-    best = ranked[0]
-    if len(ranked) == 1:
-        return f"{comparison.label(best)}: {value(_mean(best), comparison.monitor)}"
-    tied = _tied(ranked)
+    best, *others = ranked
     name = comparison.label(best)
-    equal = sum(_mean(setting) == _mean(best) for setting in ranked[1:])
-    if equal:
+    if not others:
+        return f"{name}: {value(best.result.mean, comparison.monitor)}"
+    if equal := sum(other.result.mean == best.result.mean for other in others):
         return f"{name} is as good as {count(equal, 'other')}"
     if len(best.values) < 2:
-        return (
-            f"{name} is highest, with one seed" if comparison.mode == "max" else f"{name} is lowest, with one seed"
-        )
-    if not tied:
-        return f"{name} wins"
-    return f"{name} is ahead, but not significantly"
+        return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one seed"
+    return f"{name} is ahead, but not significantly" if any(other.is_tied for other in others) else f"{name} wins"
 
 
 def detail(comparison: Comparison) -> str:
@@ -91,7 +83,6 @@ def detail(comparison: Comparison) -> str:
     if not ranked:
         return "There is nothing to compare yet; the same command goes on with what is missing."
     best, metric = ranked[0], comparison.monitor
-    assert best.summary is not None
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:
         sentences.append(_lead_sentence(ranked, comparison))
@@ -137,53 +128,37 @@ def methods(comparison: Comparison) -> list[str]:
     return told
 
 
-def _mean(setting: Setting) -> float | None:
-    return setting.summary.mean if setting.summary else None
-
-
-def _tied(ranked: Sequence[Setting]) -> list[Setting]:
-    """Return the settings that cannot be told from the best."""
-    known = [(setting, setting.difference) for setting in ranked[1:]]
-    return [s for s, d in known if d is None or d.p_corrected is None or d.p_corrected >= SIGNIFICANT]
-
-
 def _result(setting: Setting, comparison: Comparison) -> str:
-    assert setting.summary is not None
-    text = value(setting.summary.mean, comparison.monitor)
-    if setting.summary.low is None:
+    summary, metric = setting.result, comparison.monitor
+    text = value(summary.mean, metric)
+    if summary.low is None:
         return f"{text} (one seed, so nothing can be said about its spread; add seeds)"
-    if setting.summary.all_equal:
-        return f"{text} ({setting.summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
+    if summary.all_equal:
+        return f"{text} ({summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
     name = INTERVAL_NAMES[comparison.interval]
-    return f"{text} (95 % interval {span(setting.summary, comparison.monitor)}, {name}, {setting.summary.n} seeds)"
+    return f"{text} (95 % interval {span(summary, metric)}, {name}, {summary.n} seeds)"
 
 
 def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
-    best, second = ranked[0], ranked[1]
-    assert best.summary is not None
-    assert second.summary is not None
-    ahead = best.summary.mean - second.summary.mean
-    side = "above" if ahead > 0 else "below"
-    first = f"That is {lead(ahead, comparison.monitor)} {side} the next, {comparison.label(second)}"
+    best, second, *_ = ranked
+    ahead = best.result.mean - second.result.mean
+    gap, name = lead(ahead, comparison.monitor), comparison.label(second)
     if ahead == 0:
-        first = f"The next, {comparison.label(second)}, has the same"
+        first = f"The next, {name}, has the same"
     elif (ahead < 0) == (comparison.mode == "max"):
-        seeds = count(len(second.values), "finished seed")
-        first = f"{comparison.label(second)} is {lead(ahead, comparison.monitor)} better, but of {seeds} only"
-    others, tied = len(ranked) - 1, _tied(ranked)
-    largest = max((s.difference.p_corrected or 0.0 for s in ranked[1:] if s.difference), default=0.0)
+        first = f"{name} is {gap} better, but of {count(len(second.values), 'finished seed')} only"
+    else:
+        first = f"That is {gap} {'above' if ahead > 0 else 'below'} the next, {name}"
+    others, tied = len(ranked) - 1, sum(setting.is_tied for setting in ranked[1:])
     if not tied:
         whom = "it" if others == 1 else f"each of the other {others}"
-        return f"{first}; the difference to {whom} is significant (corrected p {_at_most(largest)})."
+        largest = max(setting.p or 0.0 for setting in ranked[1:])
+        at_most = "< 0.001" if largest < 0.001 else f"≤ {largest:.3f}"
+        return f"{first}; the difference to {whom} is significant (corrected p {at_most})."
     if len(best.values) < 2:
         return f"{first}; with one seed nothing can be said about how sure that is."
-    p = second.difference.p_corrected if second.difference else None
+    p = f"p = {p_value(second.p)}" if second.p is not None else ""
     if others == 1:
-        return f"{first}; these seeds cannot tell the two apart{f' (p = {p_value(p)})' if p is not None else ''}."
-    whom = f"any of the other {others}" if len(tied) == others else f"{len(tied)} of the other {others}"
-    against = f" (against the next p = {p_value(p)})" if p is not None else ""
-    return f"{first}; these seeds cannot tell it from {whom}{against}."
-
-
-def _at_most(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"≤ {p:.3f}"
+        return f"{first}; these seeds cannot tell the two apart{f' ({p})' if p else ''}."
+    whom = f"any of the other {others}" if tied == others else f"{tied} of the other {others}"
+    return f"{first}; these seeds cannot tell it from {whom}{f' (against the next {p})' if p else ''}."

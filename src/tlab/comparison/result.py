@@ -7,10 +7,11 @@ from statistics import fmean
 from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
 from tlab.comparison.load import Run
-from tlab.comparison.statistics import Difference, Summary
+from tlab.comparison.statistics import SIGNIFICANT, Difference, Summary
+from tlab.runs.loggers import short_name
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setting:
     """Runs that differ in their seed only, and their statistics.
 
@@ -35,6 +36,27 @@ class Setting:
     difference: Difference | None = None
     epochs_to_target: float | None = None
     reached: int = 0
+
+    @property
+    def result(self) -> Summary:
+        """The summary, of a setting that has one."""
+        assert self.summary is not None
+        return self.summary
+
+    @property
+    def behind(self) -> Summary | None:
+        """Summary of the differences to the best setting, seed by seed; None without any."""
+        return self.difference.summary if self.difference else None
+
+    @property
+    def p(self) -> float | None:
+        """Corrected p-value of no difference to the best setting; None without a test."""
+        return self.difference.p_corrected if self.difference else None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether it cannot be told from the best setting."""
+        return self.p is None or self.p >= SIGNIFICANT
 
     def count(self, status: str) -> int:
         """Return how many of its runs have this status."""
@@ -83,11 +105,11 @@ class Comparison:
         """The settings with a finished run, the best one first."""
         return tuple(setting for setting in self.settings if setting.summary is not None)
 
-    @property
-    def without_setting(self) -> tuple[Run, ...]:
-        """The runs that failed before they began, so that their settings are not known."""
-        known = {run.path for setting in self.settings for run in setting.runs}
-        return tuple(run for run in self.runs if run.path not in known)
+    def places(self) -> list[tuple[Run, Setting | None, int]]:
+        """Return every run with its setting and that one's place; last, without one, those that never began."""
+        rows = [(run, setting, place) for place, setting in enumerate(self.settings) for run in setting.runs]
+        known = {run.path for run, _, _ in rows}
+        return [*rows, *((run, None, len(self.settings)) for run in self.runs if run.path not in known)]
 
     @property
     def short_names(self) -> list[str]:
@@ -101,5 +123,4 @@ class Comparison:
         if self.factors:
             pairs = zip(self.factors, setting.levels, strict=True)
             return ", ".join(f"{factor.name}={level}" for factor, level in pairs)
-        path = self.directory.resolve()
-        return f"{path.parent.name}/{path.name}" if path.name.startswith("seed=") else path.name
+        return short_name(self.directory.resolve())

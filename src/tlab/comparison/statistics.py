@@ -1,13 +1,15 @@
 """Means over seeds, intervals, paired differences, and the correction for many comparisons."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95  # confidence level of every interval
-RESAMPLES = 9999  # of the bootstrap
+SIGNIFICANT = 0.05  # corrected p-values below this count as a difference
 ALIKE = 1e-6  # values closer than this share of the largest are equal: metrics come in single precision
 
 INTERVAL_NAMES = {"t": "t", "bootstrap": "bootstrap BCa"}
@@ -68,10 +70,18 @@ def summarize(values: Sequence[float], interval: str = "t") -> Summary:
     if n < 2:
         return Summary(n, mean, None, None, None)
     sd = float(sample.std(ddof=1))
-    if _all_equal(sample):
+    if np.ptp(sample) <= ALIKE * np.abs(sample).max():
         return Summary(n, mean, sd, mean, mean)
-    low, high = (_t_interval if interval == "t" else _bootstrap_interval)(sample)
-    return Summary(n, mean, sd, low, high)
+    from scipy import stats  # a second, which --help need not wait for
+
+    if interval == "t":
+        low, high = stats.t.interval(LEVEL, n - 1, mean, stats.sem(sample))
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            drawn = stats.bootstrap((sample,), np.mean, confidence_level=LEVEL, rng=np.random.default_rng(0))
+        low, high = drawn.confidence_interval
+    return Summary(n, mean, sd, float(low), float(high))
 
 
 def paired_difference(
@@ -91,16 +101,14 @@ def paired_difference(
     differences = np.array([first[seed] - second[seed] for seed in seeds])
     summary = summarize(differences.tolist(), interval)
     scale = max(abs(value) for values in (first, second) for value in values.values())
-    if len(seeds) < 2:
-        return Difference(summary, None)
-    if np.all(np.abs(differences) <= ALIKE * scale):
-        return Difference(summary, 1.0)
-    if np.ptp(differences) <= ALIKE * scale:  # no spread to measure the difference by
-        return Difference(summary, None)
-    from scipy import stats  # a second, which --help need not wait for
+    p: float | None = None  # without a spread there is nothing to measure the difference by
+    if len(seeds) > 1 and np.all(np.abs(differences) <= ALIKE * scale):
+        p = 1.0
+    elif np.ptp(differences) > ALIKE * scale:
+        from scipy import stats
 
-    result = stats.ttest_1samp(differences, 0.0) if test == "t" else stats.wilcoxon(differences)
-    return Difference(summary, float(result.pvalue))
+        p = float((stats.ttest_1samp(differences, 0.0) if test == "t" else stats.wilcoxon(differences)).pvalue)
+    return Difference(summary, p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -118,28 +126,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _t_interval(sample: np.ndarray) -> tuple[float, float]:
-    from scipy import stats
-
-    half = stats.t.ppf((1 + LEVEL) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
-    return float(sample.mean() - half), float(sample.mean() + half)
-
-
-def _bootstrap_interval(sample: np.ndarray) -> tuple[float, float]:
-    from scipy import stats
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = stats.bootstrap(
-            (sample,),
-            np.mean,
-            confidence_level=LEVEL,
-            n_resamples=RESAMPLES,
-            method="BCa",
-            rng=np.random.default_rng(0),
-        )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _all_equal(sample: np.ndarray) -> bool:
-    return bool(np.ptp(sample) <= ALIKE * np.abs(sample).max())
+def spread(groups: Iterable[Iterable[Any]]) -> dict[str, list[float | None]]:
+    """Return `mean`, `low` and `high` of the numbers in each group, None where there are none."""
+    known = [[value for value in group if isinstance(value, float) and value == value] for group in groups]
+    return {
+        "mean": [fmean(numbers) if numbers else None for numbers in known],
+        "low": [min(numbers, default=None) for numbers in known],
+        "high": [max(numbers, default=None) for numbers in known],
+    }

@@ -1,11 +1,11 @@
 """The comparison as CSV: `comparison.csv`, a row per setting, and `comparison_runs.csv`, a row per run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import Summary
 from tlab.core.files import write_csv
 
 DIGITS = 6  # significant ones: metrics come in single precision
@@ -19,32 +19,25 @@ def write_tables(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
     """
     settings, runs = directory / "comparison.csv", directory / "comparison_runs.csv"
     _write(settings, [_setting_row(comparison, setting, i) for i, setting in enumerate(comparison.settings, 1)])
-    _write(runs, _run_rows(comparison))
+    _write(runs, [_run_row(comparison, run, setting) for run, setting, _ in comparison.places()])
     return settings, runs
 
 
 def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[str, Any]:
-    summary, test, difference = setting.summary, setting.test, setting.difference
-    behind = difference.summary if difference else None
     return {
-        "rank": rank if summary else None,
+        "rank": rank if setting.summary else None,
         **_levels(comparison, setting),
         **{status: setting.count(status) for status in STATUSES},
         "metric": comparison.monitor,
-        "mean": summary.mean if summary else None,
-        "sd": summary.sd if summary else None,
-        "ci_low": summary.low if summary else None,
-        "ci_high": summary.high if summary else None,
+        **_numbers(setting.summary, mean="mean", sd="sd", ci_low="low", ci_high="high"),
         "interval": comparison.interval,
-        "test_mean": test.mean if test else None,
-        "test_sd": test.sd if test else None,
-        "behind_seeds": behind.n if behind else None,
-        "behind_mean": behind.mean if behind else None,
-        "behind_ci_low": behind.low if behind else None,
-        "behind_ci_high": behind.high if behind else None,
+        **_numbers(setting.test, test_mean="mean", test_sd="sd"),
+        **_numbers(
+            setting.behind, behind_seeds="n", behind_mean="mean", behind_ci_low="low", behind_ci_high="high"
+        ),
         "paired_test": comparison.test,
-        "p": difference.p if difference else None,
-        "p_holm": difference.p_corrected if difference else None,
+        "p": setting.difference.p if setting.difference else None,
+        "p_holm": setting.p,
         "target": comparison.target,
         "epochs_to_target": setting.epochs_to_target,
         "reached_target": setting.reached,
@@ -53,24 +46,14 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
     }
 
 
-def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = [
-        _run_row(comparison, run, _levels(comparison, setting), setting.counted.get(run.seed) is run)
-        for setting in comparison.settings
-        for run in setting.runs
-    ]
-    unknown = dict.fromkeys(factor.name for factor in comparison.factors)
-    return rows + [_run_row(comparison, run, unknown, False) for run in comparison.without_setting]
-
-
-def _run_row(comparison: Comparison, run: Run, levels: Mapping[str, str | None], counted: bool) -> dict[str, Any]:
+def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[str, Any]:
     target = comparison.target
     return {
         "run": run.name,
-        **levels,
+        **_levels(comparison, setting),
         "seed": run.seed,
         "status": run.status,
-        "counted": int(counted),
+        "counted": int(setting is not None and setting.counted.get(run.seed) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
         comparison.test_metric: run.metrics.get(comparison.test_metric),
         "best_epoch": run.metrics.get("best_epoch"),
@@ -82,8 +65,14 @@ def _run_row(comparison: Comparison, run: Run, levels: Mapping[str, str | None],
     }
 
 
-def _levels(comparison: Comparison, setting: Setting) -> dict[str, str]:
-    return dict(zip((factor.name for factor in comparison.factors), setting.levels, strict=True))
+def _levels(comparison: Comparison, setting: Setting | None) -> dict[str, str | None]:
+    names = [factor.name for factor in comparison.factors]
+    return dict(zip(names, setting.levels, strict=True)) if setting else dict.fromkeys(names)
+
+
+def _numbers(summary: Summary | None, **attributes: str) -> dict[str, float | None]:
+    """Return column -> attribute of the summary; None where there is no summary."""
+    return {column: getattr(summary, name, None) for column, name in attributes.items()}
 
 
 def _whole(number: float | None) -> int | None:
@@ -91,8 +80,8 @@ def _whole(number: float | None) -> int | None:
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    write_csv(file, list(rows[0]), [{key: _plain(value) for key, value in row.items()} for row in rows])
-
-
-def _plain(value: Any) -> Any:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else value
+    texts = [
+        {name: f"{cell:.{DIGITS}g}" if isinstance(cell, float) else cell for name, cell in row.items()}
+        for row in rows
+    ]
+    write_csv(file, list(rows[0]), texts)

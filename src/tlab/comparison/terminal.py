@@ -1,6 +1,6 @@
 """The comparison on the terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -8,20 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.comparison.load import FAILED, UNFINISHED
-from tlab.comparison.phrases import (
-    SIGNIFICANT,
-    count,
-    detail,
-    effects_sentence,
-    heading,
-    headline,
-    p_value,
-    span,
-    value,
-)
+from tlab.comparison.phrases import count, detail, effects_sentence, heading, headline, p_value, span, value
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Summary
 from tlab.core.text import duration
+
+Columns = dict[str, Callable[[Setting], str]]  # heading -> text of a cell
 
 MOST_SETTINGS = 20
 MOST_LONG = 10  # settings whose names take several lines
@@ -36,10 +28,11 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(Text(detail(comparison)))
     if sentence := effects_sentence(comparison):
         console.print(Text(sentence))
+    most = MOST_SETTINGS if len(comparison.factors) <= MOST_COLUMNS else MOST_LONG
     if comparison.ranked:
-        console.print(_statistics_table(comparison))
-        console.print(_costs_table(comparison))
-    if (more := len(comparison.ranked) - len(_shown(comparison))) > 0:
+        console.print(_table(comparison, comparison.ranked[:most], _statistics(comparison)))
+        console.print(_table(comparison, comparison.ranked[:most], _costs(comparison)))
+    if (more := len(comparison.ranked) - most) > 0:
         console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
     for note in comparison.notes:
         console.print(Text(f"! {note}", style="yellow"))
@@ -47,65 +40,49 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(Text(heading(comparison), style="dim"))
 
 
-def _shown(comparison: Comparison) -> tuple[Setting, ...]:
-    return comparison.ranked[: MOST_SETTINGS if len(comparison.factors) <= MOST_COLUMNS else MOST_LONG]
-
-
-def _statistics_table(comparison: Comparison) -> Table:
-    metric, interval = comparison.monitor, f"95 % ({INTERVAL_NAMES[comparison.interval]})"
-    table = _table(comparison)
-    columns: dict[str, Callable[[Setting], str]] = {
+def _statistics(comparison: Comparison) -> Columns:
+    metric, ranked = comparison.monitor, comparison.ranked
+    interval = f"95 % ({INTERVAL_NAMES[comparison.interval]})"
+    columns: Columns = {
         "n": lambda s: str(len(s.values)),
-        f"{metric} ± sd": lambda s: mean_sd(s.summary, metric) if s.summary else "–",
-        interval: lambda s: span(s.summary, metric) if s.summary else "–",
-        "behind": lambda s: _behind(s, metric),
-        "p (Holm)": lambda s: p_value(s.difference.p_corrected) if s.difference else "",
+        f"{metric} ± sd": lambda s: mean_sd(s.summary, metric),
+        interval: lambda s: span(s.summary, metric),
+        "behind": lambda s: value(s.behind.mean, metric, unit=False) if s.behind else "",
+        "p (Holm)": lambda s: p_value(s.p) if s.difference else "",
         comparison.test_metric: lambda s: value(s.test.mean if s.test else None, metric),
     }
-    if not any(setting.test for setting in comparison.ranked):
-        del columns[comparison.test_metric]
-    if len(comparison.ranked) == 1:
-        del columns["behind"]
-    if all(setting.difference is None or setting.difference.p is None for setting in comparison.ranked):
-        del columns["p (Holm)"]
-    if all(len(setting.values) == 1 for setting in comparison.ranked):
-        del columns[interval]
-    _fill(table, comparison, columns)
-    return table
-
-
-def _costs_table(comparison: Comparison) -> Table:
-    table = _table(comparison)
-    target = value(comparison.target, comparison.monitor)
-    columns: dict[str, Callable[[Setting], str]] = {
-        f"epochs to {target}": lambda s: epochs(s),
-        "time": lambda s: _seconds(s.mean_of("seconds")),
-        "images/s": lambda s: _whole(s.mean_of("images_per_second")),
-        "trained": lambda s: millions(s.mean_of("trained_parameters")),
-        "of parameters": lambda s: millions(s.mean_of("parameters")),
+    told = {
+        interval: any(len(setting.values) > 1 for setting in ranked),
+        "behind": len(ranked) > 1,
+        "p (Holm)": any(setting.p is not None for setting in ranked),
+        comparison.test_metric: any(setting.test for setting in ranked),
     }
-    _fill(table, comparison, columns)
-    return table
+    return {name: cell for name, cell in columns.items() if told.get(name, True)}
 
 
-def _table(comparison: Comparison) -> Table:
+def _costs(comparison: Comparison) -> Columns:
+    return {
+        f"epochs to {value(comparison.target, comparison.monitor)}": epochs,
+        "time": lambda s: or_dash(s.mean_of("seconds"), duration),
+        "images/s": lambda s: or_dash(s.mean_of("images_per_second"), whole),
+        "trained": lambda s: or_dash(s.mean_of("trained_parameters"), millions),
+        "of parameters": lambda s: or_dash(s.mean_of("parameters"), millions),
+    }
+
+
+def _table(comparison: Comparison, settings: Sequence[Setting], columns: Columns) -> Table:
+    """Return a row per setting; its levels have a column each unless there are many, or none."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    names = comparison.short_names
-    for name in names if 0 < len(names) <= MOST_COLUMNS else ["setting"]:
+    separate = 0 < len(comparison.factors) <= MOST_COLUMNS
+    for name in comparison.short_names if separate else ["setting"]:
         table.add_column(name, overflow="fold")
-    return table
-
-
-def _fill(table: Table, comparison: Comparison, columns: dict[str, Callable[[Setting], str]]) -> None:
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    separate = 0 < len(comparison.factors) <= MOST_COLUMNS
-    for place, setting in enumerate(_shown(comparison)):
+    for place, setting in enumerate(settings):
         names = setting.levels if separate else (_short_label(comparison, setting),)
-        p = setting.difference.p_corrected if setting.difference else None
-        worse = p is not None and p < SIGNIFICANT
-        style = "bold" if place == 0 else "dim" if worse else ""
+        style = "bold" if place == 0 else "" if setting.is_tied else "dim"
         table.add_row(*names, *(cell(setting) for cell in columns.values()), style=style)
+    return table
 
 
 def _short_label(comparison: Comparison, setting: Setting) -> str:
@@ -127,17 +104,11 @@ def _print_lost(console: Console, comparison: Comparison) -> None:
         console.print(Text(f"and {len(lost) - MOST_RUNS} more", style="dim"))
 
 
-def mean_sd(summary: Summary, metric: str) -> str:
-    """Return `36.5 ± 1.3 %`; of one seed the value alone."""
-    if summary.sd is None:
-        return value(summary.mean, metric)
+def mean_sd(summary: Summary | None, metric: str) -> str:
+    """Return `36.5 ± 1.3 %`; of one seed the value alone, of none a dash."""
+    if summary is None or summary.sd is None:
+        return value(summary.mean if summary else None, metric)
     return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
-
-
-def _behind(setting: Setting, metric: str) -> str:
-    if setting.difference is None or setting.difference.summary is None:
-        return ""
-    return value(setting.difference.summary.mean, metric, unit=False)
 
 
 def epochs(setting: Setting) -> str:
@@ -148,16 +119,16 @@ def epochs(setting: Setting) -> str:
     return f"{setting.epochs_to_target:g}{some}"
 
 
-def millions(number: float | None) -> str:
+def or_dash(number: float | None, text: Callable[[float], str]) -> str:
+    """Return a number as `text` writes it; a dash for None."""
+    return "–" if number is None else text(number)
+
+
+def whole(number: float) -> str:
+    """Return `5,130`."""
+    return f"{number:,.0f}"
+
+
+def millions(number: float) -> str:
     """Return a number of parameters as text: `11.2 M`, `5,130`."""
-    if number is None:
-        return "–"
-    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,.0f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else duration(seconds)
-
-
-def _whole(number: float | None) -> str:
-    return "–" if number is None else f"{number:,.0f}"
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else whole(number)

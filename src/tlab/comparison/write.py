@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlab.comparison.compare import compare_runs
+from tlab.comparison.result import Comparison
+
 if TYPE_CHECKING:  # imported when the work begins, not for --help
     from rich.console import Console
-
-    from tlab.comparison import Comparison
 
 
 def compare(
@@ -18,7 +19,7 @@ def compare(
     test: str = "t",
     output: Path | None = None,
     console: "Console | None" = None,
-) -> "Comparison":
+) -> Comparison:
     """Compare the runs in and below `directory`; print the answer, write `comparison.csv` and `report.html`.
 
     Args:
@@ -34,19 +35,16 @@ def compare(
         UserError: There is no run, or no finished run has the metric.
     """
     from rich.console import Console
-    from rich.text import Text
 
-    from tlab.comparison import compare_runs
     from tlab.comparison.report.report import write_report
     from tlab.comparison.tables import write_tables
     from tlab.comparison.terminal import print_comparison
-    from tlab.core.text import short_path
+    from tlab.dashboards.summary_table import print_paths
 
     console = console or Console()
     comparison = compare_runs(directory, monitor, target, interval, test)
     table, _ = write_tables(comparison, output or directory)
     report = write_report(comparison, output or directory)
     print_comparison(console, comparison)
-    for name, path in {"table ": table, "report": report}.items():
-        console.print(Text.assemble((f"{name}  ", "bold"), str(short_path(path))), soft_wrap=True)
+    print_paths(console, {"table": table, "report": report})
     return comparison

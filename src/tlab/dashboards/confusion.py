@@ -4,28 +4,24 @@ import time
 
 import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from tlab.dashboards.figures import confusion_figure
 from tlab.dashboards.tensorboard import add_figure, class_names, writer
 from tlab.runs.confusion import ConfusionCounts
 
 FREQUENT_UP_TO = 20  # classes up to which drawing takes a fraction of a second
+EVERY_SECONDS = 20.0  # least time between two drawings in a fit
 
 
 class ConfusionMatrix(ConfusionCounts):
     """Draws the confusion matrix: `val/confusion` of the last validation epoch, `test/confusion` of a test.
 
     With up to 20 classes, earlier epochs are drawn too, where enough time has passed for the drawing not to matter.
-
-    Args:
-        every_seconds: Minimum seconds between two drawings in a fit.
     """
 
-    def __init__(self, every_seconds: float = 20.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.every_seconds = every_seconds
-        self._latest: tuple[Tensor, str, int] | None = None  # counts `K K`, title, step; not yet drawn
+        self._latest: tuple[str, int] | None = None  # title and step of the counts; None once they are drawn
         self._drawn_at = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -35,9 +31,9 @@ class ConfusionMatrix(ConfusionCounts):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the counts, and draw them if it is time."""
         super().on_validation_epoch_end(trainer, pl_module)
-        self._keep(trainer, f"Validation, epoch {trainer.current_epoch + 1}")
+        self._latest = f"Validation, epoch {trainer.current_epoch + 1}", trainer.global_step
         frequent = len(class_names(pl_module)) <= FREQUENT_UP_TO
-        due = time.monotonic() - self._drawn_at >= self.every_seconds
+        due = time.monotonic() - self._drawn_at >= EVERY_SECONDS
         if trainer.state.fn != TrainerFn.FITTING or (frequent and due):
             self._draw(trainer, pl_module, "val/confusion")
 
@@ -48,17 +44,13 @@ class ConfusionMatrix(ConfusionCounts):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the test split."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._keep(trainer, "Test")
+        self._latest = "Test", trainer.global_step
         self._draw(trainer, pl_module, "test/confusion")
-
-    def _keep(self, trainer: L.Trainer, title: str) -> None:
-        if self.counts_KK is not None:
-            self._latest = (self.counts_KK, title, trainer.global_step)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, tag: str) -> None:
         board = writer(trainer)
-        if board is not None and self._latest is not None:
-            counts_KK, title, step = self._latest
-            add_figure(board, tag, confusion_figure(counts_KK, class_names(pl_module), title), step)
+        if board is not None and self._latest is not None and self.counts_KK is not None:
+            title, step = self._latest
+            add_figure(board, tag, confusion_figure(self.counts_KK, class_names(pl_module), title), step)
             self._drawn_at = time.monotonic()
         self._latest = None

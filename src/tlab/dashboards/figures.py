@@ -122,8 +122,7 @@ def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> "
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.tick_params(length=2)
     if names:
-        rotation = 0 if flat else 90
-        axes.set_xticks(range(number), names, rotation=rotation, fontsize=points, parse_math=False)
+        axes.set_xticks(range(number), names, rotation=0 if flat else 90, fontsize=points, parse_math=False)
         axes.set_yticks(range(number), names, fontsize=points, parse_math=False)
     if number <= CELL_TEXT_CLASSES:
         _write_counts(axes, counts, shares)

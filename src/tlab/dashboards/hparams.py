@@ -1,7 +1,6 @@
 """A run's settings and final metrics in TensorBoard's HParams tab."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -12,7 +11,7 @@ FINAL_TAG = "~final"  # the tilde comes after all letters, so the curves come fi
 @rank_zero_only
 def log_hparams(
     loggers: Sequence[Logger],
-    hparams: Mapping[str, Any],
+    hparams: Mapping[str, float | bool | str | None],
     metrics: Mapping[str, float],
     step: int = 0,
     swept: Collection[str] = (),
@@ -27,7 +26,7 @@ def log_hparams(
 
     Args:
         loggers: The run's loggers, of which only TensorBoard's is used.
-        hparams: Settings, possibly nested; written under dotted names such as `optimizer.lr`.
+        hparams: Name, such as `optimizer.lr`, -> value.
         metrics: Name, such as `val/acc`, -> final value.
         step: Step at which the final metrics are drawn.
         swept: Settings that come first in the tab: of five or more it ticks only the first five.
@@ -40,12 +39,12 @@ def log_hparams(
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
-    flat = dict(flatten(hparams))
+    settings = {name: "null" if value is None else value for name, value in hparams.items()}
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     experiment = api_pb2.Experiment(
         hparam_infos=[
             api_pb2.HParamInfo(name=name, type=kinds.get(type(value), "DATA_TYPE_FLOAT64"), differs=name in swept)
-            for name, value in flat.items()
+            for name, value in settings.items()
         ],
         metric_infos=[summary_v2.Metric(f"{FINAL_TAG}/{name}", display_name=name).as_proto() for name in metrics],
     )
@@ -59,19 +58,7 @@ def log_hparams(
     for tag, data in described.items():
         about = metadata.create_summary_metadata(data)
         events.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
-    events.add_summary(summary_v2.hparams_pb(flat, trial_id=run))
+    events.add_summary(summary_v2.hparams_pb(settings, trial_id=run))
     for name, value in metrics.items():
         board.add_scalar(f"{FINAL_TAG}/{name}", value, step)
     board.close()  # Lightning had closed it, and writing has opened it again: a thread and a file
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | bool | str]]:
-    """Yield the leaves of nested settings with their dotted names; a list or None comes as its text."""
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        elif isinstance(value, bool | int | float | str):
-            yield name, value
-        else:
-            yield name, "null" if value is None else str(value)

@@ -1,46 +1,31 @@
 """The loss against the learning rate, as the learning-rate finder measured it."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as L
 
 from tlab.dashboards.figures import DPI
 from tlab.dashboards.tensorboard import add_figure, writer
+from tlab.finetuning.lr_finder import LrCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Curve(Protocol):
-    """The values that are drawn; see `finetuning.lr_finder.LrCurve`."""
-
-    @property
-    def rates(self) -> Sequence[float]: ...  # noqa: D102
-    @property
-    def losses(self) -> Sequence[float]: ...  # noqa: D102
-    @property
-    def smoothed(self) -> Sequence[float]: ...  # noqa: D102
-    @property
-    def suggestion(self) -> float | None: ...  # noqa: D102
-    @property
-    def in_use(self) -> float: ...  # noqa: D102
-
-
-def draw_lr_curve(trainer: L.Trainer, phase: str, curve: Curve) -> None:
+def draw_lr_curve(trainer: L.Trainer, phase: str, curve: LrCurve) -> None:
     """Draw `lr_finder/<phase>` in TensorBoard, at the step at which the phase begins."""
     if (board := writer(trainer)) is not None:
         add_figure(board, f"lr_finder/{phase}", lr_figure(curve, f"Phase {phase}"), trainer.global_step)
 
 
-def lr_figure(curve: Curve, title: str) -> "Figure":
+def lr_figure(curve: LrCurve, title: str) -> "Figure":
     """Draw the loss of each step and the smoothed loss over the logarithm of the rate.
 
     The suggestion and the rate in use are marked. The loss's axis ends a little above where the smoothed curve
     began, so that the divergence at the right does not flatten the descent.
 
     Args:
-        curve: The measured curve; `rates` are values of `optimizer.lr`.
+        curve: The measured curve.
         title: Heading of the figure.
     """
     from matplotlib.figure import Figure

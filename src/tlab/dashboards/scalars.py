@@ -31,10 +31,10 @@ class Scalars(L.Callback):
         """Draw the rates; inside the optimizer's step they would be scaled already."""
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = batch_idx == 0 or (step % every == 0 and step != self._drawn_step)
-        self._drawn_step = step if due else self._drawn_step
-        board = writer(trainer) if due else None
-        if board is None:
+        if batch_idx > 0 and (step % every or step == self._drawn_step):
+            return
+        self._drawn_step = step
+        if (board := writer(trainer)) is None:
             return
         for group, rate in self.state.rates.items():
             board.add_scalar(f"lr/{group}", rate, step)
@@ -46,15 +46,9 @@ class Scalars(L.Callback):
     ) -> None:
         """Draw the gradient norm in the steps whose rates are drawn."""
         board = writer(trainer) if trainer.global_step == self._drawn_step else None
-        if board is None:
-            return
-        gradients = [
-            parameter.grad
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        board.add_scalar("train/grad_norm", torch.nn.utils.get_total_norm(gradients), trainer.global_step)
+        if board is not None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            board.add_scalar("train/grad_norm", torch.nn.utils.get_total_norm(gradients), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the speed."""

@@ -106,20 +106,18 @@ class StageTable(L.Callback):
     Args:
         image_size: Side of the images in pixels.
         plan: The run's phases (`tlab.finetuning.Plan`).
-        console: Console to print on; None: Rich's own, which the progress bar uses too.
     """
 
-    def __init__(self, image_size: int, plan: Any, console: Console | None = None) -> None:
+    def __init__(self, image_size: int, plan: Any) -> None:
         self.image_size = image_size
         self.plan = plan
-        self.console = console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print once per run, from the first process."""
         if not trainer.is_global_zero:
             return
         rows = stage_rows(pl_module.net, self.image_size, self.plan)  # type: ignore[arg-type]
-        print_stage_table(self.console or get_console(), rows)
+        print_stage_table(get_console(), rows)  # which the progress bar uses too
         if (board := writer(trainer)) is not None:
             lines = [HEADERS, ("---",) * len(HEADERS), *stage_cells(rows)]
             board.add_text("stages", "\n".join(f"| {' | '.join(line)} |" for line in lines), 0)

@@ -38,6 +38,11 @@ def print_summary_table(
         console.print(_phases_table(phases))
     if comparison:
         console.print(_comparison_table(comparison))
+    print_paths(console, paths)
+
+
+def print_paths(console: Console, paths: Mapping[str, Path]) -> None:
+    """Print each path on a line of its own, below the others and never broken, so that it can be copied."""
     label = max((len(name) for name in paths), default=0)
     for name, path in paths.items():
         line = Text.assemble((f"{name:<{label}}  ", "bold"), str(short_path(path)))
@@ -46,16 +51,12 @@ def print_summary_table(
 
 def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
     """Print one table: a row per split, a column per measure."""
-    console.print(_metrics_table(metrics))
-
-
-def _metrics_table(metrics: Mapping[str, float]) -> Table:
     splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in metrics)]
     measures = [m for m in MEASURES if any(f"{split}/{m}" in metrics for split in splits)]
     table = _table("Result", "split", *measures)
     for split in splits:
         table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
-    return table
+    console.print(table)
 
 
 def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-JPEG = [
-    *(cv2.IMWRITE_JPEG_QUALITY, 92),
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-]
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 class RunBoard(TensorBoardLogger):
@@ -28,14 +25,9 @@ class RunBoard(TensorBoardLogger):
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
-def has_board(trainer: L.Trainer) -> bool:
-    """Tell whether this run keeps a TensorBoard log; the answer is the same in every process."""
-    return any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
-
-
 def collects(trainer: L.Trainer) -> bool:
     """Tell whether a dashboard gathers data now; every process does, since the counts are summed over them."""
-    return has_board(trainer) and not trainer.sanity_checking
+    return not trainer.sanity_checking and any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
 
 
 def class_names(pl_module: L.LightningModule) -> tuple[str, ...]:
@@ -47,8 +39,7 @@ def writer(trainer: L.Trainer) -> "SummaryWriter | None":
     """Return the TensorBoard writer; None without TensorBoard, off the first process, and in the sanity check."""
     if trainer.sanity_checking or not trainer.is_global_zero:
         return None
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return loggers[0].experiment if loggers else None
+    return next((each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)), None)
 
 
 def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) -> None:

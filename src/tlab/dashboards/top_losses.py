@@ -1,5 +1,6 @@
 """The validation images that the network gets most wrong."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -11,6 +12,8 @@ from tlab.dashboards.tensorboard import add_photos, collects, writer
 from tlab.data.sampler import SampleKey
 
 TILE_INCHES = 1.6
+
+Worst = tuple[Tensor, Tensor, Tensor]  # loss `N`, index `N`, logits `N K`
 
 
 class TopLosses(L.Callback):
@@ -25,7 +28,7 @@ class TopLosses(L.Callback):
 
     def __init__(self, images: int = 16) -> None:
         self.images = images
-        self._worst: tuple[Tensor, Tensor, Tensor] | None = None  # loss `N`, index `N`, logits `N K`; descending
+        self._worst: Worst | None = None  # by loss, descending
         self._title = ""
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -40,9 +43,7 @@ class TopLosses(L.Callback):
         if not (self.images and collects(trainer)):
             return
         new = (outputs["losses"].float(), batch.index, outputs["logits"].float())
-        both = [torch.cat(pair) for pair in zip(self._worst, new, strict=True)] if self._worst else list(new)
-        order = both[0].topk(min(self.images, len(both[0]))).indices
-        self._worst = (both[0][order], both[1][order], both[2][order])
+        self._keep_worst([self._worst, new])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring the worst of all processes together."""
@@ -51,9 +52,12 @@ class TopLosses(L.Callback):
             mine = [part.cpu() for part in self._worst] if self._worst else None
             everyone: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)  # processes may hold different numbers, or none
-            losses, index, logits = (torch.cat(parts) for parts in zip(*filter(None, everyone), strict=True))
-            order = losses.topk(min(self.images, len(losses))).indices
-            self._worst = (losses[order], index[order], logits[order])
+            self._keep_worst(everyone)
+
+    def _keep_worst(self, parts: Sequence[Worst | None]) -> None:
+        losses, index, logits = (torch.cat(each) for each in zip(*filter(None, parts), strict=True))
+        order = losses.topk(min(self.images, len(losses))).indices
+        self._worst = (losses[order], index[order], logits[order])
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the images again and draw them."""

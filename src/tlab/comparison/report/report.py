@@ -1,6 +1,7 @@
 """The comparison as one self-contained HTML file: no network, a phone, dark mode and paper included."""
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -20,15 +21,9 @@ SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "cla
 
 def write_report(comparison: Comparison, directory: Path) -> Path:
     """Write `report.html` and return its path; the runs are linked relative to it."""
-    file = directory / "report.html"
-    write_text(file, _page(comparison, directory))
-    return file
-
-
-def _page(comparison: Comparison, directory: Path) -> str:
     from plotly.offline import get_plotlyjs  # the library's text, 5 MB
 
-    data = json.dumps(report_data(comparison, directory), ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(report_data(comparison), ensure_ascii=False, separators=(",", ":"))
     name = directory.resolve().name
     body = Template(asset("page.html")).substitute(
         heading=escape(heading(comparison)),
@@ -36,37 +31,40 @@ def _page(comparison: Comparison, directory: Path) -> str:
         filters=filters(comparison),
         settings=settings_table(comparison),
         runs=runs_table(comparison, directory),
-        methods="".join(f"<li>{escape(sentence)}</li>" for sentence in methods(comparison)),
+        methods=_items(methods(comparison)),
         script="\n".join(asset(script) for script in SCRIPTS),
         data=data.replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
     )
-    return framed(
+    page = framed(
         f"tlab comparison · {name}",
         f"{name}: {headline(comparison)}",
         headline(comparison),
         escape(detail(comparison)),
         _tiles(comparison),
         body,
-        notes=_notes(comparison),
+        notes=f"<ul class='notes' aria-label='Beware'>{_items(comparison.notes)}</ul>" if comparison.notes else "",
         head='<link rel="icon" href="data:,">',
     )
+    file = directory / "report.html"
+    write_text(file, page)
+    return file
 
 
 def _tiles(comparison: Comparison) -> str:
     """Return the key figures as a list of terms."""
     metric, ranked = comparison.monitor, comparison.ranked
     tiles = []
-    if ranked and ranked[0].summary:
-        best = ranked[0].summary
+    if ranked:
+        best = ranked[0].result
         interval = f"{span(best, metric)} ({INTERVAL_NAMES[comparison.interval]})"
         if best.low is None or best.all_equal:
             interval = "one seed" if best.low is None else f"{best.n} equal seeds, no interval"
         tiles.append((f"best {metric}", value(best.mean, metric), interval))
         if ranked[0].test:
             tiles.append((comparison.test_metric, value(ranked[0].test.mean, metric), "not used to choose"))
-        if len(ranked) > 1 and ranked[1].summary:
-            gap = lead(best.mean - ranked[1].summary.mean, metric)
+        if len(ranked) > 1:
+            gap = lead(best.mean - ranked[1].result.mean, metric)
             tiles.append(("lead over the next", gap, f"of {count(len(ranked), 'setting')}"))
     finished = [run for run in comparison.runs if run.status == FINISHED]
     seconds = sum(run.seconds or 0.0 for run in finished)
@@ -74,8 +72,5 @@ def _tiles(comparison: Comparison) -> str:
     return tile_list(tiles)
 
 
-def _notes(comparison: Comparison) -> str:
-    if not comparison.notes:
-        return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    return f"<ul class='notes' aria-label='Beware'>{items}</ul>"
+def _items(sentences: Sequence[str]) -> str:
+    return "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)

@@ -1,91 +1,75 @@
 """What the report's charts are drawn from, as plain data."""
 
-import os
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import median_low
 from typing import Any
-from urllib.parse import quote
 
 from tlab.comparison.classes import class_report
-from tlab.comparison.curves import curve, curve_metrics, phases
-from tlab.comparison.load import Run
 from tlab.comparison.phrases import is_share
 from tlab.comparison.result import Comparison, Setting
+from tlab.comparison.statistics import spread
 
 DIGITS = 5  # significant ones; more cannot be seen in a chart
 MOST_CURVES = 100  # settings whose learning curves are in the file
 
 
-def report_data(comparison: Comparison, directory: Path) -> dict[str, Any]:
-    """Return the data of the charts of a report in `directory`; settings without a result are left out."""
+def report_data(comparison: Comparison) -> dict[str, Any]:
+    """Return the data of the charts of a report; settings without a result are left out."""
     ranked = comparison.ranked
-    metrics = curve_metrics(ranked, comparison.monitor)
-    places = {setting.levels: place for place, setting in enumerate(ranked)}
     data = {
         "metric": comparison.monitor,
         "mode": comparison.mode,
         "share": is_share(comparison.monitor),
         "factors": [{"name": f.name, "levels": f.levels, "number": f.is_number} for f in comparison.factors],
-        "settings": [_setting(comparison, setting) for setting in ranked],
-        "runs": [
+        "settings": [
             {
-                "setting": places[setting.levels],
-                "seed": run.seed,
-                "value": run.metrics.get(comparison.monitor),
-                "seconds": run.seconds,
+                "label": comparison.label(setting),
+                "levels": setting.levels,
+                "values": list(setting.values.values()),
+                "seeds": list(setting.values),
+                "mean": setting.result.mean,
+                "low": setting.result.low,
+                "high": setting.result.high,
+                "p": setting.p,
+                "seconds": setting.mean_of("seconds"),
             }
             for setting in ranked
+        ],
+        "runs": [
+            {"setting": place, "seed": run.seed, "value": setting.values[run.seed], "seconds": run.seconds}
+            for place, setting in enumerate(ranked)
             for run in setting.counted.values()
         ],
         "curves": {
-            name: {
-                "share": is_share(name),
-                "lines": [curve(setting, name) for setting in ranked[:MOST_CURVES]],
-            }
-            for name in metrics
+            name: {"share": is_share(name), "lines": [_curve(setting, name) for setting in ranked[:MOST_CURVES]]}
+            for name in _curve_metrics(ranked, comparison.monitor)
         },
-        "phases": [phases(setting) for setting in ranked[:MOST_CURVES]],
-        "effects": _effects(comparison),
+        "phases": [_phases(setting) for setting in ranked[:MOST_CURVES]],
+        "effects": [asdict(effect) for effect in comparison.effects.factors] if comparison.effects else [],
         "classes": class_report(ranked),
     }
     return _rounded(data)
 
 
-def run_link(run: Run, directory: Path) -> str:
-    """Return the address of a run's directory, relative to the report."""
-    path = os.path.relpath(run.path.resolve(), directory.resolve())
-    return quote(Path(path).as_posix(), safe="/=,+@") + "/"
+def _curve_metrics(settings: Sequence[Setting], first: str) -> list[str]:
+    """Return the metrics that history.csv of some run holds, `first` before the others."""
+    rows = (run.history[0] for setting in settings for run in setting.counted.values() if run.history)
+    names = {key for row in rows for key in row if key.startswith(("train/", "val/"))}
+    return sorted(names, key=lambda name: (name != first, not name.startswith("val/"), name))
 
 
-def _setting(comparison: Comparison, setting: Setting) -> dict[str, Any]:
-    assert setting.summary is not None
-    return {
-        "label": comparison.label(setting),
-        "levels": setting.levels,
-        "values": list(setting.values.values()),
-        "seeds": list(setting.values),
-        "mean": setting.summary.mean,
-        "low": setting.summary.low,
-        "high": setting.summary.high,
-        "p": setting.difference.p_corrected if setting.difference else None,
-        "seconds": setting.mean_of("seconds"),
-    }
+def _curve(setting: Setting, metric: str) -> dict[str, list[float | None]]:
+    """Return `mean`, `low` and `high` over the counted runs, per epoch, as long as more than half of them last."""
+    columns = [[row.get(metric) for row in run.history] for run in setting.counted.values()]
+    length = median_low(map(len, columns))
+    return spread([column[epoch] for column in columns if epoch < len(column)] for epoch in range(length))
 
 
-def _effects(comparison: Comparison) -> list[dict[str, Any]]:
-    if comparison.effects is None:
-        return []
-    return [
-        {
-            "factor": effect.factor,
-            "share": effect.share,
-            "separable": effect.separable,
-            "levels": [
-                {"name": level.name, "mean": level.mean, "half": level.half_width, "settings": level.settings}
-                for level in effect.levels
-            ],
-        }
-        for effect in comparison.effects.factors
-    ]
+def _phases(setting: Setting) -> list[dict[str, Any]]:
+    """Return name and first epoch (from 1) of each phase of the setting's first counted run."""
+    first = next(iter(setting.counted.values()))
+    return [{"name": phase.get("name"), "start": phase.get("start", 0) + 1} for phase in first.phases]
 
 
 def _rounded(data: Any) -> Any:

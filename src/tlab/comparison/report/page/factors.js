@@ -5,7 +5,7 @@ function drawEffects() {
   hide("effects-section", data.effects.length < 2); // of one factor the ranking says it all
   if (data.effects.length < 2) return;
   const all = data.effects.flatMap((effect) => effect.levels.flatMap((level) =>
-    [level.mean - (level.half ?? 0), level.mean + (level.half ?? 0)]));
+    [level.mean - (level.half_width ?? 0), level.mean + (level.half_width ?? 0)]));
   const room = 0.06 * (Math.max(...all) - Math.min(...all));
   const range = [Math.min(...all) - room, Math.max(...all) + room];
   data.effects.forEach((effect, i) => { // all panels first: each chart takes the width that it finds
@@ -17,10 +17,10 @@ function drawEffects() {
       type: "scatter", mode: "lines+markers", x: levels.map((_, k) => k), y: levels.map((level) => level.mean),
       line: { color: colours.muted, width: 1.5 }, marker: { color: colours.series[0], size: 10 },
       error_y: {
-        type: "data", array: levels.map((level) => level.half ?? 0), color: colours.soft, thickness: 1.6, width: 0,
+        type: "data", array: levels.map((level) => level.half_width ?? 0), color: colours.soft, thickness: 1.6, width: 0,
       },
       text: levels.map((level) => {
-        const half = level.half === null ? "" : ` ± ${asText(level.half)}`;
+        const half = level.half_width === null ? "" : ` ± ${asText(level.half_width)}`;
         const settings = `${level.settings} setting${level.settings === 1 ? "" : "s"}`;
         return `<b>${asText(level.mean)}</b>${half}<br>${escaped(effect.factor)}: ${escaped(level.name)} (${settings})`;
       }),
