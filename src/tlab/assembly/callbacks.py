@@ -88,7 +88,7 @@ def build_callbacks(
         PrecisionRecall(),
         *progress(state),
         *([pruning] if pruning is not None else []),
-        BestCheckpoint(run, monitor, mode, state),
+        BestCheckpoint(run, state),
         last,
         GracefulStop(signals, last),
     ]
