@@ -178,11 +178,7 @@ def build_module(
 
 
 def build_trainer(
-    cfg: DictConfig,
-    run: "RunDirectory",
-    precision: "Precision",
-    plan: "Plan",
-    callbacks: list["L.Callback"],
+    cfg: DictConfig, run: "RunDirectory", precision: "Precision", plan: "Plan", callbacks: list["L.Callback"]
 ) -> "L.Trainer":
     """Return the Lightning trainer with its callbacks and loggers."""
     import lightning.pytorch as L

@@ -4,13 +4,14 @@ Keys set by YAML files and Hydra's own are not checked. `RULES` lists the choice
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.overrides import given_keys
 from tlab.core.errors import UserError
+from tlab.core.nested import leaves
 
 MOST = 100  # runs to compose, at 0.1 s each, in search of one that uses a key
 
@@ -268,16 +269,10 @@ def _trained(train: Any) -> str:
 
 def _referred(cfg: DictConfig) -> set[str]:
     """Return the keys to which others refer, except those that `data.module` merely passes on."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)
-    return set(_references({name: node for name, node in plain.items() if name != "hydra"}, ()))
-
-
-def _references(node: Any, place: tuple[str, ...]) -> Iterator[str]:
-    if place == ("data", "module"):
-        return
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _references(value, (*place, str(key)))
-    elif isinstance(node, str) and "${" in node:
-        for dots, name in re.findall(r"(\.*)([A-Za-z_][\w.]*)", node.replace("[", ".").replace("]", "")):
-            yield ".".join((*place[: len(place) - len(dots)], name)) if dots else name
+    found = set()
+    for place, value in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if place[0] == "hydra" or place[:2] == ("data", "module") or "${" not in str(value):
+            continue
+        for dots, name in re.findall(r"(\.*)([A-Za-z_][\w.]*)", value.replace("[", ".").replace("]", "")):
+            found.add(".".join((*place[: len(place) - len(dots)], name)) if dots else name)
+    return found

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from tlab.core.files import atomic_path
+from tlab.core.nested import leaves
 from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 
@@ -78,7 +79,7 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
     """
     copies: dict[int, Any] = {}  # as `deepcopy` keeps them: id of the original -> copy
     storages: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
-    for tensor in _tensors(checkpoint):
+    for tensor in (leaf for _, leaf in leaves(checkpoint) if isinstance(leaf, Tensor)):
         copies[id(tensor)] = tensor
         if not stays(tensor):
             storage = tensor.untyped_storage()
@@ -90,15 +91,6 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
                 storages[place], tensor.storage_offset(), tensor.size(), tensor.stride()
             )
     return copy.deepcopy(checkpoint, copies)
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested collections."""
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for part in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(part)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
