@@ -30,14 +30,12 @@ def renewed(value: Any) -> Any:
 
 def with_present_targets(cfg: DictConfig) -> DictConfig:
     """Return the configuration with present names; a user's YAML file may have those of an earlier version."""
-    every = [leaf for leaf in leaves(OmegaConf.to_container(cfg, resolve=False)) if leaf[0][-1] == "_target_"]
-    changed = {".".join(place): _present(target) for place, target in every if _present(target) != target}
-    if not changed:
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    for key, target in changed.items():
-        OmegaConf.update(cfg, key, target)
-    return cfg
+    present = cfg
+    for place, target in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if place[-1] == "_target_" and _present(target) != target:
+            present = copy.deepcopy(cfg) if present is cfg else present
+            OmegaConf.update(present, ".".join(place), _present(target))
+    return present
 
 
 def _present(target: Any) -> Any:

@@ -126,17 +126,11 @@ def inert(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Copies plain data, and refuses what could build something or refer to anything outside the file.
+    """Copies plain data, and refuses what could build something or refer to anything outside the file."""
 
-    Attributes:
-        file: File that the data come from, for error messages.
-        trust: Trust in the file, see `read_config`.
-        resolved: Whether interpolations have been resolved.
-    """
-
-    file: Path
-    trust: bool = False
-    resolved: bool = False
+    file: Path  # that the data come from, for error messages
+    trust: bool = False  # see `read_config`
+    resolved: bool = False  # whether interpolations have been resolved
 
     def mapping(self, node: Any, place: Place) -> dict[str, Any]:
         """Return a copy of the mapping at `place`, without removed keys."""

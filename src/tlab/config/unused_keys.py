@@ -17,17 +17,11 @@ MOST = 100  # runs to compose, at 0.1 s each, in search of one that uses a key
 
 
 class Reason(NamedTuple):
-    """Why a key has no effect in a run.
+    """Why a key has no effect in a run."""
 
-    Attributes:
-        setting: Setting that leaves it without effect, as typed: `finetune=full`.
-        why: Explanation of the effect of that setting.
-        instead: Setting that would give it an effect, as typed; "" if there is none.
-    """
-
-    setting: str
-    why: str
-    instead: str
+    setting: str  # that leaves it without effect, as typed: `finetune=full`
+    why: str  # that setting does so
+    instead: str  # a setting that would give it an effect; "" if there is none
 
 
 class Run:
@@ -100,36 +94,23 @@ class Run:
 
 
 class Rule(NamedTuple):
-    """When keys have no effect, unless another key refers to them (`${finetune.head_epochs}`).
+    """When keys have no effect, unless another key refers to them (`${finetune.head_epochs}`)."""
 
-    Attributes:
-        keys: The keys; one that ends with a dot stands for all keys below it.
-        setting: Returns the setting that leaves a key without effect in a run, as typed; None if it is used.
-        why: Explanation of the effect of that setting.
-        instead: Setting that would give the keys an effect, as typed.
-        no_wish: Values that are allowed because they ask for what happens anyway.
-    """
-
-    keys: tuple[str, ...]
-    setting: Callable[[Run, str], str | None]
+    keys: tuple[str, ...]  # one that ends with a dot stands for all keys below it
+    setting: Callable[[Run, str], str | None]  # returns the setting of a `Reason`, or None if the key is used
     why: str
     instead: str = ""
-    no_wish: tuple[Any, ...] = ()
+    no_wish: tuple[Any, ...] = ()  # values that are allowed because they ask for what happens anyway
 
 
-def _where(key: str, holds: Callable[[Run], bool]) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` that blames a group or a key if a condition holds."""
+def _where(key: str, holds: Callable[[Run], bool] = lambda _: True) -> Callable[[Run, str], str | None]:
+    """Return a `Rule.setting` that blames a group or a key if a condition holds; by default it always does."""
     return lambda run, _: run.typed(key) if holds(run) else None
 
 
 def _is(key: str, value: Any) -> Callable[[Run, str], str | None]:
     """Return a `Rule.setting` that blames a key if it has this value."""
     return _where(key, lambda run: run.value(key) == value)
-
-
-def _always(group: str) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` for keys that are used only if another key refers to them."""
-    return _where(group, lambda run: True)
 
 
 RATES = ("finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales")
@@ -145,10 +126,10 @@ OWN = "each phase has its own"
 
 
 RULES = (
-    Rule(("finetune.head_epochs",), _always("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
-    Rule(("finetune.last_stages",), _always("finetune"), "none of its phases refers to it", "finetune=last"),
-    Rule(SPLIT, _always("data"), "its images and splits are fixed", "data=folder"),
-    Rule(("backbone.input_size",), _always("data.image_size"), "which says the size"),
+    Rule(("finetune.head_epochs",), _where("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
+    Rule(("finetune.last_stages",), _where("finetune"), "none of its phases refers to it", "finetune=last"),
+    Rule(SPLIT, _where("data"), "its images and splits are fixed", "data=folder"),
+    Rule(("backbone.input_size",), _where("data.image_size"), "which says the size"),
     Rule(
         (*RATES, L2_SP),
         _where("finetune", lambda run: run.trains("head")),

@@ -1,12 +1,10 @@
 """Defers heavy imports of the libraries that a run does not use: more than half of all import time.
 
 torchvision, Lightning and torchmetrics import torch's compiler (`torch._dynamo`, with sympy behind it), matplotlib,
-SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, such a
-package is replaced by a stand-in. Afterwards the stand-in is removed from `sys.modules`: importing the package
-gives the real one, to which names taken from the stand-in delegate. So `torch.compile`, plotting a metric and
-torchvision's detection operators work as usual; they pay for the import when they are used.
-
-This holds in tlab's commands and in the processes that they start, not in a program that imports tlab as a library.
+SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, a
+stand-in is in `sys.modules` instead; afterwards the real package can be imported, to which the stand-in's names
+delegate. So all works as usual, and pays for the import when it is used. This holds in tlab's commands and in the
+processes that they start, not in a program that imports tlab as a library.
 """
 
 import functools

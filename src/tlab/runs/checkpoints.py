@@ -122,8 +122,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_epoch = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and tell the checkpoint I/O what is frozen."""
-        self._saved_at, self._saved_epoch = time.monotonic(), -1
+        """Tell the checkpoint I/O what is frozen."""
         if isinstance(writer := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             writer.frozen = lambda: {p.data_ptr() for p in pl_module.parameters() if not p.requires_grad}
 
@@ -153,7 +152,6 @@ class LastCheckpoint(Checkpoint):
         """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
         if trainer.is_global_zero and self.run.last.exists():
             with atomic_path(self.run.previous) as temporary:
-                temporary.unlink()
                 try:
                     os.link(self.run.last, temporary)  # so that neither is ever missing
                 except OSError:  # a file system without links
