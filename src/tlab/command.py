@@ -81,7 +81,6 @@ def quiet() -> None:
         r".*is smaller than the logging interval",
         r".*`ckpt_path`, callbacks used to create the checkpoint",
         r"It is recommended to use `self\.log\('(val|test)/",  # these are reduced over all processes already
-        r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r"The `srun` command is available",  # warned of even where an environment is given
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -79,17 +79,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
-    """Replace a run's data by those below another root: a folder, or a CSV table where the run has one too.
-
-    Args:
-        data: Node `data` of the run's configuration, which is changed.
-        root: Root folder of the other data.
-        exclude: Glob patterns relative to `root` of what to leave out.
-        classes: The run's class names.
-
-    Raises:
-        UserError: There is no such folder, or for a run with a table neither a table nor a folder of a class.
-    """
+    """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too."""
     from tlab.data.sources.folder import SPLIT_NAMES
     from tlab.data.sources.scan import check_root, nfc, subfolders
 
@@ -108,11 +98,7 @@ def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tupl
 
 
 def _measured(index: "ImageIndex", split: str | None) -> "ImageIndex":
-    """Return the index with the measured split alone: other files need be neither readable nor of known classes.
-
-    Raises:
-        UserError: There is no such split.
-    """
+    """Return the index with the measured split alone: other files need be neither readable nor of known classes."""
     there = index.splits
     if split == "all":
         return dataclasses.replace(index, splits={"all": tuple(itertools.chain.from_iterable(there.values()))})
@@ -127,11 +113,7 @@ def _measured(index: "ImageIndex", split: str | None) -> "ImageIndex":
 
 
 def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex":
-    """Renumber the labels of `index` by the class names of the run.
-
-    Raises:
-        UserError: A class is not one of the run's.
-    """
+    """Renumber the labels of `index` by the class names of the run, which has to know all of them."""
     labels = sorted({sample.label for samples in index.splits.values() for sample in samples})
     if unknown := [index.classes[label] for label in labels if index.classes[label] not in classes]:
         raise UserError(

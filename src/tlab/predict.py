@@ -32,15 +32,21 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     from tlab.data.loader import make_loader
     from tlab.data.sampler import SequentialSampler
     from tlab.data.sources.folder import Sample
+    from tlab.data.sources.scan import image_files
     from tlab.data.sources.verify import check_files, unreadable
     from tlab.models.autotune.precision import autocast, find_accelerator
     from tlab.runs.load import load_trained
 
     check_values(cfg, PredictConfig)
     quiet()
-    files = find_images(Path(cfg.input))
+    source, remedy = Path(cfg.input), "give an image file, or a folder of images"
+    if not source.exists():
+        raise UserError(f"input={source} does not exist; {remedy}")
+    root = source if source.is_dir() else source.parent
+    files = [source.absolute() / name for name in image_files(source)] if root == source else [source.absolute()]
+    if not files:
+        raise UserError(f"input={source} holds no image file; {remedy}")
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
-    root = Path(cfg.input) if Path(cfg.input).is_dir() else Path(cfg.input).parent
     broken = {item.path: item.reason for item in unreadable(check_files(root, files))}
     for path, reason in broken.items():
         log.warning("%s has no prediction: %s", path, reason)
@@ -60,24 +66,6 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
             for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
                 rows[readable[index]] |= _row(p, trained.classes)
     return list(rows.values())
-
-
-def find_images(path: Path) -> list[Path]:
-    """Return `path` itself if it is a file, else the image files below it, sorted.
-
-    Raises:
-        UserError: There is nothing, or no image.
-    """
-    from tlab.data.sources.scan import image_files
-
-    if path.is_file():
-        return [path.absolute()]
-    if not path.is_dir():
-        raise UserError(f"input={path} does not exist; give an image file, or a folder of images")
-    files = [path.absolute() / name for name in image_files(path)]
-    if not files:
-        raise UserError(f"input={path} holds no image file; give an image file, or a folder of images")
-    return files
 
 
 def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:

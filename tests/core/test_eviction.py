@@ -62,12 +62,14 @@ def entry(folder: Path, name: str, size: int, used: float) -> Path:
 
 def test_the_least_recently_used_go_first(tmp_path):
     old, folder_, new = (entry(tmp_path, name, 100, used) for name, used in (("a", 1), ("b/", 2), ("c", 3)))
-    assert evict(tmp_path, 300) == []
+    evict(tmp_path, 300)
     touch(old)
-    assert evict(tmp_path, 250) == [folder_]
-    assert evict(tmp_path, 0, keep=[new]) == [old]
-    assert new.exists()
-    assert evict(tmp_path / "nowhere", 0) == []
+    assert [path.exists() for path in (old, folder_, new)] == [True, True, True]
+    evict(tmp_path, 250)
+    assert [path.exists() for path in (old, folder_, new)] == [True, False, True]
+    evict(tmp_path, 0, keep=[new])
+    assert [path.exists() for path in (old, folder_, new)] == [False, False, True]
+    evict(tmp_path / "nowhere", 0)
 
 
 def test_left_over_temporaries_go_after_a_day_and_locks_stay(tmp_path):
@@ -75,7 +77,7 @@ def test_left_over_temporaries_go_after_a_day_and_locks_stay(tmp_path):
     stale = entry(tmp_path, ".x.tmp", 10, now - LEFT_OVER - 60)
     fresh = entry(tmp_path, ".y.tmp", 10, now)
     lock = entry(tmp_path, ".x.lock", 0, 1)
-    assert evict(tmp_path, 0) == []
+    evict(tmp_path, 0)
     assert [path.exists() for path in (stale, fresh, lock)] == [False, True, True]
 
 

@@ -117,7 +117,7 @@ def test_cache_that_cannot_be_written_is_only_a_warning(make_folder, own_cache, 
     assert "cannot be kept" in caplog.text
 
 
-@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "tempfile.mkstemp"])
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "pathlib.Path.replace"])
 def test_read_only_cache_means_that_nothing_is_remembered(make_folder, examined, monkeypatch, caplog, call):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.finetuning import Plan
-    from tlab.models.autotune.compiled import CompiledTraining, Groups
+    from tlab.models.autotune.compiled import Groups
     from tlab.models.autotune.precision import Precision
     from tlab.models.classifier import Classifier
 
@@ -35,25 +35,12 @@ def choose_arithmetic(
     Raises:
         UserError: `trainer.compile=true`, but torch.compile does not work here.
     """
-    precision = choose_precision(cfg, net, plan, begun)
+    precision = _choose_precision(cfg, net, plan, begun)
     return precision, choose_compiled(cfg, net, plan, precision, images, begun, done)
 
 
-def network_name(cfg: DictConfig) -> str:
-    """Return the name under which measurements of the run's network are cached."""
-    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
-    return f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
-
-
-def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
-    """Return `trainer.precision`; for `auto` the fastest one here.
-
-    Args:
-        cfg: The run's configuration.
-        net: The run's network; left unchanged.
-        plan: The run's phases.
-        begun: Record of a resumed run, which keeps its precision on the same kind of device; empty for a new run.
-    """
+def _choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here."""
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.precision import fastest_precision, find_accelerator
 
@@ -62,13 +49,11 @@ def choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: di
     accelerator = find_accelerator(cfg.trainer.accelerator)
     if str(begun.get("device", "")).startswith(accelerator):
         return begun["precision"]
+    kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
+    name = f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
+    head_only = all(phase.trained == {HEAD} for phase in plan.phases)
     precision, why = fastest_precision(
-        net,
-        cfg.data.image_size,
-        accelerator,
-        cfg.trainer.channels_last,
-        name=network_name(cfg),
-        head_only=all(phase.trained == {HEAD} for phase in plan.phases),
+        net, cfg.data.image_size, accelerator, cfg.trainer.channels_last, name, head_only
     )
     log.info("precision %s: %s", precision, why)
     return precision
@@ -83,20 +68,7 @@ def choose_compiled(
     begun: dict[str, Any],
     done: int,
 ) -> list[str]:
-    """Return the names of the phases whose trainable part is compiled, as `trainer.compile` asks for.
-
-    Args:
-        cfg: The run's configuration.
-        net: The run's network; left unchanged.
-        plan: The run's phases.
-        precision: The run's precision.
-        images: Number of training images.
-        begun: Record of a resumed run, which keeps its choice on the same kind of device; empty for a new run.
-        done: Epochs that have been trained.
-
-    Raises:
-        UserError: `trainer.compile=true`, but torch.compile does not work here.
-    """
+    """Return the names of the phases to compile at this precision; the rest is as in `choose_arithmetic`."""
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.compiled import check_compiler, step_seconds
     from tlab.models.autotune.precision import find_accelerator
@@ -110,18 +82,18 @@ def choose_compiled(
     if cfg.trainer.compile is True:
         check_compiler(accelerator)
         return [phase.name for phase in training]
-    if accelerator != "cuda":  # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training
+    # on CPUs a step gains 5 to 20 %, and pays only after some 18 minutes of training; synchronizing BatchNorm cuts
+    # the graph at each of them
+    if accelerator != "cuda" or cfg.trainer.sync_batchnorm:
         return []
-    if cfg.trainer.sync_batchnorm:  # its exchange cuts the graph at each BatchNorm
-        return []
-    batch_size = _batch_size(cfg, images)
-    batch = (batch_size, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
+    batch = batch_size(cfg, images)
+    how = (batch, cfg.data.image_size, accelerator, precision, cfg.trainer.channels_last)
     try:
-        seconds = {groups: step_seconds(net, groups, *batch) for groups in {phase.trained for phase in training}}
+        seconds = {groups: step_seconds(net, groups, *how) for groups in {phase.trained for phase in training}}
     except (RuntimeError, ValueError) as error:  # training meets the same, and says what to do
         log.debug("torch.compile not used: no training step could be timed (%s)", error)
         return []
-    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch_size, seconds)
+    names = long_phases(plan, done, images_per_epoch(cfg, images) / batch, seconds)
     if names:
         log.info("torch.compile in phase %s: more than %.0f s of training are left", ", ".join(names), LONG)
     return names
@@ -155,27 +127,7 @@ def images_per_epoch(cfg: DictConfig, images: int) -> int:
     return int(share * limit) if isinstance(limit, float) else min(share, limit * cfg.data.batch_size)
 
 
-def build_training_net(
-    cfg: DictConfig, net: "Classifier", plan: "Plan", images: int, compiled: list[str]
-) -> "CompiledTraining | None":
-    """Return the compiled equivalent of `net` for training; None where no phase is compiled.
-
-    Args:
-        cfg: The run's configuration.
-        net: The run's network.
-        plan: The run's phases.
-        images: Number of training images.
-        compiled: Names of the phases whose trainable part is compiled.
-    """
-    from tlab.models.autotune.compiled import CompiledTraining
-
-    if not compiled:
-        return None
-    groups = {phase.trained for phase in plan.phases if phase.name in compiled}
-    return CompiledTraining(net, groups, _batch_size(cfg, images))
-
-
-def _batch_size(cfg: DictConfig, images: int) -> int:
+def batch_size(cfg: DictConfig, images: int) -> int:
     """Return the number of images in a training step of each process."""
     return min(cfg.data.batch_size, _share(cfg, images))
 

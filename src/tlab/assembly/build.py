@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.assembly.arithmetic import build_training_net
+from tlab.assembly.arithmetic import batch_size
 from tlab.assembly.describe import preprocessing
 from tlab.core.errors import UserError
 
@@ -49,22 +49,6 @@ def communication(trainer: DictConfig) -> str:
     return "nccl" if accelerator == "cuda" else "gloo"
 
 
-def phase_augmentations(cfg: DictConfig) -> dict[str, Any]:
-    """Return the augmentation of each phase that has one of its own.
-
-    Raises:
-        UserError: An augmentation is not one of the config group `aug`.
-    """
-    own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
-    for name, aug in own.items():
-        if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
-            raise UserError(
-                f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
-                f"+aug@finetune.phases.{name}.aug=strong"
-            )
-    return own
-
-
 def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "StagedBackbone":
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
@@ -85,7 +69,9 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     from tlab.runs.load import build_head
 
     head = build_head(cfg, backbone, data.num_classes)
-    _warn_of_pooling(cfg, backbone)
+    pooling, last = cfg.head.get("pooling", "avg"), backbone.stage_names[-1]
+    if pooling != "avg" and len(backbone.stage_shapes(cfg.data.image_size)[last]) == 1:
+        log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
     if cfg.finetune.pretrained:
         reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
     if cfg.data.normalize == "dataset":
@@ -96,13 +82,6 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
         mean, std = backbone.pretraining.mean, backbone.pretraining.std
     log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
     return Classifier(backbone, head, mean, std)
-
-
-def _warn_of_pooling(cfg: DictConfig, backbone: "StagedBackbone") -> None:
-    """Warn where `head.pooling` changes nothing."""
-    pooling, last = cfg.head.get("pooling", "avg"), backbone.stage_names[-1]
-    if pooling != "avg" and len(backbone.stage_shapes(cfg.data.image_size)[last]) == 1:
-        log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
 
 
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
@@ -139,8 +118,19 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
 
 
 def build_data(cfg: DictConfig) -> "ImageDataModule":
-    """Return the data module, not set up yet."""
-    return instantiate(cfg.data.module, phases=phase_augmentations(cfg))
+    """Return the data module, not set up yet, with the augmentation of each phase that has one of its own.
+
+    Raises:
+        UserError: A phase's augmentation is not one of the config group `aug`.
+    """
+    own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
+    for name, aug in own.items():
+        if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
+            raise UserError(
+                f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
+                f"+aug@finetune.phases.{name}.aug=strong"
+            )
+    return instantiate(cfg.data.module, phases=own)
 
 
 def build_module(
@@ -163,8 +153,11 @@ def build_module(
         precision: The run's precision.
         compiled: Names of the phases whose trainable part is compiled.
     """
+    from tlab.models.autotune.compiled import CompiledTraining
     from tlab.models.module import ImageClassifier
 
+    groups = {phase.trained for phase in plan.phases if phase.name in compiled}
+    batch = batch_size(cfg, len(data.index.splits["train"]))
     return ImageClassifier(
         net,
         data.classes,
@@ -173,16 +166,12 @@ def build_module(
         class_weights=data.class_weights() if cfg.data.class_weights else None,
         channels_last=cfg.trainer.channels_last,
         about={"config": config, **preprocessing(cfg, net, precision)},
-        training_net=build_training_net(cfg, net, plan, len(data.index.splits["train"]), compiled),
+        training_net=CompiledTraining(net, groups, batch) if groups else None,
     )
 
 
 def build_trainer(
-    cfg: DictConfig,
-    run: "RunDirectory",
-    precision: "Precision",
-    plan: "Plan",
-    callbacks: list["L.Callback"],
+    cfg: DictConfig, run: "RunDirectory", precision: "Precision", plan: "Plan", callbacks: list["L.Callback"]
 ) -> "L.Trainer":
     """Return the Lightning trainer with its callbacks and loggers."""
     import lightning.pytorch as L

@@ -68,7 +68,6 @@ def build_callbacks(
     schedule = instantiate(cfg.scheduler, _convert_="all")
     check_schedules(state.plan, schedule, metrics)
     features = FeatureCache(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
-    monitor, mode = cfg.checkpoint.monitor, best_is(cfg)
     decays = cfg.finetune.l2_sp and cfg.finetune.pretrained  # a baseline from scratch has nothing to decay towards
     last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
     return [
@@ -77,7 +76,7 @@ def build_callbacks(
         *([L2SP(cfg.finetune.l2_sp)] if decays else []),
         *([EMA(cfg.finetune.ema)] if cfg.finetune.ema is not None else []),
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
-        RunRecorder(run, state, monitor, mode),
+        RunRecorder(run, state, cfg.checkpoint.monitor, best_is(cfg)),
         ConfusionRecorder(run, state),
         StageTable(cfg.data.image_size, state.plan),
         ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
@@ -88,7 +87,7 @@ def build_callbacks(
         PrecisionRecall(),
         *progress(state),
         *([pruning] if pruning is not None else []),
-        BestCheckpoint(run, monitor, mode, state),
+        BestCheckpoint(run, state),
         last,
         GracefulStop(signals, last),
     ]

@@ -11,19 +11,9 @@ from tlab.config.trusted import inert
 
 # Keys that may change when a run is resumed: the result is bitwise the same with any value.
 WITHOUT_EFFECT = (
-    "checkpoint.every_n_steps",
-    "data.num_workers",
-    "data.module.num_workers",
-    "data.store",
-    "data.module.store",
-    "debug",
-    "dashboards.",
-    "find_lr",
-    "logger.",
-    "resume",
-    "run_dir",
-    "sweep",
-    "baseline.",
+    *("data.num_workers", "data.module.num_workers", "data.store", "data.module.store"),
+    *("checkpoint.every_n_steps", "debug", "dashboards.", "find_lr", "logger."),
+    *("resume", "run_dir", "sweep", "baseline."),
 )
 
 # Locations of the images, which are identified by content instead (`tlab.runs.same_data`).

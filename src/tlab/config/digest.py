@@ -2,24 +2,28 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tlab.config import schema
 from tlab.config.diff import without_effect
 from tlab.config.overrides import key_and_value
+from tlab.config.schema import TrainConfig, keys
 
 
 def sources_digest(sources: Any) -> str | None:
-    """Return the digest of the YAML files and the schema; None if a source is not a folder.
+    """Return the digest of the YAML files, and of each key's type and default; None if a source is not a folder.
 
     Args:
         sources: The entries of `hydra.runtime.config_sources`: `path`, `schema` and `provider` of each.
     """
-    digest = hashlib.sha256(Path(schema.__file__).read_bytes())
+    digest = hashlib.sha256()
+    for key, each in keys(TrainConfig).items():
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        digest.update(f"{key}\0{each.type}\0{default!r}\0".encode())
     for source in sources:
         if source["provider"] in ("hydra", "schema"):  # Hydra's own, or registered by name
             continue

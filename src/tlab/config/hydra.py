@@ -4,6 +4,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -37,9 +38,8 @@ def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bo
         with_hydra: Keep the node `hydra`, which has the groups' choices.
     """
     prepare_hydra(overrides)
-    if GlobalHydra.instance().is_initialized():
-        return hydra.compose(config_name, list(overrides), with_hydra)
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    begun = GlobalHydra.instance().is_initialized()
+    with nullcontext() if begun else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra.compose(config_name, list(overrides), with_hydra)
 
 

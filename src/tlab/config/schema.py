@@ -78,24 +78,16 @@ class DataConfig:
     )
     image_size: int = key(MISSING, "side of the square that the network sees, in pixels", least=2)
     batch_size: int = key(MISSING, "images in a training step, of each process", least=1)
-    num_workers: int | None = key(
-        None, "processes that decode images; null: from the cores and images there are", least=0
-    )
+    num_workers: int | None = key(None, "processes that decode images; null: by cores and images", least=0)
     val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)
     test_fraction: float = key(MISSING, "share split off train where there is no test folder", least=0, most=0.99)
     split_seed: int = key(MISSING, "what the split follows from; a fixed number keeps it when seed changes")
     exclude: list[str] = key(MISSING, "glob patterns relative to root: files and folders to leave out")
-    normalize: str = key(
-        MISSING, "whose mean and standard deviation images get", choices=("backbone", "dataset", "none")
-    )
-    unreadable: str = key(
-        MISSING, "what happens to files that cannot be decoded; skip warns", choices=("skip", "error")
-    )
-    resize: str = key(MISSING, "keep the centre, or the whole image", choices=("crop", "pad"))
+    normalize: str = key(MISSING, "whose mean and std images get", choices=("backbone", "dataset", "none"))
+    unreadable: str = key(MISSING, "what to do with undecodable files; skip warns", choices=("skip", "error"))
+    resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))
     crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
-    store: str = key(
-        MISSING, "decoded images on disk, with the same pixels; auto: where it pays", choices=("auto", "on", "off")
-    )
+    store: str = key(MISSING, "decoded images, kept on disk; auto: where it pays", choices=("auto", "on", "off"))
     balanced: bool = key(MISSING, "true: every class equally often in training")
     class_weights: bool = key(MISSING, "true: weight the loss against class frequency")
     source: dict[str, Any] = key(MISSING, "what finds the files; each choice of data has its own")
@@ -130,13 +122,9 @@ class BackboneConfig:
     weights: str | None = key("DEFAULT", "a name, FILE, bundled (mobilenet_v3_small) or null (random)")
     weights_classes: str | None = key(None, "JSON list of class names for a weights file")
     upto: str | None = key(None, "last stage kept, e.g. layer3")
-    stages: dict[str, str] | None = key(
-        None, "each stage's name and its first module, in order; null: by a general rule"
-    )
+    stages: dict[str, str] | None = key(None, "stage names and first modules, in order; null: by a general rule")
     classifier: str | None = key(None, "path of the model's last layer, in front of which it is cut; null: found")
-    batchnorm_momentum: float | None = key(
-        None, "share of a batch in BatchNorm's running statistics; null: the model's own"
-    )
+    batchnorm_momentum: float | None = key(None, "BatchNorm's momentum; null: the model's own")
     input_size: int = key(224, "side of the images that it was made for, in pixels")
     kwargs: dict[str, Any] = key(_open_mapping, "arguments of the model's builder, e.g. drop_path_rate=0.1")
 
@@ -153,7 +141,7 @@ class HeadConfig:
     )
     dropout: float = key(0.0, "probability, before each linear layer")
     hidden: list[int] = key(list, "widths of hidden layers")
-    normalize: bool = key(False, "standardise each pooled feature first")
+    normalize: bool = key(False, "standardize each pooled feature first")
     reuse: Any = key(
         None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
     )
@@ -189,18 +177,11 @@ class FinetuneConfig:
     head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
     last_stages: int | None = key(None, "k of finetune=last")
     backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
-    stage_lr_decay: float = key(
-        1.0, "factor from each stage to the one before it; 0.8 tunes early stages more gently", above=0, most=1
-    )
-    stage_lr_scales: Any = key(
-        None, "instead, each stage's rate as a multiple of the backbone's: [0.1, 0.3, 1] or {stem: 0.0}"
-    )
+    stage_lr_decay: float = key(1.0, "factor from each stage to the one before it, such as 0.8", above=0, most=1)
+    stage_lr_scales: Any = key(None, "instead, multiples of the backbone's rate: [0.1, 0.3, 1] or {stem: 0.0}")
     l2_sp: float = key(0.0, "decay towards the pretrained weights, instead of towards zero (0.01 to 0.1)", least=0)
     ema: float | None = key(
-        None,
-        "decay of a moving average of the weights that is evaluated and kept, for instance 0.99",
-        least=0,
-        most=0.999999,
+        None, "decay of a moving average of weights that is evaluated and kept, e.g. 0.99", least=0, most=0.999999
     )
     pretrained: bool = key(True, "false: from random weights")
     phases: dict[str, PhaseConfig] = key(MISSING, "the phases by name, in order")
@@ -224,15 +205,11 @@ class TrainerConfig:
     num_nodes: int = key(1, "machines of one cluster job (docs/clusters.md)", least=1)
     sync_batchnorm: bool = key(False, "GPUs only: BatchNorm over the images of all processes")
     max_epochs: int = key(15, "epochs in all", least=1)
-    precision: str = key(
-        "auto", "of the arithmetic; auto measures what is fastest here and says so", choices=("auto", *PRECISIONS)
-    )
+    precision: str = key("auto", "of the arithmetic; auto measures the fastest here", choices=("auto", *PRECISIONS))
     channels_last: bool = key(True, "true: the memory layout in which convolutions are fastest")
-    compile: Any = key(
-        "auto", "torch.compile; auto: on CUDA, in phases of more than ten minutes", choices=("auto", True, False)
-    )
+    compile: Any = key("auto", "torch.compile; auto: on CUDA, in phases over 10 min", choices=("auto", True, False))
     gradient_clip_val: float | None = key(None, "largest gradient norm", above=0)
-    accumulate_grad_batches: int = key(1, "batches per optimiser step", least=1)
+    accumulate_grad_batches: int = key(1, "batches per optimizer step", least=1)
     early_stopping: int | None = key(
         None, "epochs in a row without a better checkpoint.monitor that end the last phase, and the run", least=1
     )
@@ -245,19 +222,9 @@ class TrainerConfig:
 class FeaturesConfig:
     """Caching of the outputs of stages that stay frozen through a phase."""
 
-    cache: str = key(
-        "auto",
-        "what frozen stages return is computed once, kept, and trained from; off: every epoch runs them",
-        choices=("auto", "off"),
-    )
-    views: int | None = key(
-        None,
-        "stored views of each augmented image, which the epochs go through; null: 4, or one per epoch",
-        least=1,
-    )
-    max_gb: float = key(
-        20.0, "how much of that the cache directory holds; the least recently used make room", least=0
-    )
+    cache: str = key("auto", "compute what frozen stages return once; off: every epoch", choices=("auto", "off"))
+    views: int | None = key(None, "stored views of an augmented image; null: 4, or one per epoch", least=1)
+    max_gb: float = key(20.0, "limit on what the cache keeps; the least recently used make room", least=0)
 
 
 @dataclass
@@ -273,9 +240,7 @@ class CheckpointConfig:
 
     monitor: str = key("val/acc", 'what "best" means; of equal epochs the one with the lower val/loss')
     mode: str | None = key(None, "null: min for a loss, else max", choices=(None, "min", "max"))
-    every_n_steps: int | None = key(
-        None, "optimiser steps between checkpoints inside an epoch, to go on from after a crash", least=1
-    )
+    every_n_steps: int | None = key(None, "optimizer steps between checkpoints inside an epoch", least=1)
 
 
 @dataclass
@@ -305,9 +270,7 @@ class TrainConfig:
     loss: LossConfig = key(LossConfig)
     checkpoint: CheckpointConfig = key(CheckpointConfig)
     dashboards: DashboardsConfig = key(DashboardsConfig)
-    baseline: dict[str, list[str]] = key(
-        dict, "runs to compare with at the end: name -> list of overrides (see experiment/demo.yaml)"
-    )
+    baseline: dict[str, list[str]] = key(dict, "runs to compare with: name -> overrides (see experiment/demo.yaml)")
     find_lr: bool = key(False, "true: suggest a value for optimizer.lr at each phase's start")
     seed: int = key(0, "everything random follows from it", least=0, most=2**32 - 1)
     run_dir: str = key(MISSING, "the run's directory; hydra.run.dir sets it")
@@ -354,20 +317,12 @@ class TuneConfig:
     overrides: list[str] = key(list, "of the trials; the command line's are gathered here")
     space: dict[str, Any] = key(MISSING, "key -> the values to search; space=NAME has them in a file")
     budget: BudgetConfig = key(BudgetConfig)
-    seeds: list[int] | None = key(
-        None, "each trial runs with these; its value is the mean; null: [0]; seed=0,1,2 says the same"
-    )
+    seeds: list[int] | None = key(None, "each trial runs with these and gets the mean; null: [0]; or seed=0,1,2")
     sampler: dict[str, Any] = key(MISSING, below=(SamplerConfig,))
     pruner: dict[str, Any] = key(MISSING, "what ends a trial early; each choice has its own keys")
-    workers: int = key(
-        1, "processes that take trials at once, started by hydra/launcher=joblib (or another)", least=1
-    )
+    workers: int = key(1, "processes that take trials at once, with hydra/launcher=joblib (or another)", least=1)
     worker: int = key(0, "number of the process; set by the launcher")
-    resume: str = key(
-        "auto",
-        "anyway: also over other images than those of the trials so far, if the classes are the same",
-        choices=("auto", "anyway"),
-    )
+    resume: str = key("auto", "anyway: also over other images, if classes are the same", choices=("auto", "anyway"))
     debug: bool = key(False, DEBUG)
 
 
@@ -382,9 +337,7 @@ class _ReadConfig:
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
     precision: str | None = key(None, "null: as in the run", choices=(None, *PRECISIONS))
     trust: Any = key(
-        False,
-        "true, only for files you trust: build whatever backbone and head they name, which may run any code",
-        choices=(None, True, False),
+        False, "true, for files you trust: build all they name, which may run code", choices=(None, True, False)
     )
     debug: bool = key(False, DEBUG)
 
@@ -406,9 +359,7 @@ class EvaluateConfig(_ReadConfig):
     """Evaluation of a trained run (tlab-evaluate)."""
 
     split: str | None = key(
-        None,
-        "null: test where there is one, else val, else train, else all",
-        choices=(None, "train", "val", "test", "all"),
+        None, "null: the first there is of test, val, train, all", choices=(None, "train", "val", "test", "all")
     )
     data: OtherDataConfig = key(OtherDataConfig)
 
@@ -427,15 +378,9 @@ class CompareConfig:
 
     sweep: str = key(MISSING, "a sweep's directory, any folder with runs below it, or one run")
     monitor: str | None = key(None, "metric of metrics.json that decides; null: the runs' own checkpoint.monitor")
-    target: Any = key(
-        None, "count the epochs to this value of it; null: 95 % of the best setting's mean", least=float("-inf")
-    )
+    target: Any = key(None, "value of it to count epochs to; null: 95 % of the best mean", least=float("-inf"))
     interval: str = key("t", "95 % interval; bootstrap is BCa", choices=("t", "bootstrap"))
-    test: str = key(
-        "t",
-        "of paired differences against the best; wilcoxon needs six seeds to reach 0.05",
-        choices=("t", "wilcoxon"),
-    )
+    test: str = key("t", "of paired differences to the best; wilcoxon needs six seeds", choices=("t", "wilcoxon"))
     output: str | None = key(None, "where to write; null: the sweep's own directory")
     debug: bool = key(False, DEBUG)
 

@@ -1,10 +1,11 @@
 """Present names of each `_target_` in configurations that an earlier version wrote."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from tlab.core.nested import leaves, with_leaves
 
 # Old module -> new module, or old full name -> new full name where the name itself changed.
 MOVED = {
@@ -24,32 +25,17 @@ MOVED = {
 
 def renewed(value: Any) -> Any:
     """Return a copy of nested plain data in which each `_target_` has its present name."""
-    if isinstance(value, dict):
-        return {key: _present(inner) if key == "_target_" else renewed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [renewed(inner) for inner in value]
-    return value
+    return with_leaves(value, lambda key, leaf: _present(leaf) if key == "_target_" else leaf)
 
 
 def with_present_targets(cfg: DictConfig) -> DictConfig:
     """Return the configuration with present names; a user's YAML file may have those of an earlier version."""
-    targets = _targets(OmegaConf.to_container(cfg, resolve=False), "")
-    changed = {key: _present(target) for key, target in targets if _present(target) != target}
-    if not changed:
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    for key, target in changed.items():
-        OmegaConf.update(cfg, key, target)
-    return cfg
-
-
-def _targets(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the key of each `_target_` in nested mappings and lists, and what it names."""
-    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in inner:
-        if key == "_target_" and isinstance(value, str):
-            yield f"{prefix}{key}", value
-        yield from _targets(value, f"{prefix}{key}.")
+    present = cfg
+    for place, target in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if place[-1] == "_target_" and _present(target) != target:
+            present = copy.deepcopy(cfg) if present is cfg else present
+            OmegaConf.update(present, ".".join(place), _present(target))
+    return present
 
 
 def _present(target: Any) -> Any:

@@ -9,6 +9,7 @@ Nodes that are never built from a file (augmentation, optimizer, ...) may name a
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf.grammar_parser import OmegaConfGrammarParser, parse
 from tlab.config.schema import GONE, BackboneConfig, DataConfig
 from tlab.config.targets import renewed
 from tlab.core.errors import UserError
+from tlab.core.nested import leaves, with_leaves
 
 _SOURCES = (
     "tlab.data.sources.demo.index.demo_index",
@@ -109,42 +111,26 @@ def check_targets(config: DictConfig, targets: Collection[str], file: Path) -> N
     Raises:
         UserError: It would build something else.
     """
-
-    def look(node: Any, key: str) -> None:
-        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if name == "_target_" and str(value) not in targets:
-                raise UserError(
-                    f"{key}{name}={value} comes from {file} and is nothing that conf/ names; give the overrides of "
-                    f"the search again on the command line (with --config-dir DIR where it had one)"
-                )
-            if isinstance(value, dict | list):
-                look(value, f"{key}{name}.")
-
-    look(OmegaConf.to_container(config, resolve=True), "")
+    for place, value in leaves(OmegaConf.to_container(config, resolve=True)):
+        if place[-1] == "_target_" and str(value) not in targets:
+            raise UserError(
+                f"{'.'.join(place)}={value} comes from {file} and is nothing that conf/ names; give the overrides "
+                f"of the search again on the command line (with --config-dir DIR where it had one)"
+            )
 
 
 def inert(value: Any) -> Any:
     """Return a copy of plain data in which interpolations that call resolvers are mere text."""
-    if isinstance(value, dict):
-        return {key: inert(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [inert(inner) for inner in value]
-    return value.replace("${", "$ {") if reaches_out(value) else value
+    return with_leaves(value, lambda _, leaf: leaf.replace("${", "$ {") if reaches_out(leaf) else leaf)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Copies plain data, and refuses what could build something or refer to anything outside the file.
+    """Copies plain data, and refuses what could build something or refer to anything outside the file."""
 
-    Attributes:
-        file: File that the data come from, for error messages.
-        trust: Trust in the file, see `read_config`.
-        resolved: Whether interpolations have been resolved.
-    """
-
-    file: Path
-    trust: bool = False
-    resolved: bool = False
+    file: Path  # that the data come from, for error messages
+    trust: bool = False  # see `read_config`
+    resolved: bool = False  # whether interpolations have been resolved
 
     def mapping(self, node: Any, place: Place) -> dict[str, Any]:
         """Return a copy of the mapping at `place`, without removed keys."""
@@ -161,7 +147,7 @@ class _Reader:
         return copied
 
     def _value(self, value: Any, place: Place) -> Any:
-        if any(_lies_at(place, known) for known in NEVER_BUILT):
+        if _lies_at(place, NEVER_BUILT):
             return None if place[0] in TRUSTED else _defused(value)  # interpolations may refer to the values
         if isinstance(value, dict):
             return self.mapping(value, place)
@@ -178,24 +164,20 @@ class _Reader:
         if type(key) not in _PLAIN or "${" in str(key):
             raise self._refusal(place, key, "has a key that is no name")
         below, allowed = (*place, str(key)), TARGETS.get(".".join(place), ())
-        if self.trust and any(_lies_at(below, known) for known in TRUSTED):
+        if self.trust and _lies_at(below, TRUSTED):
             return
         known = value in allowed if key == "_target_" else bool(allowed) and key in ("_partial_", "_convert_")
         if _SPECIAL.fullmatch(str(key)) and not known:
+            way_out = TRUST if _lies_at(below, TRUSTED) else ANOTHER
+            if below[0] in ("sampler", "pruner"):
+                way_out = f"choose again with {below[0]}=NAME (one of your own: and with --config-dir DIR)"
             why = "is nothing that tlab builds there, and could run any code"
-            raise self._refusal(below, value, why, _way_out(below))
+            raise self._refusal(below, value, why, way_out)
 
     def _refusal(self, place: Place, value: Any, why: str, way_out: str = ANOTHER) -> UserError:
         told = f"{'.'.join(place) or 'the configuration'}={value}"
         told = "".join(letter if letter.isprintable() else " " for letter in told)  # it may come from anyone
         return UserError(f"{told[:120]}{'...' * (len(told) > 120)} in {self.file} {why}; {way_out}")
-
-
-def _way_out(place: Place) -> str:
-    """Return the advice for a target that is not allowed at a place."""
-    if place[0] in ("sampler", "pruner"):
-        return f"choose again with {place[0]}=NAME (one of your own: and with --config-dir DIR)"
-    return TRUST if any(_lies_at(place, known) for known in TRUSTED) else ANOTHER
 
 
 def _defused(value: Any) -> Any:
@@ -208,19 +190,19 @@ def _defused(value: Any) -> Any:
     return value if type(value) in _PLAIN and not reaches_out(value) else None
 
 
-def _lies_at(place: Place, known: str) -> bool:
-    """Tell whether `place` is `known` or lies below it."""
-    parts = known.split(".")
-    return len(place) >= len(parts) and all(part in ("*", key) for part, key in zip(parts, place, strict=False))
+def _lies_at(place: Place, nodes: Collection[str]) -> bool:
+    """Tell whether `place` is one of the nodes or lies below it."""
+    parts = [node.split(".") for node in nodes]
+    return any(len(place) >= len(each) and all(map(fnmatchcase, place, each)) for each in parts)
 
 
 def reaches_out(value: Any) -> bool:
     """Tell whether a text calls a resolver (`${oc.env:HOME}`), or has an escaped one, which resolving revives."""
-    return isinstance(value, str) and "${" in value and _textreaches_out(value)
+    return isinstance(value, str) and "${" in value and _text_reaches_out(value)
 
 
 @cache
-def _textreaches_out(text: str) -> bool:
+def _text_reaches_out(text: str) -> bool:
     try:
         contexts: list[Any] = [parse(text)]
     except GrammarParseError:

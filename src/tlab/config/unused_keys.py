@@ -4,29 +4,24 @@ Keys set by YAML files and Hydra's own are not checked. `RULES` lists the choice
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.overrides import given_keys
 from tlab.core.errors import UserError
+from tlab.core.nested import leaves
 
 MOST = 100  # runs to compose, at 0.1 s each, in search of one that uses a key
 
 
 class Reason(NamedTuple):
-    """Why a key has no effect in a run.
+    """Why a key has no effect in a run."""
 
-    Attributes:
-        setting: Setting that leaves it without effect, as typed: `finetune=full`.
-        why: Explanation of the effect of that setting.
-        instead: Setting that would give it an effect, as typed; "" if there is none.
-    """
-
-    setting: str
-    why: str
-    instead: str
+    setting: str  # that leaves it without effect, as typed: `finetune=full`
+    why: str  # that setting does so
+    instead: str  # a setting that would give it an effect; "" if there is none
 
 
 class Run:
@@ -99,36 +94,23 @@ class Run:
 
 
 class Rule(NamedTuple):
-    """When keys have no effect, unless another key refers to them (`${finetune.head_epochs}`).
+    """When keys have no effect, unless another key refers to them (`${finetune.head_epochs}`)."""
 
-    Attributes:
-        keys: The keys; one that ends with a dot stands for all keys below it.
-        setting: Returns the setting that leaves a key without effect in a run, as typed; None if it is used.
-        why: Explanation of the effect of that setting.
-        instead: Setting that would give the keys an effect, as typed.
-        no_wish: Values that are allowed because they ask for what happens anyway.
-    """
-
-    keys: tuple[str, ...]
-    setting: Callable[[Run, str], str | None]
+    keys: tuple[str, ...]  # one that ends with a dot stands for all keys below it
+    setting: Callable[[Run, str], str | None]  # returns the setting of a `Reason`, or None if the key is used
     why: str
     instead: str = ""
-    no_wish: tuple[Any, ...] = ()
+    no_wish: tuple[Any, ...] = ()  # values that are allowed because they ask for what happens anyway
 
 
-def _where(key: str, holds: Callable[[Run], bool]) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` that blames a group or a key if a condition holds."""
+def _where(key: str, holds: Callable[[Run], bool] = lambda _: True) -> Callable[[Run, str], str | None]:
+    """Return a `Rule.setting` that blames a group or a key if a condition holds; by default it always does."""
     return lambda run, _: run.typed(key) if holds(run) else None
 
 
 def _is(key: str, value: Any) -> Callable[[Run, str], str | None]:
     """Return a `Rule.setting` that blames a key if it has this value."""
     return _where(key, lambda run: run.value(key) == value)
-
-
-def _always(group: str) -> Callable[[Run, str], str | None]:
-    """Return a `Rule.setting` for keys that are used only if another key refers to them."""
-    return _where(group, lambda run: True)
 
 
 RATES = ("finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales")
@@ -144,10 +126,10 @@ OWN = "each phase has its own"
 
 
 RULES = (
-    Rule(("finetune.head_epochs",), _always("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
-    Rule(("finetune.last_stages",), _always("finetune"), "none of its phases refers to it", "finetune=last"),
-    Rule(SPLIT, _always("data"), "its images and splits are fixed", "data=folder"),
-    Rule(("backbone.input_size",), _always("data.image_size"), "which says the size"),
+    Rule(("finetune.head_epochs",), _where("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
+    Rule(("finetune.last_stages",), _where("finetune"), "none of its phases refers to it", "finetune=last"),
+    Rule(SPLIT, _where("data"), "its images and splits are fixed", "data=folder"),
+    Rule(("backbone.input_size",), _where("data.image_size"), "which says the size"),
     Rule(
         (*RATES, L2_SP),
         _where("finetune", lambda run: run.trains("head")),
@@ -268,16 +250,10 @@ def _trained(train: Any) -> str:
 
 def _referred(cfg: DictConfig) -> set[str]:
     """Return the keys to which others refer, except those that `data.module` merely passes on."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)
-    return set(_references({name: node for name, node in plain.items() if name != "hydra"}, ()))
-
-
-def _references(node: Any, place: tuple[str, ...]) -> Iterator[str]:
-    if place == ("data", "module"):
-        return
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _references(value, (*place, str(key)))
-    elif isinstance(node, str) and "${" in node:
-        for dots, name in re.findall(r"(\.*)([A-Za-z_][\w.]*)", node.replace("[", ".").replace("]", "")):
-            yield ".".join((*place[: len(place) - len(dots)], name)) if dots else name
+    found = set()
+    for place, value in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        if place[0] == "hydra" or place[:2] == ("data", "module") or "${" not in str(value):
+            continue
+        for dots, name in re.findall(r"(\.*)([A-Za-z_][\w.]*)", value.replace("[", ".").replace("]", "")):
+            found.add(".".join((*place[: len(place) - len(dots)], name)) if dots else name)
+    return found

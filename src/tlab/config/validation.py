@@ -110,7 +110,7 @@ def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
         raise UserError(f"{key}={value} is not one of {', '.join(map(typed, choices))}")
     if value is None or (least, above, most) == (None, None, None):
         return
-    if not _is_number(value) or value != value:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
         raise UserError(f"{key}={value} is not a number")
     if isinstance(value, float) and int in (declared.type, *get_args(declared.type)):
         raise UserError(f"{key}={value} is not a whole number")
@@ -129,7 +129,3 @@ def typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

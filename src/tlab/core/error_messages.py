@@ -6,12 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hydra.errors import (
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,10 +28,13 @@ def is_mistake(error: BaseException) -> bool:
 
 def user_message(error: BaseException) -> str:
     """Return what went wrong and the remedy, as one sentence."""
-    if isinstance(error, UserError):
-        return str(error)
+    cause = _root_cause(error) if isinstance(error, InstantiationException) else error
+    if isinstance(cause, UserError):
+        return str(cause)
     if isinstance(error, InstantiationException):
-        return _instantiation_sentence(error)
+        key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
+        what = str(cause).strip().split("\n")[0] or type(cause).__name__
+        return f"{key} could not be built ({what}); correct its keys or its _target_"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = [option for option in error.options or [] if not option.startswith("_")]
@@ -76,15 +74,6 @@ def _below(node: DictConfig, name: str) -> str | None:
         if isinstance(child, DictConfig) and name in child:
             return f"{key}.{name}"
     return None
-
-
-def _instantiation_sentence(error: InstantiationException) -> str:
-    cause = _root_cause(error)
-    if isinstance(cause, UserError):
-        return str(cause)
-    key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
-    what = str(cause).strip().split("\n")[0] or type(cause).__name__
-    return f"{key} could not be built ({what}); correct its keys or its _target_"
 
 
 def _suggest(word: str, options: Sequence[str], prefix: str = "") -> str:

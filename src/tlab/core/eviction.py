@@ -3,8 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from tlab.core.locks import FileLock
@@ -13,18 +13,16 @@ LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file counts as aband
 LOCK = ".lock"
 
 
-@contextmanager
-def open_locked(path: Path) -> Iterator[None]:
-    """Run the block in one process at a time; others wait.
+def open_locked(path: Path) -> AbstractContextManager[None]:
+    """Return a lock that one process at a time holds, on the empty file `.NAME.lock` beside `path`; others wait.
 
-    The lock is the empty file `.NAME.lock` beside `path`. Where the file system has no locks, nobody waits: two
-    processes then do the same work, which is harmless if they write atomically.
+    Where the file system has no locks, nobody waits: two processes then do the same work, which is harmless if they
+    write atomically.
 
     Args:
         path: File or folder that the block creates. Check inside the block whether another process has created it.
     """
-    with FileLock(path.parent / f".{path.name}{LOCK}").held():
-        yield
+    return FileLock(path.parent / f".{path.name}{LOCK}").held()
 
 
 def touch(entry: Path) -> None:
@@ -33,7 +31,7 @@ def touch(entry: Path) -> None:
         os.utime(entry)
 
 
-def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> list[Path]:
+def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> None:
     """Remove the least recently used entries of a folder until the rest fits the limit.
 
     An entry is a file or a folder directly below `folder` whose name does not begin with a dot; its modification
@@ -44,9 +42,6 @@ def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> list[P
         folder: Folder of the entries; it need not exist.
         limit_bytes: Limit on the size of all entries together, in bytes.
         keep: Entries that are never removed, even if they alone exceed the limit.
-
-    Returns:
-        The entries that were removed, oldest first.
     """
     now, kept = time.time(), set(keep)
     entries = []
@@ -59,14 +54,9 @@ def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> list[P
         except FileNotFoundError:  # another process removed it
             continue
     total = sum(size for _, _, size in entries)
-    removed = []
     for _, path, size in sorted(entries):
-        if total <= limit_bytes:
-            break
-        if path not in kept and _remove(path):
-            removed.append(path)
+        if total > limit_bytes and path not in kept and _remove(path):
             total -= size
-    return removed
 
 
 def size_of(entry: Path) -> int:
@@ -96,9 +86,7 @@ def _remove(entry: Path) -> bool:
     """Remove a file or a folder; return False if that failed."""
     if entry.is_dir():
         shutil.rmtree(entry, ignore_errors=True)
-        return not entry.exists()
-    try:
-        entry.unlink(missing_ok=True)
-    except OSError:
-        return False
-    return True
+    else:
+        with suppress(OSError):
+            entry.unlink()
+    return not entry.exists()

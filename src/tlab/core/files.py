@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,12 +34,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     A crash inside the block leaves `target` as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,16 +63,8 @@ def leave_memory(path: Path) -> None:
     For large files that nobody reads soon: what is read often (images, features) stays cached, and the next file is
     written to memory that is at hand, which on a virtual machine takes less than half the time.
     """
-    if not hasattr(os, "posix_fadvise"):  # macOS, Windows
-        return
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError, AttributeError), path.open("rb") as file:  # macOS and Windows have no such call
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def file_signature(file: str | os.PathLike[str], name: str | None = None) -> bytes:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-
-
 # Cores of each task, set by tlab's launchers, and by Slurm, which may not bind processes to cores.
 SHARES = ("TLAB_CORES", "SLURM_CPUS_PER_TASK")
 SPINS = "3000"  # fewer slow down small networks alone, more slow down two commands at once (benchmarks/spin.py)
@@ -35,10 +33,9 @@ def cpus_per_process() -> int:
 def limit_spinning() -> None:
     """Let idle OpenMP threads sleep soon, which leaves their cores to other commands on the machine.
 
-    Between two operations of torch, threads of GNU OpenMP poll for work 300,000 times before they sleep. Two
-    commands at once on two cores then each train at a third of the speed of one alone, or less; with this, at half
-    of it (`python benchmarks/spin.py`). Must be called before torch is loaded, which reads the environment; child
-    processes inherit it. A `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` that the user has set stays.
+    Threads of GNU OpenMP poll 300,000 times for work before they sleep: of two commands at once on two cores each
+    trains at a third of its speed alone, or less; with this, at half of it (`python benchmarks/spin.py`). Must be
+    called before torch is loaded; child processes inherit it. What the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
@@ -96,9 +93,8 @@ def gpus() -> list[str]:
 def keep_freed_memory() -> None:
     """Let glibc keep up to 2 GB of freed memory for the next training step instead of returning it at once.
 
-    A training step on a CPU allocates and frees the same few hundred MB of activations again and again. By default
-    glibc returns tensors of more than 128 KB to the system, which then clears every page anew. With this,
-    ResNet-18's training step at 224 px was 1.14 times as fast (`benchmarks/allocator.py`; 0.91 to 1.33 on a
+    By default glibc returns tensors of more than 128 KB to the system, which then clears every page anew. With
+    this, ResNet-18's training step at 224 px was 1.14 times as fast (`benchmarks/allocator.py`; 0.91 to 1.33 on a
     busy machine). Does nothing with other C libraries, or where the environment has its own settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

@@ -1,12 +1,10 @@
 """Defers heavy imports of the libraries that a run does not use: more than half of all import time.
 
 torchvision, Lightning and torchmetrics import torch's compiler (`torch._dynamo`, with sympy behind it), matplotlib,
-SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, such a
-package is replaced by a stand-in. Afterwards the stand-in is removed from `sys.modules`: importing the package
-gives the real one, to which names taken from the stand-in delegate. So `torch.compile`, plotting a metric and
-torchvision's detection operators work as usual; they pay for the import when they are used.
-
-This holds in tlab's commands and in the processes that they start, not in a program that imports tlab as a library.
+SciPy and Triton for a class in a type check or for a decorator. While one of the modules below is imported, a
+stand-in is in `sys.modules` instead; afterwards the real package can be imported, to which the stand-in's names
+delegate. So all works as usual, and pays for the import when it is used. This holds in tlab's commands and in the
+processes that they start, not in a program that imports tlab as a library.
 """
 
 import functools
@@ -14,7 +12,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -31,48 +30,36 @@ def defer_heavy_imports() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def _class_of(module: str, name: str) -> type:
-    """Return a class for `isinstance` only: its instances are those of the real class, once that is imported."""
+class _Later(type):
+    """Type of what a stand-in has for a class or a function, which is imported when it is called.
 
-    class Instances(type):
-        def __instancecheck__(cls, instance: object) -> bool:
-            real = getattr(sys.modules.get(module), name, None)
-            return real not in (None, cls) and isinstance(instance, real)
+    For `isinstance` its instances are those of the real class, once something else has imported that.
+    """
 
-    return Instances(name, (), {"__module__": module})
+    def __instancecheck__(cls, instance: object) -> bool:
+        real = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+        return real not in (None, cls) and isinstance(instance, real)
 
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._real()(*args, **kwargs)
 
-def _function_of(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that imports the real one when it is called."""
+    @contextmanager
+    def context(cls, style: Any) -> Iterator[None]:
+        """Do what `matplotlib.style.context` does, which decorates functions, when one of these is called."""
+        with cls._real().context(style):
+            yield
 
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(module), name)(*args, **kwargs)
-
-    return function
-
-
-class _Styles:
-    """Stands in for `matplotlib.style`: a decorated function looks its style up when it is called."""
-
-    @staticmethod
-    def context(style: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        def decorate(draw: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(draw)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                with importlib.import_module("matplotlib.pyplot").style.context(style):
-                    return draw(*args, **kwargs)
-
-            return call
-
-        return decorate
+    def _real(cls) -> Any:
+        return getattr(importlib.import_module(cls.__module__), cls.__name__)
 
 
 class _StandIn(ModuleType):
     """A package with the names needed at import; any other name is taken from the real package on first use."""
 
-    def __init__(self, name: str, content: Mapping[str, Any]) -> None:
-        super().__init__(name)
-        vars(self).update(content)
+    def __init__(self, package: str, names: Sequence[str]) -> None:
+        super().__init__(package)
+        self.__spec__ = ModuleSpec(package, None)  # TorchMetrics reads it
+        vars(self).update({name: _Later(name, (), {"__module__": package}) for name in names})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or sys.modules.get(self.__name__) is self:
@@ -80,51 +67,20 @@ class _StandIn(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def _matplotlib() -> dict[str, ModuleType]:
-    axes = _StandIn("matplotlib.axes", {"Axes": _class_of("matplotlib.axes", "Axes")})
-    colors = _StandIn("matplotlib.colors", {"Colormap": _class_of("matplotlib.colors", "Colormap")})
-    figure = _class_of("matplotlib.figure", "Figure")
-    pyplot = _StandIn("matplotlib.pyplot", {"Figure": figure, "style": _Styles})
-    package = _StandIn("matplotlib", {"axes": axes, "colors": colors, "pyplot": pyplot})
-    return {module.__name__: module for module in (package, axes, colors, pyplot)}
-
-
-def _compiler() -> dict[str, ModuleType]:
-    name = "OptimizedModule"
-    return {COMPILER: _StandIn(COMPILER, {name: _class_of(f"{COMPILER}.eval_frame", name)})}
-
-
-def _compiler_support() -> dict[str, ModuleType]:
-    name = "is_compile_supported"
-    return {f"{COMPILER}.utils": _StandIn(f"{COMPILER}.utils", {name: _function_of(f"{COMPILER}.utils", name)})}
-
-
-def _triton() -> dict[str, ModuleType]:
-    name = "triton.runtime.jit"
-    jit = _StandIn(name, {"JITFunction": _class_of(name, "JITFunction")})
-    return {"triton": _StandIn("triton", {}), "triton.runtime": _StandIn("triton.runtime", {}), name: jit}
-
-
-def _scipy() -> dict[str, ModuleType]:
-    """Return the function that TorchMetrics patches into SciPy where it is missing, for an audio metric."""
-    signal = _StandIn("scipy.signal", {"hamming": None})
-    package = _StandIn("scipy", {"signal": signal, "__spec__": ModuleSpec("scipy", None)})  # TorchMetrics reads it
-    return {"scipy": package, "scipy.signal": signal}
-
-
-# Module -> the stand-ins that it finds while it is imported.
-STAND_INS: dict[str, Callable[[], dict[str, ModuleType]]] = {
-    "torchvision.ops.roi_align": _compiler_support,
-    "lightning.fabric.wrappers": _compiler,
-    "lightning.pytorch.utilities.compile": _compiler,
-    "torch.utils.flop_counter": _triton,
-    "torchmetrics": _scipy,
-    "torchmetrics.utilities.plot": _matplotlib,
+# Module -> the packages for which it finds stand-ins while it is imported, parents first, and the names in them.
+STAND_INS: dict[str, dict[str, Sequence[str]]] = {
+    "torchvision.ops.roi_align": {f"{COMPILER}.utils": ["is_compile_supported"]},
+    "lightning.fabric.wrappers": {COMPILER: ["OptimizedModule"]},
+    "lightning.pytorch.utilities.compile": {COMPILER: ["OptimizedModule"]},
+    "torch.utils.flop_counter": {"triton": [], "triton.runtime": [], "triton.runtime.jit": ["JITFunction"]},
+    "torchmetrics": {"scipy": [], "scipy.signal": ["hamming"]},  # which it patches in where it is missing
+    "torchmetrics.utilities.plot": {
+        "matplotlib": [],
+        "matplotlib.axes": ["Axes"],
+        "matplotlib.colors": ["Colormap"],
+        "matplotlib.pyplot": ["Figure", "style"],
+    },
 }
-
-
-def _as_it_is(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return fn
 
 
 def _with_grad_where_differentiable(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,10 +95,10 @@ def _with_grad_where_differentiable(step: Callable[..., Any]) -> Callable[..., A
 
 
 # Module -> (its decorator that imports the compiler, at once or when the decorated function is called; what that
-# decorator does besides). Every run uses them all.
+# decorator does besides, if anything). Every run uses them all.
 DECORATORS = {
-    "torch._compile": ("_disable_dynamo", _as_it_is),
-    "torch.compiler": ("disable", _as_it_is),
+    "torch._compile": ("_disable_dynamo", None),
+    "torch.compiler": ("disable", None),
     "torch.optim.optimizer": ("_use_grad_for_differentiable", _with_grad_where_differentiable),
 }
 
@@ -165,20 +121,22 @@ class _Finder(MetaPathFinder):
 
 def _with_stand_ins(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Import `module` with its stand-ins, or without if it needs more than they have."""
-    missing = {name: made for name, made in STAND_INS[module.__name__]().items() if name not in sys.modules}
+    missing: dict[str, ModuleType] = {}
+    for package, names in STAND_INS[module.__name__].items():
+        if package not in sys.modules:
+            missing[package] = _StandIn(package, names)
+            parent, _, name = package.rpartition(".")
+            if parent in missing:
+                setattr(missing[parent], name, missing[package])
     sys.modules.update(missing)
     try:
         execute(module)
         return
-    except (
-        ImportError,
-        AttributeError,
-        ValueError,
-    ):  # a version that this was not written for
+    except (ImportError, AttributeError, ValueError):  # a version that this was not written for
         pass
     finally:
-        for name in missing:
-            sys.modules.pop(name, None)
+        for package in missing:
+            sys.modules.pop(package, None)
     execute(module)
 
 
@@ -196,16 +154,13 @@ def _with_light_decorator(execute: Callable[[ModuleType], None], module: ModuleT
             return lambda fn: decorator(fn, *args, **options)
         if COMPILER in sys.modules or not inspect.isfunction(fn):
             return original(fn, *args, **options)
-        return _not_compiled(light(fn), functools.cache(lambda: original(fn, *args, **options)))
+        compiled = functools.cache(lambda: original(fn, *args, **options))
+        plain = fn if light is None else light(fn)
+
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (compiled() if COMPILER in sys.modules else plain)(*args, **kwargs)
+
+        return call
 
     setattr(module, name, decorator)
-
-
-def _not_compiled(fn: Callable[..., Any], decorated: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    """Return a function that calls `fn` until the compiler is imported, and `decorated()` from then on."""
-
-    @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return (decorated() if COMPILER in sys.modules else fn)(*args, **kwargs)
-
-    return call

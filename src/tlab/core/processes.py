@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
@@ -182,7 +182,7 @@ def run_in_processes(
                 f"{node.port}; see what they say, and whether that port is open (MASTER_PORT gives another)"
             ) from error
         except ChildFailedError as error:
-            raise _reason(error, Path(folder)) from _traceback(Path(folder))
+            _raise_reason(error, Path(folder))
         except SignalException as stopped:
             if stopped.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -235,36 +235,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _failures(folder: Path) -> list[dict[str, Any]]:
-    """Return the failures that processes wrote, the cause first: a mistake before its consequences elsewhere."""
+def _raise_reason(error: "ChildFailedError", folder: Path) -> NoReturn:
+    """Raise the exception for a failed process; `folder` has the failures that processes wrote."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
-    return sorted(found, key=lambda failure: (failure["mistake"] is None, failure["time"]))
-
-
-def _reason(error: "ChildFailedError", folder: Path) -> Exception:
-    """Return the exception to raise for a failed process."""
-    failures = _failures(folder)
+    # the cause first: a mistake before its consequences elsewhere
+    failures = sorted(found, key=lambda failure: (failure["mistake"] is None, failure["time"]))
+    cause = ProcessError(f"\n{failures[0]['traceback']}") if failures else None
     rank, failure = error.get_first_failure()
     if failures and failures[0]["mistake"] is not None:
-        return UserError(failures[0]["mistake"])
+        raise UserError(failures[0]["mistake"]) from cause
     if not failures and failure.exitcode > 128:  # one of them stopped at a signal
         sys.exit(failure.exitcode)
     if failure.exitcode < 0:  # it wrote no failure, and those of the others are consequences
-        return UserError(
+        raise UserError(
             f"process {rank} of the run was killed by {signal.Signals(-failure.exitcode).name}; if memory ran out, "
             f"lower data.num_workers, or, with another hydra.run.dir, data.batch_size or trainer.devices"
-        )
+        ) from cause
     if failures:
-        return ProcessError(f"one of the run's processes failed: {failures[0]['traceback'].splitlines()[-1]}")
-    return UserError(
+        raise ProcessError(
+            f"one of the run's processes failed: {failures[0]['traceback'].splitlines()[-1]}"
+        ) from cause
+    raise UserError(
         f"process {rank} of the run ended with exit code {failure.exitcode} before it began; a script that trains "
         f"in several processes needs `if __name__ == '__main__':` around what it does"
-    )
-
-
-def _traceback(folder: Path) -> ProcessError | None:
-    failures = _failures(folder)
-    return ProcessError(f"\n{failures[0]['traceback']}") if failures else None
+    ) from cause
 
 
 def _logging() -> tuple[Any, Any] | None:

@@ -21,17 +21,11 @@ _meetings = 0  # number of rendezvous so far in this command
 
 @dataclass(frozen=True)
 class Node:
-    """One of the machines.
+    """One of the machines."""
 
-    Attributes:
-        rank: Number of this node, from 0; node 0 writes files and logs.
-        address: Host name or IP address of node 0.
-        port: Port on which node 0 listens.
-    """
-
-    rank: int
-    address: str
-    port: int
+    rank: int  # number of this node, from 0; node 0 writes files and logs
+    address: str  # host name or IP address of node 0
+    port: int  # on which node 0 listens
 
 
 def this_node(nodes: int) -> Node:
@@ -47,13 +41,17 @@ def this_node(nodes: int) -> Node:
         rank, port = (_number(name) for name in ("NODE_RANK", "MASTER_PORT"))
         node = Node(rank, os.environ["MASTER_ADDR"], port)
     elif "SLURM_PROCID" in os.environ:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
         tasks = _number("SLURM_NTASKS")
         if tasks != nodes:
             raise UserError(
                 f"trainer.num_nodes={nodes} needs a job step of {nodes} tasks, and this one has {tasks}; "
                 f"give hydra.launcher.nodes={nodes}, or srun --nodes={nodes} --ntasks-per-node=1"
             )
-        node = Node(_number("SLURM_PROCID"), _first_host(), PORTS[_number("SLURM_JOB_ID") % len(PORTS)])
+        hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+        address = SLURMEnvironment.resolve_root_node_address(hosts)
+        node = Node(_number("SLURM_PROCID"), address, PORTS[_number("SLURM_JOB_ID") % len(PORTS)])
     else:
         raise UserError(
             f"trainer.num_nodes={nodes} is for a job on {nodes} machines; give -m hydra/launcher=submitit_slurm, "
@@ -71,8 +69,7 @@ def next_rendezvous(nodes: int) -> tuple[Node, dict[str, Any]]:
     """
     global _meetings
     if nodes == 1:
-        endpoint = f"{LOCALHOST}:0"
-        alone = {"rdzv_backend": "c10d", "rdzv_endpoint": endpoint, "local_addr": LOCALHOST}
+        alone = {"rdzv_backend": "c10d", "rdzv_endpoint": f"{LOCALHOST}:0", "local_addr": LOCALHOST}
         return Node(0, LOCALHOST, 0), {"run_id": uuid4().hex, **alone}
     node = this_node(nodes)
     node = Node(node.rank, node.address, _port(node.port, _meetings))
@@ -86,13 +83,6 @@ def _port(first: int, meeting: int) -> int:
     if first not in PORTS:
         return first + meeting
     return PORTS[(first - PORTS.start + STRIDE * meeting) % len(PORTS)]
-
-
-def _first_host() -> str:
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-
-    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
-    return SLURMEnvironment.resolve_root_node_address(hosts)
 
 
 def _number(name: str) -> int:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from tlab.core.files import atomic_path
+from tlab.core.nested import leaves
 from tlab.finetuning.state import RunState
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
-
 
 EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs inside a phase
 
@@ -48,7 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`, which holds either its old or its new content at any moment."""
         if Path(path) == self.run.best:
-            self._best = self._snapshot(checkpoint)
+            frozen = self.frozen()  # does not change until the phase ends, as the rest does in the next step
+            self._best = on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
             return
         with ThreadPoolExecutor(1) as other, atomic_path(Path(path)) as temporary:
             best = other.submit(self.write_best)
@@ -68,11 +69,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Return what a checkpoint holds; no code in it is run, whatever Lightning or the environment says."""
         return super().load_checkpoint(path, map_location, weights_only=True)
 
-    def _snapshot(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Copy what the next step changes; what is frozen does not change until the phase ends."""
-        frozen = self.frozen()
-        return on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
-
 
 def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:
     """Return a copy whose tensors are in host memory; those that share a storage still do.
@@ -83,7 +79,7 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
     """
     copies: dict[int, Any] = {}  # as `deepcopy` keeps them: id of the original -> copy
     storages: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
-    for tensor in _tensors(checkpoint):
+    for tensor in (leaf for _, leaf in leaves(checkpoint) if isinstance(leaf, Tensor)):
         copies[id(tensor)] = tensor
         if not stays(tensor):
             storage = tensor.untyped_storage()
@@ -95,15 +91,6 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
                 storages[place], tensor.storage_offset(), tensor.size(), tensor.stride()
             )
     return copy.deepcopy(checkpoint, copies)
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested collections."""
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for part in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(part)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
@@ -135,8 +122,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_epoch = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and tell the checkpoint I/O what is frozen."""
-        self._saved_at, self._saved_epoch = time.monotonic(), -1
+        """Tell the checkpoint I/O what is frozen."""
         if isinstance(writer := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             writer.frozen = lambda: {p.data_ptr() for p in pl_module.parameters() if not p.requires_grad}
 
@@ -166,7 +152,6 @@ class LastCheckpoint(Checkpoint):
         """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
         if trainer.is_global_zero and self.run.last.exists():
             with atomic_path(self.run.previous) as temporary:
-                temporary.unlink()
                 try:
                     os.link(self.run.last, temporary)  # so that neither is ever missing
                 except OSError:  # a file system without links
@@ -180,42 +165,22 @@ def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(Checkpoint):
     """Saves `best.ckpt` at the end of each best epoch (`AtomicCheckpointIO` writes it).
-
-    Lightning's own forgets which epoch was best when the directory has been moved.
 
     Args:
         run: The run's directory.
-        monitor: Metric that decides which epoch is the best.
-        mode: `min` or `max`.
         state: The run's state, with the best epoch so far.
     """
 
-    def __init__(self, run: RunDirectory, monitor: str, mode: str, state: RunState) -> None:
-        super().__init__(
-            run.checkpoints,
-            run.best.stem,
-            monitor=monitor,
-            mode=mode,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+    def __init__(self, run: RunDirectory, state: RunState) -> None:
+        self.run = run
         self.state = state
 
-    def check_monitor_top_k(self, trainer: L.Trainer, current: torch.Tensor | None = None) -> bool:
-        """Tell whether this epoch is the best so far; all processes answer alike."""
-        return trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state, with paths in the run's directory as it is now."""
-        here = Path(str(self.dirpath))
-        moved = dict(state_dict)
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            moved[key] = str(here / Path(moved[key]).name) if moved.get(key) else ""
-        best = moved["best_k_models"].items()
-        moved["best_k_models"] = {str(here / Path(path).name): score for path, score in best}
-        super().load_state_dict({**moved, "dirpath": self.dirpath})
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if this epoch is the best so far; all processes answer alike."""
+        if trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch):
+            trainer.save_checkpoint(self.run.best)
 
 
 def resumable(run: RunDirectory) -> Path | None:

@@ -44,20 +44,10 @@ class ConfusionCounts(L.Callback):
             self.counts_KK, self._metric = self._metric.compute().cpu(), None
         self.counts_KK = self._counter(trainer).counts_KK
 
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As in validation."""
-        ConfusionCounts.on_validation_epoch_start(self, trainer, pl_module)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """As in validation."""
-        ConfusionCounts.on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As in validation."""
-        ConfusionCounts.on_validation_epoch_end(self, trainer, pl_module)
+    # a test is counted alike
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def _counter(self, trainer: L.Trainer) -> "ConfusionCounts":
         """Return the one that counts: Lightning calls callbacks in their order, so its counts are ready first."""

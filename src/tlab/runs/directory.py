@@ -6,7 +6,7 @@ import re
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
-TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd_9`
+TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd09`
 
 
 class RunDirectory:
@@ -116,32 +116,26 @@ class RunDirectory:
                 raise RunDirectoryLocked(
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
-            yield from self._recorded(config, entries)
-
-    def _recorded(self, config: dict[str, Any], entries: dict[str, Any]) -> Iterator[None]:
-        self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
-        self.traceback_file.unlink(missing_ok=True)
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-            self.update(status="failed", ended=now(), error="interrupted")
-            code = error.code if isinstance(error, SystemExit) else INTERRUPTED
-            raise SystemExit(code) from error
-        except BaseException as error:
-            self._record_failure(error)
-            raise
+            self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
+            self.traceback_file.unlink(missing_ok=True)
+            try:
+                yield
+            except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+                self.update(status="failed", ended=now(), error="interrupted")
+                code = error.code if isinstance(error, SystemExit) else INTERRUPTED
+                raise SystemExit(code) from error
+            except BaseException as error:
+                self._record_failure(error)
+                raise
 
     def record_failure(self, error: BaseException) -> None:
         """Record what kept a run from beginning or resuming: status `failed`, and `traceback.txt`.
 
         A finished run stays as it is, and so does one that another process is at work on.
         """
-        try:
-            with self._locked():
-                if self.status != "finished":
-                    self._record_failure(error)
-        except RunDirectoryLocked:
-            return
+        with suppress(RunDirectoryLocked), self._locked():
+            if self.status != "finished":
+                self._record_failure(error)
 
     def _record_failure(self, error: BaseException) -> None:
         self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
@@ -173,10 +167,9 @@ class RunDirectory:
 
         Hydra itself writes before a directory with another run in it can be refused.
         """
-        if not first_process():
-            return
-        write_text(self.path / ".hydra" / "config.yaml", config)
-        write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        if first_process():
+            write_text(self.path / ".hydra" / "config.yaml", config)
+            write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
         """Write the metrics, record that the run is finished, and delete the checkpoint before the last."""
@@ -196,10 +189,8 @@ class RunDirectory:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write `history.csv`; its columns are those of all rows, in order of appearance."""
-        if not first_process():
-            return
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        write_csv(self.history_file, columns, rows)
+        if first_process():
+            write_csv(self.history_file, list(dict.fromkeys(key for row in rows for key in row)), rows)
 
     def overrides(self) -> list[str]:
         """Return the overrides that the run was composed from; empty where none were written."""
@@ -224,13 +215,11 @@ class RunDirectory:
 
     def write_unreadable(self, files: "list[Unreadable]") -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
-        if not first_process():
-            return
-        if not files:
+        if first_process() and files:
+            rows = [{"path": str(file.path), "reason": file.reason} for file in files]
+            write_csv(self.unreadable_file, ["path", "reason"], rows)
+        elif first_process():
             self.unreadable_file.unlink(missing_ok=True)
-            return
-        rows = [{"path": str(file.path), "reason": file.reason} for file in files]
-        write_csv(self.unreadable_file, ["path", "reason"], rows)
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         if not file.exists():

@@ -3,18 +3,12 @@
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
-    "tlab",
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "omegaconf",
-    "torchmetrics",
-    "timm",
-    "pillow",
+    *("tlab", "torch", "torchvision", "lightning", "hydra-core"),
+    *("omegaconf", "torchmetrics", "timm", "pillow"),
 )
 
 
@@ -22,10 +16,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result can depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

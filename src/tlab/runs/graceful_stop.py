@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn
 
 import lightning.pytorch as L
@@ -40,9 +40,7 @@ class StopSignals:
             self.listen()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -115,10 +113,8 @@ class GracefulStop(Checkpoint):
 
     def _asked_after_step(self, trainer: L.Trainer) -> bool:
         """Tell whether any process has received a signal, if it is time to ask; all count the same steps."""
-        if trainer.world_size == 1:
-            return self.signals.received is not None
         self._left -= 1
-        return self._left <= 0 and self._asked(trainer)
+        return (self._left <= 0 or trainer.world_size == 1) and self._asked(trainer)
 
     def _asked(self, trainer: L.Trainer) -> bool:
         """Tell whether any process has received a signal; all of them answer alike.

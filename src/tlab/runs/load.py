@@ -26,26 +26,15 @@ from tlab.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds.
+    """What a checkpoint holds."""
 
-    Attributes:
-        module: The network with its weights, in evaluation mode.
-        classes: Names of the K classes, in the order of the logits.
-        config: The run's configuration, as composed; parts that are never built from a file are plain values.
-        precision: Precision that the run trained in.
-        image_size: Side in pixels of the images that the network expects.
-        resize: `crop` or `pad`.
-        crop_fraction: Share of the shorter side that `crop` keeps.
-        checkpoint: Path of the checkpoint.
-    """
-
-    module: ImageClassifier
-    classes: tuple[str, ...]
-    config: DictConfig
-    precision: Precision
-    image_size: int
-    resize: str
-    crop_fraction: float
+    module: ImageClassifier  # the network with its weights, in evaluation mode
+    classes: tuple[str, ...]  # names of the K classes, in the order of the logits
+    config: DictConfig  # as composed; parts that are never built from a file are plain values
+    precision: Precision  # in which the run trained
+    image_size: int  # side in pixels of the images that the network expects
+    resize: str  # `crop` or `pad`
+    crop_fraction: float  # share of the shorter side that `crop` keeps
     checkpoint: Path
 
 
@@ -98,9 +87,7 @@ def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str
 def instantiate_backbone(
     cfg: DictConfig, weights: str | None, image_size: int, record: Mapping[str, Any] | None = None
 ) -> StagedBackbone:
-    """Return the backbone of a run's configuration.
-
-    One of the user's own is not told what only tlab's has arguments for.
+    """Return the backbone of a run's configuration; one's own is not told what only tlab's has arguments for.
 
     Args:
         cfg: The run's configuration.
@@ -144,16 +131,8 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
             net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), channels_last=True
         )
         module.load_state_dict(state_dict)
-    return Trained(
-        module=module.eval(),
-        classes=tuple(about["classes"]),
-        config=config,
-        precision=about["precision"],
-        image_size=about["image_size"],
-        resize=about["resize"],
-        crop_fraction=about["crop_fraction"],
-        checkpoint=file,
-    )
+    told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
+    return Trained(module.eval(), tuple(about["classes"]), config, **told, checkpoint=file)
 
 
 @contextmanager
@@ -175,11 +154,7 @@ def blamed_on(file: Path) -> Iterator[None]:
 
 
 def _read(path: Path, file: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the weights of a checkpoint, and what it says about its network, validated.
-
-    Raises:
-        UserError: The file is no checkpoint, or not one of tlab's.
-    """
+    """Return the weights of a checkpoint, and what it says about its network, validated."""
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file

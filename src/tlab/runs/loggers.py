@@ -49,7 +49,8 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         try:
             client = MlflowClient(tracking_uri)
             experiment = _experiment(client, experiment_name)
-            found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{_quoted(run_dir)}'", max_results=1)
+            quoted = run_dir.replace("'", "\\'")
+            found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{quoted}'", max_results=1)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"logger.mlflow.tracking_uri={tracking_uri} cannot be used ({reason})") from error
@@ -129,7 +130,3 @@ def _experiment(client: Any, name: str) -> str:
         if (experiment := client.get_experiment_by_name(name)) is None:
             raise
         return experiment.experiment_id
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")

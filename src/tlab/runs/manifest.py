@@ -11,17 +11,11 @@ from tlab.runs.directory import now
 
 @dataclass(frozen=True)
 class SweepManifest:
-    """What `sweep.json` holds.
+    """What `sweep.json` holds."""
 
-    Attributes:
-        constants: Overrides that all runs of the first command shared: key -> value; run names leave them out.
-        command: Arguments of that command, as they could be typed again.
-        started: Time when that command started.
-    """
-
-    constants: dict[str, str] = field(default_factory=dict)
-    command: str = ""
-    started: str = field(default_factory=now)
+    constants: dict[str, str] = field(default_factory=dict)  # overrides that all runs share, and no name has
+    command: str = ""  # arguments of that command, as they could be typed again
+    started: str = field(default_factory=now)  # when that command started
 
     def write(self, directory: Path) -> None:
         """Write it into the sweep's directory."""

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,9 @@ def reserve_directory(wanted: Path) -> Path:
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            return path
     raise AssertionError
 
 
