@@ -8,10 +8,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -22,7 +20,7 @@ from tlab.core.hardware import cpu_count, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
-from tlab.sweeps.result import Failure
+from tlab.sweeps.result import Failure, over
 from tlab.sweeps.sequential import PATIENCE
 from tlab.sweeps.task import Task
 from tlab.sweeps.worker_pool import WorkerPool
@@ -122,10 +120,8 @@ def _launch(
         monitor.look()
         return error
     for job, result in zip(jobs, returned, strict=True):
-        value: Any = result._return_value  # the property would print
+        value = over(result)
         failure = value if isinstance(value, Failure) else None
-        if result.status != JobStatus.COMPLETED:
-            failure = Failure(one_line(value))
         if failure is None or not failure.busy:
             monitor.note(job, failure)
     return None
