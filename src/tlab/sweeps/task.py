@@ -56,7 +56,7 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the function by the name under which other processes import it, which is never `__main__`."""
-        return _in_another_process, (_importable(self.function), self.debug, self.machine)
+        return _in_another_process, (type(self), _importable(self.function), self.debug, self.machine)
 
     def on(self, machine: WorkerPool | None) -> "Task":
         """Return this task for the workers of a pool."""
@@ -110,10 +110,10 @@ class Task:
             return Failure(reason)
 
 
-def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: WorkerPool | None) -> Task:
+def _in_another_process(kind: type[Task], *arguments: Any) -> Task:
     defer_heavy_imports()  # a cluster may have started this process with an environment of its own
-    ignore_schema_warnings()
-    return Task(function, debug, machine)
+    ignore_schema_warnings()  # before Hydra composes there
+    return kind(*arguments)
 
 
 def _importable(function: Callable[..., Any]) -> Callable[..., Any]:
