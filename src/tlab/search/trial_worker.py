@@ -29,8 +29,7 @@ from tlab.sweeps.launched import LOCAL
 from tlab.sweeps.result import Failure
 from tlab.sweeps.sequential import free_memory
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker_pool import WorkerPool
-from tlab.sweeps.workers import handing_on, shares
+from tlab.sweeps.worker_pool import WorkerPool, handing_on, shares
 
 log = logging.getLogger(__name__)
 

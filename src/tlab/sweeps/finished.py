@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value
 from tlab.config.trusted import inert, read_node
 from tlab.core.error_messages import is_mistake
@@ -46,11 +47,10 @@ class Finished:
 
     def has(self, job: Job) -> bool:
         """Tell whether this very run is finished, as far as can be told so; else `tlab.train` can tell."""
-        return job.is_known_finished(self._sources) and self._has_same_images(job)
-
-    def _has_same_images(self, job: Job) -> bool:
-        record = job.run.record
-        if "data" not in record:
+        record, known = job.run.record, config_digest(job.overrides, self._sources)
+        if record.get("status") != "finished" or known is None or record.get("composition") != known:
+            return False
+        if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
             with self._lock:  # several threads ask

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 from tlab.config.diff import without_effect
-from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value, quoted, run_name
 from tlab.config.schema import GONE
 from tlab.core.errors import UserError
@@ -41,18 +40,6 @@ class Job:
         directory = self.run.path
         sweep, below = directory.parents[1], f"{directory.parent.name}/{directory.name}"
         return [quoted("hydra.sweep.dir", str(sweep)), quoted("hydra.sweep.subdir", below)]
-
-    def is_known_finished(self, sources: str | None) -> bool:
-        """Tell whether this very run is finished, as far as can be told without composing its configuration.
-
-        Args:
-            sources: Digest from `tlab.config.digest.sources_digest`.
-        """
-        if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
-            return False
-        record = self.run.record
-        known = config_digest(self.overrides, sources)
-        return record.get("status") == "finished" and known is not None and record.get("composition") == known
 
     def seconds(self) -> float | None:
         """Return how long the finished run took, by its record; None where that is not known."""
