@@ -58,9 +58,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     stored = read_definition(directory)
     how = _how(cfg, stored)
     loader = GlobalHydra.instance().config_loader()
-    same = stored is not None and not (cfg.overrides or cfg.space)
-    if stored is not None and same:
-        space = _stored_space(stored, directory, loader)
+    alone = None if cfg.overrides or cfg.space else stored  # says what to search
+    if alone is not None:
+        space = _stored_space(alone, directory, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, new=cfg.overrides if stored is None else None)
@@ -73,8 +73,8 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if storage is None:
         storage = stored.storage if stored else usual_storage(HydraConfig.get().launcher._target_)
     storage_address(storage, directory)  # a mistake shows at once
-    if stored is not None and same:
-        definition = replace(stored, seeds=seeds, storage=storage, **how)
+    if alone is not None:
+        definition = replace(alone, seeds=seeds, storage=storage, **how)
     else:
         aim = (run.checkpoint.monitor, best_is(run))
         definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
@@ -168,12 +168,12 @@ def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) ->
 
 def run(cfg: DictConfig) -> None:
     """Search, and print the summary."""
+    check_values(cfg, TuneConfig)
+    study = open_study(cfg)
     from tlab.search.summary import close
     from tlab.search.trial_lines import Progress
     from tlab.search.trial_worker import launch
 
-    check_values(cfg, TuneConfig)
-    study = open_study(cfg)
     study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)
     try:

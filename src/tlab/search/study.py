@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -140,7 +141,6 @@ class Study:
         targets: frozenset[str] | None = None,
     ) -> None:
         import optuna
-        from hydra.utils import instantiate
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = name
@@ -148,12 +148,11 @@ class Study:
         self.definition = definition
         self.space = space
         self.targets = targets
-        self.storage = storage_address(definition.storage, directory)
         self._lock = _lock(directory)
         with self._lock.held():
             self.optuna = optuna.create_study(
                 study_name=name,
-                storage=open_storage(self.storage),
+                storage=open_storage(storage_address(definition.storage, directory)),
                 pruner=instantiate(definition.pruner),
                 direction="maximize" if definition.mode == "max" else "minimize",
                 load_if_exists=True,
@@ -234,7 +233,6 @@ class Study:
     def _sampler(self, number: int) -> "BaseSampler":
         """Return the sampler for the trial of this number: a resumed search samples what an unbroken one would."""
         import numpy as np
-        from hydra.utils import instantiate
 
         node = self.definition.sampler
         if node.get("seed") is None:
