@@ -87,11 +87,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 
 
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
-    """Return the space of a stored study.
+    """Return the space of a stored study, if its overrides are a trial's and ask no resolver (`${oc.env:SECRET}`).
 
-    Raises:
-        UserError: An override does not belong to a trial (`hydra.searchpath=[pkg://NAME]` would import NAME), or
-            asks a resolver (`${oc.env:SECRET}`); those of a typed command are resolved before they are stored.
+    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved.
     """
     for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
         if text.lstrip("+~ ").startswith("hydra") or reaches_out(text):
@@ -102,11 +100,7 @@ def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> 
 def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:
     """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
 
-    Args:
-        space: The search space.
-        directory: The study's directory.
-        new: Overrides of the command that begins the study: every choice and both ends of every interval are
-            checked. None: the study is resumed.
+    If a command begins the study, by the overrides `new`, every choice and both ends of intervals are checked.
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:

@@ -115,9 +115,6 @@ def _distribution(key: str, one: Override) -> "BaseDistribution":
 
     `interval` is closed and real, `int(interval(...))` whole; the tag `log` makes either logarithmic. As in Python,
     the end of a `range` is not part of it.
-
-    Raises:
-        UserError: The range is empty, or its scale cannot be logarithmic.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

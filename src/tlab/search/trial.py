@@ -105,11 +105,7 @@ def _run(
 
 
 def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path) -> tuple[list[str], DictConfig]:
-    """Return the overrides of a trial's run, and its configuration.
-
-    Raises:
-        UserError: The run would build what neither conf/ nor the typed command names.
-    """
+    """Return the overrides of a trial's run, and its configuration, which builds nothing but `study.targets`."""
     given = [*study.space.overrides(values), seed]
     cfg = with_present_targets(compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)]))
     if study.targets is not None:

@@ -2,14 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial
 
 from tlab.core.text import duration
 from tlab.search.study import Study
-from tlab.sweeps.monitor import polling
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +30,6 @@ class Progress:
             if trial.state.is_finished() and trial.number not in self._known:
                 self._known.add(trial.number)
                 log.info("%s", self._line(trial))
-
-    @contextmanager
-    def refreshing(self) -> Iterator[None]:
-        """Print lines for as long as the block lasts."""
-        try:
-            with polling(self.tell):
-                yield
-        finally:
-            self.tell()
 
     def _line(self, trial: FrozenTrial) -> str:
         of, ended, best = self.study.definition.trials, len(self._known), self.study.best()

@@ -26,6 +26,7 @@ from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
 from tlab.search.trial_lines import Progress
 from tlab.sweeps.launched import LOCAL
+from tlab.sweeps.monitor import polling
 from tlab.sweeps.result import Failure
 from tlab.sweeps.sequential import free_memory
 from tlab.sweeps.task import Task
@@ -71,11 +72,7 @@ class WorkerTask(Task):
     """Runs trials in each worker's process, to which it is pickled; without a pool that is on another machine."""
 
     def __call__(self, cfg: DictConfig) -> str | None:
-        """Work with the configuration of one worker; returns the user's mistake that it met, if any.
-
-        Raises:
-            SystemExit: The worker was told to stop, and is on another machine.
-        """
+        """Work with the configuration of one worker; returns the user's mistake that it met, if any."""
         output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
         try:
             with self.machine.work(output) if self.machine is not None else nullcontext():
@@ -124,7 +121,7 @@ def launch(search: Callable[[DictConfig], None], study: Study, workers: int) -> 
             config.hydra.launcher.n_jobs = workers
         launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(search, machine=machine), config)
         jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
-        with stoppable(), Progress(study).refreshing(), handing_on(machine, study.is_worked_on, "trials"):
+        with stoppable(), polling(Progress(study).tell), handing_on(machine, study.is_worked_on, "trials"):
             try:
                 results = launcher.launch(jobs, initial_job_idx=0)
             except Exception as error:

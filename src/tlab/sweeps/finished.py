@@ -78,11 +78,7 @@ class Finished:
 
 
 def _source(job: Job) -> dict[str, Any]:
-    """Return what finds the images of a run; a relative folder on the command line is where that is from here.
-
-    Raises:
-        UserError: `run.json` would build something that tlab does not list.
-    """
+    """Return what finds the images of a run, if tlab lists it; a relative folder that was typed starts here."""
     config = OmegaConf.create(inert(job.run.record["config"]))
     found = OmegaConf.to_container(config.data.module.source, resolve=True)
     source = read_node(found, "data.module.source", job.run.record_file)

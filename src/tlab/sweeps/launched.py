@@ -42,8 +42,7 @@ def choose_workers(config: DictConfig, devices: int) -> int:
     if launcher.n_jobs == 0:
         raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many runs to have at once, or -1")
     if launcher.n_jobs < 0:
-        groups = len(gpus()) // devices
-        launcher.n_jobs = groups or max(2, cpu_count() // 2)
+        launcher.n_jobs = len(gpus()) // devices or max(2, cpu_count() // 2)
     return launcher.n_jobs
 
 
@@ -102,11 +101,7 @@ def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress:
 
 
 def _launch(jobs: Sequence[Job], composer: Composer, task: Task, monitor: Monitor) -> Exception | None:
-    """Hand the jobs to the launcher and wait; returns the error where not all of them have a result.
-
-    Raises:
-        UserError: There is no such launcher here, or it refuses its keys.
-    """
+    """Hand the jobs to the launcher and wait; returns the error where not all of them have a result."""
     launcher = Plugins.instance().instantiate_launcher(composer.context, task, composer.config)
     try:
         returned = launcher.launch([[*job.overrides, *job.place] for job in jobs], initial_job_idx=0)

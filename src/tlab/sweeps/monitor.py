@@ -106,7 +106,7 @@ class Monitor:
 
 @contextmanager
 def polling(look: Callable[[], object]) -> Iterator[None]:
-    """Call `look` every second as long as the block lasts, in a thread of its own; no call outlasts the block."""
+    """Call `look` every second as long as the block lasts, in a thread of its own, and once when it has ended."""
     over = threading.Event()
 
     def watch() -> None:
@@ -120,3 +120,4 @@ def polling(look: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        look()

@@ -1,5 +1,7 @@
 """The directory names of a sweep's runs: their overrides, without the seed and without what all of them share."""
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tlab.config.diff import without_effect
@@ -12,11 +14,14 @@ def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
     Args:
         runs: The overrides of each run.
     """
-    shared = dict(map(key_and_value, runs[0])) if runs else {}
-    for overrides in runs:
-        values = dict(map(key_and_value, overrides))
-        shared = {key: value for key, value in shared.items() if values.get(key) == value}
-    return {key: value for key, value in shared.items() if key not in NEVER_IN_NAMES and not without_effect(key)}
+    first, *others = (dict(map(key_and_value, overrides)) for overrides in runs)
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in NEVER_IN_NAMES
+        and not without_effect(key)
+        and all(other.get(key) == value for other in others)
+    }
 
 
 def distinguishing(runs: Sequence[Sequence[str]], noted: Mapping[str, str]) -> list[list[str]]:
@@ -29,13 +34,10 @@ def distinguishing(runs: Sequence[Sequence[str]], noted: Mapping[str, str]) -> l
         runs: The overrides of each run of this command.
         noted: Constants in the manifest of the sweep.
     """
-    seen: dict[str, set[str]] = {}
-    for overrides in runs:
-        for key, value in map(key_and_value, overrides):
-            seen.setdefault(key, set()).add(value)
+    values = Counter(key for key, _ in set(map(key_and_value, itertools.chain.from_iterable(runs))))
 
     def told(override: str) -> bool:
         key, value = key_and_value(override)
-        return noted.get(key) != value and (len(seen[key]) > 1 or not without_effect(key))
+        return noted.get(key) != value and (values[key] > 1 or not without_effect(key))
 
     return [[override for override in overrides if told(override)] for overrides in runs]

@@ -102,7 +102,7 @@ def _result(job: Job) -> str:
 
 def print_end(directory: Path, progress: Progress) -> None:
     """Print how many runs are finished, and a line for each that has failed."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console
     earlier = f" ({progress.before} of them before)" if progress.before else ""
     console.print(f"\n[bold]Sweep[/]  {escape(str(short_path(directory)))}")
     console.print(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext
@@ -24,21 +25,19 @@ PATIENCE = 60  # seconds to wait for a run that another process is at work on; a
 POLL = 0.05  # seconds between looks at how far the first run is
 
 
+@dataclass
 class Composer:
     """Composes the configurations of a sweep's runs, a tenth of a second each.
 
-    Args:
+    Attributes:
         config: The sweep's configuration, with the node `hydra`.
         context: Hydra's context.
-
-    Attributes:
         composed: Configurations that need not be composed again.
     """
 
-    def __init__(self, config: DictConfig, context: HydraContext) -> None:
-        self.config = config
-        self.context = context
-        self.composed: dict[Job, DictConfig] = {}
+    config: DictConfig
+    context: HydraContext
+    composed: dict[Job, DictConfig] = field(default_factory=dict)
 
     def compose(self, job: Job) -> DictConfig:
         """Return the configuration of one run, with the node `hydra`.
