@@ -14,12 +14,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
-from tlab.core.signals import WARNINGS
+from tlab.core.signals import WARNINGS, leave
 from tlab.launchers.remote_jobs import RemoteJob, lost
 from tlab.sweeps.result import Failure
 
@@ -83,7 +82,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
 def carry_out(job: RemoteJob, max_requeues: int) -> Any:
     """Run inside a Slurm job; if Slurm stops that early, requeue the job, at most `max_requeues` times."""
     for number in (signal.SIGTERM, *WARNINGS):
-        signal.signal(number, _leave)
+        signal.signal(number, leave)
     limit_threads()
     try:
         return job.carry_out()
@@ -111,11 +110,6 @@ def _queue_again(code: Any, max_requeues: int) -> None:
         )
     print(f"tlab: job {name} is queued again", flush=True)
     subprocess.run(["scontrol", "requeue", name], check=True)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Exit from a run that is not training yet, or no longer."""
-    raise SystemExit(128 + number)
 
 
 def _submit(jobs: Sequence[RemoteJob], folder: Path, options: dict[str, Any]) -> list[Any]:

@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -24,14 +24,6 @@ SPLITTING = (
 )  # sources of which that is true
 
 
-class Seen(NamedTuple):
-    """The present images: `Contents.fingerprint`, names of their classes, and their number."""
-
-    fingerprint: str
-    classes: tuple[str, ...]
-    number: int
-
-
 class Finished:
     """Tells which runs are finished, without composing their configurations, and looks at the images once.
 
@@ -41,7 +33,7 @@ class Finished:
 
     def __init__(self, sources: str | None) -> None:
         self._sources = sources
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, tuple[str, tuple[str, ...], int]] = {}
         self._warned = False
         self._lock = threading.Lock()
 
@@ -54,26 +46,27 @@ class Finished:
             return False
         try:
             with self._lock:  # several threads ask
-                seen = self._look(_source(job))
+                fingerprint, classes, number = self._look(_source(job))
         except Exception as error:
             if not is_mistake(error):
                 raise
             return False
         had = record["data"]
         if "content" in had:
-            return had["content"] == seen.fingerprint
-        same = (*record["class_names"],) == seen.classes and sum(had["images"].values()) == seen.number
+            return had["content"] == fingerprint
+        same = (*record["class_names"],) == classes and sum(had["images"].values()) == number
         if same and not self._warned:
             self._warned = True
             print(f"tlab: {UNLISTED}", file=sys.stderr)
         return same
 
-    def _look(self, source: dict[str, Any]) -> Seen:
+    def _look(self, source: dict[str, Any]) -> tuple[str, tuple[str, ...], int]:
+        """Return fingerprint, classes and number of the present images."""
         once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
             images = look(instantiate(source, _convert_="all"), decode=False)
-            self._seen[which] = Seen(images.fingerprint(), images.classes, len(images.entries))
+            self._seen[which] = images.fingerprint(), images.classes, len(images.entries)
         return self._seen[which]
 
 

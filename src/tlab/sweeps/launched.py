@@ -75,12 +75,11 @@ def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress:
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
         again = True  # retry once where a process died and no run explains it
-        left, deadline = list(jobs), time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         with monitor.refreshing(), handing_on(machine, monitor.look, "runs"):
-            while left:
+            while left := list(monitor.left):
                 batch = [suspects.pop()] if suspects else left
                 died = _launch(batch, composer, task.on(machine), monitor)
-                before, left = len(left), [job for job in left if not monitor.is_over(job)]
                 unclear = [job for job in batch if monitor.is_running(job)]
                 if died is not None and machine is not None and unclear and len(batch) > 1:
                     suspects = unclear  # a process was killed, and took the others with it: one of these is why
@@ -89,14 +88,13 @@ def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress:
                 elif died is not None:
                     what = f"its process ended without a word ({one_line(died)})"
                     _give_up(batch, f"{what}; if memory ran out, run fewer at once", monitor)
-                elif len(left) < before:
+                elif len(monitor.left) < len(left):
                     deadline = time.monotonic() + PATIENCE
                 elif time.monotonic() > deadline:
                     _give_up(left, "another process is at work on it", monitor)
                 else:
                     time.sleep(1)
-                left = [job for job in left if not monitor.is_over(job)]
-                if left and machine is not None:
+                if monitor.left and machine is not None:
                     _end_workers()  # one that was told to stop takes no run any more
 
 

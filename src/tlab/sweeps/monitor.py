@@ -28,11 +28,14 @@ class Monitor:
     Args:
         jobs: Runs to watch.
         progress: Where outcomes are recorded.
+
+    Attributes:
+        left: Those whose outcome is not known yet.
     """
 
     def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
         self.progress = progress
-        self._open = list(jobs)
+        self.left = list(jobs)
         self._running: dict[Job, dict[str, Any]] = {}  # their records
         self._began = time.time() - 1  # records have whole seconds
         self._lock = threading.RLock()  # a signal handler looks too
@@ -40,7 +43,7 @@ class Monitor:
     def look(self) -> int:
         """Read what has happened since the last look; returns how many runs are under way."""
         with self._lock:
-            records = {job: job.run.record for job in self._open}
+            records = {job: job.run.record for job in self.left}
             self._running = {
                 job: record for job, record in records.items() if self._is(record, "running", "started")
             }
@@ -54,14 +57,14 @@ class Monitor:
     def note(self, job: Job, failure: Failure | None) -> None:
         """Record the outcome of a run, unless it is known."""
         with self._lock:
-            if job in self._open:
-                self._open.remove(job)
+            if job in self.left:
+                self.left.remove(job)
                 self._running.pop(job, None)
                 self.progress.tell(job, failure, len(self._running))
 
     def is_over(self, job: Job) -> bool:
         """Tell whether a run's outcome is known."""
-        return job not in self._open
+        return job not in self.left
 
     def is_running(self, job: Job) -> bool:
         """Tell whether the run was under way at the last look."""

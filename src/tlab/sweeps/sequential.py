@@ -51,12 +51,7 @@ class Composer:
 
 
 def run_here(
-    jobs: Sequence[Job],
-    composer: Composer,
-    task: Task,
-    progress: Progress,
-    finished: Finished,
-    processes: int = 1,
+    jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress, finished: Finished, processes: int
 ) -> None:
     """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
 

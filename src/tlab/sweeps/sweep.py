@@ -19,9 +19,8 @@ from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
 from tlab.sweeps.finished import Finished
 from tlab.sweeps.forked_workers import choose_processes
-from tlab.sweeps.jobs import Job, make_jobs, override_cover
+from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
 from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
-from tlab.sweeps.naming import constants
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.sequential import Composer, run_here
