@@ -221,7 +221,7 @@ def hopeless_trial(tmp_path: Path) -> StudyJudge:
     for epoch in range(9):
         first.report(1.5, epoch)
     study.tell(first, 1.5)
-    return StudyJudge(storage, "s", study.ask()._trial_id, pruner)
+    return StudyJudge(study.ask())
 
 
 @pytest.mark.parametrize(

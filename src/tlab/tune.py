@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from tlab.config.targets import with_present_targets
 from tlab.config.trusted import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
-from tlab.core.error_messages import exit_with_error, is_mistake, user_message
+from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
 from tlab.search.arguments import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
@@ -41,7 +40,6 @@ from tlab.search.study import (
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.runs.pruning import Pruning
     from tlab.search.trial_lines import Progress
-    from tlab.sweeps.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +58,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     stored = read_definition(directory)
     how = _how(cfg, stored)
     loader = GlobalHydra.instance().config_loader()
-    same = stored is not None and not (cfg.overrides or cfg.space)
-    if stored is not None and same:
-        space = _stored_space(stored, directory, loader)
+    alone = None if cfg.overrides or cfg.space else stored  # says what to search
+    if alone is not None:
+        space = _stored_space(alone, directory, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
     run = _first_run(space, directory, new=cfg.overrides if stored is None else None)
@@ -75,8 +73,8 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if storage is None:
         storage = stored.storage if stored else usual_storage(HydraConfig.get().launcher._target_)
     storage_address(storage, directory)  # a mistake shows at once
-    if stored is not None and same:
-        definition = replace(stored, seeds=seeds, storage=storage, **how)
+    if alone is not None:
+        definition = replace(alone, seeds=seeds, storage=storage, **how)
     else:
         aim = (run.checkpoint.monitor, best_is(run))
         definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
@@ -89,10 +87,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 
 
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
-    """Return the space of a stored study.
+    """Return the space of a stored study, if its overrides are a trial's and ask no resolver (`${oc.env:SECRET}`).
 
-    Refused are overrides that do not belong to a trial (`hydra.searchpath=[pkg://NAME]` would import NAME), or ask
-    a resolver (`${oc.env:SECRET}`); those of a typed command are resolved before they are stored.
+    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved.
     """
     for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
         if text.lstrip("+~ ").startswith("hydra") or reaches_out(text):
@@ -103,7 +100,7 @@ def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> 
 def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:
     """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
 
-    With the overrides of a `new` study every choice and both ends of every interval are checked.
+    If a command begins the study, by the overrides `new`, every choice and both ends of intervals are checked.
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
@@ -124,13 +121,13 @@ def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
     """Return budget, sampler and pruner: the command's where it names them, else the study's."""
     given = {key_and_value(override)[0] for override in HydraConfig.get().overrides.task}
     how: dict[str, Any] = {"trials": cfg.budget.trials}
-    how |= {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("sampler", "pruner")}
-    if stored is None:
-        return how
-    named = {"trials" if key == "budget.trials" else key.partition(".")[0] for key in given}
-    how = {key: value if key in named else getattr(stored, key) for key, value in how.items()}
-    for key in {"sampler", "pruner"} - named:
-        how[key] = read_node(how[key], key, Path(cfg.dir).absolute() / STUDY_FILE)
+    if stored is not None and "budget.trials" not in given:
+        how["trials"] = stored.trials
+    for key in ("sampler", "pruner"):
+        if stored is None or key in {name.partition(".")[0] for name in given}:
+            how[key] = OmegaConf.to_container(cfg[key], resolve=True)
+        else:
+            how[key] = read_node(getattr(stored, key), key, Path(cfg.dir).absolute() / STUDY_FILE)
     return how
 
 
@@ -144,29 +141,9 @@ def open_study(cfg: DictConfig) -> Study:
     return Study(cfg.study, Path(cfg.dir).absolute(), *define(cfg), targets=_targets(cfg))
 
 
-def worker(cfg: DictConfig, machine: "WorkerPool | None" = None) -> str | None:
-    """Run trials as one of several processes; returns the user's mistake that it met, if any.
-
-    Args:
-        cfg: The command's configuration, with the number of this worker.
-        machine: Pool of the workers on this machine; None on other machines.
-
-    Raises:
-        SystemExit: The worker was told to stop, and is on another machine.
-    """
-    output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
-    try:
-        with machine.work(output) if machine is not None else nullcontext():
-            search(open_study(cfg), cfg)
-    except SystemExit:
-        if machine is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
-            raise
-        return None  # would end the waiting process, which has been told to stop as well
-    except Exception as error:
-        if not is_mistake(error):
-            raise
-        return user_message(error)
-    return None
+def worker(cfg: DictConfig) -> None:
+    """Run trials as one of several processes."""
+    search(open_study(cfg), cfg)
 
 
 def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) -> None:
@@ -185,18 +162,17 @@ def search(study: Study, cfg: DictConfig, progress: "Progress | None" = None) ->
 
 def run(cfg: DictConfig) -> None:
     """Search, and print the summary."""
+    check_values(cfg, TuneConfig)
+    study = open_study(cfg)
     from tlab.search.summary import close
     from tlab.search.trial_lines import Progress
     from tlab.search.trial_worker import launch
-    from tlab.tune import worker as task  # by its module's name, under which other processes find it
 
-    check_values(cfg, TuneConfig)
-    study = open_study(cfg)
     study.definition = replace(study.definition, config_dirs=config_dirs(sys.argv[1:]))
     write_definition(study.directory, study.definition)
     try:
         if cfg.workers > 1:
-            launch(task, study, cfg.workers)
+            launch(worker, study, cfg.workers)
         else:
             search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):

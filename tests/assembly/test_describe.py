@@ -6,7 +6,7 @@ import pytest
 
 from tlab.assembly.describe import settings, swept_keys
 from tlab.runs.manifest import SweepManifest
-from tlab.sweeps.naming import constants
+from tlab.sweeps.jobs import constants
 
 QUOTED = ["data.root='/a b'", "seed=0"]
 OVERRIDES = ["data.root=photos", "aug=none", "+optimizer.foo=1", "seed=0", "sweep=s"]

@@ -12,9 +12,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from remote_sweeps import environment, record
 
-from tlab.launchers.remote_jobs import lost, over
+from tlab.launchers.remote_jobs import lost
 from tlab.runs.directory import RunDirectory
-from tlab.sweeps.result import Failure
+from tlab.sweeps.result import Failure, over
 
 # A launcher that is as far from the command as a cluster: it pickles each run to a file for another interpreter.
 ELSEWHERE = """
@@ -22,12 +22,11 @@ import pickle, subprocess, sys
 from hydra.core.plugins import Plugins
 from joblib.externals import cloudpickle
 Plugins.instance()  # loads the launchers
-from hydra_plugins.tlab_launchers import SlurmLauncher
-from tlab.launchers.remote_jobs import make_jobs
+from tlab.launchers import slurm
 from tlab.train import main
 
-def launch_each(self, overrides, first=0):
-    for number, job in enumerate(make_jobs(self.config, self.context, self.task, overrides, first)):
+def launch(jobs, options):
+    for number, job in enumerate(jobs):
         with open("job.pkl", "wb") as file:
             cloudpickle.dump(job, file)
         code = "import pickle\\nanswer = pickle.load(open('job.pkl', 'rb')).carry_out()\\n"
@@ -36,7 +35,7 @@ def launch_each(self, overrides, first=0):
         with open("answer.pkl", "rb") as file:
             yield number, pickle.load(file)
 
-SlurmLauncher.launch_each = launch_each
+slurm.launch = launch
 main()
 """
 
@@ -57,7 +56,7 @@ def test_a_fresh_process_carries_a_run_out(make_sweep, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    returned = pickle.loads((tmp_path / "answer.pkl").read_bytes()).return_value
+    returned = pickle.loads((tmp_path / "answer.pkl").read_bytes())
     assert returned == json.loads((sweep.run / "metrics.json").read_text())["val/acc"]
     assert record(sweep.run)["status"] == "finished"
     assert "backbone=shufflenet_v2_x0_5" in str(record(sweep.run)["command"])
@@ -65,7 +64,7 @@ def test_a_fresh_process_carries_a_run_out(make_sweep, tmp_path):
 
 def test_what_comes_back_of_a_run_that_raised():
     returned = over(JobReturn(status=JobStatus.FAILED, _return_value=ZeroDivisionError("division by zero\nmore")))
-    assert returned.return_value == Failure("ZeroDivisionError: division by zero")
+    assert returned == Failure("ZeroDivisionError: division by zero")
 
 
 class Ended:
@@ -83,7 +82,7 @@ class Ended:
 def test_a_process_that_ended_without_a_word_is_noted_in_its_run(tmp_path):
     RunDirectory(tmp_path).update(status="running")
     returned = lost(Ended(tmp_path), "memory ran out")  # type: ignore[arg-type]
-    assert returned.return_value == Failure("memory ran out")
+    assert returned == Failure("memory ran out")
     noted = record(tmp_path)
     assert (noted["status"], noted["error"]) == ("failed", "UserError: memory ran out")
     assert noted["ended"]
@@ -91,7 +90,7 @@ def test_a_process_that_ended_without_a_word_is_noted_in_its_run(tmp_path):
 
 def test_a_run_that_had_finished_by_then_is_finished(tmp_path):
     RunDirectory(tmp_path).update(status="finished")
-    assert lost(Ended(tmp_path), "the machine went down").return_value is None  # type: ignore[arg-type]
+    assert lost(Ended(tmp_path), "the machine went down") is None  # type: ignore[arg-type]
     assert record(tmp_path)["status"] == "finished"
 
 

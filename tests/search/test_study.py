@@ -96,7 +96,7 @@ def test_an_epoch_is_reported_once_and_judged_when_it_is_new(tmp_path):
             mine.optuna.tell(claim.trial, value)
 
     def judge() -> StudyJudge:
-        return StudyJudge(mine.storage, "a", claim.trial._trial_id, mine.optuna.pruner)
+        return StudyJudge(optuna.trial.Trial(study(tmp_path).optuna, claim.trial._trial_id))
 
     with mine.claim() as claim:
         running = judge()

@@ -7,8 +7,7 @@ import pytest
 from tlab.config.overrides import run_name
 from tlab.core.errors import UserError
 from tlab.runs.manifest import SweepManifest, read_manifest
-from tlab.sweeps.jobs import make_jobs, override_cover
-from tlab.sweeps.naming import constants
+from tlab.sweeps.jobs import constants, make_jobs, override_cover
 
 FIRST = [["data.root=photos", "aug=none", "trainer.max_epochs=3", f"seed={seed}"] for seed in (0, 1)]
 

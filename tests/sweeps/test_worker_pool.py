@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tlab.core.hardware import cpu_count, gpus
-from tlab.sweeps.workers import shares
+from tlab.sweeps.worker_pool import shares
 
 WORKER = """
 import os, sys

@@ -10,14 +10,15 @@ WARNINGS = tuple(signal.Signals[name] for name in ("SIGUSR1", "SIGUSR2") if hasa
 STOPPING = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """Exit with the code of a signal: its handler outside a run, which has its own."""
+    raise SystemExit(128 + number)
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit in the block, for work outside a run, which has its own handler."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """Turn SIGTERM into SystemExit in the block."""
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:

@@ -9,19 +9,18 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
-
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
-from tlab.launchers.remote_jobs import RemoteJob, failed, lost
+from tlab.launchers.remote_jobs import RemoteJob, lost
+from tlab.sweeps.result import Failure
 
 LEAVING = 60.0  # seconds that stopped runs are given to save
 ANSWER = 10.0  # seconds that a cluster has to answer
 ATTEMPTS = 3  # to start Ray, which gives itself 30 s, too little on a busy machine
 
 
-def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, JobReturn]]:
-    """Hand the jobs to Ray and yield each one's index in `jobs` and its result, as they end.
+def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Hand the jobs to Ray and yield each one's index in `jobs` and what it returned, as they end.
 
     Stopped before that, by Ctrl-C or SIGTERM, it stops those that are left, which save first.
 
@@ -37,7 +36,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
         import ray
     except ImportError as error:
         raise UserError("hydra/launcher=ray needs Ray; give pip install ray") from error
-    started = _connect(options["init"])
+    _connect(options["init"])
     _check_resources(options["remote"])
     task = ray.remote(**options["remote"])(carry_out)
     # On a worker without a share of its own torch would take all cores of the machine
@@ -45,43 +44,39 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
     running = {task.remote(job, threads): number for number, job in enumerate(jobs)}
     try:
         while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            for reference in done:
-                number = running.pop(reference)
-                try:
-                    returned = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:  # tlab's own part of the task failed
-                    returned = failed(str(error.cause).strip().splitlines()[0])
-                except ray.exceptions.RayError as error:  # the process is gone, or its machine
-                    returned = lost(jobs[number], f"Ray lost the run: {str(error).strip().splitlines()[0]}")
-                yield number, returned
+            (reference,), _ = ray.wait(list(running))
+            number = running.pop(reference)
+            try:
+                returned = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:  # tlab's own part of the task failed
+                returned = Failure(str(error.cause).strip().splitlines()[0])
+            except ray.exceptions.RayError as error:  # the process is gone, or its machine
+                returned = lost(jobs[number], f"Ray lost the run: {str(error).strip().splitlines()[0]}")
+            yield number, returned
     finally:
         for reference in running:
             ray.cancel(reference)  # as Ctrl-C in a run
         ray.wait(list(running), num_returns=len(running), timeout=LEAVING) if running else None
-        if started:
-            ray.shutdown()
+        ray.shutdown()
 
 
-def carry_out(job: RemoteJob, threads: int) -> JobReturn:
+def carry_out(job: RemoteJob, threads: int) -> Any:
     """Run a job in a process of Ray, with its share of the cores."""
     os.environ["TLAB_CORES"] = str(threads)
     limit_threads()
     return job.carry_out()
 
 
-def _connect(options: dict[str, Any]) -> bool:
-    """Start Ray here, or connect to a cluster; returns False if that was done already."""
+def _connect(options: dict[str, Any]) -> None:
+    """Start Ray here, or connect to a cluster."""
     import ray
 
-    if ray.is_initialized():
-        return False
     try:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 _knock(options.get("address"))
                 ray.init(**options)
-                return True
+                return
             except Exception as error:  # Ray raises no class of its own here
                 if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
                     raise
@@ -96,7 +91,6 @@ def _connect(options: dict[str, Any]) -> bool:
             f"Ray does not start here ({str(error).strip().splitlines()[0]}); see the keys of "
             f"hydra.launcher.init, which are arguments of ray.init"
         ) from error
-    raise AssertionError
 
 
 def _knock(address: str | None) -> None:

@@ -2,14 +2,13 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -17,7 +16,7 @@ from tlab.config.hydra import keep_own_presets
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.progress import printing_to
-from tlab.sweeps.result import Failure
+from tlab.sweeps.result import Failure, over
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ class RemoteJob:
 
     def compose(self) -> DictConfig:
         """Return the run's configuration, with the node `hydra`."""
-        config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
+        config = self.context.config_loader.load_sweep_config(self.config, self.overrides)
         with open_dict(config):
             config.hydra.job.num = self.number
             config.hydra.job.id = f"{config.hydra.job.name}_{self.number}"
         return config
 
-    def carry_out(self) -> JobReturn:
-        """Run in this process, which was started for it."""
+    def carry_out(self) -> Any:
+        """Run in this process, which was started for it; returns what the task does, or a `Failure`."""
         sys.argv = list(self.arguments)
         os.chdir(self.folder)
         Singleton.set_state(self.registered)
@@ -83,39 +82,11 @@ def _directory(config: DictConfig) -> RunDirectory | None:
     return RunDirectory(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir)
 
 
-def make_jobs(
-    config: DictConfig,
-    context: HydraContext,
-    task: TaskFunction,
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
-) -> list[RemoteJob]:
-    """Return a job for each list of overrides, numbered from `first`."""
-    return [
-        RemoteJob(list(overrides), number, config, context, task)
-        for number, overrides in enumerate(job_overrides, first)
-    ]
-
-
-def over(returned: JobReturn) -> JobReturn:
-    """Return what is sent back: the value or a `Failure`, without configurations and foreign exceptions."""
-    if returned.status == JobStatus.COMPLETED:
-        return JobReturn(overrides=returned.overrides, status=returned.status, _return_value=returned.return_value)
-    error = returned._return_value
-    return failed(f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def failed(reason: str) -> JobReturn:
-    """Return the result of a failed job."""
-    return JobReturn(status=JobStatus.COMPLETED, _return_value=Failure(reason))
-
-
-def lost(job: RemoteJob, reason: str) -> JobReturn:
+def lost(job: RemoteJob, reason: str) -> Failure | None:
     """Record in the run's directory that its process ended without a word, unless the run had finished."""
     run = job.directory()
-    if run is None:
-        return failed(reason)
-    if run.status == "finished":
-        return JobReturn(status=JobStatus.COMPLETED, overrides=job.overrides)
-    run.record_failure(UserError(reason))
-    return failed(reason)
+    if run is not None:
+        if run.status == "finished":
+            return None
+        run.record_failure(UserError(reason))
+    return Failure(reason)

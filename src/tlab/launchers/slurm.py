@@ -14,15 +14,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-from hydra.core.utils import JobReturn
 
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
-from tlab.core.signals import WARNINGS
-from tlab.launchers.remote_jobs import RemoteJob, failed, lost
+from tlab.core.signals import WARNINGS, leave
+from tlab.launchers.remote_jobs import RemoteJob, lost
+from tlab.sweeps.result import Failure
 
 OVER = {
     *("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"),
@@ -38,8 +36,8 @@ LEAVING = 60.0  # seconds that cancelled jobs are given to save
 NAMES = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")  # without the prefix `slurm_`
 
 
-def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, JobReturn]]:
-    """Submit the jobs and yield each one's index in `jobs` and its result, as they end.
+def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Submit the jobs and yield each one's index in `jobs` and what it returned, as they end.
 
     Stopped before that, by Ctrl-C or SIGTERM, it cancels those that are left, which save first.
 
@@ -52,8 +50,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
     """
     options = dict(options)
     folder = Path(options.pop("submitit_folder")).absolute()
-    submitted = _submit([SlurmJob(job, options["max_requeues"]) for job in jobs], folder, options)
-    waiting = dict(enumerate(submitted))
+    waiting = dict(enumerate(_submit(jobs, folder, options)))
     gone: set[int] = set()  # not in the queue any more when Slurm was asked last
     asked = time.monotonic()
     try:
@@ -82,55 +79,40 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
             _cancel(waiting.values())
 
 
-class SlurmJob:
-    """The callable that submitit runs inside a Slurm job.
-
-    Args:
-        job: The run.
-        max_requeues: Number of times that it may be requeued.
-    """
-
-    def __init__(self, job: RemoteJob, max_requeues: int) -> None:
-        self.job, self.max_requeues = job, max_requeues
-
-    def __call__(self) -> JobReturn | None:
-        """Run; if Slurm stops that early, requeue the job."""
-        for number in (signal.SIGTERM, *WARNINGS):
-            signal.signal(number, _leave)
-        limit_threads()
-        try:
-            return self.job.carry_out()
-        except SystemExit as stop:
-            self._queue_again(stop.code)
-            raise
-
-    def _queue_again(self, code: Any) -> None:
-        for number in (signal.SIGTERM, *WARNINGS):  # which requeueing sends too
-            signal.signal(number, signal.SIG_IGN)
-        if int(os.environ.get("SLURM_PROCID", "0")) > 0:
-            sys.exit(0)  # the first node's task requeues the job, and must not be killed for this one's code
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-        warned = code in [128 + number for number in WARNINGS]
-        # Cancelling or requeueing a job by hand takes it out of this state before the signal comes
-        preempted = code == 128 + signal.SIGTERM and _ask(name).get(name) == "RUNNING"
-        if not (warned or preempted):
-            return
-        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= self.max_requeues:
-            raise UserError(
-                f"Slurm has stopped the job {self.max_requeues + 1} times; raise hydra.launcher.timeout_min or "
-                f"hydra.launcher.max_requeues, and give the command again"
-            )
-        print(f"tlab: job {name} is queued again", flush=True)
-        subprocess.run(["scontrol", "requeue", name], check=True)
+def carry_out(job: RemoteJob, max_requeues: int) -> Any:
+    """Run inside a Slurm job; if Slurm stops that early, requeue the job, at most `max_requeues` times."""
+    for number in (signal.SIGTERM, *WARNINGS):
+        signal.signal(number, leave)
+    limit_threads()
+    try:
+        return job.carry_out()
+    except SystemExit as stop:
+        _queue_again(stop.code, max_requeues)
+        raise
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Exit from a run that is not training yet, or no longer."""
-    raise SystemExit(128 + number)
+def _queue_again(code: Any, max_requeues: int) -> None:
+    for number in (signal.SIGTERM, *WARNINGS):  # which requeueing sends too
+        signal.signal(number, signal.SIG_IGN)
+    if int(os.environ.get("SLURM_PROCID", "0")) > 0:
+        sys.exit(0)  # the first node's task requeues the job, and must not be killed for this one's code
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    warned = code in [128 + number for number in WARNINGS]
+    # Cancelling or requeueing a job by hand takes it out of this state before the signal comes
+    preempted = code == 128 + signal.SIGTERM and _ask(name).get(name) == "RUNNING"
+    if not (warned or preempted):
+        return
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= max_requeues:
+        raise UserError(
+            f"Slurm has stopped the job {max_requeues + 1} times; raise hydra.launcher.timeout_min or "
+            f"hydra.launcher.max_requeues, and give the command again"
+        )
+    print(f"tlab: job {name} is queued again", flush=True)
+    subprocess.run(["scontrol", "requeue", name], check=True)
 
 
-def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list[Any]:
+def _submit(jobs: Sequence[RemoteJob], folder: Path, options: dict[str, Any]) -> list[Any]:
     """Submit the jobs; returns submitit's job for each."""
     try:
         import submitit
@@ -141,7 +123,7 @@ def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list
             "hydra/launcher=submitit_slurm found no sbatch here; give the command where jobs are submitted, "
             "or leave the launcher out"
         )
-    del options["max_requeues"]
+    max_requeues = options.pop("max_requeues")
     executor = submitit.AutoExecutor(folder, cluster="slurm")
     executor.update_parameters(
         **{name if name in NAMES else f"slurm_{name}": value for name, value in options.items()},
@@ -149,7 +131,7 @@ def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list
         stderr_to_stdout=True,
     )
     try:
-        return executor.map_array(SlurmJob.__call__, jobs)
+        return executor.map_array(carry_out, jobs, [max_requeues] * len(jobs))
     except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
         raise UserError(
@@ -157,11 +139,11 @@ def _submit(jobs: list[SlurmJob], folder: Path, options: dict[str, Any]) -> list
         ) from error
 
 
-def _read(file: Path) -> JobReturn:
+def _read(file: Path) -> Any:
     outcome, result = pickle.loads(file.read_bytes())
     if outcome == "success":
         return result
-    return failed(result.strip().splitlines()[-1].removeprefix("tlab.core.errors.UserError: "))
+    return Failure(result.strip().splitlines()[-1].removeprefix("tlab.core.errors.UserError: "))
 
 
 def _reason(name: str, state: str, log: Path) -> str:

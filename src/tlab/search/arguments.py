@@ -55,11 +55,7 @@ def gather(arguments: Sequence[str]) -> list[str]:
 
 
 def _seeds(value: str) -> str:
-    """Return the seeds that `seed=VALUE` names, joined by commas; VALUE is a number, a list, or as for a sweep.
-
-    Raises:
-        UserError: VALUE names none.
-    """
+    """Return the seeds that `seed=VALUE` names, joined by commas; VALUE is a number, a list, or as for a sweep."""
     try:
         one = OverridesParser.create().parse_override(f"seed={value}")
         return ",".join(one.sweep_string_iterator()) if one.is_sweep_override() else value.strip("[]")

@@ -2,17 +2,20 @@
 
 import html
 import math
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import plotly
+from optuna import visualization as draw
+from optuna.importance import get_param_importances
+from plotly.graph_objects import Figure
 
 from tlab.comparison.phrases import count, value
 from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.core.files import write_text
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
-
-if TYPE_CHECKING:  # imported when a search ends, not for --help
-    from plotly.graph_objects import Figure
 
 FEWEST = 4  # least number of finished trials for importances
 BEST = 0.1  # share of the trials that importances hold against all: Optuna's default
@@ -25,19 +28,14 @@ def importances(study: Study) -> dict[str, float]:
     By PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
     Subspaces", IJCAI 2023, equation 16). Empty where too few trials have finished, or all have the same value.
     """
-    from optuna.importance import get_param_importances
-
-    values = {trial.value for trial in study.trials("COMPLETE")}
-    if len(study.trials("COMPLETE")) < FEWEST or len(values) < 2 or len(study.space.distributions) < 2:
+    values = [trial.value for trial in study.trials("COMPLETE")]
+    if len(values) < FEWEST or len(set(values)) < 2 or len(study.space.distributions) < 2:
         return {}
     return get_param_importances(study.optuna)
 
 
 def write_plots(study: Study) -> Path:
     """Write `search.html` into the study's directory and return its path."""
-    import plotly
-    from optuna import visualization as draw
-
     monitor = study.definition.monitor
     parts = [
         (
@@ -92,11 +90,16 @@ def caution(study: Study) -> str:
     )
 
 
+def states(study: Study) -> str:
+    """Return how many trials are in each state: `10 finished, 2 pruned`."""
+    numbers = Counter(trial.state.name for trial in study.trials())
+    return ", ".join(f"{numbers[name]} {word}" for name, word in STATES.items() if numbers[name])
+
+
 def _answer(study: Study) -> tuple[str, str, str]:
     """Return headline, HTML of the sentences below it, and HTML of the key figures."""
     best, monitor = study.best(), study.definition.monitor
-    told = [(f"{len(study.trials(state))} {word}") for state, word in STATES.items() if study.trials(state)]
-    trials = ("trials", str(len(study.trials())), ", ".join(told))
+    trials = ("trials", str(len(study.trials())), states(study))
     if best is None or best.value is None:
         return "No trial has finished", "", tile_list([trials])
     chosen = ", ".join(study.space.chosen(best.params))
@@ -113,7 +116,7 @@ def _answer(study: Study) -> tuple[str, str, str]:
     return f"Trial {best.number} is the best: {monitor} {figure}", lede, tiles
 
 
-def _html(figure: "Figure") -> str:
+def _html(figure: Figure) -> str:
     """Return a chart as HTML; one with several panels in a row scrolls sideways on a phone."""
     layout: dict[str, Any] = {"title": None, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "height": 400}
     layout["legend"] = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}

@@ -115,26 +115,23 @@ def _distribution(key: str, one: Override) -> "BaseDistribution":
 
     `interval` is closed and real, `int(interval(...))` whole; the tag `log` makes either logarithmic. As in Python,
     the end of a `range` is not part of it.
-
-    Raises:
-        UserError: The range is empty, or its scale cannot be logarithmic.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep = one.value()
     try:
         if isinstance(sweep, IntervalSweep):
-            whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
-            kind: Any = IntDistribution if whole else FloatDistribution
-            return kind(sweep.start, sweep.end, log="log" in sweep.tags)
-        if isinstance(sweep, RangeSweep):
-            numbers = sorted(sweep.range())
-            whole = all(isinstance(number, int) for number in numbers)
-            kind = IntDistribution if whole else FloatDistribution
-            return kind(numbers[0], numbers[-1], step=abs(sweep.step), log=False)
-        if isinstance(sweep, ChoiceSweep):
-            sweep.shuffle = False  # all workers must see the choices in one order
-        return CategoricalDistribution(_choices(one))
+            low, high = sweep.start, sweep.end
+            options: dict[str, Any] = {"log": "log" in sweep.tags}
+        elif isinstance(sweep, RangeSweep):
+            low, high = min(sweep.range()), max(sweep.range())
+            options = {"step": abs(sweep.step)}
+        else:
+            if isinstance(sweep, ChoiceSweep):
+                sweep.shuffle = False  # all workers must see the choices in one order
+            return CategoricalDistribution(_choices(one))
+        kind: Any = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
+        return kind(low, high, **options)
     except (ValueError, IndexError, HydraException) as error:
         raise UserError(f"{one.input_line} has no values to choose from ({error}); correct it") from error
 

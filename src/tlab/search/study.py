@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -117,45 +118,39 @@ class TrialLease:
     lock: FileLock = field(repr=False)
 
 
+@dataclass(eq=False)
 class Study:
     """Optuna's study together with the folder of its trials.
 
     A trial belongs to the process that holds the lock in its folder. One that is under way while nobody holds its
     lock is abandoned; whoever takes it resumes it from its last checkpoint.
 
-    Args:
+    Attributes:
         name: The study's name.
         directory: The study's directory.
         definition: What it searches, and how.
         space: Search space of the definition.
         targets: `_target_`s that its runs may build; None: any that the typed command names.
+        optuna: The study itself, which is created if missing.
     """
 
-    def __init__(
-        self,
-        name: str,
-        directory: Path,
-        definition: Definition,
-        space: Space,
-        targets: frozenset[str] | None = None,
-    ) -> None:
+    name: str
+    directory: Path
+    definition: Definition
+    space: Space
+    targets: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
         import optuna
-        from hydra.utils import instantiate
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.name = name
-        self.directory = directory
-        self.definition = definition
-        self.space = space
-        self.targets = targets
-        self.storage = storage_address(definition.storage, directory)
-        self._lock = _lock(directory)
+        self._lock = _lock(self.directory)
         with self._lock.held():
             self.optuna = optuna.create_study(
-                study_name=name,
-                storage=open_storage(self.storage),
-                pruner=instantiate(definition.pruner),
-                direction="maximize" if definition.mode == "max" else "minimize",
+                study_name=self.name,
+                storage=open_storage(storage_address(self.definition.storage, self.directory)),
+                pruner=instantiate(self.definition.pruner),
+                direction="maximize" if self.definition.mode == "max" else "minimize",
                 load_if_exists=True,
             )
 
@@ -234,7 +229,6 @@ class Study:
     def _sampler(self, number: int) -> "BaseSampler":
         """Return the sampler for the trial of this number: a resumed search samples what an unbroken one would."""
         import numpy as np
-        from hydra.utils import instantiate
 
         node = self.definition.sampler
         if node.get("seed") is None:

@@ -1,12 +1,10 @@
 """The summary of a search: on the terminal, in search.html, and as the command that repeats the best trial."""
 
-from collections import Counter
-
 from rich.console import Console
 from rich.text import Text
 
 from tlab.search.commands import repeat_command, resume_command
-from tlab.search.plots import STATES, caution, importances, write_plots
+from tlab.search.plots import caution, importances, states, write_plots
 from tlab.search.study import Study
 
 
@@ -24,9 +22,9 @@ def print_end(study: Study) -> None:
     """Print how many trials there are, the best, the commands that resume and repeat it, and failures."""
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
     best = study.best()
-    states = Counter(trial.state.name for trial in study.trials())
-    told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
-    console.print(Text.assemble((f"Search {study.name}: ", "bold"), f"{sum(states.values())} trials, {told}"))
+    console.print(
+        Text.assemble((f"Search {study.name}: ", "bold"), f"{len(study.trials())} trials, {states(study)}")
+    )
     if best is None:
         console.print(f"no trial has finished; {resume_command(study.name, study.directory)} goes on")
         return

@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import quoted
@@ -66,7 +67,7 @@ def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
         for step, value in twin.intermediate_values.items():
             claim.trial.report(value, step)
         claim.trial.set_user_attr("twin", twin.number)
-        study.optuna.tell(claim.trial, twin.value if twin.state.name == "COMPLETE" else None, twin.state)
+        study.optuna.tell(claim.trial, twin.value if twin.state == TrialState.COMPLETE else None, twin.state)
         return
     monitor, values = study.definition.monitor, list[float]()
     for seed in study.definition.seeds:
@@ -78,10 +79,10 @@ def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
         except Exception as error:
             RunDirectory(directory).record_failure(error)
             claim.trial.set_user_attr("error", one_line(error))
-            study.optuna.tell(claim.trial, state=_state("FAIL"))
+            study.optuna.tell(claim.trial, state=TrialState.FAIL)
             return
         if metrics is None:
-            study.optuna.tell(claim.trial, state=_state("PRUNED"))
+            study.optuna.tell(claim.trial, state=TrialState.PRUNED)
             return
         values.append(metrics[monitor])
     claim.trial.set_user_attr("values", values)
@@ -97,18 +98,14 @@ def _run(
     if RunDirectory(directory).status == "pruned":  # by a process that died before it could report it
         return None
     given, cfg = _compose(study, claim.values, f"seed={seed}", directory)
-    judge = StudyJudge(study.storage, study.name, claim.trial._trial_id, study.optuna.pruner)
+    judge = StudyJudge(claim.trial)
     with _logged_to(directory / "train.log"):
         metrics = train(cfg, given, Pruning(study.definition.monitor, judge) if judged else None)
     return None if RunDirectory(directory).status == "pruned" else metrics
 
 
 def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path) -> tuple[list[str], DictConfig]:
-    """Return the overrides of a trial's run, and its configuration.
-
-    Raises:
-        UserError: The run would build what neither conf/ nor the typed command names.
-    """
+    """Return the overrides of a trial's run, and its configuration, which builds nothing but `study.targets`."""
     given = [*study.space.overrides(values), seed]
     cfg = with_present_targets(compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)]))
     if study.targets is not None:
@@ -121,7 +118,7 @@ def _logged_to(file: Path) -> Iterator[None]:
     """Send what a run says to its own log instead of the terminal and the study's log; warnings go to all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
-    levels: dict[logging.Handler, Any] = {handler: handler.level for handler in root.handlers}
+    levels = {handler: handler.level for handler in root.handlers}
     own = logging.FileHandler(file, encoding="utf-8")
     own.setFormatter(logging.Formatter(LOG_LINE))
     for handler in levels:
@@ -135,9 +132,3 @@ def _logged_to(file: Path) -> Iterator[None]:
         own.close()
         for handler, level in levels.items():
             handler.setLevel(level)
-
-
-def _state(name: str) -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState[name]

@@ -2,16 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial
 
 from tlab.core.text import duration
 from tlab.search.study import Study
-from tlab.sweeps.monitor import polling
-
-if TYPE_CHECKING:  # imported when a search begins, not for --help
-    from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +31,7 @@ class Progress:
                 self._known.add(trial.number)
                 log.info("%s", self._line(trial))
 
-    @contextmanager
-    def refreshing(self) -> Iterator[None]:
-        """Print lines for as long as the block lasts."""
-        try:
-            with polling(self.tell):
-                yield
-        finally:
-            self.tell()
-
-    def _line(self, trial: "FrozenTrial") -> str:
+    def _line(self, trial: FrozenTrial) -> str:
         of, ended, best = self.study.definition.trials, len(self._known), self.study.best()
         chosen = " ".join(self.study.space.chosen(trial.params))
         shown = f"best {best.value:.4f}, trial {best.number}; " if best and best.number != trial.number else ""
@@ -54,7 +40,7 @@ class Progress:
         return f"trial {trial.number}  {outcome(self.study, trial)}  {chosen}  ({shown}{ended} of {of}{left})"
 
 
-def outcome(study: Study, trial: "FrozenTrial") -> str:
+def outcome(study: Study, trial: FrozenTrial) -> str:
     """Return an ended trial's result in a few words."""
     attributes = trial.user_attrs
     if trial.state.name == "FAIL":

@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,20 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from tlab.config.hydra import ignore_schema_warnings
-from tlab.core.error_messages import is_mistake, one_line
+from tlab.core.error_messages import is_mistake, one_line, user_message
 from tlab.core.errors import UserError
 from tlab.core.hardware import gpus
-from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.core.signals import stoppable
 from tlab.search.commands import resume_command
 from tlab.search.study import Study
 from tlab.search.trial import Train, carry_out
 from tlab.search.trial_lines import Progress
 from tlab.sweeps.launched import LOCAL
+from tlab.sweeps.monitor import polling
 from tlab.sweeps.result import Failure
 from tlab.sweeps.sequential import free_memory
-from tlab.sweeps.worker_pool import WorkerPool
-from tlab.sweeps.workers import handing_on, shares
+from tlab.sweeps.task import Task
+from tlab.sweeps.worker_pool import WorkerPool, handing_on, shares
 
 log = logging.getLogger(__name__)
 
@@ -68,41 +68,33 @@ def work(study: Study, train: Train, minutes: float | None, progress: Progress |
             )
 
 
-class WorkerTask:
-    """What a launcher calls in each worker's process, to which it is pickled.
-
-    Args:
-        task: Function at the top of a module.
-        machine: Pool of the workers on this machine; None on other machines.
-    """
-
-    def __init__(self, task: Callable[..., str | None], machine: WorkerPool | None) -> None:
-        self.task = task
-        self.machine = machine
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _in_another_process, (self.task, self.machine)
+class WorkerTask(Task):
+    """Runs trials in each worker's process, to which it is pickled; without a pool that is on another machine."""
 
     def __call__(self, cfg: DictConfig) -> str | None:
-        """Work with the configuration of one worker; returns the mistake that it met, if any."""
-        return self.task(cfg, self.machine)
+        """Work with the configuration of one worker; returns the user's mistake that it met, if any."""
+        output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
+        try:
+            with self.machine.work(output) if self.machine is not None else nullcontext():
+                self.function(cfg)
+        except SystemExit:  # here it would end the waiting process, which has been told to stop as well
+            if self.machine is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
+                raise
+        except Exception as error:
+            if not is_mistake(error):
+                raise
+            return user_message(error)
+        return None
 
 
-def _in_another_process(task: Callable[..., str | None], machine: WorkerPool | None) -> WorkerTask:
-    defer_heavy_imports()  # a cluster may have started this process with an environment of its own
-    ignore_schema_warnings()  # before Hydra composes there
-    return WorkerTask(task, machine)
-
-
-def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
-    """Call `task` in `workers` processes by the launcher that the command names, and wait for them.
+def launch(search: Callable[[DictConfig], None], study: Study, workers: int) -> None:
+    """Call `search` in `workers` processes by the launcher that the command names, and wait for them.
 
     Those that joblib starts share this machine: each has its part of the cores and GPUs, ends when this process
     does, and saves when this one is told to stop. What they print lies in `workers/<n>/output.txt`.
 
     Args:
-        task: Takes the command's configuration with another `worker`, and the pool of the workers, if they are on
-            this machine; returns the mistake that it met, if any.
+        search: Takes the command's configuration with another `worker`, and runs trials.
         study: Study whose progress is printed.
         workers: Number of processes.
 
@@ -127,9 +119,9 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
         machine = WorkerPool(Path(folder), os.getpid(), workers, shares(each)) if here else None
         if here:
             config.hydra.launcher.n_jobs = workers
-        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(task, machine), config)
+        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(search, machine=machine), config)
         jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
-        with stoppable(), Progress(study).refreshing(), handing_on(machine, study.is_worked_on, "trials"):
+        with stoppable(), polling(Progress(study).tell), handing_on(machine, study.is_worked_on, "trials"):
             try:
                 results = launcher.launch(jobs, initial_job_idx=0)
             except Exception as error:
@@ -139,8 +131,6 @@ def launch(task: Callable[..., str | None], study: Study, workers: int) -> None:
     for result in results:
         if result.status != JobStatus.COMPLETED:
             failure = result._return_value  # the property would print
-            if is_mistake(failure):
-                raise failure
             raise RuntimeError(f"a worker failed: {failure}") from failure
         if isinstance(result.return_value, Failure):  # of a job that a cluster has lost
             raise UserError(_lost(study, result.return_value.reason))

@@ -4,11 +4,12 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value
 from tlab.config.trusted import inert, read_node
 from tlab.core.error_messages import is_mistake
@@ -23,14 +24,6 @@ SPLITTING = (
 )  # sources of which that is true
 
 
-class Seen(NamedTuple):
-    """The present images: `Contents.fingerprint`, names of their classes, and their number."""
-
-    fingerprint: str
-    classes: tuple[str, ...]
-    number: int
-
-
 class Finished:
     """Tells which runs are finished, without composing their configurations, and looks at the images once.
 
@@ -40,49 +33,45 @@ class Finished:
 
     def __init__(self, sources: str | None) -> None:
         self._sources = sources
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, tuple[str, tuple[str, ...], int]] = {}
         self._warned = False
         self._lock = threading.Lock()
 
     def has(self, job: Job) -> bool:
         """Tell whether this very run is finished, as far as can be told so; else `tlab.train` can tell."""
-        return job.is_known_finished(self._sources) and self._has_same_images(job)
-
-    def _has_same_images(self, job: Job) -> bool:
-        record = job.run.record
-        if "data" not in record:
+        record, known = job.run.record, config_digest(job.overrides, self._sources)
+        if record.get("status") != "finished" or known is None or record.get("composition") != known:
+            return False
+        if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
             with self._lock:  # several threads ask
-                seen = self._look(_source(job))
+                fingerprint, classes, number = self._look(_source(job))
         except Exception as error:
             if not is_mistake(error):
                 raise
             return False
         had = record["data"]
         if "content" in had:
-            return had["content"] == seen.fingerprint
-        same = (*record["class_names"],) == seen.classes and sum(had["images"].values()) == seen.number
+            return had["content"] == fingerprint
+        same = (*record["class_names"],) == classes and sum(had["images"].values()) == number
         if same and not self._warned:
             self._warned = True
             print(f"tlab: {UNLISTED}", file=sys.stderr)
         return same
 
-    def _look(self, source: dict[str, Any]) -> Seen:
+    def _look(self, source: dict[str, Any]) -> tuple[str, tuple[str, ...], int]:
+        """Return fingerprint, classes and number of the present images."""
         once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
             images = look(instantiate(source, _convert_="all"), decode=False)
-            self._seen[which] = Seen(images.fingerprint(), images.classes, len(images.entries))
+            self._seen[which] = images.fingerprint(), images.classes, len(images.entries)
         return self._seen[which]
 
 
 def _source(job: Job) -> dict[str, Any]:
-    """Return what finds the images of a run; a relative folder on the command line is where that is from here.
-
-    Raises:
-        UserError: `run.json` would build something that tlab does not list.
-    """
+    """Return what finds the images of a run, if tlab lists it; a relative folder that was typed starts here."""
     config = OmegaConf.create(inert(job.run.record["config"]))
     found = OmegaConf.to_container(config.data.module.source, resolve=True)
     source = read_node(found, "data.module.source", job.run.record_file)

@@ -66,6 +66,7 @@ def keeps_one_core_busy(run: DictConfig) -> bool:
     """Tell whether a run trains nothing but a head, from stored features and on a CPU, as far as can be told."""
     if "finetune" not in run or run.features.cache != "auto" or run.trainer.devices * run.trainer.num_nodes > 1:
         return False
+    accelerator = run.trainer.accelerator
     phases = [phase for phase in run.finetune.phases.values() if phase is not None]
     mixes = [aug.mix for aug in (run.aug, *(phase.get("aug") for phase in phases)) if aug]
     return (
@@ -73,12 +74,9 @@ def keeps_one_core_busy(run: DictConfig) -> bool:
         and not any(mix.cutmix_alpha for mix in mixes if mix)
         and run.trainer.limit_train_batches is None
         and run.trainer.limit_val_batches is None
-        and _is_on_cpu(run.trainer.accelerator)  # last: it may ask the GPU's driver
+        # last, since it may ask the GPU's driver
+        and (accelerator == "cpu" or (accelerator == "auto" and sys.platform != "darwin" and not gpus()))
     )
-
-
-def _is_on_cpu(accelerator: str) -> bool:
-    return accelerator == "cpu" or (accelerator == "auto" and sys.platform != "darwin" and not gpus())
 
 
 class Worker:
@@ -89,7 +87,7 @@ class Worker:
         machine: Pool in which it takes its place.
     """
 
-    def __init__(self, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
+    def __init__(self, carry_out: Callable[[Job, WorkerPool], Failure | None], machine: WorkerPool) -> None:
         self.stopped = False
         forking = multiprocessing.get_context("fork")
         self._connection, other = forking.Pipe()
@@ -154,7 +152,7 @@ def helpers(
     gc.freeze()
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         machine = WorkerPool(Path(folder), os.getpid(), processes, ())
-        started = [Worker(lambda job: carry_out(job, machine), machine) for _ in range(processes - 1)]
+        started = [Worker(carry_out, machine) for _ in range(processes - 1)]
         threads = [threading.Thread(target=work, args=(helper,), daemon=True) for helper in started]
         for thread in threads:
             thread.start()
@@ -172,13 +170,13 @@ def helpers(
                 helper.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _serve(orders: Connection, carry_out: Callable[[Job], Failure | None], machine: WorkerPool) -> None:
+def _serve(orders: Connection, carry_out: Callable[[Job, WorkerPool], Failure | None], machine: WorkerPool) -> None:
     """Run jobs until there are no more."""
     machine.become_worker()
     with Path(os.devnull).open("w") as nowhere:  # the terminal belongs to the command; a run prints to a file
         os.dup2(nowhere.fileno(), 1)
     while (job := orders.recv()) is not None:
-        answer = carry_out(job)
+        answer = carry_out(job, machine)
         if machine.is_stopping:
             return
         orders.send(answer)

@@ -1,19 +1,18 @@
-"""The runs that a command asks for, each with its directory."""
+"""The runs that a command asks for, each with its directory, whose name says what distinguishes it."""
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from tlab.config.diff import without_effect
-from tlab.config.digest import config_digest
-from tlab.config.overrides import key_and_value, quoted, run_name
+from tlab.config.overrides import NEVER_IN_NAMES, key_and_value, quoted, run_name
 from tlab.config.schema import GONE
 from tlab.core.errors import UserError
 from tlab.runs.directory import TIME, RunDirectory
 from tlab.runs.manifest import SweepManifest
-from tlab.sweeps.naming import distinguishing
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,6 @@ class Job:
         sweep, below = directory.parents[1], f"{directory.parent.name}/{directory.name}"
         return [quoted("hydra.sweep.dir", str(sweep)), quoted("hydra.sweep.subdir", below)]
 
-    def is_known_finished(self, sources: str | None) -> bool:
-        """Tell whether this very run is finished, as far as can be told without composing its configuration.
-
-        Args:
-            sources: Digest from `tlab.config.digest.sources_digest`.
-        """
-        if "never" in [value for key, value in map(key_and_value, self.overrides) if key == "resume"]:
-            return False
-        record = self.run.record
-        known = config_digest(self.overrides, sources)
-        return record.get("status") == "finished" and known is not None and record.get("composition") == known
-
     def seconds(self) -> float | None:
         """Return how long the finished run took, by its record; None where that is not known."""
         record = self.run.record
@@ -61,6 +48,22 @@ class Job:
             return None
         start, end = (datetime.strptime(record[key], TIME) for key in ("started", "ended"))
         return max((end - start).total_seconds(), self.run.metrics().get("fit_seconds", 0.0))
+
+
+def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the overrides that all runs of a command share: key -> value, without those that change no result.
+
+    Args:
+        runs: The overrides of each run.
+    """
+    first, *others = (dict(map(key_and_value, overrides)) for overrides in runs)
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in NEVER_IN_NAMES
+        and not without_effect(key)
+        and all(other.get(key) == value for other in others)
+    }
 
 
 def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepManifest) -> list[Job]:
@@ -84,7 +87,7 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: S
                 f"give it too, or another name: sweep=NAME"
             )
     jobs: dict[Path, Job] = {}
-    for overrides, told in zip(runs, distinguishing(runs, note.constants), strict=True):
+    for overrides, told in zip(runs, _distinguishing(runs, note.constants), strict=True):
         own_seed = dict(map(key_and_value, overrides)).get("seed", seed)
         name = run_name(told)
         path = directory / name / f"seed={own_seed}"
@@ -96,6 +99,21 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: S
             )
         jobs[path] = job
     return list(jobs.values())
+
+
+def _distinguishing(runs: Sequence[Sequence[str]], noted: Mapping[str, str]) -> list[list[str]]:
+    """Return for each run the overrides that its name is made of.
+
+    Left out is what equals the constants of the command that began the sweep: so an override that gets a second
+    value later (`aug=none`, then `aug=none,strong`) leaves finished runs where they are.
+    """
+    values = Counter(key for key, _ in set(map(key_and_value, itertools.chain.from_iterable(runs))))
+
+    def told(override: str) -> bool:
+        key, value = key_and_value(override)
+        return noted.get(key) != value and (values[key] > 1 or not without_effect(key))
+
+    return [[override for override in overrides if told(override)] for overrides in runs]
 
 
 def override_cover(jobs: Sequence[Job]) -> list[Job]:

@@ -5,28 +5,23 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
-from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from tlab.config.overrides import key_and_value
 from tlab.core.error_messages import is_mistake, one_line
-from tlab.core.errors import RunDirectoryLocked, UserError
+from tlab.core.errors import UserError
 from tlab.core.hardware import cpu_count, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
-from tlab.sweeps.result import Failure
-from tlab.sweeps.sequential import PATIENCE
+from tlab.sweeps.result import Failure, over
+from tlab.sweeps.sequential import PATIENCE, Composer
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker_pool import WorkerPool
-from tlab.sweeps.workers import handing_on, shares
+from tlab.sweeps.worker_pool import WorkerPool, handing_on, shares
 
 LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
 
@@ -47,8 +42,7 @@ def choose_workers(config: DictConfig, devices: int) -> int:
     if launcher.n_jobs == 0:
         raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many runs to have at once, or -1")
     if launcher.n_jobs < 0:
-        groups = len(gpus()) // devices
-        launcher.n_jobs = groups or max(2, cpu_count() // 2)
+        launcher.n_jobs = len(gpus()) // devices or max(2, cpu_count() // 2)
     return launcher.n_jobs
 
 
@@ -58,62 +52,55 @@ def most_devices(jobs: Sequence[Job], config: DictConfig) -> int:
     return max([int(value) for value in given if value.isdigit()], default=config.trainer.devices)
 
 
-def run_elsewhere(
-    jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, progress: Progress
-) -> None:
+def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress) -> None:
     """Run the jobs through the launcher, and record each outcome in `progress`.
 
     Args:
         jobs: Jobs to run, whose configurations are known to compose.
-        config: The sweep's configuration, with the node `hydra`.
-        context: Hydra's context.
+        composer: Has the sweep's configuration, and Hydra's context.
         task: Task to call for each run.
         progress: Where outcomes are recorded.
 
     Raises:
         SystemExit: The sweep was told to stop.
     """
+    # The monitor says more than what a launcher lists and warns of
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
-        devices = most_devices(jobs, config)
-        at_once = choose_workers(config, devices)
+        devices = most_devices(jobs, composer.config)
+        at_once = choose_workers(composer.config, devices)
         machine = WorkerPool(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
         again = True  # retry once where a process died and no run explains it
-        left, deadline = list(jobs), time.monotonic() + PATIENCE
-        with monitor.refreshing(), _quiet_launcher(), handing_on(machine, monitor.look, "runs"):
-            while left:
+        deadline = time.monotonic() + PATIENCE
+        with monitor.refreshing(), handing_on(machine, monitor.look, "runs"):
+            while left := list(monitor.left):
                 batch = [suspects.pop()] if suspects else left
-                died = _launch(batch, config, context, task.on(machine), monitor)
-                before, left = len(left), [job for job in left if not monitor.is_over(job)]
+                died = _launch(batch, composer, task.on(machine), monitor)
                 unclear = [job for job in batch if monitor.is_running(job)]
                 if died is not None and machine is not None and unclear and len(batch) > 1:
                     suspects = unclear  # a process was killed, and took the others with it: one of these is why
                 elif died is not None and machine is not None and not unclear and again:
                     again = False
                 elif died is not None:
-                    _give_up(batch, died, monitor)
-                elif len(left) < before:
+                    what = f"its process ended without a word ({one_line(died)})"
+                    _give_up(batch, f"{what}; if memory ran out, run fewer at once", monitor)
+                elif len(monitor.left) < len(left):
                     deadline = time.monotonic() + PATIENCE
-                elif time.monotonic() > deadline:  # another process is at work on them
-                    _give_up(left, RunDirectoryLocked("another process is at work on it"), monitor)
+                elif time.monotonic() > deadline:
+                    _give_up(left, "another process is at work on it", monitor)
                 else:
                     time.sleep(1)
-                left = [job for job in left if not monitor.is_over(job)]
-                if left and machine is not None:
+                if monitor.left and machine is not None:
                     _end_workers()  # one that was told to stop takes no run any more
 
 
-def _launch(
-    jobs: Sequence[Job], config: DictConfig, context: HydraContext, task: Task, monitor: Monitor
-) -> Exception | None:
-    """Hand the jobs to the launcher and wait; returns the error where not all of them have a result.
-
-    Raises:
-        UserError: There is no such launcher here, or it refuses its keys.
-    """
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+def _launch(jobs: Sequence[Job], composer: Composer, task: Task, monitor: Monitor) -> Exception | None:
+    """Hand the jobs to the launcher and wait; returns the error where not all of them have a result."""
+    launcher = Plugins.instance().instantiate_launcher(composer.context, task, composer.config)
     try:
         returned = launcher.launch([[*job.overrides, *job.place] for job in jobs], initial_job_idx=0)
     except Exception as error:
@@ -122,10 +109,8 @@ def _launch(
         monitor.look()
         return error
     for job, result in zip(jobs, returned, strict=True):
-        value: Any = result._return_value  # the property would print
+        value = over(result)
         failure = value if isinstance(value, Failure) else None
-        if result.status != JobStatus.COMPLETED:
-            failure = Failure(one_line(value))
         if failure is None or not failure.busy:
             monitor.note(job, failure)
     return None
@@ -138,26 +123,9 @@ def _end_workers() -> None:
     get_reusable_executor().shutdown(wait=True)
 
 
-def _give_up(jobs: Sequence[Job], error: Exception, monitor: Monitor) -> None:
+def _give_up(jobs: Sequence[Job], reason: str, monitor: Monitor) -> None:
     """Record the failure of those jobs that have not ended."""
-    reason = one_line(error)
-    if not isinstance(error, RunDirectoryLocked):
-        reason = f"its process ended without a word ({reason}); if memory ran out, run fewer at once"
     for job in jobs:
         if not monitor.is_over(job):
             monitor.note(job, Failure(reason))
             job.run.record_failure(RuntimeError(reason))
-
-
-@contextmanager
-def _quiet_launcher() -> Iterator[None]:
-    """Silence what a launcher lists and warns of; the monitor says more."""
-    logger = logging.getLogger("hydra_plugins")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

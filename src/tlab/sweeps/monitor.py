@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +19,6 @@ from tlab.sweeps.progress import Progress
 from tlab.sweeps.result import Failure
 
 EVERY = 1.0  # seconds between two looks
-
-
 SHOWN = 12  # runs in the live table
 
 
@@ -30,11 +28,14 @@ class Monitor:
     Args:
         jobs: Runs to watch.
         progress: Where outcomes are recorded.
+
+    Attributes:
+        left: Those whose outcome is not known yet.
     """
 
     def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
         self.progress = progress
-        self._open = list(jobs)
+        self.left = list(jobs)
         self._running: dict[Job, dict[str, Any]] = {}  # their records
         self._began = time.time() - 1  # records have whole seconds
         self._lock = threading.RLock()  # a signal handler looks too
@@ -42,25 +43,28 @@ class Monitor:
     def look(self) -> int:
         """Read what has happened since the last look; returns how many runs are under way."""
         with self._lock:
-            records = {job: job.run.record for job in self._open}
+            records = {job: job.run.record for job in self.left}
             self._running = {
                 job: record for job, record in records.items() if self._is(record, "running", "started")
             }
             for job, record in records.items():
                 if self._is(record, "finished", "ended"):
-                    self._note(job, None)
+                    self.note(job, None)
                 elif self._is(record, "failed", "ended") and record.get("error") != "interrupted":
-                    self._note(job, Failure(str(record.get("error")).removeprefix("UserError: ")))
+                    self.note(job, Failure(str(record.get("error")).removeprefix("UserError: ")))
             return len(self._running)
 
     def note(self, job: Job, failure: Failure | None) -> None:
-        """Record the outcome that the launcher reports for a run."""
+        """Record the outcome of a run, unless it is known."""
         with self._lock:
-            self._note(job, failure)
+            if job in self.left:
+                self.left.remove(job)
+                self._running.pop(job, None)
+                self.progress.tell(job, failure, len(self._running))
 
     def is_over(self, job: Job) -> bool:
         """Tell whether a run's outcome is known."""
-        return job not in self._open
+        return job not in self.left
 
     def is_running(self, job: Job) -> bool:
         """Tell whether the run was under way at the last look."""
@@ -69,15 +73,14 @@ class Monitor:
     @contextmanager
     def refreshing(self) -> Iterator[None]:
         """Show how far the runs are for as long as the block lasts."""
-        console = self.progress.console
-        live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        live = Live(console=self.progress.console, auto_refresh=False, transient=True)
 
         def look() -> None:
             self.look()
-            if live is not None:
+            if live.console.is_terminal:
                 live.update(self._table(), refresh=True)
 
-        with live or nullcontext(), polling(look):
+        with live, polling(look):
             yield
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
@@ -85,14 +88,6 @@ class Monitor:
         if record.get("status") != status or not record.get(since):
             return False
         return datetime.strptime(record[since], TIME).timestamp() >= self._began
-
-    def _note(self, job: Job, failure: Failure | None) -> None:
-        if job not in self._open:
-            return
-        self._open.remove(job)
-        self._running.pop(job, None)
-        self.progress.note(job, failure)
-        self.progress.tell(job, failure, len(self._running))
 
     def _table(self) -> Table | str:
         """Return the runs under way, each with its last epoch."""
@@ -114,7 +109,7 @@ class Monitor:
 
 @contextmanager
 def polling(look: Callable[[], object]) -> Iterator[None]:
-    """Call `look` every second as long as the block lasts, in a thread of its own; no call outlasts the block."""
+    """Call `look` every second as long as the block lasts, in a thread of its own, and once when it has ended."""
     over = threading.Event()
 
     def watch() -> None:
@@ -128,3 +123,4 @@ def polling(look: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        look()

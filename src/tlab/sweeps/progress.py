@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
@@ -26,50 +26,43 @@ class Progress:
         waiting: Those of them that were not finished when it began.
 
     Attributes:
+        to_go: Runs that have neither finished nor failed.
+        before: Number of runs that were finished when the command began.
+        failures: Runs that failed.
         at_once: Number of runs at a time.
         running: Number of runs under way in processes of this machine.
     """
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job]) -> None:
         self.jobs = list(jobs)
-        self.waiting = list(waiting)
+        self.to_go = list(waiting)
         self.before = len(jobs) - len(waiting)
-        self.finished: list[Job] = []
         self.failures: dict[Job, Failure] = {}
         self.at_once = 1
         self.running = 1
-        self.console = Console(
-            file=sys.stdout, highlight=False, soft_wrap=True
-        )  # even while a run prints elsewhere
-        self._over: set[Job] = set()
+        # even while a run prints elsewhere
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._seconds: dict[str, list[float]] = {}
-        remaining = set(self.waiting)
-        for job in self.jobs:
-            if job not in remaining:
-                self._learn(job)
+        for job in set(jobs).difference(waiting):
+            self._learn(job)
         if self.before:
             self.console.print(f"{self.before} of {len(self.jobs)} runs are finished and stay as they are")
 
     @property
-    def to_go(self) -> list[Job]:
-        """The runs that have neither finished nor failed."""
-        return [job for job in self.waiting if job not in self._over]
-
-    @property
     def done(self) -> int:
         """How many runs are finished, by this command or before."""
-        return self.before + len(self.finished)
+        return len(self.jobs) - len(self.to_go) - len(self.failures)
 
     def tell(self, job: Job, failure: Failure | None, running: int) -> None:
-        """Print a run's outcome, how long it took, and how far the sweep is."""
+        """Record that a run has ended, and print its outcome, how long it took, and how far the sweep is."""
+        self.note(job, failure)
         what = f"[red]failed[/]: {escape(failure.reason)}" if failure else _result(job)
         self.console.print(f"[bold]{escape(str(job))}[/]  {what}  ({self.line(running)})")
 
     def note(self, job: Job, failure: Failure | None) -> None:
         """Record that a run has ended."""
-        self._over.add(job)
+        self.to_go.remove(job)
         if failure is None:
-            self.finished.append(job)
             self._learn(job)
         else:
             self.failures[job] = failure
@@ -107,9 +100,9 @@ def _result(job: Job) -> str:
     return "  ".join([*figures, *([duration(seconds)] if seconds is not None else [])])
 
 
-def print_end(directory: Path, progress: "Progress") -> None:
+def print_end(directory: Path, progress: Progress) -> None:
     """Print how many runs are finished, and a line for each that has failed."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console
     earlier = f" ({progress.before} of them before)" if progress.before else ""
     console.print(f"\n[bold]Sweep[/]  {escape(str(short_path(directory)))}")
     console.print(
@@ -147,28 +140,23 @@ def same_command(directory: Path) -> str:
 @contextmanager
 def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
     """Send what a run prints to `output.txt` in its directory; a terminal shows its last epoch meanwhile."""
-    job.run.path.mkdir(parents=True, exist_ok=True)
     title = f"[bold]{escape(str(job))}[/]  ({progress.line(progress.running)})"
-    with ExitStack() as stack:
-        file = stack.enter_context((job.run.path / "output.txt").open("a", encoding="utf-8"))
-        show: Callable[[str], object] = lambda text: None  # noqa: E731
-        if progress.console.is_terminal:
-            # with a line below it, in which the bars of `tlab.data.progress_bar` have their place
-            status = stack.enter_context(progress.console.status(f"{title}\n", refresh_per_second=4))
+    # with a line below it, in which the bars of `tlab.data.progress_bar` have their place
+    status = progress.console.status(f"{title}\n", refresh_per_second=4)
 
-            def show(text: str) -> None:
-                if text.startswith("epoch "):
-                    status.update(f"{title}  {escape(text.strip())}\n")
+    def show(text: str) -> None:
+        if text.startswith("epoch "):
+            status.update(f"{title}  {escape(text.strip())}\n")
 
-        stack.enter_context(redirect_stdout(_Output(file, show)))
+    with status if progress.console.is_terminal else nullcontext(), printing_to(job.run.path / "output.txt", show):
         yield
 
 
 @contextmanager
-def printing_to(path: Path) -> Iterator[None]:
-    """Write what is printed in the block to the end of a file, and print it all the same."""
+def printing_to(path: Path, show: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Write what is printed in the block to the end of a file, and give it to `show`; None: it is printed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, sys.stdout.write)):
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, show or sys.stdout.write)):
         yield
 
 

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from tlab.core.error_messages import one_line
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,9 @@ class Failure:
 
     def __str__(self) -> str:
         return self.reason
+
+
+def over(returned: JobReturn) -> Any:
+    """Return what the task of a job has returned, or a `Failure` if it raised."""
+    value = returned._return_value  # the property would print
+    return value if returned.status == JobStatus.COMPLETED else Failure(one_line(value))

@@ -6,8 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
@@ -25,49 +25,33 @@ PATIENCE = 60  # seconds to wait for a run that another process is at work on; a
 POLL = 0.05  # seconds between looks at how far the first run is
 
 
+@dataclass
 class Composer:
-    """Composes the configurations of a sweep's runs, a tenth of a second each, once where it can.
+    """Composes the configurations of a sweep's runs, a tenth of a second each.
 
-    Args:
+    Attributes:
         config: The sweep's configuration, with the node `hydra`.
-        loader: Hydra's loader.
+        context: Hydra's context.
+        composed: Configurations that need not be composed again.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
-        self.config = config
-        self.loader = loader
-        self._kept: dict[Job, DictConfig] = {}
+    config: DictConfig
+    context: HydraContext
+    composed: dict[Job, DictConfig] = field(default_factory=dict)
 
-    def compose(self, job: Job, keep: bool = False) -> DictConfig:
+    def compose(self, job: Job) -> DictConfig:
         """Return the configuration of one run, with the node `hydra`.
-
-        Args:
-            job: Job of the run.
-            keep: Whether to keep it for the next call with this job, the last one that needs it.
 
         Raises:
             HydraException: A mistake in an override.
         """
-        config = self._kept.pop(job, None)
-        if config is None:
-            config = self.loader.load_sweep_config(self.config, [*job.overrides, *job.place])
-        if keep:
-            self._kept[job] = config
-        return config
-
-    def forget(self) -> None:
-        """Compose everything anew."""
-        self._kept.clear()
+        if job in self.composed:
+            return self.composed[job]
+        return self.context.config_loader.load_sweep_config(self.config, [*job.overrides, *job.place])
 
 
 def run_here(
-    jobs: Sequence[Job],
-    composer: Composer,
-    context: HydraContext,
-    task: Task,
-    progress: Progress,
-    finished: Finished,
-    processes: int = 1,
+    jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress, finished: Finished, processes: int
 ) -> None:
     """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
 
@@ -76,7 +60,6 @@ def run_here(
     Args:
         jobs: Jobs to run.
         composer: Composer of their configurations.
-        context: Hydra's context.
         task: Task to call for each run.
         progress: Where outcomes are recorded.
         finished: Tells which runs another process has finished meanwhile.
@@ -89,7 +72,7 @@ def run_here(
     progress.at_once = processes
 
     def carry_out(job: Job) -> Failure | None:
-        failure = run_one(job, composer, context, task, progress)
+        failure = run_one(job, composer, task, progress)
         if not shared.is_set():
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
         return failure
@@ -110,10 +93,10 @@ def run_here(
                 if failure is not None and failure.busy:
                     busy.append(job)
                 else:
-                    _note(job, failure, progress, len(under_way))
+                    progress.tell(job, failure, len(under_way))
 
     def carry_out_beside(job: Job, machine: WorkerPool) -> Failure | None:
-        return run_one(job, composer, context, task.on(machine), progress)
+        return run_one(job, composer, task.on(machine), progress)
 
     def work_beside(helper: Worker) -> None:
         while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or helper.stopped):
@@ -127,15 +110,10 @@ def run_here(
             deadline = time.monotonic() + PATIENCE
             while (failure := carry_out(job)) and failure.busy and time.monotonic() < deadline:
                 time.sleep(1)
-            _note(job, failure, progress)
+            progress.tell(job, failure, running=0)
 
 
-def _note(job: Job, failure: Failure | None, progress: Progress, running: int = 0) -> None:
-    progress.note(job, failure)
-    progress.tell(job, failure, running)
-
-
-def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, progress: Progress) -> Failure | None:
+def run_one(job: Job, composer: Composer, task: Task, progress: Progress) -> Failure | None:
     """Run a job in this process; returns its failure, if any."""
     try:
         own = composer.compose(job)
@@ -150,7 +128,7 @@ def run_one(job: Job, composer: Composer, context: HydraContext, task: Task, pro
             config=own,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
-            hydra_context=context,
+            hydra_context=composer.context,
         ).return_value
     hydra = composer.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log

@@ -1,6 +1,7 @@
 """One command with `-m`: its runs, which of them are finished, and the running of the rest."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -18,9 +19,8 @@ from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
 from tlab.sweeps.finished import Finished
 from tlab.sweeps.forked_workers import choose_processes
-from tlab.sweeps.jobs import Job, make_jobs, override_cover
+from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
 from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
-from tlab.sweeps.naming import constants
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.sequential import Composer, run_here
@@ -53,16 +53,16 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     jobs = make_jobs(runs, str(config.seed), directory, note)
     finished = Finished(sources_digest(config.hydra.runtime.config_sources))
     waiting = [job for job in jobs if unnamed or not finished.has(job)]
-    composer = Composer(config, context.config_loader)
-    some = [composer.compose(job, keep=True) for job in override_cover(waiting)]
+    composer = Composer(config, context)
+    composer.composed = {job: composer.compose(job) for job in override_cover(waiting)}
+    some = list(composer.composed.values())
     for run in some:
         check(run)
-    for remark in _check_used(config, jobs, some, composer):
+    for remark in _check_used(jobs, some, composer):
         print(remark)
     if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
-        composer.forget()
     if not (directory / "sweep.json").exists():
         note.write(directory)
     config.hydra.sweep.dir = str(directory)
@@ -70,10 +70,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     with stoppable():
         try:
             if _is_elsewhere(config, waiting):
-                run_elsewhere(_composable(waiting, composer, progress), config, context, task, progress)
+                run_elsewhere(_composable(waiting, composer, progress), composer, task, progress)
             else:
                 processes = choose_processes(config, some, len(waiting))
-                run_here(waiting, composer, context, task, progress, finished, processes)
+                run_here(waiting, composer, task, progress, finished, processes)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
@@ -81,16 +81,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     return SweepResult(directory, progress.done, len(progress.failures))
 
 
-def _check_used(
-    config: DictConfig, jobs: Sequence[Job], some: Sequence[DictConfig], composer: Composer
-) -> list[str]:
+def _check_used(jobs: Sequence[Job], some: Sequence[DictConfig], composer: Composer) -> list[str]:
     """Refuse a key that no run of the command uses, finished or not; returns remarks on keys that some do not use.
 
-    Args:
-        config: The sweep's configuration, with the node `hydra`.
-        jobs: All runs of the command.
-        some: Configurations of some runs that together have every override of any unfinished run.
-        composer: Composer of the others' configurations.
+    Looks at `some` runs first, which have every override of any unfinished run.
     """
 
     def others() -> Iterator[Run]:
@@ -99,10 +93,10 @@ def _check_used(
             yield Run(run)
             for changes in run.baseline.values():
                 given = of_baseline(job.overrides, changes)
-                yield Run(composer.loader.load_sweep_config(config, [*given, *job.place]), given=given)
+                yield Run(composer.compose(replace(job, overrides=tuple(given))), given=given)
 
     begun = (override for job in jobs for override in job.run.overrides())
-    return check_used(config.hydra.overrides.task, list(map(Run, some)), others(), begun)
+    return check_used(composer.config.hydra.overrides.task, list(map(Run, some)), others(), begun)
 
 
 def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,12 +18,8 @@ from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user
 from tlab.core.errors import RunDirectoryConflict, RunDirectoryLocked
 from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
-from tlab.sweeps.result import Failure
+from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.worker_pool import WorkerPool
-
-if TYPE_CHECKING:
-    from tlab.sweeps.result import SweepResult
-
 
 FAILED_EARLY = {".hydra", ".lock", "run.json", "traceback.txt"}  # of a run that met a mistake before it began
 
@@ -56,7 +52,7 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the function by the name under which other processes import it, which is never `__main__`."""
-        return _in_another_process, (_importable(self.function), self.debug, self.machine)
+        return _in_another_process, (type(self), _importable(self.function), self.debug, self.machine)
 
     def on(self, machine: WorkerPool | None) -> "Task":
         """Return this task for the workers of a pool."""
@@ -110,10 +106,10 @@ class Task:
             return Failure(reason)
 
 
-def _in_another_process(function: Callable[[DictConfig], Any], debug: bool, machine: WorkerPool | None) -> Task:
+def _in_another_process(kind: type[Task], *arguments: Any) -> Task:
     defer_heavy_imports()  # a cluster may have started this process with an environment of its own
-    ignore_schema_warnings()
-    return Task(function, debug, machine)
+    ignore_schema_warnings()  # before Hydra composes there
+    return kind(*arguments)
 
 
 def _importable(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,12 +132,7 @@ def _is_new(directory: Path) -> bool:
 
 
 def _remove_if_unused(directory: RunDirectory, log: str) -> None:
-    """Remove a command's directory in which nothing has happened; it was new when the command began.
-
-    Args:
-        directory: Directory with the log and, if it is a run's, the record of its failure.
-        log: Name of the log.
-    """
+    """Remove a directory, new when the command began, in which there is no more than its log and a failure."""
     names = {file.name for file in directory.path.iterdir()}
     begun = "seed" in directory.record  # which is written right before training
     if log in names and names <= {log, *FAILED_EARLY} and not begun:

@@ -1,4 +1,4 @@
-"""Worker processes that run a sweep's jobs on this machine while the command's own process waits."""
+"""Worker processes of a command on this machine, whose own process waits: their shares of it, and how they stop."""
 
 import itertools
 import os
@@ -6,14 +6,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
-from tlab.core.hardware import cpu_count
+from tlab.core.hardware import cpu_count, gpus
 from tlab.core.locks import THERE_ARE_LOCKS, lock
 
 SHUTDOWN_TIMEOUT = 60  # seconds that stopped runs have for their last checkpoint
@@ -84,17 +84,60 @@ class WorkerPool:
         threading.Thread(target=_end_with, args=(self.waiting,), daemon=True).start()
 
 
+def shares(devices: int) -> tuple[str, ...]:
+    """Return the GPUs of each worker, `devices` of them joined by commas."""
+    here = gpus()
+    starts = range(0, len(here) - devices + 1, devices)
+    return tuple(",".join(here[start : start + devices]) for start in starts)
+
+
+@contextmanager
+def handing_on(machine: WorkerPool | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
+
+    Args:
+        machine: Pool of the workers; None where they are on other machines, and nothing is handed on.
+        under_way: Tells whether any of them still saves.
+        what: What they work on, for the message.
+    """
+    if machine is None:
+        yield
+        return
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            print(
+                f"tlab: stopping; the {what} under way save first (once more: at once)", file=sys.stderr, flush=True
+            )
+            for worker in machine.workers():
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGTERM)
+            deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+            while under_way() and time.monotonic() < deadline:
+                time.sleep(0.2)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _take_place(folder: Path) -> tuple[int, TextIOWrapper]:
     """Return the first free place, and its file, which holds this process's id and is locked until it ends."""
     for number in itertools.count():
         file = (folder / str(number)).open("a+", encoding="utf-8")
-        if not lock(file, wait=False) or (not THERE_ARE_LOCKS and file.tell()):
-            file.close()
-            continue
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        return number, file
+        if lock(file, wait=False) and (THERE_ARE_LOCKS or not file.tell()):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return number, file
+        file.close()
     raise AssertionError
 
 
