@@ -17,7 +17,7 @@ from tlab.models.arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.staging.splitting import split, whole
-from tlab.models.staging.tracing import NotTraceableError
+from tlab.models.staging.tracing import CLASSIFIERS, NotTraceableError
 from tlab.models.weights import OFFLINE, Weights, fit_to, read_classes, read_weights
 
 # Auxiliary classifiers are off. The input transform is on with and without weights (torchvision turns it on with
@@ -91,7 +91,9 @@ def build_backbone(
     keys = {key for part in parts.values() for key in part.state_dict()}
     if read is not None:
         if library == "torchvision" and classifier:
-            _reset(model.get_submodule(classifier))  # gets no weights, and zeros would hide what comes after it
+            for part in model.get_submodule(classifier).modules():  # gets no weights, and zeros hide what follows
+                if isinstance(part, CLASSIFIERS):
+                    part.reset_parameters()
         fit_to(read, model, name, classifier, needed=keys)
     elif library == "timm":
         read = _of_timm(model, name, classifier, cfg, named)
@@ -199,18 +201,10 @@ class _NoRandomFills(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _reset(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            part.reset_parameters()
-
-
 def _build_torchvision(name: str, size: int, has_weights: bool, kwargs: dict[str, Any]) -> nn.Module:
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {**SIDE_CLASSIFIERS, "init_weights": not has_weights}
-    elif name.startswith("vgg") and has_weights:
-        options = {"init_weights": False}  # saves seconds; the weights overwrite them
     for prefix, argument in SIZED.items():
         if name.startswith(prefix):
             options[argument] = size if argument == "image_size" else (size, size)

@@ -151,16 +151,7 @@ def read_file(path: Path) -> Weights:
     for prefix in ("module.", "model."):
         if all(key.startswith(prefix) for key in weights.tensors):
             weights.tensors = {key.removeprefix(prefix): value for key, value in weights.tensors.items()}
-    if (metadata := getattr(found, "_metadata", None)) and weights.tensors.keys() == found.keys():
-        weights.tensors = with_metadata(weights.tensors, metadata)
     return weights
-
-
-def with_metadata(tensors: dict[str, Tensor], metadata: Any) -> dict[str, Tensor]:
-    """Keep the layer versions that torch stores with a state dict (MNASNet reads them)."""
-    versioned = type("StateDict", (dict,), {})(tensors)
-    versioned._metadata = metadata
-    return versioned
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
@@ -237,9 +228,8 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
             f"backbone.weights ({weights.pretraining.description}) does not fit {name}: "
             f"{'; '.join(p for p in problems if p)}; choose the backbone that these weights belong to"
         )
-    if not hasattr(tensors, "_metadata"):
-        tensors = with_metadata(tensors, {"": {"version": getattr(model, "_version", None)}})
-    model.load_state_dict(tensors, strict=False)
+    own.update(tensors)  # it says the versions of the layers, which MNASNet wants to know
+    model.load_state_dict(own)
 
 
 def _list(what: str, keys: Sequence[str]) -> str:

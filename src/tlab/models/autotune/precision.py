@@ -25,7 +25,7 @@ KIND = "precision"  # kind of measurement, as the cache names it
 IMAGES = 2  # timed images; few suffice, since casting the weights to bf16 is not timed
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
-WARM_UP = 2.0  # seconds; a longer first round counts itself, since warming up adds little to it
+WARM_UP = 2.0  # seconds of a first round, which is slower, after which no second one is timed
 CLEAR = 1.1  # factor by which one precision must be faster; less may be noise from other processes
 
 
@@ -128,8 +128,6 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
         # The outer context caches the weights that the inner one casts
         with torch.autocast("cpu", torch.bfloat16):
             for round_ in range(ROUNDS):
-                if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
-                    fastest = dict.fromkeys(fastest, 0.0)
                 for precision in fastest:
                     seconds = timed_step(
                         twin, images, "", precision, backward=not head_only, clock=time.thread_time
