@@ -20,15 +20,13 @@ class EMA(L.Callback):
     `num_updates`: a short run would otherwise end as an average of mostly its start (0.999 looks back over a
     thousand steps; the warm-up reaches it after 8990).
 
-    BatchNorm's running statistics are averaged alike, integer buffers are copied. What is frozen is copied too, so
-    frozen stages of the average equal those of the weights bit by bit, also in a phase that freezes what an
-    earlier one trained. Training itself never sees the average: with it or without, the weights are the same.
+    BatchNorm's running statistics are averaged alike. Integer buffers are copied, and so is what is frozen: frozen
+    stages of the average equal those of the weights bit by bit, also in a phase that freezes what an earlier one
+    trained. Training itself never sees the average. Validation runs on it; checkpoints hold it under `state_dict`,
+    and the weights under `current_model_state` to resume from. After `fit` the network has the average.
 
-    Validation runs on the average. Checkpoints hold it under `state_dict`, and the weights under
-    `current_model_state` to resume from. After `fit` the network has the average.
-
-    Lightning 2.6's EMAWeightAveraging is not used: it has no warm-up, its d * a + (1 - d) * b rounds, so that
-    frozen tensors drift, and it averages integer counters.
+    Lightning 2.6's EMAWeightAveraging has no warm-up, its d * a + (1 - d) * b rounds, so that frozen tensors drift,
+    and it averages integer counters.
 
     Args:
         decay: Upper bound of d, in 0..1.

@@ -193,13 +193,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def digest(module: nn.Module) -> str:
-    """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names.
-
-    Kernels are read in channels-last order: converting them to another takes longer than hashing.
-    """
+    """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names."""
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Kernels in channels-last order: converting them to another takes longer than hashing
         values = tensor.movedim(1, -1) if tensor.ndim == 4 else tensor
         sha.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()[:16]

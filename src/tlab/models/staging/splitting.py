@@ -60,14 +60,12 @@ def split(
         features = unpooled(model, graph, features, tokens_at)
     nodes = needed_nodes(graph, features)
     starts = _given(nodes, stages) if stages else _automatic(nodes, modules)
-    names = list(starts)
-    bounds = [0, *list(starts.values())[1:], len(nodes)]
     parts: dict[str, nn.Module] = {}
-    for number, name in enumerate(names):
-        begin, end = bounds[number], bounds[number + 1]
-        incoming = nodes[0] if number == 0 else _crossing(nodes, begin)[0]
-        outgoing = features if number == len(names) - 1 else _crossing(nodes, end)[0]
+    begin, incoming = 0, nodes[0]
+    for name, end in zip(starts, [*list(starts.values())[1:], len(nodes)], strict=True):
+        outgoing = features if end == len(nodes) else _crossing(nodes, end)[0]
         parts[name] = _stage(model, nodes[begin:end], incoming, outgoing)
+        begin, incoming = end, outgoing
     _unshare(parts)
     return parts, classifier
 
