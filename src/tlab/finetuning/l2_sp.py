@@ -21,9 +21,8 @@ class L2SP(L.Callback):
     its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are.
 
     Lightning calls the hook once per optimizer step, after gradients were accumulated and, in 16-mixed, unscaled,
-    and before they are clipped: the penalty counts once, in the loss's units, and is clipped with the rest, as
-    part of the loss. An adaptive optimizer (AdamW) also divides it by the gradient's scale, as it does with any
-    part of the loss.
+    and before they are clipped: the penalty is part of the loss, also for an adaptive optimizer (AdamW), which
+    divides it by the gradient's scale.
 
     Args:
         alpha: Strength of the penalty; the paper searched 0.001 to 1 for SGD.

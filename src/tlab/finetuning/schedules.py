@@ -224,7 +224,7 @@ class PhasedScheduler:
 
         The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
-        self.start_phase(*state["length"], state["arguments"])
+        self.start_phase(*state["length"], arguments=state["arguments"])
         self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])
 

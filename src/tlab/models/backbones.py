@@ -79,8 +79,7 @@ def build_backbone(
     if library == "torchvision":
         model = _build_torchvision(name, known_size or input_size, has_weights=read is not None, kwargs=kwargs)
     else:
-        loaded = str(weights) if named else None
-        model, cfg = _build_timm(name, image_size, loaded, kwargs, fix_size=tokens_apart)
+        model, cfg = _build_timm(name, image_size, str(weights) if named else None, kwargs, fix_size=tokens_apart)
         input_size = cfg["input_size"][-1]
     size = known_size or input_size
     if classifier and classifier not in dict(model.named_modules()):
@@ -95,8 +94,8 @@ def build_backbone(
                 if isinstance(part, CLASSIFIERS):
                     part.reset_parameters()
         fit_to(read, model, name, classifier, needed=keys)
-    elif library == "timm":
-        read = _of_timm(model, name, classifier, cfg, named)
+    elif named:
+        read = _of_timm(model, name, classifier, cfg)
     if batchnorm_momentum is not None:
         for module in (module for part in parts.values() for module in part.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -140,8 +139,7 @@ def _cut(parts: dict[str, nn.Module], name: str, upto: str | None) -> dict[str, 
         )
     if upto not in parts:
         raise UserError(f"backbone.upto={upto} is no stage of this backbone, choose one of {', '.join(parts)}")
-    kept = list(parts)[: list(parts).index(upto) + 1]
-    return {name: parts[name] for name in kept}
+    return dict(list(parts.items())[: list(parts).index(upto) + 1])
 
 
 def _pretraining(read: Weights | None, classes_file: str | None, input_size: int, parts: nn.Module) -> Pretraining:
@@ -269,10 +267,8 @@ def _build_timm(
     return model, model.pretrained_cfg
 
 
-def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any], named: bool) -> Weights | None:
-    """Describe the weights that timm has loaded; None for random ones."""
-    if not named:
-        return None
+def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any]) -> Weights:
+    """Describe the weights that timm has loaded."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     state = model.state_dict()

@@ -73,10 +73,7 @@ def _winner(speeds: dict[Precision, float]) -> Precision | None:
 
 
 def allow_tf32(allowed: bool = True) -> None:
-    """Allow or forbid CUDA to multiply fp32 numbers in TF32, which is several times faster; no effect elsewhere.
-
-    torch's default is TF32 in convolutions but not in matrix products.
-    """
+    """Let CUDA multiply fp32 numbers in TF32, several times faster, or not; torch's default: in convolutions."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.allow_tf32 = allowed

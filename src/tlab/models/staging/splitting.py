@@ -152,7 +152,12 @@ def _given(nodes: Sequence[fx.Node], stages: Mapping[str, str]) -> dict[str, int
     for name, path in stages.items():
         if "." in name or name == "head" or hasattr(nn.ModuleDict(), name):
             raise UserError(f"backbone.stages: {name!r} cannot name a stage, choose another word without a dot")
-        index = next((i for i, node in enumerate(nodes) if _within(node, str(path))), None)
+        own = (
+            number
+            for number, node in enumerate(nodes)
+            if node.op in ("call_module", "get_attr") and f"{node.target}.".startswith(f"{path}.")
+        )
+        index = next(own, None)
         if index is None:
             raise UserError(
                 f"backbone.stages.{name}={path} is no module that the network calls before its classifier; "
@@ -169,11 +174,6 @@ def _given(nodes: Sequence[fx.Node], stages: Mapping[str, str]) -> dict[str, int
             )
         starts[name] = index
     return starts
-
-
-def _within(node: fx.Node, path: str) -> bool:
-    target = str(node.target)
-    return node.op in ("call_module", "get_attr") and (target == path or target.startswith(path + "."))
 
 
 def _automatic(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> dict[str, int]:
