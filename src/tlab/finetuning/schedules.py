@@ -224,7 +224,8 @@ class PhasedScheduler:
 
         The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
-        self.start_phase(*state["length"], arguments=state["arguments"])
+        steps, steps_per_epoch = state["length"]
+        self.start_phase(steps, steps_per_epoch, state["arguments"])
         self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])
 

@@ -94,7 +94,7 @@ def sees_pooled_features(model: nn.Module, classifier: str, backbone: StagedBack
         lambda _, inputs, output: calls.append((inputs[0].flatten(1), output.flatten(1)))
     )
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    with hook, evaluating(model), evaluating(backbone), torch.no_grad():
+    with hook, evaluating(model), evaluating(backbone):
         logits = model(image).flatten(1)
         called = list(calls)  # a stage that is the whole model calls its place once more
         features = pool(backbone(image), "avg", backbone.prefix_tokens)

@@ -181,14 +181,11 @@ class ImageClassifier(L.LightningModule):
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
-        values = metrics.compute()
-        per_class = values.pop(f"{metrics.prefix}acc_class")
+        values, prefix = metrics.compute(), metrics.prefix
+        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), strict=True)
         if len(self.classes) <= PER_CLASS_UP_TO:
-            values |= {
-                f"{metrics.prefix}acc_class/{name}": value
-                for name, value in zip(self.classes, per_class, strict=True)
-            }
-        self.log(f"{metrics.prefix}acc", values.pop(f"{metrics.prefix}acc"), prog_bar=True)
+            values |= {f"{prefix}acc_class/{name}": value for name, value in per_class}
+        self.log(f"{prefix}acc", values.pop(f"{prefix}acc"), prog_bar=True)
         self.log_dict(values)
         metrics.reset()
 

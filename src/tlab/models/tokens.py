@@ -2,7 +2,6 @@
 
 import operator
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -55,7 +54,7 @@ def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node,
     """Return the shape of each node's tensor; () for other values."""
     run = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model):
             run.run(blank_image(model, image_size))
     except Exception:  # an image of another size than a layer wants: `StagedBackbone` raises the error
         return {}

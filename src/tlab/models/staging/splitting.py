@@ -80,11 +80,7 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
     called: list[nn.Module] = []
     image = blank_image(model, image_size)
     try:
-        with (
-            register_module_forward_hook(lambda module, *_: called.append(module)),
-            evaluating(model),
-            torch.no_grad(),
-        ):
+        with register_module_forward_hook(lambda module, *_: called.append(module)), evaluating(model):
             model(image)
     except Exception as error:  # whatever the model raises
         raise UserError(f"this network does not run on images of data.image_size={image_size} ({error})") from error
@@ -98,7 +94,7 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
         )
     model.set_submodule(path, nn.Identity())
     features = None
-    with suppress(Exception), evaluating(model), torch.no_grad():  # it may not do without its classifier
+    with suppress(Exception), evaluating(model):  # it may not do without its classifier
         features = model(image)
     if not isinstance(features, torch.Tensor) or features.flatten(1).shape[1] % layer.weight.shape[1]:
         raise UserError(
