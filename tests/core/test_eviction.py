@@ -24,9 +24,10 @@ with open_locked(Path(sys.argv[1])):
 
 REMEMBERER = """
 import sys
-from tlab.core.measurements import save_measurement
+from tlab.core.measurements import measurements
 for i in range(50):
-    save_measurement("speeds", f"{sys.argv[1]}.{i}", {"i": i})
+    with measurements("speeds") as known:
+        known[f"{sys.argv[1]}.{i}"] = {"i": i}
 """
 
 

@@ -74,12 +74,11 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
         log.warning("head.pooling=%s changes nothing, because %s returns one vector for an image", pooling, last)
     if cfg.finetune.pretrained:
         reuse_rows(head, backbone.pretraining, data.classes, cfg.head.get("reuse"))
+    mean, std = backbone.pretraining.mean, backbone.pretraining.std
     if cfg.data.normalize == "dataset":
         mean, std = data.mean_std()
     elif cfg.data.normalize == "none":
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    else:
-        mean, std = backbone.pretraining.mean, backbone.pretraining.std
     log.info("%s, %s", cfg.backbone.name, backbone.pretraining.description)
     return Classifier(backbone, head, mean, std)
 

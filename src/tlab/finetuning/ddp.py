@@ -28,11 +28,10 @@ class PhasedDDP(DDPStrategy):
     torch's wrapper records which parameters train when it is made: the gradient of one that is unfrozen later would
     not be averaged, and that of one frozen later would be waited for. `rewrap` makes it again.
 
-    The running statistics of BatchNorm are averaged over the processes after every backward pass, instead of
-    copying the first process's before every forward pass: they describe all images of the global batch, the
-    processes are equal at every step (so a checkpoint inside an epoch is everybody's), and no forward pass, least
-    of all in validation, where processes may have different numbers of batches, waits for another process. The
-    average of the means is that of the global batch; that of the variances leaves out how the means differ.
+    The running statistics of BatchNorm are averaged over the processes after every backward pass, where torch would
+    copy the first process's before every forward pass. So they describe the global batch (its variance less the
+    differences of the means), the processes are equal at every step, also for a checkpoint inside an epoch, and no
+    forward pass waits for another process, which may have fewer batches to validate.
     """
 
     def __init__(self) -> None:

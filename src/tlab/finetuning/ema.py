@@ -9,7 +9,6 @@ from torch import Tensor
 from tlab.models.classifier import Classifier
 from tlab.models.module import network
 
-Pairs = tuple[list[Tensor], list[Tensor]]
 RAW = "current_model_state"  # key of a checkpoint; Lightning's WeightAveraging uses the same
 
 
@@ -20,15 +19,13 @@ class EMA(L.Callback):
     `num_updates`: a short run would otherwise end as an average of mostly its start (0.999 looks back over a
     thousand steps; the warm-up reaches it after 8990).
 
-    BatchNorm's running statistics are averaged alike, integer buffers are copied. What is frozen is copied too, so
-    frozen stages of the average equal those of the weights bit by bit, also in a phase that freezes what an
-    earlier one trained. Training itself never sees the average: with it or without, the weights are the same.
+    BatchNorm's running statistics are averaged alike. Integer buffers are copied, and so is what is frozen: frozen
+    stages of the average equal those of the weights bit by bit, also in a phase that freezes what an earlier one
+    trained. Training itself never sees the average. Validation runs on it; checkpoints hold it under `state_dict`,
+    and the weights under `current_model_state` to resume from. After `fit` the network has the average.
 
-    Validation runs on the average. Checkpoints hold it under `state_dict`, and the weights under
-    `current_model_state` to resume from. After `fit` the network has the average.
-
-    Lightning 2.6's EMAWeightAveraging is not used: it has no warm-up, its d * a + (1 - d) * b rounds, so that
-    frozen tensors drift, and it averages integer counters.
+    Lightning 2.6's EMAWeightAveraging has no warm-up, its d * a + (1 - d) * b rounds, so that frozen tensors drift,
+    and it averages integer counters.
 
     Args:
         decay: Upper bound of d, in 0..1.
@@ -40,9 +37,9 @@ class EMA(L.Callback):
         self.steps = 0
         self._seen = 0  # optimizer steps of the trainer when the average was last moved
         self._raw: dict[str, Tensor] | None = None  # the weights, while the network has the average
-        self._trainable: frozenset[str] | None = None  # the groups that the pairs below belong to
-        self._moving: Pairs = ([], [])  # averages and weights of what trains: floating-point tensors
-        self._counts: Pairs = ([], [])  # averages and weights of what trains: integer tensors
+        self._trainable: frozenset[str] | None = None  # the groups that train, and belong to the weights below
+        self._moving: dict[str, Tensor] = {}  # weights that train: floating-point tensors
+        self._counts: dict[str, Tensor] = {}  # and integer tensors
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with the weights as they are, unless a checkpoint brought an average."""
@@ -63,9 +60,9 @@ class EMA(L.Callback):
         if self._trainable != network(pl_module).trainable:
             self._enter(network(pl_module))
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(*self._moving, 1 - decay)
-        for average, count in zip(*self._counts, strict=True):
-            average.copy_(count)
+        torch._foreach_lerp_([self.average[name] for name in self._moving], [*self._moving.values()], 1 - decay)
+        for name, count in self._counts.items():
+            self.average[name].copy_(count)
         self.steps += 1
         self._seen = trainer.global_step
 
@@ -86,7 +83,7 @@ class EMA(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Drop average and weights; a later validation or test takes the network as it is."""
         self.average, self._raw = {}, None
-        self._moving, self._counts = ([], []), ([], [])
+        self._moving, self._counts = {}, {}
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -122,14 +119,12 @@ class EMA(L.Callback):
             for name in set(net.group_names) - net.trainable
             for tensor in net.group(name).state_dict(keep_vars=True).values()
         }
-        self._moving, self._counts = ([], []), ([], [])
+        self._moving, self._counts = {}, {}
         for name, tensor in net.state_dict(keep_vars=True).items():
             if id(tensor) in frozen:
                 self.average[name].copy_(tensor)
             else:
-                averages, weights = self._moving if tensor.is_floating_point() else self._counts
-                averages.append(self.average[name])
-                weights.append(tensor)
+                (self._moving if tensor.is_floating_point() else self._counts)[name] = tensor
         self._trainable = net.trainable
 
     def _put_average(self, pl_module: L.LightningModule) -> None:

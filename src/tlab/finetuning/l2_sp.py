@@ -6,7 +6,6 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from tlab.core.errors import UserError
 from tlab.finetuning.plan import HEAD
@@ -22,9 +21,8 @@ class L2SP(L.Callback):
     its own (the paper's beta). Frozen stages, and parameters that got no gradient, stay where they are.
 
     Lightning calls the hook once per optimizer step, after gradients were accumulated and, in 16-mixed, unscaled,
-    and before they are clipped: the penalty counts once, in the loss's units, and is clipped with the rest, as
-    part of the loss. An adaptive optimizer (AdamW) also divides it by the gradient's scale, as it does with any
-    part of the loss.
+    and before they are clipped: the penalty is part of the loss, also for an adaptive optimizer (AdamW), which
+    divides it by the gradient's scale.
 
     Args:
         alpha: Strength of the penalty; the paper searched 0.001 to 1 for SGD.
@@ -34,7 +32,6 @@ class L2SP(L.Callback):
         self.alpha = alpha
         self.start: dict[str, Tensor] = {}
         self.digest = ""
-        self._hook: RemovableHandle | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep a copy of the weights; Lightning loads a checkpoint after this, so it is exact on resume."""
@@ -46,12 +43,7 @@ class L2SP(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the copy to the device of the weights, and turn weight decay of the stages off in each step."""
         self.start = {name: value.to(pl_module.device) for name, value in self.start.items()}
-        self._hook = trainer.optimizers[0].register_step_pre_hook(_no_decay)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove the optimizer's hook."""
-        if self._hook is not None:
-            self._hook.remove()
+        trainer.optimizers[0].register_step_pre_hook(_no_decay)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer

@@ -271,20 +271,19 @@ def _stage_scales(
             f"finetune.stage_lr_scales={scales} is no list of numbers; give one for each of {stages}, or some by "
             f"name: {{{stage_names[0]}: 0.1}}"
         )
-    if isinstance(scales, Mapping):
-        if unknown := [name for name in scales if name not in stage_names]:
+    if not isinstance(scales, Mapping):
+        if len(scales) != len(stage_names):
             raise UserError(
-                f"finetune.stage_lr_scales names {', '.join(unknown)}, which the backbone does not have; "
-                f"its stages are {stages}"
+                f"finetune.stage_lr_scales has {len(scales)} numbers for {len(stage_names)} stages; give one for "
+                f"each of {stages}, or some by name: {{{stage_names[0]}: 0.1}}"
             )
-        found = {name: float(scales.get(name, 1.0)) for name in stage_names}
-    elif len(scales) != len(stage_names):
+        scales = dict(zip(stage_names, scales, strict=True))
+    if unknown := [name for name in scales if name not in stage_names]:
         raise UserError(
-            f"finetune.stage_lr_scales has {len(scales)} numbers for {len(stage_names)} stages; give one for each "
-            f"of {stages}, or some by name: {{{stage_names[0]}: 0.1}}"
+            f"finetune.stage_lr_scales names {', '.join(unknown)}, which the backbone does not have; "
+            f"its stages are {stages}"
         )
-    else:
-        found = dict(zip(stage_names, map(float, scales), strict=True))
+    found = {name: float(scales.get(name, 1.0)) for name in stage_names}
     if not min(found.values()) >= 0:
         raise UserError("finetune.stage_lr_scales must not be negative; 0 holds a stage's weights still")
     return found

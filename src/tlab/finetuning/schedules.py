@@ -165,11 +165,7 @@ class PhasedScheduler:
             raise UserError(f"scheduler cannot be built ({error}); correct its keys") from error
 
     def change_epochs(self, steps_per_epoch: int) -> None:
-        """Move to the start of the current epoch, with another number of optimizer steps per epoch.
-
-        Args:
-            steps_per_epoch: Optimizer steps in an epoch from now on.
-        """
+        """Move to the start of the current epoch, with another number of optimizer steps in each from now on."""
         steps, before = self.length
         done, state = self.steps // before, self.current.scheduler.state_dict()
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -228,7 +224,8 @@ class PhasedScheduler:
 
         The groups' current rates belong to the optimizer's state, which is loaded after this.
         """
-        self.start_phase(*state["length"], state["arguments"])
+        steps, steps_per_epoch = state["length"]
+        self.start_phase(steps, steps_per_epoch, state["arguments"])
         self.steps = state["steps"]
         self.current.scheduler.load_state_dict(state["scheduler"])
 

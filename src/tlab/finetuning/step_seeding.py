@@ -23,12 +23,9 @@ class AddressedRandomness(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the generators of the CPU and of the device in use.
-
-        `torch.manual_seed` would also queue a call with a traceback for every accelerator that is not in use.
-        """
-        address = (self.seed, "dropout", trainer.current_epoch, batch_idx, trainer.global_rank)
-        seed = addressed_seed(*address)
+        """Seed the generators of the CPU and of the device in use."""
+        seed = addressed_seed(self.seed, "dropout", trainer.current_epoch, batch_idx, trainer.global_rank)
+        # `torch.manual_seed` would also queue a call with a traceback for every accelerator that is not in use
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)

@@ -17,7 +17,7 @@ from tlab.models.arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.staging.splitting import split, whole
-from tlab.models.staging.tracing import NotTraceableError
+from tlab.models.staging.tracing import CLASSIFIERS, NotTraceableError
 from tlab.models.weights import OFFLINE, Weights, fit_to, read_classes, read_weights
 
 # Auxiliary classifiers are off. The input transform is on with and without weights (torchvision turns it on with
@@ -79,8 +79,7 @@ def build_backbone(
     if library == "torchvision":
         model = _build_torchvision(name, known_size or input_size, has_weights=read is not None, kwargs=kwargs)
     else:
-        loaded = str(weights) if named else None
-        model, cfg = _build_timm(name, image_size, loaded, kwargs, fix_size=tokens_apart)
+        model, cfg = _build_timm(name, image_size, str(weights) if named else None, kwargs, fix_size=tokens_apart)
         input_size = cfg["input_size"][-1]
     size = known_size or input_size
     if classifier and classifier not in dict(model.named_modules()):
@@ -91,10 +90,12 @@ def build_backbone(
     keys = {key for part in parts.values() for key in part.state_dict()}
     if read is not None:
         if library == "torchvision" and classifier:
-            _reset(model.get_submodule(classifier))  # gets no weights, and zeros would hide what comes after it
+            for part in model.get_submodule(classifier).modules():  # gets no weights, and zeros hide what follows
+                if isinstance(part, CLASSIFIERS):
+                    part.reset_parameters()
         fit_to(read, model, name, classifier, needed=keys)
-    elif library == "timm":
-        read = _of_timm(model, name, classifier, cfg, named)
+    elif named:
+        read = _of_timm(model, name, classifier, cfg)
     if batchnorm_momentum is not None:
         for module in (module for part in parts.values() for module in part.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -138,8 +139,7 @@ def _cut(parts: dict[str, nn.Module], name: str, upto: str | None) -> dict[str, 
         )
     if upto not in parts:
         raise UserError(f"backbone.upto={upto} is no stage of this backbone, choose one of {', '.join(parts)}")
-    kept = list(parts)[: list(parts).index(upto) + 1]
-    return {name: parts[name] for name in kept}
+    return dict(list(parts.items())[: list(parts).index(upto) + 1])
 
 
 def _pretraining(read: Weights | None, classes_file: str | None, input_size: int, parts: nn.Module) -> Pretraining:
@@ -199,18 +199,10 @@ class _NoRandomFills(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _reset(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            part.reset_parameters()
-
-
 def _build_torchvision(name: str, size: int, has_weights: bool, kwargs: dict[str, Any]) -> nn.Module:
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {**SIDE_CLASSIFIERS, "init_weights": not has_weights}
-    elif name.startswith("vgg") and has_weights:
-        options = {"init_weights": False}  # saves seconds; the weights overwrite them
     for prefix, argument in SIZED.items():
         if name.startswith(prefix):
             options[argument] = size if argument == "image_size" else (size, size)
@@ -275,10 +267,8 @@ def _build_timm(
     return model, model.pretrained_cfg
 
 
-def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any], named: bool) -> Weights | None:
-    """Describe the weights that timm has loaded; None for random ones."""
-    if not named:
-        return None
+def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any]) -> Weights:
+    """Describe the weights that timm has loaded."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     state = model.state_dict()

@@ -107,15 +107,10 @@ class Classifier(nn.Module):
         return names[: next((i for i, name in enumerate(names) if name in self.trainable), len(names))]
 
     def prefix(self, x: Tensor, upto: str, after: str = "") -> Tensor:
-        """Run only the first stages.
-
-        Args:
-            x: Images `B C H W` (uint8, or float in 0..1), or what `prefix` returned for them.
-            upto: The last stage to run; `POOL`: all of them, and the head's pooling.
-            after: The last stage that x has been through; "" for images.
+        """Run only the first stages, to `upto`; `POOL`: all of them, and the head's pooling.
 
         Returns:
-            Input of `forward(..., after=upto)`; `B D` for `POOL`.
+            `B D` for `POOL`, else a stage's output: x of `forward` with `after=upto`; arguments as there.
         """
         last = self.backbone.stage_names[-1]
         x = self._stages(x, after, last if upto == POOL else upto)

@@ -46,15 +46,16 @@ def reuse_rows(
         return {}
     if reuse != "auto" and not isinstance(reuse, Mapping):
         raise UserError(f"head.reuse={reuse} is unknown, choose auto, null or a map such as {{bees: bee}}")
-    obstacle = _obstacle(head, pretraining)
-    if obstacle is not None and isinstance(reuse, Mapping):
-        raise UserError(f"head.reuse takes no rows, because {obstacle}, or set head.reuse=null")
-    if obstacle is not None:
-        if _of_same_name(classes, pretraining.classes or ()):  # else there is nothing to miss
+    source = pretraining.classes or ()
+    rows = _of_same_name(classes, source)
+    if (obstacle := _obstacle(head, pretraining)) is not None:
+        if isinstance(reuse, Mapping):
+            raise UserError(f"head.reuse takes no rows, because {obstacle}, or set head.reuse=null")
+        if rows:  # else there is nothing to miss
             log.info("head.reuse=auto takes no rows, because %s", obstacle)
         return {}
-    source = pretraining.classes or ()
-    rows = _chosen(reuse, classes, source) if isinstance(reuse, Mapping) else _of_same_name(classes, source)
+    if isinstance(reuse, Mapping):
+        rows = _chosen(reuse, classes, source)
     if reuse == "auto" and 0 < 2 * len(rows) <= len(classes):
         names = f"{len(rows)} of {len(classes)} classes: {few(rows, NAMED)}"
         log.info("head.reuse=auto takes no rows, because the weights know only %s (a map would take them)", names)
@@ -93,7 +94,7 @@ def sees_pooled_features(model: nn.Module, classifier: str, backbone: StagedBack
         lambda _, inputs, output: calls.append((inputs[0].flatten(1), output.flatten(1)))
     )
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    with hook, evaluating(model), evaluating(backbone), torch.no_grad():
+    with hook, evaluating(model), evaluating(backbone):
         logits = model(image).flatten(1)
         called = list(calls)  # a stage that is the whole model calls its place once more
         features = pool(backbone(image), "avg", backbone.prefix_tokens)

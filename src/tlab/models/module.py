@@ -94,7 +94,7 @@ class ImageClassifier(L.LightningModule):
         """Return the training loss of a `Batch`, whose labels are `B` or, where images were mixed, `B K`."""
         loss, logits = self.loss_of(self.net if self.training_net is None else self.training_net, batch)
         if loss.device.type == "cpu" or self.global_step % CHECK_LOSS_EVERY == 0:
-            self._check_finite(loss, "train")
+            self._check_finite(loss, "train/loss")
         hard = batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1)
         self.train_acc.update(logits.detach(), hard)
         size = len(batch.image)
@@ -115,11 +115,11 @@ class ImageClassifier(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return `loss` (scalar), `logits` (`B K`) and `losses` (`B`) for the dashboards."""
-        return self._evaluate(batch, self.val_metrics, "val")
+        return self._evaluate(batch, self.val_loss, self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return the same as `validation_step`."""
-        return self._evaluate(batch, self.test_metrics, "test")
+        return self._evaluate(batch, self.test_loss, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, macro F1 and per-class accuracy over the whole split."""
@@ -171,32 +171,28 @@ class ImageClassifier(L.LightningModule):
     def _train_metrics(self) -> list[tuple[str, Metric]]:
         return [("loss", self.train_loss), ("acc", self.train_acc)]
 
-    def _evaluate(self, batch: Any, metrics: MetricCollection, split: str) -> dict[str, Tensor]:
+    def _evaluate(self, batch: Any, mean: Metric, metrics: MetricCollection) -> dict[str, Tensor]:
         logits = self.net(self.to_memory_format(batch.image), batch.after).float()
         losses = F.cross_entropy(logits, batch.label, reduction="none")
         loss = losses.mean()
-        self._check_finite(loss, split)
+        self._check_finite(loss, f"{metrics.prefix}loss")
         metrics.update(logits, batch.label)
-        mean = self.val_loss if split == "val" else self.test_loss
         mean.update(losses.detach())
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
-        values = metrics.compute()
-        per_class = values.pop(f"{metrics.prefix}acc_class")
+        values, prefix = metrics.compute(), metrics.prefix
+        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), strict=True)
         if len(self.classes) <= PER_CLASS_UP_TO:
-            values |= {
-                f"{metrics.prefix}acc_class/{name}": value
-                for name, value in zip(self.classes, per_class, strict=True)
-            }
-        self.log(f"{metrics.prefix}acc", values.pop(f"{metrics.prefix}acc"), prog_bar=True)
+            values |= {f"{prefix}acc_class/{name}": value for name, value in per_class}
+        self.log(f"{prefix}acc", values.pop(f"{prefix}acc"), prog_bar=True)
         self.log_dict(values)
         metrics.reset()
 
-    def _check_finite(self, loss: Tensor, split: str) -> None:
+    def _check_finite(self, loss: Tensor, name: str) -> None:
         if not torch.isfinite(loss):
             raise UserError(
-                f"{split}/loss became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
+                f"{name} became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
                 f"lower optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
             )
 

@@ -127,7 +127,7 @@ class StagedBackbone(nn.Module):
             return self._shapes[image_size]
         shapes: dict[str, tuple[int, ...]] = {}
         try:
-            with evaluating(self), torch.no_grad():
+            with evaluating(self):
                 x = blank_image(self, image_size)
                 for name in self.stage_names:
                     x = self.stages[name].forward(x)  # calling a graph module would also print what it raises
@@ -182,24 +182,23 @@ def blank_image(module: nn.Module, size: int) -> Tensor:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` in evaluation mode inside the block, and restore the mode of each submodule after it."""
+    """Put `module` in evaluation mode in the block, without gradients; restore each submodule's mode after it."""
     modes = {child: child.training for child in module.modules()}
     try:
         module.eval()
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for child, mode in modes.items():
             child.training = mode
 
 
 def digest(module: nn.Module) -> str:
-    """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names.
-
-    Kernels are read in channels-last order: converting them to another takes longer than hashing.
-    """
+    """Return the SHA-256 (hex, first 16 digits) of all parameters and buffers of `module`, with their names."""
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Kernels in channels-last order: converting them to another takes longer than hashing
         values = tensor.movedim(1, -1) if tensor.ndim == 4 else tensor
         sha.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 import operator
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -35,12 +34,17 @@ def unpooled(model: nn.Module, graph: fx.Graph, features: fx.Node, image_size: i
     while reached:
         node = max(reached, key=order.__getitem__)
         is_tokens = len(reached) == 1 and len(shapes[node]) == 3 and shapes[node][1] > 1
+        pools = len(shapes[node]) == 2 and [len(shapes[each]) for each in node.all_input_nodes] == [3]
         module = modules[str(node.target)] if node.op == "call_module" else None
         if module is not None and _is_norm(module) and len(reached) == 1:
             norms.insert(0, str(node.target))
         elif is_tokens and node.target is not operator.getitem:
-            return _normed(graph, features, node, norms)
-        elif module is not None and any(True for _ in module.parameters()) and not _pools(node, shapes):
+            last = features
+            for path in norms:
+                with graph.inserting_after(last):
+                    node = last = graph.call_module(path, (node,))
+            return node
+        elif module is not None and any(True for _ in module.parameters()) and not pools:
             return features
         reached = (reached - {node}) | (order.keys() & node.all_input_nodes)
     return features
@@ -50,7 +54,7 @@ def _shapes(model: nn.Module, graph: fx.Graph, image_size: int) -> dict[fx.Node,
     """Return the shape of each node's tensor; () for other values."""
     run = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model):
             run.run(blank_image(model, image_size))
     except Exception:  # an image of another size than a layer wants: `StagedBackbone` raises the error
         return {}
@@ -61,15 +65,3 @@ def _is_norm(module: nn.Module) -> bool:
     """Tell whether `module` normalizes each token by itself."""
     small = all(parameter.ndim <= 1 for parameter in module.parameters())
     return "Norm" in type(module).__name__ and small and not isinstance(module, _BatchNorm)
-
-
-def _pools(node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> bool:
-    return len(shapes[node]) == 2 and [len(shapes[each]) for each in node.all_input_nodes] == [3]
-
-
-def _normed(graph: fx.Graph, features: fx.Node, tokens: fx.Node, norms: list[str]) -> fx.Node:
-    last = features
-    for path in norms:
-        with graph.inserting_after(last):
-            tokens = last = graph.call_module(path, (tokens,))
-    return tokens

@@ -151,16 +151,7 @@ def read_file(path: Path) -> Weights:
     for prefix in ("module.", "model."):
         if all(key.startswith(prefix) for key in weights.tensors):
             weights.tensors = {key.removeprefix(prefix): value for key, value in weights.tensors.items()}
-    if (metadata := getattr(found, "_metadata", None)) and weights.tensors.keys() == found.keys():
-        weights.tensors = with_metadata(weights.tensors, metadata)
     return weights
-
-
-def with_metadata(tensors: dict[str, Tensor], metadata: Any) -> dict[str, Tensor]:
-    """Keep the layer versions that torch stores with a state dict (MNASNet reads them)."""
-    versioned = type("StateDict", (dict,), {})(tensors)
-    versioned._metadata = metadata
-    return versioned
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
@@ -217,36 +208,36 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
     Raises:
         UserError: A key of `needed` is missing, a key of the file has no place, or a shape differs.
     """
-    tensors = weights.tensors
     own = model.state_dict()
-    for key in [key for key in tensors if OLD_DENSENET.match(key)]:
-        tensors[OLD_DENSENET.sub(r"\1\2", key)] = tensors.pop(key)
-    for key in [key for key in tensors if key.startswith(AUXILIARY) and key not in own]:
-        del tensors[key]
+    tensors = weights.tensors = {
+        OLD_DENSENET.sub(r"\1\2", key): tensor
+        for key, tensor in weights.tensors.items()
+        if key in own or not key.startswith(AUXILIARY)
+    }
     for part in ("weight", "bias"):
         if classifier and (row := tensors.pop(f"{classifier}.{part}", None)) is not None:
             weights.classifier[part] = row.flatten(1) if row.ndim > 1 else row
     _resize_positions(tensors, model, own)
-    absent = sorted(key for key in needed - tensors.keys() if not key.endswith("num_batches_tracked"))
-    unused = sorted(tensors.keys() - own.keys())
-    wrong = sorted(k for k in tensors.keys() & own.keys() if tensors[k].shape != own[k].shape)
-    if absent or unused or wrong:
-        shapes = [f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}" for key in wrong]
-        problems = [_list("missing", absent), _list("without a place", unused), _list("of another shape", shapes)]
+    problems = {
+        "missing": [key for key in needed - tensors.keys() if not key.endswith("num_batches_tracked")],
+        "without a place": list(tensors.keys() - own.keys()),
+        "of another shape": [
+            f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in tensors.keys() & own.keys()
+            if tensors[key].shape != own[key].shape
+        ],
+    }
+    if told := [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in problems.items() if keys]:
         raise UserError(
             f"backbone.weights ({weights.pretraining.description}) does not fit {name}: "
-            f"{'; '.join(p for p in problems if p)}; choose the backbone that these weights belong to"
+            f"{'; '.join(told)}; choose the backbone that these weights belong to"
         )
-    if not hasattr(tensors, "_metadata"):
-        tensors = with_metadata(tensors, {"": {"version": getattr(model, "_version", None)}})
-    model.load_state_dict(tensors, strict=False)
+    own.update(tensors)  # it says the versions of the layers, which MNASNet wants to know
+    model.load_state_dict(own)
 
 
-def _list(what: str, keys: Sequence[str]) -> str:
-    if not keys:
-        return ""
-    more = f", and {len(keys) - 6} more" if len(keys) > 6 else ""
-    return f"{len(keys)} {what} ({', '.join(keys[:6])}{more})"
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join([*sorted(keys)[:6], *([f"and {len(keys) - 6} more"] if len(keys) > 6 else [])])
 
 
 def _resize_positions(tensors: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> None:

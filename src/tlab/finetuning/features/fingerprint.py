@@ -24,10 +24,8 @@ LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless"
 
 def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes, times and inodes, in their order."""
-    sha = hashlib.sha256()
-    for sample in samples:
-        sha.update(f"{os.fsencode(sample.file)!r} {file_stamp(sample.file)}\n".encode())
-    return sha.hexdigest()
+    lines = (f"{os.fsencode(sample.file)!r} {file_stamp(sample.file)}\n" for sample in samples)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def of_transforms(transforms: Mapping[str, Any]) -> str | None:

@@ -31,11 +31,10 @@ def run_prefix(
     """Yield what `net.prefix` returns for each chunk of images, in order.
 
     On a CPU each core takes chunks of its own and makes their images itself: a core that waits for the others at
-    every layer, or for those that decode, loses time. For bf16 the stages are copied: each BatchNorm, which is a
-    fixed scale and shift in a frozen stage, is folded into the convolution before it (Jacob et al. 2018,
-    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2),
-    and weights are cast once, where autocast would cast them for every batch. In fp32 nothing is folded, so that
-    the results are those of the network.
+    every layer, or for those that decode, loses time. For bf16 the stages are copied: each BatchNorm is folded into
+    the convolution before it (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 3.2), and weights are cast once, where autocast would cast them for
+    every batch. In fp32 the results are those of the network.
 
     Args:
         net: The network, frozen up to `upto`.

@@ -58,26 +58,24 @@ class CompiledTraining:
         if not whole or net.trainable not in self.compiled:
             return net(x, after)
         x, after = net.frozen_part(x, after)
-        if self._run is None or net.trainable not in self._met:
-            return self._first(x, after)
-        if self._first_began is not None:  # now that its backward pass has been compiled too
+        new = net.trainable not in self._met
+        if new:
+            self._met.add(net.trainable)
+            self._first_began = time.perf_counter()
+            log.info("what trains is being compiled, which may take a minute")
+        elif self._first_began is not None:  # now that its backward pass has been compiled too
             log.info("it is compiled, which took %.0f s", time.perf_counter() - self._first_began)
             self._first_began = None
-        return self._run(net, x, after)
-
-    def _first(self, x: Tensor, after: str) -> Tensor:
-        self._first_began = time.perf_counter()
-        log.info("what trains is being compiled, which may take a minute")
         try:
             self._run = self._run or compiler(self.backend)
-            logits = self._run(self.net, x, after)
+            return self._run(net, x, after)
         except Exception as error:  # compilers and their missing tools raise any type
+            if not new:
+                raise
             reason = one_line(getattr(error, "inner_exception", error))  # of torch's BackendCompilerFailed
             log.warning("torch.compile failed here, so the run goes on without it (%s)", reason)
             self.compiled = frozenset()
-            return self.net.trained_part(x, after)
-        self._met.add(self.net.trainable)
-        return logits
+            return net.trained_part(x, after)
 
 
 def step_seconds(

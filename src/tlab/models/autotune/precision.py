@@ -5,7 +5,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlab.core.errors import UserError
-from tlab.core.files import cache_dir, this_command
+from tlab.core.files import this_command
 from tlab.core.hardware import single_threaded
-from tlab.core.locks import FileLock
-from tlab.core.measurements import load_measurement, save_measurement
+from tlab.core.measurements import measurements
 from tlab.models.classifier import Classifier
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-KIND = "precision"  # kind of measurement, as the cache names it
 IMAGES = 2  # timed images; few suffice, since casting the weights to bf16 is not timed
 ROUNDS = 5
 BUDGET = 0.5  # seconds after which no further round is timed
-WARM_UP = 2.0  # seconds; a longer first round counts itself, since warming up adds little to it
+WARM_UP = 2.0  # seconds of a first round, which is slower, after which no second one is timed
 CLEAR = 1.1  # factor by which one precision must be faster; less may be noise from other processes
 
 
@@ -55,15 +53,13 @@ def fastest_precision(
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
     key = "|".join(map(str, (_processor(), torch.__version__, name, image_size, channels_last, what)))
-    with ExitStack() as one_at_a_time:
-        with suppress(OSError):  # none waits for another's result where the cache cannot be written
-            one_at_a_time.enter_context(FileLock(cache_dir() / f".{KIND}.json.lock").held())
-        known = load_measurement(KIND, key)
-        speeds = known.get("speeds", {})  # there are none in an entry of an earlier tlab
-        if not speeds or (_winner(speeds) is None and known.get("command") != this_command()):
+    with measurements("precision") as known:
+        entry = known.get(key, {})
+        speeds = entry.get("speeds", {})  # there are none in an entry of an earlier tlab
+        if not speeds or (_winner(speeds) is None and entry.get("command") != this_command()):
             measured = measure(net, image_size, channels_last, head_only)
             speeds = {precision: max(speed, speeds.get(precision, 0.0)) for precision, speed in measured.items()}
-            save_measurement(KIND, key, {"speeds": speeds, "command": this_command()})
+            known[key] = {"speeds": speeds, "command": this_command()}
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
@@ -77,10 +73,7 @@ def _winner(speeds: dict[Precision, float]) -> Precision | None:
 
 
 def allow_tf32(allowed: bool = True) -> None:
-    """Allow or forbid CUDA to multiply fp32 numbers in TF32, which is several times faster; no effect elsewhere.
-
-    torch's default is TF32 in convolutions but not in matrix products.
-    """
+    """Let CUDA multiply fp32 numbers in TF32, several times faster, or not; torch's default: in convolutions."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.allow_tf32 = allowed
@@ -112,13 +105,8 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
     """Return images per second of one core's CPU time in fp32 and bf16, the best of a few alternating rounds.
 
     One core computes, and only this thread's CPU time counts: several cores would wait for one that another program
-    uses, and the time would say nothing about either precision.
-
-    Args:
-        net: The network; left unchanged.
-        image_size: Side of the images in pixels.
-        channels_last: Whether to use channels-last memory format.
-        head_only: Whether to time a forward pass in evaluation mode, not a training step of the whole network.
+    uses, and the time would say nothing about either precision. With `head_only` a forward pass in evaluation mode
+    is timed, else a training step of the whole network; arguments as for `fastest_precision`.
     """
     fastest: dict[Precision, float] = {"32-true": 0.0, "bf16-mixed": 0.0}
     with torch.random.fork_rng(devices=[]), single_threaded():
@@ -128,8 +116,6 @@ def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bo
         # The outer context caches the weights that the inner one casts
         with torch.autocast("cpu", torch.bfloat16):
             for round_ in range(ROUNDS):
-                if round_ == 1:  # the first round has warmed up; it counts only where there is no time for another
-                    fastest = dict.fromkeys(fastest, 0.0)
                 for precision in fastest:
                     seconds = timed_step(
                         twin, images, "", precision, backward=not head_only, clock=time.thread_time

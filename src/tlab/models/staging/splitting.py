@@ -60,14 +60,12 @@ def split(
         features = unpooled(model, graph, features, tokens_at)
     nodes = needed_nodes(graph, features)
     starts = _given(nodes, stages) if stages else _automatic(nodes, modules)
-    names = list(starts)
-    bounds = [0, *list(starts.values())[1:], len(nodes)]
     parts: dict[str, nn.Module] = {}
-    for number, name in enumerate(names):
-        begin, end = bounds[number], bounds[number + 1]
-        incoming = nodes[0] if number == 0 else _crossing(nodes, begin)[0]
-        outgoing = features if number == len(names) - 1 else _crossing(nodes, end)[0]
+    begin, incoming = 0, nodes[0]
+    for name, end in zip(starts, [*list(starts.values())[1:], len(nodes)], strict=True):
+        outgoing = features if end == len(nodes) else _crossing(nodes, end)[0]
         parts[name] = _stage(model, nodes[begin:end], incoming, outgoing)
+        begin, incoming = end, outgoing
     _unshare(parts)
     return parts, classifier
 
@@ -82,11 +80,7 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
     called: list[nn.Module] = []
     image = blank_image(model, image_size)
     try:
-        with (
-            register_module_forward_hook(lambda module, *_: called.append(module)),
-            evaluating(model),
-            torch.no_grad(),
-        ):
+        with register_module_forward_hook(lambda module, *_: called.append(module)), evaluating(model):
             model(image)
     except Exception as error:  # whatever the model raises
         raise UserError(f"this network does not run on images of data.image_size={image_size} ({error})") from error
@@ -100,7 +94,7 @@ def whole(model: nn.Module, image_size: int, classifier: str | None = None) -> t
         )
     model.set_submodule(path, nn.Identity())
     features = None
-    with suppress(Exception), evaluating(model), torch.no_grad():  # it may not do without its classifier
+    with suppress(Exception), evaluating(model):  # it may not do without its classifier
         features = model(image)
     if not isinstance(features, torch.Tensor) or features.flatten(1).shape[1] % layer.weight.shape[1]:
         raise UserError(
@@ -154,7 +148,12 @@ def _given(nodes: Sequence[fx.Node], stages: Mapping[str, str]) -> dict[str, int
     for name, path in stages.items():
         if "." in name or name == "head" or hasattr(nn.ModuleDict(), name):
             raise UserError(f"backbone.stages: {name!r} cannot name a stage, choose another word without a dot")
-        index = next((i for i, node in enumerate(nodes) if _within(node, str(path))), None)
+        own = (
+            number
+            for number, node in enumerate(nodes)
+            if node.op in ("call_module", "get_attr") and f"{node.target}.".startswith(f"{path}.")
+        )
+        index = next(own, None)
         if index is None:
             raise UserError(
                 f"backbone.stages.{name}={path} is no module that the network calls before its classifier; "
@@ -171,11 +170,6 @@ def _given(nodes: Sequence[fx.Node], stages: Mapping[str, str]) -> dict[str, int
             )
         starts[name] = index
     return starts
-
-
-def _within(node: fx.Node, path: str) -> bool:
-    target = str(node.target)
-    return node.op in ("call_module", "get_attr") and (target == path or target.startswith(path + "."))
 
 
 def _automatic(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> dict[str, int]:

@@ -100,23 +100,19 @@ def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     dropouts = all(node.target is other.target is F.dropout for node, other in differing)
     if len(train.nodes) != len(evaluation.nodes) or not dropouts:
         raise NotTraceableError("its forward takes another path in training than in evaluation")
+    # A graph would keep the mode of its trace in `F.dropout(x, training=self.training)`, a module does not
     for number, (node, _) in enumerate(differing):
-        _replace_dropout(model, train, node, f"glue_dropout{number}")
+        probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+        model.add_module(f"glue_dropout{number}", nn.Dropout(probability))
+        with train.inserting_before(node):
+            module = train.call_module(f"glue_dropout{number}", (node.all_input_nodes[0],))
+        node.replace_all_uses_with(module)
+        train.erase_node(node)
     return train
 
 
 def _text(node: fx.Node) -> str:
     return f"{node.op} {node.target} {node.args} {node.kwargs}"
-
-
-def _replace_dropout(model: nn.Module, graph: fx.Graph, node: fx.Node, name: str) -> None:
-    """Put a module in place of `F.dropout(x, training=self.training)`: a graph would keep the mode of its trace."""
-    probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-    model.add_module(name, nn.Dropout(probability))  # type: ignore[arg-type]
-    with graph.inserting_before(node):
-        module = graph.call_module(name, (node.all_input_nodes[0],))
-    node.replace_all_uses_with(module)
-    graph.erase_node(node)
 
 
 def trace(model: nn.Module, classifier: str | None = None) -> tuple[fx.Graph, str]:
@@ -186,10 +182,8 @@ def features_node(graph: fx.Graph, classifier: str, modules: dict[str, nn.Module
     Steps back from the classifier over pooling, flattening and dropout; anything else (a LayerNorm, the choice of
     the class token) is part of the features.
     """
-    if classifier:
-        last = next((n for n in graph.nodes if n.op == "call_module" and n.target == classifier), None)
-    else:
-        last = next(n for n in graph.nodes if n.op == "output")
+    wanted = ("call_module", classifier) if classifier else ("output", "output")
+    last = next((node for node in graph.nodes if (node.op, node.target) == wanted), None)
     if last is None:
         raise NotTraceableError(f"it never calls {classifier}")
     node = last.args[0]
