@@ -20,7 +20,7 @@ from tlab.data.sources.folder import Sample
 CODE = (
     *("data/decode", "data/image_batches", "data/image_cache", "data/augment/base", "data/augment/color"),
     *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
-    *("data/augment/resample", "finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
+    *("finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
     *("models/classifier", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
     *("models/staging/tracing", "models/autotune/precision", "data/sampler"),
 )
