@@ -55,8 +55,7 @@ def decode(path: Path, least_side: int | None = None) -> Tensor:
     A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if both sides are divisible by that number
     (else the pixels would shift) and the shorter one keeps `least_side` pixels. With `least_side` twice the
     side that the image is resized to afterwards, the result differs from that of the full size by less than 1 gray
-    level in the mean and by 10 at most. (Measured on photographs of 450 to 2,600 px, resized to 64, 128 and 256 px,
-    40 cases: 0.28 in the mean, 0.78 in the mean of the worst, 8 at most.)
+    level in the mean and by 10 at most.
 
     Args:
         path: Path of the file.
@@ -141,8 +140,8 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
 
 def _scaled(size: tuple[int, int], least_side: int | None) -> tuple[int, int]:
     """Return the (width, height) at which a JPEG of this size is decoded."""
-    for scale in DCT_SCALES if least_side is not None else ():
-        if min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
+    for scale in DCT_SCALES:
+        if least_side is not None and min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
             return size[0] // scale, size[1] // scale
     return size
 

@@ -37,7 +37,15 @@ class LazyImage:
     """
 
     def __init__(self, x_HWC: np.ndarray) -> None:
-        self.replace(x_HWC)
+        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
+        self._set(x_HWC)
+
+    def _set(self, x_HWC: np.ndarray) -> None:
+        height, width = x_HWC.shape[:2]
+        self._source, self.size = x_HWC, (height, width)
+        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
+        self._fill: Color | None = None  # color outside the source, where a warp may show it
+        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
 
     def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
         """Cut a box that lies inside the image (pixels), and resize it to `size` (height, width)."""
@@ -96,15 +104,8 @@ class LazyImage:
 
     def replace(self, x_HWC: np.ndarray) -> None:
         """Replace the image by another, H W 3, uint8, and drop what was pending."""
-        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
+        self._color = None
         self._set(x_HWC)
-
-    def _set(self, x_HWC: np.ndarray) -> None:
-        height, width = x_HWC.shape[:2]
-        self._source, self.size = x_HWC, (height, width)
-        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
-        self._fill: Color | None = None  # color outside the source, where a warp may show it
-        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
 
     def _compose(self, matrix: np.ndarray) -> None:
         self._matrix = matrix if self._matrix is None else self._matrix @ matrix
@@ -116,9 +117,9 @@ class LazyImage:
         edges = (min(x, x + a * self.size[1]), min(y, y + d * self.size[0]))
         extents = (abs(a) * self.size[1] - width, abs(d) * self.size[0] - height)
         if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
-            self._set(flipped(resized(self._source, self.size), a < 0, d < 0))
+            self._set(_flipped(resized(self._source, self.size), a < 0, d < 0))
         else:
-            self._set(warped(self._source, self._matrix, self.size, self._fill))
+            self._set(_warped(self._source, self._matrix, self.size, self._fill))
 
 
 def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -132,21 +133,17 @@ def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return interpolate(x_1CHW, size=size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-def flipped(x_HWC: np.ndarray, horizontal: bool, vertical: bool) -> np.ndarray:
+def _flipped(x_HWC: np.ndarray, horizontal: bool, vertical: bool) -> np.ndarray:
     """Swap left and right, or top and bottom, or both."""
     if not (horizontal or vertical):
         return x_HWC
     return cv2.flip(np.ascontiguousarray(x_HWC), 1 if not vertical else -1 if horizontal else 0)
 
 
-def warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: Color | None) -> np.ndarray:
-    """Resample by an affine matrix (bilinear); an image that the warp shrinks is first resized with antialiasing.
+def _warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: Color | None) -> np.ndarray:
+    """Resample by a 3 x 3 matrix from output to input (bilinear); what shrinks is first resized with antialiasing.
 
-    Args:
-        x_HWC: Image H W 3, uint8.
-        matrix: Affine map 3 x 3, from output to input, in continuous coordinates.
-        size: Height and width of the output in pixels.
-        fill: Color outside the image, RGB in 0..255; None repeats the border pixels.
+    `fill` shows outside the image; None repeats the border pixels.
     """
     height, width = x_HWC.shape[:2]
     # Input pixels from one output pixel to the next, along the width and the height of the input
