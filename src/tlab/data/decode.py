@@ -13,7 +13,6 @@ from torch import Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
-WHITE = (255, 255, 255, 255)
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 CV2_COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The names say gray, but the color flag decides; IMREAD_REDUCED_COLOR_* would give BGR
@@ -156,7 +155,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         # "La" (premultiplied) has no direct way to RGBA
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 

@@ -83,7 +83,13 @@ def torchvision_index(
     label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
     folder = build_atomically(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
     index = folder_index(folder, val_fraction, test_fraction, seed, exclude)
-    return index if limit is None else _limited(index, limit)
+    splits = {
+        split: tuple(
+            sample for _, group in groupby(samples, attrgetter("label")) for sample in islice(group, limit)
+        )
+        for split, samples in index.splits.items()
+    }
+    return replace(index, splits=splits)
 
 
 def _dataset_class(name: str) -> type:
@@ -210,14 +216,3 @@ def _same(dataset: Any, i: int, path: Path, label: int) -> bool:
     image, own = dataset[i]
     with Image.open(path) as opened:
         return own == label and image.convert("RGB").tobytes() == opened.convert("RGB").tobytes()
-
-
-def _limited(index: ImageIndex, limit: int) -> ImageIndex:
-    """Keep the first `limit` images of each class in each split."""
-    splits = {
-        split: tuple(
-            sample for _, group in groupby(samples, attrgetter("label")) for sample in islice(group, limit)
-        )
-        for split, samples in index.splits.items()
-    }
-    return replace(index, splits=splits)
