@@ -1,7 +1,6 @@
 """The images of a run by name, class, split and content, independent of their location."""
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
-from tlab.core.files import write_csv
+from tlab.core.files import file_stamp, write_csv
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.verify import check_files, digests, unreadable
@@ -74,13 +73,7 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(
-            split,
-            as_text(file.removeprefix(prefix)),
-            classes[label],
-            os.stat(file).st_size,  # noqa: PTH116 - Path is slow here
-            digest_of[file],
-        )
+        Entry(split, as_text(file.removeprefix(prefix)), classes[label], file_stamp(file)[0], digest_of[file])
         for split, samples in index.splits.items()
         for file, label in samples
     )

@@ -13,7 +13,6 @@ from torch import Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
-WHITE = (255, 255, 255, 255)
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 CV2_COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The names say gray, but the color flag decides; IMREAD_REDUCED_COLOR_* would give BGR
@@ -55,8 +54,7 @@ def decode(path: Path, least_side: int | None = None) -> Tensor:
     A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if both sides are divisible by that number
     (else the pixels would shift) and the shorter one keeps `least_side` pixels. With `least_side` twice the
     side that the image is resized to afterwards, the result differs from that of the full size by less than 1 gray
-    level in the mean and by 10 at most. (Measured on photographs of 450 to 2,600 px, resized to 64, 128 and 256 px,
-    40 cases: 0.28 in the mean, 0.78 in the mean of the worst, 8 at most.)
+    level in the mean and by 10 at most.
 
     Args:
         path: Path of the file.
@@ -141,8 +139,8 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
 
 def _scaled(size: tuple[int, int], least_side: int | None) -> tuple[int, int]:
     """Return the (width, height) at which a JPEG of this size is decoded."""
-    for scale in DCT_SCALES if least_side is not None else ():
-        if min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
+    for scale in DCT_SCALES:
+        if least_side is not None and min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
             return size[0] // scale, size[1] // scale
     return size
 
@@ -157,7 +155,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         # "La" (premultiplied) has no direct way to RGBA
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 

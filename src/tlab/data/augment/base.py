@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from tlab.data.augment.lazy_image import LazyImage
-from tlab.data.augment.resample import Color
+from tlab.data.augment.lazy_image import Color, LazyImage
 
 Range = float | Sequence[float]
 ATTEMPTS = 10  # draws of a box of random shape that fits into the image, as in torchvision

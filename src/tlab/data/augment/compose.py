@@ -28,7 +28,8 @@ class RandomApply(nn.Module):
     def __init__(self, transform: Callable[[Tensor], Tensor], p: float = 0.5):
         super().__init__()
         check_probability(p)
-        self.transform, self.p = transform, p
+        self.transform: Any = transform
+        self.p = p
 
     def forward(self, x_CHW: Tensor) -> Tensor:
         """Transform one image, or return it unchanged."""
@@ -73,7 +74,10 @@ class Compose:
         for name, step in self.steps.items():
             if name in self._lazy:
                 image = image if isinstance(image, LazyImage) else LazyImage(to_pixels(image))
-                _apply(step, image, rng)
+                if not isinstance(step, RandomApply):
+                    step.apply(image, rng)
+                elif rng.random() < step.p:
+                    step.transform.apply(image, rng)
             else:
                 image = step(image.tensor() if isinstance(image, LazyImage) else image)
                 _check_image(name, image)
@@ -83,15 +87,7 @@ class Compose:
 
 
 def _is_lazy(step: Any) -> bool:
-    return _is_lazy(step.transform) if isinstance(step, RandomApply) else isinstance(step, Transform)
-
-
-def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
-    """Apply a transform for which `_is_lazy` holds."""
-    if not isinstance(step, RandomApply):
-        step.apply(image, rng)
-    elif rng.random() < step.p:
-        _apply(step.transform, image, rng)
+    return isinstance(step.transform if isinstance(step, RandomApply) else step, Transform)
 
 
 def _check_image(name: str, x: Any) -> None:

@@ -1,15 +1,22 @@
 """An image with pending transforms: successive warps become one, and so do successive color changes."""
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from tlab.data.augment.resample import Color, flipped, resized, warped
+Color = tuple[float, float, float]  # RGB in 0..255
+
+# Arrays of read-only memory are never written to here, but torch warns of them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _SAME = 1e-6
+_WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels a side
 
 
 class LazyImage:
@@ -30,7 +37,15 @@ class LazyImage:
     """
 
     def __init__(self, x_HWC: np.ndarray) -> None:
-        self.replace(x_HWC)
+        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
+        self._set(x_HWC)
+
+    def _set(self, x_HWC: np.ndarray) -> None:
+        height, width = x_HWC.shape[:2]
+        self._source, self.size = x_HWC, (height, width)
+        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
+        self._fill: Color | None = None  # color outside the source, where a warp may show it
+        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
 
     def crop(self, top: int, left: int, height: int, width: int, size: tuple[int, int] | None = None) -> None:
         """Cut a box that lies inside the image (pixels), and resize it to `size` (height, width)."""
@@ -89,15 +104,8 @@ class LazyImage:
 
     def replace(self, x_HWC: np.ndarray) -> None:
         """Replace the image by another, H W 3, uint8, and drop what was pending."""
-        self._color: np.ndarray | None = None  # RGB1 -> RGB, 3 x 4
+        self._color = None
         self._set(x_HWC)
-
-    def _set(self, x_HWC: np.ndarray) -> None:
-        height, width = x_HWC.shape[:2]
-        self._source, self.size = x_HWC, (height, width)
-        self._matrix: np.ndarray | None = None  # output -> source, 3 x 3; None: nothing to warp
-        self._fill: Color | None = None  # color outside the source, where a warp may show it
-        self._cut = False  # the matrix hides pixels of the source, which another warp must not reveal
 
     def _compose(self, matrix: np.ndarray) -> None:
         self._matrix = matrix if self._matrix is None else self._matrix @ matrix
@@ -109,6 +117,46 @@ class LazyImage:
         edges = (min(x, x + a * self.size[1]), min(y, y + d * self.size[0]))
         extents = (abs(a) * self.size[1] - width, abs(d) * self.size[0] - height)
         if max(map(abs, (b, c, *edges, *extents))) < _SAME:  # the whole source, upright
-            self._set(flipped(resized(self._source, self.size), a < 0, d < 0))
+            self._set(_flipped(resized(self._source, self.size), a < 0, d < 0))
         else:
-            self._set(warped(self._source, self._matrix, self.size, self._fill))
+            self._set(_warped(self._source, self._matrix, self.size, self._fill))
+
+
+def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (height, width) as torchvision does: bilinear, with antialiasing where a side shrinks.
+
+    torch's kernel for uint8 is faster than OpenCV's INTER_AREA.
+    """
+    if x_HWC.shape[:2] == size:
+        return x_HWC
+    x_1CHW = torch.from_numpy(x_HWC).permute(2, 0, 1)[None]
+    return interpolate(x_1CHW, size=size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def _flipped(x_HWC: np.ndarray, horizontal: bool, vertical: bool) -> np.ndarray:
+    """Swap left and right, or top and bottom, or both."""
+    if not (horizontal or vertical):
+        return x_HWC
+    return cv2.flip(np.ascontiguousarray(x_HWC), 1 if not vertical else -1 if horizontal else 0)
+
+
+def _warped(x_HWC: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: Color | None) -> np.ndarray:
+    """Resample by a 3 x 3 matrix from output to input (bilinear); what shrinks is first resized with antialiasing.
+
+    `fill` shows outside the image; None repeats the border pixels.
+    """
+    height, width = x_HWC.shape[:2]
+    # Input pixels from one output pixel to the next, along the width and the height of the input
+    shrink = [max(1.0, math.hypot(row[0], row[1])) for row in matrix[:2]]
+    reduced = [min(_WARP_LIMIT, max(1, round(side / by))) for side, by in zip((width, height), shrink, strict=True)]
+    x_HWC = resized(x_HWC, (reduced[1], reduced[0]))
+    matrix = (np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ matrix)[:2]
+    matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts from the center of the first pixel
+    return cv2.warpAffine(
+        x_HWC,
+        matrix,
+        (size[1], size[0]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT,
+        borderValue=fill or (0, 0, 0),
+    )

@@ -147,7 +147,7 @@ def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) 
     return unsplit_index(base, labelled, (*remarks, *left_out.remarks()))
 
 
-def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str] = ()) -> ImageIndex:
+def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str]) -> ImageIndex:
     """Build an index of the given splits as they are, with the classes found in any of them.
 
     Args:
@@ -174,7 +174,7 @@ def build_index(
     val_fraction: float,
     test_fraction: float,
     seed: int,
-    remarks: Iterable[str] = (),
+    remarks: Iterable[str],
 ) -> ImageIndex:
     """Build an index: split off what is missing, and check that the splits agree on the classes.
 
@@ -194,14 +194,10 @@ def build_index(
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
     splits = {**found} | (split_classes(train, val, test, seed) if val or test else {})
-    for one, other, images in (
-        ("val", "train", "train"),
-        ("test", "train", "train"),
-        ("train", "val", "validation"),
-    ):
+    for one, other, kind in (("val", "train", "train"), ("test", "train", "train"), ("train", "val", "validation")):
         if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
             raise UserError(
-                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {images} "
+                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {kind} "
                 "images, correct the folder's name, or leave it out with data.exclude."
             )
     missing = sorted(set(train) - set(splits.get("test", train)))

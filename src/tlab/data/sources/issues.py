@@ -68,7 +68,5 @@ def _same_content(index: ImageIndex, copies: dict[str, list[Place]]) -> list[str
 
 def _pair(index: ImageIndex, twins: Sequence[Place], one: str | int, other: str | int) -> str:
     """Return the names of two duplicates from two splits or with two labels."""
-    first, second = (
-        next(sample for split, sample in twins if side in (split, sample.label)) for side in (one, other)
-    )
-    return f"{index.relative(first.path)} = {index.relative(second.path)}"
+    sides = [next(sample for split, sample in twins if side in (split, sample.label)) for side in (one, other)]
+    return " = ".join(index.relative(sample.path) for sample in sides)

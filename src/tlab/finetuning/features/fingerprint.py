@@ -17,7 +17,13 @@ from tlab.core.files import file_stamp
 from tlab.data.sources.folder import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
-CODE = ("data/*.py", "data/augment/*.py", "finetuning/features/*.py", "models/**/*.py")
+CODE = (
+    *("data/decode", "data/image_batches", "data/image_cache", "data/augment/base", "data/augment/color"),
+    *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
+    *("finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
+    *("models/classifier", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
+    *("models/staging/tracing", "models/autotune/precision", "data/sampler"),
+)
 TLAB = Path(__file__).parents[2]
 LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")
 
@@ -63,6 +69,6 @@ class _ByValue(pickle.Pickler):
 def of_code() -> dict[str, str]:
     """Return the versions of the libraries, and a digest of tlab's code, that turn files into features."""
     sha = hashlib.sha256()
-    for file in sorted(file for pattern in CODE for file in TLAB.glob(pattern)):
-        sha.update(file.read_bytes())
+    for module in CODE:
+        sha.update((TLAB / f"{module}.py").read_bytes())
     return {"tlab": sha.hexdigest(), **{name: version(name) for name in LIBRARIES}}

@@ -65,15 +65,6 @@ def demo_index(
     Raises:
         UserError: A number is out of range, or the folder cannot be written.
     """
-    _check(seed, images_per_class, image_size)
-    counts = {split: int(images_per_class[split]) for split in _SPLIT_NUMBER if images_per_class.get(split)}
-    name = f"v{VERSION}-seed{seed}-{image_size}px-" + "-".join(f"{split}{n}" for split, n in counts.items())
-    parent = Path(root).expanduser().absolute() if root else cache_dir().absolute() / "demo"
-    folder = build_atomically(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
-    return folder_index(folder)
-
-
-def _check(seed: int, images_per_class: Mapping[str, int], image_size: int) -> None:
     if unknown := sorted(set(images_per_class) - set(_SPLIT_NUMBER)):
         raise UserError(f"The demo's images_per_class has no split {unknown[0]!r}: give train, val and test.")
     if min(images_per_class.get("train", 0), images_per_class.get("val", 0)) < 1:
@@ -82,3 +73,8 @@ def _check(seed: int, images_per_class: Mapping[str, int], image_size: int) -> N
         raise UserError("The demo's seed and images_per_class must not be negative.")
     if image_size < _MINIMUM_SIZE:
         raise UserError(f"The demo's image_size must be at least {_MINIMUM_SIZE} pixels, not {image_size}.")
+    counts = {split: int(images_per_class[split]) for split in _SPLIT_NUMBER if images_per_class.get(split)}
+    name = f"v{VERSION}-seed{seed}-{image_size}px-" + "-".join(f"{split}{n}" for split, n in counts.items())
+    parent = Path(root).expanduser().absolute() if root else cache_dir().absolute() / "demo"
+    folder = build_atomically(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
+    return folder_index(folder)
