@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
 import tlab.finetuning
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import RunState, build_plan
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier

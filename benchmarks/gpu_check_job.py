@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from speed_limits import seconds_per_step
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.data.sources.demo.shapes import SHAPES
 from tlab.finetuning.plan import HEAD
 from tlab.models.autotune.precision import autocast

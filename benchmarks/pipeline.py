@@ -28,8 +28,8 @@ from torchvision.transforms import v2
 
 from tlab.config.hydra import compose
 from tlab.data.augment.evaluation import evaluation_transform
-from tlab.data.dataset import ImageDataset
-from tlab.data.sampler import Key
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import SampleKey
 from tlab.data.sources.folder import folder_index
 
 FILL = [124, 116, 104]
@@ -57,10 +57,10 @@ def torchvision_strong(image_size: int) -> v2.Compose:
     )
 
 
-def tlab_dataset(root: Path, image_size: int, store: str) -> ImageDataset:
+def tlab_dataset(root: Path, image_size: int, store: str) -> ImageBatches:
     """Return the training images with `aug=strong`, from the files or from a store."""
     cfg = compose(["aug=strong", f"data.image_size={image_size}", f"data.root='{root}'"])
-    dataset = ImageDataset(
+    dataset = ImageBatches(
         folder_index(root).splits["train"],
         finish=evaluation_transform(image_size),
         image_size=image_size,
@@ -115,8 +115,8 @@ def main() -> None:
         images = min(args.images or len(folder), len(folder), len(files))
         sources: dict[str, Callable[[int, int], Any]] = {
             "imagefolder": lambda epoch, index: folder[index][0],
-            "files": lambda epoch, index: files.image(Key(epoch, index)),
-            "store": lambda epoch, index: store.image(Key(epoch, index)),
+            "files": lambda epoch, index: files.image(SampleKey(epoch, index)),
+            "store": lambda epoch, index: store.image(SampleKey(epoch, index)),
         }
         found = rates(sources, images, args.rounds)
         print(f"{images} images at {args.image_size} px, {args.rounds} rounds; images per second of processor time")

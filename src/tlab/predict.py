@@ -28,7 +28,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     import torch
 
     from tlab.data.augment.evaluation import evaluation_transform
-    from tlab.data.dataset import ImageDataset
+    from tlab.data.image_batches import ImageBatches
     from tlab.data.loader import make_loader
     from tlab.data.sampler import SequentialSampler
     from tlab.data.sources.folder import Sample
@@ -51,13 +51,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     for path, reason in broken.items():
         log.warning("%s has no prediction: %s", path, reason)
     readable = [path for path in files if path not in broken]
-    dataset = ImageDataset(
+    images = ImageBatches(
         [Sample(str(path), 0) for path in readable],
         finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
         image_size=trained.image_size,
     )
-    keys = SequentialSampler(len(dataset))
-    loader = make_loader(dataset, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
+    keys = SequentialSampler(len(images))
+    loader = make_loader(images, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
     device = torch.device(find_accelerator(cfg.accelerator))
     module = trained.module.to(device)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}

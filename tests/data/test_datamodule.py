@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 
 from tlab.core.errors import UserError
 from tlab.data.augment.mixup import Mixing
+from tlab.data.batch import Batch
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.dataset import Batch
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import choose_workers
 from tlab.data.sources.folder import folder_index
@@ -95,14 +95,15 @@ def test_mixing_and_augmentation_are_for_training_only(root):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_phase_has_its_own_augmentation(root, workers):
-    """Persistent workers too: the phase travels in the key, and the draws of the usual one stay what they were."""
+    """Persistent workers too, and the draws of the usual one stay what they were."""
     grey = {"grey": partial(torch.full_like, fill_value=7)}
     phases = {"head": {"transforms": grey, "mix": None}}
     data, plain = module(root, phases=phases, num_workers=workers), module(root, num_workers=workers)
     loader = data.train_dataloader()
-    data.augment_for("head")
+    data.prepare("head")
     assert all((batch.image == 7).all() for batch in loader)
-    data.augment_for("all")
+    data.prepare("all")
+    assert loader.images is data.training_images("another")  # so that its workers stay
     assert same(list(loader), list(plain.train_dataloader()))
 
 
@@ -143,7 +144,7 @@ def test_unreadable_file_is_named_after_the_batches_before_it(root, workers):
     next(batches)
     with pytest.raises(UserError, match="no such file"):
         next(batches)
-    assert loader.state_dict()["batches"] == 2
+    assert loader.state_dict()["batches"] == 1
     assert not loader.has_workers
 
 
@@ -311,7 +312,7 @@ def test_features_are_pinned_as_images_are(root, pooled, pinned):
     shape = (20, 8) if pooled else (20, 2, 2, 8)
     rows = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     labels = [sample.label for sample in loader.images.samples]
-    loader.stored = FeatureBatches([rows], torch.float32, not pooled, after="pool", labels=labels)
+    loader.use(loader.images, FeatureBatches([rows], torch.float32, not pooled, after="pool", labels=labels))
     plain = list(loader)
     assert not pinned
     loader.pin_memory = True

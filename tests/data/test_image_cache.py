@@ -19,8 +19,8 @@ from tlab.data import image_cache
 from tlab.data.augment.color import ColorJitter
 from tlab.data.augment.evaluation import evaluation_transform
 from tlab.data.augment.geometry import RandomResizedCrop
-from tlab.data.dataset import Augmentation, ImageDataset
-from tlab.data.sampler import Key
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import SampleKey
 from tlab.data.sources.folder import folder_index
 
 SIZE = 16
@@ -36,24 +36,19 @@ def samples(make_folder):
 
 
 def dataset(samples, augment=None, **options):
-    return ImageDataset(samples, finish=evaluation_transform(SIZE), image_size=SIZE, augment=augment, **options)
+    return ImageBatches(samples, finish=evaluation_transform(SIZE), image_size=SIZE, augment=augment, **options)
 
 
 AUGMENT = {"crop": RandomResizedCrop(SIZE), "color": ColorJitter(0.3)}
 
 
-@pytest.mark.parametrize(
-    ("augment", "phases"),
-    [(None, None), (AUGMENT, None), (None, {"late": Augmentation(AUGMENT)}), (AUGMENT, {"late": Augmentation({})})],
-)
-def test_same_pixels_with_and_without(samples, augment, phases):
-    plain, stored = (dataset(samples, augment, phases=phases) for _ in range(2))
+@pytest.mark.parametrize("augment", [None, AUGMENT])
+def test_same_pixels_with_and_without(samples, augment):
+    plain, stored = (dataset(samples, augment) for _ in range(2))
     stored.keep_decoded("on", None)
     assert len(stored.store) == len(samples)
     for index in range(len(samples)):
-        for phase in ("", "late"):
-            key = Key(1, index, phase=phase)
-            assert torch.equal(plain.image(key), stored.image(key))
+        assert torch.equal(plain.image(SampleKey(1, index)), stored.image(SampleKey(1, index)))
 
 
 def test_a_store_that_nobody_has_any_more_closes_its_file(samples):
@@ -73,7 +68,7 @@ def test_made_once_and_shared(samples, monkeypatch, own_cache):
     other = dataset(samples)
     monkeypatch.setattr(other, "original", None)  # nothing is decoded
     other.keep_decoded("auto", 1)
-    assert torch.equal(other.image(Key(0, 3)), first.image(Key(0, 3)))
+    assert torch.equal(other.image(SampleKey(0, 3)), first.image(SampleKey(0, 3)))
     entries = [path for path in (own_cache / "images").iterdir() if not path.name.startswith(".")]
     assert len(entries) == 1
 
@@ -112,7 +107,7 @@ def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monk
 def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
     old = dataset(samples)
     old.keep_decoded("on", None)
-    before = old.image(Key(0, 0))
+    before = old.image(SampleKey(0, 0))
     os.utime(old.store.folder, (1, 1))
     used = image_cache.size_of(old.store.folder)
     monkeypatch.setattr(image_cache, "free_bytes", lambda _: 3 * used)
@@ -121,7 +116,7 @@ def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
     new.keep_decoded("on", None)
     assert new.store.folder.exists()
     assert not old.store.folder.exists()
-    assert torch.equal(old.image(Key(0, 0)), before)  # an open store goes on
+    assert torch.equal(old.image(SampleKey(0, 0)), before)  # an open store goes on
 
 
 def test_a_failing_disk_is_only_a_warning(samples, own_cache, caplog):
@@ -130,7 +125,7 @@ def test_a_failing_disk_is_only_a_warning(samples, own_cache, caplog):
     data.keep_decoded("on", None)
     assert data.store is None
     assert "cannot be kept" in caplog.text
-    assert data.image(Key(0, 0)).shape == (3, SIZE, SIZE)
+    assert data.image(SampleKey(0, 0)).shape == (3, SIZE, SIZE)
 
 
 def test_a_disk_that_is_full_in_the_middle_keeps_nothing(samples, own_cache, caplog, monkeypatch):

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from tlab.data.sampler import EpochSampler, Key, SequentialSampler, addressed_generator, addressed_seed
+from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator, addressed_seed
 
 
 def indices(sampler):
@@ -48,7 +48,7 @@ def test_balanced_draws_every_class_equally_often(labels):
         counts = Counter(labels[key.index] for key in drawn)
         assert len(drawn) == len(labels)
         assert max(counts.values()) - min(counts.values()) <= 1
-        assert len({(key.index, key.draw) for key in drawn}) == len(
+        assert len({(key.index, key.repeat) for key in drawn}) == len(
             drawn
         )  # each repeat is an augmentation of its own
         times = Counter(key.index for key in drawn)
@@ -89,7 +89,7 @@ def test_last_batch_of_one_is_left_out_unless_it_is_all():
 
 
 def test_evaluation_sees_every_sample_once_over_all_ranks():
-    assert list(SequentialSampler(3)) == [Key(0, 0), Key(0, 1), Key(0, 2)]
+    assert list(SequentialSampler(3)) == [SampleKey(0, 0), SampleKey(0, 1), SampleKey(0, 2)]
     shares = [[key.index for key in SequentialSampler(7, num_replicas=3, rank=rank)] for rank in range(3)]
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
     assert [len(SequentialSampler(7, num_replicas=3, rank=rank)) for rank in range(3)] == [3, 2, 2]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head

@@ -17,6 +17,7 @@ from tlab.config.hydra import compose
 from tlab.config.provenance import plain, resolved
 from tlab.core.processes import run_in_processes
 from tlab.data import image_cache
+from tlab.data.feature_batches import FeatureBatches
 from tlab.finetuning import BackboneFinetuning
 from tlab.finetuning.ddp import average, running_statistics, verify_equal
 from tlab.finetuning.features import cache
@@ -111,7 +112,7 @@ class Contrary(L.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         train, val = trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()
-        stored = [loader.stored is not None for loader in (train, val)]
+        stored = [isinstance(loader.source, FeatureBatches) for loader in (train, val)]
         decoded = [loader.images.store is not None for loader in (train, val)]
         phase = next(c for c in trainer.callbacks if isinstance(c, BackboneFinetuning)).state.phase.name
         self.phases[phase] = {"stored": stored, "decoded": decoded}

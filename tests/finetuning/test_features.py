@@ -12,9 +12,9 @@ import torch
 from torch.testing import assert_close
 
 from tlab.data.augment.mixup import Mixing
-from tlab.data.dataset import ImageDataset
 from tlab.data.feature_batches import FeatureBatches
-from tlab.data.sampler import Key, addressed_seed
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import SampleKey, addressed_seed
 from tlab.finetuning.features import rows
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
 from tlab.models.module import ImageClassifier
@@ -39,13 +39,13 @@ def cache(tmp_path, monkeypatch):
 def reads(monkeypatch):
     """Addresses of the images that were read."""
     seen = []
-    image = ImageDataset.image
+    image = ImageBatches.image
 
     def counted(self, key):
         seen.append(key)
         return image(self, key)
 
-    monkeypatch.setattr(ImageDataset, "image", counted)
+    monkeypatch.setattr(ImageBatches, "image", counted)
     return seen
 
 
@@ -283,7 +283,7 @@ VIEWS = [np.arange(8, dtype=np.float32).reshape(4, 2) + 100 * view for view in r
 
 def test_epochs_go_through_the_views_in_turn():
     stored = FeatureBatches(VIEWS, torch.float32, False, after="pool", start=3, labels=[0, 1, 0, 1])
-    keys = [Key(3, 0), Key(4, 1), Key(5, 2), Key(3, 3, draw=1)]
+    keys = [SampleKey(3, 0), SampleKey(4, 1), SampleKey(5, 2), SampleKey(3, 3, repeat=1)]
     batch = stored.batch(keys)
     assert batch.image.tolist() == [[0, 1], [102, 103], [4, 5], [106, 107]]
     assert (batch.label.tolist(), batch.index.tolist(), batch.after) == ([0, 1, 0, 1], [0, 1, 2, 3], "pool")
@@ -291,7 +291,7 @@ def test_epochs_go_through_the_views_in_turn():
 
 def test_rows_may_lie_in_another_order():
     stored = FeatureBatches(VIEWS[:1], torch.float32, False, after="pool", rows=[3, 1], labels=[0, 1])
-    assert stored.batch([Key(9, 0), Key(9, 1)]).image.tolist() == [[6, 7], [2, 3]]
+    assert stored.batch([SampleKey(9, 0), SampleKey(9, 1)]).image.tolist() == [[6, 7], [2, 3]]
 
 
 def test_mixup_blends_rows_and_labels_with_the_shares_of_images():
@@ -299,7 +299,7 @@ def test_mixup_blends_rows_and_labels_with_the_shares_of_images():
     stored = FeatureBatches(
         VIEWS, torch.float32, False, after="pool", labels=[0, 1, 2, 1], mixing=mixing, num_classes=3, seed=4
     )
-    (row,), (label,), _, _ = stored.batch([Key(0, 1, partner=2)])
+    (row,), (label,), _, _ = stored.batch([SampleKey(0, 1, partner=2)])
     white, black = torch.full((3, 2, 2), 255, dtype=torch.uint8), torch.zeros(3, 2, 2, dtype=torch.uint8)
     share = mixing.mix(white, black, addressed_seed(4, "mix", 0, 1, 0))[1]
     assert_close(row, share * torch.tensor([2.0, 3.0]) + (1 - share) * torch.tensor([4.0, 5.0]))

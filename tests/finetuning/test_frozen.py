@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import BackboneFinetuning, RunState, build_plan
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from tlab.config.validation import check
 from tlab.core.errors import UserError
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import L2SP, AddressedRandomness, BackboneFinetuning, RunState, build_plan, schedules
 from tlab.models.module import ImageClassifier
 

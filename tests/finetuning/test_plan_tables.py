@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tlab.assembly.build import make_plan
 from tlab.config.hydra import compose
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import BackboneFinetuning, RunState
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier

@@ -5,7 +5,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from tlab.data.dataset import Batch, whole_batches
+from tlab.data.batch import Batch
+from tlab.data.loader import whole_batches
 from tlab.runs.confusion import ConfusionCounts
 
 

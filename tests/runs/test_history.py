@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.finetuning import PhaseRecord, RunState, build_plan
 from tlab.runs.directory import RunDirectory
 from tlab.runs.history import RunRecorder

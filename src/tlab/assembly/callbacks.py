@@ -57,7 +57,7 @@ def build_callbacks(
     from tlab.dashboards.scalars import ConfigText, Scalars
     from tlab.dashboards.stage_table import StageTable
     from tlab.dashboards.top_losses import TopLosses
-    from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FrozenPrefix, LearningRateFinder
+    from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FeatureCache, LearningRateFinder
     from tlab.finetuning.schedules import check_schedules
     from tlab.runs.checkpoints import BestCheckpoint, LastCheckpoint
     from tlab.runs.confusion import ConfusionRecorder
@@ -67,7 +67,7 @@ def build_callbacks(
     check_monitors(cfg, metrics)
     schedule = instantiate(cfg.scheduler, _convert_="all")
     check_schedules(state.plan, schedule, metrics)
-    features = FrozenPrefix(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
+    features = FeatureCache(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
     decays = cfg.finetune.l2_sp and cfg.finetune.pretrained  # a baseline from scratch has nothing to decay towards
     last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
     return [

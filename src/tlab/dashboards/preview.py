@@ -6,12 +6,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-import torch
 from torch import Tensor
 
-from tlab.core.errors import UserError
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.dashboards.tensorboard import add_photos, writer
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import SampleKey
 
 TILE_INCHES = 1.5
 DRAWN_AFTER = 5.0  # seconds
@@ -33,7 +33,8 @@ class AugmentationPreview(L.Callback):
     def __init__(self, images: int = 16, views: int = 4) -> None:
         self.images = images
         self.views = views
-        self._keys: list[Any] = []  # keys of the batch; empty once it is drawn
+        self._keys: list[SampleKey] = []  # keys of the batch; empty once it is drawn
+        self._augmented: ImageBatches | None = None  # the images of the first phase
         self._started = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -41,7 +42,8 @@ class AugmentationPreview(L.Callback):
         data = getattr(trainer, "datamodule", None)
         self._keys, self._started = [], time.monotonic()
         if writer(trainer) is not None and data is not None:
-            self._keys = list(islice(data.loader("train", train=True).sampler, self.images))
+            loader = data.train_dataloader()
+            self._keys, self._augmented = list(islice(loader.sampler, self.images)), loader.images
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,25 +61,27 @@ class AugmentationPreview(L.Callback):
         keys, self._keys = self._keys, []
         board, data = writer(trainer), trainer.datamodule  # type: ignore[attr-defined]
         assert board is not None
-        dataset = data.loader("train", train=True).dataset
-        images, labels = _read(dataset, keys)
+        assert self._augmented is not None
+        first = self._augmented.batch(keys)
+        images, labels = list(first.image), list(first.label)
         captions = [label_caption(label, data.classes) for label in labels]
         batch = tile_figure(images, captions, "First training batch", 8, tile_inches=TILE_INCHES)
-        views = self._views(dataset, data.loader("train").dataset, data.classes)
+        views = self._views(self._augmented, data.loader("train").images, data.classes)
         # Only after all images are read: the board's own thread would keep the reading ones waiting
         add_photos(board, "preview/batch", batch, 0)
         add_photos(board, "preview/views", views, 0)
 
-    def _views(self, augmented, plain, classes: tuple[str, ...]) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def _views(self, augmented: ImageBatches, plain: ImageBatches, classes: tuple[str, ...]) -> np.ndarray:
         rows = min(len(augmented), -(-self.images // 4))
         chosen = [row * len(augmented) // rows for row in range(rows)]
-        before, labels = _read(plain, [(0, index) for index in chosen])
+        before = plain.batch([SampleKey(0, index) for index in chosen])
         views = 0 if augmented.is_fixed else self.views  # all epochs would show the same
-        after = _read(augmented, [(epoch, index) for index in chosen for epoch in range(views)])[0] if views else []
+        keys = [SampleKey(epoch, index) for index in chosen for epoch in range(views)]
+        after = list(augmented.batch(keys).image) if views else []
         tiles: list[Tensor] = []
         captions: list[str] = []
-        for row, label in enumerate(labels):
-            tiles += [before[row], *after[row * views : (row + 1) * views]]
+        for row, (image, label) in enumerate(zip(before.image, before.label, strict=True)):
+            tiles += [image, *after[row * views : (row + 1) * views]]
             captions += [label_caption(label, classes), *[""] * views]
         headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(views))]
         return tile_figure(tiles, captions, "Augmentation", len(headers), headers, TILE_INCHES)
@@ -100,10 +104,3 @@ def label_caption(label: Tensor, classes: tuple[str, ...]) -> str:
         f"{share:.2f} {shorten(classes[index], room - 7)}"
         for share, index in zip(shares.tolist(), order.tolist(), strict=True)
     )
-
-
-def _read(dataset: torch.utils.data.Dataset, keys: list) -> tuple[list[Tensor], list[Tensor]]:
-    batch = dataset.__getitems__(keys)  # type: ignore[attr-defined]
-    if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
-        raise batch
-    return list(batch.image), list(batch.label)

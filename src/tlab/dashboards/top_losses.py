@@ -6,9 +6,9 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from tlab.core.errors import UserError
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.dashboards.tensorboard import add_photos, collects, writer
+from tlab.data.sampler import SampleKey
 
 TILE_INCHES = 1.6
 
@@ -63,9 +63,7 @@ class TopLosses(L.Callback):
             return
         losses, index, logits = (part.cpu() for part in self._worst)
         samples = data.index.splits["val"]
-        batch = data.loader("val").dataset.__getitems__([(0, i) for i in index.tolist()])
-        if isinstance(batch, UserError):  # the dataset hands an unreadable file over as a value
-            raise batch
+        batch = data.loader("val").images.batch([SampleKey(0, i) for i in index.tolist()])
         captions = [
             _caption(loss, row.softmax(0), samples[i].label, samples[i].path.name, data.classes)
             for loss, row, i in zip(losses.tolist(), logits, index.tolist(), strict=True)

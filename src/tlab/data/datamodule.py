@@ -16,9 +16,10 @@ from tlab.core.processes import from_first_process
 from tlab.core.text import few
 from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import Contents, contents
-from tlab.data.dataset import Augmentation, ImageDataset, Transform
+from tlab.data.feature_batches import FeatureBatches
+from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
-from tlab.data.sampler import EpochSampler, Key, SequentialSampler, addressed_generator
+from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.issues import find_issues
 from tlab.data.sources.verify import FileCheck, Unreadable, check_files, unreadable
@@ -42,7 +43,7 @@ class ImageDataModule(L.LightningDataModule):
         resize: "crop" keeps the center, "pad" the whole image (evaluation, and training where `augment`
             leaves another size).
         crop_fraction: Share of the shorter side that "crop" keeps.
-        augment: Named training transforms (see `ImageDataset`).
+        augment: Named training transforms (see `ImageBatches`).
         mix: Mixup or CutMix for training.
         phases: Phase of the run -> `{transforms, mix}` that replace `augment` and `mix`.
         balanced: Whether training draws every class equally often.
@@ -86,12 +87,13 @@ class ImageDataModule(L.LightningDataModule):
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
         self.num_workers, self.resize, self.crop_fraction = num_workers, resize, crop_fraction
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
-        self.phases = {name: Augmentation(a["transforms"], a.get("mix")) for name, a in (phases or {}).items()}
+        self.phases = phases or {}
         self.store, self.on_unreadable = store, unreadable
         self.unreadable: list[Unreadable] = []
         self.verdicts: dict[str, FileCheck] = {}
         self.remarks: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
+        self._training_images: dict[str, ImageBatches] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Index and check the files, once. Writes nothing but the cache of the check.
@@ -154,8 +156,8 @@ class ImageDataModule(L.LightningDataModule):
             :MEASURED_IMAGES
         ]
         total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-        keys = [Key(0, index) for index in sorted(chosen.tolist())]
-        for batch in make_loader(self.dataset(samples), keys, self.batch_size, self.num_workers):
+        keys = [SampleKey(0, index) for index in sorted(chosen.tolist())]
+        for batch in make_loader(self.images(samples), keys, self.batch_size, self.num_workers):
             x = batch.image.double() / 255
             total += x.sum((0, 2, 3))
             squares += x.square().sum((0, 2, 3))
@@ -182,11 +184,12 @@ class ImageDataModule(L.LightningDataModule):
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         address = (split, train, replicas, rank)
         if address not in self._loaders:
-            dataset = self.dataset(self.index.splits[split], augmented=train)
-            sampler: Sampler[Key] = SequentialSampler(len(dataset), num_replicas=replicas, rank=rank)
+            samples = self.index.splits[split]
+            images = self.training_images() if train else self.images(samples)
+            sampler: Sampler[SampleKey] = SequentialSampler(len(samples), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
-                    [sample.label for sample in dataset.samples],
+                    [sample.label for sample in samples],
                     seed=self.seed,
                     balanced=self.balanced,
                     batch_size=self.batch_size,
@@ -194,7 +197,7 @@ class ImageDataModule(L.LightningDataModule):
                     rank=rank,
                 )
             self._loaders[address] = make_loader(
-                dataset, sampler, self.batch_size, self.num_workers, persistent=True
+                images, sampler, self.batch_size, self.num_workers, persistent=True
             )
         return self._loaders[address]
 
@@ -210,37 +213,53 @@ class ImageDataModule(L.LightningDataModule):
         """Return the test loader."""
         return self.loader("test")
 
-    def augment_for(self, phase: str) -> None:
-        """Augment the training images of the coming epochs as a phase asks (see `phases`)."""
-        sampler = self.train_dataloader().sampler
-        assert isinstance(sampler, EpochSampler)
-        sampler.phase = phase
+    def prepare(self, phase: str, features: Mapping[str, FeatureBatches] | None = None, epochs: int = 0) -> None:
+        """Choose where the batches of training and validation come from in a phase of the run.
 
-    def keep_decoded(self, epochs: int) -> None:
-        """Decode each training and validation image once for `epochs` epochs, if that pays.
-
-        The first of several processes decides for all.
+        Args:
+            phase: Key of the phase, whose images may be augmented in a way of their own (see `phases`).
+            features: Split -> cached features, which replace its images.
+            epochs: Number of epochs for which images are decoded once, if that pays; the first of several
+                processes decides for all. 0: no image is kept.
         """
-        for loader in (self.train_dataloader(), self.val_dataloader()):
-            reads = loader.stored is None and not loader.has_workers
-            if from_first_process(lambda: reads):  # noqa: B023 - called at once
+        features = features or {}
+        train, val = self.train_dataloader(), self.val_dataloader()
+        train.use(self.training_images(phase), features.get("train"))
+        val.use(val.images, features.get("val"))
+        for loader in (train, val) if epochs else ():
+            reads = loader.source is loader.images and not loader.has_workers
+            if from_first_process(bool, reads):
                 loader.images.keep_decoded(self.store, epochs)
 
-    def augmentation(self, phase: str) -> Augmentation:
-        """Return the augmentation of a phase."""
-        return self.phases.get(phase, Augmentation(self.augment or {}, self.mix)).active()
+    def prepare_test(self, features: FeatureBatches | None) -> None:
+        """Let the test start from cached features, or from images where there are none."""
+        test = self.test_dataloader()
+        test.use(test.images, features)
 
-    def dataset(self, samples: Sequence[Sample], augmented: bool = False) -> ImageDataset:
-        """Return the dataset of these files, as evaluation sees them, or as training does (`augmented`)."""
+    def images(self, samples: Sequence[Sample]) -> ImageBatches:
+        """Return the images of these files as evaluation sees them."""
+        return self._images(samples, None, None)
+
+    def training_images(self, phase: str = "") -> ImageBatches:
+        """Return the training images as a phase augments and mixes them; the same object at every call."""
+        phase = phase if phase in self.phases else ""
+        if phase not in self._training_images:
+            own = self.phases.get(phase, {"transforms": self.augment, "mix": self.mix})
+            images = self._images(self.index.splits["train"], own["transforms"], own.get("mix"))
+            self._training_images[phase] = images
+        return self._training_images[phase]
+
+    def _images(
+        self, samples: Sequence[Sample], augment: Mapping[str, Transform | None] | None, mixing: Mixing | None
+    ) -> ImageBatches:
         from tlab.data.augment.evaluation import evaluation_transform
 
-        return ImageDataset(
+        return ImageBatches(
             samples,
             finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),
             image_size=self.image_size,
-            augment=self.augment if augmented else None,
-            mixing=self.mix if augmented else None,
-            phases=self.phases if augmented else None,
+            augment=augment,
+            mixing=mixing,
             num_classes=self.num_classes,
             seed=self.seed,
         )

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from tlab.data.augment.mixup import Mixing
-from tlab.data.dataset import Batch
-from tlab.data.sampler import Key, addressed_seed
+from tlab.data.batch import Batch
+from tlab.data.sampler import SampleKey, addressed_seed
 
 
 class FeatureBatches:
@@ -57,10 +57,10 @@ class FeatureBatches:
         """Whether a row is a vector, not a feature map."""
         return self.views[0].ndim == 2
 
-    def batch(self, keys: Sequence[Key]) -> Batch:
+    def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """Return the batch of these keys."""
         index = torch.tensor([key.index for key in keys])
-        rows = self.read([(key.epoch + key.draw, key.index) for key in keys])
+        rows = self.read([(key.epoch + key.repeat, key.index) for key in keys])
         labels = self.labels[index]
         if self.mixing is None:
             return Batch(rows, labels, index, self.after)
@@ -72,13 +72,13 @@ class FeatureBatches:
         targets = [one_hot(y, self.num_classes).float() for y in (labels, self.labels[[i for _, i in partners]])]
         return Batch(mixed, torch.lerp(targets[1], targets[0], weight[:, None]), index, self.after)
 
-    def _mixes(self, key: Key) -> tuple[float, tuple[int, int]]:
+    def _mixes(self, key: SampleKey) -> tuple[float, tuple[int, int]]:
         """Return the share of a key's own sample, and (epoch, sample) of what it is mixed with."""
         assert self.mixing is not None
         if key.partner < 0:
-            return 1.0, (key.epoch + key.draw, key.index)
-        weight = self.mixing.weight(addressed_seed(self.seed, "mix", key.epoch, key.index, key.draw))
-        return weight, (key.epoch + key.partner_draw, key.partner)
+            return 1.0, (key.epoch + key.repeat, key.index)
+        weight = self.mixing.weight(addressed_seed(self.seed, "mix", key.epoch, key.index, key.repeat))
+        return weight, (key.epoch + key.partner_repeat, key.partner)
 
     def read(self, addresses: Sequence[tuple[int, int]]) -> Tensor:
         """Return copies of the rows for each (epoch, sample)."""

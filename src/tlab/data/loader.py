@@ -1,59 +1,66 @@
-"""Data loaders over an `ImageDataset`, and the number of their worker processes."""
+"""Data loaders, and the number of their worker processes."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process
 from tlab.core.signals import STOPPING
-from tlab.data.dataset import Batch, ImageDataset, whole_batches
+from tlab.data.batch import Batch, BatchSource
 from tlab.data.feature_batches import FeatureBatches
-from tlab.data.sampler import EpochSampler, Key
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import EpochSampler, SampleKey
 
 POOLED_ROWS = 1024  # batch size of pooled features in evaluation, where a step costs more than its computation
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it saves
 
 
 class Loader(DataLoader[Batch]):
-    """A data loader that can resume inside an epoch, and raises a `UserError` without its worker's traceback.
+    """A data loader whose batches come from images or cached features, and that can resume inside an epoch.
 
     Attributes:
-        stored: Cached features; if set, batches come from them and no image is read.
+        source: Where the batches come from.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, images: ImageBatches, **options: Any) -> None:
+        super().__init__(_WorkerImages(images), collate_fn=whole_batches, **options)
+        self.source: BatchSource = images
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
-        self.stored: FeatureBatches | None = None
 
     @property
-    def images(self) -> ImageDataset:
-        """The dataset, even if the batches come from `stored`."""
-        assert isinstance(self.dataset, ImageDataset)
-        return self.dataset
+    def images(self) -> ImageBatches:
+        """The images, even if the batches come from features."""
+        assert isinstance(self.dataset, _WorkerImages)
+        return self.dataset.images
 
     @property
     def has_workers(self) -> bool:
-        """Whether there are worker processes, which have a copy of the dataset."""
+        """Whether there are worker processes, which have a copy of the images."""
         return self._iterator is not None
+
+    def use(self, images: ImageBatches, features: FeatureBatches | None = None) -> None:
+        """Take the batches of the coming epochs from `features`, or else from `images`."""
+        self.source = images if features is None else features
+        if images is not self.images:
+            self._end_workers(self._iterator)
+            self.dataset.images = images  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
-        batches = self._from_store() if self.stored is not None else super().__iter__()
+        in_workers = self.num_workers > 0 and self.source is self.images
+        batches = super().__iter__() if in_workers else self._batches()
         for batch in batches:
-            self._taken["batches"] += 1
             if isinstance(batch, UserError):
-                if isinstance(batches, _MultiProcessingDataLoaderIter):
-                    # Otherwise the garbage collector waits five seconds for each worker
-                    batches._shutdown_workers()
-                    self._iterator = None
-                raise UserError(str(batch))
+                self._end_workers(batches)
+                raise batch
+            self._taken["batches"] += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -68,18 +75,22 @@ class Loader(DataLoader[Batch]):
         """Begin the next iteration with the first batch, even after `load_state_dict`."""
         self._resumed = None
 
-    def _from_store(self) -> Iterator[Batch]:
-        assert self.stored is not None
-        batches: Iterable[list[Key]] = self.batch_sampler  # type: ignore[assignment]
-        if self.stored.is_pooled and not isinstance(self.sampler, EpochSampler):
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches that are made in this process."""
+        batches: Iterable[list[SampleKey]] = self.batch_sampler  # type: ignore[assignment]
+        pooled = isinstance(self.source, FeatureBatches) and self.source.is_pooled
+        if pooled and not isinstance(self.sampler, EpochSampler):
             keys = list(self.sampler)
             batches = (keys[start : start + POOLED_ROWS] for start in range(0, len(keys), POOLED_ROWS))
         for keys in batches:
-            batch = self.stored.batch(keys)
-            if self.pin_memory:  # as torch does with a batch of images
-                image, label, index, after = batch
-                batch = Batch(image.pin_memory(), label.pin_memory(), index.pin_memory(), after)
-            yield batch
+            batch = self.source.batch(keys)
+            yield pin_memory(batch) if self.pin_memory else batch
+
+    def _end_workers(self, workers: Any) -> None:
+        """End the worker processes of an iterator; the garbage collector would wait five seconds for each."""
+        if isinstance(workers, _MultiProcessingDataLoaderIter):
+            workers._shutdown_workers()
+        self._iterator = None
 
     def _start(self) -> dict[str, int]:
         """Return the epoch that begins, and the number of its batches that a resumed run has already taken."""
@@ -92,26 +103,44 @@ class Loader(DataLoader[Batch]):
         return start
 
 
+class _WorkerImages(Dataset[Batch]):
+    """What worker processes read; the images in it can change, while torch fixes a loader's dataset."""
+
+    def __init__(self, images: ImageBatches) -> None:
+        self.images = images
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | UserError:
+        """Return a batch, or the mistake as a value: raised it would arrive wrapped in the worker's traceback."""
+        try:
+            return self.images.batch(keys)
+        except UserError as error:
+            return error
+
+
+def whole_batches(batch: Any) -> Any:
+    """Return the batch unchanged: the `collate_fn` of what is a whole batch already."""
+    return batch
+
+
 def make_loader(
-    dataset: ImageDataset, keys: Any, batch_size: int, num_workers: int | None = None, persistent: bool = False
+    images: ImageBatches, keys: Any, batch_size: int, num_workers: int | None = None, persistent: bool = False
 ) -> Loader:
     """Return a loader of the images that `keys` address.
 
     Args:
-        dataset: Dataset that makes the batches.
-        keys: A sampler or a list of `sampler.Key`.
+        images: Images that the batches are made of.
+        keys: A sampler or a list of `sampler.SampleKey`.
         batch_size: Batch size B; the last batch may be smaller.
         num_workers: Number of decoding processes; None chooses by `choose_workers`.
         persistent: Whether to keep the processes from one epoch to the next.
     """
     # torch's worker processes compute on one thread each
-    on_cpu = dataset.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    on_cpu = images.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
     workers = choose_workers(len(keys), cpus_per_process(), on_cpu) if num_workers is None else num_workers
     return Loader(
-        dataset,
+        images,
         batch_size=batch_size,
         sampler=keys,
-        collate_fn=whole_batches,
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -132,7 +161,7 @@ def ignore_signals(worker: int) -> None:
 def choose_workers(images: int, cores: int, on_cpu: bool = False) -> int:
     """Return the number of worker processes for a split.
 
-    Zero for few images, and if the network runs on the CPU: the dataset then makes the images of a batch on all
+    Zero for few images, and if the network runs on the CPU: the images of a batch are then made on all
     cores between two steps, while worker processes would take cores from the network, whose threads wait for each
     other at every layer. Otherwise one per core but one, at most 8.
 

@@ -1,9 +1,12 @@
 """Addressed randomness, and samplers whose order is a function of the seed and the epoch only."""
 
+import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -20,28 +23,38 @@ def addressed_generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(addressed_seed(*parts))
 
 
-class Key(NamedTuple):
-    """The address of one image that a sampler asks a dataset for.
+@contextmanager
+def kept_random_state(device: torch.device | None = None) -> Iterator[None]:
+    """Restore the random state of torch (of the CPU, and of `device`), NumPy and Python at the end of the block."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+class SampleKey(NamedTuple):
+    """The address of one sample that a sampler asks for.
 
     Attributes:
         epoch: Number of the epoch, from 0.
         index: Position of the sample in its split.
-        draw: Number of earlier occurrences of the sample in this epoch (balanced sampling repeats samples; each
+        repeat: Number of earlier occurrences of the sample in this epoch (balanced sampling repeats samples; each
             repeat gets its own augmentation).
         partner: Sample to mix with, the next one in the order of the epoch; -1 for none.
-        partner_draw: Value of `draw` of the partner.
-        phase: Phase of the run, which may have its own augmentation; "" for evaluation.
+        partner_repeat: Value of `repeat` of the partner.
     """
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which no key needs
-    draw: int = 0
+    repeat: int = 0
     partner: int = -1
-    partner_draw: int = 0
-    phase: str = ""
+    partner_repeat: int = 0
 
 
-class EpochSampler(Sampler[Key]):
+class EpochSampler(Sampler[SampleKey]):
     """The training order: a new permutation in every epoch, reproducible from (seed, epoch).
 
     With several processes each global batch (`batch_size * num_replicas` successive keys) is cut into
@@ -61,7 +74,6 @@ class EpochSampler(Sampler[Key]):
         rank: Rank of this process.
 
     Attributes:
-        phase: Phase of the run, put into the keys.
         skip: Number of keys to skip at the start of the next iteration only, which a run resumed inside an epoch
             has already seen.
     """
@@ -83,7 +95,6 @@ class EpochSampler(Sampler[Key]):
         self.seed, self.shuffle, self.balanced = seed, shuffle, balanced
         self.batch_size, self.num_replicas, self.rank = batch_size, num_replicas, rank
         self.epoch = 0
-        self.phase = ""
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,22 +104,23 @@ class EpochSampler(Sampler[Key]):
     def __len__(self) -> int:
         return len(self._positions())
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[SampleKey]:
         keys = self.keys(self.epoch)
         skip, self.skip = self.skip, 0
-        return iter([keys[place]._replace(phase=self.phase) for place in self._positions()[skip:]])
+        return iter([keys[place] for place in self._positions()[skip:]])
 
-    def keys(self, epoch: int) -> list[Key]:
+    def keys(self, epoch: int) -> list[SampleKey]:
         """Return the N keys of an epoch over all ranks, in order."""
         order = self._order(epoch)
         seen: dict[int, int] = {}
-        draws = []
+        repeats = []
         for index in order:
-            draws.append(seen.get(index, 0))
-            seen[index] = draws[-1] + 1
+            repeats.append(seen.get(index, 0))
+            seen[index] = repeats[-1] + 1
         # The order closes to a ring, so that the last sample has a partner too
-        partners = zip(order[1:] + order[:1], draws[1:] + draws[:1], strict=True)
-        return [Key(epoch, i, d, p, pd) for i, d, (p, pd) in zip(order, draws, partners, strict=True)]
+        partners, partner_repeats = order[1:] + order[:1], repeats[1:] + repeats[:1]
+        columns = zip(order, repeats, partners, partner_repeats, strict=True)
+        return [SampleKey(epoch, *column) for column in columns]
 
     def _order(self, epoch: int) -> list[int]:
         generator = addressed_generator(self.seed, "order", epoch)
@@ -145,7 +157,7 @@ class EpochSampler(Sampler[Key]):
         return [position for part in slices for position in part]
 
 
-class SequentialSampler(Sampler[Key]):
+class SequentialSampler(Sampler[SampleKey]):
     """The evaluation order: each sample of a split once, in the order of the index.
 
     With several processes rank r takes the samples r, r + R, r + 2R, ...; none is repeated for padding, so the
@@ -163,5 +175,5 @@ class SequentialSampler(Sampler[Key]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __iter__(self) -> Iterator[Key]:
-        return (Key(0, index) for index in self._indices)
+    def __iter__(self) -> Iterator[SampleKey]:
+        return (SampleKey(0, index) for index in self._indices)

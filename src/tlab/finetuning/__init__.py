@@ -2,7 +2,7 @@
 
 from tlab.finetuning.callback import BackboneFinetuning
 from tlab.finetuning.ema import EMA
-from tlab.finetuning.features.cache import FrozenPrefix
+from tlab.finetuning.features.cache import FeatureCache
 from tlab.finetuning.l2_sp import L2SP
 from tlab.finetuning.lr_finder import LearningRateFinder
 from tlab.finetuning.plan import Phase, Plan, Until, build_plan
@@ -14,7 +14,7 @@ __all__ = [
     "L2SP",
     "AddressedRandomness",
     "BackboneFinetuning",
-    "FrozenPrefix",
+    "FeatureCache",
     "LearningRateFinder",
     "Phase",
     "PhaseRecord",

@@ -16,9 +16,10 @@ from torch.utils.hooks import RemovableHandle
 
 from tlab.core.hardware import cpus_per_process, single_threaded
 from tlab.data.datamodule import ImageDataModule
+from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import Loader
 from tlab.finetuning.ddp import PhasedDDP, verify_equal
-from tlab.finetuning.features.cache import FrozenPrefix, deepest
+from tlab.finetuning.features.cache import FeatureCache, deepest
 from tlab.finetuning.plan import HEAD
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.finetuning.state import PhaseRecord, RunState
@@ -52,7 +53,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     """
 
     def __init__(
-        self, state: RunState, schedule: BuildSchedule = constant, features: FrozenPrefix | None = None
+        self, state: RunState, schedule: BuildSchedule = constant, features: FeatureCache | None = None
     ) -> None:
         plan = state.plan
         unfrozen = (start for start, phase in zip(plan.starts, plan.phases, strict=True) if phase.trained != {HEAD})
@@ -175,7 +176,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         never = list(itertools.takewhile(lambda name: name not in trained, net.backbone.stage_names))
         if upto := deepest(never, net):
             digests = {name: digest(net.group(name)) for name in never}
-            self.features.enter_test(trainer, _module(pl_module), upto, digests)
+            features = self.features.of_test(trainer, _module(pl_module), upto, digests)
+            trainer.datamodule.prepare_test(features)  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the phases entered so far and the state of the schedule."""
@@ -191,23 +193,20 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._scheduler_state = state_dict["scheduler"]
 
     def _apply(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set what trains, and how the images are augmented, as the current phase says."""
+        """Set what trains, and where the batches come from, as the current phase says."""
         self.freeze_before_training(pl_module)
         if isinstance(trainer.strategy, PhasedDDP):
             trainer.strategy.rewrap()
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
-        data.augment_for(self.state.phase.key)
         self._single_thread.close()
+        phase, features = self.state.phase.key, None
         if not self.state.records or self.state.phase_is_over:
+            data.prepare(phase)
             return
-        record = self.state.records[-1]
         if self.features is not None:
-            start, length = record.start, record.length
-            self.features.enter(
-                trainer, _module(pl_module), self.state.phase.key, start, length, record.digests_before
-            )
-        data.keep_decoded(epochs=self.state.plan.epochs - trainer.current_epoch)
+            features = self.features.of_phase(trainer, _module(pl_module), phase, self.state.records[-1])
+        data.prepare(phase, features, epochs=self.state.plan.epochs - trainer.current_epoch)
         if _is_small(_module(pl_module), data):
             self._single_thread.enter_context(single_threaded())
 
@@ -270,9 +269,9 @@ def _is_small(module: ImageClassifier, data: ImageDataModule) -> bool:
 
     Then the result is the same for any number of cores, too: the order in which sums are taken depends on it.
     """
-    stored = [loader.stored for loader in (data.train_dataloader(), data.val_dataloader())]
+    sources = [loader.source for loader in (data.train_dataloader(), data.val_dataloader())]
     weights = sum(parameter.numel() for parameter in module.net.head.parameters())
-    pooled = all(rows is not None and rows.is_pooled for rows in stored)
+    pooled = all(isinstance(source, FeatureBatches) and source.is_pooled for source in sources)
     return module.device.type == "cpu" and pooled and data.batch_size * weights <= ONE_CORE
 
 

@@ -9,10 +9,8 @@ all where a later phase begins, and meanwhile it keeps a checkpoint in the run d
 import copy
 import logging
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -20,9 +18,9 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 
-from tlab.data.dataset import Batch
+from tlab.data.batch import Batch
 from tlab.data.loader import Loader, make_loader
-from tlab.data.sampler import EpochSampler, Key
+from tlab.data.sampler import EpochSampler, SampleKey, kept_random_state
 from tlab.finetuning.state import RunState
 from tlab.models.autotune.precision import autocast
 from tlab.models.module import ImageClassifier
@@ -173,18 +171,6 @@ def suggest(rates: list[float], losses: list[float]) -> tuple[float | None, str]
     return rates[int(slope.argmin())], ""
 
 
-@contextmanager
-def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Put the random state of torch (CPU and `device`), numpy and Python back at the end of the block."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
 class LearningRateFinder(L.Callback):
     """Suggests a value for `optimizer.lr` when a phase begins or a run is resumed, and changes nothing.
 
@@ -237,7 +223,7 @@ class LearningRateFinder(L.Callback):
 
 
 def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
-    """Return another loader over the dataset of `loader`, for `steps` batches from epoch `epoch` on.
+    """Return another loader over the images of `loader`, for `steps` batches from epoch `epoch` on.
 
     All batches are whole, or all hold the whole split where it is smaller than a batch.
     """
@@ -246,12 +232,12 @@ def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
     assert loader.batch_size is not None
     size = min(loader.batch_size, len(sampler.labels))
     whole = len(sampler.labels) // size * size
-    keys: list[Key] = []
+    keys: list[SampleKey] = []
     for later in count(epoch):
         if len(keys) >= steps * size:
             break
-        keys += [key._replace(phase=sampler.phase) for key in sampler.keys(later)[:whole]]
-    return make_loader(loader.dataset, keys[: steps * size], size, loader.num_workers)  # type: ignore[arg-type]
+        keys += sampler.keys(later)[:whole]
+    return make_loader(loader.images, keys[: steps * size], size, loader.num_workers)
 
 
 def sentence(phase: str, curve: LrCurve) -> str:

@@ -22,13 +22,13 @@ from tlab.core.hardware import cpus_per_process
 from tlab.core.processes import from_all_processes, from_first_process
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.dataset import ImageDataset
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import make_loader
-from tlab.data.sampler import Key
 from tlab.finetuning.features import fingerprint
+from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
+from tlab.finetuning.state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
 
@@ -39,7 +39,7 @@ BATCH = {"cpu": CHUNK, "cuda": 256}  # images at once: a GPU wants many
 GB = 10**9
 
 
-class FrozenPrefix:
+class FeatureCache:
     """Lets the phases of a run start at their first trainable stage.
 
     Stages that stay frozen through a phase are a fixed function of the image. Their output is computed once per
@@ -62,122 +62,75 @@ class FrozenPrefix:
         self.views = views
         self.max_bytes = int(max_gb * GB)
 
-    def enter(
-        self,
-        trainer: L.Trainer,
-        module: ImageClassifier,
-        phase: str,
-        start: int,
-        length: int,
-        digests: Mapping[str, str],
-    ) -> None:
-        """Let the training and the validation loader return the output of the stages that are frozen now.
+    def of_phase(
+        self, trainer: L.Trainer, module: ImageClassifier, phase: str, record: PhaseRecord
+    ) -> dict[str, FeatureBatches]:
+        """Return split -> the output of the stages that a phase freezes, for what need not start at the images.
 
         Args:
             trainer: The run's trainer, whose data module is an `ImageDataModule`.
             module: The module, whose network is frozen for the phase.
-            phase: `Key.phase` of the phase's images.
-            start: First epoch of the phase.
-            length: Maximum number of epochs of the phase.
-            digests: Digest of each stage, see `models.stages.digest`.
+            phase: Key of the phase.
+            record: Record of the phase, which has begun.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        loaders = {"train": data.loader("train", train=True), "val": data.loader("val")}
-        for loader in loaders.values():
-            loader.stored = None
         upto = deepest(module.net.frozen_stages, module.net)
         whole = _is_whole(trainer.limit_train_batches) and _is_whole(trainer.limit_val_batches)
-        if not upto or not whole or (length == 1 and upto != POOL):  # one epoch of maps is not worth the disk
-            return
+        # One epoch of maps is not worth the disk
+        if not upto or not whole or (record.length == 1 and upto != POOL):
+            return {}
         began = time.perf_counter()
-        prefix = _Prefix(module, trainer, upto, digests)
-        sources = self._sources(data, phase, start, length, pooled=upto == POOL)
-        if not sources:
-            return
-        stored = prefix.stored(sources, data, self.max_bytes, start)
-        for split, rows in stored.items():
-            loaders[split].stored = rows
-        if (train := loaders["train"].stored) is not None:
-            train.mixing = data.augmentation(phase).mixing
-        if stored:
-            prefix.tell(f"phase {phase} trains", time.perf_counter() - began)
+        prefix = _Prefix(module, trainer, upto, record.digests_before)
+        views = self._views(data, phase, record, pooled=upto == POOL)
+        if not views:
+            return {}
+        features = prefix.features(views, data, self.max_bytes, record.start)
+        if "train" in features:
+            features["train"].mixing = data.training_images(phase).mixing
+        if features:
+            prefix.log_origin(f"phase {phase} trains", time.perf_counter() - began)
+        return features
 
-    def enter_test(
+    def of_test(
         self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
-    ) -> None:
-        """Let the test loader return the output of stage `upto`, up to which no phase has trained anything."""
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        loader = data.loader("test")
-        loader.stored = None
-        source = Source.plain(data, "test")
-        prefix = _Prefix(module, trainer, upto, digests)
-        whole = _is_whole(trainer.limit_test_batches)
-        if whole and source is not None:
-            loader.stored = prefix.stored({"test": [source]}, data, self.max_bytes).get("test")
+    ) -> FeatureBatches | None:
+        """Return the output of stage `upto`, up to which no phase has trained anything, for the test images.
 
-    def _sources(
-        self, data: ImageDataModule, phase: str, start: int, length: int, pooled: bool
-    ) -> "dict[str, list[Source]]":
+        Args:
+            trainer: As in `of_phase`.
+            module: The module.
+            upto: Last of the stages.
+            digests: Digest of each stage, see `models.classifier.digest`.
+        """
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        view = ImageView.plain(data, "test")
+        if not _is_whole(trainer.limit_test_batches) or view is None:
+            return None
+        prefix = _Prefix(module, trainer, upto, digests)
+        return prefix.features({"test": [view]}, data, self.max_bytes).get("test")
+
+    def _views(
+        self, data: ImageDataModule, phase: str, record: PhaseRecord, pooled: bool
+    ) -> dict[str, list[ImageView]]:
         """Return the views that each split has in a phase; a split that is missing reads its images."""
-        augmentation = data.augmentation(phase)
-        if augmentation.transforms:
-            views = min(self.views or VIEWS, length)
-            train = [Source.augmented(data, phase, start + view) for view in range(views)]
-            if views == length and not pooled:
-                train = []  # large, and each would be read once
-            val = [Source.plain(data, "val")]
+        images = data.training_images(phase)
+        train: list[ImageView | None]
+        if images.is_fixed:
+            train = val = [ImageView.plain(data, "train", "val")]
         else:
-            train = val = [Source.plain(data, "train", "val")]
-        if augmentation.mixing is not None and augmentation.mixing.cutmix_alpha > 0:
+            count = min(self.views or VIEWS, record.length)
+            train = [ImageView.augmented(images, record.start + number) for number in range(count)]
+            if count == record.length and not pooled:
+                train = []  # large, and each would be read once
+            val = [ImageView.plain(data, "val")]
+        if images.mixing is not None and images.mixing.cutmix_alpha > 0:
             log.info("phase %s: CutMix needs images, so training reads them in every epoch", phase)
             train = []
         if None in train:
             log.info("phase %s: a transform cannot be pickled, so training reads images in every epoch", phase)
             train = []
         wanted = {"train": train, "val": val}
-        return {split: [each for each in views if each] for split, views in wanted.items() if any(views)}
-
-
-class Source:
-    """Images that rows are computed from, and what their pixels depend on.
-
-    Args:
-        dataset: Dataset of the images.
-        epoch: Epoch of the views.
-        phase: Phase of the views; "" for images as evaluation sees them.
-        pixels: Digest of the transforms.
-        view: Seed and epoch of augmented images; None for those as evaluation sees them.
-
-    Attributes:
-        keys: Key of each row's image.
-        row: Row number of each file.
-        recipe: Everything that the pixels depend on, as plain data.
-    """
-
-    def __init__(self, dataset: ImageDataset, epoch: int, phase: str, pixels: str, view: list[int] | None) -> None:
-        self.dataset = dataset
-        self.keys = [Key(epoch, index, phase=phase) for index in range(len(dataset))]
-        self.row = {sample.path: number for number, sample in enumerate(dataset.samples)}
-        self.recipe = {"pixels": pixels, "files": fingerprint.of_files(dataset.samples), "view": view}
-
-    @classmethod
-    def plain(cls, data: ImageDataModule, *splits: str) -> "Source | None":
-        """Return the images of some splits as evaluation sees them.
-
-        In the order of their paths: however a seed shuffles them over the splits, the rows are the same.
-        """
-        files = {sample.path: sample for split in splits for sample in data.index.splits[split]}
-        dataset = data.dataset([files[path] for path in sorted(files)])
-        pixels = fingerprint.of_transforms({"finish": dataset.finish})
-        return cls(dataset, 0, "", pixels, None) if pixels else None
-
-    @classmethod
-    def augmented(cls, data: ImageDataModule, phase: str, epoch: int) -> "Source | None":
-        """Return the training images as an epoch of a phase sees them before mixing."""
-        dataset = data.dataset(data.index.splits["train"], augmented=True)
-        steps = data.augmentation(phase).transforms
-        pixels = fingerprint.of_transforms({**steps, "finish": dataset.finish})
-        return cls(dataset, epoch, phase, pixels, [data.seed, epoch]) if pixels else None
+        return {split: [view for view in views if view] for split, views in wanted.items() if any(views)}
 
 
 def deepest(frozen: Sequence[str], net: Classifier) -> str:
@@ -212,16 +165,16 @@ class _Prefix:
             "code": fingerprint.of_code(),
         }
 
-    def path(self, source: Source, upto: str) -> Path:
-        """Return the file of a source's rows behind the stage `upto`."""
+    def path(self, view: ImageView, upto: str) -> Path:
+        """Return the file of a view's rows behind the stage `upto`."""
         stages = self.stages if upto == POOL else self.stages[: self.steps.index(upto) + 1]
         head = self.module.net.head
         pooling = [head.pooling, head.prefix_tokens] if upto == POOL else None
-        recipe = {**self.recipe, **source.recipe, "stages": stages, "pooling": pooling}
+        recipe = {**self.recipe, **view.recipe, "stages": stages, "pooling": pooling}
         return self.folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]}.npy"
 
-    def stored(
-        self, sources: Mapping[str, Sequence[Source]], data: ImageDataModule, max_bytes: int, start: int = 0
+    def features(
+        self, views: Mapping[str, Sequence[ImageView]], data: ImageDataModule, max_bytes: int, start: int = 0
     ) -> dict[str, FeatureBatches]:
         """Return the rows of each split; of several processes all get them, or none does.
 
@@ -229,21 +182,21 @@ class _Prefix:
         them: what the processes exchange in training depends on where their batches come from.
 
         Args:
-            sources: Split -> its views.
+            views: Split -> its views.
             data: Data module of the splits.
             max_bytes: Maximum size of the cache.
             start: First epoch of the views.
         """
-        if not from_first_process(lambda: self.fits([*itertools.chain(*sources.values())], max_bytes)):
+        if not from_first_process(self.fits, [*itertools.chain(*views.values())], max_bytes):
             return {}
-        stored, failure = {}, None
+        features, failure = {}, None
         try:
-            stored = {split: _stored(self, views, data, split, start) for split, views in sources.items()}
+            features = {split: self._batches(each, data, split, start) for split, each in views.items()}
         except OSError as error:
             failure = error.strerror or str(error)
         failures = [each for each in from_all_processes(failure) if each is not None]
         if not failures:
-            return stored
+            return features
         log.warning(
             "features behind %s cannot be kept in %s (%s), so every epoch runs the frozen stages; make room there, "
             "or name another folder with TLAB_CACHE",
@@ -251,9 +204,25 @@ class _Prefix:
         )
         return {}
 
-    def fits(self, sources: Sequence[Source], max_bytes: int) -> bool:
+    def _batches(self, views: Sequence[ImageView], data: ImageDataModule, split: str, start: int) -> FeatureBatches:
+        """Return the batches of a split, whose epochs take the views in turn."""
+        arrays = [self.array(view) for view in views]
+        samples = data.index.splits[split]
+        return FeatureBatches(
+            arrays,
+            row_dtype(arrays[0]),
+            self.channels_last,
+            after=self.upto,
+            start=start,
+            rows=[views[0].row[sample.path] for sample in samples],
+            labels=[sample.label for sample in samples],
+            num_classes=data.num_classes,
+            seed=data.seed,
+        )
+
+    def fits(self, views: Sequence[ImageView], max_bytes: int) -> bool:
         """Make room for the rows; return False, with a warning, where they do not fit."""
-        sizes = {self.path(each, self.upto): len(each.keys) * self._row_bytes(each) for each in sources}
+        sizes = {self.path(each, self.upto): len(each.keys) * self._row_bytes(each) for each in views}
         need, new = sum(sizes.values()), sum(size for path, size in sizes.items() if not path.exists())
         rooms = {
             f"features.max_gb={max_bytes / GB:g} allows": max_bytes,
@@ -280,18 +249,18 @@ class _Prefix:
             return False
         return True
 
-    def array(self, source: Source) -> np.ndarray:
-        """Return the rows of a source, computed if they are not there yet."""
-        path = self.path(source, self.upto)
+    def array(self, view: ImageView) -> np.ndarray:
+        """Return the rows of a view, computed if they are not there yet."""
+        path = self.path(view, self.upto)
         if not path.exists():
             with open_locked(path):
                 if not path.exists():
-                    fill(path, len(source.keys), lambda first: self._compute(source, first))
+                    fill(path, len(view.keys), lambda first: self._compute(view, first))
         touch(path)
         self.files.append(path)
         return np.load(path, mmap_mode="r")
 
-    def tell(self, who: str, seconds: float) -> None:
+    def log_origin(self, who: str, seconds: float) -> None:
         """Log what `who` starts from, and the seconds that it took to compute."""
         where = "the pooled features" if self.upto == POOL else self.upto
         done = f"{self.computed} computed in {seconds:.1f} s" if self.computed else "computed earlier"
@@ -300,61 +269,43 @@ class _Prefix:
         size = sum(path.stat().st_size for path in files) / 1e6
         log.info("%s from %s of %d images on: %s, %.3g MB in %s", who, where, rows, done, size, self.folder)
 
-    def _row_bytes(self, source: Source) -> int:
+    def _row_bytes(self, view: ImageView) -> int:
         """Return the bytes of one image's row, at most."""
         net = self.module.net
         pooled: Sequence[int] = (net.head.pooled_features,)
-        shape = pooled if self.upto == POOL else net.backbone.stage_shapes(source.dataset.image_size)[self.upto]
+        shape = pooled if self.upto == POOL else net.backbone.stage_shapes(view.images.image_size)[self.upto]
         return math.prod(shape) * (2 if "16" in str(self.trainer.precision) else 4)
 
-    def _compute(self, source: Source, first: int) -> Iterator[np.ndarray]:
+    def _compute(self, view: ImageView, first: int) -> Iterator[np.ndarray]:
         """Yield blocks of rows from row `first` on."""
-        after, chunks = self._inputs(source, first)
-        total, precision = len(source.keys) - first, str(self.trainer.precision)
+        after, chunks = self._inputs(view, first)
+        total, precision = len(view.keys) - first, str(self.trainer.precision)
         outputs = run_prefix(self.module.net, chunks, self.upto, after, precision, self.module.memory_format)
         for y in progress_bar.shown(outputs, f"Frozen stages to {self.upto}", total, size=len):
             self.computed += len(y)
             yield to_rows(y, self.channels_last)
 
-    def _inputs(self, source: Source, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
+    def _inputs(self, view: ImageView, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
         """Return the deepest stored stage and chunks of its rows from `first` on; without one, "" and images."""
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.module.device.type
-        size, rows = BATCH.get(device, 64), range(first, len(source.keys))
+        size, rows = BATCH.get(device, 64), range(first, len(view.keys))
         chunks = list(chunks_of(rows, size, cpus_per_process() if device == "cpu" else 1))
         for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
-            path = self.path(source, stage)
+            path = self.path(view, stage)
             if path.exists():
                 touch(path)
                 array = np.load(path, mmap_mode="r")
                 stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
                 addresses = [[(0, row) for row in chunk] for chunk in chunks]
                 return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
-        if device == "cpu" and source.dataset.is_threadsafe:
-            keys = [source.keys[chunk.start : chunk.stop] for chunk in chunks]
-            return "", (functools.partial(source.dataset.images, chunk) for chunk in keys)
-        loader = make_loader(source.dataset, source.keys[first:], size, data.num_workers)
+        if device == "cpu" and view.images.is_threadsafe:
+            keys = [view.keys[chunk.start : chunk.stop] for chunk in chunks]
+            return "", (functools.partial(view.images.pixels, chunk) for chunk in keys)
+        loader = make_loader(view.images, view.keys[first:], size, data.num_workers)
         return "", ((lambda image=batch.image: image) for batch in loader)
 
 
 def _is_whole(limit: int | float) -> bool:
     """Tell whether Lightning's limit lets all batches through: 1.0, while 1 is one batch."""
     return isinstance(limit, float) and limit == 1.0
-
-
-def _stored(
-    prefix: _Prefix, sources: Sequence[Source], data: ImageDataModule, split: str, start: int = 0
-) -> FeatureBatches:
-    arrays = [prefix.array(source) for source in sources]
-    samples = data.index.splits[split]
-    return FeatureBatches(
-        arrays,
-        row_dtype(arrays[0]),
-        prefix.channels_last,
-        after=prefix.upto,
-        start=start,
-        rows=[sources[0].row[sample.path] for sample in samples],
-        labels=[sample.label for sample in samples],
-        num_classes=data.num_classes,
-        seed=data.seed,
-    )

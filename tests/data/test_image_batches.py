@@ -7,8 +7,8 @@ from torchvision.transforms import v2
 from tlab.core.errors import UserError
 from tlab.data.augment.evaluation import evaluation_transform
 from tlab.data.augment.mixup import Mixing
-from tlab.data.dataset import ImageDataset
-from tlab.data.sampler import EpochSampler, Key
+from tlab.data.image_batches import ImageBatches
+from tlab.data.sampler import EpochSampler, SampleKey
 from tlab.data.sources.folder import folder_index
 
 SIZE = 16
@@ -38,7 +38,7 @@ def samples(make_folder):
 
 def dataset(samples, **options):
     options = {"augment": augment(), "num_classes": 3, "seed": 1} | options
-    return ImageDataset(samples, finish=evaluation_transform(SIZE), image_size=SIZE, **options)
+    return ImageBatches(samples, finish=evaluation_transform(SIZE), image_size=SIZE, **options)
 
 
 def keys(samples, epoch=0, **options):
@@ -46,12 +46,12 @@ def keys(samples, epoch=0, **options):
 
 
 def in_batches(data, order, size):
-    batches = [data.__getitems__(order[i : i + size]) for i in range(0, len(order), size)]
+    batches = [data.batch(order[i : i + size]) for i in range(0, len(order), size)]
     return [torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches), strict=True)]
 
 
 def test_batch_has_the_promised_types(samples):
-    batch = dataset(samples).__getitems__([(0, 3), (0, 0)])
+    batch = dataset(samples).batch([SampleKey(0, 3), SampleKey(0, 0)])
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, SIZE, SIZE), torch.uint8)
     assert batch.image.is_contiguous()
     assert (batch.label.dtype, batch.label.tolist()) == (torch.int64, [samples[3].label, samples[0].label])
@@ -69,7 +69,7 @@ def test_pixels_do_not_depend_on_the_batch(samples, mixing):
 
 def test_augmentation_is_a_function_of_seed_epoch_and_index(samples):
     def image(epoch=0, index=2, draw=0, seed=1):
-        return dataset(samples, seed=seed)[Key(epoch, index, draw)].image
+        return dataset(samples, seed=seed).batch([SampleKey(epoch, index, draw)]).image
 
     assert torch.equal(image(), image())
     for other in (image(epoch=1), image(draw=1), image(seed=2), image(index=3)):
@@ -82,15 +82,15 @@ def test_random_state_of_the_process_is_untouched(samples):
     expected = (torch.rand(3), random.random())
     torch.manual_seed(5)
     random.seed(5)
-    dataset(samples, mixing=Mixing(0.4, 1.0)).__getitems__(keys(samples))
+    dataset(samples, mixing=Mixing(0.4, 1.0)).batch(keys(samples))
     assert torch.equal(torch.rand(3), expected[0])
     assert random.random() == expected[1]
 
 
 def test_without_augmentation_epochs_are_alike_and_as_evaluation_sees_them(samples):
-    data = dataset(samples, augment={"crop": None})
-    assert torch.equal(data[Key(0, 1)].image, data[Key(7, 1)].image)
-    assert torch.equal(data[Key(0, 1)].image, dataset(samples, augment=None)[Key(0, 1)].image)
+    data, plain = dataset(samples, augment={"crop": None}), dataset(samples, augment=None)
+    assert torch.equal(data.batch([SampleKey(0, 1)]).image, data.batch([SampleKey(7, 1)]).image)
+    assert torch.equal(data.batch([SampleKey(0, 1)]).image, plain.batch([SampleKey(0, 1)]).image)
 
 
 @pytest.mark.parametrize(
@@ -102,30 +102,30 @@ def test_without_augmentation_epochs_are_alike_and_as_evaluation_sees_them(sampl
     ],
 )
 def test_any_augmentation_ends_at_the_size_and_type_of_the_batch(samples, steps):
-    image = dataset(samples, augment=steps)[Key(0, 0)].image
+    image = dataset(samples, augment=steps).batch([SampleKey(0, 0)]).image
     assert (image.shape, image.dtype) == ((1, 3, SIZE, SIZE), torch.uint8)
     if "float" in steps:
-        assert torch.equal(image, dataset(samples, augment=None)[Key(0, 0)].image)
+        assert torch.equal(image, dataset(samples, augment=None).batch([SampleKey(0, 0)]).image)
 
 
 def test_augmentation_that_returns_no_image_is_named(samples):
     with pytest.raises(UserError, match=r"aug\.transforms\.wrong"):
-        dataset(samples, augment={"wrong": lambda x: x.float().mean()})[Key(0, 0)]
+        dataset(samples, augment={"wrong": lambda x: x.float().mean()}).batch([SampleKey(0, 0)])
 
 
 def test_file_that_vanished_is_named(samples):
     samples[0].path.unlink()
     with pytest.raises(UserError, match=rf"{samples[0].path}.*no such file"):
-        dataset(samples)[Key(0, 0)]
+        dataset(samples).batch([SampleKey(0, 0)])
 
 
 def test_mixup_blends_pixels_and_labels_of_the_next_in_order(samples):
     order = keys(samples)
     plain, mixed = dataset(samples), dataset(samples, mixing=Mixing(mixup_alpha=1.0))
-    batch = mixed.__getitems__(order)
+    batch = mixed.batch(order)
     assert batch.label.shape == (len(order), 3)
     assert torch.allclose(batch.label.sum(1), torch.ones(len(order)))
-    pure = {key.index: plain[Key(0, key.index)].image[0].float() for key in order}
+    pure = {key.index: plain.batch([SampleKey(0, key.index)]).image[0].float() for key in order}
     different = 0
     for image, label, key in zip(batch.image, batch.label, order, strict=True):
         own, other = samples[key.index].label, samples[key.partner].label
@@ -136,7 +136,7 @@ def test_mixup_blends_pixels_and_labels_of_the_next_in_order(samples):
         blend = label[own] * pure[key.index] + label[other] * pure[key.partner]
         assert (image.float() - blend).abs().max() <= 0.51
     assert different > 5
-    assert mixed.__getitems__(order[:1]).image.equal(batch.image[:1])
+    assert mixed.batch(order[:1]).image.equal(batch.image[:1])
 
 
 def test_cutmix_pastes_a_box_and_weights_by_what_is_left():
@@ -175,7 +175,7 @@ def test_probability_and_choice_of_mixing():
 
 @pytest.mark.parametrize("mixing", [Mixing(), Mixing(1.0, 1.0, p=0.0)])
 def test_mixing_that_is_off_leaves_whole_labels(samples, mixing):
-    assert dataset(samples, mixing=mixing)[keys(samples)[0]].label.dtype == torch.int64
+    assert dataset(samples, mixing=mixing).batch(keys(samples)[:1]).label.dtype == torch.int64
 
 
 @pytest.mark.parametrize("options", [{"mixup_alpha": -1.0}, {"p": 1.5}])
@@ -185,11 +185,11 @@ def test_mixing_out_of_range(options):
 
 
 def test_each_image_is_decoded_once_per_batch(samples, monkeypatch):
-    from tlab.data import dataset as module
+    from tlab.data import image_batches as module
 
     seen = []
     true = module.decode
     monkeypatch.setattr(module, "decode", lambda path, *rest: seen.append(path) or true(path, *rest))
     order = keys(samples)[:6]
-    dataset(samples, mixing=Mixing(1.0)).__getitems__(order)
+    dataset(samples, mixing=Mixing(1.0)).batch(order)
     assert len(seen) == len(set(seen)) == 7  # six, and the partner of the last

@@ -1,0 +1,162 @@
+"""Batches of images: decoded, augmented under addressed randomness, mixed and stacked."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import get_worker_info
+
+from tlab.core.errors import UserError
+from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
+from tlab.data.augment.compose import Compose
+from tlab.data.augment.mixup import Mixing
+from tlab.data.batch import Batch
+from tlab.data.decode import DecodeError, decode
+from tlab.data.image_cache import ImageStore, choose_store
+from tlab.data.sampler import SampleKey, addressed_seed, kept_random_state
+from tlab.data.sources.folder import Sample
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class ImageBatches:
+    """The images of a split, decoded and augmented on demand.
+
+    Sample i in epoch e is a function of (seed, e, i): if a transform draws from the global random state of torch
+    or Python, that state is seeded from them and restored afterwards. CUDA's is never touched.
+
+    Args:
+        samples: Image files and their labels.
+        finish: Transform from uint8 3 H W to 3 S S (see `augment.evaluation.evaluation_transform`).
+        image_size: Side S in pixels.
+        augment: Named transforms of uint8 3 H W, applied in order; `finish` follows unless the result is S x S.
+            None entries are left out. None for evaluation.
+        mixing: Mixup or CutMix; needs `num_classes`.
+        num_classes: Number of classes K.
+        seed: Seed of the run.
+
+    Attributes:
+        augment: The transforms as one, without null entries.
+        is_fixed: Whether there is none, so that a sample is the same in every epoch.
+        least_side: Pixels that the decoder should keep of the shorter side; None: all.
+        is_threadsafe: Whether images may be made in several threads: no transform draws from a global generator.
+        store: Cache of what `original` returns, if set.
+    """
+
+    store: ImageStore | None = None
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        finish: Transform,
+        image_size: int,
+        augment: Mapping[str, Transform | None] | None = None,
+        mixing: Mixing | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.samples = tuple(samples)
+        self.finish = finish
+        self.image_size = image_size
+        self.augment = Compose(augment or {})
+        self.mixing = mixing if mixing is not None and mixing.active else None
+        self.is_fixed = not self.augment.steps
+        self.is_threadsafe = not self.augment.seeds_globally
+        self.least_side = getattr(finish, "least_side", None)  # any other `finish` gets every pixel
+        self.num_classes = num_classes
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, keys: Sequence[SampleKey]) -> Batch:
+        """Return the batch of these keys.
+
+        Raises:
+            UserError: A file can no longer be read.
+        """
+        partners = [SampleKey(key.epoch, key.partner, key.partner_repeat) for key in keys if self._mixes(key)]
+        wanted = {key[:3]: key for key in [*partners, *keys]}
+        with kept_random_state(), single_threaded():
+            images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
+        index = torch.tensor([key.index for key in keys])
+        if self.mixing is None:
+            labels = torch.tensor([self.samples[key.index].label for key in keys])
+            return Batch(torch.stack([images[key[:3]] for key in keys]), labels, index)
+        mixed, rows = zip(*(self._mix(key, images) for key in keys), strict=True)
+        return Batch(torch.stack(mixed), torch.stack(rows), index)
+
+    def _images(self, keys: Sequence[SampleKey]) -> list[Tensor]:
+        """Return the images of these keys; outside worker processes made by a thread per core, if that is safe."""
+        threads = cpus_per_process() if self.is_threadsafe and get_worker_info() is None else 1
+        if min(threads, len(keys)) < 2:
+            return [self.image(key) for key in keys]
+        with thread_pool(threads) as pool:
+            return list(pool.map(self.image, keys))
+
+    def pixels(self, keys: Sequence[SampleKey]) -> Tensor:
+        """Return the images of these keys before mixing, made in this thread: B 3 S S, uint8."""
+        return torch.stack([self.image(key) for key in keys])
+
+    def image(self, key: SampleKey) -> Tensor:
+        """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
+        x = self.store.read(key.index) if self.store else self.original(key.index)
+        if not self.is_fixed:
+            x = self.augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.repeat))
+            if x.shape[-2:] != (self.image_size, self.image_size):
+                x = self.finish(x)
+        return _in_planes(x)
+
+    def original(self, index: int) -> Tensor:
+        """Return a sample before augmentation, as a store keeps it.
+
+        Args:
+            index: Position of the sample in the split.
+
+        Returns:
+            The image, uint8: `3 S S` after `finish` if `is_fixed`, else `3 H W` as decoded.
+        """
+        path = self.samples[index].path
+        try:
+            x = decode(path, self.least_side)
+        except DecodeError as error:
+            raise UserError(
+                f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
+                "or start again and it will be listed and skipped."
+            ) from None
+        return self.finish(x) if self.is_fixed else x
+
+    def keep_decoded(self, mode: str, epochs: int | None) -> None:
+        """Read the images from a store from now on, if `choose_store` decides so."""
+        look = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
+        paths = [sample.file for sample in self.samples]
+        self.store = choose_store(mode, paths, look, self.original, epochs)
+
+    def _mixes(self, key: SampleKey) -> bool:
+        return self.mixing is not None and key.partner >= 0
+
+    def _mix(self, key: SampleKey, images: Mapping[tuple[int, int, int], Tensor]) -> tuple[Tensor, Tensor]:
+        assert self.mixing is not None
+        assert self.num_classes is not None
+        image, weight, partner = images[key[:3]], 1.0, key.index
+        if self._mixes(key):
+            partner = key.partner
+            seed = addressed_seed(self.seed, "mix", key.epoch, key.index, key.repeat)
+            image, weight = self.mixing.mix(image, images[key.epoch, partner, key.partner_repeat], seed)
+        labels = torch.tensor([self.samples[key.index].label, self.samples[partner].label])
+        rows = one_hot(labels, self.num_classes).float()
+        return image, weight * rows[0] + (1 - weight) * rows[1]
+
+
+def _in_planes(x_CHW: Tensor) -> Tensor:
+    """Return the image contiguous as C H W; three times as fast as `contiguous` from the layout H W C."""
+    x_HWC = x_CHW.permute(1, 2, 0)
+    if x_CHW.is_contiguous() or not x_HWC.is_contiguous():
+        return x_CHW.contiguous()
+    planes = np.empty(x_CHW.shape, np.uint8)
+    cv2.split(x_HWC.numpy(), list(planes))
+    return torch.from_numpy(planes)
