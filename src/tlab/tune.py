@@ -91,8 +91,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
     """Return the space of a stored study.
 
-    Refused are overrides that do not belong to a trial (`hydra.searchpath=[pkg://NAME]` would import NAME), or ask
-    a resolver (`${oc.env:SECRET}`); those of a typed command are resolved before they are stored.
+    Raises:
+        UserError: An override does not belong to a trial (`hydra.searchpath=[pkg://NAME]` would import NAME), or
+            asks a resolver (`${oc.env:SECRET}`); those of a typed command are resolved before they are stored.
     """
     for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
         if text.lstrip("+~ ").startswith("hydra") or reaches_out(text):
@@ -103,7 +104,11 @@ def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> 
 def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:
     """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
 
-    With the overrides of a `new` study every choice and both ends of every interval are checked.
+    Args:
+        space: The search space.
+        directory: The study's directory.
+        new: Overrides of the command that begins the study: every choice and both ends of every interval are
+            checked. None: the study is resumed.
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
