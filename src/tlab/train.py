@@ -38,6 +38,7 @@ FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "f
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
+    from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
@@ -109,12 +110,10 @@ def fit(
     from tlab.core.hardware import keep_freed_memory
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
-    from tlab.finetuning.ddp import verify_same_images
     from tlab.models.autotune.precision import allow_tf32
     from tlab.runs.checkpoints import resumable
     from tlab.runs.directory import RunDirectory
     from tlab.runs.graceful_stop import StopSignals
-    from tlab.runs.loggers import log_settings
 
     quiet()
     keep_freed_memory()
@@ -129,10 +128,7 @@ def fit(
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
-        verify_same_images(data.index)
-        contents = data.contents()
-        check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
-        run.write_unreadable(data.unreadable)
+        contents = agreed_contents(cfg, run, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
@@ -141,20 +137,31 @@ def fit(
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
-        shown = settings(cfg, overrides, run.record.get("choices", {}))
-        if checkpoint is None:
-            log_settings(trainer.loggers, shown)
-        else:
-            log.info("going on from %s", checkpoint)
+        log_start(cfg, overrides, run, trainer, checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
         metrics |= evaluate_best(run, trainer, module, data)
-        log_result(run, trainer, metrics, shown, swept=swept_keys(run.path, overrides))
+        log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
+
+
+def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
+    """Return the images by content, when all processes have found the same and each has a share.
+
+    Raises:
+        UserError: They differ, or are too few.
+    """
+    from tlab.finetuning.ddp import verify_same_images
+
+    verify_same_images(data.index)
+    contents = data.contents()
+    check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    run.write_unreadable(data.unreadable)
+    return contents
 
 
 def evaluate_best(
@@ -171,14 +178,28 @@ def evaluate_best(
     return dict(trainer.test(module, datamodule=data, verbose=False)[0])
 
 
+def log_start(
+    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", checkpoint: Path | None
+) -> None:
+    """Log the checkpoint that a run resumes from, or pass a new run's settings to its loggers."""
+    from tlab.runs.loggers import log_settings
+
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    else:
+        log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
+
+
 def log_result(
-    run: "RunDirectory", trainer: "L.Trainer", metrics: dict[str, float], shown: dict[str, Any], swept: set[str]
+    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", metrics: dict[str, float]
 ) -> None:
     """Pass the final metrics and the settings to the loggers; warn where one does not take them."""
     from tlab.dashboards.hparams import log_hparams
     from tlab.runs.loggers import log_final, short_name
 
+    shown = settings(cfg, overrides, run.record.get("choices", {}))
     final = {name: metrics[name] for name in FINAL if name in metrics}
+    swept = swept_keys(run.path, overrides)
     try:
         log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)

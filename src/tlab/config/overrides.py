@@ -1,11 +1,11 @@
 """Parsing of command-line overrides, and names derived from them."""
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -39,18 +39,12 @@ def tidy(arguments: Sequence[str]) -> list[str]:
     tidied = [*flags[:1]]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and not key.startswith("-") and re.search(r"[^\w./~-]", value) and _exists(value):
+        special = equals and not key.startswith("-") and re.search(r"[^\w./~-]", value)
+        if special and os.path.exists(value):  # noqa: PTH110 - False for what is longer than a path can be, too
             argument = quoted(key, value)
         if argument not in flags:
             tidied.append(argument)
     return tidied
-
-
-def _exists(value: str) -> bool:
-    try:
-        return Path(value).exists()
-    except (OSError, ValueError):  # longer than a path can be
-        return False
 
 
 def quoted(key: str, value: str) -> str:

@@ -61,9 +61,8 @@ def evict(folder: Path, limit_bytes: int, keep: Collection[Path] = ()) -> None:
 
 def size_of(entry: Path) -> int:
     """Return the size in bytes of a file, or of all files below a folder."""
-    if not entry.is_dir():
-        return entry.stat().st_size
-    return sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+    files = [path for path in entry.rglob("*") if path.is_file()] if entry.is_dir() else [entry]
+    return sum(file.stat().st_size for file in files)
 
 
 def free_bytes(folder: Path) -> int:
