@@ -48,10 +48,7 @@ def constant(optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: flo
 def cosine(
     optimizer: Optimizer, steps: int, steps_per_epoch: int, warmup: float = 0.1, final: float = 0.0
 ) -> Schedule:
-    """Warm up linearly, then fall along half a cosine (SGDR without restarts, Loshchilov & Hutter 2017, eq. 5).
-
-    The rate after the last step is `final`, as a share of the base rate.
-    """
+    """Warm up, then fall along half a cosine to the share `final` (Loshchilov & Hutter 2017, "SGDR", eq. 5)."""
     warm = _warm_steps(warmup, steps)
 
     def factor(step: int) -> float:
@@ -220,10 +217,7 @@ class PhasedScheduler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rebuild the schedule of the saved phase, then restore its state.
-
-        The groups' current rates belong to the optimizer's state, which is loaded after this.
-        """
+        """Rebuild the saved phase's schedule and restore its state; the rates come later, with the optimizer's."""
         steps, steps_per_epoch = state["length"]
         self.start_phase(steps, steps_per_epoch, state["arguments"])
         self.steps = state["steps"]

@@ -183,10 +183,7 @@ def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
 
 
 class _NoRandomFills(TorchFunctionMode):
-    """Skips random initialization, which takes much of a build's time, for values that the weights overwrite.
-
-    Other values (ones, zeros, counters, buffers that no file has) are initialized as usual.
-    """
+    """Skips random initialization, which takes long, for values that the weights overwrite; sets all others."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -239,12 +236,9 @@ def _timm_names(name: str) -> list[str]:
 def _build_timm(
     name: str, size: int | None, weights: str | None, kwargs: dict[str, Any], fix_size: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a timm model; timm downloads its weights where `weights` names them.
+    """Return a timm model, with weights downloaded where `weights` names them, and timm's description of it.
 
     With `fix_size`, a model for any image size is built for one, since its forward could not be traced otherwise.
-
-    Returns:
-        The model and timm's description of it (input size, mean, std).
     """
     timm = _timm()
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"

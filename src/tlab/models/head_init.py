@@ -153,11 +153,7 @@ def _of_same_name(classes: Sequence[str], source: Sequence[str]) -> dict[str, in
 
 
 def _chosen(reuse: Mapping[Any, Any], classes: Sequence[str], source: Sequence[str]) -> dict[str, int]:
-    """Look up an explicit map.
-
-    Raises:
-        UserError: A target or source class does not exist, or the source's name means several.
-    """
+    """Look up an explicit map; a `UserError` names a class that does not exist, or whose name means several."""
     rows: dict[str, int] = {}
     for target, name in ((str(target), str(name)) for target, name in reuse.items()):
         if target not in classes:

@@ -116,9 +116,7 @@ class StagedBackbone(nn.Module):
         return x
 
     def stage_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
-        """Return the output shape of each stage for one image, without the batch axis.
-
-        One blank image is run, once for each size: fake tensors would cost more, since their import takes seconds.
+        """Return the output shape of each stage, without the batch axis, for a blank image, run once for each size.
 
         Raises:
             UserError: The network does not take images of this size.
@@ -156,9 +154,8 @@ class StagedBackbone(nn.Module):
     def _channel_axis(self, shape: tuple[int, ...], image_size: int) -> int:
         """Find the axis of channels of the last output (batch is axis 0).
 
-        Images are square, so of three axes the two equal ones are the positions. Where that does not tell, the
-        channels are the axis that does not grow with the image; for a network that takes one size only, tokens are
-        taken as `N C` and maps as `C H W`.
+        Images are square, so of three axes the two equal ones are the positions. Where that does not tell, channels
+        are the axis that does not grow with the image; where only one size can be taken, `N C` and `C H W` it is.
         """
         if len(shape) == 1:
             return 1

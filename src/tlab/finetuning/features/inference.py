@@ -82,7 +82,7 @@ def chunks_of(rows: range, size: int, cores: int) -> Iterator[range]:
 def _for_bf16(net: Classifier, run: Callable[[Classifier], Tensor]) -> Classifier:
     """Return a copy with BatchNorm folded into convolutions, and bf16 weights where autocast would cast them.
 
-    The network itself where `run`, which calls it on an image, gives something else with the copy.
+    Where `run`, which calls a network on an image, gives something else with the copy: the network itself.
     """
     quick = copy.deepcopy(net)
     y, pairs = _conv_and_norm(net, run)

@@ -29,9 +29,8 @@ class CompiledTraining:
     One graph is compiled per set of trainable groups, at its first full batch. Everything else runs uncompiled:
     stages before the first trainable one, evaluation, batches of another size (the last of an epoch), and phases
     that train only the head. So no graph is recompiled for a shape or a mode. No module is changed or wrapped:
-    parameter names, copies of the network and checkpoints are unaffected.
-
-    If compiling fails, the network runs uncompiled from then on, after one warning.
+    parameter names, copies of the network and checkpoints are unaffected. If compiling fails, the network runs
+    uncompiled from then on, after one warning.
 
     Args:
         net: The network; the caller sets its memory format, device and precision.

@@ -80,8 +80,7 @@ def _trace_once(model: nn.Module, opened: set[nn.Module]) -> tuple[fx.Graph, dic
 def _trace_both_modes(model: nn.Module, opened: set[nn.Module]) -> fx.Graph:
     """Trace in training and in evaluation mode; what differs must be dropout, which becomes a module.
 
-    Tensors that the forward makes without the input, such as rotary position embeddings, become non-persistent
-    buffers of the model.
+    Tensors that the forward makes without the input (rotary position embeddings) become non-persistent buffers.
     """
     mode = model.training
     try:
