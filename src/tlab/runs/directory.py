@@ -222,10 +222,8 @@ class RunDirectory:
             self.unreadable_file.unlink(missing_ok=True)
 
     def _read_json(self, file: Path) -> dict[str, Any]:
-        if not file.exists():
-            return {}
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+            return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error}); move it away, or give another hydra.run.dir") from error
 

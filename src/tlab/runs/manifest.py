@@ -29,9 +29,7 @@ def read_manifest(directory: Path) -> SweepManifest | None:
         UserError: The file is damaged.
     """
     file = directory / "sweep.json"
-    if not file.exists():
-        return None
     try:
-        return SweepManifest(**json.loads(file.read_text(encoding="utf-8")))
+        return SweepManifest(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); move the sweep away, or give another sweep=NAME") from error
