@@ -17,7 +17,7 @@ import pytest
 
 from tlab.core.locks import FileLock
 from tlab.runs.pruning import Pruning
-from tlab.search.pruner import StudyJudge
+from tlab.search.pruner import StudyPruner
 from tlab.train import train
 
 QUICK = (
@@ -212,8 +212,8 @@ def test_help_and_configuration_import_no_torch(arguments, tmp_path):
     assert all(len(line) <= 120 for line in result.stdout.splitlines())
 
 
-def hopeless_trial(tmp_path: Path) -> StudyJudge:
-    """The judge of a trial after one whose accuracies no other can have."""
+def hopeless_trial(tmp_path: Path) -> StudyPruner:
+    """The pruner of a trial after one whose accuracies no other can have."""
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=1)
     study = optuna.create_study(study_name="s", storage=storage, direction="maximize", pruner=pruner)
@@ -221,16 +221,16 @@ def hopeless_trial(tmp_path: Path) -> StudyJudge:
     for epoch in range(9):
         first.report(1.5, epoch)
     study.tell(first, 1.5)
-    return StudyJudge(study.ask())
+    return StudyPruner(study.ask())
 
 
 @pytest.mark.parametrize(
     "devices", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["one process", "two processes"]
 )
 def test_a_pruned_run_ends_in_order_and_can_go_on(compose_run, tmp_path, devices):
-    judge = hopeless_trial(tmp_path)
+    pruner = hopeless_trial(tmp_path)
     cfg = compose_run("trainer.max_epochs=4", f"trainer.devices={devices}")
-    metrics = train(cfg, ["finetune=lp_ft"], Pruning("val/acc", judge))
+    metrics = train(cfg, ["finetune=lp_ft"], Pruning("val/acc", pruner))
     run = tmp_path / "run"
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], [phase["epochs"] for phase in record["phases"]]) == ("pruned", [1, 1])
@@ -239,7 +239,7 @@ def test_a_pruned_run_ends_in_order_and_can_go_on(compose_run, tmp_path, devices
     assert metrics["val/acc"] == max(float(row["val/acc"]) for row in history(run))
     assert len(history(run)) == 2
     assert (run / "checkpoints/last.ckpt").exists()
-    again = train(cfg, ["finetune=lp_ft"], Pruning("val/acc", judge))  # it was killed before it could tell
+    again = train(cfg, ["finetune=lp_ft"], Pruning("val/acc", pruner))  # it was killed before it could tell
     assert len(history(run)) == 2
     assert again["val/acc"] == metrics["val/acc"]
     assert train(cfg)["epochs"] == 4

@@ -10,7 +10,6 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.assembly.arithmetic import choose_arithmetic
 from tlab.assembly.build import (
     build_backbone,
     build_data,
@@ -21,6 +20,7 @@ from tlab.assembly.build import (
     make_plan,
 )
 from tlab.assembly.describe import describe, settings, swept_keys
+from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
 from tlab.config.hydra import compose
@@ -62,8 +62,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     cfg = with_present_targets(cfg)
     check(cfg)
     from tlab.core.processes import join_nodes, run_in_processes
+    from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
-    from tlab.runs.same_data import check_images
 
     run = RunDirectory(Path(cfg.run_dir))
     config = plain(cfg)

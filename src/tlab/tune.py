@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.command import run_command
 from tlab.config.hydra import compose, conf_dir
 from tlab.config.overrides import key_and_value, quoted, tidy
+from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
-from tlab.config.trusted import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.unused_keys import Run, check_used
-from tlab.config.validation import check, check_values
+from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.search.arguments import gather
+from tlab.search.command_line import gather
 from tlab.search.commands import config_dirs, default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
 from tlab.search.study import (
@@ -52,8 +52,6 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     Raises:
         UserError: The study of this name is another one, or no run could have a setting of the space.
     """
-    from tlab.assembly.build import best_is
-
     directory = Path(cfg.dir).absolute()
     stored = read_definition(directory)
     how = _how(cfg, stored)
@@ -76,7 +74,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if alone is not None:
         definition = replace(alone, seeds=seeds, storage=storage, **how)
     else:
-        aim = (run.checkpoint.monitor, best_is(run))
+        aim = (run.checkpoint.monitor, best_is(run.checkpoint.monitor, run.checkpoint.mode))
         definition = Definition(list(space.fixed), dict(space.searched), seeds, *aim, storage, **how)
     if stored is not None and (difference := stored.differs(definition)):
         raise UserError(
@@ -184,7 +182,7 @@ def run(cfg: DictConfig) -> None:
 def with_config_dirs(arguments: list[str]) -> list[str]:
     """Return the arguments with the study's own folders of YAML files, where they name none.
 
-    What they build is checked by `tlab.config.trusted`, like the rest of `study.json`.
+    What they build is checked by `tlab.config.safe_loading`, like the rest of `study.json`.
 
     Raises:
         UserError: `study.json` is damaged, or names something other than folders.

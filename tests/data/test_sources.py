@@ -56,7 +56,7 @@ def test_unlabelled_test_folder_is_no_test_split(make_folder):
     root = make_folder({"train/a": 9, "train/b": 9, "test": 4})
     index = folder_index(root)
     assert "test" not in index.splits
-    assert "test" in index.remarks[0]
+    assert "test" in index.issues[0]
 
 
 def test_hidden_files_and_other_files_are_ignored(odd_folder):
@@ -101,7 +101,7 @@ def test_exclude(make_folder, pattern, gone):
 
 def test_exclude_that_matches_nothing_is_remarked(make_folder):
     index = folder_index(make_folder({"a": 3, "b": 3}), exclude=["a/9.jpg", "a/0.jpg"])
-    assert index.remarks == ("data.exclude: the pattern 'a/9.jpg' matched no file.",)
+    assert index.issues == ("data.exclude: the pattern 'a/9.jpg' matched no file.",)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_table_in_other_hands(table):
     index = csv_index(table, "t.csv", "name", "what", images="train", exclude=["train/3.jpg"])
     assert index.classes == ("b", "é")
     assert sum(map(len, index.splits.values())) == 19
-    assert "1 rows" in index.remarks[0]
+    assert "1 rows" in index.issues[0]
 
 
 def test_table_needs_an_extension_only_when_in_doubt(table):

@@ -148,7 +148,7 @@ def test_cache_that_may_not_be_read_is_no_hindrance(make_folder, examined, monke
 
 
 def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, caplog, capsys):
-    monkeypatch.setattr(progress_bar, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress_bar, "SHOWN_AFTER", 0.0)
     root = make_folder({"a": 3, "b": 3})
     with caplog.at_level(logging.INFO, logger="tlab"):
         check_files(root, files(root))
@@ -158,7 +158,7 @@ def test_long_check_logs_one_line_without_a_terminal(make_folder, monkeypatch, c
 
 
 def test_long_check_shows_a_bar_on_a_terminal(make_folder, monkeypatch, capsys):
-    monkeypatch.setattr(progress_bar, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress_bar, "SHOWN_AFTER", 0.0)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     root = make_folder({"a": 3, "b": 3})

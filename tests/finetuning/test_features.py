@@ -256,7 +256,7 @@ def test_a_small_head_alone_trains_on_one_core(compose_run, tmp_path, threads, o
 
 
 def test_a_large_head_trains_on_all_cores(head_run, threads, monkeypatch):
-    monkeypatch.setattr("tlab.finetuning.callback.ONE_CORE", 1000)
+    monkeypatch.setattr("tlab.finetuning.backbone_finetuning.ONE_CORE", 1000)
     head_run()
     assert {number for _, number in threads} == {2}
 

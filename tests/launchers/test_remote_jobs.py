@@ -29,7 +29,7 @@ def launch(jobs, options):
     for number, job in enumerate(jobs):
         with open("job.pkl", "wb") as file:
             cloudpickle.dump(job, file)
-        code = "import pickle\\nanswer = pickle.load(open('job.pkl', 'rb')).carry_out()\\n"
+        code = "import pickle\\nanswer = pickle.load(open('job.pkl', 'rb')).run()\\n"
         code += "pickle.dump(answer, open('answer.pkl', 'wb'))"
         subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
         with open("answer.pkl", "rb") as file:

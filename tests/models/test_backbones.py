@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from originals import images, original
 
 from tlab.core.errors import UserError
-from tlab.models.arguments import OWN
 from tlab.models.backbones import build_backbone
+from tlab.models.builder_arguments import OWN
 from tlab.models.stages import Pretraining, StagedBackbone
 from tlab.models.staging.splitting import split
 

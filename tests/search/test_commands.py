@@ -29,8 +29,8 @@ def study(directory, config_dirs=()) -> Study:
 def test_brackets_are_printed_as_they_are(tmp_path, capsys):
     mine = study(tmp_path / "a[b]", ["--config-dir", "mine"])
     mine.optuna.enqueue_trial({NOTE: "'[/x]'"})
-    with mine.claim() as claim:
-        mine.optuna.tell(claim.trial, 0.5)
+    with mine.lease() as lease:
+        mine.optuna.tell(lease.trial, 0.5)
     print_end(mine)
     lines = capsys.readouterr().out.splitlines()
     assert f"  {NOTE}='[/x]'" in lines

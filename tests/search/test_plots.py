@@ -27,13 +27,13 @@ def study(tmp_path: Path) -> Study:
     )
     study = Study("<b>rates</b>", tmp_path, definition, SPACE)
     for number in range(12):
-        with study.claim() as claim:
-            assert claim is not None
-            claim.trial.report(number / 20, 0)
+        with study.lease() as lease:
+            assert lease is not None
+            lease.trial.report(number / 20, 0)
             if number < 10:
-                study.optuna.tell(claim.trial, number / 20)
+                study.optuna.tell(lease.trial, number / 20)
             else:
-                study.optuna.tell(claim.trial, state=TrialState.PRUNED)
+                study.optuna.tell(lease.trial, state=TrialState.PRUNED)
     return study
 
 

@@ -3,7 +3,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tlab.config.hydra import conf_dir, prepare_hydra
 from tlab.core.errors import UserError
-from tlab.search.arguments import gather
+from tlab.search.command_line import gather
 from tlab.search.space import override, read_space
 
 

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 
 from tlab.config.hydra import conf_dir, prepare_hydra
 from tlab.core.errors import UserError
-from tlab.search.pruner import StudyJudge
+from tlab.search.pruner import StudyPruner
 from tlab.search.space import Space
 from tlab.search.study import Definition, Study, read_definition, usual_storage, write_definition
 
@@ -31,8 +31,8 @@ def study(directory: Path, **other) -> Study:
 
 
 def hold_a_trial(directory: Path, storage: str | None, claimed) -> None:
-    with study(directory, storage=storage).claim() as claim:
-        claimed.put(claim.trial.number)
+    with study(directory, storage=storage).lease() as lease:
+        claimed.put(lease.trial.number)
         time.sleep(600)
 
 
@@ -46,8 +46,8 @@ def test_a_trial_is_taken_by_one_worker_and_taken_over_when_that_is_gone(tmp_pat
         worker.start()
     assert sorted(claimed.get(timeout=60) for _ in workers) == [0, 1, 2]
     mine = study(tmp_path, storage=storage)
-    with mine.claim() as claim:
-        assert (claim.trial.number, claim.continued) == (3, False)
+    with mine.lease() as lease:
+        assert (lease.trial.number, lease.continued) == (3, False)
         before = mine.trials()[0].params
         for worker in workers:
             worker.kill()
@@ -55,14 +55,14 @@ def test_a_trial_is_taken_by_one_worker_and_taken_over_when_that_is_gone(tmp_pat
     mine.optuna.tell(3, 0.5)
     taken = []
     for _ in range(5):
-        with mine.claim() as claim:
-            taken.append((claim.trial.number, claim.continued))
-            if claim.trial.number == 0:
-                assert claim.values == before
-            mine.optuna.tell(claim.trial, 0.1)
+        with mine.lease() as lease:
+            taken.append((lease.trial.number, lease.continued))
+            if lease.trial.number == 0:
+                assert lease.values == before
+            mine.optuna.tell(lease.trial, 0.1)
     assert taken == [(0, True), (1, True), (2, True), (4, False), (5, False)]
-    with mine.claim() as claim:
-        assert claim is None
+    with mine.lease() as lease:
+        assert lease is None
     assert [trial.state.name for trial in mine.trials()] == ["COMPLETE"] * 6
     assert mine.best().number == 3
 
@@ -70,16 +70,16 @@ def test_a_trial_is_taken_by_one_worker_and_taken_over_when_that_is_gone(tmp_pat
 def test_a_trial_whose_worker_was_gone_before_it_had_values_gets_them(tmp_path):
     first = study(tmp_path)
     first.optuna.ask()
-    with first.claim() as claim:
-        assert (claim.trial.number, claim.continued) == (0, True)
-        assert 0 <= claim.values["optimizer.lr"] <= 1
+    with first.lease() as lease:
+        assert (lease.trial.number, lease.continued) == (0, True)
+        assert 0 <= lease.values["optimizer.lr"] <= 1
 
 
 def test_a_search_that_goes_on_chooses_as_it_would_have_done(tmp_path):
     def chosen(one: Study) -> float:
-        with one.claim() as claim:
-            one.optuna.tell(claim.trial, claim.values["optimizer.lr"])
-            return claim.values["optimizer.lr"]
+        with one.lease() as lease:
+            one.optuna.tell(lease.trial, lease.values["optimizer.lr"])
+            return lease.values["optimizer.lr"]
 
     whole = study(tmp_path / "whole", trials=15)
     expected = [chosen(whole) for _ in range(15)]
@@ -90,29 +90,29 @@ def test_a_search_that_goes_on_chooses_as_it_would_have_done(tmp_path):
 def test_an_epoch_is_reported_once_and_judged_when_it_is_new(tmp_path):
     mine = study(tmp_path)
     for value in (0.5, 0.6):
-        with mine.claim() as claim:
+        with mine.lease() as lease:
             for epoch in range(4):
-                claim.trial.report(value, epoch)
-            mine.optuna.tell(claim.trial, value)
+                lease.trial.report(value, epoch)
+            mine.optuna.tell(lease.trial, value)
 
-    def judge() -> StudyJudge:
-        return StudyJudge(optuna.trial.Trial(study(tmp_path).optuna, claim.trial._trial_id))
+    def pruner() -> StudyPruner:
+        return StudyPruner(optuna.trial.Trial(study(tmp_path).optuna, lease.trial._trial_id))
 
-    with mine.claim() as claim:
-        running = judge()
+    with mine.lease() as lease:
+        running = pruner()
         assert not running.was_pruned()
         assert not running.should_prune(0, 0.9)
         assert not running.should_prune(1, 0.1)  # its best epoch counts
-        again = judge()  # of a run that goes on from before the first epoch
+        again = pruner()  # of a run that goes on from before the first epoch
         assert not again.was_pruned()
         assert not again.should_prune(0, 0.9)
         assert not again.should_prune(1, 0.1)
         assert mine.trials()[2].intermediate_values == {0: 0.9, 1: 0.1}
-        mine.optuna.tell(claim.trial, state=optuna.trial.TrialState.PRUNED)
-    with mine.claim() as claim:
-        assert judge().should_prune(0, 0.1)
-        assert judge().was_pruned()
-        assert judge().should_prune(
+        mine.optuna.tell(lease.trial, state=optuna.trial.TrialState.PRUNED)
+    with mine.lease() as lease:
+        assert pruner().should_prune(0, 0.1)
+        assert pruner().was_pruned()
+        assert pruner().should_prune(
             0, 0.1
         )  # killed before the answer was carried out: the last epoch is judged again
         assert mine.trials()[3].intermediate_values == {0: 0.1}
@@ -122,10 +122,10 @@ def test_two_folders_with_one_database_are_refused(tmp_path):
     """Each would take the other's trials, whose locks it does not see."""
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
     first, second = (study(tmp_path / name, storage=storage) for name in ("first", "second"))
-    with first.claim():
+    with first.lease():
         taken = len(second.trials())
         second.trials = lambda *states: []  # what it saw before the other's trial was there
-        with pytest.raises(UserError, match=r"study=a is searched from another folder .* dir=DIR"), second.claim():
+        with pytest.raises(UserError, match=r"study=a is searched from another folder .* dir=DIR"), second.lease():
             pass
     assert taken == 1
 
@@ -134,14 +134,14 @@ def test_trials_with_the_same_overrides_are_twins(tmp_path):
     mine = study(tmp_path)
     for value in (0.25, 0.25, 0.250001, 0.3):
         mine.optuna.enqueue_trial({"optimizer.lr": value})
-    with mine.claim() as first:
-        assert mine.twin(first) is None
+    with mine.lease() as first:
+        assert mine.duplicate(first) is None
         mine.optuna.tell(first.trial, 0.7)
     found = []
     for _ in range(3):
-        with mine.claim() as claim:
-            found.append(mine.twin(claim))
-            mine.optuna.tell(claim.trial, state=optuna.trial.TrialState.FAIL)
+        with mine.lease() as lease:
+            found.append(mine.duplicate(lease))
+            mine.optuna.tell(lease.trial, state=optuna.trial.TrialState.FAIL)
     assert [twin and twin.number for twin in found] == [0, 0, None]
 
 

@@ -16,7 +16,7 @@ from tlab.config.hydra import conf_dir, prepare_hydra
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 from tlab.search.study import Definition, read_definition, write_definition
-from tlab.search.trial import carry_out, check_trials
+from tlab.search.trial import check_trials, run_trial
 from tlab.tune import define, open_study, with_config_dirs
 
 QUICK = ["data=demo", "backbone.weights=null", "trainer.max_epochs=2"]
@@ -105,8 +105,8 @@ def test_a_later_choice_is_held_against_the_same_list(typed, tmp_path):
     leave(tmp_path, searched={"+optimizer.x": f"1,{EVIL_TEXT}"})
     study = open_study(typed())
     study.optuna.enqueue_trial({"+optimizer.x": EVIL_TEXT.replace(" ", "")})
-    with study.claim() as claim:
-        carry_out(study, claim, lambda *_: pytest.fail("it trains"))
+    with study.lease() as lease:
+        run_trial(study, lease, lambda *_: pytest.fail("it trains"))
     (trial,) = study.trials()
     assert "optimizer.x._target_=torch.save" in trial.user_attrs["error"]
     assert not (tmp_path / "evil").exists()
@@ -116,8 +116,8 @@ def test_the_files_of_a_trial_build_nothing(typed, tmp_path):
     """Which images the trials had is looked up when a search goes on; the trial's settings are the study's."""
     leave(tmp_path)
     study = open_study(typed())
-    with study.claim() as claim:
-        run = RunDirectory(claim.directory / "seed=0")
+    with study.lease() as lease:
+        run = RunDirectory(lease.directory / "seed=0")
         evil = [f"++data.source.{key}" for key in ("_target_=torch.save", "_partial_=true", "obj=1", "f=evil")]
         run.write_config("", [*QUICK, "optimizer.lr=0.1", "seed=0", *evil])
         run.update(status="running", class_names=[], data={"images": {"train": 1}})

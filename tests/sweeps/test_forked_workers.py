@@ -17,7 +17,7 @@ from tlab.sweeps.forked_workers import choose_processes, keeps_one_core_busy
 
 GRID = ("seed=0,1,2", "optimizer.lr=0.1,0.01")
 several_cores = pytest.mark.skipif(
-    cpu_count() < 2 or sys.platform != "linux", reason="a helper needs a core and fork"
+    cpu_count() < 2 or sys.platform != "linux", reason="a worker needs a core and fork"
 )
 
 
@@ -105,7 +105,7 @@ def test_runs_of_helpers_are_the_same_runs(photos, tmp_path):
 
 
 def under_way(directory: Path, command_pid: int) -> Path | None:
-    """The run that a helper is training, if there is one."""
+    """The run that a worker is training, if there is one."""
     for history in directory.glob("*/seed=*/history.csv"):
         if owner(history.parent / ".lock") not in (None, command_pid):
             return history.parent

@@ -31,7 +31,7 @@ def test_a_run_that_was_lost_is_seen_as_failed(jobs):
     progress = Progress(jobs, jobs)
     monitor = Monitor(jobs, progress)
     lost(Gone(jobs[0]), "memory ran out")  # type: ignore[arg-type]
-    assert monitor.look() == 0
+    assert monitor.refresh() == 0
     assert progress.failures == {jobs[0]: Failure("memory ran out")}
     assert jobs[0].run.traceback_file.exists()
 
@@ -41,10 +41,10 @@ def test_a_record_without_times_tells_nothing(jobs, status):
     jobs[0].run.update(status=status, error=None, started=None)
     progress = Progress(jobs, jobs)
     monitor = Monitor(jobs, progress)
-    assert monitor.look() == 0
+    assert monitor.refresh() == 0
     assert not monitor.is_over(jobs[0])
 
 
 def test_a_reason_is_printed_as_it_is(jobs, capsys):
-    Monitor(jobs, Progress(jobs, jobs)).note(jobs[0], Failure("no key [a] in [/b]"))
+    Monitor(jobs, Progress(jobs, jobs)).record(jobs[0], Failure("no key [a] in [/b]"))
     assert "no key [a] in [/b]" in capsys.readouterr().out

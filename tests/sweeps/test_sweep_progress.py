@@ -28,11 +28,11 @@ def test_the_time_left_is_that_of_runs_that_differ_in_the_seed_only(jobs):
     assert (progress.done, len(progress.to_go)) == (1, 5)
     assert progress.seconds_left() == 5 * 100  # nothing is known of the small ones
     finish(jobs[3], 10)
-    progress.note(jobs[3], None)
+    progress.record(jobs[3], None)
     assert progress.seconds_left() == 2 * 100 + 2 * 10
     progress.at_once = 2
     assert progress.seconds_left() == 110
-    progress.note(jobs[1], Failure("no"))
+    progress.record(jobs[1], Failure("no"))
     assert progress.line(1) == "2 of 6 done, 1 running, 1 failed, about 1 min 00 s left"
 
 

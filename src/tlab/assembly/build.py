@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.assembly.arithmetic import batch_size
 from tlab.assembly.describe import preprocessing
+from tlab.assembly.precision_and_compile import batch_size
+from tlab.config.validation import best_is
 from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     """Return the plan that `finetune` asks for, over this backbone's stages."""
     from tlab.finetuning import Until, build_plan
 
-    patience = cfg.trainer.early_stopping
+    monitor, patience = cfg.checkpoint.monitor, cfg.trainer.early_stopping
     finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
     return build_plan(
         finetune["phases"],
@@ -97,7 +98,7 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["stage_lr_decay"],
         finetune["stage_lr_scales"],
         finetune["head_first"],
-        None if patience is None else Until(cfg.checkpoint.monitor, patience, mode=best_is(cfg)),
+        None if patience is None else Until(monitor, patience, mode=best_is(monitor, cfg.checkpoint.mode)),
     )
 
 
@@ -206,8 +207,3 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
-
-
-def best_is(cfg: DictConfig) -> str:
-    """Return `min` or `max`: `checkpoint.mode`, or else what the metric's name implies."""
-    return cfg.checkpoint.mode or ("min" if cfg.checkpoint.monitor.endswith("loss") else "max")

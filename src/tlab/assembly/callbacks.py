@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.assembly.build import best_is
-from tlab.config.validation import check_monitors
+from tlab.config.validation import best_is, check_monitors
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
@@ -64,6 +63,7 @@ def build_callbacks(
     from tlab.runs.graceful_stop import GracefulStop
     from tlab.runs.history import RunRecorder
 
+    monitor = cfg.checkpoint.monitor
     check_monitors(cfg, metrics)
     schedule = instantiate(cfg.scheduler, _convert_="all")
     check_schedules(state.plan, schedule, metrics)
@@ -76,7 +76,7 @@ def build_callbacks(
         *([L2SP(cfg.finetune.l2_sp)] if decays else []),
         *([EMA(cfg.finetune.ema)] if cfg.finetune.ema is not None else []),
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
-        RunRecorder(run, state, cfg.checkpoint.monitor, best_is(cfg)),
+        RunRecorder(run, state, monitor, best_is(monitor, cfg.checkpoint.mode)),
         ConfusionRecorder(run, state),
         StageTable(cfg.data.image_size, state.plan),
         ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),

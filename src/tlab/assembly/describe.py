@@ -39,8 +39,8 @@ def swept_keys(run_dir: Path, overrides: list[str]) -> set[str]:
         if (study := directory / "study.json").exists():
             searched = json.loads(study.read_text(encoding="utf-8"))["searched"]
             return {"seed", *(key.lstrip("+~") for key in searched)} & given.keys()
-        if (note := read_manifest(directory)) is not None:
-            return {key for key, value in given.items() if note.constants.get(key) != value and key != "sweep"}
+        if (manifest := read_manifest(directory)) is not None:
+            return {key for key, value in given.items() if manifest.constants.get(key) != value and key != "sweep"}
     except (UserError, ValueError, KeyError, TypeError) as error:  # no reason to fail a run that is over
         log.warning("%s does not say what its runs share (%s)", directory, error)
     return set(given)
@@ -109,7 +109,7 @@ def describe(
             "content": images.fingerprint(),
             "images": {split: len(samples) for split, samples in data.index.splits.items()},
             "unreadable": len(data.unreadable),
-            "remarks": data.remarks,
+            "remarks": data.issues,
         },
         "reused_rows": net.head.reused,
         "parameters": {

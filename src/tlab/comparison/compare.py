@@ -11,6 +11,7 @@ from tlab.comparison.factors import group
 from tlab.comparison.load import FINISHED, PRUNED, Run, read_runs
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
+from tlab.config.validation import best_is
 from tlab.core.errors import UserError
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
@@ -76,7 +77,7 @@ def _monitor(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple
         notes.append(f"the runs differ in checkpoint.monitor; {monitor} decides (monitor=NAME changes that)")
     modes = {run.config.get("checkpoint.mode") for run in runs if run.config.get("checkpoint.monitor") == monitor}
     chosen = modes.pop() if len(modes) == 1 else None
-    return monitor, chosen or ("min" if monitor.endswith("loss") else "max")
+    return monitor, best_is(monitor, chosen)
 
 
 def _setting(

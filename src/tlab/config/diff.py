@@ -5,9 +5,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tlab.config.schema import GONE, TrainConfig
+from tlab.config.safe_loading import inert
+from tlab.config.schema import REMOVED_KEYS, TrainConfig
 from tlab.config.targets import renewed
-from tlab.config.trusted import inert
 
 # Keys that may change when a run is resumed: the result is bitwise the same with any value.
 WITHOUT_EFFECT = (
@@ -16,7 +16,7 @@ WITHOUT_EFFECT = (
     *("resume", "run_dir", "sweep", "baseline."),
 )
 
-# Locations of the images, which are identified by content instead (`tlab.runs.same_data`).
+# Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
 # Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
@@ -71,6 +71,6 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         if isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in GONE:
+        elif f"{prefix}{key}" not in REMOVED_KEYS:
             leaves[f"{prefix}{key}"] = value
     return leaves

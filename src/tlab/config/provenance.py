@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.diff import flat
 from tlab.config.digest import is_commands_own
-from tlab.config.trusted import reaches_out
+from tlab.config.safe_loading import reaches_out
 
 OWN_RESOLVERS = ("run_dir", "sweep")  # keys that conf/ itself gives by resolvers
 

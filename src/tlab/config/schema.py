@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
 # Removed keys of earlier versions; runs made with them are resumed, evaluated and compared without them.
-GONE = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
+REMOVED_KEYS = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 DEBUG = "true: show the traceback of a mistake"

@@ -66,6 +66,11 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"{key}={monitor} is not a metric of this run; there are {', '.join(metrics)}")
 
 
+def best_is(monitor: str, mode: str | None = None) -> str:
+    """Return whether the least value of a metric is the best, `min`, or the greatest, `max`, unless `mode` says so."""
+    return mode or ("min" if monitor.endswith("loss") else "max")
+
+
 def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> None:
     """Refuse a split of which some process would get no image.
 

@@ -81,7 +81,7 @@ def file_signature(file: str | os.PathLike[str], name: str | None = None) -> byt
     return os.fsencode(file if name is None else name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
 
 
-def file_stamp(file: str | os.PathLike[str]) -> tuple[int, int, int, int]:
+def file_identity(file: str | os.PathLike[str]) -> tuple[int, int, int, int]:
     """Return what changes with a file's content, also where a copy keeps times or another folder takes its name.
 
     Raises:

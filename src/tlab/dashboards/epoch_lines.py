@@ -6,7 +6,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 
 
 class EpochLines(L.Callback):

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from tlab.dashboards.tensorboard import writer
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 
 
 class Scalars(L.Callback):

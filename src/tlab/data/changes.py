@@ -17,7 +17,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
 
     Args:
         before: The images that the run had.
-        now: The images of today, checked (`look(decode=True)`).
+        now: The images of today, checked (`read_contents(decode=True)`).
 
     Returns:
         Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; empty if nothing has changed.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
-from tlab.core.files import file_stamp, write_csv
+from tlab.core.files import file_identity, write_csv
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.verify import check_files, digests, unreadable
@@ -73,14 +73,14 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(split, as_text(file.removeprefix(prefix)), classes[label], file_stamp(file)[0], digest_of[file])
+        Entry(split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], digest_of[file])
         for split, samples in index.splits.items()
         for file, label in samples
     )
     return Contents(classes, entries, frozenset(as_text(str(path).removeprefix(prefix)) for path in left_out))
 
 
-def look(source: Callable[[], ImageIndex], decode: bool) -> Contents:
+def read_contents(source: Callable[[], ImageIndex], decode: bool) -> Contents:
     """Return the present images of a source.
 
     Args:

@@ -14,6 +14,7 @@ from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.processes import from_first_process
 from tlab.core.text import few
+from tlab.data.augment.evaluation import CROP_FRACTION, evaluation_transform
 from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import Contents, contents
 from tlab.data.feature_batches import FeatureBatches
@@ -54,8 +55,8 @@ class ImageDataModule(L.LightningDataModule):
     Attributes:
         index: The readable files, by split.
         unreadable: The unreadable files, and why.
-        verdicts: Absolute path -> `FileCheck` of each file.
-        remarks: Sentences about files that deserve a look.
+        checks: Absolute path -> `FileCheck` of each file.
+        issues: Sentences about files that deserve a look.
     """
 
     index: ImageIndex
@@ -68,7 +69,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         resize: Literal["crop", "pad"] = "crop",
-        crop_fraction: float = 0.875,
+        crop_fraction: float = CROP_FRACTION,
         augment: Mapping[str, Transform | None] | None = None,
         mix: Mixing | None = None,
         phases: Mapping[str, Mapping[str, Any]] | None = None,
@@ -90,8 +91,8 @@ class ImageDataModule(L.LightningDataModule):
         self.phases = phases or {}
         self.store, self.on_unreadable = store, unreadable
         self.unreadable: list[Unreadable] = []
-        self.verdicts: dict[str, FileCheck] = {}
-        self.remarks: list[str] = []
+        self.checks: dict[str, FileCheck] = {}
+        self.issues: list[str] = []
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
         self._training_images: dict[str, ImageBatches] = {}
 
@@ -104,21 +105,21 @@ class ImageDataModule(L.LightningDataModule):
         if hasattr(self, "index"):
             return
         index = self.source()
-        verdicts = check_files(index.root, [s.file for samples in index.splits.values() for s in samples])
-        broken = unreadable(verdicts)
+        checks = check_files(index.root, [s.file for samples in index.splits.values() for s in samples])
+        broken = unreadable(checks)
         if broken and self.on_unreadable == "error":
             raise UserError(
                 f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
                 "or skip them with data.unreadable=skip."
             )
         index = index.without([item.path for item in broken])
-        self.unreadable, self.verdicts, self.index = broken, verdicts, index
-        self.remarks = [*index.remarks, *find_issues(index, verdicts)]
+        self.unreadable, self.checks, self.index = broken, checks, index
+        self.issues = [*index.issues, *find_issues(index, checks)]
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
             if broken:
                 log.warning("Skipping %s unreadable: %s", _count(broken), _listed(index, broken))
-            for remark in self.remarks:
-                log.warning(remark)
+            for issue in self.issues:
+                log.warning(issue)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,7 +133,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def contents(self) -> Contents:
         """Return the images by name, class, split and content."""
-        digests = {file: verdict.digest for file, verdict in self.verdicts.items()}
+        digests = {file: check.digest for file, check in self.checks.items()}
         return contents(self.index, digests, [item.path for item in self.unreadable])
 
     def class_counts(self) -> Tensor:
@@ -252,8 +253,6 @@ class ImageDataModule(L.LightningDataModule):
     def _images(
         self, samples: Sequence[Sample], augment: Mapping[str, Transform | None] | None, mixing: Mixing | None
     ) -> ImageBatches:
-        from tlab.data.augment.evaluation import evaluation_transform
-
         return ImageBatches(
             samples,
             finish=evaluation_transform(self.image_size, self.resize, self.crop_fraction),

@@ -132,9 +132,9 @@ class ImageBatches:
 
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
         """Read the images from a store from now on, if `choose_store` decides so."""
-        look = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
+        decoding = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         paths = [sample.file for sample in self.samples]
-        self.store = choose_store(mode, paths, look, self.original, epochs)
+        self.store = choose_store(mode, paths, decoding, self.original, epochs)
 
     def _mixes(self, key: SampleKey) -> bool:
         return self.mixing is not None and key.partner >= 0

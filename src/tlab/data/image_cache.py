@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor
 
 from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
-from tlab.core.files import cache_dir, file_stamp
+from tlab.core.files import cache_dir, file_identity
 from tlab.core.hardware import cpu_count, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
@@ -88,7 +88,7 @@ class ImageStore:
 
 
 def choose_store(
-    mode: str, paths: Sequence[str], look: str, original: Original, epochs: int | None
+    mode: str, paths: Sequence[str], decoding: str, original: Original, epochs: int | None
 ) -> ImageStore | None:
     """Return the store of these images, written now if missing; None if decoding in every epoch is better.
 
@@ -97,14 +97,14 @@ def choose_store(
     Args:
         mode: `on` stores whatever fits on the disk, `auto` what also fits into memory and pays, `off` nothing.
         paths: Paths of the image files.
-        look: Description of how `original` decodes a file, for the store's key.
+        decoding: Description of how `original` decodes a file, for the store's key.
         original: Function from index to image, 3 H W, uint8.
         epochs: Number of epochs that read the images; None: many.
     """
     if mode == "off" or not paths:
         return None
     folder = cache_dir() / "images"
-    entry = folder / _key(paths, look)
+    entry = folder / _key(paths, decoding)
     reason = from_first_process(
         lambda: "" if entry.exists() else _reason_against(mode, folder, original, len(paths), epochs)
     )
@@ -135,12 +135,12 @@ def choose_store(
         return None
 
 
-def _key(paths: Sequence[str], look: str) -> str:
+def _key(paths: Sequence[str], decoding: str) -> str:
     """Return a digest of everything that the pixels depend on."""
-    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), look]
+    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), decoding]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        digest.update(f"\n{os.fsencode(path)!r} {file_stamp(path)}".encode())
+        digest.update(f"\n{os.fsencode(path)!r} {file_identity(path)}".encode())
     return digest.hexdigest()
 
 
@@ -187,7 +187,7 @@ def _write(entry: Path, original: Original, images: int) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     seconds = time.monotonic() - start
-    if seconds > progress_bar.PATIENCE:
+    if seconds > progress_bar.SHOWN_AFTER:
         log.info("Decoded %d images in %.1f s into %s.", images, seconds, entry)
 
 

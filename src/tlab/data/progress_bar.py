@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-PATIENCE = 1.0  # seconds before work is worth a progress bar or a log line
+SHOWN_AFTER = 1.0  # seconds before work is worth a progress bar or a log line
 
 
 def shown(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None = None) -> Iterator[T]:
-    """Yield the items; on a terminal, show a bar with the rate once that has taken longer than `PATIENCE`.
+    """Yield the items; on a terminal, show a bar with the rate once that has taken longer than `SHOWN_AFTER`.
 
     Args:
         items: Images or groups of images.
@@ -33,7 +33,7 @@ def shown(items: Iterable[T], description: str, total: int, size: Callable[[T], 
     try:
         for item in items:
             seconds = time.monotonic() - start
-            if seconds > PATIENCE and sys.stderr.isatty():
+            if seconds > SHOWN_AFTER and sys.stderr.isatty():
                 bar.start()
                 bar.update(task, completed=count, rate=f"{count / seconds:,.0f} images/s")
             yield item

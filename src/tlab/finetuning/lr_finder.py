@@ -21,7 +21,7 @@ import torch
 from tlab.data.batch import Batch
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, kept_random_state
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 from tlab.models.autotune.precision import autocast
 from tlab.models.module import ImageClassifier
 
@@ -217,7 +217,7 @@ class LearningRateFinder(L.Callback):
         finally:
             batches.close()  # type: ignore[attr-defined]  # ends its worker processes now
         if trainer.is_global_zero:
-            log.info("%s (%.0f s)", sentence(phase, curve), time.perf_counter() - started)
+            log.info("%s (%.0f s)", findings(phase, curve), time.perf_counter() - started)
             if self.draw is not None:
                 self.draw(trainer, phase, curve)
 
@@ -240,7 +240,7 @@ def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
     return make_loader(loader.images, keys[: steps * size], size, loader.num_workers)
 
 
-def sentence(phase: str, curve: LrCurve) -> str:
+def findings(phase: str, curve: LrCurve) -> str:
     """Return what was found, in words."""
     if curve.suggestion is None:
         return f"phase {phase}: no optimizer.lr suggested, {curve.why}; the run uses {curve.in_use:.3g}"

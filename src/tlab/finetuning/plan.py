@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tlab.config.validation import check_value
+from tlab.config.validation import best_is, check_value
 from tlab.core.errors import UserError
 
 HEAD = "head"
@@ -247,7 +247,7 @@ def _until(name: str, until: Mapping[str, Any] | None) -> Until | None:
     for key, kind, what in (("patience", int, "a whole number"), ("min_delta", int | float, "a number")):
         if not isinstance(values.get(key, 0), kind):
             raise UserError(f"finetune.phases.{name}.until.{key}={values[key]} is not {what}")
-    rule = Until(**{"mode": "min" if monitor.endswith("loss") else "max", **values})
+    rule = Until(**{"mode": best_is(monitor), **values})
     if rule.mode not in ("min", "max"):
         raise UserError(f"finetune.phases.{name}.until.mode={rule.mode} is not one of min, max")
     if rule.patience < 1 or not rule.min_delta >= 0:

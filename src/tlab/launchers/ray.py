@@ -38,7 +38,7 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
         raise UserError("hydra/launcher=ray needs Ray; give pip install ray") from error
     _connect(options["init"])
     _check_resources(options["remote"])
-    task = ray.remote(**options["remote"])(carry_out)
+    task = ray.remote(**options["remote"])(run_job)
     # On a worker without a share of its own torch would take all cores of the machine
     threads = max(1, int(options["remote"].get("num_cpus") or 1))
     running = {task.remote(job, threads): number for number, job in enumerate(jobs)}
@@ -60,11 +60,11 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
         ray.shutdown()
 
 
-def carry_out(job: RemoteJob, threads: int) -> Any:
+def run_job(job: RemoteJob, threads: int) -> Any:
     """Run a job in a process of Ray, with its share of the cores."""
     os.environ["TLAB_CORES"] = str(threads)
     limit_threads()
-    return job.carry_out()
+    return job.run()
 
 
 def _connect(options: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ class RemoteJob:
             config.hydra.job.id = f"{config.hydra.job.name}_{self.number}"
         return config
 
-    def carry_out(self) -> Any:
+    def run(self) -> Any:
         """Run in this process, which was started for it; returns what the task does, or a `Failure`."""
         sys.argv = list(self.arguments)
         os.chdir(self.folder)

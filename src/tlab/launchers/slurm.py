@@ -79,13 +79,13 @@ def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple
             _cancel(waiting.values())
 
 
-def carry_out(job: RemoteJob, max_requeues: int) -> Any:
+def run_job(job: RemoteJob, max_requeues: int) -> Any:
     """Run inside a Slurm job; if Slurm stops that early, requeue the job, at most `max_requeues` times."""
     for number in (signal.SIGTERM, *WARNINGS):
         signal.signal(number, leave)
     limit_threads()
     try:
-        return job.carry_out()
+        return job.run()
     except SystemExit as stop:
         _queue_again(stop.code, max_requeues)
         raise
@@ -131,7 +131,7 @@ def _submit(jobs: Sequence[RemoteJob], folder: Path, options: dict[str, Any]) ->
         stderr_to_stdout=True,
     )
     try:
-        return executor.map_array(carry_out, jobs, [max_requeues] * len(jobs))
+        return executor.map_array(run_job, jobs, [max_requeues] * len(jobs))
     except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
         raise UserError(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tlab.core.errors import UserError
-from tlab.models.arguments import build, checked
+from tlab.models.builder_arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.staging.splitting import split, whole

@@ -1,11 +1,12 @@
 """Backbone and head as groups that can be frozen, with normalization in front."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tlab.core.errors import UserError
+from tlab.models.freezing import FreezableGroups
 from tlab.models.head import Head
 from tlab.models.stages import StagedBackbone, digest
 
@@ -43,7 +44,7 @@ class Normalize(nn.Module):
         return (scaled - self.mean) / self.std
 
 
-class Classifier(nn.Module):
+class Classifier(FreezableGroups):
     """Maps images to logits; any set of its groups (the stages and "head") trains, and the others are frozen.
 
     Args:
@@ -54,12 +55,10 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, backbone: StagedBackbone, head: Head, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
+        super().__init__((*backbone.stage_names, "head"))
         self.normalize = Normalize(mean, std)
         self.backbone = backbone
         self.head = head
-        self.group_names = (*backbone.stage_names, "head")
-        self.trainable = frozenset(self.group_names)
 
     def group(self, name: str) -> nn.Module:
         """Return the stage called `name`, or the head.
@@ -128,32 +127,6 @@ class Classifier(nn.Module):
     def _ran(self, stage: str) -> int:
         """Return how many stages have run when `stage` has."""
         return self.backbone.stage_names.index(stage) + 1 if stage else 0
-
-    def set_trainable(self, groups: Collection[str]) -> None:
-        """Let `groups` train and freeze all others.
-
-        A frozen group takes no gradient and stays in evaluation mode whatever `train()` is called later, so neither
-        its parameters nor its buffers change. A parameter shared by a frozen and a trainable group is frozen.
-
-        Raises:
-            UserError: A name is no group of this network.
-        """
-        modules = {name: self.group(name) for name in (*groups, *self.group_names)}
-        self.trainable = frozenset(groups)
-        for name in sorted(self.group_names, key=lambda name: name not in self.trainable):
-            for parameter in modules[name].parameters():
-                parameter.requires_grad = name in self.trainable
-                if name not in self.trainable:
-                    parameter.grad = None
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """Set the mode of the trainable groups; frozen ones are always in evaluation mode."""
-        super().train(mode)
-        for name in self.group_names:
-            if name not in self.trainable:
-                self.group(name).eval()
-        return self
 
     def parameter_groups(self) -> dict[str, dict[str, list[nn.Parameter]]]:
         """Return per group its parameters under "decay" and "no_decay" (biases, norms, learned embeddings).

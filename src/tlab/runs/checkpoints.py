@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tlab.core.files import atomic_path
 from tlab.core.nested import leaves
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)

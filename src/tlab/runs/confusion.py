@@ -6,7 +6,7 @@ import lightning.pytorch as L
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 from tlab.runs.directory import RunDirectory
 
 

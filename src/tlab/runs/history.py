@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from tlab.finetuning.state import RunState
+from tlab.finetuning.run_state import RunState
 from tlab.runs.directory import RunDirectory
 
 

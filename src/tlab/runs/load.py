@@ -11,8 +11,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.config.safe_loading import TARGETS, read_config
 from tlab.config.schema import PRECISIONS
-from tlab.config.trusted import TARGETS, read_config
 from tlab.config.validation import check_value
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
@@ -106,7 +106,7 @@ def instantiate_backbone(
 def load_trained(path: Path, trust: bool = False) -> Trained:
     """Read a run directory's best checkpoint, or a checkpoint.
 
-    A checkpoint is plain data and builds nothing but what `tlab.config.trusted` lists, whoever wrote it.
+    A checkpoint is plain data and builds nothing but what `tlab.config.safe_loading` lists, whoever wrote it.
 
     Args:
         path: Path of the run directory, or of the checkpoint.

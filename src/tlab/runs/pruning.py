@@ -25,27 +25,27 @@ class Pruning(L.Callback):
 
     Args:
         monitor: Name of the metric, as in `checkpoint.monitor`.
-        judge: The pruner; pickled where a run has several processes.
+        pruner: The pruner; pickled where a run has several processes.
 
     Attributes:
         pruned: Whether the run was ended.
     """
 
-    def __init__(self, monitor: str, judge: Pruner) -> None:
+    def __init__(self, monitor: str, pruner: Pruner) -> None:
         self.monitor = monitor
-        self.judge = judge
+        self.pruner = pruner
         self.pruned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train no further epoch if the pruner had decided to end the run."""
-        if not trainer.should_stop and from_first_process(self.judge.was_pruned):
+        if not trainer.should_stop and from_first_process(self.pruner.was_pruned):
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the pruner the epoch's value; a run that ends anyway is not pruned."""
         epoch, value = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
         ends = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        if from_first_process(lambda: self.judge.should_prune(epoch, value)) and not ends:
+        if from_first_process(lambda: self.pruner.should_prune(epoch, value)) and not ends:
             self._end(trainer)
 
     def _end(self, trainer: L.Trainer) -> None:

@@ -3,7 +3,7 @@
 from optuna.trial import FrozenTrial, Trial
 
 
-class StudyJudge:
+class StudyPruner:
     """Reports a trial's epochs to the study, each once, and asks the study's pruner.
 
     Epochs that a run reports again, resumed from an earlier checkpoint, change and prune nothing: the pruner

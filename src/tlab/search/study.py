@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab.config.overrides import key_and_value
-from tlab.config.schema import GONE
+from tlab.config.schema import REMOVED_KEYS
 from tlab.core.errors import UserError
 from tlab.core.files import write_text
 from tlab.core.locks import FileLock
@@ -25,7 +25,11 @@ if TYPE_CHECKING:  # imported when a search begins, not for --help
 
 WAIT = 120  # seconds for another worker's write to SQLite
 JOURNAL = "journal:"
-HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.hydra_joblib_launcher.")  # on this machine
+ONE_MACHINE = (  # launchers that start nothing elsewhere
+    "hydra._internal.core_plugins.basic_launcher.",
+    "hydra_plugins.hydra_joblib_launcher.",
+    "hydra_plugins.tlab_launchers.LocalLauncher",
+)
 STUDY_FILE = "study.json"
 
 
@@ -85,7 +89,7 @@ def read_definition(directory: Path) -> Definition | None:
     try:
         told = OmegaConf.merge(OmegaConf.structured(Definition), json.loads(file.read_text(encoding="utf-8")))
         plain: Any = OmegaConf.to_container(told, resolve=False, throw_on_missing=True)
-        plain["fixed"] = [each for each in plain["fixed"] if key_and_value(each)[0] not in GONE]
+        plain["fixed"] = [each for each in plain["fixed"] if key_and_value(each)[0] not in REMOVED_KEYS]
         return Definition(**plain)
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
@@ -164,15 +168,15 @@ class Study:
         return self.directory / f"trial={number:04d}"
 
     @contextmanager
-    def claim(self) -> Iterator[TrialLease | None]:
+    def lease(self) -> Iterator[TrialLease | None]:
         """Hold a trial inside the block: an abandoned one, else a new one; None where all are taken."""
         with self._lock.held():
-            claim = self._orphan() or self._new()
+            lease = self._abandoned() or self._new()
         try:
-            yield claim
+            yield lease
         finally:
-            if claim is not None:
-                claim.lock.release()
+            if lease is not None:
+                lease.lock.release()
 
     def is_worked_on(self) -> bool:
         """Tell whether another process holds a trial."""
@@ -183,9 +187,9 @@ class Study:
             lock.release()
         return False
 
-    def twin(self, claim: TrialLease) -> "FrozenTrial | None":
+    def duplicate(self, lease: TrialLease) -> "FrozenTrial | None":
         """Return an ended trial with the same overrides, of which this one is a duplicate; None without one."""
-        mine = self.space.overrides(claim.values)
+        mine = self.space.overrides(lease.values)
         ended = self.trials("COMPLETE", "PRUNED")
         return next((trial for trial in ended if self.space.overrides(trial.params) == mine), None)
 
@@ -195,7 +199,7 @@ class Study:
         choose = max if self.definition.mode == "max" else min
         return choose(complete, key=lambda trial: trial.value or 0.0) if complete else None
 
-    def _orphan(self) -> TrialLease | None:
+    def _abandoned(self) -> TrialLease | None:
         import optuna
 
         for frozen in self.trials("RUNNING"):
@@ -208,7 +212,7 @@ class Study:
             self.optuna.sampler = self._sampler(frozen.number)
             # Optuna has no other way to resume a trial that is under way
             trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
-            return self._claimed(trial, lock, continued=True)
+            return self._leased(trial, lock, continued=True)
         return None
 
     def _new(self) -> TrialLease | None:
@@ -224,7 +228,7 @@ class Study:
             )
         lock = _lock(self.trial_directory(trial.number))
         lock.acquire(wait=False)
-        return self._claimed(trial, lock, continued=False)
+        return self._leased(trial, lock, continued=False)
 
     def _sampler(self, number: int) -> "BaseSampler":
         """Return the sampler for the trial of this number: a resumed search samples what an unbroken one would."""
@@ -235,7 +239,7 @@ class Study:
             return instantiate(node)
         return instantiate(node, seed=int(np.random.SeedSequence((node["seed"], number)).generate_state(1)[0]))
 
-    def _claimed(self, trial: "Trial", lock: FileLock, continued: bool) -> TrialLease:
+    def _leased(self, trial: "Trial", lock: FileLock, continued: bool) -> TrialLease:
         """Sample the values; of a trial that was abandoned amid this, the missing ones."""
         values = {key: trial._suggest(key, spread) for key, spread in self.space.distributions.items()}
         return TrialLease(trial, values, self.trial_directory(trial.number), continued, lock)
@@ -254,7 +258,7 @@ def usual_storage(launcher: str) -> str | None:
     Args:
         launcher: `_target_` of Hydra's launcher, which starts the workers.
     """
-    return None if launcher.startswith(HERE) else "journal"
+    return None if launcher.startswith(ONE_MACHINE) else "journal"
 
 
 def storage_address(storage: str | None, directory: Path) -> str:

@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import quoted
+from tlab.config.safe_loading import check_targets
 from tlab.config.targets import with_present_targets
-from tlab.config.trusted import check_targets
 from tlab.core.error_messages import one_line
 from tlab.core.errors import RunDirectoryConflict
+from tlab.runs.data_check import check_images
 from tlab.runs.directory import RunDirectory
-from tlab.runs.same_data import check_images
-from tlab.search.pruner import StudyJudge
+from tlab.search.pruner import StudyPruner
 from tlab.search.space import Value
 from tlab.search.study import STUDY_FILE, Study, TrialLease
 
@@ -49,7 +49,7 @@ def check_trials(study: Study, resume: str) -> None:
         check_images(last, instantiate(cfg.data.module.source, _convert_="all"), resume, "another study=NAME")
 
 
-def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
+def run_trial(study: Study, lease: TrialLease, train: Train) -> None:
     """Run a trial, or what is left of it, and report its result to the study.
 
     Only the first seed's run may be pruned: a trial that survives it runs with all seeds, so every value that is
@@ -57,50 +57,52 @@ def carry_out(study: Study, claim: TrialLease, train: Train) -> None:
 
     Args:
         study: Study of the trial.
-        claim: Lease of the trial.
+        lease: Lease of the trial.
         train: The function `tlab.train.train`.
 
     Raises:
         RunDirectoryConflict: The images differ, or another process is at work on the run, which stays as it is.
     """
-    if (twin := study.twin(claim)) is not None:
-        for step, value in twin.intermediate_values.items():
-            claim.trial.report(value, step)
-        claim.trial.set_user_attr("twin", twin.number)
-        study.optuna.tell(claim.trial, twin.value if twin.state == TrialState.COMPLETE else None, twin.state)
+    if (duplicate := study.duplicate(lease)) is not None:
+        for step, value in duplicate.intermediate_values.items():
+            lease.trial.report(value, step)
+        lease.trial.set_user_attr("twin", duplicate.number)
+        study.optuna.tell(
+            lease.trial, duplicate.value if duplicate.state == TrialState.COMPLETE else None, duplicate.state
+        )
         return
     monitor, values = study.definition.monitor, list[float]()
     for seed in study.definition.seeds:
-        directory = claim.directory / f"seed={seed}"
+        directory = lease.directory / f"seed={seed}"
         try:
-            metrics = _run(study, claim, train, seed, directory, judged=not values)
+            metrics = _run(study, lease, train, seed, directory, judged=not values)
         except RunDirectoryConflict:
             raise
         except Exception as error:
             RunDirectory(directory).record_failure(error)
-            claim.trial.set_user_attr("error", one_line(error))
-            study.optuna.tell(claim.trial, state=TrialState.FAIL)
+            lease.trial.set_user_attr("error", one_line(error))
+            study.optuna.tell(lease.trial, state=TrialState.FAIL)
             return
         if metrics is None:
-            study.optuna.tell(claim.trial, state=TrialState.PRUNED)
+            study.optuna.tell(lease.trial, state=TrialState.PRUNED)
             return
         values.append(metrics[monitor])
-    claim.trial.set_user_attr("values", values)
-    study.optuna.tell(claim.trial, statistics.fmean(values))
+    lease.trial.set_user_attr("values", values)
+    study.optuna.tell(lease.trial, statistics.fmean(values))
 
 
 def _run(
-    study: Study, claim: TrialLease, train: Train, seed: int, directory: Path, judged: bool
+    study: Study, lease: TrialLease, train: Train, seed: int, directory: Path, judged: bool
 ) -> dict[str, float] | None:
     """Return the metrics of the run with this seed; None where it was pruned."""
     from tlab.runs.pruning import Pruning
 
     if RunDirectory(directory).status == "pruned":  # by a process that died before it could report it
         return None
-    given, cfg = _compose(study, claim.values, f"seed={seed}", directory)
-    judge = StudyJudge(claim.trial)
+    given, cfg = _compose(study, lease.values, f"seed={seed}", directory)
+    pruner = StudyPruner(lease.trial)
     with _logged_to(directory / "train.log"):
-        metrics = train(cfg, given, Pruning(study.definition.monitor, judge) if judged else None)
+        metrics = train(cfg, given, Pruning(study.definition.monitor, pruner) if judged else None)
     return None if RunDirectory(directory).status == "pruned" else metrics
 
 

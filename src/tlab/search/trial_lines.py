@@ -24,7 +24,7 @@ class Progress:
         self._known = {trial.number for trial in study.trials() if trial.state.is_finished()}
         self._before = len(self._known)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Print a line for each trial that has ended since the last call."""
         for trial in self.study.trials():
             if trial.state.is_finished() and trial.number not in self._known:

@@ -23,14 +23,14 @@ from tlab.core.hardware import gpus
 from tlab.core.signals import stoppable
 from tlab.search.commands import resume_command
 from tlab.search.study import Study
-from tlab.search.trial import Train, carry_out
+from tlab.search.trial import Train, run_trial
 from tlab.search.trial_lines import Progress
 from tlab.sweeps.launched import LOCAL
 from tlab.sweeps.monitor import polling
 from tlab.sweeps.result import Failure
-from tlab.sweeps.sequential import free_memory
+from tlab.sweeps.sequential import release_memory
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker_pool import WorkerPool, handing_on, shares
+from tlab.sweeps.worker_pool import WorkerPool, forwarding_signals, shares
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,15 @@ def work(study: Study, train: Train, minutes: float | None, progress: Progress |
     """
     start = time.monotonic()
     while minutes is None or time.monotonic() - start < 60 * minutes:
-        with study.claim() as claim:
-            if claim is None:
+        with study.lease() as lease:
+            if lease is None:
                 return
-            if claim.continued:
-                log.info("trial %d goes on", claim.trial.number)
-            carry_out(study, claim, train)
-        free_memory()
+            if lease.continued:
+                log.info("trial %d goes on", lease.trial.number)
+            run_trial(study, lease, train)
+        release_memory()
         if progress is not None:
-            progress.tell()
+            progress.report()
         failed = study.trials("FAIL")
         if len(failed) >= FAILURES and not study.trials("COMPLETE", "PRUNED"):
             raise UserError(
@@ -75,10 +75,10 @@ class WorkerTask(Task):
         """Work with the configuration of one worker; returns the user's mistake that it met, if any."""
         output = Path(HydraConfig.get().runtime.output_dir) / "output.txt"
         try:
-            with self.machine.work(output) if self.machine is not None else nullcontext():
+            with self.pool.work(output) if self.pool is not None else nullcontext():
                 self.function(cfg)
         except SystemExit:  # here it would end the waiting process, which has been told to stop as well
-            if self.machine is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
+            if self.pool is None:  # a job of a cluster ends with its run's code, by which Slurm queues it again
                 raise
         except Exception as error:
             if not is_mistake(error):
@@ -116,12 +116,12 @@ def launch(search: Callable[[DictConfig], None], study: Study, workers: int) -> 
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         here = config.hydra.launcher._target_.startswith(LOCAL)
         each = max(1, len(gpus()) // workers)  # where GPUs are fewer than workers, these take turns
-        machine = WorkerPool(Path(folder), os.getpid(), workers, shares(each)) if here else None
+        pool = WorkerPool(Path(folder), os.getpid(), workers, shares(each)) if here else None
         if here:
             config.hydra.launcher.n_jobs = workers
-        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(search, machine=machine), config)
+        launcher = Plugins.instance().instantiate_launcher(context, WorkerTask(search, pool=pool), config)
         jobs = [[*given.task, f"worker={n}"] for n in range(workers)]
-        with stoppable(), polling(Progress(study).tell), handing_on(machine, study.is_worked_on, "trials"):
+        with stoppable(), polling(Progress(study).report), forwarding_signals(pool, study.is_worked_on, "trials"):
             try:
                 results = launcher.launch(jobs, initial_job_idx=0)
             except Exception as error:

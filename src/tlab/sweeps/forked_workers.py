@@ -1,6 +1,6 @@
 """Forked processes that run jobs of a sweep beside the command's own process.
 
-Where only heads train, a run keeps one core busy for a second or two, most of it in Python. A helper is a fork of
+Where only heads train, a run keeps one core busy for a second or two, most of it in Python. A worker is a fork of
 this process, made when all is imported and nothing is computed yet (later, threads of torch could hold locks that a
 fork never gets). It takes one run after the other, once the first one has computed what all of them share.
 """
@@ -27,7 +27,7 @@ from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
 from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
 
-FEW = 4  # runs below which a helper costs more than it gives
+FEW = 4  # runs below which a worker costs more than it gives
 MOST = 8  # processes
 MEMORY = 2 * 10**9  # bytes for each
 # What every run imports
@@ -83,19 +83,19 @@ class Worker:
     """A forked process that runs jobs for this one.
 
     Args:
-        carry_out: Function that it calls with each job.
-        machine: Pool in which it takes its place.
+        run: Function that it calls with each job.
+        pool: Pool in which it takes its place.
     """
 
-    def __init__(self, carry_out: Callable[[Job, WorkerPool], Failure | None], machine: WorkerPool) -> None:
+    def __init__(self, run: Callable[[Job, WorkerPool], Failure | None], pool: WorkerPool) -> None:
         self.stopped = False
         forking = multiprocessing.get_context("fork")
         self._connection, other = forking.Pipe()
-        self._process = forking.Process(target=_serve, args=(other, carry_out, machine))
+        self._process = forking.Process(target=_serve, args=(other, run, pool))
         self._process.start()
         other.close()
 
-    def carry_out(self, job: Job) -> Failure | None:
+    def run(self, job: Job) -> Failure | None:
         """Have it run a job, and wait for the result."""
         with suppress(OSError, EOFError):
             self._connection.send(job)
@@ -125,9 +125,9 @@ class Worker:
 
 
 @contextmanager
-def helpers(
+def workers(
     processes: int,
-    carry_out: Callable[[Job, WorkerPool], Failure | None],
+    run: Callable[[Job, WorkerPool], Failure | None],
     work: Callable[[Worker], None],
     loggers: object = None,
 ) -> Iterator[None]:
@@ -137,8 +137,8 @@ def helpers(
 
     Args:
         processes: Number of processes, this one included.
-        carry_out: Function that a helper calls with each job.
-        work: Hands jobs to a helper; called for each helper, in a thread of its own.
+        run: Function that a worker calls with each job.
+        work: Hands jobs to a worker; called for each worker, in a thread of its own.
         loggers: The runs' loggers, if any; TensorBoard is always among them.
     """
     if processes == 1:
@@ -151,9 +151,9 @@ def helpers(
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
-        machine = WorkerPool(Path(folder), os.getpid(), processes, ())
-        started = [Worker(carry_out, machine) for _ in range(processes - 1)]
-        threads = [threading.Thread(target=work, args=(helper,), daemon=True) for helper in started]
+        pool = WorkerPool(Path(folder), os.getpid(), processes, ())
+        started = [Worker(run, pool) for _ in range(processes - 1)]
+        threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in started]
         for thread in threads:
             thread.start()
         try:
@@ -161,23 +161,23 @@ def helpers(
             for thread in threads:
                 thread.join()
         except BaseException:
-            for helper in started:
-                helper.stop()
+            for worker in started:
+                worker.stop()
             raise
         finally:
             deadline = time.monotonic() + SHUTDOWN_TIMEOUT
-            for helper in started:
-                helper.wait(max(0.0, deadline - time.monotonic()))
+            for worker in started:
+                worker.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _serve(orders: Connection, carry_out: Callable[[Job, WorkerPool], Failure | None], machine: WorkerPool) -> None:
+def _serve(orders: Connection, run: Callable[[Job, WorkerPool], Failure | None], pool: WorkerPool) -> None:
     """Run jobs until there are no more."""
-    machine.become_worker()
+    pool.become_worker()
     with Path(os.devnull).open("w") as nowhere:  # the terminal belongs to the command; a run prints to a file
         os.dup2(nowhere.fileno(), 1)
     while (job := orders.recv()) is not None:
-        answer = carry_out(job, machine)
-        if machine.is_stopping:
+        answer = run(job, pool)
+        if pool.is_stopping:
             return
         orders.send(answer)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tlab.config.diff import without_effect
 from tlab.config.overrides import NEVER_IN_NAMES, key_and_value, quoted, run_name
-from tlab.config.schema import GONE
+from tlab.config.schema import REMOVED_KEYS
 from tlab.core.errors import UserError
 from tlab.runs.directory import TIME, RunDirectory
 from tlab.runs.manifest import SweepManifest
@@ -66,28 +66,28 @@ def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
     }
 
 
-def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, note: SweepManifest) -> list[Job]:
+def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, manifest: SweepManifest) -> list[Job]:
     """Return a job for each distinct run.
 
     Args:
         runs: The overrides of each run.
         seed: Seed of runs that have none among their overrides.
         directory: Directory of the sweep.
-        note: Manifest that the first command of the sweep left.
+        manifest: Manifest that the first command of the sweep left.
 
     Raises:
         UserError: An override that all runs of the sweep have had is missing, or two runs would share a directory.
     """
     given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
-    for key, value in note.constants.items():
+    for key, value in manifest.constants.items():
         # earlier versions recorded keys that change no result, and had keys that are gone
-        if key not in given and not without_effect(key) and key not in GONE:
+        if key not in given and not without_effect(key) and key not in REMOVED_KEYS:
             raise UserError(
                 f"{directory} was begun with {key}={value}, which this command does not give; "
                 f"give it too, or another name: sweep=NAME"
             )
     jobs: dict[Path, Job] = {}
-    for overrides, told in zip(runs, _distinguishing(runs, note.constants), strict=True):
+    for overrides, told in zip(runs, _distinguishing(runs, manifest.constants), strict=True):
         own_seed = dict(map(key_and_value, overrides)).get("seed", seed)
         name = run_name(told)
         path = directory / name / f"seed={own_seed}"

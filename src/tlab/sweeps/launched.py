@@ -19,9 +19,9 @@ from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.result import Failure, over
-from tlab.sweeps.sequential import PATIENCE, Composer
+from tlab.sweeps.sequential import BUSY_TIMEOUT, Composer
 from tlab.sweeps.task import Task
-from tlab.sweeps.worker_pool import WorkerPool, handing_on, shares
+from tlab.sweeps.worker_pool import WorkerPool, forwarding_signals, shares
 
 LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
 
@@ -70,31 +70,31 @@ def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress:
     with tempfile.TemporaryDirectory(prefix="tlab_") as folder:
         devices = most_devices(jobs, composer.config)
         at_once = choose_workers(composer.config, devices)
-        machine = WorkerPool(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
+        pool = WorkerPool(Path(folder), os.getpid(), at_once, shares(devices)) if at_once else None
         progress.at_once = max(1, at_once)
         monitor = Monitor(jobs, progress)
         suspects: list[Job] = []
         again = True  # retry once where a process died and no run explains it
-        deadline = time.monotonic() + PATIENCE
-        with monitor.refreshing(), handing_on(machine, monitor.look, "runs"):
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        with monitor.refreshing(), forwarding_signals(pool, monitor.refresh, "runs"):
             while left := list(monitor.left):
                 batch = [suspects.pop()] if suspects else left
-                died = _launch(batch, composer, task.on(machine), monitor)
+                died = _launch(batch, composer, task.on(pool), monitor)
                 unclear = [job for job in batch if monitor.is_running(job)]
-                if died is not None and machine is not None and unclear and len(batch) > 1:
+                if died is not None and pool is not None and unclear and len(batch) > 1:
                     suspects = unclear  # a process was killed, and took the others with it: one of these is why
-                elif died is not None and machine is not None and not unclear and again:
+                elif died is not None and pool is not None and not unclear and again:
                     again = False
                 elif died is not None:
                     what = f"its process ended without a word ({one_line(died)})"
                     _give_up(batch, f"{what}; if memory ran out, run fewer at once", monitor)
                 elif len(monitor.left) < len(left):
-                    deadline = time.monotonic() + PATIENCE
+                    deadline = time.monotonic() + BUSY_TIMEOUT
                 elif time.monotonic() > deadline:
                     _give_up(left, "another process is at work on it", monitor)
                 else:
                     time.sleep(1)
-                if monitor.left and machine is not None:
+                if monitor.left and pool is not None:
                     _end_workers()  # one that was told to stop takes no run any more
 
 
@@ -106,13 +106,13 @@ def _launch(jobs: Sequence[Job], composer: Composer, task: Task, monitor: Monito
     except Exception as error:
         if is_mistake(error):
             raise
-        monitor.look()
+        monitor.refresh()
         return error
     for job, result in zip(jobs, returned, strict=True):
         value = over(result)
         failure = value if isinstance(value, Failure) else None
         if failure is None or not failure.busy:
-            monitor.note(job, failure)
+            monitor.record(job, failure)
     return None
 
 
@@ -127,5 +127,5 @@ def _give_up(jobs: Sequence[Job], reason: str, monitor: Monitor) -> None:
     """Record the failure of those jobs that have not ended."""
     for job in jobs:
         if not monitor.is_over(job):
-            monitor.note(job, Failure(reason))
+            monitor.record(job, Failure(reason))
             job.run.record_failure(RuntimeError(reason))

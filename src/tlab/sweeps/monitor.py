@@ -40,8 +40,8 @@ class Monitor:
         self._began = time.time() - 1  # records have whole seconds
         self._lock = threading.RLock()  # a signal handler looks too
 
-    def look(self) -> int:
-        """Read what has happened since the last look; returns how many runs are under way."""
+    def refresh(self) -> int:
+        """Read what has happened since the last call; returns how many runs are under way."""
         with self._lock:
             records = {job: job.run.record for job in self.left}
             self._running = {
@@ -49,25 +49,25 @@ class Monitor:
             }
             for job, record in records.items():
                 if self._is(record, "finished", "ended"):
-                    self.note(job, None)
+                    self.record(job, None)
                 elif self._is(record, "failed", "ended") and record.get("error") != "interrupted":
-                    self.note(job, Failure(str(record.get("error")).removeprefix("UserError: ")))
+                    self.record(job, Failure(str(record.get("error")).removeprefix("UserError: ")))
             return len(self._running)
 
-    def note(self, job: Job, failure: Failure | None) -> None:
+    def record(self, job: Job, failure: Failure | None) -> None:
         """Record the outcome of a run, unless it is known."""
         with self._lock:
             if job in self.left:
                 self.left.remove(job)
                 self._running.pop(job, None)
-                self.progress.tell(job, failure, len(self._running))
+                self.progress.report(job, failure, len(self._running))
 
     def is_over(self, job: Job) -> bool:
         """Tell whether a run's outcome is known."""
         return job not in self.left
 
     def is_running(self, job: Job) -> bool:
-        """Tell whether the run was under way at the last look."""
+        """Tell whether the run was under way at the last call."""
         return job in self._running
 
     @contextmanager
@@ -75,12 +75,12 @@ class Monitor:
         """Show how far the runs are for as long as the block lasts."""
         live = Live(console=self.progress.console, auto_refresh=False, transient=True)
 
-        def look() -> None:
-            self.look()
+        def refresh() -> None:
+            self.refresh()
             if live.console.is_terminal:
                 live.update(self._table(), refresh=True)
 
-        with live, polling(look):
+        with live, polling(refresh):
             yield
 
     def _is(self, record: dict[str, Any], status: str, since: str) -> bool:
@@ -108,13 +108,13 @@ class Monitor:
 
 
 @contextmanager
-def polling(look: Callable[[], object]) -> Iterator[None]:
-    """Call `look` every second as long as the block lasts, in a thread of its own, and once when it has ended."""
+def polling(function: Callable[[], object]) -> Iterator[None]:
+    """Call `function` every second while the block lasts, in a thread of its own, and once when it has ended."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(EVERY):
-            look()
+            function()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -123,4 +123,4 @@ def polling(look: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        look()
+        function()

@@ -53,13 +53,13 @@ class Progress:
         """How many runs are finished, by this command or before."""
         return len(self.jobs) - len(self.to_go) - len(self.failures)
 
-    def tell(self, job: Job, failure: Failure | None, running: int) -> None:
+    def report(self, job: Job, failure: Failure | None, running: int) -> None:
         """Record that a run has ended, and print its outcome, how long it took, and how far the sweep is."""
-        self.note(job, failure)
+        self.record(job, failure)
         what = f"[red]failed[/]: {escape(failure.reason)}" if failure else _result(job)
         self.console.print(f"[bold]{escape(str(job))}[/]  {what}  ({self.line(running)})")
 
-    def note(self, job: Job, failure: Failure | None) -> None:
+    def record(self, job: Job, failure: Failure | None) -> None:
         """Record that a run has ended."""
         self.to_go.remove(job)
         if failure is None:

@@ -1,4 +1,4 @@
-"""Runs of a sweep one after the other in this process, which imports torch once, and in helpers beside it."""
+"""Runs of a sweep one after the other in this process, which imports torch once, and in workers beside it."""
 
 import gc
 import sys
@@ -13,15 +13,15 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from tlab.core.error_messages import one_line
-from tlab.sweeps.finished import Finished
-from tlab.sweeps.forked_workers import Worker, helpers
+from tlab.sweeps.forked_workers import Worker, workers
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress, printing_to_its_directory, warning_once
 from tlab.sweeps.result import Failure
+from tlab.sweeps.resume import Finished
 from tlab.sweeps.task import Task
 from tlab.sweeps.worker_pool import WorkerPool
 
-PATIENCE = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
+BUSY_TIMEOUT = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
 POLL = 0.05  # seconds between looks at how far the first run is
 
 
@@ -71,7 +71,7 @@ def run_here(
     lock, shared = threading.Lock(), threading.Event()
     progress.at_once = processes
 
-    def carry_out(job: Job) -> Failure | None:
+    def run_here(job: Job) -> Failure | None:
         failure = run_one(job, composer, task, progress)
         if not shared.is_set():
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
@@ -93,24 +93,24 @@ def run_here(
                 if failure is not None and failure.busy:
                     busy.append(job)
                 else:
-                    progress.tell(job, failure, len(under_way))
+                    progress.report(job, failure, len(under_way))
 
-    def carry_out_beside(job: Job, machine: WorkerPool) -> Failure | None:
-        return run_one(job, composer, task.on(machine), progress)
+    def run_in_worker(job: Job, pool: WorkerPool) -> Failure | None:
+        return run_one(job, composer, task.on(pool), progress)
 
-    def work_beside(helper: Worker) -> None:
-        while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or helper.stopped):
+    def work_in(worker: Worker) -> None:
+        while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or worker.stopped):
             pass
-        work(helper.carry_out, lambda: not helper.stopped)
+        work(worker.run, lambda: not worker.stopped)
 
     with warning_once(progress.console):
-        with helpers(processes, carry_out_beside, work_beside, composer.config.get("logger")):
-            work(carry_out)
+        with workers(processes, run_in_worker, work_in, composer.config.get("logger")):
+            work(run_here)
         for job in busy:
-            deadline = time.monotonic() + PATIENCE
-            while (failure := carry_out(job)) and failure.busy and time.monotonic() < deadline:
+            deadline = time.monotonic() + BUSY_TIMEOUT
+            while (failure := run_here(job)) and failure.busy and time.monotonic() < deadline:
                 time.sleep(1)
-            progress.tell(job, failure, running=0)
+            progress.report(job, failure, running=0)
 
 
 def run_one(job: Job, composer: Composer, task: Task, progress: Progress) -> Failure | None:
@@ -132,11 +132,11 @@ def run_one(job: Job, composer: Composer, task: Task, progress: Progress) -> Fai
         ).return_value
     hydra = composer.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
-    free_memory()
+    release_memory()
     return returned if isinstance(returned, Failure) else None
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Free the last run's network and images, which refer to each other in cycles."""
     gc.collect()
     if "torch" in sys.modules:

@@ -17,17 +17,17 @@ from tlab.core.signals import stoppable
 from tlab.runs.environment import command
 from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
-from tlab.sweeps.finished import Finished
 from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
 from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
+from tlab.sweeps.resume import Finished
 from tlab.sweeps.sequential import Composer, run_here
 from tlab.sweeps.task import Task
 
 # Launchers whose runs are this process's own
-HERE = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
+IN_PROCESS = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
 
 
 def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
@@ -47,10 +47,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     """
     directory = Path(str(config.hydra.sweep.dir)).absolute()
     unnamed = is_named_by_time(config, "hydra.sweep.dir")
-    note = None if unnamed else read_manifest(directory)
-    if note is None:
-        note = SweepManifest(constants(runs), command())
-    jobs = make_jobs(runs, str(config.seed), directory, note)
+    manifest = None if unnamed else read_manifest(directory)
+    if manifest is None:
+        manifest = SweepManifest(constants(runs), command())
+    jobs = make_jobs(runs, str(config.seed), directory, manifest)
     finished = Finished(sources_digest(config.hydra.runtime.config_sources))
     waiting = [job for job in jobs if unnamed or not finished.has(job)]
     composer = Composer(config, context)
@@ -62,9 +62,9 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         print(remark)
     if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed
-        jobs = waiting = make_jobs(runs, str(config.seed), directory, note)
+        jobs = waiting = make_jobs(runs, str(config.seed), directory, manifest)
     if not (directory / "sweep.json").exists():
-        note.write(directory)
+        manifest.write(directory)
     config.hydra.sweep.dir = str(directory)
     progress = Progress(jobs, waiting)
     with stoppable():
@@ -102,7 +102,7 @@ def _check_used(jobs: Sequence[Job], some: Sequence[DictConfig], composer: Compo
 def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
     """Tell whether a launcher runs the jobs in other processes."""
     return (
-        not config.hydra.launcher._target_.startswith(HERE)
+        not config.hydra.launcher._target_.startswith(IN_PROCESS)
         and choose_workers(config, most_devices(jobs, config)) != 1
     )
 
@@ -115,7 +115,7 @@ def _composable(jobs: Sequence[Job], composer: Composer, progress: Progress) -> 
             composer.compose(job)
         except Exception as error:
             job.run.record_failure(error)
-            progress.note(job, Failure(one_line(error)))
+            progress.record(job, Failure(one_line(error)))
         else:
             composable.append(job)
     return composable

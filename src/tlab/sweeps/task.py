@@ -33,7 +33,7 @@ class Task:
     Args:
         function: Function that takes a run's configuration.
         debug: Whether to show the tracebacks of mistakes.
-        machine: Pool of the sweep's workers on this machine, if it has some.
+        pool: Pool of the sweep's workers on this machine, if it has some.
 
     Attributes:
         result: Result of tlab's sweep, once it has ended; None before, and without a sweep.
@@ -41,33 +41,33 @@ class Task:
     """
 
     def __init__(
-        self, function: Callable[[DictConfig], Any], debug: bool = False, machine: WorkerPool | None = None
+        self, function: Callable[[DictConfig], Any], debug: bool = False, pool: WorkerPool | None = None
     ) -> None:
         self.function = function
         self.debug = debug
-        self.machine = machine
+        self.pool = pool
         self.result: SweepResult | None = None
         self.failures = 0
         self.__wrapped__ = function  # from which Hydra takes the name of the command
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the function by the name under which other processes import it, which is never `__main__`."""
-        return _in_another_process, (type(self), _importable(self.function), self.debug, self.machine)
+        return _in_another_process, (type(self), _importable(self.function), self.debug, self.pool)
 
-    def on(self, machine: WorkerPool | None) -> "Task":
+    def on(self, pool: WorkerPool | None) -> "Task":
         """Return this task for the workers of a pool."""
-        return Task(self.function, self.debug, machine)
+        return Task(self.function, self.debug, pool)
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Call the function for one run, whose directory and log Hydra has set up."""
         directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             return self._alone(cfg, directory)
-        if self.machine is None:
+        if self.pool is None:
             return self._one_of_many(cfg, directory)
         begun = False
         try:
-            with self.machine.work(directory.path / "output.txt"):
+            with self.pool.work(directory.path / "output.txt"):
                 begun = True
                 return self._one_of_many(cfg, directory)
         except SystemExit:  # would end the waiting process, which has said so

@@ -92,15 +92,15 @@ def shares(devices: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def handing_on(machine: WorkerPool | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
+def forwarding_signals(pool: WorkerPool | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
 
     Args:
-        machine: Pool of the workers; None where they are on other machines, and nothing is handed on.
+        pool: Pool of the workers; None where they are on other machines, and nothing is handed on.
         under_way: Tells whether any of them still saves.
         what: What they work on, for the message.
     """
-    if machine is None:
+    if pool is None:
         yield
         return
     stopping = False
@@ -112,7 +112,7 @@ def handing_on(machine: WorkerPool | None, under_way: Callable[[], object], what
             print(
                 f"tlab: stopping; the {what} under way save first (once more: at once)", file=sys.stderr, flush=True
             )
-            for worker in machine.workers():
+            for worker in pool.workers():
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGTERM)
             deadline = time.monotonic() + SHUTDOWN_TIMEOUT

@@ -9,6 +9,8 @@ from torchvision.transforms.v2 import functional as TF
 MEAN_COLOR = (124, 116, 104)
 # Up to this ratio of the sides an image is resized whole, exactly as in torchvision's presets.
 _THIN = 2
+# Share of the shorter side that is kept, for callers in Python; a run's default is in conf/data/_common.yaml.
+CROP_FRACTION = 0.875
 # Oversampling of decoded images per side: resizing then hides the decoder's scaling, and crops keep detail.
 DETAIL = 2
 
@@ -29,7 +31,7 @@ class ResizeCrop:
     """
 
     image_size: int
-    crop_fraction: float = 0.875
+    crop_fraction: float = CROP_FRACTION
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_fraction <= 1:
@@ -79,7 +81,7 @@ class ResizePad:
 
 
 def evaluation_transform(
-    image_size: int, resize: str = "crop", crop_fraction: float = 0.875
+    image_size: int, resize: str = "crop", crop_fraction: float = CROP_FRACTION
 ) -> ResizeCrop | ResizePad:
     """Build the deterministic transform of validation and test images.
 

@@ -87,13 +87,13 @@ class LazyImage:
 
     def mean(self) -> np.ndarray:
         """Return the mean color, RGB in 0..255: 3, float64, with pending color changes, unclipped."""
-        self._carry_out_warp()
+        self._flush_warp()
         mean = np.array(cv2.mean(self._source)[:3])
         return mean if self._color is None else self._color[:, :3] @ mean + self._color[:, 3]
 
     def pixels(self) -> np.ndarray:
         """Apply what is pending, and return the image: H W 3, uint8; not to be written to."""
-        self._carry_out_warp()
+        self._flush_warp()
         if self._color is not None:
             self._source, self._color = cv2.transform(self._source, self._color), None
         return self._source
@@ -110,7 +110,7 @@ class LazyImage:
     def _compose(self, matrix: np.ndarray) -> None:
         self._matrix = matrix if self._matrix is None else self._matrix @ matrix
 
-    def _carry_out_warp(self) -> None:
+    def _flush_warp(self) -> None:
         if self._matrix is None:
             return
         (height, width), (a, b, x), (c, d, y) = self._source.shape[:2], *self._matrix[:2]

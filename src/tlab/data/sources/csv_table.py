@@ -69,11 +69,11 @@ def csv_index(
     files: dict[str, list[str]] = {}
     for file, label in label_of.items():
         files.setdefault(label, []).append(prefix + file)
-    remarks = [f"{blank} rows of {table} have no label and are not used."] if blank else []
-    remarks += left_out.remarks()
+    issues = [f"{blank} rows of {table} have no label and are not used."] if blank else []
+    issues += left_out.issues()
     if val_fraction is None:
-        return unsplit_index(base, {UNSPLIT: files}, remarks)
-    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, remarks)
+        return unsplit_index(base, {UNSPLIT: files}, issues)
+    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, issues)
 
 
 def _read(table: Path, image_column: str, label_column: str) -> tuple[list[tuple[str, str]], int]:

@@ -40,13 +40,13 @@ class ImageIndex:
         classes: Class names, sorted; a label is a position here.
         splits: Name -> samples, sorted by class, then by path: "train", "val", and maybe "test"; of data that are
             only evaluated, those that exist, or "all".
-        remarks: Sentences about files that were left out.
+        issues: Sentences about files that were left out.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]]
-    remarks: tuple[str, ...] = ()
+    issues: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a hex digest of the relative paths, labels, sizes and modification times of every split."""
@@ -113,14 +113,14 @@ def folder_index(
             f"{base} has a folder {next(iter(folders.values()))!r} but no 'train': add train/<class>/, "
             "or rename that folder if it is a class."
         )
-    remarks = []
+    issues = []
     found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
     if "test" in found and not found["test"]:
         del found["test"]
-        remarks.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
+        issues.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
     for split, files in found.items():
         _check_files(base, folders[split], files)
-    return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.remarks()))
+    return build_index(base, found, val_fraction, test_fraction, seed, (*issues, *left_out.issues()))
 
 
 def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
@@ -143,17 +143,17 @@ def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) 
     if not labelled:
         for split, files in found.items():
             _check_files(base, folders[split], files)
-    remarks = _left_aside(base, folders, found, left_out)
-    return unsplit_index(base, labelled, (*remarks, *left_out.remarks()))
+    issues = _left_aside(base, folders, found, left_out)
+    return unsplit_index(base, labelled, (*issues, *left_out.issues()))
 
 
-def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str]) -> ImageIndex:
+def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str]) -> ImageIndex:
     """Build an index of the given splits as they are, with the classes found in any of them.
 
     Args:
         root: Absolute path of the data.
         found: Split name -> class name -> POSIX paths relative to `root`.
-        remarks: Sentences to keep with the index.
+        issues: Sentences to keep with the index.
     """
     classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
     splits = {
@@ -165,7 +165,7 @@ def unsplit_index(root: Path, found: Mapping[str, Files], remarks: Iterable[str]
         for split in ("train", "val", "test", UNSPLIT)
         if split in found
     }
-    return ImageIndex(root, classes, splits, tuple(remarks))
+    return ImageIndex(root, classes, splits, tuple(issues))
 
 
 def build_index(
@@ -174,7 +174,7 @@ def build_index(
     val_fraction: float,
     test_fraction: float,
     seed: int,
-    remarks: Iterable[str],
+    issues: Iterable[str],
 ) -> ImageIndex:
     """Build an index: split off what is missing, and check that the splits agree on the classes.
 
@@ -184,7 +184,7 @@ def build_index(
         val_fraction: Share of the validation split, if `found` has no "val".
         test_fraction: Share of the test split, if `found` has no "test".
         seed: Seed of the split.
-        remarks: Sentences to keep with the index.
+        issues: Sentences to keep with the index.
     """
     train = found["train"]
     if len(train) < 2:
@@ -202,7 +202,7 @@ def build_index(
             )
     missing = sorted(set(train) - set(splits.get("test", train)))
     thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
-    return unsplit_index(root, splits, (*remarks, *thin))
+    return unsplit_index(root, splits, (*issues, *thin))
 
 
 def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:

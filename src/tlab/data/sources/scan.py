@@ -57,7 +57,7 @@ class Exclude:
         self.used.update(hits)
         return bool(hits)
 
-    def remarks(self) -> list[str]:
+    def issues(self) -> list[str]:
         """Return one sentence for each pattern that matched nothing (usually a typo)."""
         unused = [pattern for pattern in self.patterns if pattern not in self.used]
         return [f"data.exclude: the pattern {pattern!r} matched no file." for pattern in unused]

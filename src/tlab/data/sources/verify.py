@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import PIL
 from PIL import Image
 
-from tlab.core.files import cache_dir, file_stamp, write_text
+from tlab.core.files import cache_dir, file_identity, write_text
 from tlab.core.hardware import cpu_count
 from tlab.data import progress_bar
 
@@ -69,7 +69,7 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
     start = time.monotonic()
     done = _work_on_unknown(known, lambda path: examine(Path(path)), "Checking images")
     seconds = time.monotonic() - start
-    if done and seconds > progress_bar.PATIENCE:
+    if done and seconds > progress_bar.SHOWN_AFTER:
         count, broken = len(done), len(unreadable(done))
         rate = count / seconds
         log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, seconds, rate, broken)
@@ -150,7 +150,7 @@ class _Store:
     def get(self, path: str) -> FileCheck | None:
         record = self.records.get(path)
         with suppress(OSError):
-            if record is not None and record[: -len(FileCheck._fields)] == file_stamp(path):
+            if record is not None and record[: -len(FileCheck._fields)] == file_identity(path):
                 return FileCheck(*record[-len(FileCheck._fields) :])
         return None
 
@@ -158,7 +158,7 @@ class _Store:
         for path, verdict in verdicts.items():
             self.records.pop(path, None)
             with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
-                self.records[path] = (*file_stamp(path), *verdict)
+                self.records[path] = (*file_identity(path), *verdict)
         columns = list(zip(*self.records.values(), strict=True))
         stored = {"version": self.version, "files": list(self.records), "columns": columns}
         try:

@@ -28,7 +28,7 @@ from tlab.finetuning.features import fingerprint
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
-from tlab.finetuning.state import PhaseRecord
+from tlab.finetuning.run_state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
 

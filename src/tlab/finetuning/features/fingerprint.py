@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlab.core.files import file_stamp
+from tlab.core.files import file_identity
 from tlab.data.sources.folder import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
@@ -21,7 +21,7 @@ CODE = (
     *("data/decode", "data/image_batches", "data/image_cache", "data/augment/base", "data/augment/color"),
     *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
     *("finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
-    *("models/classifier", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
+    *("models/classifier", "models/freezing", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
     *("models/staging/tracing", "models/autotune/precision", "data/sampler"),
 )
 TLAB = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless"
 
 def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes, times and inodes, in their order."""
-    lines = (f"{os.fsencode(sample.file)!r} {file_stamp(sample.file)}\n" for sample in samples)
+    lines = (f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n" for sample in samples)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

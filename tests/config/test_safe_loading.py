@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from tlab.config.hydra import compose, conf_dir
-from tlab.config.trusted import NEVER_BUILT, TARGETS, read_config
+from tlab.config.safe_loading import NEVER_BUILT, TARGETS, read_config
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.predict import predict

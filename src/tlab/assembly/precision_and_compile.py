@@ -68,7 +68,7 @@ def choose_compiled(
     begun: dict[str, Any],
     done: int,
 ) -> list[str]:
-    """Return the names of the phases to compile at this precision; the rest is as in `choose_arithmetic`."""
+    """Return the names of the phases to compile at this precision; arguments as above."""
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.compiled import check_compiler, step_seconds
     from tlab.models.autotune.precision import find_accelerator

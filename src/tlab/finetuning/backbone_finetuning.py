@@ -21,8 +21,8 @@ from tlab.data.loader import Loader
 from tlab.finetuning.ddp import PhasedDDP, verify_equal
 from tlab.finetuning.features.cache import FeatureCache, deepest
 from tlab.finetuning.plan import HEAD
+from tlab.finetuning.run_state import PhaseRecord, RunState
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
-from tlab.finetuning.state import PhaseRecord, RunState
 from tlab.models.classifier import Classifier, digest
 from tlab.models.module import ImageClassifier
 

@@ -2,7 +2,7 @@
 
 `torch.load(weights_only=True)` runs no code, but Hydra calls whatever a `_target_` names. A checkpoint, a
 `run.json` or a `study.json` may come from anyone, so a `_target_` in it must be one of those that conf/ has at that
-place, with plain values below; in `backbone.kwargs`, `tlab.models.arguments` refuses what could read another file.
+place, with plain values below; `models.builder_arguments` refuses `backbone.kwargs` that could read another file.
 Nodes that are never built from a file (augmentation, optimizer, ...) may name anything; it is left out.
 """
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from omegaconf.grammar_parser import OmegaConfGrammarParser, parse
 
-from tlab.config.schema import GONE, BackboneConfig, DataConfig
+from tlab.config.schema import REMOVED_KEYS, BackboneConfig, DataConfig
 from tlab.config.targets import renewed
 from tlab.core.errors import UserError
 from tlab.core.nested import leaves, with_leaves
@@ -138,7 +138,7 @@ class _Reader:
             raise self._refusal(place, node, "is no mapping")
         copied = {}
         for key, value in node.items():
-            if ".".join((*place, str(key))) in GONE:
+            if ".".join((*place, str(key))) in REMOVED_KEYS:
                 continue
             self._check_key(key, value, place)
             copied[key] = self._value(value, (*place, str(key)))

@@ -13,8 +13,8 @@ from tlab.config.provenance import plain
 from tlab.data.contents import look
 from tlab.data.sources import folder
 from tlab.runs.directory import RunDirectory
-from tlab.sweeps.finished import Finished
 from tlab.sweeps.jobs import Job
+from tlab.sweeps.resume import Finished
 
 SEEDS = (0, 1, 2)
 

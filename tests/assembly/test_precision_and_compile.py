@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tlab.assembly.arithmetic import choose_compiled, images_per_epoch, long_phases
+from tlab.assembly.precision_and_compile import choose_compiled, images_per_epoch, long_phases
 from tlab.core.errors import UserError
 from tlab.finetuning.plan import Phase, Plan
 from tlab.models.autotune import compiled as compiling
@@ -107,7 +107,7 @@ def test_a_compiled_run_ends_as_the_same_run_that_is_not(compose_run, tmp_path, 
 
 
 def test_only_the_phases_that_were_chosen_are_compiled(compose_run, tmp_path, graphs, monkeypatch):
-    monkeypatch.setattr("tlab.assembly.arithmetic.choose_compiled", lambda *args: ["unfreeze/stem"])
+    monkeypatch.setattr("tlab.assembly.precision_and_compile.choose_compiled", lambda *args: ["unfreeze/stem"])
     train(compose_run("finetune=gradual", "trainer.max_epochs=5", "trainer.compile=auto"))
     assert compiled(tmp_path / "run") == ["unfreeze/stem"]
     assert len(graphs) == 1
@@ -182,7 +182,7 @@ def test_a_run_goes_on_compiled_as_it_has_begun(compose_run, tmp_path, graphs, m
     train(compose_run(*options, "trainer.compile=true", run_dir=tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "write_history", Mock(side_effect=[None, RuntimeError("a power cut")]))
-        patch.setattr("tlab.assembly.arithmetic.choose_compiled", lambda *args: ["all"])
+        patch.setattr("tlab.assembly.precision_and_compile.choose_compiled", lambda *args: ["all"])
         with pytest.raises(RuntimeError, match="power cut"):
             train(compose_run(*options, "trainer.compile=auto", run_dir=tmp_path / "run"))
     before = len(graphs)

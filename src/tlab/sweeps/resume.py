@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value
-from tlab.config.trusted import inert, read_node
+from tlab.config.safe_loading import inert, read_node
 from tlab.core.error_messages import is_mistake
-from tlab.data.contents import look
-from tlab.runs.same_data import UNLISTED
+from tlab.data.contents import read_contents
+from tlab.runs.data_check import UNLISTED
 from tlab.sweeps.jobs import Job
 
 ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source that leave the images the same
@@ -65,7 +65,7 @@ class Finished:
         once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
-            images = look(instantiate(source, _convert_="all"), decode=False)
+            images = read_contents(instantiate(source, _convert_="all"), decode=False)
             self._seen[which] = images.fingerprint(), images.classes, len(images.entries)
         return self._seen[which]
 

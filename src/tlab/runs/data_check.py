@@ -8,7 +8,7 @@ from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
 from tlab.core.text import few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, as_text, look, read_entries
+from tlab.data.contents import Contents, as_text, read_contents, read_entries
 from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
 
@@ -48,13 +48,13 @@ def check_images(
     if run.data_file.exists():
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
-        now = look(source, decode=False)
+        now = read_contents(source, decode=False)
         if before.classes == now.classes and set(before.entries) == set(now.entries):
             return []
-        now = look(source, decode=True)  # says which of the files are no images
+        now = read_contents(source, decode=True)  # says which of the files are no images
         changed = changes(before, now)
     else:
-        now = look(source, decode=True)
+        now = read_contents(source, decode=True)
         changed = _by_number(record, classes, now)
         if not changed and first_process():
             log.warning(UNLISTED)
