@@ -182,7 +182,7 @@ def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, numbe
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"stopped; the same command with hydra.run.dir={tmp_path / 'run'} goes on" in printed
+    assert f"stopped; the same command with hydra.run.dir={tmp_path / 'run'} resumes it" in printed
     assert "Traceback" not in printed
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(compose_run, tmp_path
     last.write_bytes(content)
     previous = (tmp_path / "run/checkpoints/previous.ckpt").read_bytes()
     assert resumable(RunDirectory(tmp_path / "run")) == last
-    assert f"{last} is damaged; going on from the checkpoint before it" in caplog.text
+    assert f"{last} is damaged; resuming from the checkpoint before it" in caplog.text
     assert last.read_bytes() == previous  # so that the next one kept beside it is whole again
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "run", tmp_path / "whole")

@@ -128,7 +128,7 @@ def test_a_stopped_sweep_saves_and_says_which_command_goes_on(photos, tmp_path, 
     _, printed = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in printed
-    assert "the sweep is stopped, 0 of 3 runs are finished; it goes on with" in printed
+    assert "the sweep is stopped, 0 of 3 runs are finished; it is resumed by" in printed
     assert f"python -m tlab.train -m data.root={photos} hydra.sweep.dir={directory}" in printed
     assert "hydra.run.dir" not in printed
     begun = {name: record["error"] for name, record in records(directory).items()}

@@ -282,12 +282,12 @@ def test_a_trial_that_is_stopped_goes_on_where_it_was(photos, tmp_path):
     study = tmp_path / "outputs/tune/s"
     code, printed = stopped_in_a_trial(tmp_path, f"data.root={photos}", *SLOWLY, "budget.trials=2")
     assert code == 128 + signal.SIGTERM
-    assert "python -m tlab.tune study=s goes on" in printed
+    assert "python -m tlab.tune study=s resumes it" in printed
     (stopped,) = [name for name, record in records(study).items() if record["status"] != "finished"]
     rows = history(study / stopped)
     assert 3 <= len(rows) < 8
     result = tune(tmp_path, "study=s")
-    assert "trial 0 goes on" in result.stdout
+    assert "trial 0 is resumed" in result.stdout
     assert (
         json.loads((study / "study.json").read_text())["pruner"]["n_warmup_steps"] == 5
     )  # two thirds of the epochs
@@ -302,7 +302,7 @@ def test_workers_save_when_the_command_is_stopped(photos, tmp_path):
     code, printed = stopped_in_a_trial(tmp_path, f"data.root={photos}", *SLOWLY, "workers=2")
     assert code == 128 + signal.SIGTERM
     assert "stopping; the trials under way save first" in printed
-    assert "python -m tlab.tune study=s goes on" in printed
+    assert "python -m tlab.tune study=s resumes it" in printed
     stopped = [name for name, record in records(study).items() if record["error"] == "interrupted"]
     assert stopped
     rows = {name: history(study / name) for name in stopped}

@@ -185,7 +185,7 @@ def log_start(
     from tlab.runs.loggers import log_settings
 
     if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
+        log.info("resuming from %s", checkpoint)
     else:
         log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
 

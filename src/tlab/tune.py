@@ -79,7 +79,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
     if stored is not None and (difference := stored.differs(definition)):
         raise UserError(
             f"study={cfg.study} is another one, it differs in {difference}; give another study=NAME, or "
-            f"study={cfg.study} alone to go on with it"
+            f"study={cfg.study} alone to resume it"
         )
     return definition, space
 
@@ -174,7 +174,7 @@ def run(cfg: DictConfig) -> None:
         else:
             search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):
-        print(f"tlab: stopped; {resume_command(study.name, study.directory)} goes on", file=sys.stderr)
+        print(f"tlab: stopped; {resume_command(study.name, study.directory)} resumes it", file=sys.stderr)
         raise
     close(study)
 

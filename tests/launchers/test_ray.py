@@ -45,7 +45,7 @@ def test_a_run_whose_process_is_killed_begins_again_from_its_checkpoint(make_swe
     printed = process.communicate(timeout=300)[0]
     assert process.returncode == 0, printed
     assert [row["epoch"] for row in history(there.run)] == [str(epoch) for epoch in range(30)]
-    assert (there.run / "train.log").read_text().count("going on from") == 1
+    assert (there.run / "train.log").read_text().count("resuming from") == 1
     here.give_here(*arguments)
     assert differing(there.run, here.run) == []
 

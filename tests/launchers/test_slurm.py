@@ -75,7 +75,7 @@ def test_a_job_that_is_stopped_early_saves_is_queued_again_and_goes_on(make_swee
     assert code == 0, printed
     assert [row["epoch"] for row in history(there.run)] == [str(epoch) for epoch in range(30)]
     log = (there.directory / ".submitit" / f"{job}_0_log.out").read_text()
-    assert log.count("going on from") == 1
+    assert log.count("resuming from") == 1
     here = make_sweep("here")
     here.give_here(*LONG)
     assert differing(there.run, here.run) == []

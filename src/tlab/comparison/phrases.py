@@ -81,7 +81,7 @@ def detail(comparison: Comparison) -> str:
     """Return the rest of the answer: how good, how far ahead, how sure, and how good on the test split."""
     ranked = comparison.ranked
     if not ranked:
-        return "There is nothing to compare yet; the same command goes on with what is missing."
+        return "There is nothing to compare yet; the same command runs what is missing."
     best, metric = ranked[0], comparison.monitor
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:

@@ -277,11 +277,11 @@ class TrainConfig:
     debug: bool = key(False, DEBUG)
     resume: str = key(
         "auto",
-        "a directory with a run: auto goes on if the images are the same, anyway also over others of the same "
+        "a directory with a run: auto resumes it if the images are the same, anyway also over others of the same "
         "classes, never refuses it",
         choices=("auto", "never", "anyway"),
     )
-    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again goes on with it")
+    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it")
 
 
 @dataclass

@@ -67,7 +67,7 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
 
 
 def best_is(monitor: str, mode: str | None = None) -> str:
-    """Return whether the least value of a metric is the best, `min`, or the greatest, `max`, unless `mode` says so."""
+    """Return `mode`, or else `min` or `max`: which of a metric's values is the best, by its name."""
     return mode or ("min" if monitor.endswith("loss") else "max")
 
 

@@ -29,7 +29,7 @@ OVER = {
 ADVICE = {
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb, or lower data.batch_size",
     "TIMEOUT": "raise hydra.launcher.timeout_min, or hydra.launcher.signal_delay_s if saving takes longer",
-    "CANCELLED": "the same command goes on with it",
+    "CANCELLED": "the same command resumes it",
 }
 ASK = 10.0  # seconds between two questions to Slurm
 LEAVING = 60.0  # seconds that cancelled jobs are given to save

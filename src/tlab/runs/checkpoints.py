@@ -190,7 +190,7 @@ def resumable(run: RunDirectory) -> Path | None:
     """
     for path in (run.last, run.previous):
         if path.exists() and not _is_whole(path):
-            log.warning("%s is damaged; going on from the checkpoint before it, or from the start", path)
+            log.warning("%s is damaged; resuming from the checkpoint before it, or from the start", path)
             path.unlink()
     if run.previous.exists() and not run.last.exists():
         run.previous.replace(run.last)

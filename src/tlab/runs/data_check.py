@@ -67,7 +67,7 @@ def check_images(
             log.warning("resume=anyway, although the images are others than before: %s", ", ".join(changed))
         return changed
     else:
-        purpose = "have its result" if record.get("status") == "finished" else "go on"
+        purpose = "have its result" if record.get("status") == "finished" else "resume"
         way_out = f"or resume=anyway to {purpose} all the same"
     raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"

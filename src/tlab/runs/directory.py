@@ -94,7 +94,7 @@ class RunDirectory:
             return False
         if resume == "never":
             raise RunDirectoryConflict(
-                f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to go on"
+                f"{self.path} already holds a run; give another hydra.run.dir, or resume=auto to resume it"
             )
         changed = sorted(differences(self.record.get("config", {}), config))
         if changed:

@@ -43,7 +43,7 @@ def gather(arguments: Sequence[str]) -> list[str]:
     asks = any(argument.startswith("-") and argument.partition("=")[0] not in FLAGS for argument in own)
     given = dict(map(key_and_value, own))
     if not asks and "study" not in given:
-        raise UserError("study is not set; name the search with study=NAME, by which it also goes on")
+        raise UserError("study is not set; name the search with study=NAME, by which it is also resumed")
     more = []
     if given.get("workers", "1") != "1" and "hydra/launcher" not in given:
         more.append("hydra/launcher=joblib")

@@ -55,7 +55,7 @@ def work(study: Study, train: Train, minutes: float | None, progress: Progress |
             if lease is None:
                 return
             if lease.continued:
-                log.info("trial %d goes on", lease.trial.number)
+                log.info("trial %d is resumed", lease.trial.number)
             run_trial(study, lease, train)
         release_memory()
         if progress is not None:
@@ -141,4 +141,4 @@ def launch(search: Callable[[DictConfig], None], study: Study, workers: int) -> 
 def _lost(study: Study, reason: str) -> str:
     """Return the sentence for a worker that is gone."""
     again = resume_command(study.name, study.directory)
-    return f"a worker ended without a word ({reason}); {again} goes on; if memory ran out, give fewer workers"
+    return f"a worker ended without a word ({reason}); {again} resumes it; if memory ran out, give fewer workers"

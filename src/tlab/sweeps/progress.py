@@ -120,7 +120,7 @@ def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
     """Print that the sweep was stopped, how far it is, and the command that resumes it."""
     done = sum(job.run.status == "finished" for job in jobs)
     print(
-        f"tlab: the sweep is stopped, {done} of {len(jobs)} runs are finished; it goes on with\n"
+        f"tlab: the sweep is stopped, {done} of {len(jobs)} runs are finished; it is resumed by\n"
         f"  {same_command(directory)}",
         file=sys.stderr,
     )

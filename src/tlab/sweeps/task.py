@@ -81,7 +81,7 @@ class Task:
             between = isinstance(stop, KeyboardInterrupt)  # a run and its baseline
             if directory.last.exists() and (between or _is_interrupted(directory)):
                 same = f"the same command with hydra.run.dir={directory.path}"
-                print(f"tlab: stopped; {os.environ.get('TLAB_COMMAND') or same} goes on", file=sys.stderr)
+                print(f"tlab: stopped; {os.environ.get('TLAB_COMMAND') or same} resumes it", file=sys.stderr)
             raise
         except Exception as error:
             if self.debug or not is_mistake(error):

@@ -20,9 +20,9 @@ from tlab.data.sources.folder import Sample
 CODE = (
     *("data/decode", "data/image_batches", "data/image_cache", "data/augment/base", "data/augment/color"),
     *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
-    *("finetuning/features/inference", "finetuning/features/rows", "models/backbones"),
-    *("models/classifier", "models/freezing", "models/head", "models/stages", "models/tokens", "models/staging/splitting"),
-    *("models/staging/tracing", "models/autotune/precision", "data/sampler"),
+    *("data/sampler", "finetuning/features/inference", "finetuning/features/rows", "models/autotune/precision"),
+    *("models/backbones", "models/classifier", "models/freezing", "models/head", "models/stages", "models/tokens"),
+    *("models/staging/splitting", "models/staging/tracing"),
 )
 TLAB = Path(__file__).parents[2]
 LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless")
