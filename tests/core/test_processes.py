@@ -285,4 +285,4 @@ def test_no_process_outlives_the_command(photos, tmp_path, number):
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["status"] == ("running" if number == signal.SIGKILL else "failed")
     if number != signal.SIGKILL:
-        assert printed.count("goes on") == 1
+        assert printed.count("resumes it") == 1
