@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tlab.data.contents import Contents, look, read_entries
+from tlab.data.contents import Contents, read_contents, read_entries
 from tlab.data.sources.csv_table import csv_index
 from tlab.data.sources.folder import folder_index
 
 
 def of(root: Path, decode: bool = False, **options) -> Contents:
-    return look(partial(folder_index, root, **options), decode)
+    return read_contents(partial(folder_index, root, **options), decode)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_images_beside_the_root_move_with_it(root, tmp_path):
         rows = [f"{name}/{i},{name}\n" for name in ("cat", "dog") for i in range(6)]
         (folder / "labels.csv").write_text("id,label\n" + "".join(rows))
     here, there = (
-        look(partial(csv_index, tmp_path / place / "tables", images="../pictures"), False)
+        read_contents(partial(csv_index, tmp_path / place / "tables", images="../pictures"), False)
         for place in ("here", "there")
     )
     assert {entry.path.rpartition("/")[0] for entry in here.entries} == {"../pictures/cat", "../pictures/dog"}

@@ -10,7 +10,7 @@ import pytest
 
 from tlab.config.digest import config_digest
 from tlab.config.provenance import plain
-from tlab.data.contents import look
+from tlab.data.contents import read_contents
 from tlab.data.sources import folder
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
@@ -44,7 +44,7 @@ def finish(compose_run, tmp_path) -> Callable[..., list[Job]]:
         jobs = []
         for seed in SEEDS:
             overrides = (f"data.root={root}", f"seed={seed}", *extra)
-            contents = look(lambda: folder.folder_index(root, seed=seed), decode=False)  # noqa: B023
+            contents = read_contents(lambda: folder.folder_index(root, seed=seed), decode=False)  # noqa: B023
             data = {"images": contents.numbers()} | ({"content": contents.fingerprint()} if listed else {})
             run = RunDirectory(tmp_path / f"sweep/{len(extra)}/seed={seed}")
             known = {"composition": config_digest(overrides, "yaml"), "config": plain(compose_run(*overrides))}
