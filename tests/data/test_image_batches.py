@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -14,11 +15,11 @@ from tlab.data.sources.folder import folder_index
 SIZE = 16
 
 
-class PythonRandomNoise:
-    """A third party's transform that draws from Python's generator."""
+class GlobalRandomNoise:
+    """A third party's transform that draws from Python's and NumPy's generators."""
 
     def __call__(self, x):
-        return (x.int() + random.randrange(50)).clamp(0, 255).to(torch.uint8)
+        return (x.int() + random.randrange(50) - np.random.randint(50)).clamp(0, 255).to(torch.uint8)
 
 
 def augment():
@@ -27,7 +28,7 @@ def augment():
         "off": None,
         "flip": v2.RandomHorizontalFlip(),
         "color": v2.ColorJitter(0.4, 0.4, 0.4),
-        "noise": PythonRandomNoise(),
+        "noise": GlobalRandomNoise(),
     }
 
 
@@ -79,12 +80,27 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(samples):
 def test_random_state_of_the_process_is_untouched(samples):
     torch.manual_seed(5)
     random.seed(5)
-    expected = (torch.rand(3), random.random())
+    np.random.seed(5)
+    expected = (torch.rand(3), random.random(), np.random.rand())
     torch.manual_seed(5)
     random.seed(5)
+    np.random.seed(5)
     dataset(samples, mixing=Mixing(0.4, 1.0)).batch(keys(samples))
     assert torch.equal(torch.rand(3), expected[0])
-    assert random.random() == expected[1]
+    assert (random.random(), np.random.rand()) == expected[1:]
+
+
+def test_noise_from_a_global_generator_is_another_for_each_image_and_epoch(samples):
+    data = dataset(samples, augment={"noise": GlobalRandomNoise()})
+    shifts = set()
+    for epoch in range(4):
+        for index in range(4):
+            torch.rand(1), random.random(), np.random.rand()  # whatever a program draws meanwhile
+            key = SampleKey(epoch, index)
+            image = data.batch([key]).image.int()
+            assert torch.equal(image, data.batch([SampleKey(epoch, 5), key]).image[1:].int())
+            shifts.add(float((image - dataset(samples, augment=None).batch([key]).image).float().mean()))
+    assert len(shifts) > 12
 
 
 def test_without_augmentation_epochs_are_alike_and_as_evaluation_sees_them(samples):

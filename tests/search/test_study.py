@@ -1,6 +1,7 @@
 """Who has which trial, and what an epoch that is told twice does."""
 
 import multiprocessing
+import pickle
 import time
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def test_an_epoch_is_reported_once_and_judged_when_it_is_new(tmp_path):
             mine.optuna.tell(lease.trial, value)
 
     def pruner() -> StudyPruner:
-        return StudyPruner(optuna.trial.Trial(study(tmp_path).optuna, lease.trial._trial_id))
+        trial = optuna.trial.Trial(study(tmp_path).optuna, lease.trial._trial_id)
+        return pickle.loads(pickle.dumps(StudyPruner(trial)))  # as in another process
 
     with mine.lease() as lease:
         running = pruner()
@@ -128,6 +130,16 @@ def test_two_folders_with_one_database_are_refused(tmp_path):
         with pytest.raises(UserError, match=r"study=a is searched from another folder .* dir=DIR"), second.lease():
             pass
     assert taken == 1
+
+
+def test_a_pruner_opens_its_study_only_where_it_is_asked(tmp_path):
+    mine = study(tmp_path)
+    with mine.lease() as lease:
+        pickled = pickle.dumps(StudyPruner(lease.trial))
+    mine.optuna._storage.remove_session()
+    for file in tmp_path.glob("*.db*"):
+        file.unlink()
+    assert pickle.dumps(pickle.loads(pickled)) == pickled
 
 
 def test_trials_with_the_same_overrides_are_twins(tmp_path):

@@ -25,8 +25,8 @@ Transform = Callable[[Tensor], Tensor]
 class ImageBatches:
     """The images of a split, decoded and augmented on demand.
 
-    Sample i in epoch e is a function of (seed, e, i): if a transform draws from the global random state of torch
-    or Python, that state is seeded from them and restored afterwards. CUDA's is never touched.
+    Sample i in epoch e is a function of (seed, e, i): if a transform draws from the global random state of
+    torch, NumPy or Python, that state is seeded from them and restored afterwards. CUDA's is never touched.
 
     Args:
         samples: Image files and their labels.

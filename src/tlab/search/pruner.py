@@ -1,5 +1,7 @@
 """Pruning of a trial by one of Optuna's pruners, fed through the study's storage."""
 
+import pickle
+
 from optuna.trial import FrozenTrial, Trial
 
 
@@ -10,11 +12,22 @@ class StudyPruner:
     decided when they were new.
 
     Args:
-        trial: Optuna's trial, which opens its storage anew where it is unpickled.
+        trial: Optuna's trial. Another process opens its storage when it first asks; of a run's only one does.
     """
 
     def __init__(self, trial: Trial) -> None:
-        self.trial = trial
+        self._trial: Trial | bytes = trial
+
+    @property
+    def trial(self) -> Trial:
+        """Optuna's trial."""
+        if isinstance(self._trial, bytes):
+            self._trial = pickle.loads(self._trial)
+        assert isinstance(self._trial, Trial)
+        return self._trial
+
+    def __getstate__(self) -> dict[str, bytes]:
+        return {"_trial": self._trial if isinstance(self._trial, bytes) else pickle.dumps(self._trial)}
 
     def should_prune(self, epoch: int, value: float) -> bool:
         """Report `value` of `epoch`, and tell whether the pruner would end the trial."""

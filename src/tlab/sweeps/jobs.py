@@ -56,7 +56,7 @@ def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
     Args:
         runs: The overrides of each run.
     """
-    first, *others = (dict(map(key_and_value, overrides)) for overrides in runs)
+    first, *others = (dict(map(key_and_value, overrides)) for overrides in runs or [()])
     return {
         key: value
         for key, value in first.items()

@@ -32,7 +32,7 @@ class Composer:
     Attributes:
         config: The sweep's configuration, with the node `hydra`.
         context: Hydra's context.
-        composed: Configurations that need not be composed again.
+        composed: Configurations that are there already, each for one call.
     """
 
     config: DictConfig
@@ -45,9 +45,10 @@ class Composer:
         Raises:
             HydraException: A mistake in an override.
         """
-        if job in self.composed:
-            return self.composed[job]
-        return self.context.config_loader.load_sweep_config(self.config, [*job.overrides, *job.place])
+        config = self.composed.pop(job, None)  # a run makes it read-only, and may be tried again
+        if config is None:
+            config = self.context.config_loader.load_sweep_config(self.config, [*job.overrides, *job.place])
+        return config
 
 
 def run_here(

@@ -40,8 +40,8 @@ class Compose:
     """Transforms applied in order; successive ones of tlab share a `LazyImage`, others get a tensor.
 
     Args:
-        transforms: Name -> `Transform`, or any callable on images C H W that draws from torch's or Python's global
-            generator; None entries are left out.
+        transforms: Name -> `Transform`, or any callable on images C H W that draws from the global generators of
+            torch, NumPy or Python; None entries are left out.
 
     Attributes:
         seeds_globally: Whether a transform may draw from the global generators.
@@ -69,15 +69,13 @@ class Compose:
         if self.seeds_globally:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)
+            np.random.seed(seed % 2**32)
         rng = np.random.default_rng(seed)
         image: Tensor | LazyImage = x_CHW
         for name, step in self.steps.items():
             if name in self._lazy:
                 image = image if isinstance(image, LazyImage) else LazyImage(to_pixels(image))
-                if not isinstance(step, RandomApply):
-                    step.apply(image, rng)
-                elif rng.random() < step.p:
-                    step.transform.apply(image, rng)
+                _apply(step, image, rng)
             else:
                 image = step(image.tensor() if isinstance(image, LazyImage) else image)
                 _check_image(name, image)
@@ -87,7 +85,15 @@ class Compose:
 
 
 def _is_lazy(step: Any) -> bool:
-    return isinstance(step.transform if isinstance(step, RandomApply) else step, Transform)
+    return _is_lazy(step.transform) if isinstance(step, RandomApply) else isinstance(step, Transform)
+
+
+def _apply(step: Any, image: LazyImage, rng: np.random.Generator) -> None:
+    """Apply a transform for which `_is_lazy` holds."""
+    if not isinstance(step, RandomApply):
+        step.apply(image, rng)
+    elif rng.random() < step.p:
+        _apply(step.transform, image, rng)
 
 
 def _check_image(name: str, x: Any) -> None:
