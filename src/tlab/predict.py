@@ -40,7 +40,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     check_values(cfg, PredictConfig)
     quiet()
     source, remedy = Path(cfg.input), "give an image file, or a folder of images"
-    if not source.exists():
+    if not (source.is_file() or source.is_dir()):
         raise UserError(f"input={source} does not exist; {remedy}")
     root = source if source.is_dir() else source.parent
     files = [source.absolute() / name for name in image_files(source)] if root == source else [source.absolute()]

@@ -373,6 +373,22 @@ def test_timm_positions_are_interpolated(tmp_path: Path) -> None:
     assert backbone.stages["patch_embed"].pos_embed.shape == (1, 17, 192)
 
 
+def test_old_names_of_vit_layers() -> None:
+    """torchvision's files of ViT are older than its class for an MLP, which renames keys while it loads them."""
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    source, model = (VisionTransformer(**sizes) for _ in range(2))
+    names = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    old = {}
+    for key, tensor in source.state_dict().items():
+        for present, former in names.items():
+            key = key.replace(present, former)
+        old[key] = tensor
+    assert sum("linear" in key for key in old) == 8
+    body = {key: value for key, value in source.state_dict().items() if not key.startswith("heads")}
+    fit_to(Weights(old, Pretraining(description="test")), model, "vit", "heads.head", needed=set(body))
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
+
+
 def test_old_names_of_densenet_layers() -> None:
     layer = "features.denseblock1.denselayer1"
 

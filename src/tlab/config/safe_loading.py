@@ -112,7 +112,7 @@ def check_targets(config: DictConfig, targets: Collection[str], file: Path) -> N
         UserError: It would build something else.
     """
     for place, value in leaves(OmegaConf.to_container(config, resolve=True)):
-        if place[-1] == "_target_" and str(value) not in targets:
+        if "_target_" in place and str(value) not in targets:
             raise UserError(
                 f"{'.'.join(place)}={value} comes from {file} and is nothing that conf/ names; give the overrides "
                 f"of the search again on the command line (with --config-dir DIR where it had one)"

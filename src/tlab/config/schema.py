@@ -87,7 +87,9 @@ class DataConfig:
     unreadable: str = key(MISSING, "what to do with undecodable files; skip warns", choices=("skip", "error"))
     resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))
     crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
-    store: str = key(MISSING, "decoded images, kept on disk; auto: where it pays", choices=("auto", "on", "off"))
+    store: str = key(
+        MISSING, "decoded images on disk, with the same pixels; auto: where it pays", choices=("auto", "on", "off")
+    )
     balanced: bool = key(MISSING, "true: every class equally often in training")
     class_weights: bool = key(MISSING, "true: weight the loss against class frequency")
     source: dict[str, Any] = key(MISSING, "what finds the files; each choice of data has its own")
@@ -124,7 +126,9 @@ class BackboneConfig:
     upto: str | None = key(None, "last stage kept, e.g. layer3")
     stages: dict[str, str] | None = key(None, "stage names and first modules, in order; null: by a general rule")
     classifier: str | None = key(None, "path of the model's last layer, in front of which it is cut; null: found")
-    batchnorm_momentum: float | None = key(None, "BatchNorm's momentum; null: the model's own")
+    batchnorm_momentum: float | None = key(
+        None, "share of a batch in BatchNorm's running statistics; null: the model's own"
+    )
     input_size: int = key(224, "side of the images that it was made for, in pixels")
     kwargs: dict[str, Any] = key(_open_mapping, "arguments of the model's builder, e.g. drop_path_rate=0.1")
 
@@ -177,7 +181,9 @@ class FinetuneConfig:
     head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
     last_stages: int | None = key(None, "k of finetune=last")
     backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
-    stage_lr_decay: float = key(1.0, "factor from each stage to the one before it, such as 0.8", above=0, most=1)
+    stage_lr_decay: float = key(
+        1.0, "factor from each stage to the one before it; 0.8 tunes early stages more gently", above=0, most=1
+    )
     stage_lr_scales: Any = key(None, "instead, multiples of the backbone's rate: [0.1, 0.3, 1] or {stem: 0.0}")
     l2_sp: float = key(0.0, "decay towards the pretrained weights, instead of towards zero (0.01 to 0.1)", least=0)
     ema: float | None = key(
@@ -240,7 +246,9 @@ class CheckpointConfig:
 
     monitor: str = key("val/acc", 'what "best" means; of equal epochs the one with the lower val/loss')
     mode: str | None = key(None, "null: min for a loss, else max", choices=(None, "min", "max"))
-    every_n_steps: int | None = key(None, "optimizer steps between checkpoints inside an epoch", least=1)
+    every_n_steps: int | None = key(
+        None, "optimizer steps between checkpoints inside an epoch, to resume from after a crash", least=1
+    )
 
 
 @dataclass
@@ -337,7 +345,9 @@ class _ReadConfig:
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
     precision: str | None = key(None, "null: as in the run", choices=(None, *PRECISIONS))
     trust: Any = key(
-        False, "true, for files you trust: build all they name, which may run code", choices=(None, True, False)
+        False,
+        "true, only for files you trust: build whatever they name, which may run any code",
+        choices=(None, True, False),
     )
     debug: bool = key(False, DEBUG)
 
@@ -380,7 +390,9 @@ class CompareConfig:
     monitor: str | None = key(None, "metric of metrics.json that decides; null: the runs' own checkpoint.monitor")
     target: Any = key(None, "value of it to count epochs to; null: 95 % of the best mean", least=float("-inf"))
     interval: str = key("t", "95 % interval; bootstrap is BCa", choices=("t", "bootstrap"))
-    test: str = key("t", "of paired differences to the best; wilcoxon needs six seeds", choices=("t", "wilcoxon"))
+    test: str = key(
+        "t", "of paired differences to the best; wilcoxon needs six seeds to reach 0.05", choices=("t", "wilcoxon")
+    )
     output: str | None = key(None, "where to write; null: the sweep's own directory")
     debug: bool = key(False, DEBUG)
 

@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlab.core.errors import MISTAKEN, UserError
 
+LONGEST = 200  # characters of another library's error in a line of ours
+
 
 def exit_with_error(message: str) -> NoReturn:
     """Print one sentence to standard error and exit with code 2."""
@@ -101,4 +103,4 @@ def one_line(error: BaseException) -> str:
     """Return the sentence of a mistake, else the error's type and the first line of its text."""
     if is_mistake(error):
         return user_message(error)
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(": ")[:LONGEST]

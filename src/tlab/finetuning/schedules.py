@@ -175,7 +175,7 @@ class PhasedScheduler:
             return
         with warnings.catch_warnings(action="ignore"):  # torch sees no step of the optimizer between these
             for _ in range(self.steps):
-                self._advance()
+                self.current.scheduler.step()
 
     def warmup_factor(self) -> float:
         """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""
@@ -185,7 +185,7 @@ class PhasedScheduler:
         """Advance the warm-up, and a schedule that counts optimizer steps."""
         self.steps += 1
         if self.current.interval == "step":
-            self._advance()
+            self.current.scheduler.step()
 
     def after_epoch(self, metrics: Mapping[str, torch.Tensor]) -> None:
         """Advance a schedule that counts epochs.
@@ -199,13 +199,8 @@ class PhasedScheduler:
                 f"scheduler.monitor={monitor} is not a metric of this run; there are {', '.join(metrics)}"
             )
         if self.current.interval == "epoch":
-            self._advance(*([] if monitor is None else [metrics[monitor]]))
-
-    def _advance(self, *metric: Any) -> None:
-        try:
-            self.current.scheduler.step(*metric)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise UserError(f"scheduler cannot be stepped ({error}); correct its keys") from error
+            measured: list[Any] = [] if monitor is None else [metrics[monitor]]
+            self.current.scheduler.step(*measured)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the phase's length and arguments, its steps so far, the state of its scheduler."""
@@ -243,6 +238,11 @@ def check_schedules(plan: Plan, build: BuildSchedule, metrics: Collection[str]) 
             optimizer.step()  # torch warns where a schedule is stepped before the optimizer
             scheduler.after_step()
             scheduler.after_epoch(dict.fromkeys(metrics, torch.ones(())))
-        except UserError as error:
+        except (UserError, TypeError, ValueError, ZeroDivisionError) as error:
+            told = (
+                error
+                if isinstance(error, UserError)
+                else f"scheduler cannot be stepped ({error}); correct its keys"
+            )
             where = f" (finetune.phases.{phase.key}.scheduler)" if phase.schedule else ""
-            raise UserError(f"{error}{where}") from error
+            raise UserError(f"{told}{where}") from error

@@ -47,7 +47,7 @@ def reuse_rows(
     if reuse != "auto" and not isinstance(reuse, Mapping):
         raise UserError(f"head.reuse={reuse} is unknown, choose auto, null or a map such as {{bees: bee}}")
     source = pretraining.classes or ()
-    rows = _of_same_name(classes, source)
+    rows = _of_same_name(classes, source) if reuse == "auto" else {}
     if (obstacle := _obstacle(head, pretraining)) is not None:
         if isinstance(reuse, Mapping):
             raise UserError(f"head.reuse takes no rows, because {obstacle}, or set head.reuse=null")

@@ -191,8 +191,13 @@ def class_names(entries: Sequence[Any]) -> tuple[str, ...]:
     return tuple(str(entry["name"]) if isinstance(entry, Mapping) else str(entry) for entry in entries)
 
 
-# torchvision renamed these layers of DenseNet; its own files have the old names (torchvision.models.densenet).
-OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+# torchvision renamed these layers of DenseNet and ViT; its files have the old names, which its own loading renames
+# (torchvision.models.densenet, torchvision.models.vision_transformer.MLPBlock).
+OLD_NAMES = (
+    (re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$"), r"\1\2"),
+    (re.compile(r"^(encoder\.layers\..+\.mlp)\.linear_1\.(.+)$"), r"\1.0.\2"),
+    (re.compile(r"^(encoder\.layers\..+\.mlp)\.linear_2\.(.+)$"), r"\1.3.\2"),
+)
 
 
 def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, needed: set[str]) -> None:
@@ -210,7 +215,7 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
     """
     own = model.state_dict()
     tensors = weights.tensors = {
-        OLD_DENSENET.sub(r"\1\2", key): tensor
+        _present_name(key): tensor
         for key, tensor in weights.tensors.items()
         if key in own or not key.startswith(AUXILIARY)
     }
@@ -234,6 +239,12 @@ def fit_to(weights: Weights, model: nn.Module, name: str, classifier: str, neede
         )
     own.update(tensors)  # it says the versions of the layers, which MNASNet wants to know
     model.load_state_dict(own)
+
+
+def _present_name(key: str) -> str:
+    for old, present in OLD_NAMES:
+        key = old.sub(present, key)
+    return key
 
 
 def _listed(keys: Sequence[str]) -> str:

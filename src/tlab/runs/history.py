@@ -86,7 +86,8 @@ class RunRecorder(L.Callback):
         )
         if self.state.best_epoch is None or self._badness(self.state.rows[-1]) < self._badness(self.state.best_row):
             self.state.best_epoch = trainer.current_epoch
-        self.run.write_history(self.state.rows)
+        if trainer.is_global_zero:
+            self.run.write_history(self.state.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far, so that a resumed run has each epoch once, and the sums of the current epoch."""

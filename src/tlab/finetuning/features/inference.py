@@ -116,5 +116,5 @@ def _conv_and_norm(net: Classifier, run: Callable[[Classifier], Tensor]) -> tupl
     with register_module_forward_hook(note):
         y = run(net)
     names = {module: name for name, module in net.named_modules()}
-    fixed = (pair for pair in pairs if all(calls[module] == 1 and not module.training for module in pair))
-    return y, [(names[conv], names[norm]) for conv, norm in fixed]
+    fixed = {module for module in names if calls[module] == 1 and not module.training}
+    return y, [(names[conv], names[norm]) for conv, norm in pairs if {conv, norm} <= fixed]

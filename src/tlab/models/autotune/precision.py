@@ -82,7 +82,7 @@ def allow_tf32(allowed: bool = True) -> None:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which Lightning runs a network in `precision`; on CPUs, where fp16 is slow, in bf16."""
     half = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
-    return torch.autocast(device.type, half, enabled=precision != "32-true")
+    return torch.autocast(device.type, half, enabled=precision.endswith("-mixed"))
 
 
 def find_accelerator(asked: str) -> str:
