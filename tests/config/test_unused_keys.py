@@ -123,7 +123,7 @@ def command(carry_out, photos, tmp_path, monkeypatch) -> Callable[..., None]:
             places = (f"hydra.sweep.dir={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'run'}")
             carry_out(compose_baselines, "train", *arguments, f"data.root={photos}", *places)
 
-    monkeypatch.setattr("tlab.sweeps.sweep.run_here", lambda *_: None)
+    monkeypatch.setattr("tlab.sweeps.sweep.run_in_this_process", lambda *_: None)
     return give
 
 

@@ -1,7 +1,7 @@
 """Learning-rate schedules, one torch scheduler per phase over parameter groups that never change.
 
 Each function builds a `Schedule` for one phase. `PhasedScheduler` holds the current one and starts the next one
-from the groups' base rates when a phase begins; the phase's own factor is not applied here (see `callback.py`).
+from the groups' base rates when a phase begins; `backbone_finetuning.py` applies the phase's own factor.
 
 All builders take an optimizer whose groups' `initial_lr` is the base rate, the optimizer steps in the phase and in
 an epoch, and arguments of their own; `warmup` is the share of the steps over which the rate climbs from 0.

@@ -52,7 +52,7 @@ def most_devices(jobs: Sequence[Job], config: DictConfig) -> int:
     return max([int(value) for value in given if value.isdigit()], default=config.trainer.devices)
 
 
-def run_elsewhere(jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress) -> None:
+def run_launched(jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress) -> None:
     """Run the jobs through the launcher, and record each outcome in `progress`.
 
     Args:

@@ -1,4 +1,7 @@
-"""Which runs of a sweep are finished, on the images that there are now."""
+"""How a sweep resumes: the runs that are finished, on the images that there are now, are passed over.
+
+`tlab.train` resumes the others from their last checkpoints (`runs/checkpoints.py`), or begins them.
+"""
 
 import json
 import sys

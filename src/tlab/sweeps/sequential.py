@@ -51,7 +51,7 @@ class Composer:
         return config
 
 
-def run_here(
+def run_in_this_process(
     jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress, finished: Finished, processes: int
 ) -> None:
     """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
@@ -72,7 +72,7 @@ def run_here(
     lock, shared = threading.Lock(), threading.Event()
     progress.at_once = processes
 
-    def run_here(job: Job) -> Failure | None:
+    def run_alone(job: Job) -> Failure | None:
         failure = run_one(job, composer, task, progress)
         if not shared.is_set():
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
@@ -106,10 +106,10 @@ def run_here(
 
     with warning_once(progress.console):
         with workers(processes, run_in_worker, work_in, composer.config.get("logger")):
-            work(run_here)
+            work(run_alone)
         for job in busy:
             deadline = time.monotonic() + BUSY_TIMEOUT
-            while (failure := run_here(job)) and failure.busy and time.monotonic() < deadline:
+            while (failure := run_alone(job)) and failure.busy and time.monotonic() < deadline:
                 time.sleep(1)
             progress.report(job, failure, running=0)
 

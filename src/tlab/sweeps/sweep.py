@@ -19,11 +19,11 @@ from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
 from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
-from tlab.sweeps.launched import choose_workers, most_devices, run_elsewhere
+from tlab.sweeps.launched import choose_workers, most_devices, run_launched
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.resume import Finished
-from tlab.sweeps.sequential import Composer, run_here
+from tlab.sweeps.sequential import Composer, run_in_this_process
 from tlab.sweeps.task import Task
 
 # Launchers whose runs are this process's own
@@ -69,11 +69,11 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     progress = Progress(jobs, waiting)
     with stoppable():
         try:
-            if _is_elsewhere(config, waiting):
-                run_elsewhere(_composable(waiting, composer, progress), composer, task, progress)
+            if _is_launched(config, waiting):
+                run_launched(_composable(waiting, composer, progress), composer, task, progress)
             else:
                 processes = choose_processes(config, some, len(waiting))
-                run_here(waiting, composer, task, progress, finished, processes)
+                run_in_this_process(waiting, composer, task, progress, finished, processes)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop
@@ -99,7 +99,7 @@ def _check_used(jobs: Sequence[Job], some: Sequence[DictConfig], composer: Compo
     return check_used(composer.config.hydra.overrides.task, list(map(Run, some)), others(), begun)
 
 
-def _is_elsewhere(config: DictConfig, jobs: Sequence[Job]) -> bool:
+def _is_launched(config: DictConfig, jobs: Sequence[Job]) -> bool:
     """Tell whether a launcher runs the jobs in other processes."""
     return (
         not config.hydra.launcher._target_.startswith(IN_PROCESS)
