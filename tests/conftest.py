@@ -90,18 +90,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def carry_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Carry out a command in this process: a function of a configuration, as its entry point hands it to Hydra."""
+def run_entry_point(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Run a command in this process: a function of a configuration, as its entry point hands it to Hydra."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from tlab.command import run_command
 
-    def carry_out_(function: Callable[[DictConfig], Any], config_name: str, *arguments: str) -> None:
+    def run(function: Callable[[DictConfig], Any], config_name: str, *arguments: str) -> None:
         quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
         monkeypatch.setattr(sys, "argv", ["tlab", *arguments, *quiet])
         run_command(function, config_name)
 
-    yield carry_out_
+    yield run
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None

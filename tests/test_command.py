@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 import pytest
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -61,6 +62,15 @@ def test_every_choice_opens_with_when_to_choose_it(file):
     lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
     expected = "# Not a choice" if file.name.startswith("_") else f"# Choose {file.stem}"
     assert lines[0].startswith(expected)
+
+
+def test_help_lists_no_group_twice(run_entry_point, monkeypatch, capsys):
+    """Hydra would list them all for its own template, for longer than all else that the page needs."""
+    monkeypatch.setattr(Hydra, "format_config_groups", Hydra.format_config_groups)  # put back afterwards
+    monkeypatch.setattr(Hydra, "list_all_config_groups", lambda *_: pytest.fail("Hydra lists the groups"))
+    with pytest.raises(SystemExit, match="0"):
+        run_entry_point(print, "train", "--help")
+    assert "backbone" in capsys.readouterr().out
 
 
 def test_help_is_for_people_and_imports_no_torch():

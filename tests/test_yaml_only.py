@@ -74,10 +74,10 @@ def test_every_recipe_runs(compose_run, photos, recipe):
     assert 0 <= train(cfg)["val/acc"] <= 1
 
 
-def test_the_demo_runs_with_its_baseline(carry_out, tmp_path, capsys):
+def test_the_demo_runs_with_its_baseline(run_entry_point, tmp_path, capsys):
     """In small; the file gives its plan epochs of the head, for which the baseline has no use."""
     small = ("data.image_size=32", "trainer=cpu", "trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none")
-    carry_out(run, "train", "experiment=demo", *small, f"hydra.run.dir={tmp_path}")
+    run_entry_point(run, "train", "experiment=demo", *small, f"hydra.run.dir={tmp_path}")
     assert "scratch" in capsys.readouterr().out
     assert (tmp_path / "baselines/scratch/metrics.json").exists()
 

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tlab.config.hydra import conf_dir, prepare_hydra
+from tlab.config.hydra import conf_dir, list_groups_once, prepare_hydra
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
 from tlab.core.errors import FAILED, INTERRUPTED, UserError
@@ -44,6 +44,8 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
     try:
         prepare_hydra(arguments)
+        if {"--help", "-h"} & {*arguments}:
+            list_groups_once()
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
         if task.result is not None and task.result.finished:
             _compare(task.result.directory, task.debug)

@@ -113,15 +113,15 @@ def test_the_keys_that_overrides_give():
 
 
 @pytest.fixture
-def command(carry_out, photos, tmp_path, monkeypatch) -> Callable[..., None]:
+def command(run_entry_point, photos, tmp_path, monkeypatch) -> Callable[..., None]:
     """Carry out a command up to where it would train."""
 
     def give(*arguments: str) -> None:
         if arguments[0].startswith(("overrides=", "seeds=")):
-            carry_out(define, "tune", *arguments, "study=s", f"dir={tmp_path / 's'}")
+            run_entry_point(define, "tune", *arguments, "study=s", f"dir={tmp_path / 's'}")
         else:
             places = (f"hydra.sweep.dir={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'run'}")
-            carry_out(compose_baselines, "train", *arguments, f"data.root={photos}", *places)
+            run_entry_point(compose_baselines, "train", *arguments, f"data.root={photos}", *places)
 
     monkeypatch.setattr("tlab.sweeps.sweep.run_in_this_process", lambda *_: None)
     return give

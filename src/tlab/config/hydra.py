@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -113,6 +114,11 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         start = f"  {name:<37} {shown:<9} "
         lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)
     return "\n".join(lines).replace("$", "$$")  # Hydra treats the page as a string.Template
+
+
+def list_groups_once() -> None:
+    """Keep Hydra from listing all groups for --help, in two seconds: tlab's pages have lists of their own."""
+    Hydra.format_config_groups = lambda *_: ""  # type: ignore[method-assign]
 
 
 def keep_own_presets() -> None:
