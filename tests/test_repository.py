@@ -15,7 +15,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src" / "tlab"
 
 TOP_LEVEL = {
-    *(".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "pyproject.toml"),
+    *(
+        ".ci",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "LICENSE",
+        "Makefile",
+        "CHANGELOG.md",
+        "README.md",
+        "pyproject.toml",
+    ),
     *(
         "requirements.lock",
         "requirements-dev.lock",
