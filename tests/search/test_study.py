@@ -191,7 +191,7 @@ def test_a_storage_that_is_none(tmp_path, storage, words):
 
 @pytest.mark.parametrize(
     ("launcher", "storage"),
-    [("basic", None), ("joblib", None), ("submitit_slurm", "journal"), ("ray", "journal")],
+    [("basic", None), ("local", None), ("joblib", None), ("submitit_slurm", "journal"), ("ray", "journal")],
 )
 def test_workers_on_other_machines_get_a_journal(launcher, storage):
     given = [] if launcher == "basic" else [f"hydra/launcher={launcher}"]

@@ -24,7 +24,7 @@ from tlab.finetuning.plan import HEAD
 from tlab.finetuning.run_state import PhaseRecord, RunState
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
 from tlab.models.classifier import Classifier, digest
-from tlab.models.module import ImageClassifier
+from tlab.models.module import ImageClassifier, network
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
         """Freeze what the current phase does not train, and set its rate scales."""
-        _net(pl_module).set_trainable(self.state.phase.trained)
+        network(pl_module).set_trainable(self.state.phase.trained)
         self.state.scales = self.state.plan.rate_scales(self.state.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -119,7 +119,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Enter the next phase at `epoch`: close the record of the last one and open a new one."""
-        net = _net(pl_module)
+        net = network(pl_module)
         self._verify(net)
         before = self.state.records[-1].digests_after if self.state.records else _digests(net)
         index = len(self.state.records)
@@ -158,7 +158,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify the last phase and remove the optimizer's hooks."""
         self._single_thread.close()
-        self._verify(_net(pl_module))
+        self._verify(network(pl_module))
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -171,7 +171,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Let the test start from the cached output of the stages that no phase has trained."""
         if self.features is None or not isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
-        net = _net(pl_module)
+        net = network(pl_module)
         trained = {name for phase in self.state.plan.phases for name in phase.trained}
         never = list(itertools.takewhile(lambda name: name not in trained, net.backbone.stage_names))
         if upto := deepest(never, net):
@@ -286,9 +286,3 @@ def _listed(names: list[str]) -> str:
 def _module(pl_module: L.LightningModule) -> ImageClassifier:
     assert isinstance(pl_module, ImageClassifier)
     return pl_module
-
-
-def _net(pl_module: L.LightningModule) -> Classifier:
-    net = pl_module.net
-    assert isinstance(net, Classifier), "BackboneFinetuning drives a LightningModule whose `net` is a Classifier"
-    return net

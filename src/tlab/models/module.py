@@ -200,7 +200,7 @@ class ImageClassifier(L.LightningModule):
 def network(module: L.LightningModule) -> Classifier:
     """Return the network of an `ImageClassifier`."""
     net = module.net
-    assert isinstance(net, Classifier)
+    assert isinstance(net, Classifier), "tlab's callbacks drive a LightningModule whose `net` is a Classifier"
     return net
 
 

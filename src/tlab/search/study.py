@@ -25,11 +25,6 @@ if TYPE_CHECKING:  # imported when a search begins, not for --help
 
 WAIT = 120  # seconds for another worker's write to SQLite
 JOURNAL = "journal:"
-ONE_MACHINE = (  # launchers that start nothing elsewhere
-    "hydra._internal.core_plugins.basic_launcher.",
-    "hydra_plugins.hydra_joblib_launcher.",
-    "hydra_plugins.tlab_launchers.LocalLauncher",
-)
 STUDY_FILE = "study.json"
 
 
@@ -258,7 +253,9 @@ def usual_storage(launcher: str) -> str | None:
     Args:
         launcher: `_target_` of Hydra's launcher, which starts the workers.
     """
-    return None if launcher.startswith(ONE_MACHINE) else "journal"
+    from tlab.sweeps.launched import IN_PROCESS, LOCAL
+
+    return None if launcher.startswith((*IN_PROCESS, LOCAL)) else "journal"
 
 
 def storage_address(storage: str | None, directory: Path) -> str:

@@ -23,6 +23,8 @@ from tlab.sweeps.sequential import BUSY_TIMEOUT, Composer
 from tlab.sweeps.task import Task
 from tlab.sweeps.worker_pool import WorkerPool, forwarding_signals, shares
 
+# Launchers whose runs are this process's own
+IN_PROCESS = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
 LOCAL = "hydra_plugins.hydra_joblib_launcher."  # the launcher whose processes are children of this one
 
 

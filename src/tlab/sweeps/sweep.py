@@ -19,15 +19,12 @@ from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
 from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
-from tlab.sweeps.launched import choose_workers, most_devices, run_launched
+from tlab.sweeps.launched import IN_PROCESS, choose_workers, most_devices, run_launched
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.resume import Finished
 from tlab.sweeps.sequential import Composer, run_in_this_process
 from tlab.sweeps.task import Task
-
-# Launchers whose runs are this process's own
-IN_PROCESS = ("hydra._internal.core_plugins.basic_launcher.", "hydra_plugins.tlab_launchers.LocalLauncher")
 
 
 def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
