@@ -60,7 +60,7 @@ def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
         ("data.root=фото,~/a b", ["фото", "/home/me/a b"]),
         ("data.root=choice(~/a, 'b,c')", ["/home/me/a", "b,c"]),
         ("data.label_column=标签,ярлык", ["标签", "ярлык"]),
-        ("name=a=b,[c=d]", ["a=b", ["c=d"]]),
+        ("name=a=b,c", ["a=b", "c"]),
         ("hydra.sweep.dir=a,b", ["a,b"]),
     ],
 )
