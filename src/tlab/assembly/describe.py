@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.overrides import key_and_value
 from tlab.core.errors import UserError
+from tlab.core.text import as_text
 from tlab.runs.manifest import read_manifest
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
@@ -62,7 +63,8 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
     for override in overrides:
         key, value = key_and_value(override)
         chosen = OmegaConf.select(cfg, key)
-        shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+        chosen = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+        shown[key] = as_text(chosen) if isinstance(chosen, str) else chosen
     return shown
 
 

@@ -303,7 +303,9 @@ class TrainConfig:
         "classes, never refuses it",
         choices=("auto", "never", "anyway"),
     )
-    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it")
+    sweep: str = key(
+        MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it", path=True
+    )
 
 
 @dataclass
@@ -325,7 +327,7 @@ class SamplerConfig:
 class TuneConfig:
     """A hyperparameter search (tlab-tune)."""
 
-    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/")
+    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/", path=True)
     dir: str = key(
         MISSING,
         "the study's folder, by default outputs/tune/NAME; all that use one study must share it, and with it its "

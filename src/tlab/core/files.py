@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tlab.core.text import as_text
+
 
 def cache_dir() -> Path:
     """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
@@ -43,18 +45,28 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target` as UTF-8, atomically; undecodable bytes (of file names) are escaped."""
+    """Write `text` to `target` as UTF-8, atomically; undecodable bytes (of file names) are escaped as in JSON."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV table with a header to `target` as UTF-8, atomically; a missing cell is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    """Write a CSV table with a header to `target` as UTF-8, atomically; a missing cell is empty.
+
+    Names of files are written as `as_text` gives them.
+    """
+    text = _Rows()
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    write_text(target, text.getvalue())
+    write_text(target, as_text(text.getvalue()))
+
+
+class _Rows(io.StringIO):
+    """Rows that end as Unix lines do; the writer quotes a carriage return only where it takes it for an end."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
 
 
 def leave_memory(path: Path) -> None:

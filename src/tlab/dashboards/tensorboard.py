@@ -9,6 +9,9 @@ import lightning.pytorch as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from tlab.core.errors import UserError
+from tlab.core.text import as_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
@@ -18,7 +21,23 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWR
 
 
 class RunBoard(TensorBoardLogger):
-    """TensorBoard's log of a run, without the chart of epoch numbers that Lightning adds."""
+    """TensorBoard's log of a run, without the chart of epoch numbers that Lightning adds.
+
+    Args:
+        save_dir: Folder of the log.
+        **options: Further arguments of Lightning's logger.
+
+    Raises:
+        UserError: The folder's name is not UTF-8, or is not read as such in this locale: TensorBoard cannot write.
+    """
+
+    def __init__(self, save_dir: str, **options: Any) -> None:
+        if as_text(str(save_dir)) != str(save_dir):
+            raise UserError(
+                f"TensorBoard cannot write into {save_dir}, whose name is no UTF-8 text here; give logger=none, "
+                f"another hydra.run.dir, or, where only the locale is not UTF-8, PYTHONUTF8=1 before the command"
+            )
+        super().__init__(save_dir, **options)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Draw `metrics` at `step`."""

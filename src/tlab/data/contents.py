@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tlab.core.errors import UserError
 from tlab.core.files import file_identity, write_csv
+from tlab.core.text import as_text
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.verify import check_files, digests, unreadable
@@ -112,13 +113,12 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
             rows = csv.reader(lines)
             if tuple(next(rows, ())) != Entry._fields:
                 raise ValueError(f"its first line is not {','.join(Entry._fields)}")
-            return tuple(Entry(split, path, label, int(size), digest) for split, path, label, size, digest in rows)
+            # the replacement is for earlier versions, which wrote \xe9 as \udce9
+            return tuple(
+                Entry(split, path.replace("\\udc", "\\x"), label.replace("\\udc", "\\x"), int(size), digest)
+                for split, path, label, size, digest in rows
+            )
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{file} cannot be read ({error}): put it back, or move it away to have numbers compared only"
         ) from error
-
-
-def as_text(name: str) -> str:
-    """Return a file's name as valid Unicode text; undecodable bytes are escaped."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()

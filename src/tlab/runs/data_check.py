@@ -6,9 +6,9 @@ from typing import Any
 
 from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
-from tlab.core.text import few
+from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, as_text, read_contents, read_entries
+from tlab.data.contents import Contents, read_contents, read_entries
 from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlab.core.errors import UserError
 from tlab.core.processes import first_process_first
+from tlab.core.text import as_text
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
@@ -18,7 +19,7 @@ RUN_TAG = "tlab.run_dir"  # tag by which a resumed run finds its entry
 
 def short_name(run_dir: str | Path) -> str:
     """Return what a run is called beside others: its folder, in a sweep or a search with the one above."""
-    path = Path(run_dir)
+    path = Path(as_text(str(run_dir)))
     return f"{path.parent.name}/{path.name}" if path.name.startswith("seed=") else path.name
 
 
@@ -41,6 +42,7 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         raise missing("mlflow", "mlflow-skinny") from error
     from lightning.pytorch.loggers import MLFlowLogger
 
+    run_dir = as_text(run_dir)
     for name in ("alembic", "mlflow"):  # they log every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
     if tracking_uri.startswith("sqlite:///"):
@@ -88,7 +90,7 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
         name=short_name(run_dir),
         save_dir=run_dir,
         project=project,
-        id=hashlib.sha256(run_dir.encode()).hexdigest()[:12],
+        id=hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12],
         mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )

@@ -173,7 +173,7 @@ def workers(
 def _serve(orders: Connection, run: Callable[[Job, WorkerPool], Failure | None], pool: WorkerPool) -> None:
     """Run jobs until there are no more."""
     pool.become_worker()
-    with Path(os.devnull).open("w") as nowhere:  # the terminal belongs to the command; a run prints to a file
+    with Path(os.devnull).open("wb") as nowhere:  # the terminal belongs to the command; a run prints to a file
         os.dup2(nowhere.fileno(), 1)
     while (job := orders.recv()) is not None:
         answer = run(job, pool)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import few
+from tlab.core.text import as_text, few
 from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.sources.split import check_fractions, split_classes
 
@@ -59,8 +59,8 @@ class ImageIndex:
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:
-        """Return `path` relative to the root where it lies below it, with forward slashes."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        """Return `path` as text, relative to the root where it lies below it, with forward slashes."""
+        return as_text((path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix())
 
     def without(self, paths: Collection[Path]) -> "ImageIndex":
         """Return the index without these files.

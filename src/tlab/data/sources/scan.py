@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from tlab.core.errors import UserError
+from tlab.core.text import as_text
 
 
 @cache
@@ -22,8 +23,8 @@ def image_extensions() -> frozenset[str]:
 
 
 def nfc(name: str) -> str:
-    """Return `name` in Unicode's composed form, so that folders from macOS sort and split as elsewhere."""
-    return unicodedata.normalize("NFC", name)
+    """Return `name` as text in Unicode's composed form, so that folders sort and split alike on every system."""
+    return unicodedata.normalize("NFC", as_text(name))
 
 
 class Exclude:
