@@ -107,12 +107,11 @@ def build_backbone(
     variant = f"{library} {name} {json.dumps(kwargs, sort_keys=True)}"
     backbone = StagedBackbone(parts, pretraining, size, tokens, variant)
     if read is not None and backbone.pretraining.classes is not None and "weight" in read.classifier:
-        if read.pooling is None:
+        if read.pretraining.pooling is None:
             fits = sees_pooled_features(model, classifier, backbone, size)
         else:  # a tlab head: it saw these features if the backbone was cut at the same place
             keys = {key for each in stage_keys.values() for key in each}
-            same = read.tensors.keys() == keys and read.prefix_tokens == backbone.prefix_tokens
-            fits = read.pooling == "avg" and same
+            fits = read.tensors.keys() == keys and read.prefix_tokens == backbone.prefix_tokens
         backbone.pretraining = dataclasses.replace(backbone.pretraining, classifier_fits=fits)
     return backbone
 

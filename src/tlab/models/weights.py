@@ -39,14 +39,12 @@ class Weights:
         tensors: Tensors by dotted key, which ends in one of the original model; of a file, all that it holds.
         pretraining: What they were trained with, as far as they tell.
         classifier: Weight `K D` and bias `K` of the source classifier, where it is kept apart.
-        pooling: Pooling of the tlab head that the rows belong to; None: the original model's classifier has them.
-        prefix_tokens: Number of tokens that this head left out of its pooling.
+        prefix_tokens: Number of tokens that a tlab head left out of its pooling.
     """
 
     tensors: dict[str, Tensor]
     pretraining: Pretraining
     classifier: dict[str, Tensor] = field(default_factory=dict)
-    pooling: str | None = None
     prefix_tokens: int = 0
 
 
@@ -149,14 +147,17 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
-    """Take the backbone, and the rows of a linear head, out of a tlab checkpoint."""
+    """Take the backbone, and the head in parts, out of a tlab checkpoint."""
     head = {m[1]: value for key, value in weights.tensors.items() if (m := HEAD_KEY.match(key))}
-    if not any(key.startswith(("hidden.", "norm.")) for key in head):
-        weights.classifier = {key.removeprefix("linear."): value for key, value in head.items()}
+    linear = {key for key in head if key.startswith("linear.")}
+    weights.classifier = {key.removeprefix("linear."): head[key] for key in linear}
     weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
-    weights.pooling = "avg"  # the default of `Head`
+    weights.pretraining = replace(
+        weights.pretraining,
+        pooling="avg",  # the default of `Head`
+        head_layers={key: head[key] for key in head.keys() - linear},
+    )
     if isinstance(about := content.get("tlab"), Mapping):
-        weights.pooling = about.get("config", {}).get("head", {}).get("pooling", weights.pooling)
         weights.prefix_tokens = about.get("prefix_tokens") or 0
         weights.pretraining = replace(
             weights.pretraining,
@@ -164,6 +165,7 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
             mean=tuple(about.get("mean") or IMAGENET_MEAN),
             std=tuple(about.get("std") or IMAGENET_STD),
             classes=class_names(about["classes"]) if about.get("classes") else None,
+            pooling=about.get("config", {}).get("head", {}).get("pooling", "avg"),
         )
     return weights
 
