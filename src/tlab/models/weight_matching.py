@@ -165,7 +165,7 @@ def _way_out(
     if not among and fits > 0 and all(lack or not keys for lack, keys in rest):
         return f"use the stages that it has: backbone.upto={list(stages)[fits - 1]}"
     if len(lacking) + len(among) > FEW and (other := _fitting_model(found, name)) is not None:
-        return f"it fits backbone=torchvision backbone.name={other}"
+        return f"it fits backbone={other}"
     return "choose the backbone that these weights belong to"
 
 
