@@ -33,6 +33,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning.pytorch as L
 
+    from tlab.core.memory import naming_batch_size
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 
@@ -72,7 +73,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
+    with naming_batch_size(config.data.batch_size):
+        (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
     return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}

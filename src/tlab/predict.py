@@ -27,6 +27,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     import torch
 
+    from tlab.core.memory import naming_batch_size
     from tlab.data.augment.evaluation import evaluation_transform
     from tlab.data.image_batches import ImageBatches
     from tlab.data.loader import make_loader
@@ -57,11 +58,16 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         image_size=trained.image_size,
     )
     keys = SequentialSampler(len(images))
-    loader = make_loader(images, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
+    batch_size = cfg.batch_size or trained.config.data.batch_size
+    loader = make_loader(images, keys, batch_size, cfg.num_workers)
     device = torch.device(find_accelerator(cfg.accelerator))
     module = trained.module.to(device)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
-    with torch.inference_mode(), autocast(device, cfg.precision or trained.precision):
+    with (
+        naming_batch_size(batch_size),
+        torch.inference_mode(),
+        autocast(device, cfg.precision or trained.precision),
+    ):
         for batch in loader:
             for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
                 rows[readable[index]] |= _row(p, trained.classes)

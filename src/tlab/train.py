@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     cfg = with_present_targets(cfg)
     check(cfg)
     from tlab.core.processes import join_nodes, run_in_processes
+    from tlab.runs.continuation import explaining_memory, resumes_or_goes_on
     from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
 
@@ -70,7 +72,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
-    finished = run.is_finished(config, cfg.resume if node == 0 else "auto")
+    way_out = partial(resumes_or_goes_on, run, cfg, given)
+    finished = run.is_finished(config, cfg.resume if node == 0 else "auto", way_out)
     changed: list[str] = []
     if finished or run.has_begun:
         changed = check_images(run, instantiate(cfg.data.module.source, _convert_="all"), cfg.resume)
@@ -79,7 +82,7 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         return run.metrics()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
-    with record if node == 0 else nullcontext():
+    with record if node == 0 else nullcontext(), explaining_memory(run, cfg, given):
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
             return fit(cfg, config, given, pruning)
@@ -124,7 +127,7 @@ def fit(
         begun = run.record if checkpoint is not None else {}
         with first_process_first():
             data = build_data(cfg)
-            backbone = build_backbone(cfg, begun)
+            backbone = build_backbone(cfg, begun, checkpoint)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)

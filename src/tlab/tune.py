@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
-from tlab.config.hydra import compose, conf_dir
+from tlab.config.hydra import compose, conf_dir, config_dirs
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
@@ -26,7 +26,7 @@ from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
 from tlab.core.text import print_whatever_comes
 from tlab.search.command_line import gather
-from tlab.search.commands import config_dirs, default_directory, resume_command
+from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
 from tlab.search.study import (
     STUDY_FILE,

@@ -2,15 +2,19 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
+from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -50,17 +54,30 @@ def communication(trainer: DictConfig) -> str:
     return "nccl" if accelerator == "cuda" else "gloo"
 
 
-def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "StagedBackbone":
+def build_backbone(
+    cfg: DictConfig, begun: dict[str, Any] | None = None, checkpoint: Path | None = None
+) -> "StagedBackbone":
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
     Args:
         cfg: The run's configuration.
         begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
+        checkpoint: Checkpoint that the run resumes from: it has all weights, and stands in for those of the
+            configuration where they cannot be read any more.
     """
     from tlab.runs.load import instantiate_backbone
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
+    try:
+        return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
+    except (UserError, InstantiationException) as error:
+        if weights is None or checkpoint is None or not begun:
+            raise
+        backbone = instantiate_backbone(cfg, str(checkpoint), cfg.data.image_size, begun)
+        log.warning("%s; the run goes on with its own, from %s", one_line(error), checkpoint)
+        known = {"description": begun["weights"], "digest": begun["weights_digest"]} if "weights" in begun else {}
+        backbone.pretraining = replace(backbone.pretraining, classes=None, **known)  # the head has its rows
+        return backbone
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":

@@ -1,6 +1,7 @@
 """Which differences between two configurations can change a result."""
 
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -42,12 +43,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         key
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key)
+        and not (key == "backbone.weights" and _same_file(before.get(key), after.get(key)))
         and not key.startswith(WITHOUT_EFFECT)
         and key not in PLACES
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and (key in before or not _is_neutral(key, after[key]))
         and "$ {" not in str(before.get(key))  # an earlier version kept what asks a resolver as it was typed
     }
+
+
+def _same_file(old: Any, new: Any) -> bool:
+    """Tell whether two values name one file; one that is gone stays as typed (`tlab.config.provenance.plain`)."""
+    return bool(old and new) and Path(old).expanduser().absolute() == Path(new).expanduser().absolute()
 
 
 def _is_neutral(key: str, value: Any) -> bool:

@@ -15,10 +15,10 @@ from tlab.core.errors import MISTAKEN, UserError
 LONGEST = 200  # characters of another library's error in a line of ours
 
 
-def exit_with_error(message: str) -> NoReturn:
-    """Print one sentence to standard error and exit with code 2."""
+def exit_with_error(message: str, code: int = MISTAKEN) -> NoReturn:
+    """Print one sentence to standard error and exit."""
     print(f"tlab: {message}", file=sys.stderr)
-    sys.exit(MISTAKEN)
+    sys.exit(code)
 
 
 def is_mistake(error: BaseException) -> bool:

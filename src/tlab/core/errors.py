@@ -1,6 +1,6 @@
 """Exceptions for mistakes that the user can correct, and the exit codes of a command."""
 
-FAILED = 1  # some runs of a sweep failed
+FAILED = 1  # the command, or some runs of a sweep, failed
 MISTAKEN = 2  # the command was refused before anything ran
 INTERRUPTED = 130  # Ctrl-C
 
@@ -11,6 +11,10 @@ class UserError(Exception):
     Its message is one sentence that names the key or the file at fault and the remedy. The command line
     prints it without a traceback and exits with code 2 (`debug=true` shows the traceback).
     """
+
+
+class RunFailed(UserError):  # noqa: N818 - named for what there is
+    """A run or command that had begun could not be carried out; the command exits with code 1."""
 
 
 class RunDirectoryConflict(UserError):  # noqa: N818 - named for what there is

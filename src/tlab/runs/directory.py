@@ -5,7 +5,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLock
 from tlab.core.files import leave_memory, write_csv, write_text
 from tlab.core.locks import THERE_ARE_LOCKS, FileLock
 from tlab.core.processes import first_process
+from tlab.core.text import few
 
 if TYPE_CHECKING:
     from tlab.data.contents import Contents
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
+ELSEWHERE = "give another hydra.run.dir, or the same settings"
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd09`
 
 
@@ -80,12 +82,15 @@ class RunDirectory:
         """Merge `entries` into `run.json`."""
         self._write_json(self.record_file, self.record | entries)
 
-    def is_finished(self, config: dict[str, Any], resume: str) -> bool:
+    def is_finished(
+        self, config: dict[str, Any], resume: str, way_out: Callable[[Sequence[str]], str] | None = None
+    ) -> bool:
         """Tell whether this very run is finished here; False where it is to begin or to be resumed.
 
         Args:
             config: The whole configuration, resolved.
             resume: `never` refuses a directory in which a run has begun; anything else resumes that run.
+            way_out: Function of the keys that differ, which says what to do then; None: another directory.
 
         Raises:
             RunDirectoryConflict: A run with other settings is here, or any with `resume=never`.
@@ -98,9 +103,9 @@ class RunDirectory:
             )
         changed = sorted(differences(self.record.get("config", {}), config))
         if changed:
+            told = [key for key in changed if not key.startswith("data.module.")] or changed
             raise RunDirectoryConflict(
-                f"{self.path} holds a run with another {changed[0]}; "
-                f"give another hydra.run.dir, or the same settings"
+                f"{self.path} holds a run with another {few(told)}; {way_out(changed) if way_out else ELSEWHERE}"
             )
         return self.status == "finished"
 

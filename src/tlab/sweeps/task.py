@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
 from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import RunDirectoryConflict, RunDirectoryLocked
+from tlab.core.errors import FAILED, MISTAKEN, RunDirectoryConflict, RunDirectoryLocked, RunFailed
 from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.result import Failure, SweepResult
@@ -88,7 +88,7 @@ class Task:
                 raise
             if new:
                 _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
-            exit_with_error(user_message(error))
+            exit_with_error(user_message(error), FAILED if isinstance(error, RunFailed) else MISTAKEN)
 
     def _one_of_many(self, cfg: DictConfig, directory: RunDirectory) -> Any:
         try:
