@@ -27,9 +27,9 @@ def examined(monkeypatch) -> list[Path]:
     seen: list[Path] = []
     true = verify.examine
 
-    def spy(path):
+    def spy(path, *limit):
         seen.append(path)
-        return true(path)
+        return true(path, *limit)
 
     monkeypatch.setattr(verify, "examine", spy)
     return seen
