@@ -57,10 +57,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     reasons = {path: check.reason for path, check in checks.items() if check.reason}
     unread = unreadable(checks, truncated=True)
     broken = {item.path for item in unread}
+    base = root.absolute()
     if unread:
-        log.warning("%d without a prediction: %s", len(unread), by_reason(unread, str))
+        names = by_reason(unread, lambda path: path.relative_to(base).as_posix(), most=10)
+        log.warning("%d without a prediction: %s", len(unread), names)
     if cut := [path for path in reasons if path not in broken]:
-        log.warning("%d predicted from a part of the image (%s): %s", len(cut), reasons[cut[0]], few(map(str, cut)))
+        names = few(path.relative_to(base).as_posix() for path in cut)
+        log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
     readable = [path for path in files if path not in broken]
     images = ImageBatches(
         [Sample(str(path), 0) for path in readable],

@@ -253,7 +253,14 @@ def _load(
         image.draft(None, size)
     deep = _deep_color(image)
     try:
-        image.load()
+        try:
+            image.load()
+        except Image.DecompressionBombError:
+            if not isinstance(image, TiffImageFile):
+                raise
+            # Pillow asks for its limit once more while it makes room for the pixels
+            image.im = Image.new(image.mode, image._tile_size, None).im
+            image.load()
         return image, deep, True
     except ValueError as error:
         if "MAX_TEXT" not in str(error):

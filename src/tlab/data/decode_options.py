@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MAX_MEGAPIXELS = 179  # Pillow's own limit, in 10^6 pixels
+COMMON_BITS = (8, 10, 12, 14, 16)  # of the samples of cameras and scanners
 CUT_SHORT = "truncated (the file ends too early)"
-USUAL_WHITES = {2**bits - 1: bits for bits in range(8, 16)}
 MOSTLY_THERE = "truncated (the file ends too early, but most of the image is there)"
 
 
@@ -94,21 +94,27 @@ def sample_range(samples: np.ndarray) -> SampleRange:
     )
 
 
-def usual_range(found: SampleRange, bits: int | None = 16) -> tuple[float, float]:
-    """Return the first usual range that holds all samples: black and white.
+def usual_range(found: SampleRange) -> tuple[float, float]:
+    """Return the first usual range that holds the samples of one image: black and white.
 
-    Floats: 0..1, 0..255. Both: from 0 to white of so many bits, if they are within 16. Else their own range.
-
-    Args:
-        found: Range of the samples.
-        bits: Number of bits; None: as many as they use, but 8 at least.
+    Floats: 0..1, 0..255. Both: 16 bits. Else their own range.
     """
-    _, low, high = found
-    if low < 0 or high > 65535:
-        return low, high
-    if found.kind == "floats" and high <= 255:
-        return 0, 1 if high <= 1 else 255
-    return 0, 2 ** (bits or max(8, math.ceil(high).bit_length())) - 1
+    whites = (1, 255, 65535) if found.kind == "floats" else (65535,)
+    white = next((white for white in whites if found.high <= white), None)
+    return (0, white) if white and found.low >= 0 else (found.low, found.high)
+
+
+def range_of_set(found: SampleRange) -> tuple[float, float]:
+    """Return the smallest usual range that holds the samples of a set: black and white.
+
+    As many bits as cameras and scanners have, 8 at least; floats also 0..1, and their own range where they use less
+    than a quarter of the usual one.
+    """
+    whites = [2**bits - 1 for bits in COMMON_BITS]
+    if found.kind == "floats":
+        whites = [white for white in (1, *whites) if found.high >= white / 4 or not found.high]
+    white = next((white for white in whites if found.high <= white), None)
+    return (0, white) if white and found.low >= 0 else (found.low, found.high)
 
 
 def options_of(data: Mapping[str, Any], levels: Levels = DEFAULTS.levels) -> DecodeOptions:
@@ -137,29 +143,38 @@ def choose_levels(ranges: Iterable[SampleRange], bits: int | None) -> Levels:
 
     Args:
         ranges: Range of each image that has samples of more than 8 bits.
-        bits: As in `usual_range`.
+        bits: Bits of integer samples, and of floats above 255, that are not negative; None: by what they use.
     """
     chosen: dict[str, Any] = {}
-    for kind in ("integers", "floats"):
-        if these := [each for each in ranges if each.kind == kind]:
-            whole = SampleRange(kind, min(each.low for each in these), max(each.high for each in these))
-            chosen[kind] = usual_range(whole, bits)
+    for kind, whole in _of_sets(ranges).items():
+        black, white = range_of_set(whole)
+        if bits is not None and whole.low >= 0 and (255 if kind == "floats" else 0) < white <= 65535:
+            black, white = 0, 2**bits - 1
+        chosen[kind] = black, white
     return Levels(**chosen)
 
 
 def level_remarks(ranges: Collection[SampleRange], levels: Levels) -> list[str]:
     """Return a sentence for each kind of samples whose white is not the usual one: 16 bits, of floats 1 or 255."""
     remarks = []
-    for kind, name in (("integers", "more than 8 bits"), ("floats", "floating-point samples")):
-        these, chosen = [each for each in ranges if each.kind == kind], getattr(levels, kind)
-        if not these or chosen == (0, 65535) or (kind == "floats" and chosen in ((0, 1), (0, 255))):
+    for kind, whole in _of_sets(ranges).items():
+        black, white = getattr(levels, kind)
+        if (black, white) == (0, 65535) or (kind == "floats" and (black, white) in ((0, 1), (0, 255))):
             continue
-        black, white = chosen
-        low, high = min(each.low for each in these), max(each.high for each in these)
-        if black == 0 and white in USUAL_WHITES:
-            how = f"they are read as {USUAL_WHITES[white]} bits (data.bits=16 for the full range)"
+        count = sum(each.kind == kind for each in ranges)
+        name = "floating-point samples" if kind == "floats" else "more than 8 bits"
+        if black == 0 and white + 1 in [2**bits for bits in COMMON_BITS]:
+            how = f"read as {math.log2(white + 1):.0f} bits (data.bits=16 for the full range)"
         else:
-            how = "black and white are these in all images"
-        images = f"{len(these)} training image{'s' * (len(these) > 1)}"
-        remarks.append(f"{images} of {name} use only {low:g} to {high:g}: {how}.")
+            how = "these are black and white in all images"
+        remarks.append(f"{count} training images of {name} use only {whole.low:g} to {whole.high:g}: {how}.")
     return remarks
+
+
+def _of_sets(ranges: Iterable[SampleRange]) -> dict[str, SampleRange]:
+    """Return the range of all images of each kind."""
+    found: dict[str, SampleRange] = {}
+    for each in ranges:
+        so_far = found.get(each.kind, each)
+        found[each.kind] = SampleRange(each.kind, min(so_far.low, each.low), max(so_far.high, each.high))
+    return found

@@ -91,7 +91,7 @@ def _of_media(brands: list[bytes]) -> str:
 def _of_tiff(content: bytes) -> str:
     damaged = "truncated or damaged at its beginning"
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(content[:16])
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2:4] in (b"+\0", b"\0+") else 8])
         file = io.BytesIO(content)
         file.seek(tags.next)
         tags.load(file)
