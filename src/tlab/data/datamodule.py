@@ -135,7 +135,7 @@ class ImageDataModule(L.LightningDataModule):
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
-                hint = f"; data.unreadable=read takes the {cut} that are there for the most part" if cut else ""
+                hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
             if cut and self.on_unreadable == "read":
                 log.warning("%d images end too early: they are read as far as they go.", cut)
