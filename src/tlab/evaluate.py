@@ -48,11 +48,14 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
     elif exclude:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
-    config.data.unreadable = "skip"  # they are named and counted
+    if config.data.get("unreadable") != "read":
+        config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
     with blamed_on(trained.checkpoint):
         data = instantiate(config.data.module, augment=None, mix=None)
+        data.levels = trained.decode_options.levels
+        data.max_megapixels = cfg.data.get("max_megapixels") or data.max_megapixels
         source = data.source
         data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
         data.setup()

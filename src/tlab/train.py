@@ -63,6 +63,7 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     cfg = with_present_targets(cfg)
     check(cfg)
     from tlab.core.processes import join_nodes, run_in_processes
+    from tlab.data.decode_options import options_of
     from tlab.runs.continuation import explaining_memory, resumes_or_goes_on
     from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
@@ -76,7 +77,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     finished = run.is_finished(config, cfg.resume if node == 0 else "auto", way_out)
     changed: list[str] = []
     if finished or run.has_begun:
-        changed = check_images(run, instantiate(cfg.data.module.source, _convert_="all"), cfg.resume)
+        source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
+        changed = check_images(run, source, cfg.resume, options=options)
     if finished:
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
@@ -126,7 +128,7 @@ def fit(
         checkpoint = from_first_process(resumable, run)
         begun = run.record if checkpoint is not None else {}
         with first_process_first():
-            data = build_data(cfg)
+            data = build_data(cfg, begun)
             backbone = build_backbone(cfg, begun, checkpoint)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()

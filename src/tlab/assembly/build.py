@@ -16,6 +16,7 @@ from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
+from tlab.data.decode_options import levels_from
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +135,13 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
     return build
 
 
-def build_data(cfg: DictConfig) -> "ImageDataModule":
+def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDataModule":
     """Return the data module, not set up yet, with the augmentation of each phase that has one of its own.
+
+    Args:
+        cfg: The run's configuration.
+        begun: Record of a resumed run, which keeps black and white of samples of more than 8 bits; None or empty
+            for a new run.
 
     Raises:
         UserError: A phase's augmentation is not one of the config group `aug`.
@@ -147,7 +153,10 @@ def build_data(cfg: DictConfig) -> "ImageDataModule":
                 f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
-    return instantiate(cfg.data.module, phases=own)
+    data = instantiate(cfg.data.module, phases=own)
+    if begun:
+        data.levels = levels_from(begun.get("levels"))
+    return data
 
 
 def build_module(
@@ -182,7 +191,7 @@ def build_module(
         label_smoothing=cfg.loss.label_smoothing,
         class_weights=data.class_weights() if cfg.data.class_weights else None,
         channels_last=cfg.trainer.channels_last,
-        about={"config": config, **preprocessing(cfg, net, precision)},
+        about={"config": config, **preprocessing(cfg, data, net, precision)},
         training_net=CompiledTraining(net, groups, batch) if groups else None,
     )
 

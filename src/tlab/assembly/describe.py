@@ -68,7 +68,7 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
     return shown
 
 
-def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
+def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", precision: str) -> dict[str, Any]:
     """Return what a checkpoint says about the images that its network expects."""
     return {
         "precision": precision,
@@ -77,6 +77,7 @@ def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[st
         "crop_fraction": cfg.data.crop_fraction,
         "mean": net.normalize.mean.flatten().tolist(),
         "std": net.normalize.std.flatten().tolist(),
+        "levels": data.decode_options.levels.plain(),
         "tokens": net.backbone.tokens,
         "prefix_tokens": net.backbone.prefix_tokens,
     }
@@ -104,6 +105,7 @@ def describe(
         "precision": trainer.precision,
         "tokens": net.backbone.tokens,
         "compiled": compiled,
+        "levels": data.decode_options.levels.plain(),
         "class_names": list(data.classes),
         "data": {
             "root": str(data.index.root),

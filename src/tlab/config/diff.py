@@ -21,7 +21,9 @@ WITHOUT_EFFECT = (
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
 # Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
-CHOSEN_SINCE = {"trainer.compile": (False, "auto")}
+CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
+CHOSEN_SINCE |= {f"data.{node}bits": (None, "auto") for node in ("", "module.")}
+CHOSEN_SINCE |= {f"data.{node}max_megapixels": (None, 179.0) for node in ("", "module.")}
 
 
 def without_effect(key: str) -> bool:
