@@ -123,7 +123,7 @@ def fit(
         checkpoint = from_first_process(resumable, run)
         begun = run.record if checkpoint is not None else {}
         with first_process_first():
-            data = build_data(cfg)
+            data = build_data(cfg, begun)
             backbone = build_backbone(cfg, begun)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()

@@ -117,12 +117,18 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
     return build
 
 
-def build_data(cfg: DictConfig) -> "ImageDataModule":
+def build_data(cfg: DictConfig, begun: dict[str, Any]) -> "ImageDataModule":
     """Return the data module, not set up yet, with the augmentation of each phase that has one of its own.
+
+    Args:
+        cfg: The run's configuration.
+        begun: Record of a resumed run, which keeps its order of classes; empty for a new run.
 
     Raises:
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
+    from tlab.data.contents import as_text, keeping_order
+
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
         if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
@@ -130,7 +136,9 @@ def build_data(cfg: DictConfig) -> "ImageDataModule":
                 f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
-    return instantiate(cfg.data.module, phases=own)
+    data = instantiate(cfg.data.module, phases=own)
+    data.source = keeping_order(data.source, [*map(as_text, begun.get("class_names", ()))])
+    return data
 
 
 def build_module(
