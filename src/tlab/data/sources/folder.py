@@ -18,10 +18,10 @@ from tlab.data.sources.scan import (
     Folder,
     check_root,
     extensions,
-    has_decoder,
     in_class_order,
     in_order,
     read_folder,
+    with_decoder,
 )
 from tlab.data.sources.split import check_fractions, split_classes
 from tlab.data.sources.split_folders import Layout, find_splits, split_of
@@ -228,7 +228,7 @@ def build_index(
 
 def _split(train: Files, val: float | None, test: float | None, seed: int) -> dict[str, Files]:
     """Split each class; files without a decoder stay in train, so that val consists of those with one."""
-    readable = {name: [*filter(has_decoder, files)] or files for name, files in train.items()}
+    readable = {name: with_decoder(files) or files for name, files in train.items()}
     parts = split_classes(readable, val, test, seed)
     for name, files in train.items():
         if len(readable[name]) < len(files):

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -53,9 +53,11 @@ def _decodable() -> frozenset[str]:
     return image_extensions() | (HEIF if find_spec("pillow_heif") else frozenset())
 
 
-def has_decoder(name: str) -> bool:
-    """Tell whether there is a decoder for files with this name's extension."""
-    return _extension(name) in _decodable()
+def with_decoder(names: Collection[str]) -> list[str]:
+    """Return the file names for whose extension there is a decoder."""
+    endings = {name.rpartition(".")[2] for name in names}
+    decodable = {ending for ending in endings if f".{ending.lower()}" in _decodable()}
+    return [*names] if endings == decodable else [name for name in names if name.rpartition(".")[2] in decodable]
 
 
 def nfc(name: str) -> str:
@@ -210,10 +212,6 @@ def extensions(others: Mapping[str, int]) -> str:
     return few((f"{extension or 'no extension'} {number}" for extension, number in counted), 6)
 
 
-def _extension(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - Path is slow here
-
-
 def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached: str) -> Folder | None:
     """Return a folder with all that lies below it, or None if it is an output of tlab."""
     taken, prefix = image_extensions() | PICTURES, f"{path}/" if path else ""
@@ -228,7 +226,8 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
                 if entry.is_dir():
                     names.append(name)
                     continue
-                extension = _extension(name)
+                dot = name.rfind(".")  # not the first letter
+                extension = name[dot:].lower() if dot > 0 else ""
                 is_output |= name in OUTPUTS
                 if exclude.patterns and exclude.file(prefix + name):
                     continue
