@@ -48,6 +48,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
     elif exclude:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
+    elif config.data.module.source._target_.endswith("folder_index"):
+        config.data.module.source.nested = True  # the run was trained on these folders
     if config.data.get("unreadable") != "read":
         config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
@@ -85,20 +87,21 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
     """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too."""
-    from tlab.data.sources.folder import SPLIT_NAMES
-    from tlab.data.sources.scan import check_root, nfc, subfolders
+    from tlab.data.sources.scan import check_root, read_folder
+    from tlab.data.sources.split_folders import find_splits
 
     base = check_root(root)
     data.root, data.exclude, data.val_fraction = root, exclude, None
     if data.source._target_.endswith("csv_index"):
         if (base / data.labels).is_file():
             return
-        if not any(nfc(name) in classes or name.lower() in SPLIT_NAMES for name in subfolders(base)):
+        layout = find_splits(read_folder(base), classes, any_split=True)
+        if not layout.splits and not any(folder.name in classes for folder in layout.base.filled):
             raise UserError(
                 f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
                 f"one of its classes; give a folder that has"
             )
-    data.source = {**FOLDER, "root": root, "exclude": exclude}
+    data.source = {**FOLDER, "root": root, "exclude": exclude, "classes": list(classes)}
     data.module.source = data.source
 
 
@@ -125,12 +128,7 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
             f"data.root: {', '.join(unknown[:6])} is no class of this run, which knows {', '.join(classes[:20])}; "
             f"rename or remove it, or leave it out with data.exclude"
         )
-    number = {label: classes.index(index.classes[label]) for label in labels}
-    splits = {
-        split: tuple(sample._replace(label=number[sample.label]) for sample in samples)
-        for split, samples in index.splits.items()
-    }
-    return dataclasses.replace(index, classes=classes, splits=splits)
+    return index.with_classes(classes)
 
 
 def run(cfg: DictConfig) -> None:

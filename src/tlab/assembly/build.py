@@ -16,6 +16,7 @@ from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
+from tlab.core.text import as_text
 from tlab.data.decode_options import levels_from
 
 log = logging.getLogger(__name__)
@@ -140,12 +141,14 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
 
     Args:
         cfg: The run's configuration.
-        begun: Record of a resumed run, which keeps black and white of samples of more than 8 bits; None or empty
-            for a new run.
+        begun: Record of a resumed run, which keeps its order of classes, and black and white of samples of more
+            than 8 bits; None or empty for a new run.
 
     Raises:
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
+    from tlab.data.contents import keeping_order
+
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
         if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
@@ -156,6 +159,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
     data = instantiate(cfg.data.module, phases=own)
     if begun:
         data.levels = levels_from(begun.get("levels"))
+        data.source = keeping_order(data.source, [*map(as_text, begun.get("class_names", ()))])
     return data
 
 

@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     *("data.num_workers", "data.module.num_workers", "data.store", "data.module.store"),
     *("checkpoint.every_n_steps", "debug", "dashboards.", "find_lr", "logger."),
     *("resume", "run_dir", "sweep", "baseline."),
+    *("data.nested", "data.source.nested", "data.module.source.nested"),
 )
 
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).

@@ -122,6 +122,16 @@ class DataConfig:
 
 
 @dataclass
+class FolderDataConfig(DataConfig):
+    """Further keys of data=folder."""
+
+    nested: bool = key(
+        False,
+        "data=folder: true: all class folders may hold the same folders, which otherwise look like the classes",
+    )
+
+
+@dataclass
 class CsvDataConfig(DataConfig):
     """Further keys of data=csv."""
 
@@ -289,7 +299,7 @@ class TrainConfig:
     """A training run (tlab-train)."""
 
     # each choice has its own schema, see `register`
-    data: Any = key(MISSING, below=(DataConfig, CsvDataConfig, TorchvisionDataConfig))
+    data: Any = key(MISSING, below=(DataConfig, FolderDataConfig, CsvDataConfig, TorchvisionDataConfig))
     backbone: BackboneConfig = key(MISSING)
     head: dict[str, Any] = key(MISSING, below=(HeadConfig,))
     aug: AugConfig = key(MISSING)
@@ -450,5 +460,6 @@ def register() -> None:
     for command, node in COMMANDS.items():
         store.store(name=f"schema_{command}", node=node)
     store.store(group="data", name="_schema", node=DataConfig)
+    store.store(group="data", name="_schema_folder", node=FolderDataConfig)
     store.store(group="data", name="_schema_csv", node=CsvDataConfig)
     store.store(group="data", name="_schema_torchvision", node=TorchvisionDataConfig)

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -102,6 +102,24 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
         return contents(index.without(broken), {file: found.digest for file, found in verdicts.items()}, broken)
     found = digests(index.root, files, options)
     return contents(index.without([Path(file) for file, digest in found.items() if not digest]), found)
+
+
+def keeping_order(source: Callable[[], ImageIndex], classes: Sequence[str]) -> Callable[[], ImageIndex]:
+    """Return a source of the same images, with the classes in the order that a run has had.
+
+    Earlier versions of tlab sorted numbers as text.
+
+    Args:
+        source: Function that indexes the images.
+        classes: The run's class names, as text; where they are others than the images', nothing changes.
+    """
+
+    def index() -> ImageIndex:
+        found = source()
+        names = {as_text(name): name for name in found.classes}
+        return found.with_classes([names[name] for name in classes]) if {*classes} == names.keys() else found
+
+    return index
 
 
 def read_entries(file: Path) -> tuple[Entry, ...]:

@@ -8,7 +8,7 @@ from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
 from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, read_contents, read_entries
+from tlab.data.contents import Contents, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
@@ -48,6 +48,7 @@ def check_images(
     """
     record = run.record
     classes = tuple(map(as_text, record.get("class_names", ())))
+    source = keeping_order(source, classes)
     if run.data_file.exists():
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
