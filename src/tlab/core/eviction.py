@@ -72,15 +72,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def free_memory() -> int:
-    """Return the available memory in bytes; 4 GiB where the system does not say."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return 4 * 2**30
-
-
 def _remove(entry: Path) -> bool:
     """Remove a file or a folder; return False if that failed."""
     if entry.is_dir():

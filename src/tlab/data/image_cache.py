@@ -17,9 +17,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
+from tlab.core.eviction import evict, free_bytes, open_locked, size_of, touch
 from tlab.core.files import cache_dir, file_identity
-from tlab.core.hardware import cpu_count, single_threaded, thread_pool
+from tlab.core.hardware import cpu_count, free_memory, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
 

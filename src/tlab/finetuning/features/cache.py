@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, touch
+from tlab.core.eviction import evict, free_bytes, open_locked, touch
 from tlab.core.files import cache_dir
-from tlab.core.hardware import cpus_per_process
+from tlab.core.hardware import cpus_per_process, free_memory
 from tlab.core.processes import from_all_processes, from_first_process
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
