@@ -13,11 +13,11 @@ LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file counts as aband
 LOCK = ".lock"
 
 
-def open_locked(path: Path) -> AbstractContextManager[None]:
+def open_locked(path: Path) -> AbstractContextManager[bool]:
     """Return a lock that one process at a time holds, on the empty file `.NAME.lock` beside `path`; others wait.
 
-    Where the file system has no locks, nobody waits: two processes then do the same work, which is harmless if they
-    write atomically.
+    Where the file system has no locks, nobody waits and the block gets False: two processes then do the same work,
+    which is harmless if each writes to a temporary file of its own.
 
     Args:
         path: File or folder that the block creates. Check inside the block whether another process has created it.

@@ -253,9 +253,9 @@ class _Prefix:
         """Return the rows of a view, computed if they are not there yet."""
         path = self.path(view, self.upto)
         if not path.exists():
-            with open_locked(path):
+            with open_locked(path) as alone:
                 if not path.exists():
-                    fill(path, len(view.keys), lambda first: self._compute(view, first))
+                    fill(path, len(view.keys), lambda first: self._compute(view, first), alone)
         touch(path)
         self.files.append(path)
         return np.load(path, mmap_mode="r")
