@@ -97,24 +97,23 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint that names no device; it is on the disk when this returns."""
     checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
-    with path.open("wb") as file:
-        keeping = _KeepingError(file)
-        try:
+    keeping = _KeepingError()
+    try:
+        with path.open("wb") as keeping.file:
             torch.save(checkpoint, cast(IO[bytes], keeping))  # which needs no more of a file
-            file.flush()
-            os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:
-            failed = keeping.error or error
-            failed.add_note(f"a checkpoint takes {_size(checkpoint) / 1e6:.1f} MB")
-            raise failed from None
+            keeping.flush()
+            os.fsync(keeping.file.fileno())
+    except (OSError, RuntimeError) as error:
+        failed = keeping.error or error
+        failed.add_note(f"a checkpoint takes {_size(checkpoint) / 1e6:.1f} MB")
+        raise failed from None
 
 
 class _KeepingError:
     """A file to write to that keeps the system's error: torch raises one of its own, which does not tell why."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.error: OSError | None = None
+    file: IO[bytes]
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write `data`."""
