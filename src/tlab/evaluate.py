@@ -135,9 +135,11 @@ def run(cfg: DictConfig) -> None:
     """Evaluate, print, and write the metrics where they are wanted."""
     from rich.console import Console
 
-    from tlab.core.files import write_text
+    from tlab.core.files import check_writable, write_text
     from tlab.dashboards.summary_table import print_metrics
 
+    if cfg.output is not None:
+        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)
     if cfg.output is not None:

@@ -99,10 +99,11 @@ def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
-    from tlab.core.files import write_csv
+    from tlab.core.files import check_writable, write_csv
 
     if Path(cfg.output).is_dir():
         raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")
+    check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     columns.sort(key=lambda column: column == "reason")  # the last one

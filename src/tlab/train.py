@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.assembly.build import (
     build_backbone,
     build_data,
+    build_loggers,
     build_module,
     build_net,
     build_trainer,
@@ -125,8 +126,8 @@ def fit(
     run = RunDirectory(Path(cfg.run_dir))
     with StopSignals() as signals:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        checkpoint = from_first_process(resumable, run)
-        begun = run.record if checkpoint is not None else {}
+        loggers = build_loggers(cfg)  # before the images are read, which may take long
+        begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
             data = build_data(cfg, begun)
             backbone = build_backbone(cfg, begun, checkpoint)
@@ -139,7 +140,7 @@ def fit(
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
-        trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
+        trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
+    from lightning.pytorch.loggers import Logger
     from torch.optim import Optimizer
 
     from tlab.data.datamodule import ImageDataModule
@@ -200,8 +201,24 @@ def build_module(
     )
 
 
+def build_loggers(cfg: DictConfig) -> "list[Logger]":
+    """Return the run's loggers, which may fail without ending the run.
+
+    Raises:
+        UserError: The package of one is missing, or its store cannot be opened.
+    """
+    from tlab.runs.loggers import outlasted
+
+    return [outlasted(logger, name) for name, logger in instantiate(cfg.logger, _convert_="all").items()]
+
+
 def build_trainer(
-    cfg: DictConfig, run: "RunDirectory", precision: "Precision", plan: "Plan", callbacks: list["L.Callback"]
+    cfg: DictConfig,
+    run: "RunDirectory",
+    precision: "Precision",
+    plan: "Plan",
+    callbacks: list["L.Callback"],
+    loggers: "list[Logger]",
 ) -> "L.Trainer":
     """Return the Lightning trainer with its callbacks and loggers."""
     import lightning.pytorch as L
@@ -221,7 +238,7 @@ def build_trainer(
         sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
         max_epochs=plan.epochs,
-        logger=list(instantiate(cfg.logger, _convert_="all").values()),
+        logger=loggers,
         callbacks=callbacks,
         # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
         plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import lightning.pytorch as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from tlab.core.errors import UserError
 from tlab.core.text import as_text
@@ -38,6 +40,17 @@ class RunBoard(TensorBoardLogger):
                 f"another hydra.run.dir, or, where only the locale is not UTF-8, PYTHONUTF8=1 before the command"
             )
         super().__init__(save_dir, **options)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "SummaryWriter":
+        """The writer of the run's event files."""
+        if self._experiment is None:
+            from tlab.dashboards.event_files import RunWriter  # late, as TensorBoard's import is long
+
+            Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+            self._experiment = RunWriter(log_dir=self.log_dir, **self._kwargs)
+        return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Draw `metrics` at `step`."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tlab.config.diff import differences
 from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLocked, UserError
 from tlab.core.files import leave_memory, write_csv, write_text
-from tlab.core.locks import THERE_ARE_LOCKS, FileLock
+from tlab.core.locks import FileLock
 from tlab.core.processes import first_process
 from tlab.core.text import few
 
@@ -136,30 +136,30 @@ class RunDirectory:
     def record_failure(self, error: BaseException) -> None:
         """Record what kept a run from beginning or resuming: status `failed`, and `traceback.txt`.
 
-        A finished run stays as it is, and so does one that another process is at work on.
+        A finished run stays as it is, and so does one that another process is at work on, or whose directory cannot
+        be written.
         """
-        with suppress(RunDirectoryLocked), self._locked():
+        with suppress(RunDirectoryLocked, OSError), self._locked():
             if self.status != "finished":
                 self._record_failure(error)
 
     def _record_failure(self, error: BaseException) -> None:
-        self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
-        if first_process():
-            write_text(self.traceback_file, "".join(traceback.format_exception(error)))
+        with suppress(OSError):  # the very reason may be a full disk, and `error` is what counts
+            self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            if first_process():
+                write_text(self.traceback_file, "".join(traceback.format_exception(error)))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes out."""
-        if not THERE_ARE_LOCKS:
-            yield
-            return
         lock = FileLock(self.path / ".lock")
         if not lock.acquire(wait=False):
             raise RunDirectoryLocked(
                 f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
             )
         try:
-            for folder in (self.path, self.checkpoints, self.path / ".hydra"):
+            # without locks another process may be writing them now
+            for folder in (self.path, self.checkpoints, self.path / ".hydra") if lock.excludes else ():
                 for left_over in folder.glob(".*"):
                     if TEMPORARY.fullmatch(left_over.name):  # left by a process that was killed while it wrote
                         left_over.unlink(missing_ok=True)

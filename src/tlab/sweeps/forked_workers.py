@@ -21,8 +21,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tlab.core.errors import UserError
-from tlab.core.eviction import free_memory
-from tlab.core.hardware import cpu_count, gpus
+from tlab.core.hardware import cpu_count, free_memory, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
 from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
