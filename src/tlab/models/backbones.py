@@ -215,17 +215,10 @@ def _build_torchvision(name: str, size: int, has_weights: bool, kwargs: dict[str
         ) from error
 
 
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError("backbone.library=timm needs the timm package, install it: pip install timm") from error
-    return timm
-
-
 def _timm_names(name: str) -> list[str]:
     """Return the tags of the weights that timm has for `name`."""
-    timm = _timm()
+    import timm  # which only its own backbones need: it takes a second
+
     known = timm.list_models()
     architecture = str(name).partition(".")[0]
     if architecture not in known:
@@ -241,7 +234,8 @@ def _build_timm(
 
     With `fix_size`, a model for any image size is built for one, since its forward could not be traced otherwise.
     """
-    timm = _timm()
+    import timm
+
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
     fixed = {"img_size": size} if size and timm.get_pretrained_cfg(full).fixed_input_size else {}
     own = {"model_name": full, "pretrained": weights is not None}
