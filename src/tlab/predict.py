@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +14,9 @@ from tlab.core.errors import UserError
 from tlab.core.text import few
 
 log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
+    from tlab.runs.trained_model import Prediction
 
 
 def predict(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -28,18 +31,11 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: The run or the input is missing, or the input holds no image.
     """
-    import torch
-
     from tlab.core.memory import naming_batch_size
-    from tlab.data.augment.evaluation import evaluation_transform
-    from tlab.data.image_batches import ImageBatches
-    from tlab.data.loader import make_loader
-    from tlab.data.sampler import SequentialSampler
-    from tlab.data.sources.folder import Sample
     from tlab.data.sources.scan import image_files
     from tlab.data.sources.verify import by_reason, check_files, unreadable
-    from tlab.models.autotune.precision import autocast, find_accelerator
     from tlab.runs.load import load_trained
+    from tlab.runs.trained_model import TrainedModel
 
     check_values(cfg, PredictConfig)
     quiet()
@@ -51,6 +47,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     if not files:
         raise UserError(f"input={source} holds no image file; {remedy}")
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
+    model = TrainedModel(trained, cfg.accelerator, cfg.precision)
     options = replace(trained.decode_options, truncated=True)
     if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:
         options = replace(options, max_megapixels=limit)
@@ -66,35 +63,20 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         names = few(path.relative_to(base).as_posix() for path in cut)
         log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
     readable = [path for path in files if path not in broken]
-    images = ImageBatches(
-        [Sample(str(path), 0) for path in readable],
-        finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
-        image_size=trained.image_size,
-        decode_options=options,
-    )
-    keys = SequentialSampler(len(images))
-    batch_size = cfg.batch_size or trained.config.data.batch_size
-    loader = make_loader(images, keys, batch_size, cfg.num_workers)
-    device = torch.device(find_accelerator(cfg.accelerator))
-    module = trained.module.to(device)
+    batch_size = cfg.batch_size or model.trained.config.data.batch_size
+    loader = model.loader(readable, options, batch_size, cfg.num_workers)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
-    with (
-        naming_batch_size(batch_size),
-        torch.inference_mode(),
-        autocast(device, cfg.precision or trained.precision),
-    ):
-        for batch in loader:
-            for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
-                rows[readable[index]] |= _row(p, trained.classes)
+    with naming_batch_size(batch_size):
+        for index, p in model.probabilities(loader):
+            rows[readable[index]] |= _row(model.prediction(p))
     for path, reason in reasons.items():
         rows[path]["reason"] = reason
     return list(rows.values())
 
 
-def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
-    best = int(probabilities.argmax())
-    shares = {f"p({name})": f"{float(p):.6f}" for name, p in zip(classes, probabilities, strict=True)}
-    return {"prediction": classes[best], "probability": f"{float(probabilities[best]):.6f}", **shares}
+def _row(prediction: "Prediction") -> dict[str, str]:
+    shares = {f"p({name})": f"{p:.6f}" for name, p in prediction.probabilities.items()}
+    return {"prediction": prediction.label, "probability": f"{prediction.probability:.6f}", **shares}
 
 
 def run(cfg: DictConfig) -> None:

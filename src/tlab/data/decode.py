@@ -177,7 +177,7 @@ def decode_bytes(
     """
     with _reasons(path, content):
         image, deep, _ = _load(path, content, draft, least_side, options)
-        upright = _upright_rgb(image, options.levels, _low_bytes(content, deep, options.levels))
+        upright = upright_rgb(image, options.levels, _low_bytes(content, deep, options.levels))
         upright.format = image.format
         return upright
 
@@ -196,7 +196,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
     with _reasons(path, content):
         image, deep, whole = _load(path, content, True, None, options)
-        _upright_rgb(image, options.levels)  # which finds other faults
+        upright_rgb(image, options.levels)  # which finds other faults
         samples = None
         if _is_deep_gray(image):
             samples = sample_range(np.asarray(image))
@@ -379,7 +379,9 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
 
 
-def _upright_rgb(image: Image.Image, levels: Levels, low_HWC: np.ndarray | None = None) -> Image.Image:
+def upright_rgb(
+    image: Image.Image, levels: Levels = DEFAULTS.levels, low_HWC: np.ndarray | None = None
+) -> Image.Image:
     """Convert a loaded image of any mode to upright RGB, transparency on white.
 
     Args:
