@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
@@ -155,17 +156,21 @@ def build_module(
     """
     from tlab.models.autotune.compiled import CompiledTraining
     from tlab.models.module import ImageClassifier
+    from tlab.runs.load import build_loss
 
+    counts = data.class_counts()
+    mixes = any(data.training_images(phase.key).mixing is not None for phase in plan.phases)
+    loss, weights = build_loss(cfg, data.classes, counts, mixes)
     groups = {phase.trained for phase in plan.phases if phase.name in compiled}
     batch = batch_size(cfg, len(data.index.splits["train"]))
     return ImageClassifier(
         net,
         data.classes,
         optimizer=build_optimizer(cfg, precision),
-        label_smoothing=cfg.loss.label_smoothing,
-        class_weights=data.class_weights() if cfg.data.class_weights else None,
+        loss=loss,
+        class_weights=weights,
         channels_last=cfg.trainer.channels_last,
-        about={"config": config, **preprocessing(cfg, net, precision)},
+        about={"config": config, "class_counts": counts.tolist(), **preprocessing(cfg, net, precision)},
         training_net=CompiledTraining(net, groups, batch) if groups else None,
     )
 
@@ -183,27 +188,28 @@ def build_trainer(
     from tlab.runs.checkpoints import AtomicCheckpointIO
 
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
-    return L.Trainer(
-        accelerator=find_accelerator(cfg.trainer.accelerator),
-        devices=cfg.trainer.devices,
-        num_nodes=cfg.trainer.num_nodes,
-        strategy=PhasedDDP() if several else "auto",
-        sync_batchnorm=cfg.trainer.sync_batchnorm,
-        precision=precision,
-        max_epochs=plan.epochs,
-        logger=list(instantiate(cfg.logger, _convert_="all").values()),
-        callbacks=callbacks,
-        # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
-        plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
-        gradient_clip_val=cfg.trainer.gradient_clip_val,
-        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
-        limit_train_batches=cfg.trainer.limit_train_batches,
-        limit_val_batches=cfg.trainer.limit_val_batches,
-        limit_test_batches=cfg.trainer.limit_test_batches,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=run.path,
-    )
+    with refusals_told():
+        return L.Trainer(
+            accelerator=find_accelerator(cfg.trainer.accelerator),
+            devices=cfg.trainer.devices,
+            num_nodes=cfg.trainer.num_nodes,
+            strategy=PhasedDDP() if several else "auto",
+            sync_batchnorm=cfg.trainer.sync_batchnorm,
+            precision=precision,
+            max_epochs=plan.epochs,
+            logger=list(instantiate(cfg.logger, _convert_="all").values()),
+            callbacks=callbacks,
+            # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
+            plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
+            gradient_clip_val=cfg.trainer.gradient_clip_val,
+            accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+            limit_train_batches=cfg.trainer.limit_train_batches,
+            limit_val_batches=cfg.trainer.limit_val_batches,
+            limit_test_batches=cfg.trainer.limit_test_batches,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run.path,
+        )
