@@ -104,12 +104,9 @@ class Warming(torch.nn.Module):
 
 VARIANTS = {
     "cosine": ("scheduler=cosine", "loss=focal"),
-    "plateau": ("scheduler=plateau",),
-    "own": (
-        "loss._target_=test_resume.Warming",
-        "~loss.label_smoothing",
+    "plateau": (
+        *("scheduler=plateau", "loss._target_=test_resume.Warming", "~loss.label_smoothing"),
         "callbacks.steps._target_=test_resume.Steps",
-        "find_lr=true",
     ),
 }
 
@@ -136,7 +133,7 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     assert saves == list(range(1, crash + 1))
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "run", whole_runs[scheduler])
-    if scheduler == "own":
+    if scheduler == "plateau":
         last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
         assert last["callbacks"]["Steps"] == {"seen": 9}
         assert last["state_dict"]["loss.steps"] == 9
