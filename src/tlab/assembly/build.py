@@ -175,6 +175,7 @@ def build_module(
     )
 
 
+@refusals_told()
 def build_trainer(
     cfg: DictConfig, run: "RunDirectory", precision: "Precision", plan: "Plan", callbacks: list["L.Callback"]
 ) -> "L.Trainer":
@@ -188,28 +189,27 @@ def build_trainer(
     from tlab.runs.checkpoints import AtomicCheckpointIO
 
     several = cfg.trainer.devices * cfg.trainer.num_nodes > 1
-    with refusals_told():
-        return L.Trainer(
-            accelerator=find_accelerator(cfg.trainer.accelerator),
-            devices=cfg.trainer.devices,
-            num_nodes=cfg.trainer.num_nodes,
-            strategy=PhasedDDP() if several else "auto",
-            sync_batchnorm=cfg.trainer.sync_batchnorm,
-            precision=precision,
-            max_epochs=plan.epochs,
-            logger=list(instantiate(cfg.logger, _convert_="all").values()),
-            callbacks=callbacks,
-            # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
-            plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
-            gradient_clip_val=cfg.trainer.gradient_clip_val,
-            accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
-            limit_train_batches=cfg.trainer.limit_train_batches,
-            limit_val_batches=cfg.trainer.limit_val_batches,
-            limit_test_batches=cfg.trainer.limit_test_batches,
-            num_sanity_val_steps=0,
-            log_every_n_steps=10,
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=run.path,
-        )
+    return L.Trainer(
+        accelerator=find_accelerator(cfg.trainer.accelerator),
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=PhasedDDP() if several else "auto",
+        sync_batchnorm=cfg.trainer.sync_batchnorm,
+        precision=precision,
+        max_epochs=plan.epochs,
+        logger=list(instantiate(cfg.logger, _convert_="all").values()),
+        callbacks=callbacks,
+        # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
+        plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        limit_val_batches=cfg.trainer.limit_val_batches,
+        limit_test_batches=cfg.trainer.limit_test_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )
