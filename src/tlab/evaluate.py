@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
     check_values(cfg, EvaluateConfig)
     quiet()
-    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
+    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")), with_loss=True)
     config = trained.config
     exclude = cfg.data.get("exclude") or []
     exclude = list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []

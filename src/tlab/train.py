@@ -32,6 +32,7 @@ from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
+from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
     from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
+    from tlab.finetuning import RunState
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
@@ -144,7 +146,7 @@ def fit(
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        carry_out(trainer, module, data, state, checkpoint)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
@@ -153,6 +155,28 @@ def fit(
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
+
+
+def carry_out(
+    trainer: "L.Trainer",
+    module: "ImageClassifier",
+    data: "ImageDataModule",
+    state: "RunState",
+    checkpoint: Path | None,
+) -> None:
+    """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
+
+    Raises:
+        UserError: Lightning refuses a callback, or one has ended training before the first epoch was over.
+    """
+    from tlab.assembly.callbacks import refusals_told
+
+    with refusals_told():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not state.rows:
+        raise UserError("callbacks: one of them ends training before the first epoch is over; leave it out")
+    if trainer.should_stop and not state.in_last_phase:
+        log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
@@ -186,17 +187,21 @@ def build_module(
     """
     from tlab.models.autotune.compiled import CompiledTraining
     from tlab.models.module import ImageClassifier
+    from tlab.runs.load import build_loss
 
+    counts = data.class_counts()
+    mixes = any(data.training_images(phase.key).mixing is not None for phase in plan.phases)
+    loss, weights = build_loss(cfg, data.classes, counts, mixes)
     groups = {phase.trained for phase in plan.phases if phase.name in compiled}
     batch = batch_size(cfg, len(data.index.splits["train"]))
     return ImageClassifier(
         net,
         data.classes,
         optimizer=build_optimizer(cfg, precision),
-        label_smoothing=cfg.loss.label_smoothing,
-        class_weights=data.class_weights() if cfg.data.class_weights else None,
+        loss=loss,
+        class_weights=weights,
         channels_last=cfg.trainer.channels_last,
-        about={"config": config, **preprocessing(cfg, data, net, precision)},
+        about={"config": config, "class_counts": counts.tolist(), **preprocessing(cfg, data, net, precision)},
         training_net=CompiledTraining(net, groups, batch) if groups else None,
     )
 
@@ -212,6 +217,7 @@ def build_loggers(cfg: DictConfig) -> "list[Logger]":
     return [outlasted(logger, name) for name, logger in instantiate(cfg.logger, _convert_="all").items()]
 
 
+@refusals_told()
 def build_trainer(
     cfg: DictConfig,
     run: "RunDirectory",

@@ -56,7 +56,7 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
         choices: Config group -> choice, where known; another group is shown by its content.
     """
     shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
-    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "optimizer", "scheduler")}
+    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "loss", "optimizer", "scheduler")}
     held["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
     held["finetune"] = " ".join(cfg.finetune.phases)
     shown |= {group: choices.get(group, text) for group, text in held.items()}

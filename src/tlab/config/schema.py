@@ -270,9 +270,13 @@ class FeaturesConfig:
 
 @dataclass
 class LossConfig:
-    """The training loss."""
+    """Keys of tlab's losses."""
 
-    label_smoothing: float = key(0.0, "share of each target that is spread over all classes", least=0, most=0.99)
+    label_smoothing: float = key(
+        0.0, "share of each target that is spread over all classes, in training", least=0, most=0.99
+    )
+    gamma: float = key(MISSING, "loss=focal: how much less the images count whose answer is certain", least=0)
+    tau: float = key(MISSING, "loss=logit_adjusted: strength; 1 is for the mean accuracy over classes", least=0)
 
 
 @dataclass
@@ -310,7 +314,12 @@ class TrainConfig:
     logger: dict[str, Any] = key(MISSING, "what takes the logged values, by name")
     experiment: Any = key(None, "a recipe: settings of many keys in one file")
     features: FeaturesConfig = key(FeaturesConfig)
-    loss: LossConfig = key(LossConfig)
+    loss: dict[str, Any] = key(
+        MISSING, "what trains, and val/loss; each choice has its own keys", below=(LossConfig,)
+    )
+    callbacks: dict[str, Any] = key(
+        _open_mapping, "further ones of Lightning or your own, by name: {mine: {_target_: module.Class}}"
+    )
     checkpoint: CheckpointConfig = key(CheckpointConfig)
     dashboards: DashboardsConfig = key(DashboardsConfig)
     baseline: dict[str, list[str]] = key(dict, "runs to compare with: name -> overrides (see experiment/demo.yaml)")

@@ -40,6 +40,14 @@ def check(cfg: DictConfig) -> None:
             "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
             "stage by stage and the digests that prove it need them whole; take trainer=ddp"
         )
+    if not OmegaConf.is_dict(cfg.loss) or not isinstance(cfg.loss.get("_target_"), str):
+        raise UserError("loss has no _target_ that builds it; choose loss=cross_entropy, or give your file one")
+    for name, node in cfg.callbacks.items():
+        if node is not None and not OmegaConf.is_dict(node):
+            raise UserError(
+                f"callbacks.{name}={node} says not how to build one; give for example "
+                f"'callbacks.{name}={{_target_: lightning.pytorch.callbacks.Timer, duration: {{hours: 1}}}}'"
+            )
     check_values(cfg, TrainConfig)
     if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
         raise UserError(

@@ -177,9 +177,8 @@ class ImageDataModule(L.LightningDataModule):
         return torch.bincount(labels, minlength=self.num_classes)
 
     def class_weights(self) -> Tensor:
-        """Return N / (K * N_k) for each class k: K, float32. Over the training images their mean is 1."""
-        counts = self.class_counts()
-        return counts.sum() / (len(counts) * counts.float())
+        """Return the weights of the training images' classes, see the function `class_weights`."""
+        return class_weights(self.class_counts())
 
     def mean_std(self) -> tuple[RGB, RGB]:
         """Return mean and standard deviation per channel of the training pixels, in 0..1.
@@ -298,6 +297,11 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             decode_options=self.decode_options,
         )
+
+
+def class_weights(counts: Tensor) -> Tensor:
+    """Return N / (K * N_k) for each class k of N_k images: K, float32. Over the images their mean is 1."""
+    return counts.sum() / (len(counts) * counts.float())
 
 
 def _count(broken: list[Unreadable]) -> str:

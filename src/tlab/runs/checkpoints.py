@@ -1,12 +1,14 @@
 """The callbacks that write a run's checkpoints, and the I/O that makes each write atomic."""
 
 import copy
+import io
 import logging
 import os
+import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,6 +19,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from tlab.core.error_messages import one_line
+from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
 from tlab.core.nested import leaves
 from tlab.finetuning.run_state import RunState
@@ -47,7 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._best: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`, which holds either its old or its new content at any moment."""
+        """Write `checkpoint` to `path`, which holds either its old or its new content at any moment.
+
+        Raises:
+            UserError: The state of a callback could not be read again.
+        """
+        check_states(checkpoint.get("callbacks", {}))
         if Path(path) == self.run.best:
             frozen = self.frozen()  # does not change until the phase ends, as the rest does in the next step
             self._best = on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
@@ -69,6 +78,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Return what a checkpoint holds; no code in it is run, whatever Lightning or the environment says."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def check_states(states: Mapping[str, Any]) -> None:
+    """Refuse states of callbacks that a resumed run could not read: a checkpoint is plain data, and runs no code.
+
+    Raises:
+        UserError: A state holds anything but numbers, texts, lists, dicts and tensors.
+    """
+    for name, state in states.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(state, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # pickle raises many kinds
+            odd = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's text has the name in its middle
+            raise UserError(
+                f"callbacks: the state_dict of {name} cannot be read from a checkpoint again "
+                f"({odd[1] if odd else one_line(error)}); let it return numbers, texts, lists, dicts and tensors"
+            ) from error
 
 
 def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:
