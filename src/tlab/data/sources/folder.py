@@ -291,15 +291,17 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
     others = sum((inner.others for place in used for inner in place.filled), Counter[str]())
     remarks = {
-        "the images are taken from the only folder with any": layout.base.path and f"{layout.base.path}/",
-        "taken for classes, since there are no train folder and its class folders": numbered(layout.as_classes),
-        "not used, since no folder in it is one of the classes": numbered(layout.unlabelled),
-        "not used, since they lie beside the split folders": numbered(layout.beside),
-        "not used, since no class folder holds them": f"{len(loose)} images ({few(loose)})" if loose else "",
-        "no classes, since they hold no image": few(empty),
-        "not used, since their extensions are not those of images": extensions(others),
+        "All images below {} are in its only folder with any": layout.base.path and f"{layout.base.path}/",
+        "Taken for classes below {}, since splits need a train folder with class folders": numbered(
+            layout.as_classes
+        ),
+        "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
+        "Not used below {}, since it lies beside the split folders": numbered(layout.beside),
+        "Not used below {}, since they are in no class folder": f"{len(loose)} images ({few(loose)})" * bool(loose),
+        "No class below {}, since it holds no image": few(empty),
+        "Not used below {}, since their extensions are not those of images": extensions(others),
     }
-    return [f"Below {root} {what}: {names}." for what, names in remarks.items() if names]
+    return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
 
 
 def _is_empty_split(folder: Folder) -> bool:
