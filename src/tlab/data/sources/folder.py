@@ -1,15 +1,19 @@
 """Index of image files by class and split, read from class folders."""
 
+import glob
+import json
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import few
+from tlab.core.text import counted, few
 from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
 from tlab.data.sources.split import check_fractions, split_classes
 
@@ -66,21 +70,25 @@ class ImageIndex:
         """Return the index without these files.
 
         Raises:
-            UserError: There are train and val, and a class has no image left in one of them.
+            UserError: There are train and val, and a class has no image left in train, or val has none at all.
         """
         if not paths:
             return self
         gone = set(map(str, paths))
         kept = {split: tuple(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
-        for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
-            labels = {sample.label for sample in kept[split]}
-            empty = [name for label, name in enumerate(self.classes) if label not in labels]
-            if empty:
+        issues = []
+        for split in kept if {"train", "val"} <= kept.keys() else ():
+            had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
+            empty = [self.classes[label] for label in sorted(had - has)]
+            if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    "files listed as unreadable, add images, or leave the class out with data.exclude."
+                    f"files listed as unreadable, add images, or leave out what is empty with {excluding(empty)}."
                 )
-        return replace(self, splits={split: samples for split, samples in kept.items() if samples})
+            if empty:
+                issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
+        splits = {split: samples for split, samples in kept.items() if samples}
+        return replace(self, splits=splits, issues=(*self.issues, *issues))
 
 
 def folder_index(
@@ -89,6 +97,7 @@ def folder_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
 ) -> ImageIndex:
     """Index a folder of class folders.
 
@@ -101,7 +110,9 @@ def folder_index(
         val_fraction: Share of the validation split, in (0, 1).
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
-        exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
+        exclude: Glob patterns of files and folders to leave out, relative to `root`, or of class names
+            (`scan.Exclude`).
+        min_images: Least number of images of a class below train; classes with fewer are left out. None keeps all.
 
     Raises:
         UserError: The folder, a class or a fraction cannot be used.
@@ -120,7 +131,8 @@ def folder_index(
         issues.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
     for split, files in found.items():
         _check_files(base, folders[split], files)
-    return build_index(base, found, val_fraction, test_fraction, seed, (*issues, *left_out.issues()))
+    issues += left_out.issues()
+    return build_index(base, found, val_fraction, test_fraction, seed, issues, min_images)
 
 
 def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
@@ -175,8 +187,9 @@ def build_index(
     test_fraction: float,
     seed: int,
     issues: Iterable[str],
+    min_images: int | None = None,
 ) -> ImageIndex:
-    """Build an index: split off what is missing, and check that the splits agree on the classes.
+    """Build an index: leave out rare classes, split off what is missing, and check the classes of the splits.
 
     Args:
         root: Absolute path of the data.
@@ -185,24 +198,53 @@ def build_index(
         test_fraction: Share of the test split, if `found` has no "test".
         seed: Seed of the split.
         issues: Sentences to keep with the index.
+        min_images: Least number of images of a class in train, before anything is split off; None keeps all.
     """
-    train = found["train"]
+    check_value("data.min_images", min_images)
+    rare = {name: files for name, files in found["train"].items() if len(files) < (min_images or 0)}
+    splits = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
+    train, remarks = splits["train"], [*issues]
+    if rare:
+        remarks.append(
+            f"data.min_images={min_images} leaves out {counted(rare, 'class', 'classes')} of fewer images: "
+            f"{_sizes(rare)}."
+        )
     if len(train) < 2:
         only = f"only one class ({next(iter(train))!r})" if train else "no class"
-        raise UserError(f"{root} holds {only}: a classifier needs one folder for each of at least two classes.")
+        kept = f" of at least data.min_images={min_images} images" if rare else ""
+        raise UserError(f"{root} holds {only}{kept}: a classifier needs images of at least two classes.")
     val = None if "val" in found else val_fraction
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
-    splits = {**found} | (split_classes(train, val, test, seed) if val or test else {})
-    for one, other, kind in (("val", "train", "train"), ("test", "train", "train"), ("train", "val", "validation")):
-        if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
-            raise UserError(
-                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {kind} "
-                "images, correct the folder's name, or leave it out with data.exclude."
+    if val or test:
+        parts = split_classes(train, val, test, seed)
+        splits |= parts
+        if lone := {name: files for name, files in train.items() if len(files) < len(parts)}:
+            remarks.append(
+                f"{counted(lone, 'class has', 'classes have')} too few images to be split into "
+                f"{' and '.join(parts)}, so all of them are trained on and none is measured: {_sizes(lone)}; "
+                f"data.min_images={len(parts)} leaves such classes out."
             )
-    missing = sorted(set(train) - set(splits.get("test", train)))
-    thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
-    return unsplit_index(root, splits, (*issues, *thin))
+    for split in ("val", "test"):
+        given = found.get(split, {}).keys() - rare
+        if alone := sorted(given - train.keys()):
+            raise UserError(
+                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
+                f"correct the folder's name, or leave it out with {excluding(alone)}."
+            )
+        if split in found and (missing := sorted(train.keys() - given)):
+            way_out = f"; {excluding(missing)} leaves out what has none" if len(missing) <= 10 else ""
+            remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
+    return unsplit_index(root, splits, remarks)
+
+
+def excluding(names: Iterable[str]) -> str:
+    """Return the argument that leaves out these classes, files or folders, quoted for a shell."""
+    return shlex.quote(f"data.exclude={json.dumps([*map(glob.escape, names)], ensure_ascii=False)}")
+
+
+def _sizes(classes: Files) -> str:
+    return few(f"{name} ({len(files)})" for name, files in classes.items())
 
 
 def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
@@ -225,7 +267,7 @@ def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
     classes: Files = {}
     for name in subfolders(root / folder):
         below = f"{folder}/{name}".lstrip("/")
-        if not exclude.folder(below):
+        if not (exclude.folder(below) or exclude.folder(name)):  # as a folder, or as a class of any split
             files = (f"{below}/{file}" for file in image_files(root / below, below, exclude))
             classes.setdefault(nfc(name), []).extend(files)
     return classes
