@@ -1,5 +1,7 @@
 """Human-readable text: lists of names, durations, paths."""
 
+import re
+import shlex
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -27,3 +29,15 @@ def short_path(path: Path) -> Path:
     """Return `path` relative to the current directory if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def shell_word(text: str) -> str:
+    """Return `text` as a word of bash; control characters and undecodable bytes of file names are escaped."""
+    if not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", text):
+        return shlex.quote(text)
+    escaped = re.sub(r"[\\']", r"\\\g<0>", text)
+    return f"$'{re.sub(r'[^ -~]', _escaped_bytes, escaped)}'"
+
+
+def _escaped_bytes(character: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character[0].encode("utf-8", "surrogateescape"))

@@ -1,15 +1,13 @@
 """Index of image files by class and split, read from class folders."""
 
-import glob
-import json
 import os
-import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from tlab.config.overrides import exclude_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
@@ -83,7 +81,8 @@ class ImageIndex:
             if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    f"files listed as unreadable, add images, or leave out what is empty with {excluding(empty)}."
+                    "files listed as unreadable, add images, or leave out what is empty with "
+                    f"{exclude_argument(empty)}."
                 )
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
@@ -230,17 +229,12 @@ def build_index(
         if alone := sorted(given - train.keys()):
             raise UserError(
                 f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
-                f"correct the folder's name, or leave it out with {excluding(alone)}."
+                f"correct the folder's name, or leave it out with {exclude_argument(alone)}."
             )
         if split in found and (missing := sorted(train.keys() - given)):
-            way_out = f"; {excluding(missing)} leaves out what has none" if len(missing) <= 10 else ""
+            way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
             remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
     return unsplit_index(root, splits, remarks)
-
-
-def excluding(names: Iterable[str]) -> str:
-    """Return the argument that leaves out these classes, files or folders, quoted for a shell."""
-    return shlex.quote(f"data.exclude={json.dumps([*map(glob.escape, names)], ensure_ascii=False)}")
 
 
 def _sizes(classes: Files) -> str:
