@@ -39,7 +39,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     limit_spinning()  # this and the next before torch is imported
     defer_heavy_imports()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `user_message` prints
-    sys.argv[1:] = arguments = tidy(sys.argv[1:])
+    sys.argv[1:] = arguments = tidy(sys.argv[1:], config_name)
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
     task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
     try:

@@ -208,7 +208,7 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
     try:
-        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:])))
+        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
     except UserError as error:
         exit_with_error(str(error))
     run_command(run, "tune")

@@ -73,7 +73,7 @@ def test_help_lists_the_keys_with_their_meanings(command):
         ("evaluate", "num_workers=1.5", "num_workers has the wrong type"),
         ("predict", "num_workers=two", "num_workers has the wrong type"),
         ("predict", "batches=1", "batches is not a key of the configuration, did you mean batch_size"),
-        ("compare", "sweep=[a]", "sweep has the wrong type"),
+        ("compare", "monitor=[a]", "monitor has the wrong type"),
         ("compare", "debug=maybe", "debug has the wrong type"),
         ("tune", "worker=first", "worker has the wrong type"),
     ],

@@ -15,7 +15,8 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config import schema
-from tlab.config.overrides import named_choices, names_choices, of_keys, run_name
+from tlab.config.hydra_syntax import read_any_letters
+from tlab.config.overrides import named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import typed
 from tlab.core.errors import UserError
 
@@ -38,10 +39,11 @@ def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bo
         config_name: Name of the primary YAML file, without extension.
         with_hydra: Keep the node `hydra`, which has the groups' choices.
     """
+    overrides = tidy(overrides, config_name, sweep=False)
     prepare_hydra(overrides)
     begun = GlobalHydra.instance().is_initialized()
     with nullcontext() if begun else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides), with_hydra)
+        return hydra.compose(config_name, overrides, with_hydra)
 
 
 def prepare_hydra(overrides: Sequence[str]) -> None:
@@ -50,6 +52,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     Raises:
         UserError: A group's choice is not a name.
     """
+    read_any_letters()
     schema.register()
     ignore_schema_warnings()
     keep_own_presets()

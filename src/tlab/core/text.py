@@ -1,6 +1,8 @@
 """Human-readable text: lists of names, durations, paths."""
 
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 
@@ -8,6 +10,11 @@ def few(names: Iterable[str], most: int = 3) -> str:
     """Return the first names, `most` of them, and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def counted(things: Collection[object], one: str, several: str) -> str:
+    """Return the number of things with their noun: `1 class`, `1,200 classes`."""
+    return f"{len(things):,} {one if len(things) == 1 else several}"
 
 
 def duration(seconds: float) -> str:
@@ -22,3 +29,15 @@ def short_path(path: Path) -> Path:
     """Return `path` relative to the current directory if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def shell_word(text: str) -> str:
+    """Return `text` as a word of bash; control characters and undecodable bytes of file names are escaped."""
+    if not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", text):
+        return shlex.quote(text)
+    escaped = re.sub(r"[\\']", r"\\\g<0>", text)
+    return f"$'{re.sub(r'[^ -~]', _escaped_bytes, escaped)}'"
+
+
+def _escaped_bytes(character: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character[0].encode("utf-8", "surrogateescape"))

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tlab.config.hydra import keep_own_presets
+from tlab.config.hydra_syntax import read_any_letters
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.progress import printing_to
@@ -57,6 +58,7 @@ class RemoteJob:
         os.chdir(self.folder)
         Singleton.set_state(self.registered)
         keep_own_presets()
+        read_any_letters()
         setup_globals()
         config = self.compose()
         run = _directory(config)

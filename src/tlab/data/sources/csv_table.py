@@ -22,6 +22,7 @@ def csv_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
 ) -> ImageIndex:
     """Index the images that a table labels; other images in the folder are not used.
 
@@ -37,6 +38,7 @@ def csv_index(
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
         exclude: Glob patterns, relative to `root`, of files to leave out.
+        min_images: Least number of images of a class; classes with fewer are left out. None keeps all.
 
     Raises:
         UserError: The table or the folder cannot be used, or a labeled image is missing.
@@ -73,7 +75,7 @@ def csv_index(
     issues += left_out.issues()
     if val_fraction is None:
         return unsplit_index(base, {UNSPLIT: files}, issues)
-    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, issues)
+    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, issues, min_images)
 
 
 def _read(table: Path, image_column: str, label_column: str) -> tuple[list[tuple[str, str]], int]:
