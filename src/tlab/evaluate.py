@@ -33,6 +33,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning.pytorch as L
 
+    from tlab.core.memory import naming_batch_size
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 
@@ -49,11 +50,14 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
     elif config.data.module.source._target_.endswith("folder_index"):
         config.data.module.source.nested = True  # the run was trained on these folders
-    config.data.unreadable = "skip"  # they are named and counted
+    if config.data.get("unreadable") != "read":
+        config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
     with blamed_on(trained.checkpoint):
         data = instantiate(config.data.module, augment=None, mix=None)
+        data.levels = trained.decode_options.levels
+        data.max_megapixels = cfg.data.get("max_megapixels") or data.max_megapixels
         source = data.source
         data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
         data.setup()
@@ -74,7 +78,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
+    with naming_batch_size(config.data.batch_size):
+        (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
     return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
@@ -130,9 +135,11 @@ def run(cfg: DictConfig) -> None:
     """Evaluate, print, and write the metrics where they are wanted."""
     from rich.console import Console
 
-    from tlab.core.files import write_text
+    from tlab.core.files import check_writable, write_text
     from tlab.dashboards.summary_table import print_metrics
 
+    if cfg.output is not None:
+        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)
     if cfg.output is not None:

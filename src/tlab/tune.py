@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
-from tlab.config.hydra import compose, conf_dir
+from tlab.config.hydra import compose, conf_dir, config_dirs
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
@@ -24,8 +24,9 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
+from tlab.core.text import print_whatever_comes
 from tlab.search.command_line import gather
-from tlab.search.commands import config_dirs, default_directory, resume_command
+from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
 from tlab.search.study import (
     STUDY_FILE,
@@ -207,6 +208,7 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
+    print_whatever_comes()
     try:
         sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
     except UserError as error:

@@ -2,8 +2,10 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import SHARED, jpeg, picture
+from PIL import Image
 
 from tlab.data import progress_bar
 from tlab.data.decode import DecodeError, decode
@@ -27,9 +29,9 @@ def examined(monkeypatch) -> list[Path]:
     seen: list[Path] = []
     true = verify.examine
 
-    def spy(path):
+    def spy(path, *limit):
         seen.append(path)
-        return true(path)
+        return true(path, *limit)
 
     monkeypatch.setattr(verify, "examine", spy)
     return seen
@@ -73,6 +75,28 @@ def test_second_check_only_looks_at_what_changed(odd_folder, examined):
     second = check_files(root, files(root))
     assert sorted(examined) == sorted([mended, broken, touched])
     assert (second[mended].reason, second[broken].reason[:9]) == ("", "truncated")
+
+
+def test_a_file_rewritten_with_its_size_and_time_is_looked_at_again(tmp_path, examined):
+    """As by exiftool -P, which corrects an orientation and keeps the time."""
+    file = tmp_path / "0.bmp"
+    for number in range(2):
+        picture(number).save(file)
+        os.utime(file, (1, 1))
+        (verdict,) = check_files(tmp_path, [file]).values()
+        assert verdict.digest
+    assert examined == [file, file]
+
+
+def test_a_limit_of_its_own_leaves_other_results_alone(tmp_path, examined):
+    picture(0, (200, 150)).save(tmp_path / "0.png")
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(tmp_path / "1.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    for limit, broken in ((179, 0), (0.02, 1), (179, 0), (0.02, 1)):
+        verdicts = check_files(tmp_path, paths, limit)
+        assert len(unreadable(verdicts)) == broken
+        assert verdicts[paths[1]].samples == ("integers", 0, 1199)
+    assert len(examined) == 4
 
 
 def test_folders_that_change_their_names_are_read_again(tmp_path):

@@ -1,6 +1,7 @@
 """Two commands in one second: each has a directory of its own, whatever its name is made of."""
 
 import hydra
+import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from tlab.config.hydra import conf_dir, prepare_hydra
@@ -22,3 +23,27 @@ def test_two_runs_of_the_same_second_have_two_directories(tmp_path, monkeypatch)
     assert claimed[0] != claimed[1]
     assert all((tmp_path / path).is_dir() and "_resnet18_lp_ft" in path for path in claimed)
     assert HydraConfig.instance().cfg is None
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "said"),
+    [
+        ("hydra.run.dir", "file/${now:%Y-%m-%d_%H-%M-%S}", "tlab: file cannot be written"),
+        ("hydra.run.dir", "file/mine", "tlab: file/mine cannot be written"),
+        ("dir", "file/study", "tlab: file/study cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written_ends_the_command(tmp_path, monkeypatch, capsys, key, place, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    HydraConfig.instance().cfg = None
+    prepare_hydra([])
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("train", ["data.root=photos"], return_hydra_config=True)
+    config.hydra.run.dir = place
+    with pytest.raises(SystemExit) as end:
+        ClaimRunDirectory(key).on_run_start(config)
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert f"{key}=DIR" in printed

@@ -20,6 +20,7 @@ from tlab.config.overrides import named_choices, names_choices, of_keys, run_nam
 from tlab.config.validation import typed
 from tlab.core.errors import UserError
 
+CONFIG_DIR = ("--config-dir", "-cd")
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
 
 
@@ -77,6 +78,19 @@ def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     lists = [override.value() for override in of_keys(["hydra.searchpath"], arguments)]
     paths = [str(path).removeprefix("file://") for paths in lists if isinstance(paths, list) for path in paths]
     return [Path(path) for path in (*flags, *paths) if "://" not in path]  # packages (`pkg://`) are left out
+
+
+def config_dirs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
+    found: list[str] = []
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        if argument in CONFIG_DIR:
+            found = [argument, following, *found]  # flags before overrides, as Hydra takes them
+        elif argument.startswith(tuple(f"{flag}=" for flag in CONFIG_DIR)):
+            found = [argument, *found]
+        elif argument.lstrip("+").startswith("hydra.searchpath="):
+            found.append(argument)
+    return found
 
 
 def groups(places: Sequence[Path]) -> set[str]:

@@ -27,7 +27,7 @@ from omegaconf import ListConfig
 from tlab.config import schema
 from tlab.config.hydra_syntax import quote, read, read_any_letters, readable
 from tlab.core.errors import UserError
-from tlab.core.text import shell_word
+from tlab.core.text import as_text, shell_word
 
 LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
@@ -54,6 +54,7 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
         key, equals, value = argument.partition("=")
         if equals and not key.startswith(("-", "~")):
             name = key.lstrip("+")
+            value = value if name in paths else as_text(value)
             several = sweep and name not in NEVER_SWEPT
             value = readable(value, path=name in paths, container=paths.get(name, True), sweep=several)
             argument = f"{key}={value}"
@@ -209,4 +210,4 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

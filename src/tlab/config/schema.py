@@ -101,7 +101,18 @@ class DataConfig:
     )
     min_images: int | None = key(None, "leave out classes with fewer images to train on; null: keep all", least=1)
     normalize: str = key(MISSING, "whose mean and std images get", choices=("backbone", "dataset", "none"))
-    unreadable: str = key(MISSING, "what to do with undecodable files; skip warns", choices=("skip", "error"))
+    unreadable: str = key(
+        MISSING,
+        "what to do with undecodable files; skip warns, read takes those that are cut short but there for the most "
+        "part",
+        choices=("skip", "read", "error"),
+    )
+    bits: Any = key(
+        MISSING,
+        "bits of samples of more than 8 bits; auto: what the training images use",
+        choices=("auto", *range(8, 17)),
+    )
+    max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
     resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))
     crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
     store: str = key(
@@ -316,7 +327,9 @@ class TrainConfig:
         "classes, never refuses it",
         choices=("auto", "never", "anyway"),
     )
-    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it")
+    sweep: str = key(
+        MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it", path=True
+    )
 
 
 @dataclass
@@ -338,7 +351,7 @@ class SamplerConfig:
 class TuneConfig:
     """A hyperparameter search (tlab-tune)."""
 
-    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/")
+    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/", path=True)
     dir: str = key(
         MISSING,
         "the study's folder, by default outputs/tune/NAME; all that use one study must share it, and with it its "
@@ -391,6 +404,14 @@ class OtherDataConfig:
         path=True,
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
+    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+
+
+@dataclass
+class LimitsConfig:
+    """Which images are read."""
+
+    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
 
 
 @dataclass
@@ -409,6 +430,7 @@ class PredictConfig(_ReadConfig):
 
     input: str = key(MISSING, "an image file, or a folder of them (subfolders included)", path=True)
     output: str = key("preds.csv", "path, prediction, probability, and the probability of each class", path=True)
+    data: LimitsConfig = key(LimitsConfig)
 
 
 @dataclass

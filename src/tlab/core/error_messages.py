@@ -10,19 +10,29 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tlab.core.errors import MISTAKEN, UserError
+from tlab.core.errors import FAILED, MISTAKEN, RunFailed, UserError, machine_failure
 
 LONGEST = 200  # characters of another library's error in a line of ours
 
 
-def exit_with_error(message: str) -> NoReturn:
-    """Print one sentence to standard error and exit with code 2."""
+def exit_with_error(message: str, code: int = MISTAKEN) -> NoReturn:
+    """Print one sentence to standard error and exit."""
     print(f"tlab: {message}", file=sys.stderr)
-    sys.exit(MISTAKEN)
+    sys.exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code for an error that has a sentence: 1 where a run failed or the machine refused, else 2."""
+    return FAILED if isinstance(error, RunFailed) or _failure(error) is not None else MISTAKEN
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Tell whether `error` is the user's; a failed instantiation is only if its arguments were refused."""
+    """Tell whether there is a sentence for `error`: a mistake of the user, or what the machine refused.
+
+    A failed instantiation is a mistake only if its arguments were refused.
+    """
+    if _failure(error) is not None:
+        return True
     if isinstance(error, InstantiationException):
         return isinstance(_root_cause(error), UserError | TypeError | ValueError | ImportError | AttributeError)
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
@@ -33,6 +43,8 @@ def user_message(error: BaseException) -> str:
     cause = _root_cause(error) if isinstance(error, InstantiationException) else error
     if isinstance(cause, UserError):
         return str(cause)
+    if (failure := _failure(error)) is not None:
+        return failure
     if isinstance(error, InstantiationException):
         key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
         what = str(cause).strip().split("\n")[0] or type(cause).__name__
@@ -45,6 +57,10 @@ def user_message(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read; write KEY=VALUE, and quote a value with special characters"
     return _configuration_sentence(error)
+
+
+def _failure(error: BaseException) -> str | None:
+    return machine_failure(_root_cause(error) if isinstance(error, InstantiationException) else error)
 
 
 def _configuration_sentence(error: BaseException) -> str:

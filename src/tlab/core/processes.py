@@ -28,6 +28,8 @@ from tlab.core.hardware import limit_threads
 from tlab.core.lazy_imports import INHERITED
 from tlab.core.rendezvous import next_rendezvous, this_node
 from tlab.core.signals import STOPPING
+from tlab.core.standard_streams import outlast_readers
+from tlab.core.text import print_whatever_comes
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -202,7 +204,9 @@ def _process(
         os.setpgid(0, 0)  # Ctrl-C reaches the parent only, which forwards it once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    outlast_readers()
     limit_threads()
+    print_whatever_comes()
     if logs is not None and first_process():
         configure_log(OmegaConf.create(logs[0]), logs[1])
     try:

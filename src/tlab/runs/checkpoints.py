@@ -3,12 +3,13 @@
 import copy
 import logging
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -96,10 +97,41 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint that names no device; it is on the disk when this returns."""
     checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
+    keeping = _KeepingError()
+    try:
+        with path.open("wb") as keeping.file:
+            torch.save(checkpoint, cast(IO[bytes], keeping))  # which needs no more of a file
+            keeping.flush()
+            os.fsync(keeping.file.fileno())
+    except (OSError, RuntimeError) as error:
+        failed = keeping.error or error
+        failed.add_note(f"a checkpoint takes {_size(checkpoint) / 1e6:.1f} MB")
+        raise failed from None
+
+
+class _KeepingError:
+    """A file to write to that keeps the system's error: torch raises one of its own, which does not tell why."""
+
+    file: IO[bytes]
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write `data`."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        self.file.flush()
+
+
+def _size(checkpoint: dict[str, Any]) -> int:
+    """Return the bytes of the tensors in a checkpoint; those that share a storage count once."""
+    tensors = (leaf for _, leaf in leaves(checkpoint) if isinstance(leaf, Tensor))
+    return sum({(storage := x.untyped_storage()).data_ptr(): storage.nbytes() for x in tensors}.values())
 
 
 class LastCheckpoint(Checkpoint):
@@ -155,7 +187,7 @@ class LastCheckpoint(Checkpoint):
                 try:
                     os.link(self.run.last, temporary)  # so that neither is ever missing
                 except OSError:  # a file system without links
-                    temporary.write_bytes(self.run.last.read_bytes())
+                    shutil.copyfile(self.run.last, temporary)
         trainer.save_checkpoint(self.run.last)
         self._saved_at = time.monotonic()
 

@@ -6,15 +6,17 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
+from tlab import __version__
+
 PACKAGES = (
-    *("tlab", "torch", "torchvision", "lightning", "hydra-core"),
+    *("torch", "torchvision", "lightning", "hydra-core"),
     *("omegaconf", "torchmetrics", "timm", "pillow"),
 )
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result can depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "tlab": __version__}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)

@@ -16,6 +16,7 @@ from tlab.config.schema import PRECISIONS
 from tlab.config.validation import check_value
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
+from tlab.data.decode_options import DecodeOptions, levels_from, options_of
 from tlab.models.autotune.precision import Precision
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -35,11 +36,20 @@ class Trained:
     image_size: int  # side in pixels of the images that the network expects
     resize: str  # `crop` or `pad`
     crop_fraction: float  # share of the shorter side that `crop` keeps
+    decode_options: DecodeOptions  # how image files are decoded
     checkpoint: Path
 
 
 def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(type(item) in kinds for item in value)
+
+
+def _are_levels(value: Any) -> bool:
+    try:
+        levels_from(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 # What a checkpoint says about its network besides the configuration, and whether a value is valid.
@@ -50,6 +60,7 @@ TOLD: dict[str, Callable[[Any], bool]] = {
     "crop_fraction": lambda value: type(value) in (int, float) and 0 < value <= 1,
     "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,
     "std": lambda value: _is_list(value, (int, float)) and len(value) == 3 and min(value) > 0,
+    "levels": _are_levels,
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
 }
 
@@ -122,7 +133,8 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
         )
     state_dict, about = _read(path, file)
     config = read_config(about.get("config"), file, trust)
-    check_value("data.batch_size", OmegaConf.select(config, "data.batch_size"))
+    for key in ("data.batch_size", "data.max_megapixels"):
+        check_value(key, OmegaConf.select(config, key))
     with blamed_on(file):
         backbone = instantiate_backbone(config, None, about["image_size"], about)
         head = build_head(config, backbone, len(about["classes"]))
@@ -132,7 +144,8 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
         )
         module.load_state_dict(state_dict)
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
-    return Trained(module.eval(), tuple(about["classes"]), config, **told, checkpoint=file)
+    options = options_of(config.data, levels_from(about.get("levels")))
+    return Trained(module.eval(), tuple(about["classes"]), config, **told, decode_options=options, checkpoint=file)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The command lines that resume a search and repeat a trial."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +13,6 @@ if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial
 
     from tlab.search.study import Study
-
-FLAGS = ("--config-dir", "-cd")
-
-
-def config_dirs(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
-    found: list[str] = []
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if argument in FLAGS:
-            found = [argument, following, *found]  # flags before overrides, as Hydra takes them
-        elif argument.startswith(tuple(f"{flag}=" for flag in FLAGS)):
-            found = [argument, *found]
-        elif argument.lstrip("+").startswith("hydra.searchpath="):
-            found.append(argument)
-    return found
 
 
 def default_directory(name: str) -> Path:

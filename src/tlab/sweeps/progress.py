@@ -156,7 +156,10 @@ def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
 def printing_to(path: Path, show: Callable[[str], object] | None = None) -> Iterator[None]:
     """Write what is printed in the block to the end of a file, and give it to `show`; None: it is printed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, show or sys.stdout.write)):
+    with (
+        path.open("a", encoding="utf-8", errors="tlab") as file,
+        redirect_stdout(_Output(file, show or sys.stdout.write)),
+    ):
         yield
 
 

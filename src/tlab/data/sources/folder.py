@@ -13,7 +13,7 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import counted, few
+from tlab.core.text import as_text, counted, few
 from tlab.data.sources.scan import (
     Exclude,
     Folder,
@@ -72,8 +72,8 @@ class ImageIndex:
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:
-        """Return `path` relative to the root where it lies below it, with forward slashes."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        """Return `path` as text, relative to the root where it lies below it, with forward slashes."""
+        return as_text((path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix())
 
     def with_classes(self, classes: Sequence[str]) -> "ImageIndex":
         """Return the index with labels that are positions in `classes`, which has all names that occur."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
-from tlab.core.text import few
+from tlab.core.text import as_text, few
 
 # Pictures that Pillow may lack a decoder for: they are listed, so that each gets a reason why it cannot be read.
 PICTURES = frozenset(
@@ -61,8 +61,8 @@ def with_decoder(names: Collection[str]) -> list[str]:
 
 
 def nfc(name: str) -> str:
-    """Return `name` in Unicode's composed form, so that folders from macOS sort and split as elsewhere."""
-    return unicodedata.normalize("NFC", name)
+    """Return `name` as text in Unicode's composed form, so that folders sort and split alike on every system."""
+    return unicodedata.normalize("NFC", as_text(name))
 
 
 class Exclude:
