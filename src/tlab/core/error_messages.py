@@ -22,7 +22,7 @@ def exit_with_error(message: str, code: int = MISTAKEN) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code for an error that has a sentence: 1 where a run failed or the machine refused, else 2."""
+    """Return the exit code for an error with a sentence: 1 where a run failed or the machine refused, else 2."""
     return FAILED if isinstance(error, RunFailed) or _failure(error) is not None else MISTAKEN
 
 

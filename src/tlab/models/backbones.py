@@ -237,7 +237,8 @@ def _build_timm(
     import timm
 
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
-    fixed = {"img_size": size} if size and timm.get_pretrained_cfg(full).fixed_input_size else {}
+    cfg: Any = timm.get_pretrained_cfg(full)
+    fixed = {"img_size": size} if size and cfg.fixed_input_size else {}
     own = {"model_name": full, "pretrained": weights is not None}
     try:
         model: Any = build(timm.create_model, name, kwargs, **own, **fixed)
@@ -247,7 +248,6 @@ def _build_timm(
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
-        cfg = timm.get_pretrained_cfg(full)
         wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
         raise UserError(
             f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "

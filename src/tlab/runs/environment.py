@@ -6,20 +6,19 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from tlab import __version__
-
+DISTRIBUTION = "tlab-transfer"  # of the package tlab
 PACKAGES = (
-    *("torch", "torchvision", "lightning", "hydra-core"),
+    *(DISTRIBUTION, "torch", "torchvision", "lightning", "hydra-core"),
     *("omegaconf", "torchmetrics", "timm", "pillow"),
 )
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result can depend on."""
-    found = {"python": platform.python_version(), "tlab": __version__}
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
+            found["tlab" if package == DISTRIBUTION else package] = version(package)
     return found
 
 
