@@ -187,8 +187,6 @@ def test_table_of_labels(table):
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        ("id,label\n0,a\n1,b\n77,b", {}, ["77", "data.images"]),
-        ("id,label\n0,a\n1,b\n0,b", {}, ["'0'", "two labels"]),
         ("image,label\n0,a", {}, ["data.image_column=id", "image, label"]),
         ("id,label\n0,a\n1,a\n2,a", {}, ["one class"]),
         (None, {}, ["data.labels", "no file"]),

@@ -182,13 +182,13 @@ def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str])
 
     Args:
         root: Absolute path of the data.
-        found: Split name -> class name -> POSIX paths relative to `root`.
+        found: Split name -> class name -> POSIX paths relative to `root`, or absolute.
         issues: Sentences to keep with the index.
     """
     classes = tuple(in_class_order({name for files in found.values() for name, paths in files.items() if paths}))
     splits = {
         split: tuple(
-            Sample(f"{root}/{name}", label)
+            Sample(name if name.startswith("/") else f"{root}/{name}", label)
             for label, c in enumerate(classes)
             for name in in_order(found[split].get(c, ()))
         )
