@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
+from tlab.evaluate import evaluate
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
@@ -182,6 +185,25 @@ def test_a_run_from_before_tokens_were_told_apart_stays_as_it_was(compose_run, t
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "whole", tmp_path / "run")
     assert json.loads(record.read_text())["tokens"] == "mixed"
+
+
+def test_a_run_whose_classes_are_sorted_as_text_keeps_their_order(compose_run, photos, tmp_path, monkeypatch):
+    """As earlier versions of tlab sorted numbers."""
+    for split in ("train", "val"):
+        for name, old in zip(("1", "2", "10"), ("blue", "green", "red"), strict=True):
+            shutil.copytree(photos / split / old, tmp_path / "data" / split / name)
+    options = (f"data.root={tmp_path / 'data'}", *SMALL, "finetune=head", "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        patch.setattr("tlab.data.sources.folder.in_class_order", sorted)
+        before = train(compose_run(*options, run_dir=tmp_path / "whole"))
+        with crashing(patch, saves=1):
+            train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert train(compose_run(*options, run_dir=tmp_path / "run"))["val/loss"] == before["val/loss"]
+    assert_alike(tmp_path / "run", tmp_path / "whole")
+    assert RunDirectory(tmp_path / "run").record["class_names"] == ["1", "10", "2"]
+    assert train(compose_run(*options, run_dir=tmp_path / "whole")) == before  # nothing is trained again
+    again = evaluate(compose([f"run={tmp_path / 'run'}", "num_workers=0", "accelerator=cpu"], "evaluate"))
+    assert again["val/loss"] == pytest.approx(before["val/loss"], abs=1e-6)
 
 
 def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):

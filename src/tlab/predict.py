@@ -32,7 +32,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         UserError: The run or the input is missing, or the input holds no image.
     """
     from tlab.core.memory import naming_batch_size
-    from tlab.data.sources.scan import image_files
+    from tlab.data.sources.scan import extensions, in_order, read_folder
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
     from tlab.runs.trained_model import TrainedModel
@@ -43,7 +43,12 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     if not (source.is_file() or source.is_dir()):
         raise UserError(f"input={source} does not exist; {remedy}")
     root = source if source.is_dir() else source.parent
-    files = [source.absolute() / name for name in image_files(source)] if root == source else [source.absolute()]
+    files = [source.absolute()]
+    if root == source:
+        folder = read_folder(source)
+        files = [source.absolute() / name for name in in_order(folder.files())]
+        if folder.others:
+            log.warning("Not images by their extensions below %s: %s", source, extensions(folder.others))
     if not files:
         raise UserError(f"input={source} holds no image file; {remedy}")
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))

@@ -205,8 +205,7 @@ def test_black_and_white_are_those_of_the_training_images(root, bits, white):
 def test_class_without_readable_images_is_named(root):
     for i in range(2):
         (root / "val" / "c" / f"{i}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"No readable image is left in val for 'c'"):
-        module(root)
+    assert "No readable image is left in val for 'c'." in module(root).issues
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -95,8 +95,7 @@ def test_exclude_that_matches_nothing_is_remarked(make_folder):
         ({"only": 5}, ["one class", "'only'"]),
         ({"a": 0, "b": 0}, ["'a/', 'b/'", "extension"]),
         ({"a": 5, "b": 0}, ["'b/'", "extension", "'a'"]),
-        ({"a": 5, "b": 1}, ["b (1)", "data.exclude"]),
-        ({"train/a": 5, "train/b": 5, "val/a": 2}, ["'b'", "not in val"]),
+        ({"a": 1, "b": 1}, ["2 images", "train and val"]),
         ({"train/a": 5, "train/b": 5, "val/a": 2, "val/b": 2, "val/c": 2}, ["'c'", "in val", "not in train"]),
         ({"train/a": 5, "train/b": 5, "test/a": 2, "test/c": 2}, ["'c'", "in test", "not in train"]),
         ({"val/a": 5, "val/b": 5}, ["'val'", "no 'train'"]),
@@ -169,14 +168,6 @@ def test_fingerprint_stays_the_same_from_version_to_version(tmp_path):
     assert index.fingerprint() == "dfbb48d9f1d06af915f0eb08b43f2efc"
 
 
-def test_without_refuses_to_empty_a_class(make_folder):
-    index = folder_index(make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}))
-    kept = index.without([index.splits["train"][0].path])
-    assert len(kept.splits["train"]) == 3
-    with pytest.raises(UserError, match=r"val for 'a'"):
-        index.without([index.splits["val"][0].path])
-
-
 @pytest.fixture
 def table(make_folder):
     root = make_folder({"train": 20, "test": 5})
@@ -196,8 +187,6 @@ def test_table_of_labels(table):
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        ("id,label\n0,a\n1,b\n77,b", {}, ["77", "data.images"]),
-        ("id,label\n0,a\n1,b\n0,b", {}, ["'0'", "two labels"]),
         ("image,label\n0,a", {}, ["data.image_column=id", "image, label"]),
         ("id,label\n0,a\n1,a\n2,a", {}, ["one class"]),
         (None, {}, ["data.labels", "no file"]),

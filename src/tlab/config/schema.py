@@ -96,7 +96,10 @@ class DataConfig:
     val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)
     test_fraction: float = key(MISSING, "share split off train where there is no test folder", least=0, most=0.99)
     split_seed: int = key(MISSING, "what the split follows from; a fixed number keeps it when seed changes")
-    exclude: list[str] = key(MISSING, "glob patterns relative to root: files and folders to leave out")
+    exclude: list[str] = key(
+        MISSING, "glob patterns of what to leave out: files and folders relative to root, or classes"
+    )
+    min_images: int | None = key(None, "leave out classes with fewer images to train on; null: keep all", least=1)
     normalize: str = key(MISSING, "whose mean and std images get", choices=("backbone", "dataset", "none"))
     unreadable: str = key(
         MISSING,

@@ -4,7 +4,7 @@ import codecs
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 LOOKALIKES = str.maketrans({"–": "-", "—": "-", "×": "x", "…": "...", "±": "+-", "≤": "<=", "·": "-", "•": "-"})
@@ -14,6 +14,11 @@ def few(names: Iterable[str], most: int = 3) -> str:
     """Return the first names, `most` of them, and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def counted(things: Collection[object], one: str, several: str) -> str:
+    """Return the number of things with their noun: `1 class`, `1,200 classes`."""
+    return f"{len(things):,} {one if len(things) == 1 else several}"
 
 
 def duration(seconds: float) -> str:

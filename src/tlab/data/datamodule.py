@@ -129,7 +129,10 @@ class ImageDataModule(L.LightningDataModule):
                 f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
                 "or skip them with data.unreadable=skip."
             )
-        index = index.without([item.path for item in broken])
+        try:
+            index = index.without([item.path for item in broken])
+        except UserError as error:
+            raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
         self.unreadable, self.checks, self.index = broken, checks, index
         self.issues = [*index.issues, *find_issues(index, checks), *self._choose_levels()]
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs

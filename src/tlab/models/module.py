@@ -135,7 +135,7 @@ class ImageClassifier(L.LightningModule):
         return self._evaluate(batch, self.test_loss, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, macro F1 and per-class accuracy over the whole split."""
+        """Log accuracy, macro F1 and the accuracy of each class that has images, over the whole split."""
         self.log("val/loss", self.val_loss, prog_bar=True)
         self._log_metrics(self.val_metrics)
 
@@ -198,9 +198,11 @@ class ImageClassifier(L.LightningModule):
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
         values, prefix = metrics.compute(), metrics.prefix
-        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), strict=True)
+        counted: Any = metrics[f"{prefix}acc_class"]
+        images = self.trainer.strategy.reduce(counted.tp + counted.fn, reduce_op="sum")  # of each class
+        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), images.tolist(), strict=True)
         if len(self.classes) <= PER_CLASS_UP_TO:
-            values |= {f"{prefix}acc_class/{name}": value for name, value in per_class}
+            values |= {f"{prefix}acc_class/{name}": value for name, value, number in per_class if number}
         self.log(f"{prefix}acc", values.pop(f"{prefix}acc"), prog_bar=True)
         self.log_dict(values)
         metrics.reset()

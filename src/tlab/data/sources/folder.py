@@ -1,7 +1,6 @@
 """Index of image files by class and split, read from class folders."""
 
 import os
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +9,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from tlab.config.overrides import exclude_argument, shell_argument
+from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import as_text, few
+from tlab.core.text import as_text, counted, few
 from tlab.data.sources.scan import (
     Exclude,
     Folder,
@@ -87,21 +88,26 @@ class ImageIndex:
         """Return the index without these files.
 
         Raises:
-            UserError: There are train and val, and a class has no image left in one of them.
+            UserError: There are train and val, and a class has no image left in train, or val has none at all.
         """
         if not paths:
             return self
         gone = set(map(str, paths))
         kept = {split: tuple(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
-        for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
-            labels = {sample.label for sample in kept[split]}
-            empty = [name for label, name in enumerate(self.classes) if label not in labels]
-            if empty:
+        issues = []
+        for split in kept if {"train", "val"} <= kept.keys() else ():
+            had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
+            empty = [self.classes[label] for label in sorted(had - has)]
+            if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    "files listed as unreadable, add images, or leave the class out with data.exclude."
+                    "files listed as unreadable, add images, or leave out what is empty with "
+                    f"{exclude_argument(empty)}."
                 )
-        return replace(self, splits={split: samples for split, samples in kept.items() if samples})
+            if empty:
+                issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
+        splits = {split: samples for split, samples in kept.items() if samples}
+        return replace(self, splits=splits, issues=(*self.issues, *issues))
 
 
 def folder_index(
@@ -110,6 +116,7 @@ def folder_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
     nested: bool = False,
 ) -> ImageIndex:
     """Index a folder of class folders.
@@ -123,7 +130,9 @@ def folder_index(
         val_fraction: Share of the validation split, in (0, 1).
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
-        exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
+        exclude: Glob patterns of files and folders to leave out, relative to `root`, or of class names
+            (`scan.Exclude`).
+        min_images: Least number of images of a class below train; classes with fewer are left out. None keeps all.
         nested: Whether all class folders may hold the same folders, which otherwise are probably the classes.
 
     Raises:
@@ -133,12 +142,12 @@ def folder_index(
     top = read_folder(base, left_out)
     layout = find_splits(top)
     places = layout.splits or {"train": layout.base}
-    found = {split: _class_files(folder) for split, folder in places.items()}
+    found = {split: _class_files(folder, left_out) for split, folder in places.items()}
     _check_classes(root, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
-    remarks = _remarks(base, top, layout, places)
-    return build_index(base, found, val_fraction, test_fraction, seed, (*remarks, *left_out.issues()))
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues()]
+    return build_index(base, found, val_fraction, test_fraction, seed, remarks, min_images)
 
 
 def evaluation_index(
@@ -162,7 +171,7 @@ def evaluation_index(
     layout = find_splits(top, classes, any_split=True)
     # where nothing has labels, the first folder's mistake is named
     places = layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}
-    found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
+    found = {split: files for split, folder in places.items() if (files := _class_files(folder, left_out))}
     if not found:
         _check_classes(root, next(iter(places.values())), {}, least=1)
     return unsplit_index(base, found, (*_remarks(base, top, layout, places), *left_out.issues()))
@@ -173,13 +182,13 @@ def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str])
 
     Args:
         root: Absolute path of the data.
-        found: Split name -> class name -> POSIX paths relative to `root`.
+        found: Split name -> class name -> POSIX paths relative to `root`, or absolute.
         issues: Sentences to keep with the index.
     """
     classes = tuple(in_class_order({name for files in found.values() for name, paths in files.items() if paths}))
     splits = {
         split: tuple(
-            Sample(f"{root}/{name}", label)
+            Sample(name if name.startswith("/") else f"{root}/{name}", label)
             for label, c in enumerate(classes)
             for name in in_order(found[split].get(c, ()))
         )
@@ -196,8 +205,9 @@ def build_index(
     test_fraction: float,
     seed: int,
     issues: Iterable[str],
+    min_images: int | None = None,
 ) -> ImageIndex:
-    """Build an index: split off what is missing, and check that the splits agree on the classes.
+    """Build an index: leave out rare classes, split off what is missing, and check the classes of the splits.
 
     Args:
         root: Absolute path of the data.
@@ -206,24 +216,48 @@ def build_index(
         test_fraction: Share of the test split, if `found` has no "test".
         seed: Seed of the split.
         issues: Sentences to keep with the index.
+        min_images: Least number of images of a class in train, before anything is split off; None keeps all.
     """
-    train = found["train"]
+    check_value("data.min_images", min_images)
+    rare = {name: files for name, files in found["train"].items() if len(files) < (min_images or 0)}
+    splits = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
+    train, remarks = splits["train"], [*issues]
+    if rare:
+        remarks.append(
+            f"data.min_images={min_images} leaves out {counted(rare, 'class', 'classes')} of fewer images: "
+            f"{_sizes(rare)}."
+        )
     if len(train) < 2:
         only = f"only one class ({next(iter(train))!r})" if train else "no class"
-        raise UserError(f"{root} holds {only}: a classifier needs one folder for each of at least two classes.")
+        kept = f" of at least data.min_images={min_images} images" if rare else ""
+        raise UserError(f"{root} holds {only}{kept}: a classifier needs images of at least two classes.")
     val = None if "val" in found else val_fraction
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
-    splits = {**found} | (_split(train, val, test, seed) if val or test else {})
-    for one, other, kind in (("val", "train", "train"), ("test", "train", "train"), ("train", "val", "validation")):
-        if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
-            raise UserError(
-                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {kind} "
-                "images, correct the folder's name, or leave it out with data.exclude."
+    if val or test:
+        parts = _split(train, val, test, seed)
+        splits |= parts
+        if lone := {name: files for name, files in train.items() if len(files) < len(parts)}:
+            remarks.append(
+                f"{counted(lone, 'class has', 'classes have')} too few images to be split into "
+                f"{' and '.join(parts)}, so all of them are trained on and none is measured: {_sizes(lone)}; "
+                f"data.min_images={len(parts)} leaves such classes out."
             )
-    missing = sorted(set(train) - set(splits.get("test", train)))
-    thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
-    return unsplit_index(root, splits, (*issues, *thin))
+    for split in ("val", "test"):
+        given = found.get(split, {}).keys() - rare
+        if alone := sorted(given - train.keys()):
+            raise UserError(
+                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
+                f"correct the folder's name, or leave it out with {exclude_argument(alone)}."
+            )
+        if split in found and (missing := sorted(train.keys() - given)):
+            way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
+            remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
+    return unsplit_index(root, splits, remarks)
+
+
+def _sizes(classes: Files) -> str:
+    return few(f"{name} ({len(files)})" for name, files in classes.items())
 
 
 def _split(train: Files, val: float | None, test: float | None, seed: int) -> dict[str, Files]:
@@ -236,11 +270,12 @@ def _split(train: Files, val: float | None, test: float | None, seed: int) -> di
     return parts
 
 
-def _class_files(folder: Folder) -> Files:
+def _class_files(folder: Folder, exclude: Exclude) -> Files:
     """Return class name -> image files of the class folders in a folder."""
     classes: Files = {}
     for inner in folder.filled:
-        classes.setdefault(inner.name, []).extend(inner.files())
+        if not exclude.folder(inner.name):  # as a class of any split
+            classes.setdefault(inner.name, []).extend(inner.files())
     return classes
 
 
@@ -250,7 +285,8 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
         raise UserError(
-            f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class."
+            f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class, "
+            "or data=csv with a table of labels."
         )
     if empty and len(classes) < least:
         only = f", and {next(iter(classes))!r} alone is no choice" if classes else ""
@@ -265,11 +301,11 @@ def _check_nesting(folder: Folder) -> None:
     classes = folder.filled
     shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
     if len(classes) > 1 and len(shared) > 1:
-        first = shlex.quote(f"data.root={classes[0].place}")
+        names = few(each.name for each in classes)
         raise UserError(
-            f"{few(each.name for each in classes)} below {folder.place} all hold the same folders "
-            f"({few(in_order([*shared]))}), which look like the classes: give one of them, {first}, or "
-            f"data.nested=true if {few(each.name for each in classes)} are the classes."
+            f"{names} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"the classes: if {names} are the classes, give data.nested=true, else one of them with "
+            f"{shell_argument('data.root', classes[0].place)}"
         )
 
 
@@ -291,15 +327,17 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
     others = sum((inner.others for place in used for inner in place.filled), Counter[str]())
     remarks = {
-        "the images are taken from the only folder with any": layout.base.path and f"{layout.base.path}/",
-        "taken for classes, since there are no train folder and its class folders": numbered(layout.as_classes),
-        "not used, since no folder in it is one of the classes": numbered(layout.unlabelled),
-        "not used, since they lie beside the split folders": numbered(layout.beside),
-        "not used, since no class folder holds them": f"{len(loose)} images ({few(loose)})" if loose else "",
-        "no classes, since they hold no image": few(empty),
-        "not used, since their extensions are not those of images": extensions(others),
+        "All images below {} are in its only folder with any": layout.base.path and f"{layout.base.path}/",
+        "Taken for classes below {}, since splits need a train folder with class folders": numbered(
+            layout.as_classes
+        ),
+        "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
+        "Not used below {}, since it lies beside the split folders": numbered(layout.beside),
+        "Not used below {}, since they are in no class folder": f"{len(loose)} images ({few(loose)})" * bool(loose),
+        "No class below {}, since it holds no image": few(empty),
+        "Not used below {}, since their extensions are not those of images": extensions(others),
     }
-    return [f"Below {root} {what}: {names}." for what, names in remarks.items() if names]
+    return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
 
 
 def _is_empty_split(folder: Folder) -> bool:

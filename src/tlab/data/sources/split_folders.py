@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import few
 from tlab.data.sources.scan import Folder, nfc
@@ -83,13 +84,17 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
         ]
         found = _plainest(found)
         if len(found) > 1:
-            names = few(repr(each.folder.name) for each in found)
-            raise UserError(f"{base.place} has several folders for {split}, {names}: keep or exclude one.")
+            names, others = [each.folder.name for each in found], [each.folder.path for each in found[1:]]
+            raise UserError(
+                f"{base.place} has several folders for {split}, {few(map(repr, names))}: keep one, for example "
+                f"with {exclude_argument(others)}"
+            )
         splits.update((split, each) for each in found)
     if "train" not in splits and not any_split:
+        one = named[0].place
         raise UserError(
-            f"{base.place} has a folder {named[0].folder.name!r} but no 'train': add train/<class>/, "
-            "or rename that folder if it is a class."
+            f"{base.place} has a folder {named[0].folder.name!r} but no 'train': add train/<class>/, rename that "
+            f"folder if it is a class, or train on it alone with {shell_argument('data.root', one.place)}"
         )
     unlabelled = [each.folder for each in named if each not in (*fitting, *splits.values())]
     used = [*unlabelled, *(each.folder for each in splits.values())]
