@@ -139,8 +139,8 @@ class CsvDataConfig(DataConfig):
     """Further keys of data=csv."""
 
     labels: str = key(MISSING, "data=csv: the table, relative to root; its first line names the columns", path=True)
-    images: str = key(MISSING, "data=csv: the folder of the images, relative to root", path=True)
-    image_column: str = key(MISSING, "data=csv: column of the image's file name, with or without its extension")
+    images: str = key(MISSING, "data=csv: folder of the images, in any subfolder, relative to root", path=True)
+    image_column: str = key(MISSING, "data=csv: column of the image's file name or path, with or without extension")
     label_column: str = key(MISSING, "data=csv: column of the class name")
     extension: str | None = key(None, "data=csv: for example .png, where two files differ in nothing else")
 
