@@ -67,7 +67,7 @@ def test_more_epochs_for_a_finished_run(command, run_entry_point, capsys):
     given = ("finetune.head_epochs=1", "trainer.max_epochs=2", "hydra.run.dir='my run'")
     command(*given)
     told = refused(command, capsys, *given, "trainer.max_epochs=3")
-    assert "another trainer.max_epochs; give another hydra.run.dir, or the same settings; " in told
+    assert "another trainer.max_epochs; give another hydra.run.dir, or the same settings, or " in told
     pasted(run_entry_point, told)
     assert record("my run-2")["reused_rows"] == {name: name for name in ("blue", "green", "red")}
     assert [row["phase"] for row in history("my run-2")] == ["all"]

@@ -41,7 +41,7 @@ def resumes_or_goes_on(run: RunDirectory, cfg: DictConfig, given: Sequence[str],
     """
     if not given or not run.last.exists() or any(key.startswith(OTHER_WEIGHTS) for key in changed):
         return ELSEWHERE
-    return f"{ELSEWHERE}; from its trained weights goes on: {continuation(run, cfg, given, changed)}"
+    return f"{ELSEWHERE}, or go on from its trained weights: {continuation(run, cfg, given, changed)}"
 
 
 def continuation(
