@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 NAMED = 6  # keys that a message names
 FEW = 10  # keys that may differ in a variant of a model, for which no other model is sought
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side classifiers of GoogLeNet and Inception, off in tlab
-# Of several networks that fit alike, one below such a name comes second: the slow copy of what was trained.
-SLOW_COPY = re.compile(r"(^|[._])(ema|average|averaged|encoder_k|momentum|target|student)([._]|$)")
+# Of several networks that fit alike, one below such a name comes second: an average or slow copy of what was
+# trained, and the student of a teacher, whom self-supervised methods evaluate (Caron et al. 2021, "DINO").
+SECOND = re.compile(r"(^|[._])(ema|average|averaged|encoder_k|momentum|target|student)([._]|$)")
 # torchvision renamed these layers of DenseNet and ViT; its files have the old names, which its own loading renames
 # (torchvision.models.densenet, torchvision.models.vision_transformer.MLPBlock).
 OLD_NAMES = (
@@ -101,7 +102,7 @@ def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], descrip
         return ""
     best = max((score["alike"], score["named"]) for score in scores.values())
     fitting = [prefix for prefix, score in scores.items() if (score["alike"], score["named"]) == best]
-    chosen = min(fitting, key=lambda prefix: SLOW_COPY.search(prefix) is not None)  # else the first in the file
+    chosen = min(fitting, key=lambda prefix: SECOND.search(prefix) is not None)  # else the first in the file
     if len(fitting) > 1:
         names = [prefix.removesuffix(".") or "the file itself" for prefix in fitting]
         taken = names[fitting.index(chosen)]
