@@ -12,8 +12,9 @@ import torch
 from torchvision.models import mobilenet_v3_small
 
 from tlab.config.hydra import compose
-from tlab.core.errors import UserError
-from tlab.core.memory import is_out_of_memory, smaller_batch
+from tlab.core.errors import RunFailed, UserError
+from tlab.core.memory import is_out_of_memory, naming_batch_size, smaller_batch
+from tlab.core.processes import ProcessError
 from tlab.evaluate import evaluate
 from tlab.models.module import ImageClassifier, network
 from tlab.runs.directory import RunDirectory
@@ -67,7 +68,7 @@ def test_more_epochs_for_a_finished_run(command, run_entry_point, capsys):
     given = ("finetune.head_epochs=1", "trainer.max_epochs=2", "hydra.run.dir='my run'")
     command(*given)
     told = refused(command, capsys, *given, "trainer.max_epochs=3")
-    assert "another trainer.max_epochs; give another hydra.run.dir, or the same settings; " in told
+    assert "another trainer.max_epochs; give another hydra.run.dir, or the same settings, or " in told
     pasted(run_entry_point, told)
     assert record("my run-2")["reused_rows"] == {name: name for name in ("blue", "green", "red")}
     assert [row["phase"] for row in history("my run-2")] == ["all"]
@@ -137,6 +138,7 @@ def test_memory_runs_out_before_there_is_a_checkpoint(command, run_entry_point, 
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (MemoryError(), True),
+        (ProcessError("one of the run's processes failed: torch.OutOfMemoryError: CUDA out of memory"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("unable to allocate shared memory(shm) for file"), False),
         (ValueError("out of memory"), False),
@@ -151,6 +153,8 @@ def test_what_says_that_memory_ran_out(error, is_one):
 
 def test_a_smaller_batch_divides_the_larger():
     assert [smaller_batch(size) for size in (64, 15, 7, 2, 1)] == [32, 5, 1, 1, 1]
+    with pytest.raises(RunFailed, match="batch_size=64; give batch_size=32"), naming_batch_size(64):
+        raise MemoryError
 
 
 def test_a_run_is_resumed_and_evaluated_without_its_weights_file(compose_run, tmp_path, monkeypatch, caplog):

@@ -159,7 +159,9 @@ class BackboneConfig:
     _target_: str = key(MISSING)
     name: str = key(MISSING, "the model's name in its library")
     library: str = key("torchvision", "torchvision or timm")
-    weights: str | None = key("DEFAULT", "a name, FILE, bundled (mobilenet_v3_small) or null (random)", path=True)
+    weights: str | None = key(
+        "DEFAULT", "a name, FILE, a run, bundled (mobilenet_v3_small) or null (random)", path=True
+    )
     weights_classes: str | None = key(None, "JSON list of class names for a weights file", path=True)
     upto: str | None = key(None, "last stage kept, e.g. layer3")
     stages: dict[str, str] | None = key(None, "stage names and first modules, in order; null: by a general rule")

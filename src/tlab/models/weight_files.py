@@ -86,8 +86,12 @@ def read_content(path: Path) -> Any:
     Raises:
         UserError: The file is damaged or of another kind, or holds more than data.
     """
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        reason = f"{error.strerror}; look at its permissions"
+        raise UserError(f"backbone.weights={path} cannot be read: {reason}") from error
     if start[8:] == b"{":  # a length of 8 bytes, then JSON (huggingface/safetensors, "Format")
         return _read_safetensors(path)
     names = _archive(path)

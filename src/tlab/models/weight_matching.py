@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 NAMED = 6  # keys that a message names
 FEW = 10  # keys that may differ in a variant of a model, for which no other model is sought
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side classifiers of GoogLeNet and Inception, off in tlab
-# Of several networks that fit alike, one below such a name comes second: the slow copy of what was trained.
-SLOW_COPY = re.compile(r"(^|[._])(ema|average|averaged|encoder_k|momentum|target|student)([._]|$)")
+# Of several networks that fit alike, one below such a name comes second: an average or slow copy of what was
+# trained, and the student of a teacher, whom self-supervised methods evaluate (Caron et al. 2021, "DINO").
+SECOND = re.compile(r"(^|[._])(ema|average|averaged|encoder_k|momentum|target|student)([._]|$)")
 # torchvision renamed these layers of DenseNet and ViT; its files have the old names, which its own loading renames
 # (torchvision.models.densenet, torchvision.models.vision_transformer.MLPBlock).
 OLD_NAMES = (
@@ -101,7 +102,7 @@ def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], descrip
         return ""
     best = max((score["alike"], score["named"]) for score in scores.values())
     fitting = [prefix for prefix, score in scores.items() if (score["alike"], score["named"]) == best]
-    chosen = min(fitting, key=lambda prefix: SLOW_COPY.search(prefix) is not None)  # else the first in the file
+    chosen = min(fitting, key=lambda prefix: SECOND.search(prefix) is not None)  # else the first in the file
     if len(fitting) > 1:
         names = [prefix.removesuffix(".") or "the file itself" for prefix in fitting]
         taken = names[fitting.index(chosen)]
@@ -145,7 +146,7 @@ def _take_classifier(
 
 def _way_out(
     stages: Mapping[str, Collection[str]],
-    lacking: Collection[str],
+    lacking: set[str],
     among: Collection[str],
     found: Mapping[str, Tensor],
     name: str,
@@ -159,11 +160,12 @@ def _way_out(
         found: The file's tensors by key.
         name: The model's name.
     """
-    lacks = [any(key in lacking for key in keys) for keys in stages.values()]
-    fits = lacks.index(True) if True in lacks else 0
-    rest = list(zip(lacks, stages.values(), strict=True))[fits:]
-    if not among and fits > 0 and all(lack or not keys for lack, keys in rest):
-        return f"use the stages that it has: backbone.upto={list(stages)[fits - 1]}"
+    whole = [stage for stage, keys in stages.items() if keys and not any(key in lacking for key in keys)]
+    last = [*stages].index(whole[-1]) + 1 if whole else len(stages)
+    rest = [key for keys in list(stages.values())[last:] for key in keys]
+    empty = all(key in lacking or key.endswith("num_batches_tracked") for key in rest)
+    if not among and empty and lacking <= {*rest}:  # all is there up to a stage, and nothing behind it
+        return f"use the stages that it has: backbone.upto={whole[-1]}"
     if len(lacking) + len(among) > FEW and (other := _fitting_model(found, name)) is not None:
         return f"it fits backbone={other}"
     return "choose the backbone that these weights belong to"
@@ -191,7 +193,10 @@ def _fitting_model(found: Mapping[str, Tensor], name: str) -> str | None:
 
 
 def _grouped(keys: Collection[str], prefix: str) -> Iterator[str]:
-    """Yield keys in short: those with the same part where they leave the prefix are one, with their number."""
+    """Yield keys; if they are too many to name, one for all that leave the prefix by the same part."""
+    if len(keys) <= NAMED:
+        yield from keys
+        return
     groups: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         parts = key.split(".")

@@ -41,7 +41,7 @@ def resumes_or_goes_on(run: RunDirectory, cfg: DictConfig, given: Sequence[str],
     """
     if not given or not run.last.exists() or any(key.startswith(OTHER_WEIGHTS) for key in changed):
         return ELSEWHERE
-    return f"{ELSEWHERE}; from its trained weights goes on: {continuation(run, cfg, given, changed)}"
+    return f"{ELSEWHERE}, or go on from its trained weights: {continuation(run, cfg, given, changed)}"
 
 
 def continuation(
@@ -65,14 +65,14 @@ def continuation(
     """
     rows, epochs = run.history(), cfg.trainer.max_epochs
     names = [name for name, phase in cfg.finetune.phases.items() if phase.epochs != 0]
-    first = cfg.finetune.phases[names[0]].epochs
-    now = rows[-1]["phase"].partition("/")[0] if rows else names[0]
-    past_first = len(rows) >= (first or 0) or now != names[0]
+    first = cfg.finetune.phases[names[0]].epochs if names else 0
+    if len(names) > 1:
+        now = rows[-1]["phase"].partition("/")[0] if rows else names[0]
+        part_done = len(rows) >= (first or 0) or now != names[0]
+    else:
+        part_done = first is None  # the only phase lasts as long as the run
     replaced, added = [*REPLACED], [*more]
-    as_planned = any(key.startswith("finetune.") for key in changed) or (
-        not past_first if len(names) > 1 else first is not None
-    )
-    if not as_planned:
+    if part_done and not any(key.startswith("finetune.") for key in changed):
         replaced.append("trainer.max_epochs")
         added.append(f"trainer.max_epochs={epochs - len(rows) if epochs > len(rows) else epochs}")
         if len(names) > 1 or not cfg.finetune.pretrained:
