@@ -122,11 +122,11 @@ def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
     if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
         raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
     if least is not None and value < least:
-        raise UserError(f"{key}={value} is too small; give {least:g} or more")
+        raise UserError(f"{key}={value} is too small; give {key}={least:g} or more")
     if above is not None and value <= above:
         raise UserError(f"{key}={value} is too small; give more than {above:g}")
     if most is not None and value > most:
-        raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+        raise UserError(f"{key}={value} is too large; give {key}={most:.12g} or less")
 
 
 def typed(value: Any) -> str:

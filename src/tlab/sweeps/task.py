@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
+from tlab.config.overrides import shell_argument
 from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
 from tlab.core.errors import RunDirectoryConflict, RunDirectoryLocked
 from tlab.core.lazy_imports import defer_heavy_imports
@@ -80,7 +81,7 @@ class Task:
         except (SystemExit, KeyboardInterrupt) as stop:
             between = isinstance(stop, KeyboardInterrupt)  # a run and its baseline
             if directory.last.exists() and (between or _is_interrupted(directory)):
-                same = f"the same command with hydra.run.dir={directory.path}"
+                same = f"the same command with {shell_argument('hydra.run.dir', directory.path)}"
                 print(f"tlab: stopped; {os.environ.get('TLAB_COMMAND') or same} resumes it", file=sys.stderr)
             raise
         except Exception as error:
