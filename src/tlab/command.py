@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from tlab.config.hydra import conf_dir, list_groups_once, prepare_hydra
-from tlab.config.overrides import key_and_value, quoted, tidy
+from tlab.config.overrides import key_and_value, shell_argument, tidy
 from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
 from tlab.core.errors import FAILED, INTERRUPTED
 from tlab.core.files import this_command
@@ -55,7 +55,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     except Exception as error:
         if task.debug or not is_mistake(error):
             raise
-        exit_with_error(user_message(error), exit_code(error))
+        exit_with_error(user_message(error, arguments), exit_code(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if task.failures or (task.result is not None and task.result.failed):
@@ -71,7 +71,7 @@ def _compare(sweep: Path, debug: bool) -> None:
     except Exception as error:
         if debug:
             raise
-        again = f"python -m tlab.compare {quoted('sweep', str(sweep))} debug=true"
+        again = f"python -m tlab.compare {shell_argument('sweep', sweep)} debug=true"
         print(f"tlab: the runs are not compared ({one_line(error)}); {again} says more", file=sys.stderr)
 
 

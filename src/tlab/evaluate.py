@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
+from tlab.config.overrides import exclude_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import UserError
@@ -126,7 +127,7 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
     if unknown := [index.classes[label] for label in labels if index.classes[label] not in classes]:
         raise UserError(
             f"data.root: {', '.join(unknown[:6])} is no class of this run, which knows {', '.join(classes[:20])}; "
-            f"rename or remove it, or leave it out with data.exclude"
+            f"rename or remove it, or leave it out with {exclude_argument(unknown)}"
         )
     return index.with_classes(classes)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
+from tlab.config.overrides import shell_argument
 from tlab.config.schema import PredictConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import UserError
@@ -89,7 +90,8 @@ def run(cfg: DictConfig) -> None:
     from tlab.core.files import check_writable, write_csv
 
     if Path(cfg.output).is_dir():
-        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")
+        example = shell_argument("output", Path(cfg.output) / "preds.csv")
+        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {example}")
     check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.core.text import print_whatever_comes
+from tlab.core.text import print_whatever_comes, shell_command
 from tlab.search.command_line import gather
 from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
@@ -198,8 +197,8 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
     paths = [argument for argument in found if "hydra.searchpath=" in argument]
     if found != stored.config_dirs or not all(map(FOLDERS.fullmatch, paths)):  # `pkg://` would be imported
         raise UserError(
-            f"{shlex.join(stored.config_dirs)} in {STUDY_FILE} of study={given['study']} names more than folders; "
-            f"give --config-dir DIR again on the command line"
+            f"{shell_command(stored.config_dirs)} in {STUDY_FILE} of study={given['study']} names more than "
+            f"folders; give --config-dir DIR again on the command line"
         )
     flags = [argument for argument in found if argument not in paths]
     place = next(i for i, argument in enumerate(arguments) if key_and_value(argument)[0] == "study")

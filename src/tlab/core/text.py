@@ -70,5 +70,10 @@ def shell_word(text: str) -> str:
     return f"$'{re.sub(r'[^ -~]', _escaped_bytes, escaped)}'"
 
 
+def shell_command(words: Iterable[str]) -> str:
+    """Return words as a command line of bash."""
+    return " ".join(map(shell_word, words))
+
+
 def _escaped_bytes(character: re.Match[str]) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character[0].encode("utf-8", "surrogateescape"))

@@ -1,10 +1,11 @@
 """The command and the package versions of a run."""
 
 import platform
-import shlex
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+
+from tlab.core.text import shell_command
 
 DISTRIBUTION = "tlab-transfer"  # of the package tlab
 PACKAGES = (
@@ -24,4 +25,4 @@ def versions() -> dict[str, str]:
 
 def command() -> str:
     """Return this process's arguments as they could be typed again."""
-    return shlex.join(sys.argv[1:])
+    return shell_command(sys.argv[1:])

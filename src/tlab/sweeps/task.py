@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
+from tlab.config.overrides import shell_argument
 from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
 from tlab.core.errors import FAILED, RunDirectoryConflict, RunDirectoryLocked, RunFailed
 from tlab.core.lazy_imports import defer_heavy_imports
@@ -109,7 +110,7 @@ class Task:
 
 
 def _resuming(directory: RunDirectory) -> str:
-    same = f"the same command with hydra.run.dir={directory.path}"
+    same = f"the same command with {shell_argument('hydra.run.dir', directory.path)}"
     return f"{os.environ.get('TLAB_COMMAND') or same} resumes it"
 
 

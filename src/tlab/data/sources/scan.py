@@ -1,5 +1,6 @@
 """Fast, ordered listing of the folders and image files below a root, and exclusion patterns."""
 
+import glob
 import os
 import re
 import unicodedata
@@ -9,10 +10,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
 
+from tlab.config.overrides import exclude_argument
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.core.text import as_text, few
@@ -81,6 +84,9 @@ class Exclude:
         folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
         self._folders = {pattern: (folder,) for pattern, folder in folders.items()}
         self._files = {pattern: (pattern, f"{folder}/*") for pattern, folder in folders.items()}
+        # names that were meant where a pattern is in fact another one, or two: photo[1].gif, Pepper,_bell
+        joined = (comma.join(pair) for pair in pairwise(self.patterns) for comma in (",", ", "))
+        self._meant = dict.fromkeys([*(p for p in self.patterns if glob.escape(p) != p), *joined], False)
 
     def file(self, relative: str) -> bool:
         """Tell whether this file is excluded."""
@@ -92,14 +98,21 @@ class Exclude:
 
     def _match(self, globs: Mapping[str, tuple[str, ...]], relative: str) -> bool:
         name = nfc(relative)
-        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, glob) for glob in any_of)]
+        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, each) for each in any_of)]
         self.used.update(hits)
+        if name in self._meant:
+            self._meant[name] = True
         return bool(hits)
 
     def issues(self) -> list[str]:
         """Return one sentence for each pattern that matched nothing (usually a typo)."""
-        unused = [pattern for pattern in self.patterns if pattern not in self.used]
-        return [f"data.exclude: the pattern {pattern!r} matched no file." for pattern in unused]
+        sentences = []
+        for pattern in self.patterns:
+            if pattern not in self.used:
+                meant = [name for name, there in self._meant.items() if there and pattern in name]
+                way_out = f"; write {exclude_argument(meant)} for what is there" if meant else ""
+                sentences.append(f"data.exclude: the pattern {pattern!r} matched no file{way_out}.")
+        return sentences
 
 
 def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:

@@ -98,7 +98,8 @@ def check_fractions(val: Fraction, test: Fraction) -> None:
     check_value("data.test_fraction", test)
     if val == 0:
         raise UserError(
-            "data.val_fraction=0 leaves no validation images: give a share such as 0.2, or a val folder."
+            "data.val_fraction=0 leaves no validation images: give a share such as data.val_fraction=0.2, or a val "
+            "folder."
         )
     if (val or 0) + (test or 0) >= 1:
         raise UserError(
