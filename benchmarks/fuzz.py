@@ -2,7 +2,7 @@
 
 Small files are drawn, and damaged in a few places each time: bytes replaced, spans removed or repeated, the end
 cut off, values of a checkpoint exchanged; checksums of PNG and ZIP are mended, so that the damage is met behind
-them. Only `DecodeError` and `UserError` may be raised, and a file that the check finds readable must be so afterwards.
+them. Only `DecodeError` and `UserError` may be raised, and what the check finds readable must be readable.
 What fails is reduced by Hypothesis, kept in a file, and ends the script with exit code 1. Linux and macOS.
 
     pip install hypothesis

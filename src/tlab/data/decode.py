@@ -380,6 +380,9 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     for number, tile in enumerate(image.tile):
         args: Any = tile.args
         image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
+    with suppress(OSError, EOFError):  # cut short, as the high bytes are
+        image.load()
+    image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
 
