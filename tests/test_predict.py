@@ -86,7 +86,7 @@ def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_
     for file in photos.rglob("*.png"):
         (target := deep / file.relative_to(photos)).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(target), cv2.imread(str(file)).astype(np.uint16) * 16)
-    cfg = compose_run(f"data.root={deep}")
+    cfg = compose_run("finetune=head", "trainer.max_epochs=1", f"data.root={deep}")
     train(cfg)
     levels = Levels(integers=(0, 4095))
     assert load_trained(tmp_path / "run").decode_options.levels == levels

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tlab.data import progress_bar
 from tlab.data.decode import DecodeError, decode
+from tlab.data.decode_options import DecodeOptions
 from tlab.data.sources import verify
 from tlab.data.sources.folder import folder_index
 from tlab.data.sources.issues import find_issues
@@ -55,6 +56,22 @@ def test_check_and_decode_agree(odd_folder):
         except DecodeError as error:
             bad.add(Unreadable(path, error.reason))
     assert set(unreadable(check_files(root, files(root)))) == bad
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_check_and_decode_agree_on_files_cut_short(tmp_path, truncated):
+    """Also where only the finest detail of the last blocks is lost, which an eighth of the size does not show."""
+    content = jpeg(2, (200, 150))
+    for cut in (1, 2, 3, 4, 6, 8, 12, 20, 50, 100, 2000):
+        file = tmp_path / f"{cut}.jpg"
+        file.write_bytes(content[:-cut])
+        found = [item.path for item in unreadable({file: verify.examine(file)}, truncated)]
+        try:
+            decode(file, 16, DecodeOptions(truncated=truncated))
+        except DecodeError:
+            assert found == [file]
+        else:
+            assert found == []
 
 
 def test_second_check_only_looks_at_what_changed(odd_folder, examined):

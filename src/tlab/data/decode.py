@@ -234,7 +234,7 @@ def _load(
     image = _opened(content)
     if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
         raise DecodeError(path, "a camera's raw file: export it as JPEG or PNG")
-    size = image.size
+    size = full = image.size
     if isinstance(image, JpegImageFile):
         scale = 8 if draft else _scale(image.size, least_side)
         while scale < 8 and megapixels(image.size) / scale**2 > options.max_megapixels:
@@ -249,6 +249,8 @@ def _load(
             f"{count:.0f} megapixels, more than data.max_megapixels={limit:g}, which is for decompression bombs: "
             f"data.max_megapixels={ceil(count)} reads it",
         )
+    if megapixels(full) > options.max_megapixels:
+        full = size
     if size != image.size:
         image.draft(None, size)
     deep = _deep_color(image)
@@ -269,7 +271,7 @@ def _load(
     except (OSError, EOFError) as error:
         if not _ends_early(error):
             raise
-    part, whole = _as_far_as_it_goes(image, content, size)
+    part, whole = _as_far_as_it_goes(image, content, size, full)
     if not whole and not _most_is_there(part):
         raise DecodeError(path, CUT_SHORT)
     if not whole and not options.truncated:
@@ -320,23 +322,26 @@ def _ends_early(error: Exception) -> bool:
 
 
 def _as_far_as_it_goes(
-    image: ImageFile.ImageFile, content: bytes, size: tuple[int, int]
+    image: ImageFile.ImageFile, content: bytes, size: tuple[int, int], full: tuple[int, int]
 ) -> tuple[Image.Image, bool]:
     """Return what can be read of an image whose loading ended early, and whether that is all of it.
 
     libjpeg fills missing blocks with gray once it meets the end marker. What comes in front of the marker is
-    skipped if no block is missing, and changes the image otherwise.
+    skipped if no block is missing, and changes the image otherwise, at `full` size at least.
     """
     if not isinstance(image, JpegImageFile):
         image.tile = []  # the rows so far are in place; nothing else is to be loaded
         return image, False
-    endings = []
-    for tail in (b"", TAIL):
-        ending = _opened(content + tail + JPEG_END)
-        ending.draft(None, size)
-        ending.load()
-        endings.append(ending)
-    return endings[0], endings[0].tobytes() == endings[1].tobytes()
+    whole = [_with_its_end(content + tail, full).tobytes() for tail in (b"", TAIL)]
+    return _with_its_end(content, size), whole[0] == whole[1]
+
+
+def _with_its_end(content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Return a JPEG that lacks its end marker, decoded at a size."""
+    image = _opened(content + JPEG_END)
+    image.draft(None, size)
+    image.load()
+    return image
 
 
 def _most_is_there(image: Image.Image) -> bool:
@@ -375,6 +380,9 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     for number, tile in enumerate(image.tile):
         args: Any = tile.args
         image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
+    with suppress(OSError, EOFError):  # cut short, as the high bytes are
+        image.load()
+    image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
 
