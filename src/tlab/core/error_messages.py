@@ -59,6 +59,11 @@ def user_message(error: BaseException) -> str:
     return _configuration_sentence(error)
 
 
+def as_told(error: BaseException) -> UserError:
+    """Return the error with its sentence alone, for another process to raise."""
+    return (UserError if exit_code(error) == MISTAKEN else RunFailed)(user_message(error))
+
+
 def _failure(error: BaseException) -> str | None:
     return machine_failure(_root_cause(error) if isinstance(error, InstantiationException) else error)
 
