@@ -42,7 +42,7 @@ TOO_MANY_FILES = _numbers("EMFILE", "ENFILE")
 REFUSED = _numbers("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN")
 # What torch says where a process of a loader was killed, and where batches find no place in shared memory
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: [\w ]+|exited unexpectedly)")
-SHARED = re.compile(r"shared memory|</?torch_\w+>")
+SHARED = re.compile(r"</?torch_\w+>")
 
 
 def machine_failure(error: BaseException) -> str | None:
