@@ -34,12 +34,14 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning.pytorch as L
 
+    from tlab.core.hardware import stay_within_cores
     from tlab.core.memory import naming_batch_size
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 
     check_values(cfg, EvaluateConfig)
     quiet()
+    stay_within_cores()
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")), with_loss=True)
     config = trained.config
     exclude = cfg.data.get("exclude") or []

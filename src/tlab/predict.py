@@ -32,6 +32,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: The run or the input is missing, or the input holds no image.
     """
+    from tlab.core.hardware import stay_within_cores
     from tlab.core.memory import naming_batch_size
     from tlab.data.sources.scan import extensions, in_order, read_folder
     from tlab.data.sources.verify import by_reason, check_files, unreadable
@@ -40,6 +41,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     check_values(cfg, PredictConfig)
     quiet()
+    stay_within_cores()
     source, remedy = Path(cfg.input), "give an image file, or a folder of images"
     if not (source.is_file() or source.is_dir()):
         raise UserError(f"input={source} does not exist; {remedy}")

@@ -115,7 +115,7 @@ def fit(
     import lightning.pytorch as L
 
     from tlab.assembly.callbacks import build_callbacks
-    from tlab.core.hardware import keep_freed_memory
+    from tlab.core.hardware import prepare_training
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
     from tlab.models.autotune.precision import allow_tf32
@@ -124,7 +124,7 @@ def fit(
     from tlab.runs.graceful_stop import StopSignals
 
     quiet()
-    keep_freed_memory()
+    prepare_training()
     run = RunDirectory(Path(cfg.run_dir))
     with StopSignals() as signals:
         L.seed_everything(cfg.seed, workers=True, verbose=False)

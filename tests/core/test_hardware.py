@@ -14,6 +14,7 @@ from tlab.core.hardware import (
     limit_spinning,
     limit_threads,
     single_threaded,
+    stay_within_cores,
     thread_pool,
 )
 
@@ -133,6 +134,12 @@ def test_torch_computes_with_the_share_of_the_process(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the user
         limit_threads()
         assert torch.get_num_threads() == 1
+        torch.set_num_threads(6)
+        stay_within_cores()
+        assert torch.get_num_threads() == 4
+        torch.set_num_threads(3)  # of OMP_NUM_THREADS
+        stay_within_cores()
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 

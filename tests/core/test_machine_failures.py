@@ -6,7 +6,7 @@ import os
 import pytest
 from hydra.errors import InstantiationException
 
-from tlab.core.error_messages import exit_code, is_mistake, user_message
+from tlab.core.error_messages import as_told, exit_code, is_mistake, user_message
 from tlab.core.errors import UserError, machine_failure
 from tlab.core.files import atomic_path, check_writable, write_text
 
@@ -23,6 +23,8 @@ TORCH = "unable to {} shared memory{} </torch_1_2>{}: {}"
         (OSError(errno.EIO, "Input/output error", "a.jpg"), ["a.jpg", "Input/output error"]),
         (OSError(errno.EMFILE, "Too many open files"), ["data.num_workers=0", "ulimit -n"]),
         (RuntimeError(TORCH.format("open", " object", " in mode", "Too many open files (24)")), ["ulimit -n"]),
+        (ValueError("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]"), ["disk is full"]),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), ["TMPDIR=DIR"]),
         (RuntimeError("received 0 items of ancdata"), ["ulimit -n"]),
         (
             RuntimeError(TORCH.format("allocate", "(shm)", "", "No space left (28)")),
@@ -39,6 +41,8 @@ def test_what_the_machine_refuses_is_one_sentence_and_exit_code_1(error, words):
     said = user_message(error)
     assert [word for word in words if word not in said] == []
     assert "\n" not in said
+    told = as_told(error)  # to another process
+    assert (user_message(told), exit_code(told)) == (said, 1)
     wrapped = InstantiationException("full_key: data")
     wrapped.__cause__ = error
     assert (user_message(wrapped), exit_code(wrapped)) == (said, 1)
@@ -53,7 +57,7 @@ def test_other_errors_keep_their_traceback(error):
 
 
 def test_a_mistake_has_exit_code_2():
-    assert exit_code(UserError("give another")) == 2
+    assert exit_code(UserError("give another")) == exit_code(as_told(UserError("give another"))) == 2
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("of torch")])

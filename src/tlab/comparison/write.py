@@ -43,7 +43,7 @@ def compare(
     from tlab.dashboards.summary_table import print_paths
 
     console = console or Console()
-    if (output or directory).is_dir() or output is not None:
+    if output is not None or directory.is_dir():
         check_writable(output or directory, "give output=DIR")
     comparison = compare_runs(directory, monitor, target, interval, test)
     table, _ = write_tables(comparison, output or directory)

@@ -70,6 +70,11 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
     return _configuration_sentence(error, typed)
 
 
+def as_told(error: BaseException) -> UserError:
+    """Return the error with its sentence alone, for another process to raise."""
+    return (UserError if exit_code(error) == MISTAKEN else RunFailed)(user_message(error))
+
+
 def _failure(error: BaseException) -> str | None:
     return machine_failure(_root_cause(error) if isinstance(error, InstantiationException) else error)
 

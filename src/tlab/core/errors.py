@@ -42,7 +42,7 @@ TOO_MANY_FILES = _numbers("EMFILE", "ENFILE")
 REFUSED = _numbers("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN")
 # What torch says where a process of a loader was killed, and where batches find no place in shared memory
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: [\w ]+|exited unexpectedly)")
-SHARED = re.compile(r"shared memory|</?torch_\w+>")
+SHARED = re.compile(r"</?torch_\w+>")
 
 
 def machine_failure(error: BaseException) -> str | None:
@@ -50,9 +50,13 @@ def machine_failure(error: BaseException) -> str | None:
 
     What the error's notes say (`add_note`) is part of it.
     """
+    text = str(error)
+    if "database or disk is full" in text:
+        return f"a database cannot be written, its disk is full ({text.splitlines()[0]}); make room there"
     if not isinstance(error, OSError | RuntimeError):
         return None
-    text = str(error)
+    if "No usable temporary directory" in text:
+        return "no temporary directory can be written; make room in /tmp, or name another one with TMPDIR=DIR"
     number, file = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
     if killed := KILLED_WORKER.search(text):
         how = " ".join(killed[1].split())

@@ -123,6 +123,13 @@ def limit_threads() -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets its own for several processes
 
 
+def stay_within_cores() -> None:
+    """Let torch compute on no more threads than this process has cores: it knows of no container's quota."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), cpus_per_process()))
+
+
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute on one thread in the block, as in a worker process.
@@ -159,6 +166,12 @@ def gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def prepare_training() -> None:
+    """Fit torch's threads and memory to this process's share of the machine."""
+    stay_within_cores()
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:

@@ -84,7 +84,8 @@ class Loader(DataLoader[Batch]):
             except StopIteration:
                 return
             except (ConnectionError, EOFError, FileNotFoundError) as error:
-                if not isinstance(batches, _MultiProcessingDataLoaderIter):
+                dead = isinstance(batches, _MultiProcessingDataLoaderIter) and not str(error).startswith("Caught ")
+                if not dead:  # what this process has met, or a worker that lives
                     raise
                 self._end_workers(batches)
                 raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
@@ -201,14 +202,12 @@ def fit_shared_memory(workers: int, batch_bytes: int, may_choose: bool) -> int:
     if not workers or free is None or (PREFETCHED * workers + 1) * batch_bytes <= free:
         return workers
     fitting = max(0, (free // batch_bytes - 1) // PREFETCHED)
-    need = f"batches of {batch_bytes / 1e6:.3g} MB, and {free / 1e6:.3g} MB of /dev/shm are free"
-    way_out = "a container has more by docker run --shm-size=2g"
+    room = f"the batches of {batch_bytes / 1e6:.3g} MB of {workers} worker processes"
+    more = f"the {free / 1e6:.3g} MB that are free in /dev/shm (docker run --shm-size=2g gives a container more)"
     if not may_choose:
-        _remark(
-            f"{workers} worker processes may find no room for {need}; data.num_workers={fitting} does; {way_out}"
-        )
+        _remark(f"{room} may not fit into {more}; give data.num_workers={fitting}")
         return workers
-    _remark(f"{fitting} worker processes load images instead of {workers}: {need} ({way_out})")
+    _remark(f"{room} do not fit into {more}, so {fitting} load images")
     return fitting
 
 
