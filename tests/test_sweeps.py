@@ -282,5 +282,6 @@ def test_only_directories_named_by_the_clock_are_claimed(overrides, run, swept, 
     assert is_named_by_time(config, "hydra.run.dir") is run
     assert is_named_by_time(config, "hydra.sweep.dir") is swept
     if not run:
+        (tmp_path / "here").mkdir()  # an earlier command's
         ClaimRunDirectory().on_run_start(config)
-        assert not Path("here").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["here"]

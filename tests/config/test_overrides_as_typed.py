@@ -40,33 +40,33 @@ def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "path"),
     [
-        ("~", "/home/me"),
-        ("~/мои фото", "/home/me/мои фото"),
-        ("'~/a'", "/home/me/a"),
+        ("~", "/nowhere/me"),
+        ("~/мои фото", "/nowhere/me/мои фото"),
+        ("'~/a'", "/nowhere/me/a"),
         ("a/~/b", "a/~/b"),
         ("'a, b'", "a, b"),
         (r"a\ b", "a b"),
         ("null", None),
-        ("~/${run_dir}", "/home/me/${run_dir}"),
+        ("~/${run_dir}", "/nowhere/me/${run_dir}"),
     ],
 )
 def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/nowhere/me")
     assert data_root(typed) == path
 
 
 @pytest.mark.parametrize(
     ("typed", "each"),
     [
-        ("data.root=фото,~/a b", ["фото", "/home/me/a b"]),
-        ("data.root=choice(~/a, 'b,c')", ["/home/me/a", "b,c"]),
+        ("data.root=фото,~/a b", ["фото", "/nowhere/me/a b"]),
+        ("data.root=choice(~/a, 'b,c')", ["/nowhere/me/a", "b,c"]),
         ("data.label_column=标签,ярлык", ["标签", "ярлык"]),
         ("name=a=b,c", ["a=b", "c"]),
         ("hydra.sweep.dir=a,b", ["a,b"]),
     ],
 )
 def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/nowhere/me")
     flag, argument = tidy([typed, "-m"])
     assert (flag, values(OverridesParser.create().parse_override(argument))) == ("-m", each)
 

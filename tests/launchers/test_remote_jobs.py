@@ -20,7 +20,7 @@ from tlab.sweeps.result import Failure, over
 ELSEWHERE = """
 import pickle, subprocess, sys
 from hydra.core.plugins import Plugins
-from joblib.externals import cloudpickle
+import cloudpickle  # as submitit does
 Plugins.instance()  # loads the launchers
 from tlab.launchers import slurm
 from tlab.train import main
