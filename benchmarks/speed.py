@@ -23,6 +23,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import tlab
 from speed_commands import Measurement, peer_command, read, run, sweep_command, tlab_command
 from speed_inputs import drawn_images, random_weights, repeated
 from speed_report import plot, table
@@ -77,7 +78,7 @@ def about(data: str, weights: Path) -> dict[str, str]:
         "processor": platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
         "torch": version("torch"),
-        "tlab": f"{version('tlab')} {commit}".strip(),
+        "tlab": f"{tlab.__version__} {commit}".strip(),
         "time": time.strftime("%Y-%m-%d %H:%M"),
     }
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import OmegaConf
 
 from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
-from tlab.runs.loggers import short_name
+from tlab.runs.loggers import outlasted, short_name
 from tlab.train import train
 
 
@@ -121,7 +121,9 @@ def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeyp
 def test_a_package_that_is_not_there_is_named(compose_run, tmp_path, monkeypatch, logger, package):
     monkeypatch.setitem(sys.modules, logger, None)  # what importing it meets where it is not installed
     with pytest.raises((UserError, InstantiationException)) as error:
-        train(compose_run(f"logger={logger}"))
+        train(
+            compose_run(f"logger={logger}", f"data.root={tmp_path}")
+        )  # before it is seen that this holds no image
     said = user_message(error.value)
     assert said.startswith(f"logger={logger} needs")
     assert said.endswith(f"pip install {package}")
@@ -149,3 +151,25 @@ def test_tensorboard_is_there_with_every_logger(compose_run, choice):
     node = compose_run(f"logger={choice}").logger
     assert list(node) == ["tensorboard", choice]
     assert isinstance(instantiate(node.tensorboard), TensorBoardLogger)
+
+
+def test_a_run_outlasts_its_loggers(caplog):
+    class Refusing(Logger):
+        name, version, asked = "refusing", "0", 0
+
+        def log_metrics(self, metrics, step=None):
+            self.asked += 1
+            raise ConnectionError("no route to host")
+
+        def log_hyperparams(self, params):
+            raise ValueError("a parameter of more than 500 characters")
+
+    logger = outlasted(Refusing(), "mine")
+    for step in range(3):
+        logger.log_metrics({"val/acc": 0.5}, step)
+    logger.log_hyperparams({"a": 1})
+    logger.finalize("success")
+    assert logger.asked == 1
+    (record,) = caplog.records
+    assert "mine" in record.message
+    assert "no route to host" in record.message

@@ -3,11 +3,17 @@
 import csv
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from tlab.assembly.build import build_data
 from tlab.core.errors import UserError
+from tlab.data.decode_options import Levels
 from tlab.predict import predict, run
+from tlab.runs.directory import RunDirectory
+from tlab.runs.load import load_trained
 from tlab.train import train
 
 
@@ -72,3 +78,29 @@ def test_a_file_that_is_no_checkpoint_of_ours(ask, photos, tmp_path):
     }.items():
         with pytest.raises(UserError, match=words):
             predict(ask(run=str(tmp_path / name), input=str(photos)))
+
+
+def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_path, caplog):
+    """12 bits in 16; a file that is cut short is predicted too, and says so."""
+    deep, new = tmp_path / "deep", tmp_path / "new"
+    for file in photos.rglob("*.png"):
+        (target := deep / file.relative_to(photos)).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), cv2.imread(str(file)).astype(np.uint16) * 16)
+    cfg = compose_run("finetune=head", "trainer.max_epochs=1", f"data.root={deep}")
+    train(cfg)
+    levels = Levels(integers=(0, 4095))
+    assert load_trained(tmp_path / "run").decode_options.levels == levels
+    assert build_data(cfg, RunDirectory(tmp_path / "run").record).levels == levels
+    shutil.copytree(deep / "test/red", new)
+    content = (new / "00.png").read_bytes()
+    (new / "cut.png").write_bytes(content[: int(0.8 * len(content))])
+    (new / "no.png").write_bytes(content[:100])
+    common = {"run": str(tmp_path / "run"), "batch_size": 5, "num_workers": 0, "accelerator": "cpu"}
+    *rows, cut, no = predict(OmegaConf.create({"input": str(new), "precision": None, **common}))
+    flat = predict(OmegaConf.create({"input": str(photos / "test/red"), "precision": None, **common}))
+    assert [{**row, "path": ""} for row in rows] == [{**row, "path": ""} for row in flat]
+    assert cut["prediction"]
+    assert no["prediction"] == ""
+    assert "truncated" in cut["reason"]
+    assert "truncated" in no["reason"]
+    assert "1 predicted from the part" in caplog.text

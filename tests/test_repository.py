@@ -22,6 +22,7 @@ TOP_LEVEL = {
         "LICENSE",
         "Makefile",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "README.md",
         "pyproject.toml",
     ),

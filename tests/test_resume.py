@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
+import lightning.pytorch as L
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
+from tlab.evaluate import evaluate
 from tlab.runs.checkpoints import LastCheckpoint, resumable
 from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
@@ -72,7 +76,45 @@ def whole_runs() -> dict[str, Path]:
     return {}
 
 
-@pytest.mark.parametrize("scheduler", ["cosine", "plateau"])
+class Steps(L.Callback):
+    """Counts what it has seen of the training."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_train_batch_end(self, *_) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.seen = state_dict["seen"]
+
+
+class Warming(torch.nn.Module):
+    """A loss with something to train, and a state that each step changes."""
+
+    def __init__(self, class_counts: torch.Tensor) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.register_buffer("steps", class_counts.sum() * 0.0)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        return self.scale * torch.nn.functional.cross_entropy(logits, target) + self.scale**2 / (1 + self.steps)
+
+
+VARIANTS = {
+    "cosine": ("scheduler=cosine", "loss=focal"),
+    "plateau": (
+        *("scheduler=plateau", "loss._target_=test_resume.Warming", "~loss.label_smoothing"),
+        "callbacks.steps._target_=test_resume.Steps",
+    ),
+}
+
+
+@pytest.mark.parametrize("scheduler", VARIANTS)
 @pytest.mark.parametrize("crash", [2, 3, 4, 8])
 def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     compose_run, tmp_path_factory, tmp_path, monkeypatch, whole_runs, scheduler, crash
@@ -81,7 +123,7 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     options = (
         *SMALL,
         "trainer.max_epochs=3",
-        f"scheduler={scheduler}",
+        *VARIANTS[scheduler],
         "checkpoint.every_n_steps=1",
         "aug.mix.mixup_alpha=0.2",
     )
@@ -94,6 +136,11 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_there(
     assert saves == list(range(1, crash + 1))
     train(compose_run(*options, run_dir=tmp_path / "run"))
     assert_alike(tmp_path / "run", whole_runs[scheduler])
+    if scheduler == "plateau":
+        last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+        assert last["callbacks"]["Steps"] == {"seen": 9}
+        assert last["state_dict"]["loss.steps"] == 9
+        assert last["state_dict"]["loss.scale"] != 1
 
 
 def test_a_run_goes_on_in_the_precision_it_has_begun_with(compose_run, tmp_path, monkeypatch):
@@ -140,9 +187,29 @@ def test_a_run_from_before_tokens_were_told_apart_stays_as_it_was(compose_run, t
     assert json.loads(record.read_text())["tokens"] == "mixed"
 
 
+def test_a_run_whose_classes_are_sorted_as_text_keeps_their_order(compose_run, photos, tmp_path, monkeypatch):
+    """As earlier versions of tlab sorted numbers."""
+    for split in ("train", "val"):
+        for name, old in zip(("1", "2", "10"), ("blue", "green", "red"), strict=True):
+            shutil.copytree(photos / split / old, tmp_path / "data" / split / name)
+    options = (f"data.root={tmp_path / 'data'}", *SMALL, "finetune=head", "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        patch.setattr("tlab.data.sources.folder.in_class_order", sorted)
+        before = train(compose_run(*options, run_dir=tmp_path / "whole"))
+        with crashing(patch, saves=1):
+            train(compose_run(*options, run_dir=tmp_path / "run"))
+    assert train(compose_run(*options, run_dir=tmp_path / "run"))["val/loss"] == before["val/loss"]
+    assert_alike(tmp_path / "run", tmp_path / "whole")
+    assert RunDirectory(tmp_path / "run").record["class_names"] == ["1", "10", "2"]
+    assert train(compose_run(*options, run_dir=tmp_path / "whole")) == before  # nothing is trained again
+    again = evaluate(compose([f"run={tmp_path / 'run'}", "num_workers=0", "accelerator=cpu"], "evaluate"))
+    assert again["val/loss"] == pytest.approx(before["val/loss"], abs=1e-6)
+
+
 def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
     """SIGKILL in some epoch; the directory is moved; the same command again. With dropout and momentum."""
-    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2", "head.dropout=0.5")
+    mine = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 99}"
+    longer = ("trainer.max_epochs=6", "finetune.head_epochs=2", "head.dropout=0.5", f"callbacks={{mine: {mine}}}")
     whole = train(compose_run(*longer, run_dir=tmp_path / "whole"))
     cfg = compose_run(*longer, run_dir=tmp_path / "killed")
     script = tmp_path / "run.py"
@@ -167,6 +234,13 @@ def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
     lasting = {key for key in metrics if not key.endswith("seconds")}
     assert {key: metrics[key] for key in lasting} == {key: whole[key] for key in lasting}
     assert_alike(tmp_path / "whole", tmp_path / "moved")
+    states = [
+        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+        for run in ("whole", "moved")
+    ]
+    (own,) = [key for key in states[0] if key.startswith("EarlyStopping")]
+    assert states[0][own] == states[1][own]
+    assert states[0][own]["wait_count"] > 0 or states[0][own]["best_score"] < 99
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)])

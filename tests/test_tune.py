@@ -169,11 +169,11 @@ def test_its_name_is_enough_and_a_study_that_is_done_trains_nothing(searched):
         (["study=m", "data=demo", "optimzer.lr=interval(0, 1)"], "optimzer is not a key of the configuration"),
         (
             ["study=m", "data=demo", "optimizer.lr=interval(-1, 1)"],
-            "optimizer.lr=-1.0 is too small; give 0 or more",
+            "optimizer.lr=-1.0 is too small; give optimizer.lr=0 or more",
         ),
         (["study=m", "data=demo", "optimizer.lr=interval(0"], "cannot be read; write KEY=VALUE"),
         (["study=m", "data=demo", "aug=none,light", "budget.trials=0"], "budget.trials=0 is too small"),
-        (["study=m", "data=demo", "aug=none,light", "budget.trails=3"], "did you mean budget.trials"),
+        (["study=m", "data=demo", "aug=none,light", "budget.trails=3"], "did you mean budget.trials=3"),
         (
             ["study=m", "data=demo", "aug=none,light", "pruner=best"],
             "pruner=best is not a choice of the group",

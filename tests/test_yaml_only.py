@@ -1,4 +1,4 @@
-"""A new backbone, augmentation or plan is one YAML file; every recipe runs."""
+"""A new backbone, augmentation, plan, loss or callback is one YAML file; every recipe runs."""
 
 import csv
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tlab.config.hydra import conf_dir
 from tlab.train import run, train
@@ -30,19 +31,28 @@ phases:
   odd: {train: [early, late], epochs: 1, lr_scale: 0.25}
   all: {train: all, epochs: null, lr_scale: 0.1}
 """
+LOSS = "_target_: torch.nn.BCEWithLogitsLoss"
+CALLBACK = """
+clock:
+  _target_: lightning.pytorch.callbacks.Timer
+  interval: epoch
+"""
 
 
 def test_one_file_each_and_no_python(photos, tmp_path):
-    for group, text in {"backbone": BACKBONE, "aug": AUG, "finetune": PLAN}.items():
+    files = {"backbone": BACKBONE, "aug": AUG, "finetune": PLAN, "loss": LOSS, "callbacks": CALLBACK}
+    for group, text in files.items():
         (tmp_path / "mine" / group).mkdir(parents=True)
         (tmp_path / "mine" / group / "ours.yaml").write_text(text)
     command = [sys.executable, "-m", "tlab.train", "--config-dir", str(tmp_path / "mine")]
-    overrides = ["backbone=ours", "aug=ours", "finetune=ours", "trainer.max_epochs=4", "trainer=cpu", "logger=none"]
+    overrides = [*(f"{group}=ours" for group in files), "trainer.max_epochs=4", "trainer=cpu", "logger=none"]
     places = [f"data.root={photos}", f"hydra.run.dir={tmp_path / 'run'}"]
     result = subprocess.run([*command, *overrides, *places], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    assert "Timer" in torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     with (tmp_path / "run/history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    assert float(rows[0]["train/loss"]) < 1  # begins at ln 2 for each class, not at ln 3
     trained = [
         (row["phase"], *(float(row[f"lr/{group}"]) > 0 for group in ("early", "middle", "late", "top", "head")))
         for row in rows

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from tlab.config.hydra import conf_dir, list_groups_once, prepare_hydra
-from tlab.config.overrides import key_and_value, quoted, tidy
-from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import FAILED, INTERRUPTED, UserError
+from tlab.config.overrides import key_and_value, shell_argument, tidy
+from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
+from tlab.core.errors import FAILED, INTERRUPTED
 from tlab.core.files import this_command
 from tlab.core.hardware import limit_spinning
 from tlab.core.lazy_imports import defer_heavy_imports
+from tlab.core.standard_streams import outlast_readers
+from tlab.core.text import print_whatever_comes
 from tlab.sweeps.task import Task
 
 
@@ -32,16 +32,19 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead. In a
     sweep the other runs still take place, and the code is 1.
     """
+    print_whatever_comes()
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
+    outlast_readers()
     this_command()  # named before it starts other processes
     limit_spinning()  # this and the next before torch is imported
     defer_heavy_imports()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `user_message` prints
-    sys.argv[1:] = arguments = tidy(sys.argv[1:])
+    sys.argv[1:] = arguments = tidy(sys.argv[1:], config_name)
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
     task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
+    logging.raiseExceptions = task.debug  # a log on a full disk would print a traceback for every line
     try:
         prepare_hydra(arguments)
         if {"--help", "-h"} & {*arguments}:
@@ -49,10 +52,10 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
         if task.result is not None and task.result.finished:
             _compare(task.result.directory, task.debug)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         if task.debug or not is_mistake(error):
             raise
-        exit_with_error(user_message(error))
+        exit_with_error(user_message(error, arguments), exit_code(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if task.failures or (task.result is not None and task.result.failed):
@@ -68,7 +71,7 @@ def _compare(sweep: Path, debug: bool) -> None:
     except Exception as error:
         if debug:
             raise
-        again = f"python -m tlab.compare {quoted('sweep', str(sweep))} debug=true"
+        again = f"python -m tlab.compare {shell_argument('sweep', sweep)} debug=true"
         print(f"tlab: the runs are not compared ({one_line(error)}); {again} says more", file=sys.stderr)
 
 

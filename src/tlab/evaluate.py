@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
+from tlab.config.overrides import exclude_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import UserError
@@ -33,12 +34,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     import lightning.pytorch as L
 
+    from tlab.core.hardware import stay_within_cores
+    from tlab.core.memory import naming_batch_size
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 
     check_values(cfg, EvaluateConfig)
     quiet()
-    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
+    stay_within_cores()
+    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")), with_loss=True)
     config = trained.config
     exclude = cfg.data.get("exclude") or []
     exclude = list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []
@@ -47,11 +51,16 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
     elif exclude:
         raise UserError("data.exclude is for another folder; name it with data.root=DIR")
-    config.data.unreadable = "skip"  # they are named and counted
+    elif config.data.module.source._target_.endswith("folder_index"):
+        config.data.module.source.nested = True  # the run was trained on these folders
+    if config.data.get("unreadable") != "read":
+        config.data.unreadable = "skip"  # they are named and counted
     config.data.batch_size = cfg.batch_size or config.data.batch_size
     config.data.num_workers = cfg.num_workers
     with blamed_on(trained.checkpoint):
         data = instantiate(config.data.module, augment=None, mix=None)
+        data.levels = trained.decode_options.levels
+        data.max_megapixels = cfg.data.get("max_megapixels") or data.max_megapixels
         source = data.source
         data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
         data.setup()
@@ -72,7 +81,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
+    with naming_batch_size(config.data.batch_size):
+        (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
     return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
@@ -80,20 +90,21 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
     """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too."""
-    from tlab.data.sources.folder import SPLIT_NAMES
-    from tlab.data.sources.scan import check_root, nfc, subfolders
+    from tlab.data.sources.scan import check_root, read_folder
+    from tlab.data.sources.split_folders import find_splits
 
     base = check_root(root)
     data.root, data.exclude, data.val_fraction = root, exclude, None
     if data.source._target_.endswith("csv_index"):
         if (base / data.labels).is_file():
             return
-        if not any(nfc(name) in classes or name.lower() in SPLIT_NAMES for name in subfolders(base)):
+        layout = find_splits(read_folder(base), classes, any_split=True)
+        if not layout.splits and not any(folder.name in classes for folder in layout.base.filled):
             raise UserError(
                 f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
                 f"one of its classes; give a folder that has"
             )
-    data.source = {**FOLDER, "root": root, "exclude": exclude}
+    data.source = {**FOLDER, "root": root, "exclude": exclude, "classes": list(classes)}
     data.module.source = data.source
 
 
@@ -118,23 +129,20 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
     if unknown := [index.classes[label] for label in labels if index.classes[label] not in classes]:
         raise UserError(
             f"data.root: {', '.join(unknown[:6])} is no class of this run, which knows {', '.join(classes[:20])}; "
-            f"rename or remove it, or leave it out with data.exclude"
+            f"rename or remove it, or leave it out with {exclude_argument(unknown)}"
         )
-    number = {label: classes.index(index.classes[label]) for label in labels}
-    splits = {
-        split: tuple(sample._replace(label=number[sample.label]) for sample in samples)
-        for split, samples in index.splits.items()
-    }
-    return dataclasses.replace(index, classes=classes, splits=splits)
+    return index.with_classes(classes)
 
 
 def run(cfg: DictConfig) -> None:
     """Evaluate, print, and write the metrics where they are wanted."""
     from rich.console import Console
 
-    from tlab.core.files import write_text
+    from tlab.core.files import check_writable, write_text
     from tlab.dashboards.summary_table import print_metrics
 
+    if cfg.output is not None:
+        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)
     if cfg.output is not None:

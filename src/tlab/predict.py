@@ -1,23 +1,30 @@
 """Predictions of a trained run: `python -m tlab.predict run=RUN_OR_CKPT input=FILE_OR_DIR output=preds.csv`."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
+from tlab.config.overrides import shell_argument
 from tlab.config.schema import PredictConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import UserError
+from tlab.core.text import few
 
 log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
+    from tlab.runs.trained_model import Prediction
 
 
 def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """Return a row per image: `path`, `prediction`, `probability`, and `p(<class>)` for each class.
 
-    A file that cannot be decoded has a row too, with an empty prediction.
+    A file that cannot be decoded has a row too, with an empty prediction and the `reason`. One that is cut short is
+    predicted from what can be read, if that is most of it.
 
     Args:
         cfg: Configuration composed from conf/predict.yaml.
@@ -25,63 +32,72 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: The run or the input is missing, or the input holds no image.
     """
-    import torch
-
-    from tlab.data.augment.evaluation import evaluation_transform
-    from tlab.data.image_batches import ImageBatches
-    from tlab.data.loader import make_loader
-    from tlab.data.sampler import SequentialSampler
-    from tlab.data.sources.folder import Sample
-    from tlab.data.sources.scan import image_files
-    from tlab.data.sources.verify import check_files, unreadable
-    from tlab.models.autotune.precision import autocast, find_accelerator
+    from tlab.core.hardware import stay_within_cores
+    from tlab.core.memory import naming_batch_size
+    from tlab.data.sources.scan import extensions, in_order, read_folder
+    from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
+    from tlab.runs.trained_model import TrainedModel
 
     check_values(cfg, PredictConfig)
     quiet()
+    stay_within_cores()
     source, remedy = Path(cfg.input), "give an image file, or a folder of images"
     if not (source.is_file() or source.is_dir()):
         raise UserError(f"input={source} does not exist; {remedy}")
     root = source if source.is_dir() else source.parent
-    files = [source.absolute() / name for name in image_files(source)] if root == source else [source.absolute()]
+    files = [source.absolute()]
+    if root == source:
+        folder = read_folder(source)
+        files = [source.absolute() / name for name in in_order(folder.files())]
+        if folder.others:
+            log.warning("Not images by their extensions below %s: %s", source, extensions(folder.others))
     if not files:
         raise UserError(f"input={source} holds no image file; {remedy}")
     trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
-    broken = {item.path: item.reason for item in unreadable(check_files(root, files))}
-    for path, reason in broken.items():
-        log.warning("%s has no prediction: %s", path, reason)
+    model = TrainedModel(trained, cfg.accelerator, cfg.precision)
+    options = replace(trained.decode_options, truncated=True)
+    if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:
+        options = replace(options, max_megapixels=limit)
+    checks = check_files(root, files, options.max_megapixels)
+    reasons = {path: check.reason for path, check in checks.items() if check.reason}
+    unread = unreadable(checks, truncated=True)
+    broken = {item.path for item in unread}
+    base = root.absolute()
+    if unread:
+        names = by_reason(unread, lambda path: path.relative_to(base).as_posix(), most=10)
+        log.warning("%d without a prediction: %s", len(unread), names)
+    if cut := [path for path in reasons if path not in broken]:
+        names = few(path.relative_to(base).as_posix() for path in cut)
+        log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
     readable = [path for path in files if path not in broken]
-    images = ImageBatches(
-        [Sample(str(path), 0) for path in readable],
-        finish=evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction),
-        image_size=trained.image_size,
-    )
-    keys = SequentialSampler(len(images))
-    loader = make_loader(images, keys, cfg.batch_size or trained.config.data.batch_size, cfg.num_workers)
-    device = torch.device(find_accelerator(cfg.accelerator))
-    module = trained.module.to(device)
+    batch_size = cfg.batch_size or model.trained.config.data.batch_size
+    loader = model.loader(readable, options, batch_size, cfg.num_workers)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
-    with torch.inference_mode(), autocast(device, cfg.precision or trained.precision):
-        for batch in loader:
-            for index, p in zip(batch.index, module(batch.image.to(device)).softmax(dim=1).cpu(), strict=True):
-                rows[readable[index]] |= _row(p, trained.classes)
+    with naming_batch_size(batch_size):
+        for index, p in model.probabilities(loader):
+            rows[readable[index]] |= _row(model.prediction(p))
+    for path, reason in reasons.items():
+        rows[path]["reason"] = reason
     return list(rows.values())
 
 
-def _row(probabilities: Any, classes: tuple[str, ...]) -> dict[str, Any]:
-    best = int(probabilities.argmax())
-    shares = {f"p({name})": f"{float(p):.6f}" for name, p in zip(classes, probabilities, strict=True)}
-    return {"prediction": classes[best], "probability": f"{float(probabilities[best]):.6f}", **shares}
+def _row(prediction: "Prediction") -> dict[str, str]:
+    shares = {f"p({name})": f"{p:.6f}" for name, p in prediction.probabilities.items()}
+    return {"prediction": prediction.label, "probability": f"{prediction.probability:.6f}", **shares}
 
 
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
-    from tlab.core.files import write_csv
+    from tlab.core.files import check_writable, write_csv
 
     if Path(cfg.output).is_dir():
-        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {cfg.output}/preds.csv")
+        example = shell_argument("output", Path(cfg.output) / "preds.csv")
+        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {example}")
+    check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns.sort(key=lambda column: column == "reason")  # the last one
     write_csv(Path(cfg.output), columns, rows)
     unread = sum(row["prediction"] == "" for row in rows)
     print(f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else ""))

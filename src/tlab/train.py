@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.assembly.build import (
     build_backbone,
     build_data,
+    build_loggers,
     build_module,
     build_net,
     build_trainer,
@@ -30,6 +32,7 @@ from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
+from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
     from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
+    from tlab.finetuning import RunState
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
@@ -62,6 +66,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     cfg = with_present_targets(cfg)
     check(cfg)
     from tlab.core.processes import join_nodes, run_in_processes
+    from tlab.data.decode_options import options_of
+    from tlab.runs.continuation import explaining_memory, resumes_or_goes_on
     from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
 
@@ -70,16 +76,18 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
-    finished = run.is_finished(config, cfg.resume if node == 0 else "auto")
+    way_out = partial(resumes_or_goes_on, run, cfg, given)
+    finished = run.is_finished(config, cfg.resume if node == 0 else "auto", way_out)
     changed: list[str] = []
     if finished or run.has_begun:
-        changed = check_images(run, instantiate(cfg.data.module.source, _convert_="all"), cfg.resume)
+        source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
+        changed = check_images(run, source, cfg.resume, options=options)
     if finished:
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
-    with record if node == 0 else nullcontext():
+    with record if node == 0 else nullcontext(), explaining_memory(run, cfg, given):
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
             return fit(cfg, config, given, pruning)
@@ -107,7 +115,7 @@ def fit(
     import lightning.pytorch as L
 
     from tlab.assembly.callbacks import build_callbacks
-    from tlab.core.hardware import keep_freed_memory
+    from tlab.core.hardware import prepare_training
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
     from tlab.models.autotune.precision import allow_tf32
@@ -116,15 +124,15 @@ def fit(
     from tlab.runs.graceful_stop import StopSignals
 
     quiet()
-    keep_freed_memory()
+    prepare_training()
     run = RunDirectory(Path(cfg.run_dir))
     with StopSignals() as signals:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        checkpoint = from_first_process(resumable, run)
-        begun = run.record if checkpoint is not None else {}
+        loggers = build_loggers(cfg)  # before the images are read, which may take long
+        begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
-            data = build_data(cfg)
-            backbone = build_backbone(cfg, begun)
+            data = build_data(cfg, begun)
+            backbone = build_backbone(cfg, begun, checkpoint)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
@@ -134,11 +142,11 @@ def fit(
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
-        trainer = build_trainer(cfg, run, precision, state.plan, callbacks)
+        trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        carry_out(trainer, module, data, state, checkpoint)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
@@ -147,6 +155,28 @@ def fit(
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
+
+
+def carry_out(
+    trainer: "L.Trainer",
+    module: "ImageClassifier",
+    data: "ImageDataModule",
+    state: "RunState",
+    checkpoint: Path | None,
+) -> None:
+    """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
+
+    Raises:
+        UserError: Lightning refuses a callback, or one has ended training before the first epoch was over.
+    """
+    from tlab.assembly.callbacks import refusals_told
+
+    with refusals_told():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not state.rows:
+        raise UserError("callbacks: one of them ends training before the first epoch is over; leave it out")
+    if trainer.should_stop and not state.in_last_phase:
+        log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
-from tlab.config.hydra import compose, conf_dir
+from tlab.config.hydra import compose, conf_dir, config_dirs
 from tlab.config.overrides import key_and_value, quoted, tidy
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
@@ -24,8 +23,9 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
+from tlab.core.text import print_whatever_comes, shell_command
 from tlab.search.command_line import gather
-from tlab.search.commands import config_dirs, default_directory, resume_command
+from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
 from tlab.search.study import (
     STUDY_FILE,
@@ -197,8 +197,8 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
     paths = [argument for argument in found if "hydra.searchpath=" in argument]
     if found != stored.config_dirs or not all(map(FOLDERS.fullmatch, paths)):  # `pkg://` would be imported
         raise UserError(
-            f"{shlex.join(stored.config_dirs)} in {STUDY_FILE} of study={given['study']} names more than folders; "
-            f"give --config-dir DIR again on the command line"
+            f"{shell_command(stored.config_dirs)} in {STUDY_FILE} of study={given['study']} names more than "
+            f"folders; give --config-dir DIR again on the command line"
         )
     flags = [argument for argument in found if argument not in paths]
     place = next(i for i, argument in enumerate(arguments) if key_and_value(argument)[0] == "study")
@@ -207,8 +207,9 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
+    print_whatever_comes()
     try:
-        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:])))
+        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
     except UserError as error:
         exit_with_error(str(error))
     run_command(run, "tune")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
+from lightning.pytorch.callbacks import ProgressBar
 
 from tlab.assembly.callbacks import build_callbacks
 from tlab.core.errors import UserError
@@ -12,6 +13,8 @@ from tlab.runs.directory import RunDirectory
 from tlab.runs.graceful_stop import StopSignals
 from tlab.runs.pruning import Pruning
 
+STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
+EMA = "{_target_: tlab.finetuning.EMA, decay: 0.9}"
 METRICS = ("train/loss", "val/loss", "val/acc")
 
 
@@ -27,7 +30,10 @@ def callbacks(compose_run, tmp_path):
 
 
 def test_the_order_is_this_one(callbacks, tmp_path):
-    built = callbacks("finetune.l2_sp=0.1", "finetune.ema=0.9", "find_lr=true", "backbone.weights=DEFAULT")
+    mine = "{stop: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}, off: null"
+    mine += ", every: {_target_: lightning.pytorch.callbacks.ModelCheckpoint}}"
+    options = ("finetune.l2_sp=0.1", "finetune.ema=0.9", "find_lr=true", f"callbacks={mine}")
+    built = callbacks(*options, "backbone.weights=DEFAULT")
     expected = [
         "AddressedRandomness",
         "BackboneFinetuning",  # writes phase, scales and rates
@@ -45,6 +51,8 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         "PrecisionRecall",
         "EpochLines",
         "Pruning",
+        "EarlyStopping",  # the user's own
+        "ModelCheckpoint",
         "BestCheckpoint",  # saves what all above have written
         "LastCheckpoint",
         "GracefulStop",
@@ -62,8 +70,17 @@ def test_the_order_is_this_one(callbacks, tmp_path):
     [
         ("checkpoint.monitor=val/top5", "checkpoint.monitor=val/top5 is not a metric of this run"),
         ("scheduler.warmup=abc", "scheduler cannot be built"),
+        ("callbacks={mine: {_target_: builtins.dict}}", r"callbacks\.mine is no Lightning callback but dict"),
+        (f"callbacks={{a: {STOP}, b: {STOP}}}", r"callbacks\.b and callbacks\.a .* callbacks\.b=null"),
+        (f"callbacks={{a: {EMA}}}", r"callbacks\.a and EMA would keep"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_trains(callbacks, override, words):
     with pytest.raises(UserError, match=words):
-        callbacks(override)
+        callbacks(override, "finetune.ema=0.9")
+
+
+def test_a_progress_bar_of_ones_own_takes_the_place_of_tlabs(callbacks, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    built = callbacks("callbacks={bar: {_target_: lightning.pytorch.callbacks.TQDMProgressBar}}")
+    assert [type(bar).__name__ for bar in built if isinstance(bar, ProgressBar)] == ["TQDMProgressBar"]

@@ -253,3 +253,20 @@ def test_mistakes(three, tmp_path, monitor, words):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no run"):
         compare_runs(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("second", "notes"),
+    [
+        ({"loss.label_smoothing": 0.1}, []),
+        (
+            {"loss._target_": "tlab.models.losses.Focal", "loss.gamma": 2.0, "loss.label_smoothing": 0.0},
+            ["val/loss and test/loss are those of different losses (CrossEntropy, Focal gamma=2.0)"],
+        ),
+    ],
+)
+def test_losses_of_different_kinds_are_not_mixed_in_silence(make_run, sweep, second, notes):
+    """The first run is from before there was a choice."""
+    make_run("a", config={"loss.label_smoothing": 0.0})
+    make_run("b", overrides=["x=1"], config=second)
+    assert [note for note in compare_runs(sweep).notes if "loss" in note] == notes

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from tlab.config.hydra import compose, conf_dir
-from tlab.config.safe_loading import NEVER_BUILT, TARGETS, read_config
+from tlab.config.safe_loading import NEVER_BUILT, TARGETS, read_config, read_loss
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.predict import predict
@@ -105,9 +105,10 @@ def put(config: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def never_built(place: tuple[Any, ...]) -> bool:
+    """Tell whether `read_config` leaves out what a node would build; a loss is read apart."""
     return any(
         len(place) >= len(known) and all(k in ("*", p) for k, p in zip(known, place, strict=False))
-        for known in (pattern.split(".") for pattern in NEVER_BUILT)
+        for known in (pattern.split(".") for pattern in (*NEVER_BUILT, "loss"))
     )
 
 
@@ -121,7 +122,7 @@ def test_the_list_is_that_of_conf():
                 node: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
                 for key in place:
                     node = node[key]
-                if not never_built(where):
+                if not never_built(where) or group == "loss":
                     found.setdefault(".".join(where), set()).add(node)
     assert found == {place: set(targets) for place, targets in TARGETS.items()}
 
@@ -151,10 +152,12 @@ def test_no_node_of_the_configuration_builds_anything(config, attacks, written, 
     nodes = [{"_target_": target, **arguments} for target, arguments in attacks.items()]
     refused = [place for place in places(config) if not never_built(place)]
     assert len(refused) > 80
-    for place in refused:
-        for node in nodes:
+    read = read_config(config, tmp_path)
+    assert read_loss(config, read, tmp_path) == config["loss"]
+    for place in [*refused, *(place for place in places(config) if place[:1] == ("loss",))]:
+        for changed in (put(config, place, node) for node in nodes):
             with pytest.raises(UserError, match=r"_target_"):
-                read_config(put(config, place, node), tmp_path)
+                read_loss(changed, read, tmp_path) if place[:1] == ("loss",) else read_config(changed, tmp_path)
     for depth in range(1, max(map(len, places(config))) + 1):  # all places of a depth at once
         changed = config
         for place in places(config):
@@ -162,7 +165,7 @@ def test_no_node_of_the_configuration_builds_anything(config, attacks, written, 
                 changed = put(changed, place, {"these": nodes, "_args_": [nodes[0]], **nodes[1]})
         read = places(OmegaConf.to_container(read_config(changed, tmp_path)))
         assert not [place for place in read if place[-1:] in (("_target_",), ("_args_",)) and never_built(place)]
-    for pattern in NEVER_BUILT:
+    for pattern in (*NEVER_BUILT, "loss"):
         place = tuple("head" if key == "*" else key for key in pattern.split("."))
         if place != ("callbacks",):
             config = put(config, place, {"mine": nodes[0], "others": nodes, **nodes[1]})
@@ -323,6 +326,34 @@ def test_trust_builds_ones_own_backbone_and_nothing_else(config, written, attack
     with pytest.raises(UserError, match=r"trainer\.devices\._target_=torch\.save"):
         predict(ask(written(config=config), photos, trust=True))
     assert list((tmp_path / "harm").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:A_SECRET}", "${data.root}x${oc.env:A_SECRET}", "${optimizer.nothing}", "${aug.transforms}"]
+)
+def test_a_loss_asks_no_more_of_its_file(config, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("A_SECRET", "very secret")
+    read, config["loss"]["label_smoothing"] = read_config(config, tmp_path), text
+    if text == "${aug.transforms}":  # what is never built there is not built here either
+        assert "_target_" not in str(read_loss(config, read, tmp_path)["label_smoothing"])
+        return
+    with pytest.raises(UserError) as error:
+        read_loss(config, read, tmp_path)
+    assert "very secret" not in str(error.value)
+
+
+def test_ones_own_loss_needs_trust_to_be_measured_and_none_to_predict(config, checkpoint, written, photos, caplog):
+    """It has a weight of its own in the checkpoint."""
+    config["loss"] = {"_target_": "torch.nn.BCEWithLogitsLoss", "pos_weight": None}
+    plain = evaluate(ask(written(config=config), photos))
+    assert "loss is cross-entropy here" in caplog.text
+    assert "loss._target_=torch.nn.BCEWithLogitsLoss" in caplog.text
+    trusted = evaluate(ask(written(config=config), photos, trust=True))
+    assert {key for key in plain if plain[key] != trusted[key]} == {"test/loss"}
+    weights = {**checkpoint["state_dict"], "loss.scale": torch.ones(())}
+    file = written(weights=weights, config=config)
+    assert len(predict(ask(file, photos))) == 6
+    assert evaluate(ask(file, photos)) == plain
 
 
 def test_ones_own_backbone_is_not_told_what_only_tlabs_own_understands(compose_run, monkeypatch, tmp_path):

@@ -73,7 +73,7 @@ def test_help_lists_the_keys_with_their_meanings(command):
         ("evaluate", "num_workers=1.5", "num_workers has the wrong type"),
         ("predict", "num_workers=two", "num_workers has the wrong type"),
         ("predict", "batches=1", "batches is not a key of the configuration, did you mean batch_size"),
-        ("compare", "sweep=[a]", "sweep has the wrong type"),
+        ("compare", "monitor=[a]", "monitor has the wrong type"),
         ("compare", "debug=maybe", "debug has the wrong type"),
         ("tune", "worker=first", "worker has the wrong type"),
     ],
@@ -89,9 +89,13 @@ def test_every_command_refuses_a_wrong_type(command, override, words):
     [
         ("data.batch_size", 2.5, "data.batch_size=2.5 is not a whole number"),
         ("data.crop_fraction", 0, "data.crop_fraction=0 is too small; give more than 0"),
-        ("data.crop_fraction", 1.5, "data.crop_fraction=1.5 is too large; give 1 or less"),
+        ("data.crop_fraction", 1.5, "data.crop_fraction=1.5 is too large; give data.crop_fraction=1 or less"),
         ("finetune.stage_lr_decay", float("nan"), "finetune.stage_lr_decay=nan is not a number"),
-        ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 is too small; give 0 or more"),
+        (
+            "optimizer.weight_decay",
+            -1,
+            "optimizer.weight_decay=-1 is too small; give optimizer.weight_decay=0",
+        ),
         ("checkpoint.mode", "up", "checkpoint.mode=up is not one of null, min, max"),
     ],
 )

@@ -6,6 +6,8 @@ from importlib import import_module
 import pytest
 from omegaconf import OmegaConf
 
+from tlab.config.diff import differences
+from tlab.config.hydra import compose
 from tlab.config.targets import MOVED, renewed, with_present_targets
 
 OLD, NEW = "tlab.data.warp.RandomHorizontalFlip", "tlab.data.augment.geometry.RandomHorizontalFlip"
@@ -34,6 +36,13 @@ def test_a_configuration_keeps_its_interpolations_and_is_copied_only_where_it_mu
     }
     assert old.aug[0].choice._target_ == OLD
     assert with_present_targets(new) is new
+
+
+def test_a_run_from_before_there_was_a_choice_of_losses_had_cross_entropy(tmp_path):
+    new = OmegaConf.to_container(compose([f"run_dir={tmp_path}", "loss.label_smoothing=0.1"]).loss)
+    assert renewed({"loss": {"label_smoothing": 0.1}}) == {"loss": new}
+    assert differences({"loss": {"label_smoothing": 0.1}}, {"loss": new, "callbacks": {}}) == set()
+    assert renewed({"loss": {"_target_": "mine.Loss"}}) == {"loss": {"_target_": "mine.Loss"}}
 
 
 @pytest.mark.parametrize("target", MOVED.values())

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.core.lazy_imports import INHERITED
 
 AS_A_COMMAND = "from tlab.core.lazy_imports import defer_heavy_imports\ndefer_heavy_imports()\n"
-HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy", "optuna", "plotly")
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy", "optuna", "plotly", "timm")
 
 
 def python(code: str, *arguments: str) -> str:

@@ -59,12 +59,15 @@ def test_a_locked_file_keeps_what_is_in_it(tmp_path):
         assert (tmp_path / "lock").read_text() == "12"
 
 
-def test_without_locks_everybody_gets_it_or_there_is_a_way_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refusal", [errno.ENOLCK, errno.ENOTSUP, errno.EPERM, errno.EINVAL])
+def test_without_locks_everybody_gets_it_or_there_is_a_way_out(tmp_path, monkeypatch, refusal):
     def lockf(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(refusal, "No locks available")
 
     monkeypatch.setattr("tlab.core.locks.fcntl.lockf", lockf)
-    assert FileLock(tmp_path / "lock").acquire()
+    mine = FileLock(tmp_path / "lock")
+    assert mine.acquire(wait=False)
+    assert not mine.excludes
     with pytest.raises(UserError, match=r"lock cannot be locked \(No locks available\); take another folder"):
         FileLock(tmp_path / "lock", "take another folder").acquire()
     with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match="No locks"):

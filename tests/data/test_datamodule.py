@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import jpeg
+from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
@@ -14,6 +15,7 @@ from tlab.core.errors import UserError
 from tlab.data.augment.mixup import Mixing
 from tlab.data.batch import Batch
 from tlab.data.datamodule import ImageDataModule
+from tlab.data.decode import decode
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import choose_workers
 from tlab.data.sources.folder import folder_index
@@ -170,11 +172,40 @@ def test_unreadable_error_stops(odd_folder):
         module(odd_folder[0], unreadable="error")
 
 
+def test_files_cut_short_are_read_where_asked_for(root, caplog):
+    cut = root / "train" / "a" / "0.jpg"
+    cut.write_bytes(jpeg(5, (200, 150))[:-60])
+    assert "data.unreadable=read" not in caplog.text
+    assert str(cut) not in {sample.file for sample in module(root).index.splits["train"]}
+    assert "data.unreadable=read" in caplog.text
+    data = module(root, unreadable="read")
+    assert str(cut) in {sample.file for sample in data.index.splits["train"]}
+    assert sum(len(batch.index) for batch in data.train_dataloader()) == 20
+    with pytest.raises(UserError, match=r"train/a/0\.jpg \(truncated"):
+        module(root, unreadable="error")
+
+
+@pytest.mark.parametrize(("bits", "white"), [("auto", 4095), (16, 65535), (11, 2047)])
+def test_black_and_white_are_those_of_the_training_images(root, bits, white):
+    """A brighter image of another split neither changes them nor is left out."""
+    for number, file in enumerate(sorted(root.rglob("*.jpg"))):
+        x = np.random.default_rng(number).integers(0, 1800, (30, 40)).astype(np.uint16)
+        Image.fromarray(x if "train" in file.parts else x * 3).save(file, "PNG")
+    data = module(root, bits=bits, augment=None)
+    assert data.decode_options.levels.integers == (0, white)
+    assert ("28" in str(data.issues) or "20" in str(data.issues)) == (bits == "auto")
+    for split in ("train", "val"):
+        sample = data.index.splits[split][0]
+        expected = np.asarray(Image.open(sample.file)).clip(0, white) // ((white + 1) // 256)
+        assert (decode(sample.path, options=data.decode_options)[0].numpy() == expected).all()
+        images = data.images([sample])
+        assert torch.equal(images.original(0), images.finish(decode(sample.path, options=data.decode_options)))
+
+
 def test_class_without_readable_images_is_named(root):
     for i in range(2):
         (root / "val" / "c" / f"{i}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"No readable image is left in val for 'c'"):
-        module(root)
+    assert "No readable image is left in val for 'c'." in module(root).issues
 
 
 @pytest.mark.parametrize("workers", [0, 2])

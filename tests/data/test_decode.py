@@ -1,12 +1,16 @@
 import io
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from pictures import jpeg, picture, png_bomb
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tlab.data.decode import DecodeError, decode
+from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, choose_levels
 
 RGB = np.asarray(picture(1))  # 30 x 40
 
@@ -65,18 +69,117 @@ def test_16_bit_pgm_and_32_bit_integers(tmp_path):
     assert (gray(pixels(tmp_path / "x.tif")) == values).all()
 
 
-def test_16_bit_rgb_png(tmp_path):
-    import struct
-    import zlib
+def png(x_HWC):
+    """A PNG of 16 bits: gray, gray and alpha, RGB or RGBA."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in RGB)
-    header = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+    height, width, bands = x_HWC.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x_HWC)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def tiff(x_HWC, extra=(), photometric=2):
+    """An uncompressed TIFF whose bands after the third are `extra` (2: alpha, 1: premultiplied, 0: not said)."""
+    height, width, bands = x_HWC.shape
+    raw = x_HWC.astype(x_HWC.dtype.newbyteorder("<")).tobytes()
+    tags = {256: [width], 257: [height], 258: [8 * x_HWC.itemsize] * bands, 259: [1], 262: [photometric]}
+    tags |= {273: [8], 277: [bands], 278: [height], 279: [len(raw)], 284: [1]} | (
+        {338: list(extra)} if extra else {}
+    )
+    entries, tail, place = b"", b"", 8 + len(raw) + 6 + 12 * len(tags)
+    for tag, values in tags.items():
+        packed = struct.pack(f"<{len(values)}I", *values)
+        entries += struct.pack("<HHI", tag, 4, len(values))
+        entries += packed if len(packed) == 4 else struct.pack("<I", place + len(tail))
+        tail += packed if len(packed) > 4 else b""
+    ifd = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + ifd + tail
+
+
+def test_16_bit_rgb_png(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(RGB.astype(np.uint16) * 257))
     assert (pixels(tmp_path / "x.png") == RGB).all()
+
+
+DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("content", "bands"),
+    [
+        (png(DEEP[..., :1]), [0, 0, 0]),
+        (png(DEEP[..., :3]), [0, 1, 2]),
+        (tiff(DEEP[..., :1], photometric=1), [0, 0, 0]),
+        (tiff(DEEP[..., :3]), [0, 1, 2]),
+        (tiff(DEEP, extra=[0]), [0, 1, 2]),
+        (tiff(DEEP), [0, 1, 2]),
+        (b"P5 7 5 4095\n" + DEEP[..., 0].astype(">u2").tobytes(), None),
+    ],
+)
+def test_12_bits_in_16_keep_their_high_bits(tmp_path, content, bands):
+    (tmp_path / "x.png").write_bytes(content)
+    options = DecodeOptions(Levels(integers=(0, 4095)))
+    if bands is None:  # the file itself says how many bits it has
+        bands, options = [0, 0, 0], DecodeOptions()
+    x = decode(tmp_path / "x.png", options=options).permute(1, 2, 0).numpy()
+    assert np.abs(x.astype(int) - (DEEP[..., bands] >> 4)).max() <= (content[:2] == b"P5")
+
+
+@pytest.mark.parametrize("white", [4095, 65535])
+@pytest.mark.parametrize("bands", [2, 4])
+def test_alpha_of_16_bits(tmp_path, bands, white):
+    x = DEEP[:, :, :bands].copy()
+    x[..., -1] = 0
+    x[:, :3, -1] = white
+    (tmp_path / "x.png").write_bytes(png(x))
+    seen = decode(tmp_path / "x.png", options=DecodeOptions(Levels(integers=(0, 4095)))).permute(1, 2, 0).numpy()
+    assert (seen[:, :3] == x[:, :3, [0] * 3 if bands == 2 else [0, 1, 2]] >> 4).all()
+    assert (seen[:, 3:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "low", "high"),
+    [("integers", np.int32, -1024, 3071), ("floats", np.float32, -1, 3), ("floats", np.float32, 0, 1.3)],
+)
+def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtype, low, high):
+    """A dim image of a set stays dim."""
+    whole = np.linspace(low, high, 256).reshape(16, 16).astype(dtype)
+    levels = choose_levels([SampleRange(kind, low, high), SampleRange(kind, low, low)], None)
+    for name, x in (("whole", whole), ("dim", whole[:8])):
+        Image.fromarray(x).save(tmp_path / f"{name}.tif")
+    x, dim = (decode(tmp_path / f"{name}.tif", options=DecodeOptions(levels))[0] for name in ("whole", "dim"))
+    assert np.abs(x.numpy().reshape(-1).astype(int) - np.arange(256)).max() <= 1
+    assert (dim == x[:8]).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "bits", "white"),
+    [
+        ([("integers", 900, 1724)], None, 4095),
+        ([("integers", 0, 1000), ("integers", 0, 65535)], None, 65535),
+        ([("integers", 0, 40)], None, 255),
+        ([("integers", 0, 1724)], 16, 65535),
+        ([("integers", 0, 65535)], 12, 4095),
+        ([("floats", 0, 0.9)], 12, 1),
+        ([("floats", 0, 200)], None, 255),
+        ([("floats", 0, 3000)], None, 4095),
+    ],
+)
+def test_white_of_a_set(found, bits, white):
+    levels = choose_levels([SampleRange(*each) for each in found], bits)
+    assert getattr(levels, found[0][0]) == (0, white)
+
+
+def test_white_is_zero(tmp_path):
+    """As in radiographs that are stored as negatives."""
+    for dtype in (np.uint8, np.uint16):
+        x = (RGB[..., :1].astype(dtype)) * (257 if dtype == np.uint16 else 1)
+        (tmp_path / "x.tif").write_bytes(tiff(x, photometric=0))
+        assert (gray(pixels(tmp_path / "x.tif")) == 255 - RGB[..., 0]).all()
 
 
 @pytest.mark.parametrize("scale", [1 / 255, 1.0, 256.0])
@@ -128,6 +231,32 @@ def test_gray_with_alpha_and_with_a_transparent_gray(tmp_path):
     flat.putpixel((1, 0), 77)
     flat.save(tmp_path / "l.png", transparency=77)
     assert gray(pixels(tmp_path / "l.png")).tolist() == [[10, 255]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("alpha", [0, 1, 128, "mask"])
+def test_alpha_that_is_no_transparency(tmp_path, suffix, alpha):
+    """A channel that would hide all of a picture, or is the same everywhere."""
+    layer = Image.new("L", (40, 30), 0 if alpha == "mask" else alpha)
+    if alpha == "mask":
+        layer.paste(1, (5, 5, 20, 20))  # classes 0 and 1
+    image = Image.fromarray(RGB)
+    image.putalpha(layer)
+    image.save(tmp_path / f"x.{suffix}")
+    assert (pixels(tmp_path / f"x.{suffix}") == RGB).all()
+
+
+def test_one_clear_color_is_white(tmp_path):
+    """Such as an empty tile of a map, of which others are drawn in part."""
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "x.png")
+    assert (pixels(tmp_path / "x.png") == 255).all()
+
+
+@pytest.mark.parametrize(("extra", "clear"), [([0], False), ([], False), ([2], True), ([0, 0], False)])
+def test_a_fourth_band_is_alpha_only_where_the_file_says_so(tmp_path, extra, clear):
+    more = np.random.default_rng(0).integers(0, 256, (30, 40, max(1, len(extra))), np.uint8)
+    (tmp_path / "x.tif").write_bytes(tiff(np.concatenate([RGB, more], axis=2), extra))
+    assert (pixels(tmp_path / "x.tif") == RGB).all() == (not clear)
 
 
 def test_cmyk(tmp_path):
@@ -187,13 +316,37 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
         (jpeg(1)[:-300], "truncated"),
         (b"\n<HTML><title>404</title>", "a web page (HTML), not an image"),
         (b'<?xml version="1.0"?><svg xmlns="x"/>', "SVG"),
-        (b"hello", "not an image"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+        (b'{"error": "quota exceeded"}', "JSON"),
+        (b"hello", "text, not an image"),
+        (bytes(range(256)), "not an image"),
         (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
-        (png_bomb(), "decompression bomb"),
-        (bytes(5000), "not an image"),
+        (b"II*\0", "truncated or damaged"),
+        (png_bomb(), "data.max_megapixels=900"),
+        (bytes(5000), "zero bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+        (b"PK\3\4" + bytes(50), "ZIP"),
+        (b"\x1f\x8b\x08" + bytes(50), "gzip"),
+        (b"%PDF-1.7\n", "PDF"),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\xff\x0a" + bytes(50), "JPEG XL"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(50), "video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "video"),
+        (b"RIFF\0\0\0\0AVI LIST", "video"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom", "raw"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(50), "AVIF"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(50), "raw"),
+        (
+            tiff(np.zeros((4, 4, 13), np.uint16), [0] * 10, 1),
+            "a TIFF of 13 bands of 16 bits, which tlab cannot read: ",
+        ),
+        (tiff(np.zeros((4, 4, 2), np.uint16), [0], 1), "a TIFF of 2 bands of 16 bits"),
+        (tiff(np.zeros((4, 4, 1), np.uint64), (), 1), "a TIFF of one band of 64 bits"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_unreadable_files_say_why(tmp_path, content, reason):
+def test_unreadable_files_say_why_and_nothing_else(tmp_path, content, reason, capfd, caplog):
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as caught:
@@ -201,6 +354,116 @@ def test_unreadable_files_say_why(tmp_path, content, reason):
     assert caught.value.path == path
     assert reason in caught.value.reason
     assert str(caught.value).startswith(str(path))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)
+
+
+def test_heic_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.jpg").write_bytes(HEIC)
+    with pytest.raises(DecodeError, match=r"HEIC, which needs pillow-heif: pip install pillow-heif"):
+        decode(tmp_path / "phone.jpg")
+
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = picture(1, (64, 48))
+    heif.from_pillow(image).save(tmp_path / "x.jpg", quality=100)
+    assert np.abs(pixels(tmp_path / "x.jpg") - np.asarray(image)).mean() < 3
+    turned = image.copy()
+    turned.info["exif"] = exif.tobytes()
+    turned.encoderinfo = {"quality": 100}
+    with (tmp_path / "turned.heic").open("wb") as file:
+        heif.as_plugin._save_heif(turned, file, "")  # what `Image.save` calls once the library is registered
+    assert pixels(tmp_path / "turned.heic").shape == (64, 48, 3)
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "x.jpg").read_bytes()[:-200])
+    (tmp_path / "none.heic").write_bytes(HEIC)
+    for name in ("cut.heic", "none.heic"):
+        with pytest.raises(DecodeError, match=r"damaged|truncated"):
+            decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, options, cut):
+    picture(2, (200, 150)).save(tmp_path / "x.jpg", **options)
+    content = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[:-cut])
+    assert (pixels(tmp_path / "cut.jpg") == pixels(tmp_path / "x.jpg")).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "kept"),
+    [
+        ("JPEG", 0.95, 0.8),
+        ("JPEG", 0.3, 0),
+        ("PNG", 0.9, 0.8),
+        ("PNG", 0.3, 0),
+        ("BMP", 0.8, 0.7),
+        ("GIF", 0.9, 0.5),
+    ],
+)
+def test_files_cut_short_are_read_as_far_as_they_go_where_asked_for(tmp_path, name, share, kept):
+    image = picture(2, (200, 152))
+    image.save(tmp_path / "x", name)
+    whole, content = pixels(tmp_path / "x"), (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DecodeError, match="truncated"):
+        decode(tmp_path / "x")
+    if not kept:
+        with pytest.raises(DecodeError, match="truncated"):
+            decode(tmp_path / "x", options=DecodeOptions(truncated=True))
+        return
+    part = decode(tmp_path / "x", options=DecodeOptions(truncated=True)).permute(1, 2, 0).numpy()
+    assert part.shape == whole.shape
+    assert (np.abs(part.astype(int) - whole).max(2) <= 8).mean() > kept
+
+
+def test_large_text_and_profile(tmp_path):
+    for before in (True, False):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Comment", "x" * 3_000_000, zip=True)
+        info.add_itxt("More", "x" * 3_000_000, zip=True)
+        info.add(b"teSt", b"", after_idat=True)
+        for number in range(80):
+            info.add_text(f"Part {number}", "y" * 1_000_000, zip=True)
+        if not before:
+            info.chunks = [(kind, data, True) for kind, data, *_ in info.chunks]
+        profile = {"icc_profile": bytes(3_000_000)} if before else {}
+        Image.fromarray(RGB).save(tmp_path / "x.png", pnginfo=info, **profile)
+        assert (pixels(tmp_path / "x.png") == RGB).all()
+
+
+@pytest.mark.parametrize(("name", "least"), [("PNG", None), ("JPEG", None), ("JPEG", 10)])
+def test_the_limit_is_on_the_size_at_which_an_image_is_decoded(tmp_path, name, least):
+    Image.new("RGB", (1501, 1300), (9, 9, 9)).save(tmp_path / "x", name)
+    for limit in (1.9, 0.2):
+        options = DecodeOptions(max_megapixels=limit)
+        if name == "PNG":
+            with pytest.raises(DecodeError, match=r"2 megapixels.*data\.max_megapixels=2 "):
+                decode(tmp_path / "x", least, options)
+        else:
+            assert decode(tmp_path / "x", least, options)[0].numel() <= limit * 1e6
+    assert decode(tmp_path / "x", None, DecodeOptions(max_megapixels=2)).shape == (3, 1300, 1501)
+
+
+def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for name in ("JPEG", "PNG", "TIFF", "BMP"):
+        Image.fromarray(RGB).save(tmp_path / "x", name)
+        assert decode(tmp_path / "x").shape == (3, 30, 40)
+
+
+def test_progressive_jpegs_count_in_full(tmp_path):
+    """Their coefficients are held in memory at any scale."""
+    picture(1, (1600, 1200)).save(tmp_path / "x.jpg", progressive=True)
+    with pytest.raises(DecodeError, match="2 megapixels"):
+        decode(tmp_path / "x.jpg", options=DecodeOptions(max_megapixels=1))
 
 
 def test_missing_and_forbidden_files_say_so(tmp_path, monkeypatch):

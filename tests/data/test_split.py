@@ -85,6 +85,13 @@ def test_place_is_the_same_everywhere():
     assert place(unicodedata.normalize("NFD", "é/1.jpg"), 0) == place(unicodedata.normalize("NFC", "é/1.jpg"), 0)
 
 
-def test_too_small_classes_are_named():
-    with pytest.raises(UserError, match=r"train and val and test in cats \(2\)"):
-        split_classes({"cats": files(2), "dogs": files(9)}, 0.2, 0.2, 0)
+def test_a_class_with_fewer_files_than_parts_is_in_train_alone():
+    parts = split_classes({"cats": files(2), "dogs": files(9)}, 0.2, 0.2, 0)
+    assert parts["train"]["cats"] == files(2)
+    assert {part: [*names] for part, names in parts.items()} == {
+        "train": ["cats", "dogs"],
+        "val": ["dogs"],
+        "test": ["dogs"],
+    }
+    with pytest.raises(UserError, match=r"None of the 2 classes .* 3 images .* train and val and test"):
+        split_classes({"cats": files(2), "dogs": files(2)}, 0.2, 0.2, 0)

@@ -2,11 +2,14 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import SHARED, jpeg, picture
+from PIL import Image
 
 from tlab.data import progress_bar
 from tlab.data.decode import DecodeError, decode
+from tlab.data.decode_options import DecodeOptions
 from tlab.data.sources import verify
 from tlab.data.sources.folder import folder_index
 from tlab.data.sources.issues import find_issues
@@ -27,9 +30,9 @@ def examined(monkeypatch) -> list[Path]:
     seen: list[Path] = []
     true = verify.examine
 
-    def spy(path):
+    def spy(path, *limit):
         seen.append(path)
-        return true(path)
+        return true(path, *limit)
 
     monkeypatch.setattr(verify, "examine", spy)
     return seen
@@ -55,6 +58,22 @@ def test_check_and_decode_agree(odd_folder):
     assert set(unreadable(check_files(root, files(root)))) == bad
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+def test_check_and_decode_agree_on_files_cut_short(tmp_path, truncated):
+    """Also where only the finest detail of the last blocks is lost, which an eighth of the size does not show."""
+    content = jpeg(2, (200, 150))
+    for cut in (1, 2, 3, 4, 6, 8, 12, 20, 50, 100, 2000):
+        file = tmp_path / f"{cut}.jpg"
+        file.write_bytes(content[:-cut])
+        found = [item.path for item in unreadable({file: verify.examine(file)}, truncated)]
+        try:
+            decode(file, 16, DecodeOptions(truncated=truncated))
+        except DecodeError:
+            assert found == [file]
+        else:
+            assert found == []
+
+
 def test_second_check_only_looks_at_what_changed(odd_folder, examined):
     root, _ = odd_folder
     first = check_files(root, files(root))
@@ -73,6 +92,28 @@ def test_second_check_only_looks_at_what_changed(odd_folder, examined):
     second = check_files(root, files(root))
     assert sorted(examined) == sorted([mended, broken, touched])
     assert (second[mended].reason, second[broken].reason[:9]) == ("", "truncated")
+
+
+def test_a_file_rewritten_with_its_size_and_time_is_looked_at_again(tmp_path, examined):
+    """As by exiftool -P, which corrects an orientation and keeps the time."""
+    file = tmp_path / "0.bmp"
+    for number in range(2):
+        picture(number).save(file)
+        os.utime(file, (1, 1))
+        (verdict,) = check_files(tmp_path, [file]).values()
+        assert verdict.digest
+    assert examined == [file, file]
+
+
+def test_a_limit_of_its_own_leaves_other_results_alone(tmp_path, examined):
+    picture(0, (200, 150)).save(tmp_path / "0.png")
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(tmp_path / "1.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    for limit, broken in ((179, 0), (0.02, 1), (179, 0), (0.02, 1)):
+        verdicts = check_files(tmp_path, paths, limit)
+        assert len(unreadable(verdicts)) == broken
+        assert verdicts[paths[1]].samples == ("integers", 0, 1199)
+    assert len(examined) == 4
 
 
 def test_folders_that_change_their_names_are_read_again(tmp_path):

@@ -40,7 +40,7 @@ phases:
   one: {train: 1, epochs: 2}
   two: {train: 2, epochs: 1, lr_scale: 0.5}
 """
-PLANS = {"lp_ft": ("finetune=lp_ft", "finetune.head_epochs=2"), "gradual": ("finetune=stepwise",)}
+PLANS = {"lp_ft": ("finetune=lp_ft", "finetune.head_epochs=2", "loss=focal"), "gradual": ("finetune=stepwise",)}
 
 
 class Watch(L.Callback):

@@ -358,3 +358,17 @@ def test_a_write_that_fails_is_an_error_and_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_two_processes_do_not_write_one_file(tmp_path):
+    path, ended = tmp_path / "a.npy", []
+
+    def of_one(first):
+        yield np.zeros((2, 3))
+        if not ended:  # the other process begins and ends meanwhile
+            ended.append(fill(path, 4, lambda first: [np.ones((4, 3))], alone=False))
+        yield np.zeros((2, 3))
+
+    fill(path, 4, of_one, alone=False)
+    assert np.load(path).sum() == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]

@@ -148,7 +148,21 @@ def test_precision_is_the_runs(module, batch):
     assert full == pytest.approx(half, rel=0.02)
 
 
+class Counting(torch.nn.Module):
+    """A loss with something to train, and a state that each call changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, logits, target):
+        self.calls += 1
+        return torch.nn.functional.cross_entropy(self.scale * logits, target)
+
+
 def test_the_module_and_the_random_state_stay_as_they_are(module, batch):
+    module.loss = Counting()
     module.net.set_trainable(["top", "head"])
     module.net.eval()
     before = {key: value.clone() for key, value in module.state_dict().items()}

@@ -158,9 +158,3 @@ def test_arguments_that_a_model_lets_fall_are_refused(name: str) -> None:
     library, _, name = name.rpartition(":")
     with pytest.raises(UserError, match=f"backbone.kwargs.stochastic is no argument that {name} takes"):
         build_backbone(name, library or "torchvision", None, image_size=32, kwargs={"stochastic": 0.1})
-
-
-def test_timm_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(UserError, match="pip install timm"):
-        build_backbone("resnet18", library="timm", weights=None)

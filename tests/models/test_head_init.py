@@ -254,29 +254,46 @@ def test_bundled_weights_and_weights_without_class_names(monkeypatch: pytest.Mon
     assert (pretraining.classifier_weight is not None, pretraining.classifier_fits) == (True, False)
 
 
-@pytest.mark.parametrize(
-    ("pooling", "upto", "fits"), [("avg", None, True), ("max", None, False), ("avg", "layer3", False)]
-)
-def test_a_checkpoint_of_a_former_run(pooling: Any, upto: str | None, fits: bool, tmp_path: Path) -> None:
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "max": {"pooling": "max"},
+    "mlp": {"hidden": [5, 4], "dropout": 0.5},
+    "probe": {"normalize": True},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_checkpoint_of_a_former_run(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A head of the same form starts as the former one, and the network gives the same probabilities."""
     torch.manual_seed(3)
+    form = HEADS[kind]
     net = Classifier(
-        build_backbone("resnet18", weights=None, image_size=64), Head(512, 3, pooling), IMAGENET_MEAN, IMAGENET_STD
+        build_backbone("resnet18", weights=None, image_size=64), Head(512, 3, **form), IMAGENET_MEAN, IMAGENET_STD
     )
     nn.init.normal_(net.head.linear.weight, std=0.1)
+    lively(net.head)
     content = {
         "state_dict": {f"net.{key}": tensor for key, tensor in net.state_dict().items()},
-        "tlab": {"classes": list(SOURCE), "image_size": 64, "config": {"head": {"pooling": pooling}}},
+        "tlab": {
+            "classes": list(SOURCE),
+            "image_size": 64,
+            "config": {"head": {"pooling": form.get("pooling", "avg")}},
+        },
     }
     torch.save(content, tmp_path / "best.ckpt")
-    backbone = build_backbone("resnet18", weights=str(tmp_path / "best.ckpt"), image_size=64, upto=upto)
-    assert backbone.pretraining.classifier_fits is fits
-    if fits:
-        head = Head(512, 3)
-        assert list(reuse_rows(head, backbone.pretraining, SOURCE, "auto")) == list(SOURCE)
-        again = Classifier(backbone, head, IMAGENET_MEAN, IMAGENET_STD).eval()
-        x = images(64).sigmoid()
-        with torch.no_grad():
-            assert torch.allclose(again(x).softmax(1), net.eval()(x).softmax(1), atol=1e-6)
+    backbone = build_backbone("resnet18", weights=str(tmp_path / "best.ckpt"), image_size=64)
+    head = Head(512, 3, **form)
+    assert list(reuse_rows(head, backbone.pretraining, SOURCE, "auto")) == list(SOURCE)
+    again = Classifier(backbone, head, IMAGENET_MEAN, IMAGENET_STD).eval()
+    x = images(64).sigmoid()
+    with torch.no_grad():
+        assert torch.allclose(again(x).softmax(1), net.eval()(x).softmax(1), atol=1e-6)
+    others = {name: Head(512, 3, **other) for name, other in HEADS.items() if name != kind}
+    with caplog.at_level(logging.INFO, "tlab"):
+        assert [reuse_rows(other, backbone.pretraining, SOURCE, "auto") for other in others.values()] == [{}] * 3
+    assert all("they belong to another head: set " in line for line in caplog.messages)
+    cut = build_backbone("resnet18", weights=str(tmp_path / "best.ckpt"), image_size=64, upto="layer3")
+    assert not cut.pretraining.classifier_fits
 
 
 def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> None:

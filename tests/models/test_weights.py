@@ -1,20 +1,28 @@
 """Weights from the bundled file, from downloads and from files of any origin."""
 
 import argparse
+import datetime
 import hashlib
 import http.server
 import io
 import json
+import logging
 import re
+import shlex
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
+import safetensors.torch
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from originals import original
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VisionTransformer
@@ -24,7 +32,8 @@ from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
-from tlab.models.weights import Weights, fit_to
+from tlab.models.weight_matching import fit_to
+from tlab.models.weights import Weights, read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights"
 
@@ -82,14 +91,55 @@ WRAPPINGS = {
     "averaged": lambda s: {
         "model_ema": {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}}
     },
-    "lightning": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "callbacks": {}},
+    "lightning": lambda s: {"state_dict": under("model", s), "callbacks": {}},
+    "a template's network": lambda s: {"state_dict": under("net", s), "hyper_parameters": {"lr": 0.1}},
+    "a loss beside it": lambda s: {"state_dict": {**under("model", s), "criterion.weight": torch.ones(7)}},
+    "several layers of names": lambda s: {"a": {"b": under("module.encoder.backbone", s)}},
+    "compiled layer by layer": lambda s: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in s.items()},
+    "a list": lambda s: {"networks": [s], "epoch": 1},
+    "an average beside it": lambda s: {"model_ema": dead(s), "model": s},
+    "a momentum encoder": lambda s: {"state_dict": {**under("encoder_k", dead(s)), **under("encoder_q", s)}},
+    "a teacher": lambda s: {"student": under("backbone", dead(s)), "teacher": under("backbone", s)},
+    "a narrower one first": lambda s: {
+        "student": {k: v[:1] if v.ndim else v for k, v in s.items()},
+        "teacher": s,
+    },
+    "with its optimizer": lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(64, 3, 7, 7)}}}},
+    "arguments": lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, data_path=Path("x")), "epoch": 3},
+    "a NumPy scalar": lambda s: {"state_dict": s, "arch": "resnet18", "metric": numpy.float64(71.2)},
+    "a NumPy array": lambda s: {"state_dict": s, "curve": numpy.arange(3), "when": datetime.datetime(2020, 1, 1)},
+    "OmegaConf": lambda s: {"state_dict": s, "cfg": OmegaConf.create({"a": [1, {"b": "${a}"}]})},
+    "defaultdict": lambda s: {"model": defaultdict(list, s), "more": SimpleNamespace(x=defaultdict(int, a=1))},
+    "hyper-parameters of Hydra": lambda s: {
+        "state_dict": under("net", s),
+        "hyper_parameters": {"optimizer": partial(torch.optim.Adam, lr=0.1), "net": nn.Linear(2, 2)},
+    },
 }
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_files_of_many_origins(wrapping: str, state: dict[str, Tensor], tmp_path: Path) -> None:
-    backbone = build(saved(WRAPPINGS[wrapping](state), tmp_path))
-    assert same(backbone, state)
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": tensor for key, tensor in state.items()}
+
+
+def dead(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def plain_digest(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build(saved(model.state_dict(), tmp_path_factory.mktemp("plain"))).pretraining.digest
+
+
+@pytest.mark.parametrize(
+    ("wrapping", "zipped"), [*((wrapping, True) for wrapping in WRAPPINGS), ("arguments", False)]
+)
+def test_files_of_many_origins(
+    wrapping: str, zipped: bool, state: dict[str, Tensor], plain_digest: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(WRAPPINGS[wrapping](state), path, _use_new_zipfile_serialization=zipped)
+    backbone = build(path)
+    assert backbone.pretraining.digest == plain_digest
     assert torch.equal(backbone.pretraining.classifier_weight, state["fc.weight"])
     assert torch.equal(backbone.pretraining.classifier_bias, state["fc.bias"])
     assert backbone.pretraining.classes is None
@@ -137,7 +187,7 @@ def test_a_cut_tlab_checkpoint_fits_the_same_cut_only(tmp_path: Path) -> None:
     net = Classifier(cut, Head(128, 3), IMAGENET_MEAN, IMAGENET_STD)
     path = saved({"state_dict": {f"net.{key}": tensor for key, tensor in net.state_dict().items()}}, tmp_path)
     assert build(path, upto="layer2").pretraining.digest == cut.pretraining.digest
-    with pytest.raises(UserError, match=r"missing \(layer3.0.bn1.bias"):
+    with pytest.raises(UserError, match=r"missing \(layer3.0.bn1.bias.*: backbone.upto=layer2$"):
         build(path)
 
 
@@ -167,8 +217,15 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         path.touch()
     elif kind == "truncated":
         path.write_bytes(saved(state, folder).read_bytes()[:100_000])
-    elif kind == "objects":
-        torch.save({"model": state, "args": argparse.Namespace(lr=1)}, path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a folder of files":
+        path.mkdir()
+        (path / "a b.pth").touch()
+    elif kind == "a mapping in itself":
+        loop: dict[str, Any] = {}
+        loop["loop"] = loop
+        torch.save(loop, path)
     elif kind == "no tensors":
         torch.save({"epoch": 3}, path)
     elif kind == "a tensor":
@@ -183,7 +240,9 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("text", "is no weights file of torch, or is cut short"),
         ("empty", "is no weights file of torch, or is cut short"),
         ("truncated", "is no weights file of torch, or is cut short"),
-        ("objects", r"holds Python objects besides tensors.*torch.save\(model.state_dict"),
+        ("a folder", "is a folder without a run's checkpoints/best.ckpt; give the directory of a trained run"),
+        ("a folder of files", r"is a folder .*; give 'backbone.weights=/.*/a b\.pth'$"),
+        ("a mapping in itself", "holds no state dict"),
         ("no tensors", "holds no state dict"),
         ("a tensor", "holds no state dict"),
     ],
@@ -191,6 +250,134 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
 def test_files_that_cannot_be_read(kind: str, message: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"w\.pth {message}"):
         build(broken(kind, tmp_path, state))
+
+
+class Code:
+    """Runs code when it is unpickled in the ordinary way."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("torch.nn.Linear(2, 3)",)
+
+
+SAVED_OTHERWISE = {
+    "code": lambda path: torch.save({"state_dict": {"weight": torch.ones(3, 2)}, "code": Code()}, path),
+    "a whole model of code": lambda path: torch.save(Code(), path),
+    "a whole model": lambda path: torch.save(nn.Linear(2, 3), path),
+    "a whole model in a dict": lambda path: torch.save({"model": nn.Linear(2, 3), "epoch": 1}, path),
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 3)), path),
+    "torch.export": lambda path: torch.export.save(torch.export.export(nn.Linear(2, 3), (torch.ones(1, 2),)), path),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", SAVED_OTHERWISE)
+def test_a_file_of_another_kind_is_refused_with_a_command_that_works(kind: str, tmp_path: Path) -> None:
+    SAVED_OTHERWISE[kind](tmp_path / "of 'mine'.pt2")
+    with pytest.raises(UserError, match="save its state dict alone") as caught:
+        read_file(tmp_path / "of 'mine'.pt2")
+    told, _, command = str(caught.value).partition(": python -c ")
+    (code,) = shlex.split(command)
+    (override,) = shlex.split(told.partition(", and give ")[2])
+    exec(code, {"eval": eval, "torch": torch})
+    assert read_file(Path(override.removeprefix("backbone.weights="))).tensors["weight"].shape == (3, 2)
+
+
+def test_safetensors(state: dict[str, Tensor], plain_digest: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file(under("model", state), tmp_path / "model.safetensors")
+    assert build(tmp_path / "model.safetensors").pretraining.digest == plain_digest
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut\.safetensors is no weights file of torch, or is cut short"):
+        build(tmp_path / "cut.safetensors")
+
+
+def test_the_directory_of_a_run_is_its_best_checkpoint(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    cut = build_backbone("resnet18", weights=None, upto="layer2", image_size=32)
+    net = Classifier(cut, Head(128, 3), IMAGENET_MEAN, IMAGENET_STD)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "checkpoints/best.ckpt")
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert build(tmp_path, upto="layer2").pretraining.digest == cut.pretraining.digest
+
+
+REPLACED: dict[str, tuple[dict[str, tuple[int, ...]], bool]] = {
+    "dropout and a layer": ({"fc.1.weight": (10, 512), "fc.1.bias": (10,)}, True),
+    "two layers": (
+        {"fc.0.weight": (256, 512), "fc.0.bias": (256,), "fc.3.weight": (10, 256), "fc.3.bias": (10,)},
+        False,
+    ),
+    "a norm and a layer": ({"fc.0.weight": (512,), "fc.1.weight": (10, 512)}, False),
+    "a named layer": ({"fc.out.linear.weight": (10, 512)}, True),
+}
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+def test_a_classifier_that_had_been_replaced_is_the_old_head(
+    kind: str, state: dict[str, Tensor], plain_digest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes, is_linear = REPLACED[kind]
+    old = {key: torch.ones(shape) for key, shape in shapes.items()}
+    body = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    with caplog.at_level(logging.INFO, "tlab"):
+        pretraining = build(saved(body | old, tmp_path)).pretraining
+    assert pretraining.digest == plain_digest
+    assert (pretraining.classifier_weight is not None) == is_linear
+    (line,) = caplog.messages
+    assert all(key in line for key in shapes)
+
+
+class SmallVGG(nn.Module):
+    """A VGG's layers by their names: its two hidden layers belong to the backbone, and users replace them too."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3))
+        self.classifier = classifier
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [nn.Linear(4, 2), nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2)), nn.Identity()],
+)
+def test_a_vgg_with_another_classifier_is_used_up_to_its_last_block(classifier: nn.Module) -> None:
+    weights = Weights(under("net", dict(SmallVGG(classifier).state_dict())), Pretraining(description="test"))
+    model = SmallVGG(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 7)))
+    stages = {"block5": ["features.0.weight", "features.0.bias"]}
+    hidden = {f"fc{6 + i // 2}": [f"classifier.{i}.weight", f"classifier.{i}.bias"] for i in (0, 2)}
+    with pytest.raises(UserError, match=r"does not fit vgg: .* backbone.upto=block5$"):
+        fit_to(weights, model, "vgg", "classifier.4", stages | hidden)
+    fit_to(weights, model, "vgg", "classifier.4", stages)
+    assert torch.equal(model.features[0].bias, weights.tensors["features.0.bias"])
+
+
+def test_what_has_no_place_is_named_in_one_line(
+    state: dict[str, Tensor], plain_digest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"criterion.pos_weight": torch.ones(7), **{f"metric.{i}": torch.ones(1) for i in range(7)}}
+    content = {
+        "state_dict": {**under("model", state), **more},
+        "optimizer": {"state": {0: {"step": torch.ones(1)}}},
+    }
+    with caplog.at_level(logging.INFO, "tlab"):
+        assert build(saved(content, tmp_path)).pretraining.digest == plain_digest
+    (line,) = caplog.messages
+    assert "state_dict.criterion.pos_weight" in line
+    assert "state_dict.metric (7 tensors)" in line
+    assert "optimizer.state.0.step" in line
+
+
+def test_the_network_taken_of_several_is_named(
+    state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "tlab"):
+        build(saved({"student": dead(state), "teacher": state}, tmp_path))
+    assert any("student" in line and "teacher is taken" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("resnet34", "resnet18"), ("resnet18", "resnet34")])
+def test_weights_of_another_model_name_it(name: str, wanted: str, tmp_path: Path) -> None:
+    path = saved({"state_dict": under("net", original(name, num_classes=3).state_dict())}, tmp_path)
+    with pytest.raises(UserError, match=rf"it fits backbone={name}$"):
+        build_backbone(wanted, weights=str(path), image_size=32)
 
 
 def test_class_names_of_a_file(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -360,7 +547,7 @@ def test_vit_positions_are_interpolated() -> None:
     small, large = (VisionTransformer(size, 8, 1, 2, 16, 32, num_classes=4) for size in (16, 32))
     nn.init.constant_(small.encoder.pos_embedding[:, 1:], 0.7)
     weights = Weights(dict(small.state_dict()), Pretraining(description="test"))
-    fit_to(weights, large, "vit", "heads.head", needed=set())
+    fit_to(weights, large, "vit", "heads.head", stages={})
     positions = large.encoder.pos_embedding
     assert positions.shape == (1, 17, 16)
     assert torch.equal(positions[:, 0], small.encoder.pos_embedding[:, 0])
@@ -385,7 +572,7 @@ def test_old_names_of_vit_layers() -> None:
         old[key] = tensor
     assert sum("linear" in key for key in old) == 8
     body = {key: value for key, value in source.state_dict().items() if not key.startswith("heads")}
-    fit_to(Weights(old, Pretraining(description="test")), model, "vit", "heads.head", needed=set(body))
+    fit_to(Weights(old, Pretraining(description="test")), model, "vit", "heads.head", stages={"all": body})
     assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
 
 
@@ -400,7 +587,7 @@ def test_old_names_of_densenet_layers() -> None:
 
     model = Dense()
     old = {f"{layer}.norm.1.weight": torch.tensor([2.0, 3.0]), f"{layer}.norm.1.bias": torch.zeros(2)}
-    fit_to(Weights(old, Pretraining(description="test")), model, "densenet", "", needed=set(model.state_dict()))
+    fit_to(Weights(old, Pretraining(description="test")), model, "densenet", "", stages={"all": model.state_dict()})
     assert model.state_dict()[f"{layer}.norm1.weight"].tolist() == [2.0, 3.0]
 
 

@@ -1,6 +1,8 @@
 """How often the processes of a run ask each other whether to stop, and when they do."""
 
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -85,3 +87,11 @@ def test_a_signal_to_the_other_process_stops_this_one_within_a_second(clock, mon
         train(stop, clock, [0.02] * 3000)
     assert end.value.code == 128 + signal.SIGTERM
     assert 0 <= saved[0] - came <= 1.1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no hang-up")
+@pytest.mark.parametrize(("before", "stops"), [("SIG_DFL", True), ("SIG_IGN", False)])
+def test_a_closed_terminal_stops_a_run_unless_nohup_says_otherwise(before, stops):
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.{before}); from tlab.core.signals import STOPPING"
+    ran = subprocess.run([sys.executable, "-c", f"{code}; print(signal.SIGHUP in STOPPING)"], capture_output=True)
+    assert ran.stdout.decode().strip() == str(stops)

@@ -4,7 +4,8 @@ import shlex
 
 from optuna.distributions import CategoricalDistribution
 
-from tlab.search.commands import config_dirs, resume_command
+from tlab.config.hydra import config_dirs
+from tlab.search.commands import resume_command
 from tlab.search.space import Space
 from tlab.search.study import Definition, Study, write_definition
 from tlab.search.summary import print_end

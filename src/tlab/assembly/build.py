@@ -2,21 +2,29 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
+from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
+from tlab.core.text import as_text
+from tlab.data.decode_options import levels_from
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
+    from lightning.pytorch.loggers import Logger
     from torch.optim import Optimizer
 
     from tlab.data.datamodule import ImageDataModule
@@ -50,17 +58,30 @@ def communication(trainer: DictConfig) -> str:
     return "nccl" if accelerator == "cuda" else "gloo"
 
 
-def build_backbone(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "StagedBackbone":
+def build_backbone(
+    cfg: DictConfig, begun: dict[str, Any] | None = None, checkpoint: Path | None = None
+) -> "StagedBackbone":
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
     Args:
         cfg: The run's configuration.
         begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
+        checkpoint: Checkpoint that the run resumes from: it has all weights, and stands in for those of the
+            configuration where they cannot be read any more.
     """
     from tlab.runs.load import instantiate_backbone
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
-    return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
+    try:
+        return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
+    except (UserError, InstantiationException) as error:
+        if weights is None or checkpoint is None or not begun:
+            raise
+        backbone = instantiate_backbone(cfg, str(checkpoint), cfg.data.image_size, begun)
+        log.warning("%s; the run goes on with its own, from %s", one_line(error), checkpoint)
+        known = {"description": begun["weights"], "digest": begun["weights_digest"]} if "weights" in begun else {}
+        backbone.pretraining = replace(backbone.pretraining, classes=None, **known)  # the head has its rows
+        return backbone
 
 
 def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModule") -> "Classifier":
@@ -117,12 +138,19 @@ def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[d
     return build
 
 
-def build_data(cfg: DictConfig) -> "ImageDataModule":
+def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDataModule":
     """Return the data module, not set up yet, with the augmentation of each phase that has one of its own.
+
+    Args:
+        cfg: The run's configuration.
+        begun: Record of a resumed run, which keeps its order of classes, and black and white of samples of more
+            than 8 bits; None or empty for a new run.
 
     Raises:
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
+    from tlab.data.contents import keeping_order
+
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
         if not OmegaConf.is_dict(aug) or set(aug) != {"transforms", "mix"} or not OmegaConf.is_dict(aug.transforms):
@@ -130,7 +158,11 @@ def build_data(cfg: DictConfig) -> "ImageDataModule":
                 f"finetune.phases.{name}.aug={aug} is no augmentation; choose one of the group aug for it: "
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
-    return instantiate(cfg.data.module, phases=own)
+    data = instantiate(cfg.data.module, phases=own)
+    if begun:
+        data.levels = levels_from(begun.get("levels"))
+        data.source = keeping_order(data.source, [*map(as_text, begun.get("class_names", ()))])
+    return data
 
 
 def build_module(
@@ -155,23 +187,44 @@ def build_module(
     """
     from tlab.models.autotune.compiled import CompiledTraining
     from tlab.models.module import ImageClassifier
+    from tlab.runs.load import build_loss
 
+    counts = data.class_counts()
+    mixes = any(data.training_images(phase.key).mixing is not None for phase in plan.phases)
+    loss, weights = build_loss(cfg, data.classes, counts, mixes)
     groups = {phase.trained for phase in plan.phases if phase.name in compiled}
     batch = batch_size(cfg, len(data.index.splits["train"]))
     return ImageClassifier(
         net,
         data.classes,
         optimizer=build_optimizer(cfg, precision),
-        label_smoothing=cfg.loss.label_smoothing,
-        class_weights=data.class_weights() if cfg.data.class_weights else None,
+        loss=loss,
+        class_weights=weights,
         channels_last=cfg.trainer.channels_last,
-        about={"config": config, **preprocessing(cfg, net, precision)},
+        about={"config": config, "class_counts": counts.tolist(), **preprocessing(cfg, data, net, precision)},
         training_net=CompiledTraining(net, groups, batch) if groups else None,
     )
 
 
+def build_loggers(cfg: DictConfig) -> "list[Logger]":
+    """Return the run's loggers, which may fail without ending the run.
+
+    Raises:
+        UserError: The package of one is missing, or its store cannot be opened.
+    """
+    from tlab.runs.loggers import outlasted
+
+    return [outlasted(logger, name) for name, logger in instantiate(cfg.logger, _convert_="all").items()]
+
+
+@refusals_told()
 def build_trainer(
-    cfg: DictConfig, run: "RunDirectory", precision: "Precision", plan: "Plan", callbacks: list["L.Callback"]
+    cfg: DictConfig,
+    run: "RunDirectory",
+    precision: "Precision",
+    plan: "Plan",
+    callbacks: list["L.Callback"],
+    loggers: "list[Logger]",
 ) -> "L.Trainer":
     """Return the Lightning trainer with its callbacks and loggers."""
     import lightning.pytorch as L
@@ -191,7 +244,7 @@ def build_trainer(
         sync_batchnorm=cfg.trainer.sync_batchnorm,
         precision=precision,
         max_epochs=plan.epochs,
-        logger=list(instantiate(cfg.logger, _convert_="all").values()),
+        logger=loggers,
         callbacks=callbacks,
         # else Lightning takes the tasks of a Slurm job for its processes, and requeues the job in its own way
         plugins=[AtomicCheckpointIO(run), *([] if several else [LightningEnvironment()])],

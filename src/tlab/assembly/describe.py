@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.overrides import key_and_value
 from tlab.core.errors import UserError
+from tlab.core.text import as_text
 from tlab.runs.manifest import read_manifest
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
@@ -55,18 +56,19 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
         choices: Config group -> choice, where known; another group is shown by its content.
     """
     shown = {key: OmegaConf.select(cfg, key) for key in SETTINGS}
-    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "optimizer", "scheduler")}
+    held = {group: cfg[group]._target_.rsplit(".", 1)[-1] for group in ("head", "loss", "optimizer", "scheduler")}
     held["aug"] = " ".join(name for name, transform in cfg.aug.transforms.items() if transform is not None)
     held["finetune"] = " ".join(cfg.finetune.phases)
     shown |= {group: choices.get(group, text) for group, text in held.items()}
     for override in overrides:
         key, value = key_and_value(override)
         chosen = OmegaConf.select(cfg, key)
-        shown[key] = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+        chosen = value if chosen is None or OmegaConf.is_config(chosen) else chosen
+        shown[key] = as_text(chosen) if isinstance(chosen, str) else chosen
     return shown
 
 
-def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[str, Any]:
+def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", precision: str) -> dict[str, Any]:
     """Return what a checkpoint says about the images that its network expects."""
     return {
         "precision": precision,
@@ -75,6 +77,7 @@ def preprocessing(cfg: DictConfig, net: "Classifier", precision: str) -> dict[st
         "crop_fraction": cfg.data.crop_fraction,
         "mean": net.normalize.mean.flatten().tolist(),
         "std": net.normalize.std.flatten().tolist(),
+        "levels": data.decode_options.levels.plain(),
         "tokens": net.backbone.tokens,
         "prefix_tokens": net.backbone.prefix_tokens,
     }
@@ -102,6 +105,7 @@ def describe(
         "precision": trainer.precision,
         "tokens": net.backbone.tokens,
         "compiled": compiled,
+        "levels": data.decode_options.levels.plain(),
         "class_names": list(data.classes),
         "data": {
             "root": str(data.index.root),

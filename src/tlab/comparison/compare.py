@@ -134,6 +134,21 @@ def _had_other_images(runs: Sequence[Run]) -> bool:
     return len({images["content"] for _, images in data}) > 1 or len(splits) > len({seed for seed, _ in data})
 
 
+def _losses(runs: Sequence[Run]) -> list[str]:
+    """Return the different losses that the runs' `val/loss` and `test/loss` are of, in words."""
+    told = {}
+    for run in runs:
+        keys = {
+            key: value for key, value in run.config.items() if key.startswith("loss.") and key != "loss._target_"
+        }
+        target = str(run.config.get("loss._target_", ""))
+        if target.startswith("tlab."):  # these measure without it
+            keys.pop("loss.label_smoothing", None)
+        words = [target.rpartition(".")[2], *(f"{key.partition('.')[2]}={keys[key]}" for key in sorted(keys))]
+        told[target, *words] = " ".join(words)
+    return sorted(told.values())
+
+
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
     notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
@@ -141,6 +156,11 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):
         notes.append(f"{monitor} chooses here, so it no longer tells how good the choice is on new images")
+    if (
+        len(losses := _losses([run for run in runs if run.status == FINISHED and "loss._target_" in run.config]))
+        > 1
+    ):
+        notes.append(f"val/loss and test/loss are those of different losses ({', '.join(losses)})")
     if _had_other_images(runs):
         notes.append("not all runs had the same images")
     if changed := sum(bool(run.record.get("data_changes")) for run in runs):

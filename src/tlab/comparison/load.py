@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlab.config.diff import flat
-from tlab.config.overrides import key_and_value
+from tlab.config.overrides import key_and_value, shell_argument
 from tlab.config.targets import renewed
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
@@ -91,9 +91,7 @@ def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
         UserError: There is no such directory, or no run in it.
     """
     if not directory.is_dir():
-        raise UserError(
-            f"sweep={directory} is no directory; give one that holds runs, such as outputs/multirun/NAME"
-        )
+        raise UserError(f"sweep={directory} is no directory; give one that holds runs, {_there_are()}")
     runs, damaged = [], []
     for path in sorted(_run_directories(directory)):
         try:
@@ -101,9 +99,16 @@ def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
         except (UserError, OSError, ValueError, csv.Error) as error:
             damaged.append(str(error))
     if not runs:
-        none = f"sweep={directory} holds no run (no run.json in it or below); give a sweep's or a run's directory"
+        none = f"sweep={directory} holds no run (no run.json in it or below); give one that does, {_there_are()}"
         raise UserError(damaged[0] if damaged else none)
     return runs, [f"left out: {reason}" for reason in damaged]
+
+
+def _there_are() -> str:
+    """Return an example of a directory with runs, if possible the latest sweep or run that is here."""
+    here = [folder for group in ("multirun", "runs") for folder in Path("outputs", group).glob("*/")]
+    latest = max(here, key=lambda folder: folder.stat().st_mtime, default=Path("outputs/multirun/NAME"))
+    return f"such as {shell_argument('sweep', latest)}"
 
 
 def _run_directories(directory: Path) -> Iterator[Path]:

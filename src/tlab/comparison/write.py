@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tlab.comparison.compare import compare_runs
 from tlab.comparison.result import Comparison
+from tlab.core.files import check_writable
 
 if TYPE_CHECKING:  # imported when the work begins, not for --help
     from rich.console import Console
@@ -42,6 +43,8 @@ def compare(
     from tlab.dashboards.summary_table import print_paths
 
     console = console or Console()
+    if output is not None or directory.is_dir():
+        check_writable(output or directory, "give output=DIR")
     comparison = compare_runs(directory, monitor, target, interval, test)
     table, _ = write_tables(comparison, output or directory)
     report = write_report(comparison, output or directory)

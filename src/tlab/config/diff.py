@@ -1,6 +1,7 @@
 """Which differences between two configurations can change a result."""
 
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,13 +15,16 @@ WITHOUT_EFFECT = (
     *("data.num_workers", "data.module.num_workers", "data.store", "data.module.store"),
     *("checkpoint.every_n_steps", "debug", "dashboards.", "find_lr", "logger."),
     *("resume", "run_dir", "sweep", "baseline."),
+    *("data.nested", "data.source.nested", "data.module.source.nested"),
 )
 
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
 # Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
-CHOSEN_SINCE = {"trainer.compile": (False, "auto")}
+CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
+CHOSEN_SINCE |= {f"data.{node}bits": (None, "auto") for node in ("", "module.")}
+CHOSEN_SINCE |= {f"data.{node}max_megapixels": (None, 179.0) for node in ("", "module.")}
 
 
 def without_effect(key: str) -> bool:
@@ -42,12 +46,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         key
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key)
+        and not (key == "backbone.weights" and _same_file(before.get(key), after.get(key)))
         and not key.startswith(WITHOUT_EFFECT)
         and key not in PLACES
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and (key in before or not _is_neutral(key, after[key]))
         and "$ {" not in str(before.get(key))  # an earlier version kept what asks a resolver as it was typed
     }
+
+
+def _same_file(old: Any, new: Any) -> bool:
+    """Tell whether two values name one file; one that is gone stays as typed (`tlab.config.provenance.plain`)."""
+    return bool(old and new) and Path(old).expanduser().absolute() == Path(new).expanduser().absolute()
 
 
 def _is_neutral(key: str, value: Any) -> bool:

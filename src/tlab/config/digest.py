@@ -47,7 +47,7 @@ def config_digest(overrides: Sequence[str], sources: str | None) -> str | None:
     if sources is None:
         return None
     telling = sorted(override for override in overrides if not without_effect(key_and_value(override)[0]))
-    return hashlib.sha256("\0".join([sources, *telling]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([sources, *telling]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_commands_own(cfg: DictConfig) -> bool:

@@ -5,6 +5,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 import hydra
@@ -12,13 +13,15 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlab.config import schema
-from tlab.config.overrides import named_choices, names_choices, of_keys, run_name
-from tlab.config.validation import typed
+from tlab.config.hydra_syntax import read_any_letters
+from tlab.config.overrides import key_and_value, named_choices, names_choices, of_keys, run_name, tidy
+from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
 
+CONFIG_DIR = ("--config-dir", "-cd")
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
 
 
@@ -38,10 +41,32 @@ def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bo
         config_name: Name of the primary YAML file, without extension.
         with_hydra: Keep the node `hydra`, which has the groups' choices.
     """
+    overrides = tidy(overrides, config_name, sweep=False)
     prepare_hydra(overrides)
     begun = GlobalHydra.instance().is_initialized()
     with nullcontext() if begun else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides), with_hydra)
+        return hydra.compose(config_name, overrides, with_hydra)
+
+
+def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
+    """Return a configuration for use outside a command, checked; a run gets a directory named by the time.
+
+    Args:
+        overrides: Overrides as on the command line.
+        config_name: Name of the command.
+
+    Raises:
+        UserError: A value is out of its bounds.
+    """
+    own = [override.replace("hydra.run.dir=", "run_dir=", 1) for override in overrides]
+    cfg = compose(own, config_name, with_hydra=True)
+    if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
+        settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"
+        cfg.run_dir = f"outputs/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check_values(cfg, schema.COMMANDS[config_name])
+    return cfg
 
 
 def prepare_hydra(overrides: Sequence[str]) -> None:
@@ -50,6 +75,7 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     Raises:
         UserError: A group's choice is not a name.
     """
+    read_any_letters()
     schema.register()
     ignore_schema_warnings()
     keep_own_presets()
@@ -74,6 +100,19 @@ def user_conf_dirs(arguments: Sequence[str]) -> list[Path]:
     lists = [override.value() for override in of_keys(["hydra.searchpath"], arguments)]
     paths = [str(path).removeprefix("file://") for paths in lists if isinstance(paths, list) for path in paths]
     return [Path(path) for path in (*flags, *paths) if "://" not in path]  # packages (`pkg://`) are left out
+
+
+def config_dirs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
+    found: list[str] = []
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        if argument in CONFIG_DIR:
+            found = [argument, following, *found]  # flags before overrides, as Hydra takes them
+        elif argument.startswith(tuple(f"{flag}=" for flag in CONFIG_DIR)):
+            found = [argument, *found]
+        elif argument.lstrip("+").startswith("hydra.searchpath="):
+            found.append(argument)
+    return found
 
 
 def groups(places: Sequence[Path]) -> set[str]:

@@ -1,9 +1,9 @@
 """Parsing of command-line overrides, and names derived from them."""
 
+import glob
 import hashlib
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -22,26 +22,42 @@ from hydra.core.override_parser.types import (
     ValueType,
 )
 from hydra.errors import HydraException
+from omegaconf import ListConfig
 
+from tlab.config import schema
+from tlab.config.hydra_syntax import quote, read, read_any_letters, readable
 from tlab.core.errors import UserError
+from tlab.core.text import as_text, shell_word
 
 LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
+NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "dir"}  # one for all runs
 
 
-def tidy(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments in a form that Hydra can parse.
+def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
+    """Return the arguments in a form that Hydra can parse; tidy ones stay as they are.
 
-    `-m` may stand anywhere, and an existing path needs no quotes: directories of sweep runs have `=` and `,` in
-    them.
+    `-m` may stand anywhere. A path is taken as typed, whatever its characters, with the home directory for `~`. In
+    other values what Hydra cannot read is quoted.
+
+    Args:
+        arguments: Arguments as typed.
+        command: Entry point that takes them, which has its own keys.
+        sweep: Whether commas separate the values of a sweep; None: with `-m`.
     """
+    read_any_letters()
+    paths = schema.path_keys(command)
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    sweep = bool(flags) if sweep is None else sweep
     tidied = [*flags[:1]]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        special = equals and not key.startswith("-") and re.search(r"[^\w./~-]", value)
-        if special and os.path.exists(value):  # noqa: PTH110 - False for what is longer than a path can be, too
-            argument = quoted(key, value)
+        if equals and not key.startswith(("-", "~")):
+            name = key.lstrip("+")
+            value = value if name in paths else as_text(value)
+            several = sweep and name not in NEVER_SWEPT
+            value = readable(value, path=name in paths, container=paths.get(name, True), sweep=several)
+            argument = f"{key}={value}"
         if argument not in flags:
             tidied.append(argument)
     return tidied
@@ -49,7 +65,30 @@ def tidy(arguments: Sequence[str]) -> list[str]:
 
 def quoted(key: str, value: str) -> str:
     """Return the override that sets `key` to a text of any characters."""
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{key}={quote(value)}"
+
+
+def shell_argument(key: str, value: Any) -> str:
+    """Return the argument that sets `key`, in shell quoting: `'data.exclude=["Corn_(maize)___blight"]'`."""
+    return shell_word(f"{key}={_written(value)}")
+
+
+def exclude_argument(names: Iterable[str], key: str = "data.exclude") -> str:
+    """Return the argument, in shell quoting, that leaves out these files and folders: names, not glob patterns."""
+    return shell_argument(key, [glob.escape(name) for name in names])
+
+
+def _written(value: Any) -> str:
+    """Return a value as the command line takes it; a text is in quotes unless it can be nothing else."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple | ListConfig):
+        return f"[{', '.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool | int | float):
+        return "null" if value is None else str(value).lower()
+    text = str(value)
+    plain = re.fullmatch(r"[\w./-]*", text) and read(text) == text
+    return text if plain else QuotedString(text, Quote.double).with_quotes()
 
 
 @cache
@@ -171,4 +210,4 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -20,12 +20,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain data, with interpolations, so that a key can still be changed.
 
     Paths are made absolute: the run may be evaluated from another folder. What asks a resolver (`${oc.env:SEED}`)
-    is resolved: it may answer otherwise there. Loggers keep their interpolations, which may stand for secrets.
+    is resolved: it may answer otherwise there. Loggers and callbacks keep theirs, which may stand for secrets.
     """
     config = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(config, dict)
     for key, value in flat(config).items():
-        if reaches_out(value) and not key.startswith(("logger.", *OWN_RESOLVERS)):
+        if reaches_out(value) and not key.startswith(("logger.", "callbacks.", *OWN_RESOLVERS)):
             *parents, name = key.split(".")
             reduce(getitem, parents, config)[name] = OmegaConf.select(cfg, key)
     for group, key in (("data", "root"), ("backbone", "weights")):

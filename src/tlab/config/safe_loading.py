@@ -36,16 +36,18 @@ TARGETS = {
     "data.module": ("tlab.data.datamodule.ImageDataModule",),
     "data.module.source": _SOURCES,
     "data.source": _SOURCES,
+    "loss": ("tlab.models.losses.CrossEntropy", "tlab.models.losses.Focal", "tlab.models.losses.LogitAdjusted"),
     "sampler": ("optuna.samplers.RandomSampler", "optuna.samplers.TPESampler"),
     "pruner": ("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner", "optuna.pruners.NopPruner"),
 }
 # Places where nothing is built from a file; `*` stands for any one key.
 NEVER_BUILT = (
-    *("aug", "callbacks", "logger", "loss", "optimizer", "scheduler"),
+    *("aug", "callbacks", "logger", "optimizer", "scheduler"),
     *("data.module.augment", "data.module.mix", "finetune.phases.*.aug"),
 )
+_NETWORK = ("backbone", "head", "data")  # what each command builds; evaluate builds the loss too
 # Places where `trust=true` lets a file build anything.
-TRUSTED = ("backbone", "head", "data")
+TRUSTED = (*_NETWORK, "loss")
 # Sources that write below their `root`: a root from a file is dropped, so they write into the cache directory.
 _WRITING = ("tlab.data.sources.demo.index.demo_index", "tlab.data.sources.torchvision_sets.torchvision_index")
 _SPECIAL = re.compile(r"_\w+_")  # Hydra's keys: _target_, _args_, _partial_, ...
@@ -66,27 +68,50 @@ def read_config(raw: Any, file: Path, trust: bool = False) -> DictConfig:
         trust: Allow any target for backbone, head and data source, and interpolations that call resolvers.
 
     Returns:
-        The configuration with interpolations that refer to its own keys only. Below `NEVER_BUILT`, targets and
-        resolver calls are left out.
+        The configuration with interpolations that refer to its own keys only. Below `NEVER_BUILT`, and of the loss
+        (see `read_loss`), targets and resolver calls are left out.
 
     Raises:
         UserError: It would build something else, calls a resolver (`${oc.env:HOME}`), or cannot be read.
     """
     try:
-        checked = _Reader(file, trust).mapping(renewed(raw), ())
+        whole = renewed(raw)
+        loss = _defused(whole.pop("loss", None)) if isinstance(whole, dict) else None
+        checked = {**_Reader(file, trust).mapping(whole, ()), "loss": loss}
         types = OmegaConf.create({"backbone": BackboneConfig, "data": DataConfig})
         for group in ("backbone", "data"):
             OmegaConf.set_struct(types[group], False)  # a user's own group may have other keys
         config = OmegaConf.merge(types, checked)
         assert isinstance(config, DictConfig)
         # once more, resolved: an interpolation may have moved a value or completed another interpolation
-        read = {group: OmegaConf.to_container(config[group], resolve=True) for group in TRUSTED}
+        read = {group: OmegaConf.to_container(config[group], resolve=True) for group in _NETWORK}
         _Reader(file, trust, resolved=True).mapping(read, ())
     except (OmegaConfBaseException, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds a configuration that cannot be read ({reason}); {ANOTHER}") from error
     plain: Any = OmegaConf.to_container(config, resolve=False)
     return OmegaConf.create(plain)  # untyped: evaluate replaces its data node
+
+
+def read_loss(raw: Any, config: DictConfig, file: Path, trust: bool = False) -> dict[str, Any]:
+    """Return the loss of a checkpoint's configuration, which is safe to build.
+
+    Args:
+        raw: The configuration as for `read_config`.
+        config: What `read_config` returned for it.
+        file: As for `read_config`.
+        trust: As for `read_config`.
+
+    Raises:
+        UserError: It would build another loss than tlab's, calls a resolver, or cannot be read.
+    """
+    node = _Reader(file, trust).mapping(renewed(raw).get("loss"), ("loss",))
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.merge(config, {"loss": node}).loss, resolve=True)
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"loss in {file} cannot be read ({reason}); {ANOTHER}") from error
+    return _Reader(file, trust, resolved=True).mapping(resolved, ("loss",))
 
 
 def read_node(raw: Any, place: str, file: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def key(
     above: float | None = None,
     most: float | None = None,
     below: Sequence[type] = (),
+    path: bool = False,
 ) -> Any:
     """Declare a key: a field of one of the dataclasses below.
 
@@ -41,8 +42,10 @@ def key(
         above: Exclusive lower bound.
         most: Largest allowed number.
         below: Dataclasses of the keys below it, where its type does not name them.
+        path: Whether it names a file or folder, or (as a list or mapping) several: taken as typed, with `~` for the
+            home directory.
     """
-    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
+    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below, "path": path}
     return field(**{"default_factory" if callable(default) else "default": default}, metadata=rules)
 
 
@@ -62,6 +65,16 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
     return found
 
 
+@cache
+def path_keys(command: str) -> dict[str, bool]:
+    """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
+    nodes = [COMMANDS[command]] if command in COMMANDS else []
+    nodes += [TrainConfig] if command == "tune" else []  # its trials'
+    found = {name: each for node in reversed(nodes) for name, each in keys(node).items() if each.metadata["path"]}
+    several = {name: each.type is not str and str not in get_args(each.type) for name, each in found.items()}
+    return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
+
+
 def _open_mapping() -> Any:
     """Return an empty mapping in which any key may be set without `+`."""
     return DictConfig({}, flags={"struct": False})
@@ -75,6 +88,7 @@ class DataConfig:
         MISSING,
         "DIR/train/<class>/*.jpg and DIR/val/..., or DIR/<class>/*.jpg; of data=demo and data=torchvision the "
         "folder where they are kept (null: the cache directory)",
+        path=True,
     )
     image_size: int = key(MISSING, "side of the square that the network sees, in pixels", least=2)
     batch_size: int = key(MISSING, "images in a training step, of each process", least=1)
@@ -82,9 +96,23 @@ class DataConfig:
     val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)
     test_fraction: float = key(MISSING, "share split off train where there is no test folder", least=0, most=0.99)
     split_seed: int = key(MISSING, "what the split follows from; a fixed number keeps it when seed changes")
-    exclude: list[str] = key(MISSING, "glob patterns relative to root: files and folders to leave out")
+    exclude: list[str] = key(
+        MISSING, "glob patterns of what to leave out: files and folders relative to root, or classes"
+    )
+    min_images: int | None = key(None, "leave out classes with fewer images to train on; null: keep all", least=1)
     normalize: str = key(MISSING, "whose mean and std images get", choices=("backbone", "dataset", "none"))
-    unreadable: str = key(MISSING, "what to do with undecodable files; skip warns", choices=("skip", "error"))
+    unreadable: str = key(
+        MISSING,
+        "what to do with undecodable files; skip warns, read takes those that are cut short but there for the most "
+        "part",
+        choices=("skip", "read", "error"),
+    )
+    bits: Any = key(
+        MISSING,
+        "bits of samples of more than 8 bits; auto: what the training images use",
+        choices=("auto", *range(8, 17)),
+    )
+    max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
     resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))
     crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
     store: str = key(
@@ -97,12 +125,22 @@ class DataConfig:
 
 
 @dataclass
+class FolderDataConfig(DataConfig):
+    """Further keys of data=folder."""
+
+    nested: bool = key(
+        False,
+        "data=folder: true: all class folders may hold the same folders, which otherwise look like the classes",
+    )
+
+
+@dataclass
 class CsvDataConfig(DataConfig):
     """Further keys of data=csv."""
 
-    labels: str = key(MISSING, "data=csv: the table, relative to root; its first line names the columns")
-    images: str = key(MISSING, "data=csv: the folder of the images, relative to root")
-    image_column: str = key(MISSING, "data=csv: column of the image's file name, with or without its extension")
+    labels: str = key(MISSING, "data=csv: the table, relative to root; its first line names the columns", path=True)
+    images: str = key(MISSING, "data=csv: folder of the images, in any subfolder, relative to root", path=True)
+    image_column: str = key(MISSING, "data=csv: column of the image's file name or path, with or without extension")
     label_column: str = key(MISSING, "data=csv: column of the class name")
     extension: str | None = key(None, "data=csv: for example .png, where two files differ in nothing else")
 
@@ -121,8 +159,10 @@ class BackboneConfig:
     _target_: str = key(MISSING)
     name: str = key(MISSING, "the model's name in its library")
     library: str = key("torchvision", "torchvision or timm")
-    weights: str | None = key("DEFAULT", "a name, FILE, bundled (mobilenet_v3_small) or null (random)")
-    weights_classes: str | None = key(None, "JSON list of class names for a weights file")
+    weights: str | None = key(
+        "DEFAULT", "a name, FILE, a run, bundled (mobilenet_v3_small) or null (random)", path=True
+    )
+    weights_classes: str | None = key(None, "JSON list of class names for a weights file", path=True)
     upto: str | None = key(None, "last stage kept, e.g. layer3")
     stages: dict[str, str] | None = key(None, "stage names and first modules, in order; null: by a general rule")
     classifier: str | None = key(None, "path of the model's last layer, in front of which it is cut; null: found")
@@ -235,9 +275,13 @@ class FeaturesConfig:
 
 @dataclass
 class LossConfig:
-    """The training loss."""
+    """Keys of tlab's losses."""
 
-    label_smoothing: float = key(0.0, "share of each target that is spread over all classes", least=0, most=0.99)
+    label_smoothing: float = key(
+        0.0, "share of each target that is spread over all classes, in training", least=0, most=0.99
+    )
+    gamma: float = key(MISSING, "loss=focal: how much less the images count whose answer is certain", least=0)
+    tau: float = key(MISSING, "loss=logit_adjusted: strength; 1 is for the mean accuracy over classes", least=0)
 
 
 @dataclass
@@ -264,7 +308,7 @@ class TrainConfig:
     """A training run (tlab-train)."""
 
     # each choice has its own schema, see `register`
-    data: Any = key(MISSING, below=(DataConfig, CsvDataConfig, TorchvisionDataConfig))
+    data: Any = key(MISSING, below=(DataConfig, FolderDataConfig, CsvDataConfig, TorchvisionDataConfig))
     backbone: BackboneConfig = key(MISSING)
     head: dict[str, Any] = key(MISSING, below=(HeadConfig,))
     aug: AugConfig = key(MISSING)
@@ -275,13 +319,18 @@ class TrainConfig:
     logger: dict[str, Any] = key(MISSING, "what takes the logged values, by name")
     experiment: Any = key(None, "a recipe: settings of many keys in one file")
     features: FeaturesConfig = key(FeaturesConfig)
-    loss: LossConfig = key(LossConfig)
+    loss: dict[str, Any] = key(
+        MISSING, "what trains, and val/loss; each choice has its own keys", below=(LossConfig,)
+    )
+    callbacks: dict[str, Any] = key(
+        _open_mapping, "further ones of Lightning or your own, by name: {mine: {_target_: module.Class}}"
+    )
     checkpoint: CheckpointConfig = key(CheckpointConfig)
     dashboards: DashboardsConfig = key(DashboardsConfig)
     baseline: dict[str, list[str]] = key(dict, "runs to compare with: name -> overrides (see experiment/demo.yaml)")
     find_lr: bool = key(False, "true: suggest a value for optimizer.lr at each phase's start")
     seed: int = key(0, "everything random follows from it", least=0, most=2**32 - 1)
-    run_dir: str = key(MISSING, "the run's directory; hydra.run.dir sets it")
+    run_dir: str = key(MISSING, "the run's directory; hydra.run.dir sets it", path=True)
     debug: bool = key(False, DEBUG)
     resume: str = key(
         "auto",
@@ -289,7 +338,9 @@ class TrainConfig:
         "classes, never refuses it",
         choices=("auto", "never", "anyway"),
     )
-    sweep: str = key(MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it")
+    sweep: str = key(
+        MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it", path=True
+    )
 
 
 @dataclass
@@ -311,11 +362,12 @@ class SamplerConfig:
 class TuneConfig:
     """A hyperparameter search (tlab-tune)."""
 
-    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/")
+    study: str = key(MISSING, "name of the search; trials lie in outputs/tune/NAME/trial=<n>/seed=<n>/", path=True)
     dir: str = key(
         MISSING,
         "the study's folder, by default outputs/tune/NAME; all that use one study must share it, and with it its "
         "locks, with a database's URL too",
+        path=True,
     )
     storage: str | None = key(
         None,
@@ -338,8 +390,8 @@ class TuneConfig:
 class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
-    run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint")
-    output: str | None = key(None, "write the metrics to this JSON file too")
+    run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint", path=True)
+    output: str | None = key(None, "write the metrics to this JSON file too", path=True)
     batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
     num_workers: int | None = key(None, "processes that decode images", least=0)
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
@@ -360,8 +412,17 @@ class OtherDataConfig:
         None,
         "another folder with the same class names, measured whole where it is not split (for a run with data=csv: "
         "or with such a table); null: the run's own data",
+        path=True,
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
+    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+
+
+@dataclass
+class LimitsConfig:
+    """Which images are read."""
+
+    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
 
 
 @dataclass
@@ -378,22 +439,23 @@ class EvaluateConfig(_ReadConfig):
 class PredictConfig(_ReadConfig):
     """Predictions of a trained run (tlab-predict)."""
 
-    input: str = key(MISSING, "an image file, or a folder of them (subfolders included)")
-    output: str = key("preds.csv", "path, prediction, probability, and the probability of each class")
+    input: str = key(MISSING, "an image file, or a folder of them (subfolders included)", path=True)
+    output: str = key("preds.csv", "path, prediction, probability, and the probability of each class", path=True)
+    data: LimitsConfig = key(LimitsConfig)
 
 
 @dataclass
 class CompareConfig:
     """A comparison of runs (tlab-compare)."""
 
-    sweep: str = key(MISSING, "a sweep's directory, any folder with runs below it, or one run")
+    sweep: str = key(MISSING, "a sweep's directory, any folder with runs below it, or one run", path=True)
     monitor: str | None = key(None, "metric of metrics.json that decides; null: the runs' own checkpoint.monitor")
     target: Any = key(None, "value of it to count epochs to; null: 95 % of the best mean", least=float("-inf"))
     interval: str = key("t", "95 % interval; bootstrap is BCa", choices=("t", "bootstrap"))
     test: str = key(
         "t", "of paired differences to the best; wilcoxon needs six seeds to reach 0.05", choices=("t", "wilcoxon")
     )
-    output: str | None = key(None, "where to write; null: the sweep's own directory")
+    output: str | None = key(None, "where to write; null: the sweep's own directory", path=True)
     debug: bool = key(False, DEBUG)
 
 
@@ -412,5 +474,6 @@ def register() -> None:
     for command, node in COMMANDS.items():
         store.store(name=f"schema_{command}", node=node)
     store.store(group="data", name="_schema", node=DataConfig)
+    store.store(group="data", name="_schema_folder", node=FolderDataConfig)
     store.store(group="data", name="_schema_csv", node=CsvDataConfig)
     store.store(group="data", name="_schema_torchvision", node=TorchvisionDataConfig)

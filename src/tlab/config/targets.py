@@ -21,11 +21,15 @@ MOVED = {
     "tlab.data.transforms.Sometimes": "tlab.data.augment.compose.RandomApply",
     "tlab.data.warp": "tlab.data.augment.geometry",
 }
+CROSS_ENTROPY = "tlab.models.losses.CrossEntropy"
 
 
 def renewed(value: Any) -> Any:
-    """Return a copy of nested plain data in which each `_target_` has its present name."""
-    return with_leaves(value, lambda key, leaf: _present(leaf) if key == "_target_" else leaf)
+    """Return a copy of nested plain data with present names; a whole configuration also gets a `loss._target_`."""
+    present = with_leaves(value, lambda key, leaf: _present(leaf) if key == "_target_" else leaf)
+    if isinstance(present, dict) and isinstance(present.get("loss"), dict):  # there was one loss before `_target_`
+        present["loss"] = {"_target_": CROSS_ENTROPY, **present["loss"]}
+    return present
 
 
 def with_present_targets(cfg: DictConfig) -> DictConfig:

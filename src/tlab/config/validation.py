@@ -1,5 +1,6 @@
 """Checks of configuration values that need no torch."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +24,9 @@ def check(cfg: DictConfig) -> None:
         )
     if OmegaConf.is_missing(cfg.backbone, "name"):
         raise UserError("backbone.name is not set; give a model's name with backbone.name=NAME")
+    if Path(str(cfg.sweep)).is_absolute():  # also what was typed as ~/NAME
+        way_out = shlex.quote(f"hydra.sweep.dir={cfg.sweep}")
+        raise UserError(f"sweep={cfg.sweep} is no name of a folder in outputs/multirun; give {way_out} instead")
     makes_its_own = cfg.data.source._target_.endswith(("demo_index", "torchvision_index"))
     if cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists():
         raise UserError(
@@ -40,6 +44,14 @@ def check(cfg: DictConfig) -> None:
             "trainer.strategy=fsdp is not possible: it scatters the weights over the processes, while unfreezing "
             "stage by stage and the digests that prove it need them whole; take trainer=ddp"
         )
+    if not OmegaConf.is_dict(cfg.loss) or not isinstance(cfg.loss.get("_target_"), str):
+        raise UserError("loss has no _target_ that builds it; choose loss=cross_entropy, or give your file one")
+    for name, node in cfg.callbacks.items():
+        if node is not None and not OmegaConf.is_dict(node):
+            raise UserError(
+                f"callbacks.{name}={node} says not how to build one; give for example "
+                f"'callbacks.{name}={{_target_: lightning.pytorch.callbacks.Timer, duration: {{hours: 1}}}}'"
+            )
     check_values(cfg, TrainConfig)
     if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
         raise UserError(
@@ -122,11 +134,11 @@ def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
     if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
         raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
     if least is not None and value < least:
-        raise UserError(f"{key}={value} is too small; give {least:g} or more")
+        raise UserError(f"{key}={value} is too small; give {key}={least:g} or more")
     if above is not None and value <= above:
         raise UserError(f"{key}={value} is too small; give more than {above:g}")
     if most is not None and value > most:
-        raise UserError(f"{key}={value} is too large; give {most:.12g} or less")
+        raise UserError(f"{key}={value} is too large; give {key}={most:.12g} or less")
 
 
 def typed(value: Any) -> str:

@@ -3,36 +3,56 @@
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tlab.core.errors import MISTAKEN, UserError
+from tlab.core.errors import FAILED, MISTAKEN, RunFailed, UserError, machine_failure
+from tlab.core.text import shell_word
 
+CLOSED_BY = {"[": "]", "{": "}", "(": ")"}
 LONGEST = 200  # characters of another library's error in a line of ours
 
 
-def exit_with_error(message: str) -> NoReturn:
-    """Print one sentence to standard error and exit with code 2."""
+def exit_with_error(message: str, code: int = MISTAKEN) -> NoReturn:
+    """Print one sentence to standard error and exit."""
     print(f"tlab: {message}", file=sys.stderr)
-    sys.exit(MISTAKEN)
+    sys.exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code for an error with a sentence: 1 where a run failed or the machine refused, else 2."""
+    return FAILED if isinstance(error, RunFailed) or _failure(error) is not None else MISTAKEN
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Tell whether `error` is the user's; a failed instantiation is only if its arguments were refused."""
+    """Tell whether there is a sentence for `error`: a mistake of the user, or what the machine refused.
+
+    A failed instantiation is a mistake only if its arguments were refused.
+    """
+    if _failure(error) is not None:
+        return True
     if isinstance(error, InstantiationException):
         return isinstance(_root_cause(error), UserError | TypeError | ValueError | ImportError | AttributeError)
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
-def user_message(error: BaseException) -> str:
-    """Return what went wrong and the remedy, as one sentence."""
+def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
+    """Return what went wrong and the remedy, as one sentence.
+
+    Args:
+        error: The mistake.
+        arguments: The command's arguments, whose values the remedy repeats.
+    """
+    typed = {key.lstrip("+"): value for key, equals, value in (one.partition("=") for one in arguments) if equals}
     cause = _root_cause(error) if isinstance(error, InstantiationException) else error
     if isinstance(cause, UserError):
         return str(cause)
+    if (failure := _failure(error)) is not None:
+        return failure
     if isinstance(error, InstantiationException):
         key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
         what = str(cause).strip().split("\n")[0] or type(cause).__name__
@@ -41,13 +61,39 @@ def user_message(error: BaseException) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = [option for option in error.options or [] if not option.startswith("_")]
         if group:
-            return f"{group}={choice} is not a choice of the group {group}{_suggest(choice, options)}"
+            return f"{group}={choice} is not a choice of the group {group}{_suggest(choice, options, f'{group}=')}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read; write KEY=VALUE, and quote a value with special characters"
-    return _configuration_sentence(error)
+        return f"{error.override} cannot be read; {_readable(error.override)}"
+    if several := _search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(error)):
+        one = shell_word(several.replace("=", '="', 1) + '"')
+        return f"{several} has several values, each for a run; give -m too, or, if it is one, {one}"
+    return _configuration_sentence(error, typed)
 
 
-def _configuration_sentence(error: BaseException) -> str:
+def as_told(error: BaseException) -> UserError:
+    """Return the error with its sentence alone, for another process to raise."""
+    return (UserError if exit_code(error) == MISTAKEN else RunFailed)(user_message(error))
+
+
+def _failure(error: BaseException) -> str | None:
+    return machine_failure(_root_cause(error) if isinstance(error, InstantiationException) else error)
+
+
+def _readable(override: str) -> str:
+    """Return how to type an override that Hydra cannot read: with its brackets closed."""
+    _, equals, value = override.partition("=")
+    if not equals:
+        return "write KEY=VALUE"
+    open_: list[str] = []
+    for character in re.sub(r"'[^']*'|\"[^\"]*\"", "", value):
+        if character in CLOSED_BY:
+            open_.append(CLOSED_BY[character])
+        elif open_ and character == open_[-1]:
+            open_.pop()
+    return f"close its brackets and quotes, as in {shell_word(override + ''.join(reversed(open_)))}"
+
+
+def _configuration_sentence(error: BaseException, typed: Mapping[str, str]) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(cause)
     key = getattr(cause, "full_key", None) or _search(r"full_key: (\S+)", text) or _search(r"'(.+?)'", text)
@@ -58,9 +104,11 @@ def _configuration_sentence(error: BaseException) -> str:
         options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
         group, dot, name = str(key).rpartition(".")
         nested = _below(parent, name) if isinstance(parent, DictConfig) else None
+        given = f"={typed[str(key)]}" if str(key) in typed else ""
         if nested is not None:
-            return f"{key} is not a key of the configuration{place}, did you mean {group}{dot}{nested}"
-        return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot)}"
+            meant = shell_word(f"{group}{dot}{nested}{given}")
+            return f"{key} is not a key of the configuration{place}, did you mean {meant}"
+        return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot, given)}"
     wrong = r"Value .+? (?:could not be converted to \w+|is not a valid bool)|Cannot convert .+? to string"
     if value := _search(rf"^(?:.*\n)?({wrong})", text):
         return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
@@ -78,12 +126,12 @@ def _below(node: DictConfig, name: str) -> str | None:
     return None
 
 
-def _suggest(word: str, options: Sequence[str], prefix: str = "") -> str:
-    """Return a hint: the closest option, typed with its prefix, then all options."""
+def _suggest(word: str, options: Sequence[str], prefix: str = "", suffix: str = "") -> str:
+    """Return a hint: the closest option, as typed with what stands before and behind it, then all options."""
     if not options:
         return "; see --help or --cfg job for what there is"
     close = difflib.get_close_matches(word, options, n=1)
-    near = f", did you mean {prefix}{close[0]}" if close else ""
+    near = f", did you mean {shell_word(prefix + close[0] + suffix)}" if close else ""
     return f"{near}; there are {', '.join(sorted(options))}"
 
 

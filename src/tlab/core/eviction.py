@@ -13,11 +13,11 @@ LEFT_OVER = 24 * 60 * 60  # seconds after which a temporary file counts as aband
 LOCK = ".lock"
 
 
-def open_locked(path: Path) -> AbstractContextManager[None]:
+def open_locked(path: Path) -> AbstractContextManager[bool]:
     """Return a lock that one process at a time holds, on the empty file `.NAME.lock` beside `path`; others wait.
 
-    Where the file system has no locks, nobody waits: two processes then do the same work, which is harmless if they
-    write atomically.
+    Where the file system has no locks, nobody waits and the block gets False: two processes then do the same work,
+    which is harmless if each writes to a temporary file of its own.
 
     Args:
         path: File or folder that the block creates. Check inside the block whether another process has created it.
@@ -70,15 +70,6 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def free_memory() -> int:
-    """Return the available memory in bytes; 4 GiB where the system does not say."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return 4 * 2**30
 
 
 def _remove(entry: Path) -> bool:

@@ -4,22 +4,32 @@ import csv
 import io
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tlab.core.errors import UserError
+from tlab.core.text import as_text
+
 
 def cache_dir() -> Path:
     """Return the cache directory: `$TLAB_CACHE`, else `$XDG_CACHE_HOME/tlab`, else `~/.cache/tlab`.
 
-    A relative `XDG_CACHE_HOME` is ignored (XDG Base Directory Specification, Basics).
+    A user without a home has a temporary one. A relative `XDG_CACHE_HOME` is ignored (XDG Base Directory
+    Specification, Basics).
     """
     if explicit := os.environ.get("TLAB_CACHE"):
         return Path(explicit).expanduser()
     everybodys = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (everybodys if everybodys.is_absolute() else Path.home() / ".cache") / "tlab"
+    if everybodys.is_absolute():
+        return everybodys / "tlab"
+    try:
+        return Path.home() / ".cache" / "tlab"
+    except RuntimeError:  # a container's user by number alone, without a home
+        return Path(tempfile.gettempdir()) / f"tlab-{os.getuid()}"
 
 
 def this_command() -> str:
@@ -32,29 +42,60 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it is renamed to `target` in one step.
 
     A crash inside the block leaves `target` as it was.
+
+    Raises:
+        OSError: It cannot be written; its `filename` is `target` where the system names none.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a write that fails names none
+            error.filename, error.filename2 = str(target), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path, way_out: str) -> None:
+    """Make a folder, and see that a file can be written there, before long work.
+
+    Raises:
+        UserError: It cannot; the sentence ends with `way_out`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); {way_out}") from error
+
+
 def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target` as UTF-8, atomically; undecodable bytes (of file names) are escaped."""
+    """Write `text` to `target` as UTF-8, atomically; undecodable bytes (of file names) are escaped as in JSON."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV table with a header to `target` as UTF-8, atomically; a missing cell is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    """Write a CSV table with a header to `target` as UTF-8, atomically; a missing cell is empty.
+
+    Names of files are written as `as_text` gives them.
+    """
+    text = _Rows()
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    write_text(target, text.getvalue())
+    write_text(target, as_text(text.getvalue()))
+
+
+class _Rows(io.StringIO):
+    """Rows that end as Unix lines do; the writer quotes a carriage return only where it takes it for an end."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
 
 
 def leave_memory(path: Path) -> None:

@@ -4,6 +4,7 @@ Based on `lockf`, not on `flock`, whose locks forked loader workers inherit. The
 machine and on others that share the folder, not between threads.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ def lock(file: IO[Any], wait: bool = True) -> bool:
         return True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-        if wait:
+    except OSError as error:
+        if wait or error.errno not in (errno.EAGAIN, errno.EACCES):  # which say that another process has it
             raise
         return False
     return True
@@ -44,11 +45,15 @@ class FileLock:
     Args:
         path: The lock file; created if missing, and never removed.
         way_out: Advice for the user where the file system has no locks; None: there every process gets the lock.
+
+    Attributes:
+        excludes: Whether it keeps others out while it is held: False where the file system has no locks.
     """
 
     def __init__(self, path: Path, way_out: str | None = None) -> None:
         self.path = path
         self.way_out = way_out
+        self.excludes = THERE_ARE_LOCKS
         self._file: IO[Any] | None = None
 
     def acquire(self, wait: bool = True) -> bool:
@@ -68,6 +73,7 @@ class FileLock:
             if self.way_out is not None:
                 file.close()
                 raise UserError(f"{self.path} cannot be locked ({error.strerror}); {self.way_out}") from error
+            self.excludes = False
         self._file = file
         return True
 
@@ -78,10 +84,10 @@ class FileLock:
             self._file = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock, and hold it inside the block."""
+    def held(self) -> Iterator[bool]:
+        """Wait for the lock, and hold it inside the block; yields `excludes`."""
         self.acquire()
         try:
-            yield
+            yield self.excludes
         finally:
             self.release()

@@ -22,12 +22,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from tlab.core.error_messages import is_mistake, user_message
-from tlab.core.errors import UserError
+from tlab.core.error_messages import as_told, exit_code, is_mistake, user_message
+from tlab.core.errors import FAILED, RunFailed, UserError
 from tlab.core.hardware import limit_threads
 from tlab.core.lazy_imports import INHERITED
 from tlab.core.rendezvous import next_rendezvous, this_node
 from tlab.core.signals import STOPPING
+from tlab.core.standard_streams import outlast_readers
+from tlab.core.text import print_whatever_comes
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -112,7 +114,7 @@ def _telling_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = UserError(user_message(error)) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
+        told = as_told(error) if is_mistake(error) else ProcessError(f"\n{traceback.format_exc()}")
         with suppress(Exception):  # they may have ended, and this error is the one that counts
             _share(error=told)
         raise
@@ -202,7 +204,9 @@ def _process(
         os.setpgid(0, 0)  # Ctrl-C reaches the parent only, which forwards it once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    outlast_readers()
     limit_threads()
+    print_whatever_comes()
     if logs is not None and first_process():
         configure_log(OmegaConf.create(logs[0]), logs[1])
     try:
@@ -214,6 +218,7 @@ def _process(
     except Exception as error:
         failure = {
             "mistake": user_message(error) if is_mistake(error) else None,
+            "code": exit_code(error),
             "time": time.time(),
             "traceback": traceback.format_exc(),
         }
@@ -243,7 +248,7 @@ def _raise_reason(error: "ChildFailedError", folder: Path) -> NoReturn:
     cause = ProcessError(f"\n{failures[0]['traceback']}") if failures else None
     rank, failure = error.get_first_failure()
     if failures and failures[0]["mistake"] is not None:
-        raise UserError(failures[0]["mistake"]) from cause
+        raise (RunFailed if failures[0]["code"] == FAILED else UserError)(failures[0]["mistake"]) from cause
     if not failures and failure.exitcode > 128:  # one of them stopped at a signal
         sys.exit(failure.exitcode)
     if failure.exitcode < 0:  # it wrote no failure, and those of the others are consequences

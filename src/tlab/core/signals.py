@@ -5,9 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# A cluster announces the end of a job's time with one of these (`sbatch --signal`); Windows has neither.
+# A cluster announces the end of a job's time with one of these (`sbatch --signal`); Windows has none of the four.
 WARNINGS = tuple(signal.Signals[name] for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-STOPPING = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
+# A terminal that closes hangs up, unless `nohup` has the command ignore it
+HANG_UP = tuple(
+    signal.Signals[name]
+    for name in ("SIGHUP",)
+    if hasattr(signal, name) and signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
+)
+ENDING = (signal.SIGTERM, *HANG_UP)
+STOPPING = (signal.SIGINT, *ENDING, *WARNINGS)
 
 
 def leave(number: int, frame: FrameType | None) -> None:
@@ -17,9 +24,10 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit in the block."""
-    before = signal.signal(signal.SIGTERM, leave)
+    """Turn SIGTERM, and the hang-up of a terminal, into SystemExit in the block."""
+    before = {number: signal.signal(number, leave) for number in ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

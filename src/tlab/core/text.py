@@ -1,13 +1,24 @@
-"""Human-readable text: lists of names, durations, paths."""
+"""Human-readable text: lists of names, durations, paths, and what a file or a terminal cannot take."""
 
-from collections.abc import Iterable
+import codecs
+import re
+import shlex
+import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+LOOKALIKES = str.maketrans({"–": "-", "—": "-", "×": "x", "…": "...", "±": "+-", "≤": "<=", "·": "-", "•": "-"})
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
     """Return the first names, `most` of them, and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def counted(things: Collection[object], one: str, several: str) -> str:
+    """Return the number of things with their noun: `1 class`, `1,200 classes`."""
+    return f"{len(things):,} {one if len(things) == 1 else several}"
 
 
 def duration(seconds: float) -> str:
@@ -22,3 +33,47 @@ def short_path(path: Path) -> Path:
     """Return `path` relative to the current directory if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def as_text(name: str) -> str:
+    r"""Return a file's name as valid text, the same in every locale; bytes that are not UTF-8 become `\xe9`."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file's name has
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _replaced(error: UnicodeError) -> tuple[bytes, int]:
+    """Return what stands for characters that an encoding lacks (see `codecs.register_error`)."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = as_text(error.object[error.start : error.end]).translate(LOOKALIKES)
+    return lacking.encode(error.encoding, "backslashreplace"), error.end
+
+
+codecs.register_error("tlab", _replaced)  # also named in conf/hydra/job_logging
+
+
+def print_whatever_comes() -> None:
+    """Let standard output and standard error replace what their encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # which a notebook's has not
+            stream.reconfigure(errors="tlab")
+
+
+def shell_word(text: str) -> str:
+    """Return `text` as a word of bash; control characters and undecodable bytes of file names are escaped."""
+    if not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", text):
+        return shlex.quote(text)
+    escaped = re.sub(r"[\\']", r"\\\g<0>", text)
+    return f"$'{re.sub(r'[^ -~]', _escaped_bytes, escaped)}'"
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """Return words as a command line of bash."""
+    return " ".join(map(shell_word, words))
+
+
+def _escaped_bytes(character: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character[0].encode("utf-8", "surrogateescape"))

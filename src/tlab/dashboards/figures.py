@@ -23,7 +23,11 @@ NAMED_CLASSES = 100  # above, names would overlap
 
 
 def shorten(name: str, limit: int) -> str:
-    """Return `name`, cut in the middle when it is longer than `limit` characters: both its ends may tell."""
+    """Return `name`, cut in the middle when it is longer than `limit` characters: both its ends may tell.
+
+    What cannot be drawn, such as the end of a line, is a question mark.
+    """
+    name = "".join(each if each.isprintable() else "?" for each in name)
     if len(name) <= limit:
         return name
     head = limit // 2

@@ -2,12 +2,17 @@
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import lightning.pytorch as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from tlab.core.errors import UserError
+from tlab.core.text import as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +23,34 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWR
 
 
 class RunBoard(TensorBoardLogger):
-    """TensorBoard's log of a run, without the chart of epoch numbers that Lightning adds."""
+    """TensorBoard's log of a run, without the chart of epoch numbers that Lightning adds.
+
+    Args:
+        save_dir: Folder of the log.
+        **options: Further arguments of Lightning's logger.
+
+    Raises:
+        UserError: The folder's name is not UTF-8, or is not read as such in this locale: TensorBoard cannot write.
+    """
+
+    def __init__(self, save_dir: str, **options: Any) -> None:
+        if as_text(str(save_dir)) != str(save_dir):
+            raise UserError(
+                f"TensorBoard cannot write into {save_dir}, whose name is no UTF-8 text here; give logger=none, "
+                f"another hydra.run.dir, or, where only the locale is not UTF-8, PYTHONUTF8=1 before the command"
+            )
+        super().__init__(save_dir, **options)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "SummaryWriter":
+        """The writer of the run's event files."""
+        if self._experiment is None:
+            from tlab.dashboards.event_files import RunWriter  # late, as TensorBoard's import is long
+
+            Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+            self._experiment = RunWriter(log_dir=self.log_dir, **self._kwargs)
+        return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Draw `metrics` at `step`."""

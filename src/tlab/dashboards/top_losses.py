@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from tlab.core.text import as_text
 from tlab.dashboards.figures import caption_characters, shorten, tile_figure
 from tlab.dashboards.tensorboard import add_photos, collects, writer
 from tlab.data.sampler import SampleKey
@@ -69,7 +70,7 @@ class TopLosses(L.Callback):
         samples = data.index.splits["val"]
         batch = data.loader("val").images.batch([SampleKey(0, i) for i in index.tolist()])
         captions = [
-            _caption(loss, row.softmax(0), samples[i].label, samples[i].path.name, data.classes)
+            _caption(loss, row.softmax(0), samples[i].label, as_text(samples[i].path.name), data.classes)
             for loss, row, i in zip(losses.tolist(), logits, index.tolist(), strict=True)
         ]
         figure = tile_figure(list(batch.image), captions, self._title, 8, tile_inches=TILE_INCHES)

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from tlab.core.errors import UserError
 from tlab.core.files import file_identity, write_csv
+from tlab.core.text import as_text
+from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.verify import check_files, digests, unreadable
@@ -80,13 +82,14 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
     return Contents(classes, entries, frozenset(as_text(str(path).removeprefix(prefix)) for path in left_out))
 
 
-def read_contents(source: Callable[[], ImageIndex], decode: bool) -> Contents:
+def read_contents(source: Callable[[], ImageIndex], decode: bool, options: DecodeOptions = DEFAULTS) -> Contents:
     """Return the present images of a source.
 
     Args:
         source: Function that builds their index.
         decode: Decode files not checked before, and leave out unreadable ones. Otherwise their content is only
             hashed, and all count as images; that needs no torch.
+        options: Which files are readable.
 
     Raises:
         UserError: The data cannot be used.
@@ -94,11 +97,29 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool) -> Contents:
     index = source()
     files = [sample.file for samples in index.splits.values() for sample in samples]
     if decode:
-        verdicts = check_files(index.root, files)
-        broken = [item.path for item in unreadable(verdicts)]
+        verdicts = check_files(index.root, files, options.max_megapixels)
+        broken = [item.path for item in unreadable(verdicts, options.truncated)]
         return contents(index.without(broken), {file: found.digest for file, found in verdicts.items()}, broken)
-    found = digests(index.root, files)
+    found = digests(index.root, files, options)
     return contents(index.without([Path(file) for file, digest in found.items() if not digest]), found)
+
+
+def keeping_order(source: Callable[[], ImageIndex], classes: Sequence[str]) -> Callable[[], ImageIndex]:
+    """Return a source of the same images, with the classes in the order that a run has had.
+
+    Earlier versions of tlab sorted numbers as text.
+
+    Args:
+        source: Function that indexes the images.
+        classes: The run's class names, as text; where they are others than the images', nothing changes.
+    """
+
+    def index() -> ImageIndex:
+        found = source()
+        names = {as_text(name): name for name in found.classes}
+        return found.with_classes([names[name] for name in classes]) if {*classes} == names.keys() else found
+
+    return index
 
 
 def read_entries(file: Path) -> tuple[Entry, ...]:
@@ -112,13 +133,12 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
             rows = csv.reader(lines)
             if tuple(next(rows, ())) != Entry._fields:
                 raise ValueError(f"its first line is not {','.join(Entry._fields)}")
-            return tuple(Entry(split, path, label, int(size), digest) for split, path, label, size, digest in rows)
+            # the replacement is for earlier versions, which wrote \xe9 as \udce9
+            return tuple(
+                Entry(split, path.replace("\\udc", "\\x"), label.replace("\\udc", "\\x"), int(size), digest)
+                for split, path, label, size, digest in rows
+            )
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{file} cannot be read ({error}): put it back, or move it away to have numbers compared only"
         ) from error
-
-
-def as_text(name: str) -> str:
-    """Return a file's name as valid Unicode text; undecodable bytes are escaped."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()

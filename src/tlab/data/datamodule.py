@@ -13,17 +13,24 @@ from torch.utils.data import Sampler
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.processes import from_first_process
-from tlab.core.text import few
 from tlab.data.augment.evaluation import CROP_FRACTION, evaluation_transform
 from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import Contents, contents
+from tlab.data.decode_options import (
+    MAX_MEGAPIXELS,
+    MOSTLY_THERE,
+    DecodeOptions,
+    Levels,
+    choose_levels,
+    level_remarks,
+)
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.issues import find_issues
-from tlab.data.sources.verify import FileCheck, Unreadable, check_files, unreadable
+from tlab.data.sources.verify import FileCheck, Unreadable, by_reason, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +56,10 @@ class ImageDataModule(L.LightningDataModule):
         phases: Phase of the run -> `{transforms, mix}` that replace `augment` and `mix`.
         balanced: Whether training draws every class equally often.
         store: "auto", "on" or "off": keep decoded images on disk (see `image_cache.choose_store`).
-        unreadable: "skip" leaves unreadable files out with a warning, "error" raises.
+        unreadable: "skip" leaves unreadable files out with a warning, "read" takes those that are cut short but
+            there for the most part, "error" raises.
+        bits: Bits of samples of more than 8 bits; "auto" looks at the range of all training images.
+        max_megapixels: See `DecodeOptions`.
         seed: Seed of order, augmentation and mixing.
 
     Attributes:
@@ -57,9 +67,12 @@ class ImageDataModule(L.LightningDataModule):
         unreadable: The unreadable files, and why.
         checks: Absolute path -> `FileCheck` of each file.
         issues: Sentences about files that deserve a look.
+        levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
+            run has them.
     """
 
     index: ImageIndex
+    levels: Levels | None = None
 
     def __init__(
         self,
@@ -75,13 +88,15 @@ class ImageDataModule(L.LightningDataModule):
         phases: Mapping[str, Mapping[str, Any]] | None = None,
         balanced: bool = False,
         store: Literal["auto", "on", "off"] = "auto",
-        unreadable: Literal["skip", "error"] = "skip",
+        unreadable: Literal["skip", "read", "error"] = "skip",
+        bits: int | Literal["auto"] = "auto",
+        max_megapixels: float = MAX_MEGAPIXELS,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        numbers = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
-        ways = {"resize": resize, "store": store, "unreadable": unreadable}
-        for key, value in {**numbers, **ways, "crop_fraction": crop_fraction}.items():
+        numbers = {"image_size": image_size, "batch_size": batch_size, "max_megapixels": max_megapixels}
+        ways = {"resize": resize, "store": store, "unreadable": unreadable, "bits": bits}
+        for key, value in {**numbers, **ways, "num_workers": num_workers, "crop_fraction": crop_fraction}.items():
             if value is None and key != "num_workers":
                 raise UserError(f"data.{key}=null is not possible; leave it out, or give a value")
             check_value(f"data.{key}", value)
@@ -90,6 +105,7 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = phases or {}
         self.store, self.on_unreadable = store, unreadable
+        self.bits, self.max_megapixels = bits, max_megapixels
         self.unreadable: list[Unreadable] = []
         self.checks: dict[str, FileCheck] = {}
         self.issues: list[str] = []
@@ -105,21 +121,43 @@ class ImageDataModule(L.LightningDataModule):
         if hasattr(self, "index"):
             return
         index = self.source()
-        checks = check_files(index.root, [s.file for samples in index.splits.values() for s in samples])
-        broken = unreadable(checks)
+        files = [sample.file for samples in index.splits.values() for sample in samples]
+        checks = check_files(index.root, files, self.max_megapixels)
+        broken = unreadable(checks, truncated=self.on_unreadable == "read")
         if broken and self.on_unreadable == "error":
             raise UserError(
                 f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
                 "or skip them with data.unreadable=skip."
             )
-        index = index.without([item.path for item in broken])
+        try:
+            index = index.without([item.path for item in broken])
+        except UserError as error:
+            raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
         self.unreadable, self.checks, self.index = broken, checks, index
-        self.issues = [*index.issues, *find_issues(index, checks)]
+        self.issues = [*index.issues, *find_issues(index, checks), *self._choose_levels()]
         if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
+            cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
-                log.warning("Skipping %s unreadable: %s", _count(broken), _listed(index, broken))
+                hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
+                log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
+            if cut and self.on_unreadable == "read":
+                log.warning("%d images end too early: they are read as far as they go.", cut)
             for issue in self.issues:
                 log.warning(issue)
+
+    def _choose_levels(self) -> list[str]:
+        """Choose black and white of deep samples by the training images, and say so where it is not as usual."""
+        if self.levels is not None:
+            return []
+        found = (self.checks[sample.file].samples for sample in self.index.splits.get("train", ()))
+        ranges = [samples for samples in found if samples is not None]
+        self.levels = choose_levels(ranges, None if self.bits == "auto" else self.bits)
+        return level_remarks(ranges, self.levels) if self.bits == "auto" else []
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """How the files are decoded."""
+        return DecodeOptions(self.levels or Levels(), self.max_megapixels, self.on_unreadable == "read")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -142,9 +180,8 @@ class ImageDataModule(L.LightningDataModule):
         return torch.bincount(labels, minlength=self.num_classes)
 
     def class_weights(self) -> Tensor:
-        """Return N / (K * N_k) for each class k: K, float32. Over the training images their mean is 1."""
-        counts = self.class_counts()
-        return counts.sum() / (len(counts) * counts.float())
+        """Return the weights of the training images' classes, see the function `class_weights`."""
+        return class_weights(self.class_counts())
 
     def mean_std(self) -> tuple[RGB, RGB]:
         """Return mean and standard deviation per channel of the training pixels, in 0..1.
@@ -261,7 +298,13 @@ class ImageDataModule(L.LightningDataModule):
             mixing=mixing,
             num_classes=self.num_classes,
             seed=self.seed,
+            decode_options=self.decode_options,
         )
+
+
+def class_weights(counts: Tensor) -> Tensor:
+    """Return N / (K * N_k) for each class k of N_k images: K, float32. Over the images their mean is 1."""
+    return counts.sum() / (len(counts) * counts.float())
 
 
 def _count(broken: list[Unreadable]) -> str:
@@ -269,4 +312,4 @@ def _count(broken: list[Unreadable]) -> str:
 
 
 def _listed(index: ImageIndex, broken: list[Unreadable]) -> str:
-    return few(f"{index.relative(item.path)} ({item.reason})" for item in broken)
+    return by_reason(broken, index.relative)

@@ -1,18 +1,46 @@
 """Decoding of any image file to upright 8-bit RGB."""
 
 import io
+import logging
+import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from tlab.data.decode_options import (
+    CUT_SHORT,
+    DEFAULTS,
+    MAX_MEGAPIXELS,
+    MOSTLY_THERE,
+    DecodeOptions,
+    Levels,
+    SampleRange,
+    sample_range,
+)
+from tlab.data.file_kinds import is_camera_raw, is_heic, kind_of
+
 ORIENTATION = 0x0112  # the EXIF tag
-SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
+TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 CV2_COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The names say gray, but the color flag decides; IMREAD_REDUCED_COLOR_* would give BGR
@@ -23,10 +51,13 @@ CV2_SCALES = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 DCT_SCALES = (8, 4, 2)  # factors by which libjpeg shrinks an image while decoding, which is faster
+TAIL = bytes(range(1, 200))  # bits that decode to something else than what libjpeg fills missing blocks with
+PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
-# These warnings do not name the file; the check of the files (`sources.verify`) does.
+# These messages do not name the file; the check of the files (`sources.verify`) does.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 
 class DecodeError(Exception):
@@ -45,20 +76,37 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def decode(path: Path, least_side: int | None = None) -> Tensor:
+class Found(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        format: Name of the image format, by content.
+        samples: Range of its samples, if they have more than 8 bits.
+        truncated: Whether some of the image is missing.
+    """
+
+    format: str
+    samples: SampleRange | None
+    truncated: bool
+
+
+def decode(path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS) -> Tensor:
     """Read an image file as a photo viewer would show it.
 
     The content decides the format, not the extension; of an animation the first frame is taken; EXIF
-    orientation is applied; transparency is laid on white; 16-bit samples lose their low byte.
+    orientation is applied; transparency is laid on white, unless the alpha channel hides the whole image or is the
+    same everywhere; samples of more than 8 bits are scaled by `options.levels`.
 
     A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if both sides are divisible by that number
     (else the pixels would shift) and the shorter one keeps `least_side` pixels. With `least_side` twice the
     side that the image is resized to afterwards, the result differs from that of the full size by less than 1 gray
-    level in the mean and by 10 at most.
+    level in the mean and by 10 at most. One of more than `options.max_megapixels` is decoded at the first of these
+    sizes that has fewer.
 
     Args:
         path: Path of the file.
         least_side: Pixels that the shorter side must keep; None decodes at full size.
+        options: Which files are readable, and how deep samples are scaled.
 
     Returns:
         The image: `3 H W`, uint8, RGB, in H W C memory layout, which is fastest for torchvision's uint8 resize.
@@ -67,13 +115,15 @@ def decode(path: Path, least_side: int | None = None) -> Tensor:
         DecodeError: The file cannot be read; `reason` says why.
     """
     content = read_bytes(path)
-    x_HWC = _plain_jpeg(content, least_side)
+    x_HWC = _plain_jpeg(content, least_side, options.max_megapixels)
     if x_HWC is None:
-        x_HWC = np.array(decode_bytes(path, content, least_side=least_side))
+        x_HWC = np.array(decode_bytes(path, content, least_side=least_side, options=options))
     return torch.from_numpy(x_HWC).permute(2, 0, 1)
 
 
-def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
+def _plain_jpeg(
+    content: bytes, least_side: int | None, max_megapixels: float = MAX_MEGAPIXELS
+) -> np.ndarray | None:
     """Decode an upright RGB JPEG with OpenCV: H W 3, uint8; None for anything else, and if it looks damaged.
 
     OpenCV uses the same library as Pillow, with the same pixels, and copies them less often.
@@ -85,7 +135,9 @@ def _plain_jpeg(content: bytes, least_side: int | None) -> np.ndarray | None:
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or ({"exif", "xmp"} & image.info.keys() and image.getexif().get(ORIENTATION, 1) != 1):
                 return None
-            scale = image.width // _scaled(image.size, least_side)[0]
+            if megapixels(image.size) > max_megapixels:
+                return None
+            scale = _scale(image.size, least_side)
         return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
     except Exception:  # Pillow then says what is wrong
         return None
@@ -101,7 +153,13 @@ def read_bytes(path: Path) -> bytes:
         raise DecodeError(path, reason) from None
 
 
-def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: int | None = None) -> Image.Image:
+def decode_bytes(
+    path: Path,
+    content: bytes,
+    draft: bool = False,
+    least_side: int | None = None,
+    options: DecodeOptions = DEFAULTS,
+) -> Image.Image:
     """Decode the content of an image file.
 
     Args:
@@ -109,6 +167,7 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
         content: Bytes of the file.
         draft: Decode JPEG at an eighth of the size, which reads all of the data in a fraction of the time.
         least_side: Pixels that the shorter side must keep, see `decode`.
+        options: See `decode`.
 
     Returns:
         An upright image in mode RGB, with the `format` of the file.
@@ -116,77 +175,263 @@ def decode_bytes(path: Path, content: bytes, draft: bool = False, least_side: in
     Raises:
         DecodeError: `content` is not an image, or damaged.
     """
+    with _reasons(path, content):
+        image, deep, _ = _load(path, content, draft, least_side, options)
+        upright = upright_rgb(image, options.levels, _low_bytes(content, deep, options.levels))
+        upright.format = image.format
+        return upright
+
+
+def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
+    """Decode the content of an image file, JPEG at an eighth of the size, and say what it holds.
+
+    Args:
+        path: Path of the file, for the error.
+        content: Bytes of the file.
+        max_megapixels: See `DecodeOptions`.
+
+    Raises:
+        DecodeError: As in `decode_bytes`, but a file that is cut short is read as far as it goes.
+    """
+    options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
+    with _reasons(path, content):
+        image, deep, whole = _load(path, content, True, None, options)
+        upright_rgb(image, options.levels)  # which finds other faults
+        samples = None
+        if _is_deep_gray(image):
+            samples = sample_range(np.asarray(image))
+        elif deep:
+            bands: Any = image.getextrema()
+            colors = bands[:1] if deep.startswith("LA") else bands[:3]
+            samples = SampleRange("integers", 0, 256 * max(high for _, high in colors) + 255)
+        return Found(image.format or "", samples, not whole)
+
+
+@contextmanager
+def _reasons(path: Path, content: bytes) -> Iterator[None]:
+    """Turn whatever the decoders raise inside the block into a `DecodeError`."""
     if not content:
         raise DecodeError(path, "empty file")
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft(None, (1, 1) if draft else _scaled(image.size, least_side))
-            image.load()
-            upright = _upright_rgb(image)
-            upright.format = image.format
-            return upright
+        yield
+    except DecodeError:
+        raise
     except UnidentifiedImageError:
-        raise DecodeError(path, _what_it_is(content)) from None
+        raise DecodeError(path, kind_of(content)) from None
     except Image.DecompressionBombError:
-        raise DecodeError(path, "decompression bomb (far more pixels than a photograph)") from None
+        raise DecodeError(path, "more pixels than Pillow decodes of this format: save it as PNG") from None
     except MemoryError:
         raise DecodeError(path, "too large for this machine's memory") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        if "truncated" in str(error).lower() or isinstance(error, EOFError):
-            raise DecodeError(path, "truncated (the file ends too early)") from None
-        raise DecodeError(path, f"damaged image ({error or type(error).__name__})") from None
+        reason = CUT_SHORT if _ends_early(error) else f"damaged image ({error or type(error).__name__})"
+        raise DecodeError(path, reason) from None
 
 
-def _scaled(size: tuple[int, int], least_side: int | None) -> tuple[int, int]:
-    """Return the (width, height) at which a JPEG of this size is decoded."""
+def _load(
+    path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions
+) -> tuple[Image.Image, str, bool]:
+    """Return the image as the file has it, the raw mode of 16-bit color (else ""), and whether it is whole."""
+    image = _opened(content)
+    if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
+        raise DecodeError(path, "a camera's raw file: export it as JPEG or PNG")
+    size = full = image.size
+    if isinstance(image, JpegImageFile):
+        scale = 8 if draft else _scale(image.size, least_side)
+        while scale < 8 and megapixels(image.size) / scale**2 > options.max_megapixels:
+            scale *= 2
+        size = max(1, image.width // scale), max(1, image.height // scale)
+    # A progressive JPEG takes the memory of its full size at any scale
+    decoded = image.size if "progressive" in image.info else size
+    if megapixels(decoded) > options.max_megapixels:
+        count, limit = megapixels(decoded), options.max_megapixels
+        raise DecodeError(
+            path,
+            f"{count:.0f} megapixels, more than data.max_megapixels={limit:g}, which is for decompression bombs: "
+            f"data.max_megapixels={ceil(count)} reads it",
+        )
+    if megapixels(full) > options.max_megapixels:
+        full = size
+    if size != image.size:
+        image.draft(None, size)
+    deep = _deep_color(image)
+    try:
+        try:
+            image.load()
+        except Image.DecompressionBombError:
+            if not isinstance(image, TiffImageFile):
+                raise
+            # Pillow asks for its limit once more while it makes room for the pixels
+            image.im = Image.new(image.mode, image._tile_size, None).im
+            image.load()
+        return image, deep, True
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):
+            raise
+        return _load(path, _without_text(content), draft, least_side, options)
+    except (OSError, EOFError) as error:
+        if not _ends_early(error):
+            raise
+    part, whole = _as_far_as_it_goes(image, content, size, full)
+    if not whole and not _most_is_there(part):
+        raise DecodeError(path, CUT_SHORT)
+    if not whole and not options.truncated:
+        raise DecodeError(path, MOSTLY_THERE)
+    return part, deep, whole
+
+
+def megapixels(size: tuple[int, int]) -> float:
+    """Return the number of pixels of a (width, height) in 10^6."""
+    return size[0] * size[1] / 1e6
+
+
+def _opened(content: bytes) -> ImageFile.ImageFile:
+    """Open an image of any size, and HEIC where pillow-heif is installed; reads little more than the header."""
+    if is_heic(content):
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise UnidentifiedImageError from None
+        return HeifImageFile(io.BytesIO(content))
+    try:
+        return Image.open(io.BytesIO(content))
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):
+            raise
+        return Image.open(io.BytesIO(_without_text(content)))
+    except Image.DecompressionBombError:
+        # Pillow's limit is one for the whole process, and not ours to change
+        for factory, accepts in Image.OPEN.values():
+            if accepts is not None and accepts(content[:16]) is True:
+                return factory(io.BytesIO(content), "")
+        raise
+
+
+def _without_text(png: bytes) -> bytes:
+    """Return a PNG without text and color profile, for which Pillow has a limit."""
+    kept, start = [png[:8]], 8
+    while start < len(png):
+        stop = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        if png[start + 4 : start + 8] not in PNG_TEXT:
+            kept.append(png[start:stop])
+        start = stop
+    return b"".join(kept)
+
+
+def _ends_early(error: Exception) -> bool:
+    return "truncated" in str(error).lower() or isinstance(error, EOFError)
+
+
+def _as_far_as_it_goes(
+    image: ImageFile.ImageFile, content: bytes, size: tuple[int, int], full: tuple[int, int]
+) -> tuple[Image.Image, bool]:
+    """Return what can be read of an image whose loading ended early, and whether that is all of it.
+
+    libjpeg fills missing blocks with gray once it meets the end marker. What comes in front of the marker is
+    skipped if no block is missing, and changes the image otherwise, at `full` size at least.
+    """
+    if not isinstance(image, JpegImageFile):
+        image.tile = []  # the rows so far are in place; nothing else is to be loaded
+        return image, False
+    whole = [_with_its_end(content + tail, full).tobytes() for tail in (b"", TAIL)]
+    return _with_its_end(content, size), whole[0] == whole[1]
+
+
+def _with_its_end(content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Return a JPEG that lacks its end marker, decoded at a size."""
+    image = _opened(content + JPEG_END)
+    image.draft(None, size)
+    image.load()
+    return image
+
+
+def _most_is_there(image: Image.Image) -> bool:
+    """Tell whether at least half of the rows hold more than what stands for missing samples."""
+    low, high = (127, 129) if isinstance(image, JpegImageFile) else (0, 0)
+    x = np.asarray(image)
+    return bool(((x < low) | (x > high)).reshape(len(x), -1).any(1).mean() >= 0.5)
+
+
+def _scale(size: tuple[int, int], least_side: int | None) -> int:
+    """Return the factor by which a JPEG of this (width, height) is shrunk while it is decoded."""
     for scale in DCT_SCALES:
         if least_side is not None and min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
-            return size[0] // scale, size[1] // scale
-    return size
+            return scale
+    return 1
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode to upright RGB, transparency on white."""
+def _is_deep_gray(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _deep_color(image: ImageFile.ImageFile) -> str:
+    """Return the raw mode of an image of 16-bit color (of which Pillow keeps the high bytes), else ""."""
+    args: Any = image.tile[0].args if image.tile else ""
+    rawmode = str(args[0] if isinstance(args, tuple) and args else args)
+    return rawmode if rawmode.startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16")) else ""
+
+
+def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | None:
+    """Return the low bytes of 16-bit color, H W C, if white is lower than 65535; they are the high ones swapped."""
+    if not rawmode or levels.is_16_bit:
+        return None
+    big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
+    swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + ("L" if big else "B")
+    image = _opened(content)
+    for number, tile in enumerate(image.tile):
+        args: Any = tile.args
+        image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
+    with suppress(OSError, EOFError):  # cut short, as the high bytes are
+        image.load()
+    image.tile = []
+    low = np.asarray(image)
+    return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
+
+
+def upright_rgb(
+    image: Image.Image, levels: Levels = DEFAULTS.levels, low_HWC: np.ndarray | None = None
+) -> Image.Image:
+    """Convert a loaded image of any mode to upright RGB, transparency on white.
+
+    Args:
+        image: The image.
+        levels: Black and white of samples of more than 8 bits.
+        low_HWC: Low bytes of 16-bit color.
+    """
+    turned, tags = None, getattr(image, "tag_v2", {})
     with suppress(Exception):  # damaged EXIF data around a good image
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
+        turned = TRANSPOSED.get(image.getexif().get(ORIENTATION, 1))
+    if _is_deep_gray(image):
+        image = Image.fromarray(levels.to_eight_bits(np.asarray(image)))
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            image = ImageOps.invert(image)
+    elif low_HWC is not None:
+        image = _shallow(np.asarray(image), low_HWC, levels)
+    if image.mode == "RGBA" and PHOTOMETRIC in tags and EXTRA_SAMPLES not in tags:
+        image = image.convert("RGB")  # a fourth band, such as near infrared
+    if turned is not None:
+        image = image.transpose(turned)
     if image.has_transparency_data:
         # "La" (premultiplied) has no direct way to RGBA
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        hides = not _alpha_says_nothing(rgba)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba) if hides else rgba
     return image.convert("RGB")
 
 
-def _eight_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Scale H W samples of more than 8 bits to uint8.
-
-    16-bit samples keep their high byte, as in Pillow's 16-bit RGB. For 32 bits a file does not say what white is,
-    so the first usual range that holds all values is assumed (floats: 0..1, 0..255; both: 0..65535); otherwise the
-    values are stretched from their minimum to their maximum.
-    """
-    if mode.startswith("I;16"):
-        return (pixels >> 8).astype(np.uint8)
-    values = np.nan_to_num(pixels.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if mode == "F" and low >= 0 and high <= 1:
-        scaled = np.rint(values * 255)
-    elif mode == "F" and low >= 0 and high <= 255:
-        scaled = np.rint(values)
-    elif low >= 0 and high <= 65535:
-        scaled = np.floor(values / 256)
-    else:
-        scaled = np.rint((values - low) * (255 / max(high - low, 1e-12)))
-    return scaled.astype(np.uint8)
+def _shallow(high_HWC: np.ndarray, low_HWC: np.ndarray, levels: Levels) -> Image.Image:
+    """Scale 16-bit color, given as bytes, to 8 bits; an alpha channel that uses all bits has its own white."""
+    x_HWC = high_HWC.astype(np.uint16) << 8 | low_HWC
+    color, alpha = levels.to_eight_bits(x_HWC[..., :3]), x_HWC[..., 3:]
+    if not alpha.size:
+        return Image.fromarray(color)
+    own = levels if levels.integers is not None and alpha.max() <= levels.integers[1] else Levels()
+    return Image.fromarray(np.concatenate([color, own.to_eight_bits(alpha)], axis=2))
 
 
-def _what_it_is(content: bytes) -> str:
-    start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<html" in start or start.startswith(b"<!doctype html"):
-        return "a web page (HTML), not an image"
-    if b"<svg" in start:
-        return "an SVG drawing, which holds no pixels"
-    if content.startswith(SIGNATURES):
-        return "truncated or damaged at its beginning"
-    return "not an image"
+def _alpha_says_nothing(rgba: Image.Image) -> bool:
+    """Tell whether an alpha channel is the same everywhere, or would hide all of a picture."""
+    bands: Any = rgba.getextrema()
+    *colors, (low, high) = bands
+    if high <= 1:
+        return any(darkest != brightest for darkest, brightest in colors)
+    return low == high

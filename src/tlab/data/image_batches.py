@@ -15,6 +15,7 @@ from tlab.data.augment.compose import Compose
 from tlab.data.augment.mixup import Mixing
 from tlab.data.batch import Batch
 from tlab.data.decode import DecodeError, decode
+from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.image_cache import ImageStore, choose_store
 from tlab.data.sampler import SampleKey, addressed_seed, kept_random_state
 from tlab.data.sources.folder import Sample
@@ -37,6 +38,7 @@ class ImageBatches:
         mixing: Mixup or CutMix; needs `num_classes`.
         num_classes: Number of classes K.
         seed: Seed of the run.
+        decode_options: How the files are decoded.
 
     Attributes:
         augment: The transforms as one, without null entries.
@@ -58,6 +60,7 @@ class ImageBatches:
         mixing: Mixing | None = None,
         num_classes: int | None = None,
         seed: int = 0,
+        decode_options: DecodeOptions = DEFAULTS,
     ) -> None:
         self.samples = tuple(samples)
         self.finish = finish
@@ -69,6 +72,7 @@ class ImageBatches:
         self.least_side = getattr(finish, "least_side", None)  # any other `finish` gets every pixel
         self.num_classes = num_classes
         self.seed = seed
+        self.decode_options = decode_options
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -122,7 +126,7 @@ class ImageBatches:
         """
         path = self.samples[index].path
         try:
-            x = decode(path, self.least_side)
+            x = decode(path, self.least_side, self.decode_options)
         except DecodeError as error:
             raise UserError(
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
@@ -133,6 +137,7 @@ class ImageBatches:
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
         """Read the images from a store from now on, if `choose_store` decides so."""
         decoding = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
+        decoding += f" {self.decode_options}"
         paths = [sample.file for sample in self.samples]
         self.store = choose_store(mode, paths, decoding, self.original, epochs)
 

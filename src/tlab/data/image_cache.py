@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -17,15 +18,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, size_of, touch
+from tlab.core.eviction import evict, free_bytes, open_locked, size_of, touch
 from tlab.core.files import cache_dir, file_identity
-from tlab.core.hardware import cpu_count, single_threaded, thread_pool
+from tlab.core.hardware import cpu_count, free_memory, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
 
 log = logging.getLogger(__name__)
 
-RULE = 1  # version of the decoding; raise it when the pixels change
+RULE = 2  # version of the decoding; raise it when the pixels change
 EPOCHS = 3  # for so many epochs or fewer nothing is stored
 WORTH = 2.0  # seconds of decoding saved, below which nothing is stored
 SAMPLE = 16  # images decoded to estimate time and size
@@ -105,9 +106,7 @@ def choose_store(
         return None
     folder = cache_dir() / "images"
     entry = folder / _key(paths, decoding)
-    reason = from_first_process(
-        lambda: "" if entry.exists() else _reason_against(mode, folder, original, len(paths), epochs)
-    )
+    reason = from_first_process(_reason_to_decode, mode, entry, original, len(paths), epochs)
     if reason:
         log.log(
             logging.INFO if "GB" in reason else logging.DEBUG,
@@ -122,12 +121,18 @@ def choose_store(
                 if not entry.exists():
                     _write(entry, original, len(paths))
         except OSError as error:
+            if entry.exists():  # without locks another process may have been faster
+                return _opened(entry)
             log.warning(
                 "Decoded images cannot be kept in %s (%s), so they are decoded anew in every epoch; make room "
                 "there, name another folder with TLAB_CACHE, or give data.store=off.",
                 *(folder, error.strerror or error),
             )
             return None
+    return _opened(entry)
+
+
+def _opened(entry: Path) -> ImageStore | None:
     touch(entry)
     try:
         return ImageStore(entry)
@@ -144,8 +149,15 @@ def _key(paths: Sequence[str], decoding: str) -> str:
     return digest.hexdigest()
 
 
+def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, epochs: int | None) -> str:
+    """Return why nothing should be stored, or "" if it should or is. May remove old stores to make room."""
+    try:
+        return "" if entry.exists() else _reason_against(mode, entry.parent, original, images, epochs)
+    except OSError as error:
+        return f"{entry.parent} cannot be read: {error.strerror}"
+
+
 def _reason_against(mode: str, folder: Path, original: Original, images: int, epochs: int | None) -> str:
-    """Return why nothing should be stored, or "" if it should. May remove old stores to make room."""
     if mode == "auto" and epochs is not None and epochs <= EPOCHS:
         return f"{epochs} epochs read them"
     seconds, size = _sample(original, images)
@@ -172,7 +184,7 @@ def _sample(original: Original, images: int) -> tuple[float, int]:
 def _write(entry: Path, original: Original, images: int) -> None:
     """Decode all images into a temporary folder, and rename it to `entry`."""
     start = time.monotonic()
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+    temporary = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir()
         shapes = np.empty((images, 2), np.int32)

@@ -1,6 +1,9 @@
 """Data loaders, and the number of their worker processes."""
 
+import functools
+import logging
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,14 +12,20 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from tlab.core.errors import UserError
-from tlab.core.hardware import cpus_per_process
+from tlab.core.error_messages import is_mistake
+from tlab.core.hardware import cpus_per_process, free_shared_memory
+from tlab.core.processes import first_process
 from tlab.core.signals import STOPPING
 from tlab.data.batch import Batch, BatchSource
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches
 from tlab.data.sampler import EpochSampler, SampleKey
 
+log = logging.getLogger(__name__)
+
+PREFETCHED = 2  # batches of each worker process that are ready ahead; torch's own number
+# Named, since Python's default changes. A fork starts at once and shares the index; elsewhere it may crash.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 POOLED_ROWS = 1024  # batch size of pooled features in evaluation, where a step costs more than its computation
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it saves
 
@@ -56,11 +65,30 @@ class Loader(DataLoader[Batch]):
         self._taken = self._start()
         in_workers = self.num_workers > 0 and self.source is self.images
         batches = super().__iter__() if in_workers else self._batches()
-        for batch in batches:
-            if isinstance(batch, UserError):
+        for batch in self._whole(batches):
+            if isinstance(batch, Exception):
                 self._end_workers(batches)
                 raise batch
             self._taken["batches"] += 1
+            yield batch
+
+    def _whole(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches.
+
+        Raises:
+            RuntimeError: A worker process was killed, before or while it handed one over.
+        """
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError, FileNotFoundError) as error:
+                dead = isinstance(batches, _MultiProcessingDataLoaderIter) and not str(error).startswith("Caught ")
+                if not dead:  # what this process has met, or a worker that lives
+                    raise
+                self._end_workers(batches)
+                raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -109,12 +137,21 @@ class _WorkerImages(Dataset[Batch]):
     def __init__(self, images: ImageBatches) -> None:
         self.images = images
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | UserError:
-        """Return a batch, or the mistake as a value: raised it would arrive wrapped in the worker's traceback."""
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | Exception:
+        """Return a batch, or the mistake as a value: raised it would arrive wrapped in the worker's traceback.
+
+        The batch moves into shared memory here. Where there is too little of it, torch's queue would drop the batch
+        without a word, and the run wait for it forever.
+        """
         try:
-            return self.images.batch(keys)
-        except UserError as error:
-            return error
+            batch = self.images.batch(keys)
+            for tensor in (batch.image, batch.label, batch.index):
+                tensor.share_memory_()
+        except Exception as error:
+            if is_mistake(error):
+                return error
+            raise
+        return batch
 
 
 def whole_batches(batch: Any) -> Any:
@@ -131,22 +168,54 @@ def make_loader(
         images: Images that the batches are made of.
         keys: A sampler or a list of `sampler.SampleKey`.
         batch_size: Batch size B; the last batch may be smaller.
-        num_workers: Number of decoding processes; None chooses by `choose_workers`.
+        num_workers: Number of decoding processes; None chooses by `choose_workers` and `fit_shared_memory`.
         persistent: Whether to keep the processes from one epoch to the next.
     """
     # torch's worker processes compute on one thread each
     on_cpu = images.is_threadsafe and not (torch.cuda.is_available() or torch.backends.mps.is_available())
     workers = choose_workers(len(keys), cpus_per_process(), on_cpu) if num_workers is None else num_workers
+    workers = fit_shared_memory(workers, min(batch_size, len(keys)) * 3 * images.image_size**2, num_workers is None)
     return Loader(
         images,
         batch_size=batch_size,
         sampler=keys,
         num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # else torch draws a seed from the global generator in every epoch
     )
+
+
+def fit_shared_memory(workers: int, batch_bytes: int, may_choose: bool) -> int:
+    """Return how many worker processes find room for their batches in the shared memory, if they may be fewer.
+
+    Otherwise the number stays, with a warning. Each worker has `PREFETCHED` batches there, and this process one.
+
+    Args:
+        workers: Number of worker processes.
+        batch_bytes: Size of a batch.
+        may_choose: Whether the number was not given by the user.
+    """
+    free = free_shared_memory()
+    if not workers or free is None or (PREFETCHED * workers + 1) * batch_bytes <= free:
+        return workers
+    fitting = max(0, (free // batch_bytes - 1) // PREFETCHED)
+    room = f"the batches of {batch_bytes / 1e6:.3g} MB of {workers} worker processes"
+    more = f"the {free / 1e6:.3g} MB that are free in /dev/shm (docker run --shm-size=2g gives a container more)"
+    if not may_choose:
+        _remark(f"{room} may not fit into {more}; give data.num_workers={fitting}")
+        return workers
+    _remark(f"{room} do not fit into {more}, so {fitting} load images")
+    return fitting
+
+
+@functools.cache
+def _remark(text: str) -> None:
+    """Log a remark once, though it holds for each loader of a run."""
+    if first_process():
+        log.warning(text)
 
 
 def ignore_signals(worker: int) -> None:

@@ -80,8 +80,8 @@ def find_lr(
         end: Last value, of the last step.
         steps: Number of steps, unless the loss diverges before.
     """
-    net = copy.deepcopy(module.net).train()
-    optimizer = module.optimizer_for(net)
+    net, criterion = copy.deepcopy(module.net).train(), copy.deepcopy(module.loss)
+    optimizer = module.optimizer_for(net, criterion)
     in_use = float(optimizer.defaults["lr"])
     device = next(net.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
@@ -92,7 +92,7 @@ def find_lr(
             group["lr"] = rate * scales[group["group"]]
         with autocast(device, precision):
             moved = batch._replace(image=batch.image.to(device), label=batch.label.to(device))
-            loss, _ = module.loss_of(net, moved)
+            loss, _ = module.loss_of(net, moved, criterion)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         if gradient_clip_val is not None:

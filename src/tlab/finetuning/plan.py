@@ -178,9 +178,9 @@ def _rest(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> int:
     fixed = sum(phase["epochs"] for phase in phases.values() if phase.get("epochs") is not None)
     if fixed + len(open_ended) > max_epochs:
         raise UserError(
-            f"trainer.max_epochs={max_epochs} is too short for the phases {', '.join(phases)}, which want "
-            f"{'more than ' if open_ended else ''}{fixed}; raise it, or shorten finetune.head_epochs "
-            f"or finetune.phases.<name>.epochs"
+            f"trainer.max_epochs={max_epochs} is too short for the phases {', '.join(phases)}; give "
+            f"trainer.max_epochs={fixed + len(open_ended)} or more, or shorten finetune.head_epochs or "
+            f"finetune.phases.{next(iter(phases))}.epochs"
         )
     return max_epochs - fixed
 
@@ -191,7 +191,7 @@ def _lay(name: str, phase: Mapping[str, Any], rest: int, stage_names: Sequence[s
     if not isinstance(schedule, Mapping):
         raise UserError(
             f"finetune.phases.{name}.scheduler={schedule} is no list of the scheduler's keys; "
-            "give for instance {warmup: 0.2}"
+            f"give for instance 'finetune.phases.{name}.scheduler={{warmup: 0.2}}'"
         )
     common: dict[str, Any] = {
         "lr_scale": float(phase.get("lr_scale", 1.0)),
@@ -240,7 +240,7 @@ def _until(name: str, until: Mapping[str, Any] | None) -> Until | None:
     if not isinstance(until, Mapping) or until.keys() - keys:
         raise UserError(
             f"finetune.phases.{name}.until={until} cannot be read; give some of {', '.join(keys)}, for instance "
-            "{monitor: val/loss, patience: 3}"
+            f"'finetune.phases.{name}.until={{monitor: val/loss, patience: 3}}'"
         )
     values = {key: value for key, value in until.items() if value is not None}
     monitor = str(values.get("monitor", Until.monitor))
@@ -269,13 +269,13 @@ def _stage_scales(
     if not several or not all(isinstance(scale, int | float) for scale in listed):
         raise UserError(
             f"finetune.stage_lr_scales={scales} is no list of numbers; give one for each of {stages}, or some by "
-            f"name: {{{stage_names[0]}: 0.1}}"
+            f"name: 'finetune.stage_lr_scales={{{stage_names[0]}: 0.1}}'"
         )
     if not isinstance(scales, Mapping):
         if len(scales) != len(stage_names):
             raise UserError(
                 f"finetune.stage_lr_scales has {len(scales)} numbers for {len(stage_names)} stages; give one for "
-                f"each of {stages}, or some by name: {{{stage_names[0]}: 0.1}}"
+                f"each of {stages}, or some by name: 'finetune.stage_lr_scales={{{stage_names[0]}: 0.1}}'"
             )
         scales = dict(zip(stage_names, scales, strict=True))
     if unknown := [name for name in scales if name not in stage_names]:

@@ -18,7 +18,8 @@ from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.staging.splitting import split, whole
 from tlab.models.staging.tracing import CLASSIFIERS, NotTraceableError
-from tlab.models.weights import OFFLINE, Weights, fit_to, read_classes, read_weights
+from tlab.models.weight_matching import fit_to
+from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
 
 # Auxiliary classifiers are off. The input transform is on with and without weights (torchvision turns it on with
 # its own), so that a checkpoint means the same network however it is loaded.
@@ -87,13 +88,13 @@ def build_backbone(
     unpooled = tokens_apart and pooling != "avg"
     stages_, classifier = _parts(model, name, stages, classifier, size, unpooled)
     parts = _cut(stages_, name, upto)
-    keys = {key for part in parts.values() for key in part.state_dict()}
+    stage_keys = {stage: list(part.state_dict()) for stage, part in parts.items()}
     if read is not None:
         if library == "torchvision" and classifier:
             for part in model.get_submodule(classifier).modules():  # gets no weights, and zeros hide what follows
                 if isinstance(part, CLASSIFIERS):
                     part.reset_parameters()
-        fit_to(read, model, name, classifier, needed=keys)
+        fit_to(read, model, name, classifier, stage_keys)
     elif named:
         read = _of_timm(model, name, classifier, cfg)
     if batchnorm_momentum is not None:
@@ -106,11 +107,11 @@ def build_backbone(
     variant = f"{library} {name} {json.dumps(kwargs, sort_keys=True)}"
     backbone = StagedBackbone(parts, pretraining, size, tokens, variant)
     if read is not None and backbone.pretraining.classes is not None and "weight" in read.classifier:
-        if read.pooling is None:
+        if read.pretraining.pooling is None:
             fits = sees_pooled_features(model, classifier, backbone, size)
         else:  # a tlab head: it saw these features if the backbone was cut at the same place
-            same = read.tensors.keys() == keys and read.prefix_tokens == backbone.prefix_tokens
-            fits = read.pooling == "avg" and same
+            keys = {key for each in stage_keys.values() for key in each}
+            fits = read.tensors.keys() == keys and read.prefix_tokens == backbone.prefix_tokens
         backbone.pretraining = dataclasses.replace(backbone.pretraining, classifier_fits=fits)
     return backbone
 
@@ -214,17 +215,10 @@ def _build_torchvision(name: str, size: int, has_weights: bool, kwargs: dict[str
         ) from error
 
 
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError("backbone.library=timm needs the timm package, install it: pip install timm") from error
-    return timm
-
-
 def _timm_names(name: str) -> list[str]:
     """Return the tags of the weights that timm has for `name`."""
-    timm = _timm()
+    import timm  # which only its own backbones need: it takes a second
+
     known = timm.list_models()
     architecture = str(name).partition(".")[0]
     if architecture not in known:
@@ -240,9 +234,11 @@ def _build_timm(
 
     With `fix_size`, a model for any image size is built for one, since its forward could not be traced otherwise.
     """
-    timm = _timm()
+    import timm
+
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
-    fixed = {"img_size": size} if size and timm.get_pretrained_cfg(full).fixed_input_size else {}
+    cfg: Any = timm.get_pretrained_cfg(full)
+    fixed = {"img_size": size} if size and cfg.fixed_input_size else {}
     own = {"model_name": full, "pretrained": weights is not None}
     try:
         model: Any = build(timm.create_model, name, kwargs, **own, **fixed)
@@ -252,7 +248,6 @@ def _build_timm(
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
-        cfg = timm.get_pretrained_cfg(full)
         wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
         raise UserError(
             f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ NAMED = 8  # classes that the message names
 def reuse_rows(
     head: Head, pretraining: Pretraining, classes: Sequence[str], reuse: str | Mapping[str, str] | None
 ) -> dict[str, str]:
-    """Copy rows of the source classifier into `head.linear`, in place.
+    """Copy rows of the source classifier into `head.linear`, in place; of a tlab head also what lies before them.
 
     A target class gets its source class's row and bias minus their means over all source classes. A softmax does
     not see what is taken from every row alike, so the zero rows of the other classes mean "an average class", and
@@ -68,6 +69,8 @@ def reuse_rows(
             head.linear.weight[number] = weight[index] - weight.mean(dim=0)
             if bias is not None:
                 head.linear.bias[number] = bias[index] - bias.mean()
+    if rows:
+        head.load_state_dict(dict(pretraining.head_layers), strict=False)
     head.reused = {target: source[index] for target, index in rows.items()}
     if rows:
         pairs = [f"{target} ({name.split(',')[0]})" for target, name in head.reused.items()]
@@ -115,9 +118,14 @@ def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
         return f"{pretraining.description} has no source classifier: give other backbone.weights"
     if pretraining.classes is None:
         return "the names of the source classes are not known: give them with backbone.weights_classes=FILE"
-    if head.pooling != "avg" or len(head.hidden) > 0:
+    ours_before = {key: value.shape for key, value in head.state_dict().items() if not key.startswith("linear.")}
+    before = {key: value.shape for key, value in pretraining.head_layers.items()}
+    if pretraining.pooling is not None:
+        if (head.pooling, ours_before) != (pretraining.pooling, before):
+            return f"they belong to another head: set {_settings(pretraining)}"
+    elif head.pooling != "avg" or len(head.hidden) > 0:
         return "they belong to a linear layer on averaged features: set head.hidden=[] and head.pooling=avg"
-    if isinstance(head.norm, Standardize):
+    elif isinstance(head.norm, Standardize):
         return "they belong to features that are not standardised: set head.normalize=false"
     ours, theirs = head.linear.in_features, pretraining.classifier_weight.shape[1]
     if ours != theirs:
@@ -128,6 +136,19 @@ def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
             "or choose a backbone whose classifier sees the average of its last stage"
         )
     return None
+
+
+def _settings(pretraining: Pretraining) -> str:
+    """Return the keys of a tlab head that tell its form, as it has them."""
+    layers = pretraining.head_layers
+    hidden = [len(value) for key, value in layers.items() if key.startswith("hidden.") and value.ndim == 2]
+    normalize = any(key.startswith("norm.") for key in layers)
+    settings = (
+        f"hidden={hidden}".replace(" ", ""),
+        f"normalize={normalize}".lower(),
+        f"pooling={pretraining.pooling}",
+    )
+    return " ".join(shlex.quote(f"head.{each}") for each in settings)
 
 
 def _plain(name: str) -> str:

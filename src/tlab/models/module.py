@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -13,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tlab.core.errors import UserError
 from tlab.models.classifier import Classifier
+from tlab.models.losses import CrossEntropy, Loss, each
 
 TOP5_FROM = 11  # classes from which top-5 accuracy says something
 PER_CLASS_UP_TO = 100  # classes up to which each one gets a curve of its own
@@ -24,15 +24,16 @@ Net = Callable[[Tensor, str], Tensor]  # a `Classifier`, or an equivalent of one
 class ImageClassifier(L.LightningModule):
     """Trains and measures a `Classifier`.
 
-    The training loss is cross-entropy with label smoothing (Szegedy et al. 2016) and class weights; `val/loss` and
-    `test/loss` are plain cross-entropy, so that runs with different training losses can be compared.
+    `val/loss` and `test/loss` are means over the images of the loss in evaluation mode, in which tlab's own losses
+    have neither label smoothing nor class weights.
 
     Args:
         net: Network that maps images `B C H W` (uint8, or float in 0..1) to logits `B K`.
         classes: Names of the K classes, in the order of the logits.
         optimizer: Builds the optimizer from its parameter groups (`torch.optim.SGD` with its settings bound).
-        label_smoothing: Share of the target spread over all classes, in 0..1.
-        class_weights: Weight of each class, `K` (float); None for equal weights.
+        loss: Loss of logits and targets, see `models.losses`; its parameters, if any, train with the head's.
+        class_weights: Weight of each class, `K` (float), for the values that the loss returns in training; None
+            for equal weights, or where the loss itself has them.
         channels_last: Whether to use channels-last memory format, which is faster for convolutions.
         about: Plain data that goes into every checkpoint (configuration, preprocessing).
         training_net: Faster equivalent of `net` for training; None: `net`.
@@ -46,7 +47,7 @@ class ImageClassifier(L.LightningModule):
         net: Classifier,
         classes: tuple[str, ...],
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        label_smoothing: float = 0.0,
+        loss: Loss | None = None,
         class_weights: Tensor | None = None,
         channels_last: bool = True,
         about: Mapping[str, Any] | None = None,
@@ -57,7 +58,7 @@ class ImageClassifier(L.LightningModule):
         self.net = net.to(memory_format=self.memory_format)
         self.classes = classes
         self.build_optimizer = optimizer
-        self.label_smoothing = label_smoothing
+        self.loss = loss or CrossEntropy()
         self.about = dict(about or {})
         self.training_net = training_net
         self.class_weights: Tensor | None
@@ -100,18 +101,30 @@ class ImageClassifier(L.LightningModule):
         size = len(batch.image)
         self.train_loss.update(loss.detach().expand(size))  # torchmetrics 1.9 forgets weights where it skips NaN
         if self.trainer.is_last_batch:  # metrics are read at the epoch's end, and each call costs a millisecond
-            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
-            self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+            self._log_training(size)
         return loss
 
-    def loss_of(self, net: Net, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return the training loss (scalar) and the logits (`B K`, float32) of `net`, this module's or a copy."""
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the epoch's sums where a callback has ended it before its last batch."""
+        if self.trainer.should_stop and not self.trainer.is_last_batch:
+            self._log_training(len(batch.image))
+
+    def _log_training(self, size: int) -> None:
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+
+    def loss_of(self, net: Net, batch: Any, loss: Loss | None = None) -> tuple[Tensor, Tensor]:
+        """Return the training loss (scalar) and the logits (`B K`, float32) of `net` and `loss`, ours or copies."""
         try:
             logits = net(self.to_memory_format(batch.image), batch.after).float()
         except ValueError as error:  # BatchNorm over a single value
             raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
-        loss = F.cross_entropy(logits, batch.label, weight=self.class_weights, label_smoothing=self.label_smoothing)
-        return loss, logits
+        values = (loss or self.loss)(logits, batch.label)
+        if self.class_weights is None or not values.ndim:
+            return values.mean(), logits
+        hard = batch.label.ndim == 1
+        weights = self.class_weights[batch.label] if hard else batch.label @ self.class_weights
+        return (weights * values).sum() / weights.sum(), logits
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return `loss` (scalar), `logits` (`B K`) and `losses` (`B`) for the dashboards."""
@@ -122,7 +135,7 @@ class ImageClassifier(L.LightningModule):
         return self._evaluate(batch, self.test_loss, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, macro F1 and per-class accuracy over the whole split."""
+        """Log accuracy, macro F1 and the accuracy of each class that has images, over the whole split."""
         self.log("val/loss", self.val_loss, prog_bar=True)
         self._log_metrics(self.val_metrics)
 
@@ -132,13 +145,14 @@ class ImageClassifier(L.LightningModule):
         self._log_metrics(self.test_metrics)
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the optimizer over every stage and the head, in groups that never change."""
-        return self.optimizer_for(self.net)
+        """Return the optimizer over every stage, the head and the loss, in groups that never change."""
+        return self.optimizer_for(self.net, self.loss)
 
-    def optimizer_for(self, net: Classifier) -> Optimizer:
-        """Return a fresh optimizer over `net`, this module's or a copy: one pair of groups per stage and head.
+    def optimizer_for(self, net: Classifier, loss: Loss) -> Optimizer:
+        """Return a fresh optimizer over `net` and `loss`, ours or copies: one pair of groups per stage and head.
 
-        Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1).
+        Norms, biases and other one-dimensional parameters get no weight decay (He et al. 2019, section 3.1). What
+        the loss has to train joins the head, without weight decay.
         """
         groups: list[dict[str, Any]] = []
         for name, split in net.parameter_groups().items():
@@ -146,6 +160,8 @@ class ImageClassifier(L.LightningModule):
                 groups.append({"params": split["decay"], "group": name, "decays": True})
             if split["no_decay"]:
                 groups.append({"params": split["no_decay"], "group": name, "decays": False, "weight_decay": 0.0})
+        if isinstance(loss, torch.nn.Module) and (own := list(loss.parameters())):
+            groups.append({"params": own, "group": "head", "decays": False, "weight_decay": 0.0})
         try:
             return self.build_optimizer(groups)
         except (TypeError, ValueError) as error:
@@ -173,7 +189,7 @@ class ImageClassifier(L.LightningModule):
 
     def _evaluate(self, batch: Any, mean: Metric, metrics: MetricCollection) -> dict[str, Tensor]:
         logits = self.net(self.to_memory_format(batch.image), batch.after).float()
-        losses = F.cross_entropy(logits, batch.label, reduction="none")
+        losses = each(self.loss, logits, batch.label)
         loss = losses.mean()
         self._check_finite(loss, f"{metrics.prefix}loss")
         metrics.update(logits, batch.label)
@@ -182,9 +198,11 @@ class ImageClassifier(L.LightningModule):
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
         values, prefix = metrics.compute(), metrics.prefix
-        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), strict=True)
+        counted: Any = metrics[f"{prefix}acc_class"]
+        images = self.trainer.strategy.reduce(counted.tp + counted.fn, reduce_op="sum")  # of each class
+        per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), images.tolist(), strict=True)
         if len(self.classes) <= PER_CLASS_UP_TO:
-            values |= {f"{prefix}acc_class/{name}": value for name, value in per_class}
+            values |= {f"{prefix}acc_class/{name}": value for name, value, number in per_class if number}
         self.log(f"{prefix}acc", values.pop(f"{prefix}acc"), prog_bar=True)
         self.log_dict(values)
         metrics.reset()

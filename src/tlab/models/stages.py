@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,7 +32,10 @@ class Pretraining:
         classifier_weight: Rows of the source classifier `K D` (float32, CPU), where known.
         classifier_bias: Bias of the source classifier `K` (float32, CPU), where known.
         classifier_fits: Whether the source model's logits are these rows applied to this backbone's features,
-            averaged over positions: False behind a cut, and where `classes` or rows are not known.
+            averaged over positions (of a tlab head: as it pools them): False behind a cut, and where `classes` or
+            rows are not known.
+        pooling: Pooling of the tlab head that the rows belong to; None: they are the original model's classifier.
+        head_layers: What this head has before its last layer, its hidden layers and norm, by key.
         description: Origin of the weights, in words.
         digest: `digest` of the backbone as built.
     """
@@ -44,6 +47,8 @@ class Pretraining:
     classifier_weight: Tensor | None = None
     classifier_bias: Tensor | None = None
     classifier_fits: bool = False
+    pooling: str | None = None
+    head_layers: Mapping[str, Tensor] = field(default_factory=dict)
     description: str = "random initialisation"
     digest: str = ""
 

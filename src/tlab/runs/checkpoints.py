@@ -1,14 +1,17 @@
 """The callbacks that write a run's checkpoints, and the I/O that makes each write atomic."""
 
 import copy
+import io
 import logging
 import os
+import re
+import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -16,6 +19,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from tlab.core.error_messages import one_line
+from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
 from tlab.core.nested import leaves
 from tlab.finetuning.run_state import RunState
@@ -46,7 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._best: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`, which holds either its old or its new content at any moment."""
+        """Write `checkpoint` to `path`, which holds either its old or its new content at any moment.
+
+        Raises:
+            UserError: The state of a callback could not be read again.
+        """
+        check_states(checkpoint.get("callbacks", {}))
         if Path(path) == self.run.best:
             frozen = self.frozen()  # does not change until the phase ends, as the rest does in the next step
             self._best = on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
@@ -68,6 +78,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Return what a checkpoint holds; no code in it is run, whatever Lightning or the environment says."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def check_states(states: Mapping[str, Any]) -> None:
+    """Refuse states of callbacks that a resumed run could not read: a checkpoint is plain data, and runs no code.
+
+    Raises:
+        UserError: A state holds anything but numbers, texts, lists, dicts and tensors.
+    """
+    for name, state in states.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(state, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # pickle raises many kinds
+            odd = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's text has the name in its middle
+            raise UserError(
+                f"callbacks: the state_dict of {name} cannot be read from a checkpoint again "
+                f"({odd[1] if odd else one_line(error)}); let it return numbers, texts, lists, dicts and tensors"
+            ) from error
 
 
 def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:
@@ -96,10 +126,41 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint that names no device; it is on the disk when this returns."""
     checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
+    keeping = _KeepingError()
+    try:
+        with path.open("wb") as keeping.file:
+            torch.save(checkpoint, cast(IO[bytes], keeping))  # which needs no more of a file
+            keeping.flush()
+            os.fsync(keeping.file.fileno())
+    except (OSError, RuntimeError) as error:
+        failed = keeping.error or error
+        failed.add_note(f"a checkpoint takes {_size(checkpoint) / 1e6:.1f} MB")
+        raise failed from None
+
+
+class _KeepingError:
+    """A file to write to that keeps the system's error: torch raises one of its own, which does not tell why."""
+
+    file: IO[bytes]
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write `data`."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        self.file.flush()
+
+
+def _size(checkpoint: dict[str, Any]) -> int:
+    """Return the bytes of the tensors in a checkpoint; those that share a storage count once."""
+    tensors = (leaf for _, leaf in leaves(checkpoint) if isinstance(leaf, Tensor))
+    return sum({(storage := x.untyped_storage()).data_ptr(): storage.nbytes() for x in tensors}.values())
 
 
 class LastCheckpoint(Checkpoint):
@@ -155,7 +216,7 @@ class LastCheckpoint(Checkpoint):
                 try:
                     os.link(self.run.last, temporary)  # so that neither is ever missing
                 except OSError:  # a file system without links
-                    temporary.write_bytes(self.run.last.read_bytes())
+                    shutil.copyfile(self.run.last, temporary)
         trainer.save_checkpoint(self.run.last)
         self._saved_at = time.monotonic()
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
-from tlab.core.text import few
+from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, as_text, read_contents, read_entries
+from tlab.data.contents import Contents, keeping_order, read_contents, read_entries
+from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
 
@@ -25,6 +26,7 @@ def check_images(
     source: Callable[[], ImageIndex],
     resume: str,
     elsewhere: str = "another hydra.run.dir=DIR (of a sweep: sweep=NAME)",
+    options: DecodeOptions = DEFAULTS,
 ) -> list[str]:
     """Refuse to resume a run, or to return its result, with other images than it has had.
 
@@ -35,6 +37,7 @@ def check_images(
         source: Function that indexes the current images.
         resume: `anyway` only warns, as long as the classes are the same.
         elsewhere: Override that gives a new run with these settings its place, for the message.
+        options: Which files are readable.
 
     Returns:
         Phrases for what has changed; empty where nothing has.
@@ -45,16 +48,17 @@ def check_images(
     """
     record = run.record
     classes = tuple(map(as_text, record.get("class_names", ())))
+    source = keeping_order(source, classes)
     if run.data_file.exists():
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
-        now = read_contents(source, decode=False)
+        now = read_contents(source, False, options)
         if before.classes == now.classes and set(before.entries) == set(now.entries):
             return []
-        now = read_contents(source, decode=True)  # says which of the files are no images
+        now = read_contents(source, True, options)  # says which of the files are no images
         changed = changes(before, now)
     else:
-        now = read_contents(source, decode=True)
+        now = read_contents(source, True, options)
         changed = _by_number(record, classes, now)
         if not changed and first_process():
             log.warning(UNLISTED)

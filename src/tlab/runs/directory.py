@@ -5,7 +5,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,16 @@ from omegaconf import OmegaConf
 from tlab.config.diff import differences
 from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLocked, UserError
 from tlab.core.files import leave_memory, write_csv, write_text
-from tlab.core.locks import THERE_ARE_LOCKS, FileLock
+from tlab.core.locks import FileLock
 from tlab.core.processes import first_process
+from tlab.core.text import few
 
 if TYPE_CHECKING:
     from tlab.data.contents import Contents
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
+ELSEWHERE = "give another hydra.run.dir, or the same settings"
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd09`
 
 
@@ -80,12 +82,15 @@ class RunDirectory:
         """Merge `entries` into `run.json`."""
         self._write_json(self.record_file, self.record | entries)
 
-    def is_finished(self, config: dict[str, Any], resume: str) -> bool:
+    def is_finished(
+        self, config: dict[str, Any], resume: str, way_out: Callable[[Sequence[str]], str] | None = None
+    ) -> bool:
         """Tell whether this very run is finished here; False where it is to begin or to be resumed.
 
         Args:
             config: The whole configuration, resolved.
             resume: `never` refuses a directory in which a run has begun; anything else resumes that run.
+            way_out: Function of the keys that differ, which says what to do then; None: another directory.
 
         Raises:
             RunDirectoryConflict: A run with other settings is here, or any with `resume=never`.
@@ -98,9 +103,9 @@ class RunDirectory:
             )
         changed = sorted(differences(self.record.get("config", {}), config))
         if changed:
+            told = [key for key in changed if not key.startswith("data.module.")] or changed
             raise RunDirectoryConflict(
-                f"{self.path} holds a run with another {changed[0]}; "
-                f"give another hydra.run.dir, or the same settings"
+                f"{self.path} holds a run with another {few(told)}; {way_out(changed) if way_out else ELSEWHERE}"
             )
         return self.status == "finished"
 
@@ -131,30 +136,30 @@ class RunDirectory:
     def record_failure(self, error: BaseException) -> None:
         """Record what kept a run from beginning or resuming: status `failed`, and `traceback.txt`.
 
-        A finished run stays as it is, and so does one that another process is at work on.
+        A finished run stays as it is, and so does one that another process is at work on, or whose directory cannot
+        be written.
         """
-        with suppress(RunDirectoryLocked), self._locked():
+        with suppress(RunDirectoryLocked, OSError), self._locked():
             if self.status != "finished":
                 self._record_failure(error)
 
     def _record_failure(self, error: BaseException) -> None:
-        self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
-        if first_process():
-            write_text(self.traceback_file, "".join(traceback.format_exception(error)))
+        with suppress(OSError):  # the very reason may be a full disk, and `error` is what counts
+            self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            if first_process():
+                write_text(self.traceback_file, "".join(traceback.format_exception(error)))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes out."""
-        if not THERE_ARE_LOCKS:
-            yield
-            return
         lock = FileLock(self.path / ".lock")
         if not lock.acquire(wait=False):
             raise RunDirectoryLocked(
                 f"another process is at work in {self.path}; wait for it, or give another hydra.run.dir"
             )
         try:
-            for folder in (self.path, self.checkpoints, self.path / ".hydra"):
+            # without locks another process may be writing them now
+            for folder in (self.path, self.checkpoints, self.path / ".hydra") if lock.excludes else ():
                 for left_over in folder.glob(".*"):
                     if TEMPORARY.fullmatch(left_over.name):  # left by a process that was killed while it wrote
                         left_over.unlink(missing_ok=True)

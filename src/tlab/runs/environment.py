@@ -1,13 +1,15 @@
 """The command and the package versions of a run."""
 
 import platform
-import shlex
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
+from tlab.core.text import shell_command
+
+DISTRIBUTION = "tlab-transfer"  # of the package tlab
 PACKAGES = (
-    *("tlab", "torch", "torchvision", "lightning", "hydra-core"),
+    *(DISTRIBUTION, "torch", "torchvision", "lightning", "hydra-core"),
     *("omegaconf", "torchmetrics", "timm", "pillow"),
 )
 
@@ -17,10 +19,10 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
+            found["tlab" if package == DISTRIBUTION else package] = version(package)
     return found
 
 
 def command() -> str:
     """Return this process's arguments as they could be typed again."""
-    return shlex.join(sys.argv[1:])
+    return shell_command(sys.argv[1:])

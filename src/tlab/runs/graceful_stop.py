@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a cluster's warnings: a run saves a checkpoint before it stops."""
+"""Ctrl-C, SIGTERM, a closed terminal and a cluster's warnings: a run saves a checkpoint before it stops."""
 
 import signal
 import sys

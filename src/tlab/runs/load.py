@@ -1,7 +1,10 @@
 """A trained network, read back from a run directory or a checkpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +13,23 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from tlab.config.safe_loading import TARGETS, read_config
+from tlab.config.safe_loading import TARGETS, read_config, read_loss
 from tlab.config.schema import PRECISIONS
 from tlab.config.validation import check_value
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
+from tlab.data.decode_options import DecodeOptions, levels_from, options_of
 from tlab.models.autotune.precision import Precision
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
+from tlab.models.losses import Loss, fitting
 from tlab.models.module import ImageClassifier
 from tlab.models.stages import StagedBackbone
 from tlab.runs.directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,20 @@ class Trained:
     image_size: int  # side in pixels of the images that the network expects
     resize: str  # `crop` or `pad`
     crop_fraction: float  # share of the shorter side that `crop` keeps
+    decode_options: DecodeOptions  # how image files are decoded
     checkpoint: Path
 
 
 def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(type(item) in kinds for item in value)
+
+
+def _are_levels(value: Any) -> bool:
+    try:
+        levels_from(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 # What a checkpoint says about its network besides the configuration, and whether a value is valid.
@@ -50,6 +67,8 @@ TOLD: dict[str, Callable[[Any], bool]] = {
     "crop_fraction": lambda value: type(value) in (int, float) and 0 < value <= 1,
     "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,
     "std": lambda value: _is_list(value, (int, float)) and len(value) == 3 and min(value) > 0,
+    "levels": _are_levels,
+    "class_counts": lambda value: value is None or (_is_list(value, (int,)) and min(value) >= 0),
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
 }
 
@@ -69,6 +88,54 @@ def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> H
     options = {key: value for key, value in cfg.head.items() if key != "reuse"}
     prefix = {"prefix_tokens": backbone.prefix_tokens} if backbone.prefix_tokens else {}
     return instantiate(options, _convert_="all")(backbone.feature_dim, num_classes, **prefix)
+
+
+def build_loss(
+    cfg: DictConfig, classes: Sequence[str], class_counts: Tensor, mixes: bool
+) -> tuple[Loss, Tensor | None]:
+    """Return the loss of a run's configuration, and the class weights for what it returns.
+
+    Its arguments `class_counts`, `class_weights` and `class_names` are filled in, where it has them and the
+    configuration does not set them. There are class weights where `data.class_weights` asks for them and the loss
+    has no argument for them.
+
+    Args:
+        cfg: The run's configuration.
+        classes: Names of the K classes.
+        class_counts: Number of training images of each class, `K`.
+        mixes: Whether training mixes images.
+
+    Raises:
+        UserError: It is no loss for a classifier, see `models.losses.fitting`.
+    """
+    from tlab.data.datamodule import class_weights
+
+    name = cfg.loss._target_
+    weights = class_weights(class_counts) if cfg.data.class_weights else None
+    known = {"class_counts": class_counts, "class_weights": weights, "class_names": list(classes)}
+    target = instantiate(cfg.loss, _partial_=True).func
+    taken: Collection[str] = ()
+    with suppress(ValueError):  # one that is written in C does not tell
+        taken = inspect.signature(target).parameters
+    filled = {key: value for key, value in known.items() if key in taken and key not in cfg.loss}
+    try:
+        loss = instantiate(cfg.loss, _convert_="all", **filled)
+    except InstantiationException as error:
+        raise UserError(
+            f"loss._target_={name} cannot be built ({error.__cause__}); {_remedy(target, error)}"
+        ) from error
+    if "class_weights" in taken:
+        weights = None
+    return fitting(loss, name, len(classes), mixes, weights is not None), weights
+
+
+def _remedy(target: Any, error: Exception) -> str:
+    """Return what to do about a loss that cannot be built."""
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        return f"take the key away with ~loss.{unknown[1]}"
+    if inspect.isfunction(target):
+        return "if it is the loss itself, give +loss._partial_=true"
+    return "correct its keys, or choose loss=cross_entropy"
 
 
 def token_options(cfg: DictConfig, record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -103,14 +170,16 @@ def instantiate_backbone(
     return instantiate({**node, "weights": weights, "image_size": image_size, **options}, _convert_="all")
 
 
-def load_trained(path: Path, trust: bool = False) -> Trained:
+def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Trained:
     """Read a run directory's best checkpoint, or a checkpoint.
 
     A checkpoint is plain data and builds nothing but what `tlab.config.safe_loading` lists, whoever wrote it.
 
     Args:
         path: Path of the run directory, or of the checkpoint.
-        trust: Whether to build whatever the file names as backbone and head, which may run any code.
+        trust: Whether to build whatever the file names as backbone, head and loss, which may run any code.
+        with_loss: Whether to build the loss, which only measuring needs. Where it is none of tlab's, and `trust` is
+            not given, it is cross-entropy, with a warning.
 
     Raises:
         UserError: There is no checkpoint, it is not one of tlab's, or it would build something else.
@@ -122,17 +191,41 @@ def load_trained(path: Path, trust: bool = False) -> Trained:
         )
     state_dict, about = _read(path, file)
     config = read_config(about.get("config"), file, trust)
-    check_value("data.batch_size", OmegaConf.select(config, "data.batch_size"))
+    for key in ("data.batch_size", "data.max_megapixels"):
+        check_value(key, OmegaConf.select(config, key))
     with blamed_on(file):
         backbone = instantiate_backbone(config, None, about["image_size"], about)
         head = build_head(config, backbone, len(about["classes"]))
         net = Classifier(backbone, head, about["mean"], about["std"])
+        loss = _read_loss(about, config, file, trust) if with_loss else None
         module = ImageClassifier(
-            net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), channels_last=True
+            net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), loss, channels_last=True
         )
-        module.load_state_dict(state_dict)
+        module.load_state_dict(state_dict if loss is not None else _without_loss(state_dict))
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
-    return Trained(module.eval(), tuple(about["classes"]), config, **told, checkpoint=file)
+    options = options_of(config.data, levels_from(about.get("levels")))
+    return Trained(module.eval(), tuple(about["classes"]), config, **told, decode_options=options, checkpoint=file)
+
+
+def _read_loss(about: Mapping[str, Any], config: DictConfig, file: Path, trust: bool) -> Loss | None:
+    """Return the loss that a checkpoint names; None, with a warning, if it is not tlab's and there is no trust."""
+    try:
+        node = read_loss(about["config"], config, file, trust)
+    except UserError as error:
+        if trust:
+            raise
+        log.warning("loss is cross-entropy here: %s", error)
+        return None
+    counts = torch.tensor(about.get("class_counts") or [1] * len(about["classes"]))
+    with_node = DictConfig({**config, "loss": node})
+    return build_loss(with_node, about["classes"], counts, mixes=False)[0]
+
+
+def _without_loss(state_dict: Any) -> Any:
+    """Return the weights of the network alone; anything but a mapping as it is."""
+    if not isinstance(state_dict, dict):
+        return state_dict
+    return {key: value for key, value in state_dict.items() if not str(key).startswith("loss.")}
 
 
 @contextmanager

@@ -1,25 +1,57 @@
 """Loggers besides TensorBoard; a run has one entry in MLflow and Weights & Biases, however often it is resumed."""
 
+import functools
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 from tlab.core.processes import first_process_first
+from tlab.core.text import as_text
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+
+log = logging.getLogger(__name__)
 
 RUN_TAG = "tlab.run_dir"  # tag by which a resumed run finds its entry
 
 
 def short_name(run_dir: str | Path) -> str:
     """Return what a run is called beside others: its folder, in a sweep or a search with the one above."""
-    path = Path(run_dir)
+    path = Path(as_text(str(run_dir)))
     return f"{path.parent.name}/{path.name}" if path.name.startswith("seed=") else path.name
+
+
+def outlasted(logger: "Logger", name: str) -> "Logger":
+    """Return a logger that a run outlasts: where it raises anything, that is logged, and it is asked no more.
+
+    Args:
+        logger: The logger, whose methods are replaced.
+        name: Its key in the configuration.
+    """
+    gone = False
+
+    def guarded(method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def call(*arguments: Any, **options: Any) -> None:
+            nonlocal gone
+            try:
+                if not gone:
+                    method(*arguments, **options)
+            except Exception as error:
+                gone = True
+                log.warning("the logger %s failed (%s), and the run goes on without it", name, one_line(error))
+
+        return call
+
+    for method in ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize"):
+        setattr(logger, method, guarded(getattr(logger, method)))
+    return logger
 
 
 def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLFlowLogger":
@@ -34,6 +66,7 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         UserError: MLflow is not installed, or the store cannot be opened.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # else a lost server holds the run for minutes
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -41,6 +74,7 @@ def mlflow_logger(run_dir: str, tracking_uri: str, experiment_name: str) -> "MLF
         raise missing("mlflow", "mlflow-skinny") from error
     from lightning.pytorch.loggers import MLFlowLogger
 
+    run_dir = as_text(run_dir)
     for name in ("alembic", "mlflow"):  # they log every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
     if tracking_uri.startswith("sqlite:///"):
@@ -84,14 +118,23 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
 
     if wandb.run is not None:  # the sweep's previous run is still open
         wandb.finish()
-    return WandbLogger(
+    logger = WandbLogger(
         name=short_name(run_dir),
         save_dir=run_dir,
         project=project,
-        id=hashlib.sha256(run_dir.encode()).hexdigest()[:12],
+        id=hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12],
         mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )
+    try:
+        if mode == "online":
+            _ = logger.experiment  # where there is no key or no network, that shows at once
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"logger.wandb.mode=online cannot be used ({reason}); give wandb login, or logger.wandb.mode=offline"
+        ) from error
+    return logger
 
 
 def log_settings(loggers: "Sequence[Logger]", settings: Mapping[str, Any]) -> None:

@@ -10,6 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.core.error_messages import exit_with_error
+from tlab.core.errors import UserError
+from tlab.core.files import check_writable
+
 
 def reserve_directory(wanted: Path) -> Path:
     """Make a new directory and return it: `wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not there.
@@ -39,12 +43,19 @@ def is_named_by_time(config: DictConfig, key: str) -> bool:
 
 
 class ClaimRunDirectory(Callback):
-    """Hydra's callback that gives a run whose directory is named by the time one of its own."""
+    """Hydra's callback that makes the directory of a run, one of its own if it is named by the time.
+
+    Where it cannot be written the command ends: Hydra would show an exception of a callback as a warning.
+
+    Args:
+        key: Key that names another place.
+    """
+
+    def __init__(self, key: str = "hydra.run.dir") -> None:
+        self.key = key
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Reserve the directory before Hydra makes it."""
-        if not is_named_by_time(config, "hydra.run.dir"):
-            return
+        """Make the directory before Hydra does."""
         hydra = HydraConfig.instance()
         before = hydra.cfg
         hydra.set_config(copy.deepcopy(config))  # Hydra does it after this, but the path may use its choices
@@ -52,4 +63,11 @@ class ClaimRunDirectory(Callback):
             wanted = Path(config.hydra.run.dir)
         finally:
             hydra.cfg = before
-        config.hydra.run.dir = str(reserve_directory(wanted))
+        try:
+            if is_named_by_time(config, "hydra.run.dir"):
+                check_writable(wanted.parent, f"give {self.key}=DIR")
+                config.hydra.run.dir = str(reserve_directory(wanted))
+            else:
+                check_writable(wanted, f"give another {self.key}=DIR")
+        except UserError as error:
+            exit_with_error(str(error))

@@ -6,10 +6,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from tlab.config.hydra import CONFIG_DIR
 from tlab.config.overrides import key_and_value
 from tlab.config.schema import TuneConfig
 from tlab.core.errors import UserError
-from tlab.search.commands import FLAGS
 
 OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}
 
@@ -40,7 +40,7 @@ def gather(arguments: Sequence[str]) -> list[str]:
             own.append(argument)
         else:
             trials.append(QuotedString(argument, Quote.single).with_quotes())
-    asks = any(argument.startswith("-") and argument.partition("=")[0] not in FLAGS for argument in own)
+    asks = any(argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR for argument in own)
     given = dict(map(key_and_value, own))
     if not asks and "study" not in given:
         raise UserError("study is not set; name the search with study=NAME, by which it is also resumed")

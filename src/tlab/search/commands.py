@@ -1,34 +1,17 @@
 """The command lines that resume a search and repeat a trial."""
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import quoted
 from tlab.config.unused_keys import Run, without_unused
-from tlab.core.text import short_path
+from tlab.core.text import shell_command, short_path
 
 if TYPE_CHECKING:  # imported when a search begins, not for --help
     from optuna.trial import FrozenTrial
 
     from tlab.search.study import Study
-
-FLAGS = ("--config-dir", "-cd")
-
-
-def config_dirs(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that name more folders of YAML files: `--config-dir DIR`, `hydra.searchpath=[...]`."""
-    found: list[str] = []
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if argument in FLAGS:
-            found = [argument, following, *found]  # flags before overrides, as Hydra takes them
-        elif argument.startswith(tuple(f"{flag}=" for flag in FLAGS)):
-            found = [argument, *found]
-        elif argument.lstrip("+").startswith("hydra.searchpath="):
-            found.append(argument)
-    return found
 
 
 def default_directory(name: str) -> Path:
@@ -40,7 +23,7 @@ def resume_command(name: str, directory: Path) -> str:
     """Return the command line that resumes the study `name` in `directory`."""
     usual = default_directory(name).absolute() == directory.absolute()
     place = [] if usual else [f"dir={short_path(directory.absolute())}"]
-    return shlex.join(["python", "-m", "tlab.tune", f"study={name}", *place])
+    return shell_command(["python", "-m", "tlab.tune", f"study={name}", *place])
 
 
 def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
@@ -53,4 +36,4 @@ def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
     run = compose([*overrides, quoted("run_dir", str(study.directory))], with_hydra=True)
     overrides = [*without_unused(overrides, Run(run)), f"seed={seeds}"]
     flag = ["-m"] if len(study.definition.seeds) > 1 else []
-    return shlex.join(["python", "-m", "tlab.train", *flag, *study.definition.config_dirs, *overrides])
+    return shell_command(["python", "-m", "tlab.train", *flag, *study.definition.config_dirs, *overrides])

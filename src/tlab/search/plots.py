@@ -14,6 +14,7 @@ from plotly.graph_objects import Figure
 from tlab.comparison.phrases import count, value
 from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.core.files import write_text
+from tlab.core.text import as_text
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 
@@ -76,7 +77,7 @@ def write_plots(study: Study) -> Path:
         head=f"<script>{plotly.offline.get_plotlyjs()}</script>",
     )
     file = study.directory / "search.html"
-    write_text(file, page)
+    write_text(file, as_text(page))
     return file
 
 

@@ -17,6 +17,7 @@ from tlab.config.safe_loading import check_targets
 from tlab.config.targets import with_present_targets
 from tlab.core.error_messages import one_line
 from tlab.core.errors import RunDirectoryConflict
+from tlab.data.decode_options import options_of
 from tlab.runs.data_check import check_images
 from tlab.runs.directory import RunDirectory
 from tlab.search.pruner import StudyPruner
@@ -46,7 +47,8 @@ def check_trials(study: Study, resume: str) -> None:
     values = {study.trial_directory(trial.number): trial.params for trial in study.trials()}
     if last is not None and last.path.parent in values:
         _, cfg = _compose(study, values[last.path.parent], last.path.name, last.path)
-        check_images(last, instantiate(cfg.data.module.source, _convert_="all"), resume, "another study=NAME")
+        source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
+        check_images(last, source, resume, "another study=NAME", options)
 
 
 def run_trial(study: Study, lease: TrialLease, train: Train) -> None:

@@ -21,8 +21,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tlab.core.errors import UserError
-from tlab.core.eviction import free_memory
-from tlab.core.hardware import cpu_count, gpus
+from tlab.core.hardware import cpu_count, free_memory, gpus
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
 from tlab.sweeps.worker_pool import SHUTDOWN_TIMEOUT, WorkerPool
@@ -173,7 +172,7 @@ def workers(
 def _serve(orders: Connection, run: Callable[[Job, WorkerPool], Failure | None], pool: WorkerPool) -> None:
     """Run jobs until there are no more."""
     pool.become_worker()
-    with Path(os.devnull).open("w") as nowhere:  # the terminal belongs to the command; a run prints to a file
+    with Path(os.devnull).open("wb") as nowhere:  # the terminal belongs to the command; a run prints to a file
         os.dup2(nowhere.fileno(), 1)
     while (job := orders.recv()) is not None:
         answer = run(job, pool)

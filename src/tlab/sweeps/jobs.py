@@ -11,6 +11,7 @@ from tlab.config.diff import without_effect
 from tlab.config.overrides import NEVER_IN_NAMES, key_and_value, quoted, run_name
 from tlab.config.schema import REMOVED_KEYS
 from tlab.core.errors import UserError
+from tlab.core.text import shell_word
 from tlab.runs.directory import TIME, RunDirectory
 from tlab.runs.manifest import SweepManifest
 
@@ -83,7 +84,7 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, manifes
         # earlier versions recorded keys that change no result, and had keys that are gone
         if key not in given and not without_effect(key) and key not in REMOVED_KEYS:
             raise UserError(
-                f"{directory} was begun with {key}={value}, which this command does not give; "
+                f"{directory} was begun with {shell_word(f'{key}={value}')}, which this command does not give; "
                 f"give it too, or another name: sweep=NAME"
             )
     jobs: dict[Path, Job] = {}

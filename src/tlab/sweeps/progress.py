@@ -2,7 +2,6 @@
 
 import io
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tlab.config.overrides import key_and_value
-from tlab.core.text import duration, short_path
+from tlab.core.text import duration, shell_command, short_path
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
 
@@ -134,7 +133,7 @@ def same_command(directory: Path) -> str:
     overrides = [i for i, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")]
     if not any(key_and_value(arguments[i])[0] in ("sweep", "hydra.sweep.dir") for i in overrides):
         arguments.insert(max(overrides, default=len(arguments) - 1) + 1, f"sweep={directory.name}")  # among them
-    return f"{start} {shlex.join(arguments)}"
+    return f"{start} {shell_command(arguments)}"
 
 
 @contextmanager
@@ -156,7 +155,10 @@ def printing_to_its_directory(job: Job, progress: Progress) -> Iterator[None]:
 def printing_to(path: Path, show: Callable[[str], object] | None = None) -> Iterator[None]:
     """Write what is printed in the block to the end of a file, and give it to `show`; None: it is printed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file, redirect_stdout(_Output(file, show or sys.stdout.write)):
+    with (
+        path.open("a", encoding="utf-8", errors="tlab") as file,
+        redirect_stdout(_Output(file, show or sys.stdout.write)),
+    ):
         yield
 
 

@@ -123,14 +123,18 @@ def run_one(job: Job, composer: Composer, task: Task, progress: Progress) -> Fai
         return Failure(one_line(error))
     with open_dict(own):
         own.hydra.job.id = own.hydra.job.num = 0
-    with printing_to_its_directory(job, progress):
-        returned = run_job(
-            task_function=task,
-            config=own,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            hydra_context=composer.context,
-        ).return_value
+    try:
+        with printing_to_its_directory(job, progress):
+            returned = run_job(
+                task_function=task,
+                config=own,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=composer.context,
+            ).return_value
+    except OSError as error:  # its directory cannot be made, or its log
+        job.run.record_failure(error)
+        returned = Failure(one_line(error))
     hydra = composer.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)  # closes the run's log
     release_memory()

@@ -13,6 +13,7 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check
 from tlab.core.error_messages import one_line
 from tlab.core.errors import INTERRUPTED
+from tlab.core.files import check_writable
 from tlab.core.signals import stoppable
 from tlab.runs.environment import command
 from tlab.runs.manifest import SweepManifest, read_manifest
@@ -57,6 +58,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         check(run)
     for remark in _check_used(jobs, some, composer):
         print(remark)
+    check_writable(directory.parent if unnamed else directory, "give hydra.sweep.dir=DIR")
     if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, manifest)

@@ -14,8 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
-from tlab.core.error_messages import exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import RunDirectoryConflict, RunDirectoryLocked
+from tlab.config.overrides import shell_argument
+from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
+from tlab.core.errors import FAILED, RunDirectoryConflict, RunDirectoryLocked, RunFailed
 from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.result import Failure, SweepResult
@@ -80,15 +81,17 @@ class Task:
         except (SystemExit, KeyboardInterrupt) as stop:
             between = isinstance(stop, KeyboardInterrupt)  # a run and its baseline
             if directory.last.exists() and (between or _is_interrupted(directory)):
-                same = f"the same command with hydra.run.dir={directory.path}"
-                print(f"tlab: stopped; {os.environ.get('TLAB_COMMAND') or same} resumes it", file=sys.stderr)
+                print(f"tlab: stopped; {_resuming(directory)}", file=sys.stderr)
             raise
         except Exception as error:
             if self.debug or not is_mistake(error):
                 raise
             if new:
                 _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
-            exit_with_error(user_message(error))
+            code, message = exit_code(error), user_message(error)
+            if code == FAILED and not isinstance(error, RunFailed) and directory.last.exists():
+                message += f"; {_resuming(directory)} from {directory.last}"
+            exit_with_error(message, code)
 
     def _one_of_many(self, cfg: DictConfig, directory: RunDirectory) -> Any:
         try:
@@ -104,6 +107,11 @@ class Task:
                 traceback.print_exc()
             print(f"tlab: {HydraConfig.get().job.override_dirname}: {reason}", file=sys.stderr, flush=True)
             return Failure(reason)
+
+
+def _resuming(directory: RunDirectory) -> str:
+    same = f"the same command with {shell_argument('hydra.run.dir', directory.path)}"
+    return f"{os.environ.get('TLAB_COMMAND') or same} resumes it"
 
 
 def _in_another_process(kind: type[Task], *arguments: Any) -> Task:

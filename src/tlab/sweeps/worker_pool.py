@@ -15,6 +15,7 @@ from types import FrameType
 
 from tlab.core.hardware import cpu_count, gpus
 from tlab.core.locks import THERE_ARE_LOCKS, lock
+from tlab.core.signals import ENDING
 
 SHUTDOWN_TIMEOUT = 60  # seconds that stopped runs have for their last checkpoint
 
@@ -79,7 +80,7 @@ class WorkerPool:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if hasattr(os, "setpgid"):
             os.setpgid(0, 0)  # Ctrl-C reaches the waiting process only, which hands it on once
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for name in (signal.SIGINT, *ENDING):
             signal.signal(name, _stop)
         threading.Thread(target=_end_with, args=(self.waiting,), daemon=True).start()
 
@@ -93,7 +94,7 @@ def shares(devices: int) -> tuple[str, ...]:
 
 @contextmanager
 def forwarding_signals(pool: WorkerPool | None, under_way: Callable[[], object], what: str) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop the workers, which save, then the command; a second stops all.
+    """Let the first SIGINT, SIGTERM or hang-up stop the workers, which save, then the command; a second stops all.
 
     Args:
         pool: Pool of the workers; None where they are on other machines, and nothing is handed on.
@@ -120,7 +121,7 @@ def forwarding_signals(pool: WorkerPool | None, under_way: Callable[[], object],
                 time.sleep(0.2)
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *ENDING)}
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from tlab.comparison.report.report_tables import filters, runs_table, settings_t
 from tlab.comparison.result import Comparison
 from tlab.comparison.statistics import INTERVAL_NAMES
 from tlab.core.files import write_text
-from tlab.core.text import duration
+from tlab.core.text import as_text, duration
 
 SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "classes.js", "main.js")
 
@@ -47,7 +47,7 @@ def write_report(comparison: Comparison, directory: Path) -> Path:
         head='<link rel="icon" href="data:,">',
     )
     file = directory / "report.html"
-    write_text(file, page)
+    write_text(file, as_text(page))
     return file
 
 

@@ -1,14 +1,22 @@
 """Index of images labeled by a CSV table, the layout of most Kaggle competitions."""
 
-import csv
+import difflib
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
-from tlab.core.text import few
-from tlab.data.sources.folder import UNSPLIT, ImageIndex, build_index, unsplit_index
-from tlab.data.sources.scan import Exclude, check_root, image_files, nfc
+from tlab.core.text import counted, few
+from tlab.data.sources.folder import UNSPLIT, Files, ImageIndex, build_index, unsplit_index
+from tlab.data.sources.label_table import LabelTable, as_seen, read_table
+from tlab.data.sources.scan import Exclude, check_root
+from tlab.data.sources.table_advice import few_classes, wrong_keys
+from tlab.data.sources.table_images import TableImages
+
+# Letters of other alphabets that look like Latin ones
+LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf", "aeopcyxijso")
 
 
 def csv_index(
@@ -22,105 +30,103 @@ def csv_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
 ) -> ImageIndex:
     """Index the images that a table labels; other images in the folder are not used.
 
+    Labels that differ in nothing a person would see (`label_table.as_seen`) are one class.
+
     Args:
         root: Folder of the data.
-        labels: Path of the table relative to `root`; columns separated by commas, semicolons or tabs, named in the
-            first line.
-        image_column: Column of the file name below `images`, with or without extension.
+        labels: Path of the table relative to `root` (see `label_table.read_table`).
+        image_column: Column of the file name, with or without extension: a path below `images`, or the last part of
+            one in any subfolder (see `image_names.ImageNames`); or the path of a file elsewhere.
         label_column: Column of the class name; rows where it is empty are not used.
         images: Folder of the images, relative to `root`.
         extension: Extension to append to a name that is not an image file; None finds it.
         val_fraction: Share of the validation split, in (0, 1); None keeps all images in one split, "all".
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
-        exclude: Glob patterns, relative to `root`, of files to leave out.
+        exclude: Glob patterns of files and folders to leave out, relative to `root`, or of class names.
+        min_images: Least number of images of a class; classes with fewer are left out. None keeps all.
 
     Raises:
-        UserError: The table or the folder cannot be used, or a labeled image is missing.
+        UserError: The table or the folder cannot be used, or a name in the table may be several images.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    table, folder = base / labels, check_root(base / images, "data.images")
-    rows, blank = _read(table, image_column, label_column)
-    away = Path(os.path.relpath(folder, base))
-    if away.parts[:1] == ("..",):  # behind a link, `..` is not what the text says
-        away = Path(os.path.relpath(folder.resolve(), base.resolve()))
-    prefix = "" if folder == base else f"{away.as_posix()}/"
-    available = _by_name(image_files(folder))
+    table = _table(base, labels, (image_column, label_column))
+    folder = Path(os.path.abspath(base / images))  # noqa: PTH100 - keeps symbolic links as typed
+    if {image_column, label_column} - {*table.columns} or not folder.is_dir():
+        raise UserError(wrong_keys(base, table, folder, images, image_column, label_column))
+    check_root(folder, "data.images")
+    cells = zip(table.column(image_column), table.column(label_column), strict=True)
+    written = [(name.strip(), label) for name, label in cells if name.strip() and as_seen(label)]
+    issues = [
+        *table.remarks([cell for row in written for cell in row]),
+        *_spellings(table, (label for _, label in written)),
+    ]
+    if blank := len(table.rows) - len(written):
+        issues.append(f"{blank} rows of {table.file} have no label or no image, and are not used.")
+    seen = {label: as_seen(label) for _, label in written}
+    unwanted = {label for label in {*seen.values()} if left_out.folder(label)}
+    rows = [(name, seen[label]) for name, label in written if seen[label] not in unwanted]
+
+    images_of = TableImages(base, folder, left_out, extension)
+    files, remarks = images_of.locate([name for name, _ in rows], table, image_column)
     label_of: dict[str, str] = {}
-    missing = []
+    two_labels: dict[str, str] = {}
     for name, label in rows:
-        file = _find(available, name, extension)
-        if left_out.file(f"{prefix}{file or name}"):
-            continue
-        if file is None:
-            missing.append(name)
-        elif label_of.setdefault(file, label) != label:
-            raise UserError(
-                f"{table} gives {name!r} two labels, {label_of[file]!r} and {label!r}: keep one of the rows."
-            )
-    if missing:
+        if (file := files.get(name)) and label_of.setdefault(file, label) != label:
+            two_labels[file] = label
+    if two_labels:
+        first = next(iter(two_labels))
         raise UserError(
-            f"{table} labels images that are not in {folder}: {few(missing)}; correct data.images, "
-            f"data.image_column={image_column} or data.extension={extension}, or leave them out with data.exclude."
+            f"{table.file} gives {counted(two_labels, 'image', 'images')} two labels, {first!r} for example "
+            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows, or leave out such images with "
+            f"{exclude_argument(two_labels)}."
         )
-    files: dict[str, list[str]] = {}
+    if repeated := sum(name in files for name, _ in rows) - len(label_of):
+        issues.append(f"{repeated} rows of {table.file} repeat an image and its label.")
+    by_class: Files = {}
     for file, label in label_of.items():
-        files.setdefault(label, []).append(prefix + file)
-    issues = [f"{blank} rows of {table} have no label and are not used."] if blank else []
-    issues += left_out.issues()
+        by_class.setdefault(label, []).append(file)
+    unused = {name for name in map(str.strip, table.column(image_column)) if name not in files}
+    issues += [*remarks, *images_of.unlabeled(table, label_of, unused), *left_out.issues()]
     if val_fraction is None:
-        return unsplit_index(base, {UNSPLIT: files}, issues)
-    return build_index(base, {"train": files}, val_fraction, test_fraction, seed, issues)
+        return unsplit_index(base, {UNSPLIT: by_class}, issues)
+    if len(by_class) < 2:
+        raise UserError(few_classes(table, by_class, (image_column, label_column), remarks))
+    return build_index(base, {"train": by_class}, val_fraction, test_fraction, seed, issues, min_images)
 
 
-def _read(table: Path, image_column: str, label_column: str) -> tuple[list[tuple[str, str]], int]:
-    """Return the (image, label) rows of the table and the number of rows without a label."""
+def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
+    """Return the table, or raise a `UserError` that names the tables there are."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            header = lines.readline()
-            delimiter = max(",;\t", key=header.count)
-            lines.seek(0)
-            reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-            columns = [name or "" for name in reader.fieldnames or []]
-            for key, column in (("data.image_column", image_column), ("data.label_column", label_column)):
-                if column not in columns:
-                    raise UserError(
-                        f"{key}={column} is no column of {table}, which has {', '.join(columns) or 'none'}."
-                    )
-            rows = [((row[image_column] or "").strip(), (row[label_column] or "").strip()) for row in reader]
+        return read_table(base / labels, wanted)
     except FileNotFoundError:
+        there = [file.name for file in base.iterdir() if file.suffix.lower() in (".csv", ".tsv", ".txt")]
+        nearest = difflib.get_close_matches(labels, sorted(there), n=1, cutoff=0)
+        way_out = f"give {shell_argument('data.labels', nearest[0])}" if nearest else "name the table of labels"
         raise UserError(
-            f"data.labels: there is no file {table}: name the table of labels below data.root."
+            f"data.labels: there is no file {base / labels}: {way_out} (a path relative to data.root)."
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"data.labels: {table} cannot be read as a table in UTF-8 ({error}): correct or convert it."
-        ) from None
-    labelled = [(name, nfc(label)) for name, label in rows if name and label]
-    return labelled, len(rows) - len(labelled)
 
 
-def _by_name(files: Iterable[str]) -> dict[str, list[str]]:
-    """Return the files under each name that a table may use for them: with and without extension."""
-    names: dict[str, list[str]] = {}
-    for file in files:
-        for name in {nfc(file), nfc(os.path.splitext(file)[0])}:  # noqa: PTH122 - keeps the folders
-            names.setdefault(name, []).append(file)
-    return names
-
-
-def _find(available: dict[str, list[str]], name: str, extension: str | None) -> str | None:
-    name = nfc(name).replace("\\", "/").removeprefix("./")
-    candidates = available.get(name, [])
-    if name in candidates:
-        return name
-    if extension is not None:
-        candidates = available.get(f"{name}.{extension.lstrip('.')}", [])
-    if len(candidates) > 1:
-        raise UserError(
-            f"{name!r} may be {' or '.join(sorted(candidates))}: say which with data.extension=.png, for example."
+def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence on labels that look the same and are one class, and one on classes that differ in little."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for label in {*labels}:
+        spellings[as_seen(label)].add(label)
+    if joined := {label: ways for label, ways in spellings.items() if len(ways) > 1}:
+        yield (
+            f"{sum(map(len, joined.values()))} spellings in {table.file} differ in blanks or in what nobody sees, "
+            f"and are {counted(joined, 'class', 'classes')}: {few(map(repr, sorted(joined)))}."
         )
-    return candidates[0] if candidates else None
+    near: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(spellings):
+        near[label.casefold().translate(LOOKALIKES)].append(label)
+    if pairs := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
+        yield (
+            f"Classes of {table.file} differ in case alone, or in letters of other alphabets that look the same: "
+            f"{few(pairs)}."
+        )

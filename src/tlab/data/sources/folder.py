@@ -1,19 +1,32 @@
 """Index of image files by class and split, read from class folders."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from tlab.config.overrides import exclude_argument, shell_argument
+from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import few
-from tlab.data.sources.scan import Exclude, check_root, image_files, in_order, nfc, subfolders
+from tlab.core.text import as_text, counted, few
+from tlab.data.sources.scan import (
+    Exclude,
+    Folder,
+    check_root,
+    extensions,
+    in_class_order,
+    in_order,
+    read_folder,
+    with_decoder,
+)
 from tlab.data.sources.split import check_fractions, split_classes
+from tlab.data.sources.split_folders import Layout, find_splits, split_of
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
@@ -37,7 +50,7 @@ class ImageIndex:
 
     Attributes:
         root: Absolute path of the data.
-        classes: Class names, sorted; a label is a position here.
+        classes: Class names, numbers in them by value; a label is a position here.
         splits: Name -> samples, sorted by class, then by path: "train", "val", and maybe "test"; of data that are
             only evaluated, those that exist, or "all".
         issues: Sentences about files that were left out.
@@ -59,28 +72,42 @@ class ImageIndex:
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:
-        """Return `path` relative to the root where it lies below it, with forward slashes."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        """Return `path` as text, relative to the root where it lies below it, with forward slashes."""
+        return as_text((path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix())
+
+    def with_classes(self, classes: Sequence[str]) -> "ImageIndex":
+        """Return the index with labels that are positions in `classes`, which has all names that occur."""
+        numbers = [classes.index(name) if name in classes else -1 for name in self.classes]
+        splits = {
+            split: tuple(sorted((s._replace(label=numbers[s.label]) for s in samples), key=attrgetter("label")))
+            for split, samples in self.splits.items()
+        }
+        return replace(self, classes=tuple(classes), splits=splits)
 
     def without(self, paths: Collection[Path]) -> "ImageIndex":
         """Return the index without these files.
 
         Raises:
-            UserError: There are train and val, and a class has no image left in one of them.
+            UserError: There are train and val, and a class has no image left in train, or val has none at all.
         """
         if not paths:
             return self
         gone = set(map(str, paths))
         kept = {split: tuple(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
-        for split in ("train", "val") if {"train", "val"} <= kept.keys() else ():
-            labels = {sample.label for sample in kept[split]}
-            empty = [name for label, name in enumerate(self.classes) if label not in labels]
-            if empty:
+        issues = []
+        for split in kept if {"train", "val"} <= kept.keys() else ():
+            had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
+            empty = [self.classes[label] for label in sorted(had - has)]
+            if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    "files listed as unreadable, add images, or leave the class out with data.exclude."
+                    "files listed as unreadable, add images, or leave out what is empty with "
+                    f"{exclude_argument(empty)}."
                 )
-        return replace(self, splits={split: samples for split, samples in kept.items() if samples})
+            if empty:
+                issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
+        splits = {split: samples for split, samples in kept.items() if samples}
+        return replace(self, splits=splits, issues=(*self.issues, *issues))
 
 
 def folder_index(
@@ -89,41 +116,43 @@ def folder_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
+    nested: bool = False,
 ) -> ImageIndex:
     """Index a folder of class folders.
 
-    Two layouts: `root/{train,val,test}/<class>/**`, where val may also be called valid or validation, in upper or
-    lower case; or `root/<class>/**`. A missing val or test is split off train (see `split.split_class`). A test
-    folder without class folders has no labels and is not used.
+    Two layouts: `root/<split>/<class>/**`, with the splits' names as people use them (see `split_folders`), or
+    `root/<class>/**`; either may lie in the only folder of the root. A missing val or test is split off train (see
+    `split.split_class`). A folder for it without class folders has no labels and is not used.
 
     Args:
         root: Folder of the data.
         val_fraction: Share of the validation split, in (0, 1).
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
-        exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
+        exclude: Glob patterns of files and folders to leave out, relative to `root`, or of class names
+            (`scan.Exclude`).
+        min_images: Least number of images of a class below train; classes with fewer are left out. None keeps all.
+        nested: Whether all class folders may hold the same folders, which otherwise are probably the classes.
 
     Raises:
         UserError: The folder, a class or a fraction cannot be used.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    folders = _split_folders(base, left_out) or {"train": ""}
-    if "train" not in folders:
-        raise UserError(
-            f"{base} has a folder {next(iter(folders.values()))!r} but no 'train': add train/<class>/, "
-            "or rename that folder if it is a class."
-        )
-    issues = []
-    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
-    if "test" in found and not found["test"]:
-        del found["test"]
-        issues.append(f"{base / folders['test']} has no class folders, so it is not used as a test split.")
-    for split, files in found.items():
-        _check_files(base, folders[split], files)
-    return build_index(base, found, val_fraction, test_fraction, seed, (*issues, *left_out.issues()))
+    top = read_folder(base, left_out)
+    layout = find_splits(top)
+    places = layout.splits or {"train": layout.base}
+    found = {split: _class_files(folder, left_out) for split, folder in places.items()}
+    _check_classes(root, places["train"], found["train"])
+    if not nested:
+        _check_nesting(places["train"])
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues()]
+    return build_index(base, found, val_fraction, test_fraction, seed, remarks, min_images)
 
 
-def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) -> ImageIndex:
+def evaluation_index(
+    root: str | os.PathLike[str], exclude: Iterable[str] = (), classes: Collection[str] = ()
+) -> ImageIndex:
     """Index a folder of class folders for evaluation only.
 
     The layouts are those of `folder_index`, but nothing is split off, and any split or class may be missing.
@@ -132,19 +161,20 @@ def evaluation_index(root: str | os.PathLike[str], exclude: Iterable[str] = ()) 
     Args:
         root: Folder of the data.
         exclude: Glob patterns, relative to `root`, of files to leave out (`scan.Exclude`).
+        classes: Names of the classes that are known, which tell class folders from others.
 
     Raises:
         UserError: There is no class folder with an image.
     """
     base, left_out = check_root(root), Exclude(exclude)
-    folders = _split_folders(base, left_out) or {UNSPLIT: ""}
-    found = {split: _class_files(base, name, left_out) for split, name in folders.items()}
-    labelled = {split: files for split, files in found.items() if any(files.values())}
-    if not labelled:
-        for split, files in found.items():
-            _check_files(base, folders[split], files)
-    issues = _left_aside(base, folders, found, left_out)
-    return unsplit_index(base, labelled, (*issues, *left_out.issues()))
+    top = read_folder(base, left_out)
+    layout = find_splits(top, classes, any_split=True)
+    # where nothing has labels, the first folder's mistake is named
+    places = layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}
+    found = {split: files for split, folder in places.items() if (files := _class_files(folder, left_out))}
+    if not found:
+        _check_classes(root, next(iter(places.values())), {}, least=1)
+    return unsplit_index(base, found, (*_remarks(base, top, layout, places), *left_out.issues()))
 
 
 def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str]) -> ImageIndex:
@@ -152,13 +182,13 @@ def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str])
 
     Args:
         root: Absolute path of the data.
-        found: Split name -> class name -> POSIX paths relative to `root`.
+        found: Split name -> class name -> POSIX paths relative to `root`, or absolute.
         issues: Sentences to keep with the index.
     """
-    classes = tuple(sorted({name for files in found.values() for name, paths in files.items() if paths}))
+    classes = tuple(in_class_order({name for files in found.values() for name, paths in files.items() if paths}))
     splits = {
         split: tuple(
-            Sample(f"{root}/{name}", label)
+            Sample(name if name.startswith("/") else f"{root}/{name}", label)
             for label, c in enumerate(classes)
             for name in in_order(found[split].get(c, ()))
         )
@@ -175,8 +205,9 @@ def build_index(
     test_fraction: float,
     seed: int,
     issues: Iterable[str],
+    min_images: int | None = None,
 ) -> ImageIndex:
-    """Build an index: split off what is missing, and check that the splits agree on the classes.
+    """Build an index: leave out rare classes, split off what is missing, and check the classes of the splits.
 
     Args:
         root: Absolute path of the data.
@@ -185,81 +216,129 @@ def build_index(
         test_fraction: Share of the test split, if `found` has no "test".
         seed: Seed of the split.
         issues: Sentences to keep with the index.
+        min_images: Least number of images of a class in train, before anything is split off; None keeps all.
     """
-    train = found["train"]
+    check_value("data.min_images", min_images)
+    rare = {name: files for name, files in found["train"].items() if len(files) < (min_images or 0)}
+    splits = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
+    train, remarks = splits["train"], [*issues]
+    if rare:
+        remarks.append(
+            f"data.min_images={min_images} leaves out {counted(rare, 'class', 'classes')} of fewer images: "
+            f"{_sizes(rare)}."
+        )
     if len(train) < 2:
         only = f"only one class ({next(iter(train))!r})" if train else "no class"
-        raise UserError(f"{root} holds {only}: a classifier needs one folder for each of at least two classes.")
+        kept = f" of at least data.min_images={min_images} images" if rare else ""
+        raise UserError(f"{root} holds {only}{kept}: a classifier needs images of at least two classes.")
     val = None if "val" in found else val_fraction
     test = None if "test" in found else test_fraction
     check_fractions(val, test)
-    splits = {**found} | (split_classes(train, val, test, seed) if val or test else {})
-    for one, other, kind in (("val", "train", "train"), ("test", "train", "train"), ("train", "val", "validation")):
-        if alone := sorted(splits.get(one, {}).keys() - splits[other].keys()):
-            raise UserError(
-                f"{few(map(repr, alone))} is a class in {one} but not in {other} (below {root}): add {kind} "
-                "images, correct the folder's name, or leave it out with data.exclude."
+    if val or test:
+        parts = _split(train, val, test, seed)
+        splits |= parts
+        if lone := {name: files for name, files in train.items() if len(files) < len(parts)}:
+            remarks.append(
+                f"{counted(lone, 'class has', 'classes have')} too few images to be split into "
+                f"{' and '.join(parts)}, so all of them are trained on and none is measured: {_sizes(lone)}; "
+                f"data.min_images={len(parts)} leaves such classes out."
             )
-    missing = sorted(set(train) - set(splits.get("test", train)))
-    thin = [f"The test split has no image of {few(map(repr, missing))}."] if missing else []
-    return unsplit_index(root, splits, (*issues, *thin))
-
-
-def _split_folders(root: Path, exclude: Exclude) -> dict[str, str]:
-    """Return split -> folder name for the layout with split folders, else {}."""
-    found: dict[str, str] = {}
-    for name in subfolders(root):
-        split = SPLIT_NAMES.get(name.lower())
-        if split is None or exclude.folder(name):
-            continue
-        if split in found:
+    for split in ("val", "test"):
+        given = found.get(split, {}).keys() - rare
+        if alone := sorted(given - train.keys()):
             raise UserError(
-                f"{root} has two folders for {split}, {found[split]!r} and {name!r}: keep or exclude one."
+                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
+                f"correct the folder's name, or leave it out with {exclude_argument(alone)}."
             )
-        found[split] = name
-    return found
+        if split in found and (missing := sorted(train.keys() - given)):
+            way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
+            remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
+    return unsplit_index(root, splits, remarks)
 
 
-def _class_files(root: Path, folder: str, exclude: Exclude) -> Files:
-    """Return class name -> image files in one split's folder, or in the root (`folder=""`)."""
+def _sizes(classes: Files) -> str:
+    return few(f"{name} ({len(files)})" for name, files in classes.items())
+
+
+def _split(train: Files, val: float | None, test: float | None, seed: int) -> dict[str, Files]:
+    """Split each class; files without a decoder stay in train, so that val consists of those with one."""
+    readable = {name: with_decoder(files) or files for name, files in train.items()}
+    parts = split_classes(readable, val, test, seed)
+    for name, files in train.items():
+        if len(readable[name]) < len(files):
+            parts["train"][name] += {*files} - {*readable[name]}
+    return parts
+
+
+def _class_files(folder: Folder, exclude: Exclude) -> Files:
+    """Return class name -> image files of the class folders in a folder."""
     classes: Files = {}
-    for name in subfolders(root / folder):
-        below = f"{folder}/{name}".lstrip("/")
-        if not exclude.folder(below):
-            files = (f"{below}/{file}" for file in image_files(root / below, below, exclude))
-            classes.setdefault(nfc(name), []).extend(files)
+    for inner in folder.filled:
+        if not exclude.folder(inner.name):  # as a class of any split
+            classes.setdefault(inner.name, []).extend(inner.files())
     return classes
 
 
-def _check_files(root: Path, folder: str, classes: Files) -> None:
-    """Raise a `UserError` if a split's folder or the root has no class folders, or an empty one."""
-    base = root / folder
-    if not classes:
-        loose = " its images lie side by side, not in class folders;" if image_files(base, deep=False) else ""
+def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files, least: int = 2) -> None:
+    """Raise a `UserError` if a folder has too few class folders with images."""
+    empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
+    if not classes and not empty:
+        loose = " its images lie side by side, not in class folders;" if folder.images else ""
         raise UserError(
-            f"{base} has no class folders:{loose} give a folder with one folder of images for each class."
+            f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class, "
+            "or data=csv with a table of labels."
         )
-    if empty := [f"{folder}/{name}".lstrip("/") for name, files in classes.items() if not files]:
+    if empty and len(classes) < least:
+        only = f", and {next(iter(classes))!r} alone is no choice" if classes else ""
         raise UserError(
-            f"{few(repr(name + '/') for name in empty)} below data.root={root} holds no file with an image's "
-            f"extension: add images, remove the folder, or leave it out with data.exclude=[{empty[0]}]."
+            f"{few(empty)} below data.root={root} holds no file with an image's extension{only}: add images, or "
+            "give a folder with one folder of images for each class."
         )
 
 
-def _left_aside(root: Path, folders: Mapping[str, str], found: Mapping[str, Files], exclude: Exclude) -> list[str]:
-    """Return sentences about the folders and image files below the root that are in no class of any split."""
-    here = [] if "" in folders.values() else subfolders(root)
-    loose = {place: image_files(root / place, place, exclude, False) for place in ("", *folders.values())}
-    names = {
-        "without class folders": [folders[split] for split, files in found.items() if not files],
-        "without an image": [
-            f"{folders[split]}/{c}" for split in found for c in found[split] if not found[split][c]
-        ],
-        "beside the split folders": [c for c in here if c not in folders.values() and not exclude.folder(c)],
-        "in no class folder": [f"{place}/{file}" for place, files in loose.items() for file in files],
-    }
-    return [
-        f"Not measured below {root}, since {why}: {few(name.lstrip('/') for name in aside)}."
-        for why, aside in names.items()
-        if aside
+def _check_nesting(folder: Folder) -> None:
+    """Raise a `UserError` if all class folders hold the same folders, at least two."""
+    classes = folder.filled
+    shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
+    if len(classes) > 1 and len(shared) > 1:
+        names = few(each.name for each in classes)
+        raise UserError(
+            f"{names} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"the classes: if {names} are the classes, give data.nested=true, else one of them with "
+            f"{shell_argument('data.root', classes[0].place)}"
+        )
+
+
+def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folder]) -> list[str]:
+    """Return sentences about all below the root that is not used, and why."""
+
+    def numbered(folders: Iterable[Folder]) -> str:
+        return few(f"{folder.path}/ ({folder.count} images)" for folder in folders)
+
+    used = list(places.values())
+    empty = [
+        f"{inner.path}/" + (f" ({extensions(inner.others)})" if inner.others else "")
+        for place in used
+        for inner in place.folders
+        if not inner.count and not inner.is_closed and not inner.has_outputs
     ]
+    empty += [f"{folder.path}/" for folder in layout.base.folders if layout.splits and _is_empty_split(folder)]
+    above = {folder.path: folder for folder in (top, layout.base, *used)}.values()
+    loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
+    others = sum((inner.others for place in used for inner in place.filled), Counter[str]())
+    remarks = {
+        "All images below {} are in its only folder with any": layout.base.path and f"{layout.base.path}/",
+        "Taken for classes below {}, since splits need a train folder with class folders": numbered(
+            layout.as_classes
+        ),
+        "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
+        "Not used below {}, since it lies beside the split folders": numbered(layout.beside),
+        "Not used below {}, since they are in no class folder": f"{len(loose)} images ({few(loose)})" * bool(loose),
+        "No class below {}, since it holds no image": few(empty),
+        "Not used below {}, since their extensions are not those of images": extensions(others),
+    }
+    return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
+
+
+def _is_empty_split(folder: Folder) -> bool:
+    return not folder.count and split_of(folder.name) is not None

@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from tlab.config.overrides import exclude_argument
 from tlab.core.text import few
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.verify import FileCheck
 
 MANY = 50  # number of files of the usual format from which another format can be odd
+MOST = 20  # names in an argument to type
 RARE = 0.01  # largest share of files of an odd format
 
 Place = tuple[str, Sample]  # split, and file with label
@@ -38,11 +40,11 @@ def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[st
         if kind == usual or len(common) < MANY or len(odd) > max(1, RARE * total):
             continue
         names = [index.relative(sample.path) for sample in odd]
-        example = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        what = "it" if len(names) <= MOST else f"the first {MOST}"
         is_are = "is a" if len(names) == 1 else "are"
         sentences.append(
             f"{few(names)} {is_are} {kind} among {len(common)} {usual} files: look whether it belongs "
-            f"to the data; data.exclude=[{example}] leaves it out."
+            f"to the data; {exclude_argument(names[:MOST])} leaves {what} out."
         )
     return sentences
 

@@ -1,16 +1,46 @@
-"""Fast, ordered listing of the image files below a folder, and exclusion patterns."""
+"""Fast, ordered listing of the folders and image files below a root, and exclusion patterns."""
 
+import glob
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
 
+from tlab.config.overrides import exclude_argument
 from tlab.core.errors import UserError
+from tlab.core.files import cache_dir
+from tlab.core.text import as_text, few
+
+# Pictures that Pillow may lack a decoder for: they are listed, so that each gets a reason why it cannot be read.
+PICTURES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".wdp", ".svg", ".svgz", ".psb", ".xcf"),
+        *(".dcm", ".dicom", ".exr", ".hdr"),
+        *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf"),
+        *(".pef", ".srw", ".x3f", ".3fr", ".erf", ".kdc", ".mrw"),
+    }
+)
+HEIF = frozenset({".heic", ".heif", ".hif"})  # of which a package of its own is the decoder
+# Names (in lower case) of what operating systems, network drives and interpreters leave behind; hidden ones are too
+NO_DATA = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "zbthumbnail.info", "picasa.ini"),
+        *("icon\r", "__macosx", "network trash folder", "temporary items", "lost+found", "found.000"),
+        *("system volume information", "$recycle.bin", "recycler", "#recycle", "#snapshot"),
+        *("@eadir", "@recycle", "@recently-snapshot", "__pycache__", "node_modules"),
+    }
+)
+# Files that mark a folder as a run, a sweep or a search of tlab, or as a virtual environment
+OUTPUTS = frozenset({"run.json", "sweep.json", "study.json", "pyvenv.cfg"})
 
 
 @cache
@@ -21,9 +51,21 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in readable if name in Image.OPEN and name not in by_name_only)
 
 
+@cache
+def _decodable() -> frozenset[str]:
+    return image_extensions() | (HEIF if find_spec("pillow_heif") else frozenset())
+
+
+def with_decoder(names: Collection[str]) -> list[str]:
+    """Return the file names for whose extension there is a decoder."""
+    endings = {name.rpartition(".")[2] for name in names}
+    decodable = {ending for ending in endings if f".{ending.lower()}" in _decodable()}
+    return [*names] if endings == decodable else [name for name in names if name.rpartition(".")[2] in decodable]
+
+
 def nfc(name: str) -> str:
-    """Return `name` in Unicode's composed form, so that folders from macOS sort and split as elsewhere."""
-    return unicodedata.normalize("NFC", name)
+    """Return `name` as text in Unicode's composed form, so that folders sort and split alike on every system."""
+    return unicodedata.normalize("NFC", as_text(name))
 
 
 class Exclude:
@@ -42,6 +84,9 @@ class Exclude:
         folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
         self._folders = {pattern: (folder,) for pattern, folder in folders.items()}
         self._files = {pattern: (pattern, f"{folder}/*") for pattern, folder in folders.items()}
+        # names that were meant where a pattern is in fact another one, or two: photo[1].gif, Pepper,_bell
+        joined = (comma.join(pair) for pair in pairwise(self.patterns) for comma in (",", ", "))
+        self._meant = dict.fromkeys([*(p for p in self.patterns if glob.escape(p) != p), *joined], False)
 
     def file(self, relative: str) -> bool:
         """Tell whether this file is excluded."""
@@ -53,14 +98,21 @@ class Exclude:
 
     def _match(self, globs: Mapping[str, tuple[str, ...]], relative: str) -> bool:
         name = nfc(relative)
-        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, glob) for glob in any_of)]
+        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, each) for each in any_of)]
         self.used.update(hits)
+        if name in self._meant:
+            self._meant[name] = True
         return bool(hits)
 
     def issues(self) -> list[str]:
         """Return one sentence for each pattern that matched nothing (usually a typo)."""
-        unused = [pattern for pattern in self.patterns if pattern not in self.used]
-        return [f"data.exclude: the pattern {pattern!r} matched no file." for pattern in unused]
+        sentences = []
+        for pattern in self.patterns:
+            if pattern not in self.used:
+                meant = [name for name, there in self._meant.items() if there and pattern in name]
+                way_out = f"; write {exclude_argument(meant)} for what is there" if meant else ""
+                sentences.append(f"data.exclude: the pattern {pattern!r} matched no file{way_out}.")
+        return sentences
 
 
 def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:
@@ -77,25 +129,76 @@ def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:
     return path
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder`, sorted, without hidden ones."""
-    return in_order(_read_folder(str(folder))[0])
+@dataclass
+class Folder:
+    """A folder below a root, and what is in it; what is no data or excluded is not.
+
+    Attributes:
+        place: Absolute path.
+        path: POSIX path relative to the root, "" for the root.
+        folders: The folders in it, sorted by name.
+        images: Names of the image files in it, unsorted.
+        others: Extension -> number of the other files in it and below.
+        count: Number of image files in it and below.
+        is_closed: Whether the user may not read it.
+        has_outputs: Whether outputs of tlab lie in it or below.
+    """
+
+    place: str
+    path: str
+    folders: list["Folder"] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    count: int = 0
+    is_closed: bool = False
+    has_outputs: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its own name, in composed Unicode."""
+        return nfc(self.path.rpartition("/")[2])
+
+    @property
+    def filled(self) -> list["Folder"]:
+        """The folders in it that hold an image or, as far as the user may know, could."""
+        return [folder for folder in self.folders if folder.count or folder.is_closed]
+
+    def files(self) -> list[str]:
+        """Return the POSIX paths, relative to the root, of the image files in it and below, unsorted.
+
+        Raises:
+            UserError: The user may not read a folder.
+        """
+        if self.is_closed:
+            raise UserError(
+                f"{self.place} may not be read by this user: change its permissions, or leave it out with "
+                "data.exclude."
+            )
+        prefix = f"{self.path}/" if self.path else ""
+        found = [prefix + name for name in self.images]
+        for folder in self.folders:
+            found += folder.files()
+        return found
 
 
-def image_files(folder: Path, relative: str = "", exclude: Exclude | None = None, deep: bool = True) -> list[str]:
-    """Return the POSIX paths, relative to `folder`, of the image files in it, sorted.
+def read_folder(root: Path, exclude: Exclude | None = None) -> Folder:
+    """Return a folder with all that lies below it, read once.
+
+    Links to folders are followed, unless they lead back. Neither hidden files and folders count, nor what
+    `NO_DATA` names, nor the cache directory, nor tlab's own outputs (unless they are the root itself).
 
     Args:
-        folder: Folder to search.
-        relative: Path of `folder` relative to the root, to which the patterns of `exclude` refer.
-        exclude: Patterns of files to leave out.
-        deep: Whether to search subfolders too.
+        root: Absolute path of the folder.
+        exclude: Patterns of files and folders to leave out.
     """
-    found = _walk(str(folder), "", deep, frozenset())
-    if exclude is not None and exclude.patterns:
-        prefix = f"{relative}/" if relative else ""
-        found = (name for name in found if not exclude.file(prefix + name))
-    return in_order(list(found))
+    found = _read(str(root), "", exclude or Exclude(), frozenset(), str(cache_dir().absolute()))
+    assert found is not None
+    return found
+
+
+def image_files(folder: Path) -> list[str]:
+    """Return the POSIX paths, relative to `folder`, of the image files in it and below, sorted."""
+    return in_order(read_folder(folder).files())
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -103,35 +206,68 @@ def in_order(names: Sequence[str]) -> list[str]:
     return sorted(names) if all(map(str.isascii, names)) else sorted(names, key=nfc)
 
 
-def _walk(folder: str, prefix: str, deep: bool, above: frozenset[str]) -> Iterator[str]:
-    folders, files = _read_folder(folder)
-    for name in files:
-        yield prefix + name
-    if not deep or not folders:
-        return
-    above = above | {os.path.realpath(folder)}
-    for name in folders:
-        path = f"{folder}/{name}"
-        # A link to a folder above would never end
-        if not (os.path.islink(path) and os.path.realpath(path) in above):  # noqa: PTH114 - Path is slow here
-            yield from _walk(path, f"{prefix}{name}/", deep, above)
+def in_class_order(names: Iterable[str]) -> list[str]:
+    """Return class names sorted as people count: `0, 1, 2, 10`, `grade 2, grade 10`, `-1, 0, 0.5`."""
+    listed = list(names)
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in listed):
+        return sorted(listed, key=lambda name: (float(name), name))
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        pieces = re.split(r"(\d+)", name)  # text and digits in turn, so that only like is compared with like
+        return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
+
+    return sorted(listed, key=key)
 
 
-def _read_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the image files in a folder, unsorted, without hidden ones."""
-    extensions, folders, files = image_extensions(), [], []
+def extensions(others: Mapping[str, int]) -> str:
+    """Return numbers of files by extension, the largest first: `.txt 3, .xml 2`."""
+    counted = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    return few((f"{extension or 'no extension'} {number}" for extension, number in counted), 6)
+
+
+def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached: str) -> Folder | None:
+    """Return a folder with all that lies below it, or None if it is an output of tlab."""
+    taken, prefix = image_extensions() | PICTURES, f"{path}/" if path else ""
+    found, names = Folder(place, path), []
+    is_output = place == cached
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(".") or name.lower() == "__macosx":
+                if name.startswith(".") or name.lower() in NO_DATA:
                     continue
                 if entry.is_dir():
-                    folders.append(name)
-                elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 - Path is slow here
-                    files.append(name)
+                    names.append(name)
+                    continue
+                dot = name.rfind(".")  # not the first letter
+                extension = name[dot:].lower() if dot > 0 else ""
+                is_output |= name in OUTPUTS
+                if exclude.patterns and exclude.file(prefix + name):
+                    continue
+                if extension in taken:
+                    found.images.append(name)
+                else:
+                    found.others[extension] += 1
     except PermissionError:
-        raise UserError(
-            f"{folder} may not be read by this user: change its permissions, or leave it out with data.exclude."
-        ) from None
-    return folders, files
+        found.is_closed = True
+    if path and is_output:
+        return None
+    if names:
+        above = above | {os.path.realpath(place)}
+    for name in in_order(names):
+        inner = f"{place}/{name}"
+        if exclude.folder(prefix + name):
+            continue
+        # A link to a folder above would never end
+        if os.path.islink(inner) and os.path.realpath(inner) in above:  # noqa: PTH114 - Path is slow here
+            continue
+        below = _read(inner, prefix + name, exclude, above, cached)
+        if below is None:
+            found.has_outputs = True
+            continue
+        found.folders.append(below)
+        found.others += below.others
+        found.has_outputs |= below.has_outputs
+    found.count = len(found.images) + sum(folder.count for folder in found.folders)
+    # where runs lie by default, beside what is written for several of them
+    return None if found.has_outputs and path.rpartition("/")[2] == "outputs" else found

@@ -1,5 +1,6 @@
 """Splitting of each class into train, val and test by a hash of the file name."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -16,9 +17,11 @@ def place(name: str, seed: int) -> float:
     """Return the place of a file in [0, 1), a function of its name and the seed.
 
     Args:
-        name: POSIX path relative to the root of the data.
+        name: POSIX path relative to the root of the data; how far above the root it begins does not count.
         seed: Seed of the split; places under different seeds are independent.
     """
+    if name.startswith("../../"):
+        name = re.sub(r"^(\.\./)+", "../", name)
     key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
 
@@ -39,9 +42,12 @@ def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) 
         seed: Seed of the split.
 
     Returns:
-        Part name -> names, in the order given; every part has a file, if there are as many files as parts.
+        Part name -> names, in the order given. With fewer files than parts all are in train; else every part has
+        a file.
     """
     wanted = {part: share for part, share in (("test", test), ("val", val)) if share}
+    if len(names) <= len(wanted):
+        return {"train": list(names), **{part: [] for part in wanted}}
     order = sorted((place(name, seed), name) for name in names)
     side: dict[str, str] = {}
     threshold, start, later = 0.0, 0, len(wanted)
@@ -62,7 +68,7 @@ def split_class(names: Sequence[str], val: Fraction, test: Fraction, seed: int) 
 def split_classes(
     names: Mapping[str, Sequence[str]], val: Fraction, test: Fraction, seed: int
 ) -> dict[str, dict[str, list[str]]]:
-    """Split every class by `split_class`.
+    """Split every class by `split_class`. A part has only the classes of which it has a file.
 
     Args:
         names: Class name -> its files (POSIX paths relative to the root).
@@ -74,16 +80,16 @@ def split_classes(
         Part name ("train", "val", "test") -> class name -> files.
 
     Raises:
-        UserError: A class has too few images.
+        UserError: Every class has too few images, so that nothing but train has any.
     """
     parts = ["train", *(part for part, share in (("val", val), ("test", test)) if share)]
-    if small := [f"{name} ({len(files)})" for name, files in names.items() if len(files) < len(parts)]:
-        raise UserError(
-            f"Too few images to split into {' and '.join(parts)} in {few(small)}: add images, leave the class "
-            "out with data.exclude=['CLASS'], or make a val folder yourself."
-        )
     split = {name: split_class(files, val, test, seed) for name, files in names.items()}
-    return {part: {name: split[name][part] for name in names} for part in parts}
+    if not any(parted[parts[-1]] for parted in split.values()):
+        raise UserError(
+            f"None of the {len(names)} classes ({few(names)}) has the {len(parts)} images that a split into "
+            f"{' and '.join(parts)} takes: look whether these are the classes, or add images."
+        )
+    return {part: {name: split[name][part] for name in names if split[name][part]} for part in parts}
 
 
 def check_fractions(val: Fraction, test: Fraction) -> None:
@@ -92,7 +98,8 @@ def check_fractions(val: Fraction, test: Fraction) -> None:
     check_value("data.test_fraction", test)
     if val == 0:
         raise UserError(
-            "data.val_fraction=0 leaves no validation images: give a share such as 0.2, or a val folder."
+            "data.val_fraction=0 leaves no validation images: give a share such as data.val_fraction=0.2, or a val "
+            "folder."
         )
     if (val or 0) + (test or 0) >= 1:
         raise UserError(

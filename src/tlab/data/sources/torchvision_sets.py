@@ -53,6 +53,7 @@ def torchvision_index(
     test_fraction: float = 0.0,
     seed: int = 0,
     exclude: Iterable[str] = (),
+    min_images: int | None = None,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ImageIndex:
@@ -69,6 +70,7 @@ def torchvision_index(
         test_fraction: Share of train for test, if there is no official test split.
         seed: Seed of the split.
         exclude: Glob patterns of files to leave out, relative to the written folder (`train/<class>`).
+        min_images: Least number of training images of a class; classes with fewer are left out. None keeps all.
         limit: Largest number of images of each class in each split, for a quick try; None for all.
         options: Further arguments of the torchvision class, such as `{"split": "letters"}` of EMNIST.
 
@@ -82,7 +84,7 @@ def torchvision_index(
     options = dict(options or {})
     label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
     folder = build_atomically(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
-    index = folder_index(folder, val_fraction, test_fraction, seed, exclude)
+    index = folder_index(folder, val_fraction, test_fraction, seed, exclude, min_images)
     splits = {
         split: tuple(
             sample for _, group in groupby(samples, attrgetter("label")) for sample in islice(group, limit)

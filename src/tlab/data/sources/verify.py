@@ -9,16 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import PIL
-from PIL import Image
 
 from tlab.core.files import cache_dir, file_identity, write_text
 from tlab.core.hardware import cpu_count
+from tlab.core.text import few
 from tlab.data import progress_bar
+from tlab.data.decode_options import DEFAULTS, MAX_MEGAPIXELS, MOSTLY_THERE, DecodeOptions, SampleRange
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +45,18 @@ class FileCheck(NamedTuple):
     Attributes:
         format: Name of the image format by content, "" if unreadable.
         digest: Hash of the content, hexadecimal, "" if unreadable.
-        reason: Why it is unreadable, "" if it is readable.
+        reason: Why it is unreadable, "" if it is readable; of a file that is cut short, but can be read for the
+            most part, `MOSTLY_THERE`.
+        samples: Range of its samples, if they have more than 8 bits.
     """
 
     format: str = ""
     digest: str = ""
     reason: str = ""
+    samples: SampleRange | None = None
 
 
-def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
+def check_files(root: Path, paths: Sequence[F], max_megapixels: float = MAX_MEGAPIXELS) -> dict[F, FileCheck]:
     """Decode every file once.
 
     Results are kept in the cache directory, in one file per root, by absolute path, size and modification time, so
@@ -60,14 +65,15 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
     Args:
         root: Root of the dataset, which names the cache file.
         paths: Absolute paths of the files, `Path` or text.
+        max_megapixels: See `DecodeOptions`.
 
     Returns:
         Path as given -> `FileCheck`, in the order given.
     """
-    store = _Store(root)
+    store = _Store(root, max_megapixels)
     known = {path: store.get(str(path)) for path in paths}
     start = time.monotonic()
-    done = _work_on_unknown(known, lambda path: examine(Path(path)), "Checking images")
+    done = _work_on_unknown(known, lambda path: examine(Path(path), max_megapixels), "Checking images")
     seconds = time.monotonic() - start
     if done and seconds > progress_bar.SHOWN_AFTER:
         count, broken = len(done), len(unreadable(done))
@@ -78,39 +84,64 @@ def check_files(root: Path, paths: Sequence[F]) -> dict[F, FileCheck]:
     return {path: verdict or done[path] for path, verdict in known.items()}
 
 
-def unreadable(verdicts: Mapping[F, FileCheck]) -> list[Unreadable]:
-    """Return the files that cannot be decoded."""
-    return [Unreadable(Path(path), verdict.reason) for path, verdict in verdicts.items() if verdict.reason]
+def unreadable(verdicts: Mapping[F, FileCheck], truncated: bool = False) -> list[Unreadable]:
+    """Return the files that cannot be decoded.
+
+    Args:
+        verdicts: Path -> `FileCheck`.
+        truncated: Whether files that are there for the most part count as readable.
+    """
+    allowed = ("", MOSTLY_THERE) if truncated else ("",)
+    return [Unreadable(Path(path), found.reason) for path, found in verdicts.items() if found.reason not in allowed]
 
 
-def examine(path: Path) -> FileCheck:
+def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str], most: int = 3) -> str:
+    """Return a few files for each reason, the most frequent reason first: `a.jpg, b.jpg (empty file), c.jpg (...)`.
+
+    Args:
+        broken: The files.
+        named: Function that names a file.
+        most: Largest number of files of one reason.
+    """
+    paths: dict[str, list[Path]] = {}
+    for item in broken:
+        paths.setdefault(item.reason, []).append(item.path)
+    found = sorted(paths.items(), key=lambda each: -len(each[1]))
+    return few((f"{few(map(named, files), most)} ({reason})" for reason, files in found), most=8)
+
+
+def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
     # here, because it imports torch, which `digests` does not need
-    from tlab.data.decode import DecodeError, decode_bytes, read_bytes
+    from tlab.data.decode import DecodeError, examine_bytes, read_bytes
 
     try:
         content = read_bytes(path)
-        image = decode_bytes(path, content, draft=True)
+        found = examine_bytes(path, content, max_megapixels)
     except DecodeError as error:
         return FileCheck(reason=error.reason)
-    kind = image.format or ""
-    return FileCheck(SAME_FORMAT.get(kind, kind), _digest(content))
+    reason = MOSTLY_THERE if found.truncated else ""
+    return FileCheck(SAME_FORMAT.get(found.format, found.format), _digest(content), reason, found.samples)
 
 
-def digests(root: Path, paths: Sequence[str]) -> dict[str, str]:
+def digests(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> dict[str, str]:
     """Return the hash of each file's content, as in its `FileCheck`, without decoding images.
 
     Args:
         root: Root of the dataset, which names the cache file of the check.
         paths: Absolute paths of the files.
+        options: Which files are readable.
 
     Returns:
         Path -> hash; "" if the file cannot be read, or failed the check and has not changed since.
     """
-    store = _Store(root)
+    store = _Store(root, options.max_megapixels)
     known = {path: store.get(path) for path in paths}
     done = _work_on_unknown(known, _digest_of, "Reading images")
-    return {path: done[path] if verdict is None else verdict.digest for path, verdict in known.items()}
+    checked = {path: verdict for path, verdict in known.items() if verdict is not None}
+    broken = {str(item.path) for item in unreadable(checked, options.truncated)}
+    found = {path: verdict.digest for path, verdict in checked.items()} | done
+    return {path: "" if path in broken else found[path] for path in paths}
 
 
 def _digest_of(path: str) -> str:
@@ -136,11 +167,12 @@ def _work_on_unknown(known: Mapping[F, FileCheck | None], work: Callable[[F], T]
 class _Store:
     """Results of earlier checks of one root, in a JSON file of columns, which loads quickly."""
 
-    def __init__(self, root: Path) -> None:
-        name = blake2b(os.fsencode(root), digest_size=8).hexdigest()
+    def __init__(self, root: Path, max_megapixels: float) -> None:
+        limit = b"" if max_megapixels == MAX_MEGAPIXELS else f"\0{max_megapixels}".encode()
+        name = blake2b(os.fsencode(root) + limit, digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
-        # Results may differ with another Pillow or another pixel limit
-        self.version = f"3 pillow {PIL.__version__} limit {Image.MAX_IMAGE_PIXELS}"
+        # Results may differ with another Pillow, or once HEIC can be read
+        self.version = f"4 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}  # path -> stamp of the file, and `FileCheck`
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
@@ -151,7 +183,8 @@ class _Store:
         record = self.records.get(path)
         with suppress(OSError):
             if record is not None and record[: -len(FileCheck._fields)] == file_identity(path):
-                return FileCheck(*record[-len(FileCheck._fields) :])
+                check = FileCheck(*record[-len(FileCheck._fields) :])
+                return check._replace(samples=SampleRange(*check.samples)) if check.samples else check
         return None
 
     def update(self, verdicts: dict[str, FileCheck]) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlab.core.eviction import evict, free_bytes, free_memory, open_locked, touch
+from tlab.core.eviction import evict, free_bytes, open_locked, touch
 from tlab.core.files import cache_dir
-from tlab.core.hardware import cpus_per_process
+from tlab.core.hardware import cpus_per_process, free_memory
 from tlab.core.processes import from_all_processes, from_first_process
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
@@ -253,9 +253,9 @@ class _Prefix:
         """Return the rows of a view, computed if they are not there yet."""
         path = self.path(view, self.upto)
         if not path.exists():
-            with open_locked(path):
+            with open_locked(path) as alone:
                 if not path.exists():
-                    fill(path, len(view.keys), lambda first: self._compute(view, first))
+                    fill(path, len(view.keys), lambda first: self._compute(view, first), alone)
         touch(path)
         self.files.append(path)
         return np.load(path, mmap_mode="r")

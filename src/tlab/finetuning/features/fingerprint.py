@@ -18,7 +18,8 @@ from tlab.data.sources.folder import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
 CODE = (
-    *("data/decode", "data/image_batches", "data/image_cache", "data/augment/base", "data/augment/color"),
+    *("data/decode", "data/decode_options", "data/image_batches", "data/image_cache", "data/augment/base"),
+    "data/augment/color",
     *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
     *("data/sampler", "finetuning/features/inference", "finetuning/features/rows", "models/autotune/precision"),
     *("models/backbones", "models/classifier", "models/freezing", "models/head", "models/stages", "models/tokens"),

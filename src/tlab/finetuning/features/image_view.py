@@ -26,6 +26,7 @@ class ImageView:
         self.keys = [SampleKey(epoch, index) for index in range(len(images))]
         self.row = {sample.path: number for number, sample in enumerate(images.samples)}
         view = None if seed is None else [seed, epoch]
+        pixels = f"{pixels} {images.decode_options}"
         self.recipe = {"pixels": pixels, "files": fingerprint.of_files(images.samples), "view": view}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,22 +18,23 @@ from tlab.core.files import write_text
 SAVE_EVERY = 5.0  # seconds between records of a file's progress
 
 
-def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]]) -> None:
+def fill(path: Path, count: int, rows: Callable[[int], Iterable[np.ndarray]], alone: bool = True) -> None:
     """Write an array file that appears at `path` when it is whole.
 
-    What a killed process had written is kept beside it and continued. Only one process may do this at a time (see
-    `tlab.core.eviction.open_locked`).
+    What a killed process had written is kept beside it and continued, where only one process at a time does this.
 
     Args:
         path: The `.npy` file.
         count: Number of rows.
         rows: Function of a row's number that returns blocks of rows from there on.
+        alone: Whether no other process does the same now (see `tlab.core.eviction.open_locked`).
 
     Raises:
         RuntimeError: `rows` returned another number of rows.
         OSError: The disk is full, or fails; what was written is removed.
     """
-    part, note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.rows")
+    own = "" if alone else f".{secrets.token_hex(4)}"
+    part, note = path.with_name(f".{path.name}{own}.part"), path.with_name(f".{path.name}{own}.rows")
     try:
         done, place = _begun(part, note, count)
         saved = time.monotonic()

@@ -1,0 +1,180 @@
+"""How files are decoded: which are readable, and what is black and white in samples of more than 8 bits."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAX_MEGAPIXELS = 179  # Pillow's own limit, in 10^6 pixels
+COMMON_BITS = (8, 10, 12, 14, 16)  # of the samples of cameras and scanners
+CUT_SHORT = "truncated (the file ends too early)"
+MOSTLY_THERE = "truncated (the file ends too early, but most of the image is there)"
+
+
+class SampleRange(NamedTuple):
+    """The smallest and the largest of the samples of an image, which have more than 8 bits.
+
+    Attributes:
+        kind: `integers` or `floats`.
+        low: The smallest.
+        high: The largest; of color images the largest with the same high byte.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Black and white of samples of more than 8 bits, in all images of a set.
+
+    Attributes:
+        integers: Black and white of integer samples; None: 16 bits, or the range of each image of 32 bits.
+        floats: Black and white of floating-point samples; None: the range of each image.
+    """
+
+    integers: tuple[float, float] | None = None
+    floats: tuple[float, float] | None = None
+
+    def plain(self) -> dict[str, list[float] | None]:
+        """Return the levels as plain data, see `levels_from`."""
+        return {kind: list(each) if each else None for kind, each in asdict(self).items()}
+
+    @property
+    def is_16_bit(self) -> bool:
+        """Whether integer samples use all of 16 bits."""
+        return self.integers in (None, (0, 65535))
+
+    def to_eight_bits(self, samples: np.ndarray) -> np.ndarray:
+        """Scale samples of any shape to uint8. What is not a number becomes black, as does an infinite one.
+
+        Where white is a power of two less one, as of 12 or 16 bits, the high bits are kept.
+        """
+        found = sample_range(samples)
+        known = self.integers if found.kind == "integers" else self.floats
+        black, white = known or ((0, 65535) if samples.dtype.kind == "u" else usual_range(found))
+        if samples.dtype.kind == "f":
+            samples = np.nan_to_num(samples.astype(np.float64), nan=black, posinf=black, neginf=black)
+        bits = math.log2(white + 1)
+        if black == 0 and 8 <= bits <= 16 and bits == int(bits) and (white > 255 or found.kind == "integers"):
+            return (samples.clip(0, white).astype(np.uint16) >> (int(bits) - 8)).astype(np.uint8)
+        scaled = (samples.astype(np.float64) - black) * (255 / max(white - black, 1e-12))
+        return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How files are decoded.
+
+    Attributes:
+        levels: Black and white of samples of more than 8 bits.
+        max_megapixels: Largest number of pixels of a readable image, in 10^6, at the size at which it is decoded.
+        truncated: Whether files that end too early are read, if most of their rows are there; the rest is gray or
+            black.
+    """
+
+    levels: Levels = Levels()
+    max_megapixels: float = MAX_MEGAPIXELS
+    truncated: bool = False
+
+
+DEFAULTS = DecodeOptions()
+
+
+def sample_range(samples: np.ndarray) -> SampleRange:
+    """Return the range of the finite samples; from 0 to 0 where there is none."""
+    kind = "floats" if samples.dtype.kind == "f" else "integers"
+    if kind == "floats":
+        samples = samples[np.isfinite(samples)]
+    return (
+        SampleRange(kind, float(samples.min()), float(samples.max())) if samples.size else SampleRange(kind, 0, 0)
+    )
+
+
+def usual_range(found: SampleRange) -> tuple[float, float]:
+    """Return the first usual range that holds the samples of one image: black and white.
+
+    Floats: 0..1, 0..255. Both: 16 bits. Else their own range.
+    """
+    whites = (1, 255, 65535) if found.kind == "floats" else (65535,)
+    white = next((white for white in whites if found.high <= white), None)
+    return (0, white) if white and found.low >= 0 else (found.low, found.high)
+
+
+def range_of_set(found: SampleRange) -> tuple[float, float]:
+    """Return the smallest usual range that holds the samples of a set: black and white.
+
+    As many bits as cameras and scanners have, 8 at least; floats also 0..1, and their own range where they use less
+    than a quarter of the usual one.
+    """
+    whites = [2**bits - 1 for bits in COMMON_BITS]
+    if found.kind == "floats":
+        whites = [white for white in (1, *whites) if found.high >= white / 4 or not found.high]
+    white = next((white for white in whites if found.high <= white), None)
+    return (0, white) if white and found.low >= 0 else (found.low, found.high)
+
+
+def options_of(data: Mapping[str, Any], levels: Levels = DEFAULTS.levels) -> DecodeOptions:
+    """Return the options that the keys `data` of a run say; those that it does not have yet are the defaults."""
+    limit = data.get("max_megapixels")
+    return DecodeOptions(levels, MAX_MEGAPIXELS if limit is None else limit, data.get("unreadable") == "read")
+
+
+def levels_from(record: Any) -> Levels:
+    """Return the levels that a checkpoint or run.json holds as plain data; the default ones for None.
+
+    Raises:
+        TypeError, ValueError: They are none.
+    """
+    found = dict(record or {}).items()
+    chosen: dict[str, Any] = {kind: tuple(map(float, each)) if each else None for kind, each in found}
+    levels = Levels(**chosen)
+    for each in (levels.integers, levels.floats):
+        if each is not None and not (len(each) == 2 and -math.inf < each[0] <= each[1] < math.inf):
+            raise ValueError(f"{each} is no black and white")
+    return levels
+
+
+def choose_levels(ranges: Iterable[SampleRange], bits: int | None) -> Levels:
+    """Return the levels for a set of images.
+
+    Args:
+        ranges: Range of each image that has samples of more than 8 bits.
+        bits: Bits of integer samples, and of floats above 255, that are not negative; None: by what they use.
+    """
+    chosen: dict[str, Any] = {}
+    for kind, whole in _of_sets(ranges).items():
+        black, white = range_of_set(whole)
+        if bits is not None and whole.low >= 0 and (255 if kind == "floats" else 0) < white <= 65535:
+            black, white = 0, 2**bits - 1
+        chosen[kind] = black, white
+    return Levels(**chosen)
+
+
+def level_remarks(ranges: Collection[SampleRange], levels: Levels) -> list[str]:
+    """Return a sentence for each kind of samples whose white is not the usual one: 16 bits, of floats 1 or 255."""
+    remarks = []
+    for kind, whole in _of_sets(ranges).items():
+        black, white = getattr(levels, kind)
+        if (black, white) == (0, 65535) or (kind == "floats" and (black, white) in ((0, 1), (0, 255))):
+            continue
+        count = sum(each.kind == kind for each in ranges)
+        name = "floating-point samples" if kind == "floats" else "more than 8 bits"
+        if black == 0 and white + 1 in [2**bits for bits in COMMON_BITS]:
+            how = f"read as {math.log2(white + 1):.0f} bits (data.bits=16 for the full range)"
+        else:
+            how = "these are black and white in all images"
+        remarks.append(f"{count} training images of {name} use only {whole.low:g} to {whole.high:g}: {how}.")
+    return remarks
+
+
+def _of_sets(ranges: Iterable[SampleRange]) -> dict[str, SampleRange]:
+    """Return the range of all images of each kind."""
+    found: dict[str, SampleRange] = {}
+    for each in ranges:
+        so_far = found.get(each.kind, each)
+        found[each.kind] = SampleRange(each.kind, min(so_far.low, each.low), max(so_far.high, each.high))
+    return found

@@ -1,0 +1,185 @@
+"""Finds the image files that a table means by the names in its rows."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from tlab.data.sources.label_table import as_seen
+from tlab.data.sources.scan import image_extensions, nfc
+
+SPELLINGS = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+CONVERTED = {".dcm", ".dicom"}  # extensions of files that are no images here, but are made into images
+
+
+class Match(NamedTuple):
+    """The files that fit a name best.
+
+    Attributes:
+        files: POSIX paths relative to the folder; several if they fit equally well.
+        missed: Number of the name's leading folders that are not in the path of the file.
+        other_extension: Whether the name has the extension of another format than the file.
+    """
+
+    files: list[str]
+    missed: int = 0
+    other_extension: bool = False
+
+
+class ImageNames:
+    """The image files below a folder, by all names that a table may use for them.
+
+    A name is a path relative to the folder. Where there is no such file, the last part of the name decides, in any
+    case and with any extension or none; of several such files it is the one whose folders agree with the most of
+    the name's, counted from the last (absolute paths and paths from another machine have folders in front).
+
+    Args:
+        folder: Absolute path of the folder.
+        files: POSIX paths of the images, relative to the folder.
+        extension: Extension of the file meant by a name without one; None: any.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], extension: str | None = None) -> None:
+        self.folder, self.files = folder, files
+        self._extension = f".{extension.lstrip('.')}".lower() if extension else None
+        self._by_path: dict[str, list[str]] = defaultdict(list)  # with and without extension
+        for file in files:
+            for name in {nfc(file), nfc(_split(file)[0])}:
+                self._by_path[name].append(file)
+
+    def match(self, name: str) -> Match:
+        """Return the files that a name fits best, none if there is none with its last part."""
+        for path in (nfc(name), _posix(name)):
+            if files := self._by_path.get(path):
+                exact = [file for file in files if nfc(file) == path]
+                if exact or (files := self._with_extension(files)):
+                    return Match(exact or files)
+        *parents, last = _parts(name) or [""]
+        stem, extension = _split(last)
+        known = extension.lower() in image_extensions() | CONVERTED
+        found = self._by_last.get(_fold(last), []) + (self._by_last.get(_fold(stem), []) if known else [])
+        if not (found := self._with_extension([*dict.fromkeys(found)])):
+            return Match([])
+        wanted = [_fold(part) for part in reversed(parents)]
+        fits = [
+            (self._agreement(wanted, file), _likeness(last, extension if known else "", file)) for file in found
+        ]
+        best = max(fits)
+        files = [file for file, fit in zip(found, fits, strict=True) if fit == best]
+        return Match(files, len(wanted) - best[0], best[1] == 0)
+
+    def match_all(self, names: Iterable[str]) -> dict[str, Match]:
+        """Return the match of each name for which there is one, with what the names say of each other.
+
+        Folders that are in some names but not on the disk are passed over in all of them or in none: if `train/1`
+        is found in a folder train, then `test/1` is not that file. Nor can names of different images be one file.
+        """
+        matches = {name: match for name in dict.fromkeys(names) if (match := self.match(name)).files}
+        for absolute in (True, False):
+            deep = {name: p for name in matches if is_absolute(name) == absolute and (p := _parts(name)[:-1])}
+            levels = [len({*parts}) for parts in zip(*deep.values(), strict=False)]
+            common = next((k for k, folders in enumerate(levels) if folders > 1), len(levels))
+            missed = {name: max(matches[name].missed - common, 0) for name in deep if len(deep[name]) > common}
+            least = min(missed.values(), default=0)
+            for name, number in missed.items():
+                if number > least:
+                    del matches[name]
+        claims: dict[str, list[str]] = defaultdict(list)
+        for name, match in matches.items():
+            claims[match.files[0]].append(name)
+        for claimants in claims.values():
+            if len(claimants) > 1:
+                _settle(matches, claimants)
+        return matches
+
+    @cached_property
+    def _by_last(self) -> dict[str, list[str]]:
+        """Return the files by the last part of their paths, with and without extension."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for file in self.files:
+            last = file.rpartition("/")[2]
+            for key in {_fold(last), _fold(_split(last)[0])}:
+                found[key].append(file)
+        return found
+
+    @cached_property
+    def _base(self) -> list[str]:
+        return [_fold(part) for part in reversed(self.folder.parts)]
+
+    def _with_extension(self, files: list[str]) -> list[str]:
+        if self._extension is None:
+            return files
+        return [file for file in files if _split(file)[1].lower() == self._extension]
+
+    def _agreement(self, wanted: Sequence[str], file: str) -> int:
+        """Return how many folders of a name, from its last one, are those of a file."""
+        if not wanted:
+            return 0
+        parents = [*map(_fold, reversed(file.split("/")[:-1])), *self._base]
+        pairs = zip(wanted, parents, strict=False)
+        return next((k for k, (one, other) in enumerate(pairs) if one != other), min(len(wanted), len(parents)))
+
+
+class ExistingFiles:
+    """Files by their paths, whether or not they look like images.
+
+    Args:
+        folders: Folders that a relative path may start from.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = [*map(str, folders)]
+        self._is_folder = cache(os.path.isdir)  # of very many names in a few folders that are not there
+
+    def find(self, name: str) -> str | None:
+        """Return the absolute path of the file with this name, None if there is none."""
+        for folder in self._folders:
+            path = os.path.normpath(os.path.join(folder, os.path.expanduser(name)))  # noqa: PTH111, PTH118
+            if self._is_folder(os.path.dirname(path)) and os.path.isfile(path):  # noqa: PTH113, PTH120
+                return path
+        return None
+
+
+def is_absolute(name: str) -> bool:
+    """Tell whether a name is an absolute path, on this system or on Windows."""
+    return re.match(r"[A-Za-z]:[\\/]|[\\/]", name) is not None
+
+
+def _settle(matches: dict[str, Match], claimants: Sequence[str]) -> None:
+    """Keep those of several names of one file that fit it best; none, if they fit badly and are different."""
+    fit = {name: (matches[name].missed, matches[name].other_extension) for name in claimants}
+    best = min(fit.values())
+    images = {tuple(map(_fold, _parts(_split(name)[0]))) for name in claimants if fit[name] == best}
+    for name in claimants:
+        if fit[name] != best or (best != (0, False) and len(images) > 1):
+            del matches[name]
+
+
+def _likeness(last: str, extension: str, file: str) -> int:
+    """Return how well the last part of a name is that of a file: 3 exactly, ... 0 in another format."""
+    own = file.rpartition("/")[2]
+    if nfc(last) in (nfc(own), nfc(_split(own)[0])):
+        return 3
+    one, other = (SPELLINGS.get(each, each) for each in (extension.lower(), _split(own)[1].lower()))
+    if one and one != other:
+        return 0
+    return 2 if not one or extension.lower() == _split(own)[1].lower() else 1
+
+
+def _posix(name: str) -> str:
+    return nfc(name).replace("\\", "/").removeprefix("./")
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in _posix(name).split("/") if part not in ("", ".")]
+
+
+def _split(file: str) -> tuple[str, str]:
+    return os.path.splitext(file)  # noqa: PTH122 - keeps the folders, and is fast
+
+
+def _fold(part: str) -> str:
+    return as_seen(part).casefold()

@@ -1,0 +1,142 @@
+"""A table of labels as people save it: with any usual delimiter and encoding, and stray blanks."""
+
+import codecs
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tlab.core.errors import UserError
+
+DELIMITERS = ",;\t|"
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
+
+# Format characters, which have no glyph; joiners shape the letters beside them in some scripts
+_UNSEEN = re.compile(
+    "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+_HYPHENS = str.maketrans("\u2010\u2011", "--")  # the second does not break a line
+
+
+def as_seen(text: str) -> str:
+    """Return what a person sees of `text`: one form for texts that differ in blanks or in invisible characters."""
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFC", text)).translate(_HYPHENS)
+    return " ".join(text.split())
+
+
+class LabelTable(NamedTuple):
+    """The cells of a table.
+
+    Attributes:
+        file: The table.
+        encoding: Encoding in which it was read.
+        delimiter: Character between its cells.
+        columns: Names of the columns.
+        rows: Cells of each row that is not empty, as many as there are columns.
+        ragged: Numbers, from 1, of the rows that have more cells than there are columns.
+    """
+
+    file: Path
+    encoding: str
+    delimiter: str
+    columns: list[str]
+    rows: list[list[str]]
+    ragged: list[int]
+
+    def column(self, name: str) -> list[str]:
+        """Return the cells of a column."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.rows]
+
+    def remarks(self, used: Sequence[str]) -> Iterator[str]:
+        """Yield sentences about how the table was read, as far as these cells of it tell."""
+        odd = next((cell for cell in used if not cell.isascii()), None)
+        if odd is not None and not self.encoding.startswith("utf"):
+            yield (
+                f"{self.file} is not in UTF-8 and was read as {self.encoding}, for example {odd!r}: if that is not "
+                "what it says, save it in UTF-8."
+            )
+        if self.ragged:
+            yield (
+                f"{len(self.ragged)} rows of {self.file} have more cells than it has columns (row {self.ragged[0]} "
+                "is the first): a name with a comma in it must be quoted."
+            )
+
+
+def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
+    """Return the cells of a table whose first line names its columns.
+
+    Args:
+        file: The table; columns are separated by commas, semicolons, tabs or bars.
+        wanted: Names of columns, which tell the delimiter where several are possible.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UserError: It is no table, or in an unknown encoding.
+    """
+    try:
+        text, encoding = _decode(file, file.read_bytes())
+        header, _, rest = text.lstrip().partition("\n")
+        named = re.fullmatch(r"sep=(.)\r?", header, re.IGNORECASE)  # as Excel writes it
+        if named:
+            text = rest
+            delimiters = [named[1]]
+        else:
+            delimiters = sorted(DELIMITERS, key=header.count, reverse=True)
+        columns = {each: _names(header, each) for each in delimiters}
+        delimiter = next((each for each in delimiters if {*wanted} <= {*columns[each]}), delimiters[0])
+        reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True)
+        names = [as_seen(cell) for cell in next(reader, [])]
+        rows = [row for row in reader if any(map(str.strip, row))]
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(
+            f"data.labels: {file} cannot be read as a table ({error}): correct it, or save it as CSV in UTF-8."
+        ) from None
+    width = len(names)
+    ragged = [number for number, row in enumerate(rows, 1) if any(map(str.strip, row[width:]))]
+    cells = [(row + [""] * width)[:width] for row in rows]
+    return LabelTable(file, encoding, delimiter, names, cells, ragged)
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    return [as_seen(cell) for cell in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+
+
+def _decode(file: Path, content: bytes) -> tuple[str, str]:
+    """Return the text of a table and its encoding.
+
+    Without a byte order mark, and not UTF-8, it is Chinese if all bytes beyond ASCII come in pairs that GB 2312
+    assigns, which accented letters of Western text do not; else it is read as such text.
+    """
+    if content.startswith(WORKBOOKS):
+        raise UserError(f"data.labels: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return content.decode(encoding), encoding
+    if b"\0" in content[:1000]:
+        halves = {content[1:40:2].strip(b"\0"): "utf-16-le", content[:40:2].strip(b"\0"): "utf-16-be"}
+        wide = halves.get(b"")
+        if wide is None:
+            raise UserError(f"data.labels: {file} is no text: save it as CSV in UTF-8, and name that file.")
+        return content.decode(wide), wide
+    for encoding, reader in (("utf-8", "utf-8"), ("gb2312", "gb18030"), ("cp1252", "cp1252")):
+        try:
+            content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return content.decode(reader), reader
+    return content.decode("utf-8"), "utf-8"  # raises, and says where

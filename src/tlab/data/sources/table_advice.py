@@ -1,0 +1,97 @@
+"""What to say of a table whose images are not found: which keys, with which values, would find them."""
+
+import difflib
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tlab.config.overrides import shell_argument
+from tlab.core.text import few, shell_word
+from tlab.data.sources.image_names import ImageNames
+from tlab.data.sources.label_table import LabelTable
+from tlab.data.sources.scan import image_files
+
+# Usual names of a column of classes
+LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "dx", "diagnosis")
+MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
+MOST_COMPARED = 10_000  # names among which the nearest is sought
+
+
+def wrong_keys(
+    base: Path, table: LabelTable, folder: Path, images: str, image_column: str, label_column: str
+) -> str:
+    """Return the sentence on columns or a folder that are not there, with the arguments that name others."""
+    here = ", ".join(table.columns) or "none"
+    wrong = [
+        f"{key}={column} is no column of {table.file}, which has {here}"
+        for key, column in (("data.image_column", image_column), ("data.label_column", label_column))
+        if column not in table.columns
+    ]
+    if not folder.is_dir():
+        wrong.append(f"data.images={images} {'is a file' if folder.exists() else 'does not exist'} ({folder})")
+    names = ImageNames(folder, image_files(folder) if folder.is_dir() else [])
+    if found := names.match_all(table.columns):
+        others = iter([label_column, *(f"column{number}" for number in range(3, 2 + len(table.columns)))])
+        header = [image_column if name == next(iter(found)) else next(others) for name in table.columns]
+        command = f"sed -i {shell_word(f'1i {table.delimiter.join(header)}')} {shell_word(str(table.file))}"
+        return f"The first line of {table.file} names no columns, but holds {here}: add one with {command}"
+    arguments, column = _better_keys(base, table, names, image_column)
+    if label_column not in table.columns and (label := _label_column(table, (column,))):
+        arguments["data.label_column"] = label
+    way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
+    return f"{'; '.join(wrong)}: give {way_out}."
+
+
+def few_classes(table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str]) -> str:
+    """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
+    what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
+    other = _label_column(table, used)
+    reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}." if other else "add rows.")
+    return f"{table.file} has images of {what}, but a classifier needs two classes: {reason}"
+
+
+def _label_column(table: LabelTable, used: Sequence[str]) -> str | None:
+    """Return the column, other than the used ones, that most likely holds the classes."""
+    others = [name for name in table.columns if name not in used]
+    several = [name for name in others if 1 < len({*table.column(name)}) <= len(table.rows) / 2]
+    known = [name for label in LABELS for name in several if name.lower() == label]
+    return next(iter(known + several + others), None)
+
+
+def _better_keys(base: Path, table: LabelTable, names: ImageNames, image_column: str) -> tuple[dict[str, str], str]:
+    """Return the keys, and the column, with which most of the first rows are found; no keys where none is."""
+    columns = sorted(table.columns, key=lambda name: name != image_column)  # that one where others find no more
+    tried = {name: [cell.strip() for cell in table.column(name)[:MOST_TRIED] if cell.strip()] for name in columns}
+    places = [names] if names.folder == base else [names, ImageNames(base, image_files(base))]
+    found = [(len(place.match_all(tried[name])), place, name) for place in places for name in columns]
+    count, place, column = max(found, key=lambda each: each[0], default=(0, names, image_column))
+    arguments = {}
+    if count and column != image_column:
+        arguments["data.image_column"] = column
+    if count and place is not names:
+        every = place.match_all(cell.strip() for cell in table.column(column))
+        common = os.path.commonpath([f"./{match.files[0].rpartition('/')[0]}" for match in every.values()])
+        arguments["data.images"] = Path(common).as_posix()
+    return arguments, column if count else ""
+
+
+def nothing_found(
+    base: Path, table: LabelTable, names: ImageNames, image_column: str, missing: Sequence[str]
+) -> str:
+    """Return the sentence on a table of which no image is found."""
+    what = f"None of the {len(missing)} images that {table.file} names is in {names.folder}"
+    if arguments := _better_keys(base, table, names, image_column)[0]:
+        way_out = " ".join(shell_argument(key, value) for key, value in arguments.items())
+        return f"{what} ({few(missing)}): give {way_out}."
+    if not names.files:
+        return f"{what}, which holds no image file: give another data.images, a folder relative to data.root."
+    last = {file.rpartition("/")[2]: file for file in names.files}
+    short = {Path(each).stem.lstrip("0"): each for each in last}
+    number = missing[0].removesuffix(".0")
+    if number.isdigit() and number in short:
+        return f"{what}: the table has {missing[0]} for {short[number]}, save its column {image_column} as text."
+    nearest = difflib.get_close_matches(missing[0], [*last][:MOST_COMPARED], n=1, cutoff=0)[0]
+    return (
+        f"{what}: {missing[0]!r} is not there, {last[nearest]!r} comes nearest; correct data.images, "
+        f"data.image_column={image_column} or the table."
+    )

@@ -1,0 +1,189 @@
+"""Read what a weights file holds; none of its code is run.
+
+Files of torch are read with `weights_only=True`. What training scripts save beside the weights (their arguments, a
+metric as a NumPy scalar) refers to classes that torch does not allow; in place of those that hold mere data, and of
+torch's own layers and optimizers, an empty stand-in is made. A file that refers to anything else is refused.
+"""
+
+import json
+import pickletools
+import re
+import shlex
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # the names of Python 2, which protocol 2 writes
+from collections import OrderedDict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from tlab.core.errors import UserError
+
+# A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
+OF_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar", ".th", ".pkl")
+# Classes (full name) of which nothing is needed.
+HARMLESS = re.compile(
+    r"(argparse\.Namespace|types\.SimpleNamespace|functools\.partial|enum\.\w+|uuid\.\w+|typing\.\w+"
+    r"|(datetime|decimal|fractions|zoneinfo|collections|omegaconf|pathlib|easydict|addict|munch|yacs|ml_collections|fvcore|mmcv|mmengine)"
+    r"\.[\w.]+"
+    r"|builtins\.(bool|int|float|str|bytes|list|tuple|dict|frozenset|range|slice|object)"
+    r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|_?core\.numeric\._frombuffer|dtypes\.\w+|random\.[\w.]+)"
+    r"|numpy\.(ndarray|dtype|(bool|int|uint|float|complex|str|bytes)\w*)"
+    r"|torch\.(nn|optim|_C\._nn)\.[\w.]+|(torchvision|timm)\.[\w.]+"
+    r"|(lightning|pytorch_lightning|lightning_fabric|lightning_utilities|torchmetrics)\.[\w.]+)"
+)
+# Those that are mappings, which may hold the weights.
+MAPPINGS = re.compile(r"(.*\.)?(defaultdict|AttributeDict|EasyDict|ConfigDict|CfgNode|Munch|Dict)")
+
+
+class StandIn:
+    """Stands for an object whose class is not loaded; it takes any arguments and any state, and keeps none."""
+
+    def __new__(cls, *_: Any) -> "StandIn":
+        """Return an empty object."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        """Leave the state out."""
+
+
+class MappingStandIn:
+    """Makes an ordinary mapping in place of one whose class is not loaded."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """Return an empty mapping, which the file then fills."""
+        return OrderedDict()
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file to read: of a run's directory its best checkpoint.
+
+    Raises:
+        UserError: There is nothing, or a directory that is no run's.
+    """
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
+        return path
+    for name in OF_A_RUN:
+        if (path / name).is_file():
+            return path / name
+    inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    way_out = "the directory of a trained run, or a weights file"
+    if inside:
+        way_out = shlex.quote(f"backbone.weights={inside[0]}")
+    raise UserError(f"backbone.weights={path} is a folder without a run's {OF_A_RUN[0]}; give {way_out}")
+
+
+def read_content(path: Path) -> Any:
+    """Return what a file of torch or of safetensors holds, on the CPU.
+
+    Raises:
+        UserError: The file is damaged or of another kind, or holds more than data.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        reason = f"{error.strerror}; look at its permissions"
+        raise UserError(f"backbone.weights={path} cannot be read: {reason}") from error
+    if start[8:] == b"{":  # a length of 8 bytes, then JSON (huggingface/safetensors, "Format")
+        return _read_safetensors(path)
+    names = _archive(path)
+    if any("/code/" in name for name in names) and any(name.endswith("/constants.pkl") for name in names):
+        tensors = 'torch.jit.load({file}, map_location="cpu").state_dict()'
+        raise _saved_otherwise(path, "is a TorchScript file", tensors)
+    if any(name.endswith(("serialized_exported_program.json", "models/model.json")) for name in names):
+        raise _saved_otherwise(path, "is a file of torch.export", "torch.export.load({file}).state_dict")
+    try:
+        return _load(path)
+    except Exception as error:  # torch.load raises a dozen types on foreign bytes
+        if isinstance(error, UnpicklingError) and (names or "Unsupported global" in str(error)):
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            raise whole_model(path, f" ({refused[1]})" if refused else "") from error
+        raise _damaged(path) from error
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "Unsupported global" not in str(error):
+            raise
+        named = sorted(name for name in _globals(path) if HARMLESS.fullmatch(name))
+        stand_ins: list[Any] = [(MappingStandIn if MAPPINGS.fullmatch(name) else StandIn, name) for name in named]
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _globals(path: Path) -> set[str]:
+    """Return the full names of all classes and functions that a file of torch refers to; none is imported."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            record = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            pickles, operations = 1, archive.open(record)
+    else:  # before torch 1.6: three small pickles, then the content
+        pickles, operations = 4, path.open("rb")
+    found = set()
+    with operations:
+        for _ in range(pickles):
+            for operation, argument, _place in pickletools.genops(operations):
+                if operation.name == "GLOBAL":
+                    module, _, name = str(argument).partition(" ")
+                    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                    found.add(f"{module}.{name}")
+    return found
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(
+            f"backbone.weights={path} is a file of safetensors, whose package is missing: pip install safetensors"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # a class of its own for each kind of damage
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"backbone.weights={path} is no weights file of torch, or is cut short; fetch it again")
+
+
+def _archive(path: Path) -> list[str]:
+    """Return the names in a ZIP archive, as which torch writes its files; none for other files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+
+
+def whole_model(path: Path, which: str = "") -> UserError:
+    """Return the refusal of a file that holds Python objects, such as a whole model."""
+    return _saved_otherwise(
+        path,
+        f"holds Python objects besides tensors{which}, which tlab does not run",
+        '(lambda m: m.state_dict() if hasattr(m, "state_dict") else m)('
+        '(lambda c: c.get("state_dict", c.get("model", c)) if isinstance(c, dict) else c)('
+        'torch.load({file}, map_location="cpu", weights_only=False)))',
+        ", if you trust whoever made it",
+    )
+
+
+def _saved_otherwise(path: Path, what: str, tensors: str, condition: str = "") -> UserError:
+    """Return the refusal of a file whose tensors (an expression) a command of Python can save."""
+    target = path.with_name(f"{path.stem}_tensors.pth")
+    source, saved = (json.dumps(str(each), ensure_ascii=False) for each in (path, target))
+    code = f"import torch; torch.save({tensors.format(file=source)}, {saved})"
+    return UserError(
+        f"backbone.weights={path} {what}; save its state dict alone{condition}, and give "
+        f"{shlex.quote(f'backbone.weights={target}')}: {shlex.join(['python', '-c', code])}"
+    )

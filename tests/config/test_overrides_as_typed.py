@@ -1,0 +1,114 @@
+"""What people type as values, and what tlab prints for them to type."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from tlab.config.hydra import compose
+from tlab.config.overrides import exclude_argument, shell_argument, tidy, values
+from tlab.core.text import as_text
+
+ODD = (
+    *("фото", "café", "写真", "2024年", "мои фото", "nän", "fälse", "📷 album", "cafe\u0301", "caf\udce9", "a\nb"),
+    *("photo[1]", "Corn_(maize)___blight", "Pepper,_bell", "lr=0.1", "a b", " a", "it's", "a{b}"),
+    *("$HOME", "100%", "a#b", "a;b&c", "`id`", "!x", "a\\b", "a:b", "*?", "[", "(", "'", "\\", "~x"),
+    *("true", "1e3", "007", "1_000", "-x"),
+)
+HYDRA = ("null", "choice(a,b)", "'a'", '"a"', r"a\ b")  # paths only where they exist
+
+
+def data_root(value: str) -> Any:
+    (argument,) = tidy([f"data.root={value}"])
+    assert tidy([argument]) == [argument]
+    return OverridesParser.create().parse_override(argument).value()
+
+
+@pytest.mark.parametrize("name", [*ODD, *HYDRA])
+def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name not in HYDRA:
+        assert data_root(name) == name
+    Path(name).mkdir()
+    assert data_root(name) == name
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("~", "/home/me"),
+        ("~/мои фото", "/home/me/мои фото"),
+        ("'~/a'", "/home/me/a"),
+        ("a/~/b", "a/~/b"),
+        ("'a, b'", "a, b"),
+        (r"a\ b", "a b"),
+        ("null", None),
+        ("~/${run_dir}", "/home/me/${run_dir}"),
+    ],
+)
+def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert data_root(typed) == path
+
+
+@pytest.mark.parametrize(
+    ("typed", "each"),
+    [
+        ("data.root=фото,~/a b", ["фото", "/home/me/a b"]),
+        ("data.root=choice(~/a, 'b,c')", ["/home/me/a", "b,c"]),
+        ("data.label_column=标签,ярлык", ["标签", "ярлык"]),
+        ("name=a=b,c", ["a=b", "c"]),
+        ("hydra.sweep.dir=a,b", ["a,b"]),
+    ],
+)
+def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    flag, argument = tidy([typed, "-m"])
+    assert (flag, values(OverridesParser.create().parse_override(argument))) == ("-m", each)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("data.exclude=[собака,a=b, Corn_(maize),'x,y']", "data.exclude", ["собака", "a=b", "Corn_(maize)", "x,y"]),
+        ("data.exclude=[]", "data.exclude", []),
+        ("head.reuse={пчёлы: bee, 写真: (a)}", "head.reuse", {"пчёлы": "bee", "写真": "(a)"}),
+        ("sweep=имя", "sweep", "имя"),
+        ("sweep=a=b", "sweep", "a=b"),
+        ("sweep=my (first)", "sweep", "my (first)"),
+        ("+optimizer.ключ=fälse", "optimizer.ключ", "fälse"),
+    ],
+)
+def test_other_values_need_no_quotes_either(override, key, value):
+    cfg = compose(["run_dir=x", "data.root=x", override])
+    assert OmegaConf.select(cfg, key) == value
+
+
+@pytest.mark.parametrize("override", ["data.exclude=[a,b", "data.exclude=[a,'b]", "optimizer.lr=interval(0.1"])
+def test_a_broken_list_is_left_to_hydra_which_names_it(override):
+    assert tidy([override]) == [override]
+
+
+def through_bash(words: str) -> list[str]:
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True).stdout
+    return os.fsdecode(printed).split("\0")[:-1]
+
+
+def test_an_argument_of_any_text_or_list_works_in_bash():
+    """All texts in one process of bash, which costs more than what it does."""
+    texts = through_bash(" ".join(shell_argument("data.root", name) for name in [*ODD, *HYDRA]))
+    assert [data_root(each.partition("=")[2]) for each in texts] == [*ODD, *HYDRA]
+    values = [{"data.exclude": list(ODD)}, {"head.reuse": {"пчёлы": "a (b)"}}, {"data.limit": None}]
+    printed = through_bash(" ".join(shell_argument(key, value) for each in values for key, value in each.items()))
+    cfg = compose(["run_dir=x", "data.root=x", *printed[:2]])
+    assert (cfg.data.exclude, cfg.head.reuse) == ([as_text(name) for name in ODD], {"пчёлы": "a (b)"})
+    assert printed[2] == "data.limit=null"
+
+
+def test_names_to_leave_out_are_no_patterns():
+    assert exclude_argument(["photo[1].gif", "a*"]) == """'data.exclude=["photo[[]1].gif", "a[*]"]'"""
+    assert exclude_argument(["notes"]) == "'data.exclude=[notes]'"

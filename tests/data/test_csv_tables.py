@@ -1,0 +1,292 @@
+"""Tables of labels as people have them: where their images lie, how they are written, what is said of the rest."""
+
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from pictures import jpeg
+
+from tlab.core.errors import UserError
+from tlab.data.sources.csv_table import csv_index
+
+NUMBERS = range(24)
+PICTURE = jpeg(1)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a function that writes files below a root, all with the same picture, and returns the root."""
+
+    def write(*files: str, table: str | bytes = "", name: str = "labels.csv") -> Path:
+        for file in files:
+            path = tmp_path / "root" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(PICTURE)
+        content = table.encode() if isinstance(table, str) else table
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / "root" / name).write_bytes(content)
+        return tmp_path / "root"
+
+    return write
+
+
+def rows(names, header="id,label"):
+    """A table in which even and odd numbers are two classes."""
+    return "\n".join([header, *(f"{name},{'ab'[k % 2]}" for k, name in enumerate(names))])
+
+
+def labels(index):
+    return {index.relative(s.path): index.classes[s.label] for samples in index.splits.values() for s in samples}
+
+
+def pasted(sentence):
+    """The arguments that a sentence offers, as bash and Hydra read them."""
+    offer = re.split(r"(?:give|with) (?='?data\.)", sentence)[-1].rstrip(".")
+    words = [word for word in shlex.split(offer) if re.match(r"data\.\w+=", word)]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return {each.key_or_group.removeprefix("data."): each.value() for each in parsed}
+
+
+IMAGES = [f"images/{i}.jpg" for i in NUMBERS]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/{}.jpg",
+        "./images/{}.jpg",
+        "{root}/images/{}.jpg",
+        "/somewhere/else/images/{}.jpg",
+        "C:\\data\\pictures\\{}.jpg",
+        "\\\\server\\share\\{}",
+        "{}.JPG",
+        "{}.jpeg",
+        "{}",
+        " {}.jpg\u00a0",
+        "root/images/{}",
+        "https://example.org/a/{}.jpg",
+    ],
+)
+def test_names_of_other_kinds_find_their_images(data, name):
+    root = data(*IMAGES)
+    (root / "labels.csv").write_text(rows(name.replace("{root}", str(root)).replace("{}", str(i)) for i in NUMBERS))
+    assert labels(csv_index(root)) == {f"images/{i}.jpg": "ab"[i % 2] for i in NUMBERS}
+
+
+def test_ids_are_found_in_any_folder_and_the_sentence_names_the_key(data):
+    files = [f"part_{1 + i // 12}/ISIC_{i:03}.jpg" for i in NUMBERS]
+    text = "\n".join(["lesion_id,image_id,dx", *(f"L{i // 3},ISIC_{i:03},{('nv', 'mel')[i % 2]}" for i in NUMBERS)])
+    root = data(*files, table=text)
+    expected = {file: ("nv", "mel")[i % 2] for i, file in zip(NUMBERS, files, strict=True)}
+    index = csv_index(root, image_column="image_id", label_column="dx", images=".")
+    assert labels(index) == expected
+    assert index.issues == ()
+    with pytest.raises(UserError) as caught:
+        csv_index(root)
+    assert pasted(str(caught.value)) == {"image_column": "image_id", "label_column": "dx", "images": "."}
+    half = csv_index(root, image_column="image_id", label_column="dx", images="part_1")
+    assert "12 images" in half.issues[0]
+    assert "data.images=. finds 12" in half.issues[0]
+
+
+def test_a_name_of_several_files_is_refused_with_what_leaves_one(data):
+    files = [f"{folder}/{i}.jpg" for folder in ("images", "masks [old]") for i in NUMBERS]
+    root = data(*files, "more/images/7.jpg", table=rows(NUMBERS))
+    with pytest.raises(UserError, match=r"'0' .* images/0\.jpg or masks \[old\]/0\.jpg") as caught:
+        csv_index(root, images=".")
+    exclude = [str(pattern) for pattern in pasted(str(caught.value))["exclude"]]
+    index = csv_index(root, images=".", exclude=exclude)
+    assert {*labels(index)} == {f"images/{i}.jpg" for i in NUMBERS}
+    assert labels(csv_index(root)) == labels(index)
+
+
+def test_the_key_is_named_where_too_little_is_found_to_go_on(data):
+    root = data("train/0.jpg", *IMAGES, table=rows(NUMBERS))
+    with pytest.raises(UserError, match=r"one class \('a'\).* 23 images .* data\.images=\. finds 23"):
+        csv_index(root, images="train")
+
+
+def test_folders_in_names_count_if_they_count_anywhere(data):
+    """What lies in a folder that is not there is no other image of the same name."""
+    files = [f"train/{i}.jpg" for i in NUMBERS]
+    names = [f"train/{i}.jpg" for i in NUMBERS] + [f"test/{i}.jpg" for i in NUMBERS]
+    index = csv_index(data(*files, table=rows(names)), images=".")
+    assert {*labels(index)} == {*files}
+    assert "24 images" in index.issues[0]
+    assert "test/0.jpg" in index.issues[0]
+    flat = [f"{2000 + i}/{i}.jpg" for i in NUMBERS]  # folders that are nowhere
+    index = csv_index(data(table=rows(flat)), images="train")
+    assert {*labels(index)} == {*files}
+    assert "24 images" in index.issues[0]
+    twice = [f"{side}/{i}.jpg" for side in ("left", "right") for i in NUMBERS]
+    with pytest.raises(UserError, match="None of the 48 images"):
+        csv_index(data(table=rows(twice)), images="train")
+
+
+def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(data, tmp_path):
+    (tmp_path / "far").mkdir()
+    names = [*(f"{i}.jpg" for i in range(8)), "8.dat", "9"]
+    for i in range(10, 14):
+        (tmp_path / f"far/{i}.jpg").write_bytes(PICTURE)
+        names.append(f"{tmp_path}/far/{i}.jpg" if i % 2 else f"../far/{i}.jpg")
+    root = data(*(f"images/{name}" for name in names[:10]), table=rows(names))
+    index = csv_index(root)
+    there = {s.path.resolve() for samples in index.splits.values() for s in samples}
+    assert there == {(root / "images" / name).resolve() for name in names[:10]} | {*(tmp_path / "far").iterdir()}
+    assert index.relative(tmp_path / "far/11.jpg") in labels(index)
+    assert index.issues == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rows(NUMBERS, "image, label ").replace("image", "id"),
+        "\ufeff" + rows(NUMBERS),
+        rows(NUMBERS).replace(",", ";"),
+        rows(NUMBERS).replace(",", "\t"),
+        rows(NUMBERS).replace(",", "|"),
+        "sep=;\n" + rows(NUMBERS).replace(",", ";"),
+        "\n\n" + rows(NUMBERS).replace("\n", "\r\n") + "\n,\n",
+        rows(NUMBERS).replace("id,", '"id" , ').replace("a\n", '" a"\n'),
+        rows(NUMBERS).replace("id,label", '"a,b;c;d","id","label"').replace("\n", "\nx;y,"),
+        rows(NUMBERS, "\u200bid,label\u00a0"),
+        rows(NUMBERS).encode("utf-16"),
+        rows(NUMBERS).encode("utf-16-le"),
+    ],
+)
+def test_a_table_is_read_however_it_was_saved(data, text):
+    index = csv_index(data(*IMAGES, table=text))
+    assert labels(index) == {f"images/{i}.jpg": "ab"[i % 2] for i in NUMBERS}
+    assert index.issues == ()
+
+
+@pytest.mark.parametrize(("encoding", "label"), [("gbk", "向日葵"), ("cp1252", "café"), ("utf-16", "пчела")])
+def test_labels_in_other_encodings(data, encoding, label):
+    text = rows(NUMBERS).replace(",b", f",{label}")
+    index = csv_index(data(*IMAGES, table=text.encode(encoding)))
+    assert set(index.classes) == {"a", label}
+    assert [label in issue for issue in index.issues] == ([] if encoding == "utf-16" else [True])
+
+
+def test_labels_that_look_the_same_are_one_class(data):
+    ways = [
+        "tree frog",
+        "tree  frog",
+        "tree\u00a0frog ",
+        "tree\u200b frog",
+        "\ufefftree frog",
+        "caf\u00e9",
+        "cafe\u0301",
+    ]
+    text = "\n".join(["id,label", *(f"{i},{ways[i % len(ways)]}" for i in NUMBERS)])
+    index = csv_index(data(*IMAGES, table=text))
+    assert index.classes == ("caf\u00e9", "tree frog")
+    assert "7 spellings" in index.issues[0]
+    assert "2 classes" in index.issues[0]
+    near = ["cat", "Cat", "c\u0430t", "dog"]  # the third in Cyrillic
+    index = csv_index(data(table="\n".join(["id,label", *(f"{i},{near[i % 4]}" for i in NUMBERS)])))
+    assert len(index.classes) == 4
+    assert "'cat'" in index.issues[0]
+    assert "'c\u0430t'" in index.issues[0]
+    assert "dog" not in index.issues[0]
+
+
+def test_what_is_not_used_is_counted(data):
+    lines = [*rows(range(20)).splitlines(), "1,b", "2.jpg,a", "30,a", "31,b", "20,", ",a", "3,b,more"]
+    index = csv_index(data(*IMAGES, table="\n".join(lines)))
+    assert len(labels(index)) == 20
+    for part in ("2 rows .* no label", "3 rows .* repeat", "2 images .* not in .*: 30, 31", "1 rows .* more cells"):
+        assert [bool(re.search(part, issue)) for issue in index.issues].count(True) == 1, part
+    (beside,) = (issue for issue in index.issues if "in no row" in issue)
+    assert "3 images" in beside, "the one without a label is in a row"
+
+
+def test_classes_are_excluded_by_name(data):
+    text = rows(NUMBERS).replace("\n0,a", "\n0,lone [0]").replace("\n1,b", "\n1,lone [1]")
+    root = data(*IMAGES, table=text)
+    index = csv_index(root, exclude=["lone [[]?]"])
+    assert index.classes == ("a", "b")
+    assert index.issues == ()
+    index = csv_index(root, val_fraction=0.3)
+    assert index.classes == ("a", "b", "lone [0]", "lone [1]")
+    assert "data.min_images=2" in index.issues[0]
+    assert csv_index(root, min_images=2).classes == ("a", "b")
+    with pytest.raises(UserError, match="None of the 24 classes"):
+        csv_index(root, label_column="id")
+
+
+def test_two_labels_of_one_image_are_refused_with_what_leaves_it_out(data):
+    root = data(*IMAGES, table=rows([*NUMBERS, 0, "1.jpg"]).replace("\n0,a", "\n0,b", 1))
+    with pytest.raises(UserError, match=r"1 image two labels, 'images/0\.jpg' .* 'b' and 'a'") as caught:
+        csv_index(root)
+    exclude = [str(pattern) for pattern in pasted(str(caught.value))["exclude"]]
+    assert len(labels(csv_index(root, exclude=exclude))) == 23
+
+
+@pytest.mark.parametrize(
+    ("files", "table", "options", "found"),
+    [
+        (IMAGES, rows(NUMBERS, "Image,Id"), {}, {"image_column": "Image", "label_column": "Id"}),
+        (IMAGES, rows(NUMBERS, "id,my label"), {}, {"label_column": "my label"}),
+        (IMAGES, rows(NUMBERS), {"images": "photos"}, {"images": "images"}),
+        (["train/a b/99.jpg", *IMAGES], rows(NUMBERS), {"images": "train"}, {"images": "images"}),
+        (IMAGES, rows((f"{i},{i}x" for i in NUMBERS), "id,n,label"), {"image_column": "n"}, {"image_column": "id"}),
+        (IMAGES, rows((f"{i},x" for i in NUMBERS), "id,label,kind"), {}, {"label_column": "kind"}),
+        (IMAGES, rows(NUMBERS), {"labels": "label.csv"}, {"labels": "labels.csv"}),
+    ],
+)
+def test_the_sentence_names_the_keys_that_work(data, files, table, options, found):
+    root = data(*files, table=table)
+    with pytest.raises(UserError) as caught:
+        csv_index(root, **options)
+    assert "\n" not in str(caught.value)
+    assert pasted(str(caught.value)) == found
+    assert len(labels(csv_index(root, **options | found))) == len(NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (rows(f"{i + 1}" for i in NUMBERS), ["1 for 00001.jpg", "as text"]),
+        (rows(f"{i + 1}.0" for i in NUMBERS), ["1.0 for 00001.jpg", "as text"]),
+        (rows(f"x{i:05}" for i in NUMBERS), ["'x00000'", "0.jpg", "nearest"]),
+        (rows("" for i in NUMBERS), ["no class"]),
+        ("", ["data.image_column=id"]),
+        (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
+        (bytes(range(256)), ["no text"]),
+        ("id,label\n" + '"' * 3 + "x" * 200_000, ["cannot be read as a table"]),
+        ("id,label\n\x81,b".encode("latin-1"), ["UTF-8"]),
+    ],
+)
+def test_what_no_key_mends_is_named(data, table, words):
+    root = data(*(f"images/{i + 1:05}.jpg" for i in NUMBERS), table=table)
+    with pytest.raises(UserError) as caught:
+        csv_index(root)
+    assert all(word in str(caught.value).replace(f"{root}/", "") for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_without_a_header_gets_one_by_the_command_that_is_offered(data):
+    root = data(*IMAGES, table=rows((f"{i},x" for i in NUMBERS), "0,x,a"))
+    with pytest.raises(UserError, match="names no columns") as caught:
+        csv_index(root)
+    subprocess.run(["bash", "-c", str(caught.value).partition("add one with ")[2]], check=True)
+    index = csv_index(root, label_column="column3")
+    assert len(labels(index)) == len(NUMBERS)
+
+
+def test_large_tables_are_quick(data):
+    """Time is that of a look at each row, not at each pair of a row and a file."""
+    count = 20_000
+    folder = data(*IMAGES) / "images/deep"
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"x{i}.jpg").touch()
+    root = data(table=rows(f"D:\\scans\\x{i}.JPEG" for i in range(count)))
+    start = time.process_time()
+    assert sum(map(len, csv_index(root).splits.values())) == count
+    assert time.process_time() - start < 8

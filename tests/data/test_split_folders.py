@@ -1,0 +1,218 @@
+"""Folders as people have them: which are splits, which are classes, and what is said about the rest."""
+
+import shlex
+import shutil
+
+import pytest
+from pictures import jpeg
+
+from tlab.core.errors import UserError
+from tlab.data.sources.folder import evaluation_index, folder_index
+from tlab.data.sources.scan import read_folder
+
+
+def numbers(index):
+    return {split: len(samples) for split, samples in index.splits.items()}
+
+
+def layout(splits, counts=(5, 3, 2), classes="ab"):
+    return {f"{split}/{c}": n for split, n in zip(splits.split(), counts, strict=False) for c in classes}
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        *("Train val test", "train valid Test", "train Validation TEST", "TRAIN VAL test", "训练集 验证集 测试集"),
+        *(
+            "training_set dev_set test_set",
+            "Train_data Valid_data Test_data",
+            "train-images val-images test-images",
+        ),
+        *("trainset valset testset", "TrainImages ValImages TestImages", "train2017 val2017 test2017"),
+        "seg_train/seg_train seg_dev/seg_dev seg_test/seg_test",
+        "train/images validation/images testing/images",
+        "archive/data/train archive/data/eval archive/data/test",
+    ],
+)
+def test_splits_have_many_names(make_folder, splits):
+    index = folder_index(make_folder(layout(splits)), test_fraction=0.5)
+    assert index.classes == ("a", "b")
+    assert numbers(index) == {"train": 10, "val": 6, "test": 4}
+    assert all(
+        index.relative(sample.path).startswith(f"{folder}/")
+        for folder, split in zip(splits.split(), ("train", "val", "test"), strict=True)
+        for sample in index.splits[split]
+    )
+    assert len(index.issues) == ("archive" in splits)
+
+
+def test_training_and_testing_alone(make_folder):
+    index = folder_index(make_folder(layout("Training Testing", classes=("glioma", "notumor", "pituitary"))))
+    assert index.classes == ("glioma", "notumor", "pituitary")
+    assert numbers(index) == {"train": 12, "val": 3, "test": 9}
+
+
+@pytest.mark.parametrize(
+    ("counts", "as_classes"),
+    [
+        ({"train": 5, "plane": 5, "car": 5}, ["train"]),
+        ({"train/2020": 5, "plane/2020": 5, "car": 5}, ["train"]),
+        ({"valid": 5, "invalid": 5}, ["valid"]),
+        ({"test_tube": 5, "train_station": 5}, ["test_tube", "train_station"]),
+        ({"train_station/day": 5, "train_station/night": 3, "house": 5, "test": 3}, ["test", "train_station"]),
+        ({"valid/x": 3, "valid/y": 3, "invalid/x": 5}, ["valid"]),
+        ({"train_valid": 5, "b": 5}, []),
+    ],
+)
+def test_a_name_alone_makes_no_split(make_folder, counts, as_classes):
+    index = folder_index(make_folder(counts))
+    assert index.classes == tuple(sorted({path.split("/")[0] for path in counts}))
+    assert sum(numbers(index).values()) == sum(counts.values())
+    assert len(index.issues) == bool(as_classes)
+    assert all(f"{name}/" in "".join(index.issues) for name in as_classes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "first"),
+    [
+        ("color grayscale segmented", "color"),
+        ("fold1 fold2", "fold1"),
+        ("old/train old/val new/train new/val", "new"),
+        ("train/color train/gray test/color", "train/color"),
+    ],
+)
+def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folders, first):
+    root = make_folder({f"{folder}/{c}": 4 for folder in folders.split() for c in "ab"})
+    with pytest.raises(UserError, match=r"hold the same folders .*data\.nested=true") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / first}"
+    assert folder_index(root / first).classes == ("a", "b")
+    assert len(folder_index(root, nested=True).classes) >= 2
+
+
+def test_other_nested_folders_are_no_mistake(make_folder):
+    assert folder_index(make_folder({"a/x": 3, "a/y": 3, "b/x": 3, "c/images": 3})).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("counts", "aside"),
+    [
+        ({"test": 4}, "test/ (4 images)"),
+        ({"test/unknown": 4}, "test/ (4 images)"),
+        ({"test/images": 4}, "test/ (4 images)"),
+        ({"test/test": 4}, "test/ (4 images)"),
+        ({"Test_set/batch1/x": 3, "Test_set/batch2": 2}, "Test_set/ (5 images)"),
+        ({"val/images": 4, "test/images": 2}, "test/ (2 images), val/ (4 images)"),
+        ({"seg_pred/seg_pred": 7, "train_valid/a": 9}, "seg_pred/ (7 images), train_valid/ (9 images)"),
+        ({"test_stg1": 3, "test_stg2": 2}, "test_stg1/ (3 images), test_stg2/ (2 images)"),
+        ({"train_extra/a": 3, "train_more/a": 1}, "train_extra/ (3 images), train_more/ (1 images)"),
+        ({"test": 0}, "test/"),
+    ],
+)
+def test_what_has_no_labels_or_is_no_split_is_set_aside_and_counted(make_folder, counts, aside):
+    index = folder_index(make_folder(layout("train") | counts))
+    assert index.classes == ("a", "b")
+    assert numbers(index) == {"train": 8, "val": 2}
+    (remark,) = index.issues
+    assert aside in remark
+
+
+def test_nothing_is_passed_over_in_silence(make_folder):
+    root = make_folder({"a": 5, "b": 5, "models": 0, "dog": 0, "runs/one": 0, "outputs/two": 2})
+    for name in ("1.jpg", "a/1.txt", "a/2.TXT", "b/x/raw", "b/Thumbs.db", "dog/1.npy", "labels.csv"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(jpeg(1))
+    for run in ("runs/one/run.json", "outputs/two/sweep.json"):
+        (root / run).write_text("{}")
+    index = folder_index(root)
+    assert index.classes == ("a", "b")
+    loose, empty, others = index.issues
+    assert "1 images (1.jpg)" in loose
+    assert "dog/ (.npy 1), models/." in empty
+    assert ".txt 2, no extension 1." in others
+
+
+def test_what_is_no_data_is_none(make_folder):
+    junk = [
+        "__MACOSX",
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        ".Trash-1000",
+    ]
+    places = [f"{place}{name}" for name in [*junk, ".thumbnails", ".ipynb_checkpoints"] for place in ("", "a/")]
+    root = make_folder({"a": 5, "b": 5} | dict.fromkeys(places, 1))
+    for name in ("a/._0.jpg", "a/desktop.ini", "a/.DS_Store"):
+        (root / name).write_bytes(b"x")
+    index = folder_index(root)
+    assert (index.classes, sum(numbers(index).values()), index.issues) == (("a", "b"), 10, ())
+
+
+def test_own_outputs_are_no_data(make_folder, monkeypatch):
+    root = make_folder({"a": 5, "b/run": 5, "outputs/runs/x": 2, "s/y": 1, "cache/demo/a": 1, "venv/lib": 1})
+    for marked in ("outputs/runs/x/run.json", "s/sweep.json", "venv/pyvenv.cfg", "b/run/study.json"):
+        (root / marked).write_text("{}")
+    (root / "outputs/comparison.png").write_bytes(jpeg(1))
+    monkeypatch.setenv("TLAB_CACHE", str(root / "cache"))
+    (root / "b/0.jpg").write_bytes(jpeg(9))
+    (root / "b/1.jpg").write_bytes(jpeg(8))
+    index = folder_index(root)
+    assert index.classes == ("a", "b")
+    assert (sum(numbers(index).values()), index.issues) == (7, ())
+    (root / "outputs/runs/x/run.json").unlink()
+    assert "outputs" in folder_index(root).classes  # somebody's own folder
+    assert read_folder(root / "s").count == 1  # what is asked for is looked at
+
+
+def test_files_that_need_a_decoder_stay_in_train(make_folder):
+    root = make_folder({"a": 10, "b": 10})
+    for i in range(40):
+        (root / "a" / f"{i}.JXL").write_bytes(b"\xff\x0a")
+    index = folder_index(root, val_fraction=0.3, test_fraction=0.2)
+    strange = {split: sum(s.path.suffix == ".JXL" for s in index.splits[split]) for split in index.splits}
+    assert strange == {"train": 40, "val": 0, "test": 0}
+    assert {s.label for s in index.splits["val"]} == {0, 1}
+    assert index.issues == ()
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        *(("0", "1", "2", "10"), ("-1", "0", "0.5", "1.25", "10"), ("01", "2", "11"), ("grade 2", "grade 10")),
+        *(("a1b10", "a2a", "a10b2"), ("0", "7", "other"), ("B", "a", "é")),
+    ],
+)
+def test_numbers_in_class_names_sort_by_value(make_folder, classes):
+    index = folder_index(make_folder(dict.fromkeys(classes, 2)))
+    assert index.classes == classes
+    assert [index.classes[s.label] for s in index.splits["train"]] == [
+        s.path.parent.name for s in index.splits["train"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "known", "expected"),
+    [
+        (layout("Testing"), "ab", {"test": 10}),
+        (layout("seg_test/seg_test"), "ab", {"test": 10}),
+        ({"valid": 3, "invalid": 2}, ("valid", "invalid"), {"all": 5}),
+        ({"train": 3}, ("plane", "train"), {"all": 3}),
+        ({"PetImages/a": 3, "PetImages/b": 3}, "ab", {"all": 6}),
+        ({"a/x": 3, "a/y": 2}, "ab", {"all": 5}),
+        (layout("val") | {"test/unknown": 3}, "ab", {"val": 10}),
+    ],
+)
+def test_layouts_for_evaluation(make_folder, counts, known, expected):
+    index = evaluation_index(make_folder(counts), classes=known)
+    assert numbers(index) == expected
+    assert {*index.classes} <= {*known}
+
+
+def test_the_same_command_works_again_where_the_run_lies_among_the_classes(make_folder, tmp_path):
+    root = make_folder({"a": 5, "b": 5})
+    first = folder_index(root)
+    shutil.copytree(root / "a", root / "outputs" / "2026-01-01" / "images")
+    (root / "outputs" / "2026-01-01" / "run.json").write_text("{}")
+    assert folder_index(root) == first

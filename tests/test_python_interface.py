@@ -1,0 +1,124 @@
+"""tlab from Python: compose, fit, load, compare_runs."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+import tlab
+from tlab.core.errors import UserError
+from tlab.predict import run as predict_command
+
+QUICK = (
+    *("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null", "trainer=cpu"),
+    *("trainer.precision=32-true", "trainer.max_epochs=3", "finetune=head", "logger=none"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    """A run, made as the package's own example makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        cfg = tlab.compose(f"data.root={photos}", *QUICK)
+        run = tlab.fit(cfg)
+        run.path = run.path.absolute()
+    return run
+
+
+def test_a_run_has_a_directory_of_its_own_and_its_metrics(finished):
+    assert finished.path.parent.name == "runs"
+    assert {"val/acc", "val/loss", "test/acc"} <= finished.keys()
+    assert (Path(finished) / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
+    given = [f"data.root={photos}", *QUICK, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'my run'}"]
+    first = tlab.fit(tlab.compose(given))
+    changed = (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert tlab.fit(tlab.compose(given)) == first
+    assert (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == changed
+
+
+def test_predictions_are_those_of_the_command(finished, photos, tmp_path):
+    model = tlab.load(finished, accelerator="cpu")
+    assert model.classes == ("blue", "green", "red")
+    found = model.predict(photos / "test")
+    asked = {"run": str(finished.path), "input": str(photos / "test"), "output": str(tmp_path / "p.csv")}
+    common = {"batch_size": None, "num_workers": 0, "accelerator": "cpu", "precision": None}
+    predict_command(OmegaConf.create({**asked, **common}))
+    with (tmp_path / "p.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [one.label for one in found] == [row["prediction"] for row in rows]
+    for one, row in zip(found, rows, strict=True):
+        assert one.probability == pytest.approx(float(row["probability"]), abs=1e-6)
+        assert [f"{p:.6f}" for p in one.probabilities.values()] == [row[f"p({c})"] for c in model.classes]
+
+
+def test_an_image_in_any_form_is_the_same_image(finished, photos):
+    model = tlab.load(finished.path, accelerator="cpu")
+    file = photos / "test" / "green" / "00.png"
+    with Image.open(file) as image:
+        image.load()
+    array = np.array(image)
+    forms = [str(file), file, image, array, torch.from_numpy(array).permute(2, 0, 1), array / 255]
+    predictions = model.predict(forms)
+    assert len(predictions) == len(forms)
+    assert {one.probabilities["red"] for one in predictions} == {predictions[0].probabilities["red"]}
+    assert model.predict(image.convert("L"))[0].probabilities == model.predict(np.array(image.convert("L")))[0][2]
+
+
+def test_features_of_a_stage(finished, photos):
+    model = tlab.load(finished, accelerator="cpu")
+    files = [photos / "test" / "red" / f"{i:02}.png" for i in range(5)]
+    pooled = model.features(files)
+    assert pooled.shape == (5, 512)
+    assert pooled.dtype == torch.float32
+    logits = model.module.net.head.linear(pooled)
+    expected = [list(one.probabilities.values()) for one in model.predict(files)]
+    torch.testing.assert_close(logits.softmax(dim=1), torch.tensor(expected))
+    torch.testing.assert_close(model.features(files, upto="layer4"), pooled)
+    assert model.features(files[0], upto="layer2").shape == (1, 128)
+    with pytest.raises(UserError, match=r"upto=layer9 .* layer4"):
+        model.features(files, upto="layer9")
+
+
+@pytest.mark.parametrize(
+    "image", ["no/such.jpg", np.zeros((4, 4, 7), np.uint8), torch.zeros(3, 4, 4, dtype=torch.int64)]
+)
+def test_what_is_no_image(finished, image):
+    with pytest.raises(UserError, match=r"does not exist|is none"):
+        tlab.load(finished, accelerator="cpu").predict(image)
+
+
+def test_runs_are_compared_without_writing(finished):
+    before = sorted(finished.path.parent.rglob("*"))
+    comparison = tlab.compare_runs(finished.path.parent)
+    (setting,) = comparison.settings
+    assert setting.result.mean == finished["val/acc"]
+    assert sorted(finished.path.parent.rglob("*")) == before
+
+
+def test_mistakes_are_exceptions(photos):
+    with pytest.raises(UserError, match=r"data\.batch_size=0"):
+        tlab.compose(f"data.root={photos}", "data.batch_size=0")
+    with pytest.raises(UserError, match="no checkpoint"):
+        tlab.load("no/such/run")
+
+
+def test_importing_it_is_cheap_and_its_names_are_no_modules():
+    code = (
+        "import sys, tlab\n"
+        "assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & {*sys.modules}, 'heavy'\n"
+        "import importlib.util as u\n"
+        "assert [n for n in tlab.__all__ if u.find_spec(f'tlab.{n}') is not None] == []\n"
+        "assert u.find_spec('tlab').submodule_search_locations\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (Path(tlab.__file__).parent / "py.typed").is_file()
