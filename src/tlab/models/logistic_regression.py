@@ -88,12 +88,14 @@ def solve(
 
 
 def _choose_strength(problem: _Problem, images: int) -> float:
-    """Return the strength with the least loss in stratified cross-validation, on the first view of each image.
+    """Return the strength with the least loss in cross-validation, stratified, on the first view of each image.
 
     The strengths are tried from the strongest on, each from the solution before it, until the loss has risen twice.
     """
     first = problem.part(np.arange(len(problem.y)) < images)
-    first = _Problem(first.x.astype(np.float32), first.y, first.share * (len(problem.y) / images), first.num_classes)
+    first = _Problem(
+        first.x.astype(np.float32), first.y, first.share * (len(problem.y) / images), first.num_classes
+    )
     fold = _folds(first.y)
     most = max(FOLDS * first.num_classes, CV_MOST // (first.x.shape[1] * first.num_classes))
     if images > most:
@@ -106,8 +108,9 @@ def _choose_strength(problem: _Problem, images: int) -> float:
     for l2 in STRENGTHS:
         total = 0.0
         for number, (train, held_out) in enumerate(parts):
-            starts[number], _ = _fit(train, l2, starts[number], CV_GRADIENT, CV_ITERATIONS)
-            total += _loss(starts[number], held_out, 0.0)[0]
+            fitted, _ = _fit(train, l2, starts[number], CV_GRADIENT, CV_ITERATIONS)
+            total += _loss(fitted, held_out, 0.0)[0]
+            starts[number] = fitted
         losses.append(total)
         if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
             break
@@ -122,9 +125,7 @@ def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return fold
 
 
-def _fit(
-    problem: _Problem, l2: float, start: Array | None, gradient: float, iterations: int
-) -> tuple[Array, int]:
+def _fit(problem: _Problem, l2: float, start: Array | None, gradient: float, iterations: int) -> tuple[Array, int]:
     """Return weights and bias `K (D + 1)` at the optimum, and the number of iterations."""
     shape = (problem.num_classes, problem.x.shape[1] + 1)
     begin = np.zeros(shape) if start is None else start
