@@ -111,7 +111,7 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
 
     monitor, patience = cfg.checkpoint.monitor, cfg.trainer.early_stopping
     finetune: Any = OmegaConf.to_container(cfg.finetune, resolve=True)
-    return build_plan(
+    plan = build_plan(
         finetune["phases"],
         cfg.trainer.max_epochs,
         backbone.stage_names,
@@ -121,6 +121,33 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["head_first"],
         None if patience is None else Until(monitor, patience, mode=best_is(monitor, cfg.checkpoint.mode)),
     )
+    if cfg.head.get("solver", "sgd") == "sgd":
+        return plan
+    check_solvable(cfg)
+    return plan.with_solved_heads()
+
+
+def check_solvable(cfg: DictConfig) -> None:
+    """Refuse settings with which the head's optimum is not that of a convex problem on stored features.
+
+    Raises:
+        UserError: There is one.
+    """
+    plain = "tlab.models.losses.CrossEntropy"
+    smoothed = cfg.loss.get("_target_", plain) != plain or cfg.loss.get("label_smoothing", 0) > 0
+    limits = cfg.trainer.limit_train_batches is None and cfg.trainer.limit_val_batches is None
+    reasons = {
+        f"head.hidden={list(cfg.head.get('hidden') or [])} makes the head more than one layer": cfg.head.get(
+            "hidden"
+        ),
+        "features.cache=off keeps no features": cfg.features.cache == "off",
+        "trainer.limit_train_batches or limit_val_batches is set, so no features are kept": not limits,
+        "finetune.ema averages over steps": cfg.finetune.ema is not None,
+        "loss is another than cross-entropy without label smoothing": smoothed,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"head.solver=lbfgs cannot be used here: {reason}; give head.solver=sgd")
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:

@@ -189,6 +189,11 @@ class HeadConfig:
     reuse: Any = key(
         None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
     )
+    solver: str = key(
+        "sgd",
+        "of phases of the head alone; lbfgs sets a linear head to its optimum on stored features, in one epoch",
+        choices=("sgd", "lbfgs"),
+    )
 
 
 @dataclass

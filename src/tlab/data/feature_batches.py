@@ -57,6 +57,10 @@ class FeatureBatches:
         """Whether a row is a vector, not a feature map."""
         return self.views[0].ndim == 2
 
+    def view(self, number: int) -> Tensor:
+        """Return one view of all samples, in the order of the split: `N D` or `N C H W`."""
+        return self.read([(self.start + number, index) for index in range(len(self.rows))])
+
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """Return the batch of these keys."""
         index = torch.tensor([key.index for key in keys])

@@ -23,6 +23,7 @@ from tlab.finetuning.features.cache import FeatureCache, deepest
 from tlab.finetuning.plan import HEAD
 from tlab.finetuning.run_state import PhaseRecord, RunState
 from tlab.finetuning.schedules import BuildSchedule, PhasedScheduler, constant
+from tlab.finetuning.solved_head import solve_head
 from tlab.models.classifier import Classifier, digest
 from tlab.models.module import ImageClassifier, network
 
@@ -75,6 +76,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def freeze_before_training(self, pl_module: L.LightningModule) -> None:
         """Freeze what the current phase does not train, and set its rate scales."""
         network(pl_module).set_trainable(self.state.phase.trained)
+        if self.state.phase.solved:
+            network(pl_module).head.eval()  # measured without dropout while it stays as it is
         self.state.scales = self.state.plan.rate_scales(self.state.phase)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,6 +124,9 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         """Enter the next phase at `epoch`: close the record of the last one and open a new one."""
         net = network(pl_module)
         self._verify(net)
+        if self.state.records and self.state.phase.solved:  # its gradients say nothing about what follows
+            for parameter in net.head.parameters():
+                optimizer.state.pop(parameter, None)
         before = self.state.records[-1].digests_after if self.state.records else _digests(net)
         index = len(self.state.records)
         phase = self.state.plan.phases[index]
@@ -143,6 +149,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.state.rates = {
             group["group"]: group["lr"] * scales[group["group"]] * warmup_factor for group in groups
         }
+        if self.state.phase.solved:
+            self.state.rates = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step an epoch-wise schedule and see whether the phase is over (Lightning has validated by now)."""
@@ -200,12 +208,14 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if not isinstance(data := trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             return
         self._single_thread.close()
-        phase, features = self.state.phase.key, None
+        phase, features = self.state.phase.key, {}
         if not self.state.records or self.state.phase_is_over:
             data.prepare(phase)
             return
         if self.features is not None:
-            features = self.features.of_phase(trainer, _module(pl_module), phase, self.state.records[-1])
+            features = self.features.of_phase(trainer, _module(pl_module), self.state.phase, self.state.records[-1])
+        if self.state.phase.solved and self.state.records[-1].solution is None:
+            self.state.records[-1].solution = solve_head(_module(pl_module), features.get("train"), data)
         data.prepare(phase, features, epochs=self.state.plan.epochs - trainer.current_epoch)
         if _is_small(_module(pl_module), data):
             self._single_thread.enter_context(single_threaded())

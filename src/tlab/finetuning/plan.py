@@ -46,6 +46,7 @@ class Phase:
         until: Condition that ends the phase sooner; None: it lasts its epochs.
         schedule: Arguments of the scheduler that differ in this phase.
         weight_decay: Weight decay of the groups that decay; None: the optimizer's.
+        solved: Whether the head is set to its optimum at once; the phase then lasts one epoch, which measures it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Phase:
     until: Until | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float | None = None
+    solved: bool = False
 
     @property
     def key(self) -> str:
@@ -97,11 +99,30 @@ class Plan:
         return self.starts[-1] + self.length(len(self.phases) - 1, self.starts[-1])
 
     def rate_scales(self, phase: Phase) -> dict[str, float]:
-        """Return each group's factor on the scheduled learning rate; 0 where the group is frozen."""
+        """Return each group's factor on the scheduled learning rate; 0 where the group is frozen, or solved."""
         return {
-            name: scale * phase.lr_scale if name in phase.trained else 0.0
+            name: scale * phase.lr_scale if name in phase.trained and not phase.solved else 0.0
             for name, scale in self.group_scales.items()
         }
+
+    def with_solved_heads(self) -> "Plan":
+        """Return the plan whose phases of the head alone are solved and last one epoch; the others are as before.
+
+        Raises:
+            UserError: Such a phase has an `until`.
+        """
+        phases, spared = [], 0
+        for index, (start, phase) in enumerate(zip(self.starts, self.phases, strict=True)):
+            if phase.trained == {HEAD}:
+                if phase.until is not None:
+                    raise UserError(
+                        f"head.solver=lbfgs has no epochs that finetune.phases.{phase.key}.until could end; "
+                        "give head.solver=sgd"
+                    )
+                spared += self.length(index, start) - 1
+                phase = replace(phase, epochs=1, solved=True)
+            phases.append(phase)
+        return Plan(tuple(phases), self.max_epochs - spared, self.group_scales)
 
 
 def build_plan(

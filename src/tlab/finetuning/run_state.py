@@ -18,6 +18,8 @@ class PhaseRecord:
         epochs: Number of epochs that have ended.
         best: Best value so far of the metric that may end the phase.
         waited: Epochs in a row without improvement of that metric.
+        solution: How a solved phase found the head's optimum: `solver`, `iterations` and `l2`, for its row in
+            history.csv; None while there is none.
         digests_before: SHA-256 of each group's parameters and buffers when the phase began.
         digests_after: SHA-256 of the same when the phase ended; those of frozen groups have not changed.
     """
@@ -29,6 +31,7 @@ class PhaseRecord:
     epochs: int = 0
     best: float | None = None
     waited: int = 0
+    solution: dict[str, Any] | None = None
     digests_before: dict[str, str] = field(default_factory=dict)
     digests_after: dict[str, str] = field(default_factory=dict)
 

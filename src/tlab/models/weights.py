@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tlab.core.errors import UserError
 from tlab.core.nested import leaves
+from tlab.models.packaged_weights import packaged_tensors
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining
 from tlab.models.weight_files import StandIn, read_content, weights_file, whole_model
 
@@ -49,7 +50,7 @@ class Weights:
 
 
 def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
-    """Read `bundled`, one of torchvision's named weights, or a file.
+    """Read `bundled`, `packaged`, one of torchvision's named weights, or a file.
 
     Args:
         weights: The value of `backbone.weights`.
@@ -62,6 +63,8 @@ def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
     member = weights.rpartition(".")[2]
     if weights == "bundled":
         return _bundled(name)
+    if weights == "packaged":
+        return _packaged(name)
     if member in names and not Path(weights).is_file():
         return _torchvision(name, member)
     path = Path(weights).expanduser()
@@ -85,6 +88,14 @@ def _bundled(name: str) -> Weights:
     classes = class_names(json.loads((folder / BUNDLED_CLASSES).read_text(encoding="utf-8")))
     description = "bundled (Tiny-ImageNet, 200 classes)"
     return Weights(tensors, Pretraining(BUNDLED_SIZE, classes=classes, description=description))
+
+
+def _packaged(name: str) -> Weights:
+    from timm.data import ImageNetInfo
+
+    tensors, classes = packaged_tensors(name), tuple(ImageNetInfo().label_descriptions())
+    half = (0.5, 0.5, 0.5)  # mean and standard deviation
+    return Weights(tensors, Pretraining(224, half, half, classes, description="packaged (ImageNet, 1000 classes)"))
 
 
 def _torchvision(name: str, member: str) -> Weights:

@@ -85,7 +85,7 @@ def build_head(cfg: DictConfig, backbone: StagedBackbone, num_classes: int) -> H
             f"head.pooling={pooling} needs a class token, and {cfg.backbone.name} has none after its last stage "
             f"({backbone.stage_names[-1]}); choose avg, max or avgmax"
         )
-    options = {key: value for key, value in cfg.head.items() if key != "reuse"}
+    options = {key: value for key, value in cfg.head.items() if key not in ("reuse", "solver")}
     prefix = {"prefix_tokens": backbone.prefix_tokens} if backbone.prefix_tokens else {}
     return instantiate(options, _convert_="all")(backbone.feature_dim, num_classes, **prefix)
 

@@ -28,6 +28,7 @@ from tlab.finetuning.features import fingerprint
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
+from tlab.finetuning.plan import Phase
 from tlab.finetuning.run_state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.module import ImageClassifier
@@ -63,14 +64,14 @@ class FeatureCache:
         self.max_bytes = int(max_gb * GB)
 
     def of_phase(
-        self, trainer: L.Trainer, module: ImageClassifier, phase: str, record: PhaseRecord
+        self, trainer: L.Trainer, module: ImageClassifier, phase: Phase, record: PhaseRecord
     ) -> dict[str, FeatureBatches]:
         """Return split -> the output of the stages that a phase freezes, for what need not start at the images.
 
         Args:
             trainer: The run's trainer, whose data module is an `ImageDataModule`.
             module: The module, whose network is frozen for the phase.
-            phase: Key of the phase.
+            phase: The phase.
             record: Record of the phase, which has begun.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -86,9 +87,11 @@ class FeatureCache:
             return {}
         features = prefix.features(views, data, self.max_bytes, record.start)
         if "train" in features:
-            features["train"].mixing = data.training_images(phase).mixing
+            features["train"].mixing = data.training_images(phase.key).mixing
         if features:
-            prefix.log_origin(f"phase {phase} trains", time.perf_counter() - began)
+            prefix.log_origin(
+                f"phase {phase.key} {'is solved' if phase.solved else 'trains'}", time.perf_counter() - began
+            )
         return features
 
     def of_test(
@@ -110,24 +113,26 @@ class FeatureCache:
         return prefix.features({"test": [view]}, data, self.max_bytes).get("test")
 
     def _views(
-        self, data: ImageDataModule, phase: str, record: PhaseRecord, pooled: bool
+        self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
     ) -> dict[str, list[ImageView]]:
         """Return the views that each split has in a phase; a split that is missing reads its images."""
-        images = data.training_images(phase)
+        images = data.training_images(phase.key)
         train: list[ImageView | None]
         if images.is_fixed:
             train = val = [ImageView.plain(data, "train", "val")]
         else:
-            count = min(self.views or VIEWS, record.length)
+            count = self.views or VIEWS
+            if not phase.solved:
+                count = min(count, record.length)
             train = [ImageView.augmented(images, record.start + number) for number in range(count)]
             if count == record.length and not pooled:
                 train = []  # large, and each would be read once
             val = [ImageView.plain(data, "val")]
         if images.mixing is not None and images.mixing.cutmix_alpha > 0:
-            log.info("phase %s: CutMix needs images, so training reads them in every epoch", phase)
+            log.info("phase %s: CutMix needs images, so training reads them in every epoch", phase.key)
             train = []
         if None in train:
-            log.info("phase %s: a transform cannot be pickled, so training reads images in every epoch", phase)
+            log.info("phase %s: a transform cannot be pickled, so training reads images in every epoch", phase.key)
             train = []
         wanted = {"train": train, "val": val}
         return {split: [view for view in views if view] for split, views in wanted.items() if any(views)}

@@ -1,0 +1,68 @@
+"""Setting a linear head to its optimum on the stored features of a phase."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+
+from tlab.core.errors import UserError
+from tlab.core.processes import from_first_process
+from tlab.data.datamodule import ImageDataModule
+from tlab.data.feature_batches import FeatureBatches
+from tlab.models.head import Standardize
+from tlab.models.logistic_regression import Solution, solve
+from tlab.models.module import ImageClassifier
+
+log = logging.getLogger(__name__)
+
+
+def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: ImageDataModule) -> dict[str, Any]:
+    """Set the head's last layer to the optimum of cross-entropy with an L2 penalty, see `solve`.
+
+    A head that standardizes its features gets their mean and variance; the layer then is for standardized ones.
+
+    Args:
+        module: The module, whose stages are frozen; its loss may weight the classes.
+        features: Pooled features of the training images.
+        data: Data module of the images.
+
+    Returns:
+        `solver`, `iterations` and `l2`.
+
+    Raises:
+        UserError: There are no stored features, or they are mixed.
+    """
+    if features is None or not features.is_pooled or features.mixing is not None:
+        raise UserError(
+            "head.solver=lbfgs needs pooled features of unmixed images that are stored, and there are none here; "
+            "give head.solver=sgd"
+        )
+    began = time.perf_counter()
+    found = from_first_process(_solution, module, features, data)
+    head, device = module.net.head, module.device
+    weight, bias = torch.from_numpy(found.weight), torch.from_numpy(found.bias)
+    if isinstance(head.norm, Standardize):
+        rows = torch.cat([features.view(number) for number in range(len(features.views))]).double()
+        mean, variance = rows.mean(dim=0), rows.var(dim=0, unbiased=False)
+        bias = bias + weight @ mean
+        weight = weight * (variance + head.norm.eps).sqrt()
+        head.norm.load_state_dict({**head.norm.state_dict(), "running_mean": mean, "running_var": variance})
+    with torch.no_grad():
+        head.linear.weight.copy_(weight.to(device))
+        head.linear.bias.copy_(bias.to(device))
+    log.info(
+        "the head is at its optimum on %d views of %d images (L-BFGS, %d iterations, l2=%.3g by cross-validation, "
+        "%.1f s)",
+        *(len(features.views), len(features.labels), found.iterations, found.l2, time.perf_counter() - began),
+    )
+    return {"solver": "lbfgs", "iterations": found.iterations, "l2": found.l2}
+
+
+def _solution(module: ImageClassifier, features: FeatureBatches, data: ImageDataModule) -> Solution:
+    weights = getattr(module.loss, "class_weights", None)
+    weights = torch.ones(data.num_classes) if weights is None else weights.cpu()
+    if data.balanced:
+        weights = weights * data.class_weights()
+    views = [features.view(number).float().numpy() for number in range(len(features.views))]
+    return solve(views, features.labels.numpy(), data.num_classes, weights.double().numpy())
