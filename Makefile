@@ -57,7 +57,7 @@ COMPILE := -m uv pip compile --quiet --universal --upgrade --python-version 3.11
 
 lock: setup  ## renew requirements.lock and requirements-dev.lock from pyproject.toml
 	@$(PY) $(COMPILE) --extra dev -o requirements-dev.lock
-	@$(PY) $(COMPILE) --constraint requirements-dev.lock -o requirements.lock
+	@$(PY) $(COMPILE) --extra offline --constraint requirements-dev.lock -o requirements.lock
 
 clean:  ## remove caches and built packages; .venv and outputs/ stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

