@@ -28,8 +28,8 @@ WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # key of a tlab checkpoint
 HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
 OFFLINE = (
-    "offline: backbone.weights=FILE, backbone=efficientnet_lite0 backbone.weights=packaged, backbone=mobilenet_v3_small "
-    "backbone.weights=bundled, or backbone.weights=null"
+    "offline: backbone.weights=FILE, backbone=efficientnet_lite0 backbone.weights=packaged, "
+    "backbone=mobilenet_v3_small backbone.weights=bundled, or backbone.weights=null"
 )
 
 
