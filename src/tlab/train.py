@@ -151,6 +151,8 @@ def fit(
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
+        if not state.in_last_phase:  # one of the user's callbacks has ended training
+            log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
         metrics |= evaluate_best(run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
@@ -164,7 +166,7 @@ def carry_out(
     state: "RunState",
     checkpoint: Path | None,
 ) -> None:
-    """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
+    """Fit.
 
     Raises:
         UserError: Lightning refuses a callback, or one has ended training before the first epoch was over.
@@ -175,8 +177,6 @@ def carry_out(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not state.rows:
         raise UserError("callbacks: one of them ends training before the first epoch is over; leave it out")
-    if trainer.should_stop and not state.in_last_phase:
-        log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":

@@ -141,12 +141,8 @@ def _globals(path: Path) -> set[str]:
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(
-            f"backbone.weights={path} is a file of safetensors, whose package is missing: pip install safetensors"
-        ) from error
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except Exception as error:  # a class of its own for each kind of damage

@@ -22,8 +22,6 @@ BUNDLED_MODEL = "mobilenet_v3_small"
 BUNDLED_FILE = "mobilenet_v3_small_tinyimagenet64.pth"  # trained at 64, then 96 px; 33.5 % on Tiny-ImageNet at 96
 BUNDLED_CLASSES = "tinyimagenet200_classes.json"
 BUNDLED_SIZE = 96  # pixels
-# Parts of a key that torch.compile, data parallelism, FSDP and activation checkpointing put in.
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # key of a tlab checkpoint
 HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
 OFFLINE = (
@@ -136,14 +134,12 @@ def read_file(path: Path) -> Weights:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of nested mappings by their dotted keys, without the names that wrappers add."""
-    found = {}
-    for place, leaf in leaves(content):
-        if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu":
-            parts = [part for part in ".".join(place).split(".") if part not in WRAPPERS]
-            if parts and parts[-1] != "n_averaged":  # the counter of torch's AveragedModel
-                found[".".join(parts)] = leaf
-    return found
+    """Return the tensors of nested mappings by their dotted keys."""
+    return {
+        ".".join(place): leaf
+        for place, leaf in leaves(content)
+        if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu"
+    }
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
