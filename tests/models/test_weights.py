@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import threading
@@ -226,6 +227,8 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         loop: dict[str, Any] = {}
         loop["loop"] = loop
         torch.save(loop, path)
+    elif kind == "code in an old file":
+        torch.save(os.system, path, _use_new_zipfile_serialization=False)
     elif kind == "no tensors":
         torch.save({"epoch": 3}, path)
     elif kind == "a tensor":
@@ -243,6 +246,7 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("a folder", "is a folder without a run's checkpoints/best.ckpt; give the directory of a trained run"),
         ("a folder of files", r"is a folder .*; give 'backbone.weights=/.*/a b\.pth'$"),
         ("a mapping in itself", "holds no state dict"),
+        ("code in an old file", r"holds Python objects besides tensors \(\w+\.system\)"),
         ("no tensors", "holds no state dict"),
         ("a tensor", "holds no state dict"),
     ],

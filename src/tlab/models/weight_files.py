@@ -103,7 +103,7 @@ def read_content(path: Path) -> Any:
     try:
         return _load(path)
     except Exception as error:  # torch.load raises a dozen types on foreign bytes
-        if isinstance(error, UnpicklingError) and (names or "Unsupported global" in str(error)):
+        if isinstance(error, UnpicklingError) and (names or "GLOBAL" in str(error)):
             refused = re.search(r"GLOBAL (\S+)", str(error))
             raise whole_model(path, f" ({refused[1]})" if refused else "") from error
         raise _damaged(path) from error
