@@ -3,12 +3,15 @@
 from types import SimpleNamespace
 
 import lightning.pytorch as L
+import numpy
 import pytest
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 
 from tlab.assembly.callbacks import build_callbacks
 from tlab.core.errors import UserError
 from tlab.finetuning import RunState, build_plan
+from tlab.runs.checkpoints import check_states
 from tlab.runs.directory import RunDirectory
 from tlab.runs.graceful_stop import StopSignals
 from tlab.runs.pruning import Pruning
@@ -96,6 +99,13 @@ STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}
 def test_what_lightning_refuses_is_told_in_a_sentence(compose_run, override, words):
     with pytest.raises(UserError, match=words):
         train(compose_run(override))
+
+
+@pytest.mark.parametrize("state", [numpy.float64(1), Pruning])
+def test_a_state_that_a_resumed_run_could_not_read_is_refused_when_it_is_saved(state):
+    check_states({"Mine": {"plain": [1, "a", None, torch.ones(1)]}})
+    with pytest.raises(UserError, match="the state_dict of Mine cannot be read"):
+        check_states({"Mine": {"odd": state}})
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_trains_one_epoch_although_it_is_pruned():

@@ -98,11 +98,11 @@ class Focal(CrossEntropy):
         shares = _probabilities(target, logits)
         if not self.training:
             return (shares * terms).sum(dim=1)
-        smooth = (1 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[1]
+        terms = ((1 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[1]) * terms
         if self.class_weights is None:
-            return (smooth * terms).sum(dim=1).mean()
+            return terms.sum() / len(target)
         images = self.class_weights[target].sum() if target.ndim == 1 else len(target)  # as torch divides
-        return (smooth * terms * self.class_weights).sum() / images
+        return (terms * self.class_weights).sum() / images
 
 
 class OneHot(nn.Module):

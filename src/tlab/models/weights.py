@@ -148,21 +148,18 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     linear = {key for key in head if key.startswith("linear.")}
     weights.classifier = {key.removeprefix("linear."): head[key] for key in linear}
     weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
+    found = content.get("tlab")
+    about: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    weights.prefix_tokens = about.get("prefix_tokens") or 0
     weights.pretraining = replace(
         weights.pretraining,
-        pooling="avg",  # the default of `Head`
+        input_size=about.get("image_size") or 0,
+        mean=tuple(about.get("mean") or IMAGENET_MEAN),
+        std=tuple(about.get("std") or IMAGENET_STD),
+        classes=class_names(about["classes"]) if about.get("classes") else None,
+        pooling=about.get("config", {}).get("head", {}).get("pooling", "avg"),  # the default of `Head`
         head_layers={key: head[key] for key in head.keys() - linear},
     )
-    if isinstance(about := content.get("tlab"), Mapping):
-        weights.prefix_tokens = about.get("prefix_tokens") or 0
-        weights.pretraining = replace(
-            weights.pretraining,
-            input_size=about.get("image_size") or 0,
-            mean=tuple(about.get("mean") or IMAGENET_MEAN),
-            std=tuple(about.get("std") or IMAGENET_STD),
-            classes=class_names(about["classes"]) if about.get("classes") else None,
-            pooling=about.get("config", {}).get("head", {}).get("pooling", "avg"),
-        )
     return weights
 
 
