@@ -146,7 +146,7 @@ def fit(
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
-        carry_out(trainer, module, data, state, checkpoint)
+        carry_out(trainer, module, data, state, checkpoint, pruning)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
@@ -163,6 +163,7 @@ def carry_out(
     data: "ImageDataModule",
     state: "RunState",
     checkpoint: Path | None,
+    pruning: "Pruning | None",
 ) -> None:
     """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
 
@@ -175,7 +176,7 @@ def carry_out(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not state.rows:
         raise UserError("callbacks: one of them ends training before the first epoch is over; leave it out")
-    if trainer.should_stop and not state.in_last_phase:
+    if not state.in_last_phase and not (pruning is not None and pruning.pruned):
         log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 

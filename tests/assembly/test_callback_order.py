@@ -3,18 +3,20 @@
 from types import SimpleNamespace
 
 import lightning.pytorch as L
+import numpy
 import pytest
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 
 from tlab.assembly.callbacks import build_callbacks
 from tlab.core.errors import UserError
 from tlab.finetuning import RunState, build_plan
+from tlab.runs.checkpoints import check_states
 from tlab.runs.directory import RunDirectory
 from tlab.runs.graceful_stop import StopSignals
 from tlab.runs.pruning import Pruning
+from tlab.train import train
 
-STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
-EMA = "{_target_: tlab.finetuning.EMA, decay: 0.9}"
 METRICS = ("train/loss", "val/loss", "val/acc")
 
 
@@ -71,16 +73,43 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         ("checkpoint.monitor=val/top5", "checkpoint.monitor=val/top5 is not a metric of this run"),
         ("scheduler.warmup=abc", "scheduler cannot be built"),
         ("callbacks={mine: {_target_: builtins.dict}}", r"callbacks\.mine is no Lightning callback but dict"),
-        (f"callbacks={{a: {STOP}, b: {STOP}}}", r"callbacks\.b and callbacks\.a .* callbacks\.b=null"),
-        (f"callbacks={{a: {EMA}}}", r"callbacks\.a and EMA would keep"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_trains(callbacks, override, words):
     with pytest.raises(UserError, match=words):
-        callbacks(override, "finetune.ema=0.9")
+        callbacks(override)
 
 
 def test_a_progress_bar_of_ones_own_takes_the_place_of_tlabs(callbacks, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     built = callbacks("callbacks={bar: {_target_: lightning.pytorch.callbacks.TQDMProgressBar}}")
     assert [type(bar).__name__ for bar in built if isinstance(bar, ProgressBar)] == ["TQDMProgressBar"]
+
+
+STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"callbacks={{a: {STOP}, b: {STOP}}}", r"more than one stateful callback of type `EarlyStopping`"),
+        ("trainer.limit_train_batches=0.01", r"^(?!callbacks).*limit_train_batches.* of callbacks or trainer"),
+    ],
+)
+def test_what_lightning_refuses_is_told_in_a_sentence(compose_run, override, words):
+    with pytest.raises(UserError, match=words):
+        train(compose_run(override))
+
+
+@pytest.mark.parametrize("state", [numpy.float64(1), Pruning])
+def test_a_state_that_a_resumed_run_could_not_read_is_refused_when_it_is_saved(state):
+    check_states({"Mine": {"plain": [1, "a", None, torch.ones(1)]}})
+    with pytest.raises(UserError, match="the state_dict of Mine cannot be read"):
+        check_states({"Mine": {"odd": state}})
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_trains_one_epoch_although_it_is_pruned():
+    """Else it would end without anything to tell."""
+    trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+    Pruning("val/acc", SimpleNamespace(was_pruned=lambda: True)).on_train_start(trainer, None)
+    assert not trainer.should_stop

@@ -6,12 +6,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import nn
 
 from tlab.core.errors import UserError
 from tlab.data.batch import Batch
 from tlab.models.losses import CrossEntropy, Focal, LogitAdjusted, OneHot, each, fitting
 from tlab.models.module import ImageClassifier
+from tlab.runs.load import build_loss
 
 COUNTS = torch.tensor([80, 15, 5])
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
@@ -98,8 +100,23 @@ def test_trying_a_loss_leaves_it_as_it_is():
     ],
 )
 def test_what_is_no_loss_is_refused(loss, options, words):
-    with pytest.raises(UserError, match=rf"loss\._target_=mine.*{words}|{words}.*loss\._target_=mine"):
+    with pytest.raises(UserError, match=rf"loss\._target_=mine.*{words}"):
         fitting(loss, "mine", 4, **{"mixes": False, "weighted": False, **options})
+
+
+class Named(Counting):
+    """Asks for what is filled in."""
+
+    def __init__(self, class_names: list[str], class_counts: torch.Tensor) -> None:
+        super().__init__()
+        self.named = dict(zip(class_names, class_counts.tolist(), strict=True))
+
+
+def test_arguments_are_filled_in_as_they_are():
+    cfg = OmegaConf.create({"loss": {"_target_": "test_losses.Named"}, "data": {"class_weights": True}})
+    loss, weights = build_loss(cfg, ["${oc.env:HOME}", "???"], torch.tensor([3, 1]), mixes=False)
+    assert loss.named == {"${oc.env:HOME}": 3, "???": 1}
+    torch.testing.assert_close(weights, torch.tensor([4 / 6, 4 / 2]))
 
 
 class Net(nn.Module):

@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import threading
@@ -201,7 +202,7 @@ def test_every_key_is_accounted_for(state: dict[str, Tensor], tmp_path: Path) ->
     message = str(caught.value)
     assert "1 missing (layer1.0.conv1.weight)" in message
     assert "8 without a place (extra0.weight" in message
-    assert "extra5.weight, and 2 more)" in message
+    assert "extra5.weight and 2 more)" in message
     assert "1 of another shape (conv1.weight (64, 1, 7, 7) instead of (64, 3, 7, 7))" in message
 
 
@@ -227,6 +228,8 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         loop: dict[str, Any] = {}
         loop["loop"] = loop
         torch.save(loop, path)
+    elif kind == "code in an old file":
+        torch.save(os.system, path, _use_new_zipfile_serialization=False)
     elif kind == "no tensors":
         torch.save({"epoch": 3}, path)
     elif kind == "a tensor":
@@ -244,6 +247,7 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("a folder", "is a folder without a run's checkpoints/best.ckpt; give the directory of a trained run"),
         ("a folder of files", r"is a folder .*; give 'backbone.weights=/.*/a b\.pth'$"),
         ("a mapping in itself", "holds no state dict"),
+        ("code in an old file", r"holds Python objects besides tensors \(\w+\.system\)"),
         ("no tensors", "holds no state dict"),
         ("a tensor", "holds no state dict"),
     ],
@@ -361,9 +365,24 @@ def test_what_has_no_place_is_named_in_one_line(
     with caplog.at_level(logging.INFO, "tlab"):
         assert build(saved(content, tmp_path)).pretraining.digest == plain_digest
     (line,) = caplog.messages
-    assert "state_dict.criterion.pos_weight" in line
-    assert "state_dict.metric (7 tensors)" in line
-    assert "optimizer.state.0.step" in line
+    assert "left out state_dict.criterion.pos_weight, state_dict.metric.0" in line
+    assert line.endswith(" and 3 more")
+
+
+class Residual(nn.Module):
+    """A model's own layer named `module`, as iFormer has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("prefix", ["stage", "module.stage", "_orig_mod.stage"])
+def test_a_layer_with_the_name_of_a_wrapper(prefix: str, tmp_path: Path) -> None:
+    source, model = nn.ModuleDict({"stage": Residual()}), nn.ModuleDict({"stage": Residual()})
+    path = saved(under(prefix, dict(source["stage"].state_dict())), tmp_path)
+    fit_to(read_file(path), model, "mine", "", {"stage": [*model.state_dict()]})
+    assert torch.equal(model["stage"].module.weight, source["stage"].module.weight)
 
 
 def test_the_network_taken_of_several_is_named(

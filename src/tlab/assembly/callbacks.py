@@ -1,6 +1,6 @@
 """The callbacks of a run, in the one order in which they may stand."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -95,40 +95,37 @@ def build_callbacks(
         *([pruning] if pruning is not None else []),
     ]
     after: list[L.Callback] = [BestCheckpoint(run, state), last, GracefulStop(signals, last)]
-    check_states(before + after, users)
-    if any(isinstance(callback, ProgressBar) for callback in users.values()):  # there can be one
+    if any(isinstance(callback, ProgressBar) for callback in users):  # there can be one
         before = [callback for callback in before if not isinstance(callback, ProgressBar)]
-    return [*before, *users.values(), *after]
+    return [*before, *users, *after]
 
 
-def build_own_callbacks(nodes: DictConfig) -> dict[str, "L.Callback"]:
-    """Return the callbacks of the group `callbacks` by key, without those that are null.
+def build_own_callbacks(nodes: DictConfig) -> list["L.Callback"]:
+    """Return the callbacks of the group `callbacks`, without those that are null.
 
     Raises:
         UserError: One of them is no Lightning callback.
     """
     import lightning.pytorch as L
 
-    built: dict[str, L.Callback] = {}
-    for key, node in nodes.items():
-        if node is None:
-            continue
-        name, callback = f"callbacks.{key!s}", instantiate(node, _convert_="all")
+    given = {f"callbacks.{key!s}": node for key, node in nodes.items() if node is not None}
+    built = {name: instantiate(node, _convert_="all") for name, node in given.items()}
+    for name, callback in built.items():
         if not isinstance(callback, L.Callback):
             raise UserError(
                 f"{name} is no Lightning callback but {type(callback).__name__}; let its _target_ build a "
                 f"lightning.pytorch.Callback, or leave it out with {name}=null"
             )
-        built[name] = callback
-    return built
+    return [*built.values()]
 
 
 @contextmanager
 def refusals_told() -> Iterator[None]:
-    """Turn Lightning's refusal of a callback inside the block into one sentence.
+    """Turn Lightning's refusal of a callback, or of a key of the trainer, inside the block into one sentence.
 
     Raises:
-        UserError: A callback monitors what there is not, needs a logger, or is one too many.
+        UserError: A callback monitors what there is not, needs a logger, or has a state that would be kept under
+            the same name as another's; or a value of the trainer is not possible.
     """
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -136,26 +133,8 @@ def refusals_told() -> Iterator[None]:
         yield
     except (MisconfigurationException, RuntimeError) as error:
         text = " ".join(str(error).split())
-        # the error of EarlyStopping has no type of its own
-        if not isinstance(error, MisconfigurationException) and not text.startswith("Early stopping conditioned"):
+        # the errors of EarlyStopping, and of callbacks with one state_key, have no type of their own
+        plain = text.startswith(("Early stopping conditioned", "Found more than one stateful callback"))
+        if not plain and not isinstance(error, MisconfigurationException):
             raise
-        raise UserError(f"callbacks: {text.rstrip('.')}; correct its keys, or leave it out") from error
-
-
-def check_states(tlabs: Sequence["L.Callback"], users: Mapping[str, "L.Callback"]) -> None:
-    """Refuse a callback whose state would be kept under the same name in checkpoints as another's.
-
-    Raises:
-        UserError: Two callbacks have the same `state_key`, and a state.
-    """
-    import lightning.pytorch as L
-
-    named = {callback.state_key: type(callback).__name__ for callback in tlabs}
-    for name, callback in users.items():
-        if type(callback).state_dict is L.Callback.state_dict:
-            continue
-        if (other := named.setdefault(callback.state_key, name)) != name:
-            raise UserError(
-                f"{name} and {other} would keep their states under one name, {callback.state_key}; leave one out "
-                f"with {name}=null, or give their class a state_key that tells them apart"
-            )
+        raise UserError(f"{text.rstrip('.')}; correct that key of callbacks or trainer, or leave it out") from error

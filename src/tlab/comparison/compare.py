@@ -136,17 +136,14 @@ def _had_other_images(runs: Sequence[Run]) -> bool:
 
 def _losses(runs: Sequence[Run]) -> list[str]:
     """Return the different losses that the runs' `val/loss` and `test/loss` are of, in words."""
-    told = {}
+    told = set()
     for run in runs:
-        keys = {
-            key: value for key, value in run.config.items() if key.startswith("loss.") and key != "loss._target_"
-        }
-        target = str(run.config.get("loss._target_", ""))
+        keys = {key.partition(".")[2]: value for key, value in run.config.items() if key.startswith("loss.")}
+        target = str(keys.pop("_target_"))
         if target.startswith("tlab."):  # these measure without it
-            keys.pop("loss.label_smoothing", None)
-        words = [target.rpartition(".")[2], *(f"{key.partition('.')[2]}={keys[key]}" for key in sorted(keys))]
-        told[target, *words] = " ".join(words)
-    return sorted(told.values())
+            keys.pop("label_smoothing", None)
+        told.add(" ".join([target.rpartition(".")[2], *(f"{key}={keys[key]}" for key in sorted(keys))]))
+    return sorted(told)
 
 
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
@@ -156,10 +153,8 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):
         notes.append(f"{monitor} chooses here, so it no longer tells how good the choice is on new images")
-    if (
-        len(losses := _losses([run for run in runs if run.status == FINISHED and "loss._target_" in run.config]))
-        > 1
-    ):
+    losses = _losses([run for run in runs if run.status == FINISHED and "loss._target_" in run.config])
+    if len(losses) > 1:
         notes.append(f"val/loss and test/loss are those of different losses ({', '.join(losses)})")
     if _had_other_images(runs):
         notes.append("not all runs had the same images")

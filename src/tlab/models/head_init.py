@@ -3,7 +3,6 @@
 import difflib
 import logging
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.core.errors import UserError
-from tlab.core.text import few
+from tlab.core.text import few, shell_command
 from tlab.models.head import Head, Standardize, pool
 from tlab.models.stages import Pretraining, StagedBackbone, evaluating
 
@@ -143,12 +142,8 @@ def _settings(pretraining: Pretraining) -> str:
     layers = pretraining.head_layers
     hidden = [len(value) for key, value in layers.items() if key.startswith("hidden.") and value.ndim == 2]
     normalize = any(key.startswith("norm.") for key in layers)
-    settings = (
-        f"hidden={hidden}".replace(" ", ""),
-        f"normalize={normalize}".lower(),
-        f"pooling={pretraining.pooling}",
-    )
-    return " ".join(shlex.quote(f"head.{each}") for each in settings)
+    settings = {"hidden": hidden, "normalize": str(normalize).lower(), "pooling": pretraining.pooling}
+    return shell_command(f"head.{key}={value}".replace(" ", "") for key, value in settings.items())
 
 
 def _plain(name: str) -> str:

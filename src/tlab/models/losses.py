@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,11 +98,11 @@ class Focal(CrossEntropy):
         shares = _probabilities(target, logits)
         if not self.training:
             return (shares * terms).sum(dim=1)
-        smooth = (1 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[1]
+        terms = ((1 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[1]) * terms
         if self.class_weights is None:
-            return (smooth * terms).sum(dim=1).mean()
+            return terms.sum() / len(target)
         images = self.class_weights[target].sum() if target.ndim == 1 else len(target)  # as torch divides
-        return (smooth * terms * self.class_weights).sum() / images
+        return (terms * self.class_weights).sum() / images
 
 
 class OneHot(nn.Module):
@@ -139,47 +140,40 @@ def fitting(loss: Loss, name: str, num_classes: int, mixes: bool, weighted: bool
     """
     numbers = torch.arange(3 if num_classes != 3 else 4) % num_classes
     shares = F.one_hot(numbers, num_classes).float().mul(0.5).add(0.5 / num_classes)
-    try:
-        value = _tried(loss, numbers, num_classes)
-    except Exception as error:  # a loss can fail in any way
+    value = first = _tried(loss, numbers, num_classes)
+    if isinstance(first, Exception):
         loss = OneHot(loss)
-        try:
-            value = _tried(loss, numbers, num_classes)
-        except Exception:
-            raise UserError(
-                f"loss._target_={name} cannot be computed from logits B K and class numbers B ({one_line(error)}); "
-                "correct it, or choose loss=cross_entropy"
-            ) from error
-    if mixes:
-        try:
-            _tried(loss, shares, num_classes)
-        except Exception as error:
-            raise UserError(
-                f"loss._target_={name} takes no probabilities B K ({one_line(error)}), which mixed images have; "
-                "give aug.mix=null, or choose loss=cross_entropy"
-            ) from error
-    if not isinstance(value, Tensor) or value.shape not in ((), numbers.shape):
+        value = _tried(loss, numbers, num_classes)
+    mixed = _tried(loss, shares, num_classes) if mixes else None
+    if isinstance(value, Exception):
+        why = f"cannot be computed from logits B K and class numbers B ({one_line(first)})"
+        way_out = "correct it"
+    elif isinstance(mixed, Exception):
+        why = f"takes no probabilities B K ({one_line(mixed)}), which mixed images have"
+        way_out = "give aug.mix=null"
+    elif not isinstance(value, Tensor) or value.shape not in ((), numbers.shape):
         told = f"values of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(
-            f"loss._target_={name} returns {told} for {len(numbers)} images, not one value an image or one number; "
-            "give its reduction, if it has one, or choose loss=cross_entropy"
-        )
-    if not value.requires_grad:
-        raise UserError(f"loss._target_={name} has no gradient, so nothing can train; choose loss=cross_entropy")
-    if weighted and not value.ndim:
-        raise UserError(
-            f"data.class_weights=true needs one value an image, and loss._target_={name} returns one number; give "
-            "+loss.reduction=none, if it has that key, or data.balanced=true instead"
-        )
-    return loss
+        why = f"returns {told} for {len(numbers)} images, not one value an image or one number"
+        way_out = "give its reduction, if it has one"
+    elif not value.requires_grad:
+        why, way_out = "has no gradient, so nothing can train", "correct it"
+    elif weighted and not value.ndim:
+        why = "returns one number, and data.class_weights=true needs one value an image"
+        way_out = "give +loss.reduction=none, if it has that key, or data.balanced=true instead"
+    else:
+        return loss
+    raise UserError(f"loss._target_={name} {why}; {way_out}, or choose loss=cross_entropy")
 
 
-def _tried(loss: Loss, target: Tensor, num_classes: int) -> Tensor:
-    """Return what a copy of the loss returns for random logits."""
+def _tried(loss: Loss, target: Tensor, num_classes: int) -> Any:
+    """Return what a copy of the loss returns for random logits, or how it failed."""
     logits = torch.randn(len(target), num_classes, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        return copy.deepcopy(loss)(logits.requires_grad_(), target)
+        try:
+            return copy.deepcopy(loss)(logits.requires_grad_(), target)
+        except Exception as error:  # a loss can fail in any way
+            return error
 
 
 def _probabilities(target: Tensor, logits: Tensor) -> Tensor:

@@ -120,8 +120,8 @@ class ImageClassifier(L.LightningModule):
         except ValueError as error:  # BatchNorm over a single value
             raise UserError(f"data.batch_size={len(batch.image)} is too small to train here ({error})") from error
         values = (loss or self.loss)(logits, batch.label)
-        if self.class_weights is None or not values.ndim:
-            return values.mean(), logits
+        if self.class_weights is None:
+            return (values.mean() if values.ndim else values), logits
         hard = batch.label.ndim == 1
         weights = self.class_weights[batch.label] if hard else batch.label @ self.class_weights
         return (weights * values).sum() / weights.sum(), logits

@@ -45,9 +45,6 @@ class StandIn:
         """Return an empty object."""
         return super().__new__(cls)
 
-    def __init__(self, *_: Any) -> None:
-        pass
-
     def __setstate__(self, state: Any) -> None:
         """Leave the state out."""
 
@@ -103,7 +100,7 @@ def read_content(path: Path) -> Any:
     try:
         return _load(path)
     except Exception as error:  # torch.load raises a dozen types on foreign bytes
-        if isinstance(error, UnpicklingError) and (names or "Unsupported global" in str(error)):
+        if isinstance(error, UnpicklingError) and (names or "GLOBAL" in str(error)):
             refused = re.search(r"GLOBAL (\S+)", str(error))
             raise whole_model(path, f" ({refused[1]})" if refused else "") from error
         raise _damaged(path) from error
@@ -141,12 +138,8 @@ def _globals(path: Path) -> set[str]:
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(
-            f"backbone.weights={path} is a file of safetensors, whose package is missing: pip install safetensors"
-        ) from error
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except Exception as error:  # a class of its own for each kind of damage

@@ -3,10 +3,9 @@
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -22,6 +21,10 @@ log = logging.getLogger(__name__)
 
 NAMED = 6  # keys that a message names
 FEW = 10  # keys that may differ in a variant of a model, for which no other model is sought
+# Parts of a key that torch.compile, data parallelism, FSDP and activation checkpointing put in.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
+COUNTER = "num_batches_tracked"  # that of a BatchNorm, which old files lack
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side classifiers of GoogLeNet and Inception, off in tlab
 # Of several networks that fit alike, one below such a name comes second: an average or slow copy of what was
 # trained, and the student of a teacher, whom self-supervised methods evaluate (Caron et al. 2021, "DINO").
@@ -57,7 +60,12 @@ def fit_to(
     """
     own = model.state_dict()
     needed = {key for keys in stages.values() for key in keys}
-    tensors = {_present_name(key): tensor for key, tensor in weights.tensors.items()}
+    wrappers = WRAPPERS - {part for key in own for part in key.split(".")}  # iformer has layers named `module`
+    tensors = {
+        _present_name(key, wrappers): tensor
+        for key, tensor in weights.tensors.items()
+        if key.rpartition(".")[2] != AVERAGED
+    }
     prefix = _prefix(tensors, {key: own[key] for key in needed}, weights.pretraining.description)
     if prefix:
         where = f"{weights.pretraining.description}, {prefix.removesuffix('.')}"
@@ -71,18 +79,18 @@ def fit_to(
     layers = {key.partition(".")[0] for key in own}
     foreign = found.keys() - own.keys()
     among = {key for key in foreign if key.partition(".")[0] in layers}
-    missing = {key for key in needed - found.keys() if not key.endswith("num_batches_tracked")}
+    missing = {key for key in needed - found.keys() if not key.endswith(COUNTER)}
     shapes = {key for key in found.keys() & own.keys() if found[key].shape != own[key].shape}
     if missing or among or shapes:
         unlike = [f"{key} {tuple(found[key].shape)} instead of {tuple(own[key].shape)}" for key in sorted(shapes)]
         problems = {"missing": missing, "without a place": foreign, "of another shape": unlike}
-        told = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in problems.items() if keys]
+        told = [f"{len(keys)} {what} ({few(sorted(keys), NAMED)})" for what, keys in problems.items() if keys]
         raise UserError(
             f"backbone.weights ({weights.pretraining.description}) does not fit {name}: {'; '.join(told)}; "
             f"{_way_out(stages, missing | shapes, among, found, name)}"
         )
     if left_out := [*(prefix + key for key in sorted(foreign)), *outside]:
-        log.info("%s: left out %s", weights.pretraining.description, few(_grouped(left_out, prefix), NAMED))
+        log.info("%s: left out %s", weights.pretraining.description, few(left_out, NAMED))
     weights.tensors = {key: tensor for key, tensor in found.items() if key in own}
     own.update(weights.tensors)  # it says the versions of the layers, which MNASNet wants to know
     model.load_state_dict(own)
@@ -140,7 +148,7 @@ def _take_classifier(
         log.info(
             "%s: its classifier had been replaced; %s taken as its old head",
             weights.pretraining.description,
-            f"{_listed(old)} {'is' if len(old) == 1 else 'are'}",
+            f"{few(old, NAMED)} {'is' if len(old) == 1 else 'are'}",
         )
 
 
@@ -163,7 +171,7 @@ def _way_out(
     whole = [stage for stage, keys in stages.items() if keys and not any(key in lacking for key in keys)]
     last = [*stages].index(whole[-1]) + 1 if whole else len(stages)
     rest = [key for keys in list(stages.values())[last:] for key in keys]
-    empty = all(key in lacking or key.endswith("num_batches_tracked") for key in rest)
+    empty = all(key in lacking or key.endswith(COUNTER) for key in rest)
     if not among and empty and lacking <= {*rest}:  # all is there up to a stage, and nothing behind it
         return f"use the stages that it has: backbone.upto={whole[-1]}"
     if len(lacking) + len(among) > FEW and (other := _fitting_model(found, name)) is not None:
@@ -179,41 +187,25 @@ def _fitting_model(found: Mapping[str, Tensor], name: str) -> str | None:
         with suppress(Exception), torch.device("meta"):  # some compute with values, which there are none of
             state = torchvision.models.get_model_builder(other)(weights=None).state_dict()
             last = list(state)[-1].rpartition(".")[0]
-            body = {key: tensor.shape for key, tensor in state.items() if not key.startswith(last)}
-            layers = {key.partition(".")[0] for key in body}
-            theirs = {
-                key: tensor.shape
-                for key, tensor in found.items()
-                if key.partition(".")[0] in layers and not key.startswith(last)
-            }
-            counters = {key for key in body if key.endswith("num_batches_tracked")}
-            if len(body) > len(counters) and body == {**{key: body[key] for key in counters}, **theirs}:
+            layers = {key.partition(".")[0] for key in state if not key.startswith(last)}
+            body, theirs = (
+                {
+                    key: tensor.shape
+                    for key, tensor in tensors.items()
+                    if key.partition(".")[0] in layers and not key.startswith(last) and not key.endswith(COUNTER)
+                }
+                for tensors in (state, found)
+            )
+            if body and body == theirs:
                 return other
     return None
 
 
-def _grouped(keys: Collection[str], prefix: str) -> Iterator[str]:
-    """Yield keys; if they are too many to name, one for all that leave the prefix by the same part."""
-    if len(keys) <= NAMED:
-        yield from keys
-        return
-    groups: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        parts = key.split(".")
-        shared = takewhile(lambda pair: pair[0] == pair[1], zip(parts, prefix.split("."), strict=False))
-        groups[".".join(parts[: len([*shared]) + 1])].append(key)
-    for name, members in groups.items():
-        yield members[0] if len(members) == 1 else f"{name} ({len(members)} tensors)"
-
-
-def _present_name(key: str) -> str:
+def _present_name(key: str, wrappers: Collection[str]) -> str:
+    key = ".".join(part for part in key.split(".") if part not in wrappers)
     for old, present in OLD_NAMES:
         key = old.sub(present, key)
     return key
-
-
-def _listed(keys: Collection[str]) -> str:
-    return ", ".join([*sorted(keys)[:NAMED], *([f"and {len(keys) - NAMED} more"] if len(keys) > NAMED else [])])
 
 
 def _resize_positions(tensors: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> None:

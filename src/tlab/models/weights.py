@@ -23,8 +23,6 @@ BUNDLED_MODEL = "mobilenet_v3_small"
 BUNDLED_FILE = "mobilenet_v3_small_tinyimagenet64.pth"  # trained at 64, then 96 px; 33.5 % on Tiny-ImageNet at 96
 BUNDLED_CLASSES = "tinyimagenet200_classes.json"
 BUNDLED_SIZE = 96  # pixels
-# Parts of a key that torch.compile, data parallelism, FSDP and activation checkpointing put in.
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # key of a tlab checkpoint
 HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
 OFFLINE = (
@@ -148,14 +146,12 @@ def read_file(path: Path) -> Weights:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of nested mappings by their dotted keys, without the names that wrappers add."""
-    found = {}
-    for place, leaf in leaves(content):
-        if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu":
-            parts = [part for part in ".".join(place).split(".") if part not in WRAPPERS]
-            if parts and parts[-1] != "n_averaged":  # the counter of torch's AveragedModel
-                found[".".join(parts)] = leaf
-    return found
+    """Return the tensors of nested mappings by their dotted keys."""
+    return {
+        ".".join(place): leaf
+        for place, leaf in leaves(content)
+        if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu"
+    }
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
@@ -164,21 +160,18 @@ def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
     linear = {key for key in head if key.startswith("linear.")}
     weights.classifier = {key.removeprefix("linear."): head[key] for key in linear}
     weights.tensors = {m[1]: value for key, value in weights.tensors.items() if (m := STAGE_KEY.match(key))}
+    found = content.get("tlab")
+    about: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    weights.prefix_tokens = about.get("prefix_tokens") or 0
     weights.pretraining = replace(
         weights.pretraining,
-        pooling="avg",  # the default of `Head`
+        input_size=about.get("image_size") or 0,
+        mean=tuple(about.get("mean") or IMAGENET_MEAN),
+        std=tuple(about.get("std") or IMAGENET_STD),
+        classes=class_names(about["classes"]) if about.get("classes") else None,
+        pooling=about.get("config", {}).get("head", {}).get("pooling", "avg"),  # the default of `Head`
         head_layers={key: head[key] for key in head.keys() - linear},
     )
-    if isinstance(about := content.get("tlab"), Mapping):
-        weights.prefix_tokens = about.get("prefix_tokens") or 0
-        weights.pretraining = replace(
-            weights.pretraining,
-            input_size=about.get("image_size") or 0,
-            mean=tuple(about.get("mean") or IMAGENET_MEAN),
-            std=tuple(about.get("std") or IMAGENET_STD),
-            classes=class_names(about["classes"]) if about.get("classes") else None,
-            pooling=about.get("config", {}).get("head", {}).get("pooling", "avg"),
-        )
     return weights
 
 

@@ -1,33 +1,27 @@
 """The command that goes on from the weights of a run which cannot be resumed, or that tries it again."""
 
-import re
-import shlex
+import itertools
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
-from tlab.config.overrides import key_and_value, quoted
+from tlab.config.overrides import key_and_value, shell_argument
 from tlab.core.errors import RunFailed
 from tlab.core.memory import is_out_of_memory, smaller_batch
-from tlab.core.text import short_path
+from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
 
 # Keys that change what the weights are or which images they have learned: they are of no use then, or validation
 # would meet images that it has trained on.
 OTHER_WEIGHTS = ("backbone.", "seed", "data.source.", "data.module.source.", "finetune.pretrained")
 # Keys of a plan that has first trained the head; when the weights know the classes, everything trains at once.
-OF_THE_PLAN = (
-    "finetune",
-    "finetune.head_epochs",
-    "finetune.head_first",
-    "finetune.last_stages",
-    "finetune.phases.",
-)
-REPLACED = ("backbone.weights", "backbone.weights_classes", "head.reuse", "resume", "run_dir", "sweep")
+OF_THE_PLAN = ("finetune.head_epochs", "finetune.head_first", "finetune.last_stages", "finetune.phases.")
+REPLACED: tuple[str, ...] = ("backbone.weights_classes", "resume", "run_dir", "sweep")
 
 
 def resumes_or_goes_on(run: RunDirectory, cfg: DictConfig, given: Sequence[str], changed: Collection[str]) -> str:
@@ -49,7 +43,7 @@ def continuation(
     cfg: DictConfig,
     given: Sequence[str],
     changed: Collection[str] = (),
-    more: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the command line that trains on from a run's last checkpoint in another directory.
 
@@ -61,7 +55,7 @@ def continuation(
         cfg: The configuration to go on with.
         given: Overrides that `cfg` was composed from.
         changed: Keys that differ from the run's own configuration.
-        more: Further overrides.
+        more: Further keys to set, with their values.
     """
     rows, epochs = run.history(), cfg.trainer.max_epochs
     names = [name for name, phase in cfg.finetune.phases.items() if phase.epochs != 0]
@@ -71,15 +65,15 @@ def continuation(
         part_done = len(rows) >= (first or 0) or now != names[0]
     else:
         part_done = first is None  # the only phase lasts as long as the run
-    replaced, added = [*REPLACED], [*more]
+    replaced = REPLACED
+    added = {"backbone.weights": short_path(run.last), "head.reuse": "auto", **(more or {})}
     if part_done and not any(key.startswith("finetune.") for key in changed):
-        replaced.append("trainer.max_epochs")
-        added.append(f"trainer.max_epochs={epochs - len(rows) if epochs > len(rows) else epochs}")
+        added["trainer.max_epochs"] = epochs - len(rows) if epochs > len(rows) else epochs
         if len(names) > 1 or not cfg.finetune.pretrained:
             replaced += OF_THE_PLAN
-            added.append("finetune=full")
-    weights = [path_override("backbone.weights", run.last), "head.reuse=auto"]
-    return command(given, [*replaced, *map(key_of, more)], [*weights, *added], free_directory(run.path))
+            added["finetune"] = "full"
+    copies = (run.path.with_name(f"{run.path.name}-{number}") for number in itertools.count(2))
+    return command(given, replaced, added, next(path for path in copies if not path.exists()))
 
 
 @contextmanager
@@ -106,53 +100,39 @@ def _memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) ->
     batch, batches, size = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches, cfg.data.image_size
     if batch > 1:
         part = smaller_batch(batch)
-        less = [f"data.batch_size={part}", f"trainer.accumulate_grad_batches={batches * batch // part}"]
+        less = {"data.batch_size": part, "trainer.accumulate_grad_batches": batches * batch // part}
         why = "less at a time and as many images per optimizer step"
     else:
-        less, why = [f"data.image_size={size // 2}"], "smaller images"
+        less, why = {"data.image_size": size // 2}, "smaller images"
     precision = run.record.get("precision", cfg.trainer.precision)
     also = " (trainer.precision=bf16-mixed needs less, too)" if precision == "32-true" else ""
     told = (
         f"memory ran out with data.batch_size={batch} and data.image_size={size}; "
-        f"give {why}: {' '.join(less)}{also}"
+        f"give {why}: {' '.join(f'{key}={value}' for key, value in less.items())}{also}"
     )
     if not given:
         return told
     if run.last.exists():
         return f"{told}, going on from the last checkpoint: {continuation(run, cfg, given, more=less)}"
-    again = command(given, ["run_dir", *map(key_of, less)], less, run.path)
-    return f"{told}: {again}"
+    return f"{told}: {command(given, ['run_dir'], less, run.path)}"
 
 
-def command(given: Sequence[str], replaced: Collection[str], added: Sequence[str], directory: Path) -> str:
+def command(given: Sequence[str], replaced: Collection[str], added: Mapping[str, Any], directory: Path) -> str:
     """Return the command line of a run with other overrides, to be pasted into a shell.
 
     Args:
         given: The overrides so far.
         replaced: Keys and groups to leave out; one with a dot at its end stands for all below it.
-        added: Overrides to add.
+        added: Keys and groups to set, with their values.
         directory: Directory of the run.
     """
-    below = tuple(key for key in replaced if key.endswith("."))
-    kept = [each for each in given if key_of(each) not in replaced and not key_of(each).startswith(below)]
-    place = path_override("hydra.run.dir", directory)
-    return shlex.join(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept, *added, place])
+    left_out, below = {*replaced, *added}, tuple(key for key in replaced if key.endswith("."))
+    kept = [each for each in given if (key := key_of(each)) not in left_out and not key.startswith(below)]
+    words = shell_command(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept])
+    more = {**added, "hydra.run.dir": short_path(directory)}
+    return " ".join([words, *(shell_argument(key, value) for key, value in more.items())])
 
 
 def key_of(override: str) -> str:
     """Return the key that an override sets; of `aug@finetune.phases.all.aug=none` the latter part."""
     return key_and_value(override)[0].rpartition("@")[2]
-
-
-def path_override(key: str, path: Path) -> str:
-    """Return the override that sets a key to a path, with Hydra's quotes where it needs them."""
-    text = str(short_path(path))
-    return f"{key}={text}" if re.fullmatch(r"[\w./-]+", text, re.ASCII) else quoted(key, text)
-
-
-def free_directory(path: Path) -> Path:
-    """Return the first of `path-2`, `path-3`, ... that does not exist."""
-    number = 2
-    while path.with_name(f"{path.name}-{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}-{number}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,15 @@ def build_loss(
     name = cfg.loss._target_
     weights = class_weights(class_counts) if cfg.data.class_weights else None
     known = {"class_counts": class_counts, "class_weights": weights, "class_names": list(classes)}
-    target = instantiate(cfg.loss, _partial_=True).func
+    build = instantiate(cfg.loss, _convert_="all", _partial_=True)
     taken: Collection[str] = ()
     with suppress(ValueError):  # one that is written in C does not tell
-        taken = inspect.signature(target).parameters
+        taken = inspect.signature(build.func).parameters
     filled = {key: value for key, value in known.items() if key in taken and key not in cfg.loss}
     try:
-        loss = instantiate(cfg.loss, _convert_="all", **filled)
-    except InstantiationException as error:
-        raise UserError(
-            f"loss._target_={name} cannot be built ({error.__cause__}); {_remedy(target, error)}"
-        ) from error
+        loss = partial(build, **filled) if cfg.loss.get("_partial_") else build(**filled)
+    except Exception as error:  # a user's class can fail in any way
+        raise UserError(f"loss._target_={name} cannot be built ({error}); {_remedy(build.func, error)}") from error
     if "class_weights" in taken:
         weights = None
     return fitting(loss, name, len(classes), mixes, weights is not None), weights

@@ -37,8 +37,8 @@ class Pruning(L.Callback):
         self.pruned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train no further epoch if the pruner had decided to end the run."""
-        if not trainer.should_stop and from_first_process(self.pruner.was_pruned):
+        """Train no further epoch if the pruner had decided to end the run, of which the first epoch is kept."""
+        if trainer.current_epoch > 0 and not trainer.should_stop and from_first_process(self.pruner.was_pruned):
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
