@@ -23,7 +23,8 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.core.text import print_whatever_comes, shell_command
+from tlab.core.standard_streams import guard_streams
+from tlab.core.text import shell_command
 from tlab.search.command_line import gather
 from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
@@ -207,7 +208,7 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
-    print_whatever_comes()
+    guard_streams()
     try:
         sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
     except UserError as error:

@@ -12,8 +12,8 @@ import torch
 from torchvision.models import mobilenet_v3_small
 
 from tlab.config.hydra import compose
-from tlab.core.errors import RunFailed, UserError
-from tlab.core.memory import is_out_of_memory, naming_batch_size, smaller_batch
+from tlab.core.errors import OutOfMemory, UserError
+from tlab.core.machine_failures import is_out_of_memory, naming_batch_size, smaller_batch
 from tlab.core.processes import ProcessError
 from tlab.evaluate import evaluate
 from tlab.models.module import ImageClassifier, network
@@ -153,7 +153,7 @@ def test_what_says_that_memory_ran_out(error, is_one):
 
 def test_a_smaller_batch_divides_the_larger():
     assert [smaller_batch(size) for size in (64, 15, 7, 2, 1)] == [32, 5, 1, 1, 1]
-    with pytest.raises(RunFailed, match="batch_size=64; give batch_size=32"), naming_batch_size(64):
+    with pytest.raises(OutOfMemory, match="batch_size=64; give batch_size=32"), naming_batch_size(64):
         raise MemoryError
 
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
 from tlab.config.overrides import key_and_value, quoted
-from tlab.core.errors import RunFailed
-from tlab.core.memory import is_out_of_memory, smaller_batch
+from tlab.core.errors import OutOfMemory
+from tlab.core.machine_failures import is_out_of_memory, smaller_batch
 from tlab.core.text import short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
 
@@ -92,14 +92,14 @@ def explaining_memory(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) 
         given: Overrides that `cfg` was composed from.
 
     Raises:
-        RunFailed: Memory ran out.
+        OutOfMemory: Memory ran out.
     """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise RunFailed(_memory_ran_out(run, cfg, given)) from error
+        raise OutOfMemory(_memory_ran_out(run, cfg, given)) from error
 
 
 def _memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tlab.config.overrides import key_and_value
+from tlab.core.standard_streams import REPLACING
 from tlab.core.text import duration, shell_command, short_path
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
@@ -156,7 +157,7 @@ def printing_to(path: Path, show: Callable[[str], object] | None = None) -> Iter
     """Write what is printed in the block to the end of a file, and give it to `show`; None: it is printed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        path.open("a", encoding="utf-8", errors="tlab") as file,
+        path.open("a", encoding="utf-8", errors=REPLACING) as file,
         redirect_stdout(_Output(file, show or sys.stdout.write)),
     ):
         yield

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tlab.config.hydra import ignore_schema_warnings
 from tlab.config.overrides import shell_argument
 from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import FAILED, RunDirectoryConflict, RunDirectoryLocked, RunFailed
+from tlab.core.errors import FAILED, OutOfMemory, RunDirectoryConflict, RunDirectoryLocked
 from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.result import Failure, SweepResult
@@ -89,7 +89,7 @@ class Task:
             if new:
                 _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
             code, message = exit_code(error), user_message(error)
-            if code == FAILED and not isinstance(error, RunFailed) and directory.last.exists():
+            if code == FAILED and not isinstance(error, OutOfMemory) and directory.last.exists():
                 message += f"; {_resuming(directory)} from {directory.last}"
             exit_with_error(message, code)
 
