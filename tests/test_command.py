@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from tlab.config.hydra import compose, conf_dir, prepare_hydra
-from tlab.config.overrides import key_and_value, named_choices, of_baseline, quoted, read_sweep, tidy
+from tlab.config.overrides import as_override, key_and_value, named_choices, of_baseline, read_sweep, tidy
 from tlab.core.errors import UserError
 from tlab.core.hardware import SPINS
 
@@ -352,8 +352,8 @@ def test_key_and_value_of_an_override(override, key, value):
 
 @pytest.mark.parametrize("text", ["a b", "it's", "a\\b", "a\\", "\\'", "a,b=[c]", "'", ""])
 def test_any_text_is_quoted_as_hydra_reads_it(text, tmp_path):
-    assert compose(["data.root=x", quoted("run_dir", text)]).run_dir == text
-    assert key_and_value(quoted("run_dir", text)) == ("run_dir", text)
+    assert compose(["data.root=x", as_override("run_dir", text)]).run_dir == text
+    assert key_and_value(as_override("run_dir", text)) == ("run_dir", text)
 
 
 def test_a_baseline_with_another_plan_leaves_out_all_that_is_said_of_the_first():

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
 from tlab.config.hydra import compose, conf_dir, config_dirs
-from tlab.config.overrides import key_and_value, quoted, tidy
+from tlab.config.overrides import as_override, key_and_value, tidy
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
@@ -103,7 +103,7 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
-        run = compose([*space.overrides(values), quoted("run_dir", str(directory))], with_hydra=True)
+        run = compose([*space.overrides(values), as_override("run_dir", directory)], with_hydra=True)
         return with_present_targets(run)
 
     runs = list(map(composed, space.corners() if new is not None else space.corners()[:1]))

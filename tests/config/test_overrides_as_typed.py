@@ -47,6 +47,7 @@ def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
         ("'a, b'", "a, b"),
         (r"a\ b", "a b"),
         ("null", None),
+        ("", ""),
         ("~/${run_dir}", "/home/me/${run_dir}"),
     ],
 )

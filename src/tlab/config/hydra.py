@@ -16,7 +16,6 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlab.config import schema
-from tlab.config.hydra_syntax import read_any_letters
 from tlab.config.overrides import key_and_value, named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
@@ -75,7 +74,6 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     Raises:
         UserError: A group's choice is not a name.
     """
-    read_any_letters()
     schema.register()
     ignore_schema_warnings()
     keep_own_presets()

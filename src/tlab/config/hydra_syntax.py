@@ -80,7 +80,7 @@ def _path(text: str, exists: bool) -> str:
     if not exists:
         if value is None or (isinstance(value, Sweep) and not getattr(value, "simple_form", False)):
             return text
-        if isinstance(value, str) and ("\\" in text or text[0] in "\"'"):
+        if isinstance(value, str) and ("\\" in text or text.startswith(("'", '"'))):
             path = value  # Hydra's own ways to write special characters
     path = _in_home(path)
     return text if value == path else quote(path)

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig
 
 from tlab.config import schema
-from tlab.config.hydra_syntax import quote, read, read_any_letters, readable
+from tlab.config.hydra_syntax import read, read_any_letters, readable
 from tlab.core.errors import UserError
 from tlab.core.text import as_text, shell_word
 
@@ -63,14 +63,14 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
     return tidied
 
 
-def quoted(key: str, value: str) -> str:
-    """Return the override that sets `key` to a text of any characters."""
-    return f"{key}={quote(value)}"
+def as_override(key: str, value: Any) -> str:
+    """Return the override that sets `key` to a text of any characters, a path, a number, a list or a mapping."""
+    return f"{key}={_written(value)}"
 
 
 def shell_argument(key: str, value: Any) -> str:
-    """Return the argument that sets `key`, in shell quoting: `'data.exclude=["Corn_(maize)___blight"]'`."""
-    return shell_word(f"{key}={_written(value)}")
+    """Return such an override as a word of bash: `'data.exclude=["Corn_(maize)___blight"]'`."""
+    return shell_word(as_override(key, value))
 
 
 def exclude_argument(names: Iterable[str], key: str = "data.exclude") -> str:

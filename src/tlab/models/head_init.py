@@ -3,7 +3,6 @@
 import difflib
 import logging
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlab.core.errors import UserError
-from tlab.core.text import few
+from tlab.core.text import few, shell_command
 from tlab.models.head import Head, Standardize, pool
 from tlab.models.stages import Pretraining, StagedBackbone, evaluating
 
@@ -148,7 +147,7 @@ def _settings(pretraining: Pretraining) -> str:
         f"normalize={normalize}".lower(),
         f"pooling={pretraining.pooling}",
     )
-    return " ".join(shlex.quote(f"head.{each}") for each in settings)
+    return shell_command(f"head.{each}" for each in settings)
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,5 @@
 """The command that goes on from the weights of a run which cannot be resumed, or that tries it again."""
 
-import re
-import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
-from tlab.config.overrides import key_and_value, quoted
+from tlab.config.overrides import as_override, key_and_value
 from tlab.core.errors import OutOfMemory
 from tlab.core.machine_failures import is_out_of_memory, smaller_batch
-from tlab.core.text import short_path
+from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
 
 # Keys that change what the weights are or which images they have learned: they are of no use then, or validation
@@ -78,7 +76,7 @@ def continuation(
         if len(names) > 1 or not cfg.finetune.pretrained:
             replaced += OF_THE_PLAN
             added.append("finetune=full")
-    weights = [path_override("backbone.weights", run.last), "head.reuse=auto"]
+    weights = [as_override("backbone.weights", short_path(run.last)), "head.reuse=auto"]
     return command(given, [*replaced, *map(key_of, more)], [*weights, *added], free_directory(run.path))
 
 
@@ -135,19 +133,13 @@ def command(given: Sequence[str], replaced: Collection[str], added: Sequence[str
     """
     below = tuple(key for key in replaced if key.endswith("."))
     kept = [each for each in given if key_of(each) not in replaced and not key_of(each).startswith(below)]
-    place = path_override("hydra.run.dir", directory)
-    return shlex.join(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept, *added, place])
+    place = as_override("hydra.run.dir", short_path(directory))
+    return shell_command(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept, *added, place])
 
 
 def key_of(override: str) -> str:
     """Return the key that an override sets; of `aug@finetune.phases.all.aug=none` the latter part."""
     return key_and_value(override)[0].rpartition("@")[2]
-
-
-def path_override(key: str, path: Path) -> str:
-    """Return the override that sets a key to a path, with Hydra's quotes where it needs them."""
-    text = str(short_path(path))
-    return f"{key}={text}" if re.fullmatch(r"[\w./-]+", text, re.ASCII) else quoted(key, text)
 
 
 def free_directory(path: Path) -> Path:
