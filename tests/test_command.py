@@ -92,12 +92,12 @@ def test_help_is_for_people_and_imports_no_torch():
     ],
     ids=" ".join,
 )
-def test_no_torch_before_a_run_begins(arguments, tmp_path):
+def test_nothing_heavy_is_imported_before_a_run_begins(arguments, tmp_path):
     """And when it is imported, its threads will be those that sleep soon (`limit_spinning`)."""
     code = (
         "import os, sys, runpy; sys.argv[1:] = sys.argv[1:]\n"
         "try: runpy.run_module('tlab.train', run_name='__main__')\n"
-        "finally: print('TORCH' if 'torch' in sys.modules else 'LIGHT', os.environ.get('GOMP_SPINCOUNT'))"
+        "finally: print('HEAVY' if {'torch', 'numpy'} & {*sys.modules} else 'LIGHT', os.environ.get('GOMP_SPINCOUNT'))"
     )
     env = {**os.environ, "COMP_LINE": "python -m tlab.train backbone=", "COMP_POINT": "30"}
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):  # of the tests, or of whoever gives them
