@@ -97,7 +97,9 @@ def test_nothing_heavy_is_imported_before_a_run_begins(arguments, tmp_path):
     code = (
         "import os, sys, runpy; sys.argv[1:] = sys.argv[1:]\n"
         "try: runpy.run_module('tlab.train', run_name='__main__')\n"
-        "finally: print('HEAVY' if {'torch', 'numpy'} & {*sys.modules} else 'LIGHT', os.environ.get('GOMP_SPINCOUNT'))"
+        "finally:\n"
+        "    kind = 'HEAVY' if {'torch', 'numpy'} & {*sys.modules} else 'LIGHT'\n"
+        "    print(kind, os.environ.get('GOMP_SPINCOUNT'))"
     )
     env = {**os.environ, "COMP_LINE": "python -m tlab.train backbone=", "COMP_POINT": "30"}
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):  # of the tests, or of whoever gives them

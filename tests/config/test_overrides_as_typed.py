@@ -1,7 +1,5 @@
 """What people type as values, and what tlab prints for them to type."""
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +92,12 @@ def test_a_broken_list_is_left_to_hydra_which_names_it(override):
     assert tidy([override]) == [override]
 
 
-def through_bash(words: str) -> list[str]:
-    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True).stdout
-    return os.fsdecode(printed).split("\0")[:-1]
-
-
-def test_an_argument_of_any_text_or_list_works_in_bash():
+def test_an_argument_of_any_text_or_list_works_in_bash(pasted):
     """All texts in one process of bash, which costs more than what it does."""
-    texts = through_bash(" ".join(shell_argument("data.root", name) for name in [*ODD, *HYDRA]))
+    texts = pasted(" ".join(shell_argument("data.root", name) for name in [*ODD, *HYDRA]))
     assert [data_root(each.partition("=")[2]) for each in texts] == [*ODD, *HYDRA]
     values = [{"data.exclude": list(ODD)}, {"head.reuse": {"пчёлы": "a (b)"}}, {"data.limit": None}]
-    printed = through_bash(" ".join(shell_argument(key, value) for each in values for key, value in each.items()))
+    printed = pasted(" ".join(shell_argument(key, value) for each in values for key, value in each.items()))
     cfg = compose(["run_dir=x", "data.root=x", *printed[:2]])
     assert (cfg.data.exclude, cfg.head.reuse) == ([as_text(name) for name in ODD], {"пчёлы": "a (b)"})
     assert printed[2] == "data.limit=null"
