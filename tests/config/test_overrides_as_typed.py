@@ -52,6 +52,7 @@ def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
 def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert data_root(typed) == path
+    assert tidy(["--config-dir=~/mine"]) == ["--config-dir=/home/me/mine"]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
         ("data.label_column=标签,ярлык", ["标签", "ярлык"]),
         ("name=a=b,c", ["a=b", "c"]),
         ("hydra.sweep.dir=a,b", ["a,b"]),
+        ("sweep=a,b", ["a,b"]),
     ],
 )
 def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):

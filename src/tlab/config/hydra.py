@@ -3,12 +3,13 @@
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -42,9 +43,26 @@ def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bo
     """
     overrides = tidy(overrides, config_name, sweep=False)
     prepare_hydra(overrides)
-    begun = GlobalHydra.instance().is_initialized()
-    with nullcontext() if begun else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _reading_tlabs_files():
         return hydra.compose(config_name, overrides, with_hydra)
+
+
+@contextmanager
+def _reading_tlabs_files() -> Iterator[None]:
+    """Let Hydra compose tlab's YAML files in the block, also inside another program that uses Hydra for its own."""
+    before, base = GlobalHydra.instance().hydra, version.getbase()
+    places = before.config_loader.get_search_path().get_path() if before is not None else []
+    if any(str(place.path).endswith(str(conf_dir())) for place in places):  # a command of tlab
+        yield
+        return
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+        if base is not None:
+            version.VersionBase.instance().setbase(base)
 
 
 def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:

@@ -13,6 +13,7 @@ from tlab.core.errors import OutOfMemory
 from tlab.core.machine_failures import is_out_of_memory, smaller_batch
 from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
+from tlab.runs.unique_directory import free_directory
 
 # Keys that change what the weights are or which images they have learned: they are of no use then, or validation
 # would meet images that it has trained on.
@@ -140,11 +141,3 @@ def command(given: Sequence[str], replaced: Collection[str], added: Sequence[str
 def key_of(override: str) -> str:
     """Return the key that an override sets; of `aug@finetune.phases.all.aug=none` the latter part."""
     return key_and_value(override)[0].rpartition("@")[2]
-
-
-def free_directory(path: Path) -> Path:
-    """Return the first of `path-2`, `path-3`, ... that does not exist."""
-    number = 2
-    while path.with_name(f"{path.name}-{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}-{number}")
