@@ -123,23 +123,14 @@ def test_cfg_job_is_yaml_that_names_every_group():
     [
         ([], "data.root is not set; say where the images are with data.root=DIR"),
         (["data.root=/no/such"], "data.root=/no/such does not exist"),
-        (["data=foldr"], "data=foldr is not a choice of the group data, did you mean data=folder; there are csv"),
         (["aug=heavy"], "aug=heavy is not a choice of the group aug; there are light"),
-        (["data.bach_size=3"], "data.bach_size is not a key of the configuration, did you mean data.batch_size=3"),
-        (["lr=0.1"], "lr is not a key of the configuration, did you mean optimizer.lr=0.1"),
         (["optimzer=sgd"], "optimzer is not a key of the configuration, did you mean optimizer=sgd"),
         (["data.batch_size=many"], "data.batch_size has the wrong type: value 'many'"),
-        (["data.batch_size=0", "data=demo"], "data.batch_size=0 is too small; give data.batch_size=1 or more"),
         (["optimizer.lr=fast", "data=demo"], "optimizer.lr=fast is not a number"),
         (["data.normalize=some", "data=demo"], "data.normalize=some is not one of backbone, dataset, none"),
         (["trainer.precision=8", "data=demo"], "trainer.precision=8 is not one of auto, 32-true"),
         (["trainer.compile=1", "data=demo"], "trainer.compile=1 is not one of auto, true, false"),
-        (
-            ["data.val_fraction=1.5", "data=demo"],
-            "data.val_fraction=1.5 is too large; give data.val_fraction=0.99",
-        ),
         (["finetune.phases.head.epochs=x"], "finetune.phases.head.epochs has the wrong type"),
-        (["seed=99999999999", "data=demo"], "seed=99999999999 is too large; give seed=4294967295 or less"),
         (
             ["trainer.limit_val_batches=0", "data=demo"],
             "trainer.limit_val_batches=0 is too small; give more than 0",
