@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speed_scenarios import PEERS, Scenario
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.core.hardware import limit_spinning
 
 HERE = Path(__file__).resolve().parent
@@ -57,11 +57,11 @@ class Measurement:
 def tlab_command(scenario: Scenario, root: Path, weights: Path, seed: int, work: Path) -> list[str]:
     """Return tlab's command; of a GIF ImageFolder knows nothing, so tlab leaves it out too."""
     command = [
-        *(sys.executable, "-m", "tlab.train", quoted("data.root", str(root)), "data.exclude=['*.gif']"),
-        *(f"backbone={scenario.arch}", quoted("backbone.weights", str(weights))),
+        *(sys.executable, "-m", "tlab.train", as_override("data.root", str(root)), "data.exclude=['*.gif']"),
+        *(f"backbone={scenario.arch}", as_override("backbone.weights", str(weights))),
         *(*FINETUNE[scenario.plan], f"aug={scenario.aug}", f"trainer.max_epochs={scenario.epochs}"),
         *(f"data.image_size={scenario.image_size}", f"data.batch_size={scenario.batch_size}", f"seed={seed}"),
-        quoted("hydra.run.dir", str(work / "run")),
+        as_override("hydra.run.dir", str(work / "run")),
     ]
     if scenario.views:
         command.append(f"features.views={scenario.views}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlab.config.hydra import compose
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.core.hardware import limit_spinning
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
@@ -33,6 +33,6 @@ def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Resu
     """
     limit_spinning()  # as in a command; torch is not loaded yet
     places = {"run_dir": str(directory), "data.root": str(data), "backbone.weights": weights}
-    metrics = train(compose([*UNDRAWN, *overrides, *(quoted(key, value) for key, value in places.items())]))
+    metrics = train(compose([*UNDRAWN, *overrides, *(as_override(key, value) for key, value in places.items())]))
     accuracy = [float(row["val/acc"]) for row in RunDirectory(directory).history()]
     return Result(accuracy[-1], max(accuracy), metrics["fit_seconds"])

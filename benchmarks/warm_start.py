@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from tlab.assembly.build import build_backbone, build_net
 from tlab.command import quiet
 from tlab.config.hydra import compose
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.models.module import ImageClassifier
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
@@ -32,18 +32,18 @@ def configuration(args: argparse.Namespace, seed: int, reuse: str, epochs: int, 
     """Return the configuration of one run."""
     return compose(
         [
-            quoted("data.root", str(args.root)),
+            as_override("data.root", str(args.root)),
             f"data.image_size={args.image_size}",
             f"backbone={args.backbone}",
-            quoted("backbone.weights", str(args.weights)),
-            quoted("backbone.weights_classes", str(args.classes)),
+            as_override("backbone.weights", str(args.weights)),
+            as_override("backbone.weights_classes", str(args.classes)),
             f"head.reuse={reuse}",
             "finetune=head",
             f"trainer.max_epochs={max(epochs, 1)}",
             "trainer.precision=32-true",
             "logger=none",
             f"seed={seed}",
-            quoted("run_dir", str(run_dir)),
+            as_override("run_dir", str(run_dir)),
             *args.overrides,
         ]
     )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,17 @@ def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
         return compose([*quick, *overrides])
 
     return compose_
+
+
+@pytest.fixture(scope="session")
+def pasted() -> Callable[[str], list[str]]:
+    """Return a function of what tlab prints for the shell, which returns the words that bash makes of it."""
+
+    def words(text: str) -> list[str]:
+        printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {text}"], capture_output=True, check=True).stdout
+        return os.fsdecode(printed).split("\0")[:-1]
+
+    return words
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def compare(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 def runs(photos, tmp_path_factory) -> Path:
     """Two runs outside a command, so that nothing but their configuration tells them apart."""
     from tlab.config.hydra import compose
-    from tlab.config.overrides import quoted
+    from tlab.config.overrides import as_override
 
     folder = tmp_path_factory.mktemp("runs")
     quick = (
@@ -36,7 +36,7 @@ def runs(photos, tmp_path_factory) -> Path:
         *("trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none"),
     )
     for lr in (0.01, 0.1):
-        train(compose([*quick, f"optimizer.lr={lr}", quoted("run_dir", f"{folder}/lr={lr}")]))
+        train(compose([*quick, f"optimizer.lr={lr}", as_override("run_dir", f"{folder}/lr={lr}")]))
     return folder
 
 

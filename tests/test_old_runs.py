@@ -21,7 +21,7 @@ from rich.console import Console
 from old_runs.make import arithmetic
 from tlab.comparison.write import compare
 from tlab.config.hydra import compose
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.evaluate import evaluate
 from tlab.predict import predict
 from tlab.runs.directory import RunDirectory
@@ -65,7 +65,7 @@ def again(old: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], DictCon
     monkeypatch.setenv("TLAB_CORES", "1")
 
     def compose_(name: str) -> DictConfig:
-        return compose([*RunDirectory(old / name).overrides(), quoted("run_dir", str(old / name))])
+        return compose([*RunDirectory(old / name).overrides(), as_override("run_dir", str(old / name))])
 
     return compose_
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -110,6 +111,15 @@ def test_mistakes_are_exceptions(photos):
         tlab.compose(f"data.root={photos}", "data.batch_size=0")
     with pytest.raises(UserError, match="no checkpoint"):
         tlab.load("no/such/run")
+
+
+def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("mine: 1\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
+        assert tlab.compose("data=demo").backbone.name == "resnet18"
+        assert hydra.compose("mine").mine == 1
+        assert hydra.version.base_at_least("1.2")
+        assert not hydra.version.base_at_least("1.3")
 
 
 def test_importing_it_is_cheap_and_its_names_are_no_modules():

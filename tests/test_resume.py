@@ -244,7 +244,7 @@ def test_a_killed_run_goes_on_and_ends_alike(compose_run, photos, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)])
-def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, number, code):
+def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, pasted, number, code):
     """Inside an epoch, in the second phase, without any other checkpoint inside an epoch."""
     common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
     more = ["finetune.head_epochs=1", "trainer.max_epochs=200", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
@@ -256,7 +256,8 @@ def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, numbe
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"stopped; the same command with hydra.run.dir={tmp_path / 'run'} resumes it" in printed
+    again = printed[printed.index("stopped; ") + len("stopped; ") : printed.index(" resumes it")]
+    assert pasted(again) == ["python", *command[1:]]
     assert "Traceback" not in printed
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")

@@ -21,8 +21,7 @@ from tlab.core.errors import FAILED, INTERRUPTED
 from tlab.core.files import this_command
 from tlab.core.hardware import limit_spinning
 from tlab.core.lazy_imports import defer_heavy_imports
-from tlab.core.standard_streams import outlast_readers
-from tlab.core.text import print_whatever_comes
+from tlab.core.standard_streams import guard_streams
 from tlab.sweeps.task import Task
 
 
@@ -32,11 +31,10 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead. In a
     sweep the other runs still take place, and the code is 1.
     """
-    print_whatever_comes()
+    guard_streams()
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return
-    outlast_readers()
     this_command()  # named before it starts other processes
     limit_spinning()  # this and the next before torch is imported
     defer_heavy_imports()

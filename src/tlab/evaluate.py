@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as L
 
     from tlab.core.hardware import stay_within_cores
-    from tlab.core.memory import naming_batch_size
+    from tlab.core.machine_failures import naming_batch_size
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 

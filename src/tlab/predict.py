@@ -33,7 +33,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         UserError: The run or the input is missing, or the input holds no image.
     """
     from tlab.core.hardware import stay_within_cores
-    from tlab.core.memory import naming_batch_size
+    from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.scan import extensions, in_order, read_folder
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained

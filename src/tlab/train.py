@@ -26,7 +26,7 @@ from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
 from tlab.config.hydra import compose
-from tlab.config.overrides import of_baseline, quoted
+from tlab.config.overrides import as_override, of_baseline
 from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
 from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
@@ -250,7 +250,7 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
     given = {name: of_baseline(command_overrides(), changes) for name, changes in cfg.baseline.items()}
     others = {}
     for name, own in given.items():
-        others[name] = compose([*own, quoted("run_dir", f"{cfg.run_dir}/baselines/{name}")])
+        others[name] = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
         check(others[name])
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:  # a sweep has checked all of its runs

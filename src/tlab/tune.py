@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
 from tlab.config.hydra import compose, conf_dir, config_dirs
-from tlab.config.overrides import key_and_value, quoted, tidy
+from tlab.config.overrides import as_override, key_and_value, tidy
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
@@ -23,7 +23,8 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
 from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.core.text import print_whatever_comes, shell_command
+from tlab.core.standard_streams import guard_streams
+from tlab.core.text import shell_command
 from tlab.search.command_line import gather
 from tlab.search.commands import default_directory, resume_command
 from tlab.search.space import Space, Value, read_space
@@ -102,7 +103,7 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
-        run = compose([*space.overrides(values), quoted("run_dir", str(directory))], with_hydra=True)
+        run = compose([*space.overrides(values), as_override("run_dir", directory)], with_hydra=True)
         return with_present_targets(run)
 
     runs = list(map(composed, space.corners() if new is not None else space.corners()[:1]))
@@ -207,7 +208,7 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
-    print_whatever_comes()
+    guard_streams()
     try:
         sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
     except UserError as error:

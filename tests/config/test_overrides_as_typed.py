@@ -1,7 +1,5 @@
 """What people type as values, and what tlab prints for them to type."""
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +45,14 @@ def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
         ("'a, b'", "a, b"),
         (r"a\ b", "a b"),
         ("null", None),
+        ("", ""),
         ("~/${run_dir}", "/nowhere/me/${run_dir}"),
     ],
 )
 def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
     monkeypatch.setenv("HOME", "/nowhere/me")
     assert data_root(typed) == path
+    assert tidy(["--config-dir=~/mine"]) == ["--config-dir=/nowhere/me/mine"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,7 @@ def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
         ("data.label_column=标签,ярлык", ["标签", "ярлык"]),
         ("name=a=b,c", ["a=b", "c"]),
         ("hydra.sweep.dir=a,b", ["a,b"]),
+        ("sweep=a,b", ["a,b"]),
     ],
 )
 def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):
@@ -93,17 +94,12 @@ def test_a_broken_list_is_left_to_hydra_which_names_it(override):
     assert tidy([override]) == [override]
 
 
-def through_bash(words: str) -> list[str]:
-    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True).stdout
-    return os.fsdecode(printed).split("\0")[:-1]
-
-
-def test_an_argument_of_any_text_or_list_works_in_bash():
+def test_an_argument_of_any_text_or_list_works_in_bash(pasted):
     """All texts in one process of bash, which costs more than what it does."""
-    texts = through_bash(" ".join(shell_argument("data.root", name) for name in [*ODD, *HYDRA]))
+    texts = pasted(" ".join(shell_argument("data.root", name) for name in [*ODD, *HYDRA]))
     assert [data_root(each.partition("=")[2]) for each in texts] == [*ODD, *HYDRA]
     values = [{"data.exclude": list(ODD)}, {"head.reuse": {"пчёлы": "a (b)"}}, {"data.limit": None}]
-    printed = through_bash(" ".join(shell_argument(key, value) for each in values for key, value in each.items()))
+    printed = pasted(" ".join(shell_argument(key, value) for each in values for key, value in each.items()))
     cfg = compose(["run_dir=x", "data.root=x", *printed[:2]])
     assert (cfg.data.exclude, cfg.head.reuse) == ([as_text(name) for name in ODD], {"пчёлы": "a (b)"})
     assert printed[2] == "data.limit=null"

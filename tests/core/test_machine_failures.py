@@ -7,8 +7,9 @@ import pytest
 from hydra.errors import InstantiationException
 
 from tlab.core.error_messages import as_told, exit_code, is_mistake, user_message
-from tlab.core.errors import UserError, machine_failure
+from tlab.core.errors import UserError
 from tlab.core.files import atomic_path, check_writable, write_text
+from tlab.core.machine_failures import machine_failure
 
 TORCH = "unable to {} shared memory{} </torch_1_2>{}: {}"
 
@@ -32,6 +33,10 @@ TORCH = "unable to {} shared memory{} </torch_1_2>{}: {}"
         ),
         (RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error. It"), ["Bus error", "--shm-size"]),
         (RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. "), ["Killed", "data.num_workers=0"]),
+        (
+            RuntimeError("DataLoader worker (pid 1) is killed by signal: Segmentation fault. "),
+            ["ended early (is killed by signal: Segmentation fault): give data.num_workers=0 to see where"],
+        ),
         (RuntimeError("DataLoader worker (pid(s) 1, 3) exited unexpectedly"), ["data.num_workers=0"]),
     ],
 )

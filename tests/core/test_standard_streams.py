@@ -1,15 +1,18 @@
-"""A command goes on when nobody reads what it prints any more."""
+"""A command prints any text, and goes on when nobody reads what it prints any more."""
 
+import io
 import subprocess
 import sys
 
 import pytest
 
+from tlab.core.standard_streams import guard_streams
+
 PRINTING = """
 import logging, sys
 from pathlib import Path
-from tlab.core.standard_streams import outlast_readers
-outlast_readers()
+from tlab.core.standard_streams import guard_streams
+guard_streams()
 logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 for line in range(20_000):
     print("line", line)
@@ -32,3 +35,20 @@ def test_a_command_outlasts_its_reader(tmp_path, streams):
     assert (tmp_path / "done").read_text() == "done"
     assert "Error" not in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("utf-8", "1–2 × кошка café \\xe9"),
+        ("latin-1", r"1-2 × \u043a\u043e\u0448\u043a\u0430 café \xe9"),
+        ("ascii", r"1-2 x \u043a\u043e\u0448\u043a\u0430 caf\xe9 \xe9"),
+    ],
+)
+def test_a_terminal_gets_what_it_can_show(encoding, printed, monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # without an encoding, as in a notebook
+    guard_streams()
+    print("1–2 × кошка café \udce9", end="", flush=True)
+    assert shown.getvalue().decode(encoding) == printed

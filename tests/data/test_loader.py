@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
-from tlab.core.errors import machine_failure
+from tlab.core.machine_failures import machine_failure
 from tlab.data import loader
 from tlab.data.batch import Batch
 from tlab.data.loader import fit_shared_memory, make_loader

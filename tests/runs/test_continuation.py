@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,8 +11,8 @@ import torch
 from torchvision.models import mobilenet_v3_small
 
 from tlab.config.hydra import compose
-from tlab.core.errors import RunFailed, UserError
-from tlab.core.memory import is_out_of_memory, naming_batch_size, smaller_batch
+from tlab.core.errors import OutOfMemory, UserError
+from tlab.core.machine_failures import is_out_of_memory, naming_batch_size, smaller_batch
 from tlab.core.processes import ProcessError
 from tlab.evaluate import evaluate
 from tlab.models.module import ImageClassifier, network
@@ -40,11 +39,15 @@ def command(run_entry_point, photos, tmp_path, monkeypatch) -> Command:
     return given
 
 
-def pasted(run_entry_point: Command, stderr: str) -> None:
-    """Run the command at the end of what was said."""
-    (line,) = stderr.strip().splitlines()
-    arguments = shlex.split(line[line.index("python -m tlab.train") :])[3:]
-    run_entry_point(run, "train", *arguments)
+@pytest.fixture
+def run_again(run_entry_point, pasted) -> Callable[[str], None]:
+    """Return a function that runs the command at the end of what was said."""
+
+    def again(stderr: str) -> None:
+        (line,) = stderr.strip().splitlines()
+        run_entry_point(run, "train", *pasted(line[line.index("python -m tlab.train") :])[3:])
+
+    return again
 
 
 def history(directory: str) -> list[dict[str, str]]:
@@ -64,22 +67,22 @@ def refused(command: Command, capsys: pytest.CaptureFixture, *overrides: str) ->
     return capsys.readouterr().err
 
 
-def test_more_epochs_for_a_finished_run(command, run_entry_point, capsys):
+def test_more_epochs_for_a_finished_run(command, run_again, capsys):
     given = ("finetune.head_epochs=1", "trainer.max_epochs=2", "hydra.run.dir='my run'")
     command(*given)
     told = refused(command, capsys, *given, "trainer.max_epochs=3")
     assert "another trainer.max_epochs; give another hydra.run.dir, or the same settings, or " in told
-    pasted(run_entry_point, told)
+    run_again(told)
     assert record("my run-2")["reused_rows"] == {name: name for name in ("blue", "green", "red")}
     assert [row["phase"] for row in history("my run-2")] == ["all"]
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_another_rate_goes_on_where_the_run_stood(command, run_entry_point, capsys, head):
+def test_another_rate_goes_on_where_the_run_stood(command, run_again, capsys, head):
     """With a rate at which nothing moves, so that the first epoch shows what it began with."""
     given = (f"head={head}", "finetune=head", "hydra.run.dir=r")
     command(*given)
-    pasted(run_entry_point, refused(command, capsys, *given, "optimizer.lr=1e-9"))
+    run_again(refused(command, capsys, *given, "optimizer.lr=1e-9"))
     before, after = history("r")[-1], history("r-2")[0]
     assert after["val/acc"] == before["val/acc"]
     assert float(after["val/loss"]) == pytest.approx(float(before["val/loss"]), abs=1e-4)
@@ -103,7 +106,7 @@ def out_of_memory_when_unfrozen(monkeypatch: pytest.MonkeyPatch, error: Exceptio
     monkeypatch.setattr(ImageClassifier, "training_step", training_step)
 
 
-def test_memory_runs_out_at_the_unfreeze(command, run_entry_point, capsys, monkeypatch):
+def test_memory_runs_out_at_the_unfreeze(command, run_again, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         out_of_memory_when_unfrozen(patch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
         with pytest.raises(SystemExit) as stop:
@@ -113,20 +116,20 @@ def test_memory_runs_out_at_the_unfreeze(command, run_entry_point, capsys, monke
     told = capsys.readouterr().err
     assert "data.batch_size=12" in told
     assert "trainer.precision=bf16-mixed" in told
-    pasted(run_entry_point, told)
+    run_again(told)
     config = record("r-2")["config"]
     assert (config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]) == (6, 2)
     assert [row["phase"] for row in history("r") + history("r-2")] == ["head", "all", "all"]
 
 
-def test_memory_runs_out_before_there_is_a_checkpoint(command, run_entry_point, capsys, monkeypatch):
+def test_memory_runs_out_before_there_is_a_checkpoint(command, run_again, capsys, monkeypatch):
     """The smaller batch then trains in the same directory, by the same plan."""
     given = ("finetune=full", "trainer.max_epochs=1", "hydra.run.dir=r")
     with monkeypatch.context() as patch:
         out_of_memory_when_unfrozen(patch, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
         with pytest.raises(SystemExit):
             command(*given)
-    pasted(run_entry_point, capsys.readouterr().err)
+    run_again(capsys.readouterr().err)
     assert record("r")["status"] == "finished"
 
 
@@ -153,7 +156,7 @@ def test_what_says_that_memory_ran_out(error, is_one):
 
 def test_a_smaller_batch_divides_the_larger():
     assert [smaller_batch(size) for size in (64, 15, 7, 2, 1)] == [32, 5, 1, 1, 1]
-    with pytest.raises(RunFailed, match="batch_size=64; give batch_size=32"), naming_batch_size(64):
+    with pytest.raises(OutOfMemory, match="batch_size=64; give batch_size=32"), naming_batch_size(64):
         raise MemoryError
 
 

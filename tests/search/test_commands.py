@@ -45,7 +45,7 @@ def test_brackets_are_printed_as_they_are(tmp_path, capsys):
 def test_the_command_that_goes_on_names_the_folder_where_it_is_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resume_command("s", tmp_path / "outputs/tune/s") == "python -m tlab.tune study=s"
-    assert resume_command("s", tmp_path / "my runs") == "python -m tlab.tune study=s 'dir=my runs'"
+    assert resume_command("s", tmp_path / "my runs") == """python -m tlab.tune study=s 'dir="my runs"'"""
 
 
 def test_the_arguments_that_name_folders_of_yaml_files():

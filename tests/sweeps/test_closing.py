@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tlab import train
 from tlab.sweeps.progress import same_command
 
 
@@ -20,9 +21,11 @@ from tlab.sweeps.progress import same_command
 )
 def test_the_name_of_the_sweep_is_added_where_it_was_not_given(typed, printed, monkeypatch):
     monkeypatch.setattr(sys, "argv", typed.split(" "))
-    assert same_command(Path("outputs/multirun/NAME")) == f"python -m tlab.a {printed}"
+    assert same_command(Path("outputs/multirun/NAME")) == f"python a.py {printed}"
 
 
-def test_an_installed_command_is_called_by_its_name(monkeypatch):
+def test_a_command_of_tlab_is_called_by_its_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bin/tlab-train", "-m", "data.root=my photos"])
     assert same_command(Path("x")) == "tlab-train -m 'data.root=my photos' sweep=x"
+    monkeypatch.setattr(sys, "argv", [train.__file__, "-m"])
+    assert same_command(Path("x")) == "python -m tlab.train -m sweep=x"

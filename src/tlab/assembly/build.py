@@ -18,7 +18,6 @@ from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 from tlab.core.text import as_text
-from tlab.data.decode_options import levels_from
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +186,8 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
             )
     data = instantiate(cfg.data.module, phases=own)
     if begun:
+        from tlab.data.decode_options import levels_from  # imports NumPy
+
         data.levels = levels_from(begun.get("levels"))
         data.source = keeping_order(data.source, [*map(as_text, begun.get("class_names", ()))])
     return data

@@ -105,10 +105,11 @@ def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
 
 
 def _there_are() -> str:
-    """Return an example of a directory with runs, if possible the latest sweep or run that is here."""
+    """Return an example of a directory with runs, if possible the latest sweep or run here with a finished one."""
     here = [folder for group in ("multirun", "runs") for folder in Path("outputs", group).glob("*/")]
-    latest = max(here, key=lambda folder: folder.stat().st_mtime, default=Path("outputs/multirun/NAME"))
-    return f"such as {shell_argument('sweep', latest)}"
+    here.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    finished = (folder for folder in here if any(folder.rglob("metrics.json")))
+    return f"such as {shell_argument('sweep', next(finished, Path('outputs/multirun/NAME')))}"
 
 
 def _run_directories(directory: Path) -> Iterator[Path]:

@@ -3,12 +3,13 @@
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -16,7 +17,6 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlab.config import schema
-from tlab.config.hydra_syntax import read_any_letters
 from tlab.config.overrides import key_and_value, named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
@@ -43,9 +43,26 @@ def compose(overrides: Sequence[str], config_name: str = "train", with_hydra: bo
     """
     overrides = tidy(overrides, config_name, sweep=False)
     prepare_hydra(overrides)
-    begun = GlobalHydra.instance().is_initialized()
-    with nullcontext() if begun else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _reading_tlabs_files():
         return hydra.compose(config_name, overrides, with_hydra)
+
+
+@contextmanager
+def _reading_tlabs_files() -> Iterator[None]:
+    """Let Hydra compose tlab's YAML files in the block, also inside another program that uses Hydra for its own."""
+    before, base = GlobalHydra.instance().hydra, version.getbase()
+    places = before.config_loader.get_search_path().get_path() if before is not None else []
+    if any(str(place.path).endswith(str(conf_dir())) for place in places):  # a command of tlab
+        yield
+        return
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+        if base is not None:
+            version.VersionBase.instance().setbase(base)
 
 
 def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
@@ -75,7 +92,6 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     Raises:
         UserError: A group's choice is not a name.
     """
-    read_any_letters()
     schema.register()
     ignore_schema_warnings()
     keep_own_presets()

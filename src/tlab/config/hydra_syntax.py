@@ -50,14 +50,16 @@ def readable(text: str, *, path: bool = False, container: bool = True, sweep: bo
         container: Whether it can be a list or a mapping; if not, brackets belong to a path's name.
         sweep: Whether commas separate the values of a sweep.
     """
-    home = _in_home(text)
+    home = in_home(text)
     path = path or home != text
     exists = os.path.lexists(home)  # False for what is longer than a path can be, too
     listed = container and text[:1] in ("[", "{")
     if not path:
-        if exists and not listed and not re.fullmatch(r"[\w./-]*", text):
+        if re.fullmatch(r"[\w./-]*", text):
+            return text
+        if exists and not listed:
             return quote(text)
-        if re.fullmatch(r"[\w./-]*", text) or read(text) is not UNREADABLE:
+        if read(text) is not UNREADABLE:
             return text
     if sweep and not exists:
         parts = PART.findall(re.sub(r"^choice\((.+)\)$", r"\1", text, flags=re.DOTALL))
@@ -80,12 +82,12 @@ def _path(text: str, exists: bool) -> str:
     if not exists:
         if value is None or (isinstance(value, Sweep) and not getattr(value, "simple_form", False)):
             return text
-        if isinstance(value, str) and ("\\" in text or text[0] in "\"'"):
+        if isinstance(value, str) and ("\\" in text or text.startswith(("'", '"'))):
             path = value  # Hydra's own ways to write special characters
-    path = _in_home(path)
+    path = in_home(path)
     return text if value == path else quote(path)
 
 
-def _in_home(text: str) -> str:
+def in_home(text: str) -> str:
     """Return the path with the home directory for `~`."""
     return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text  # noqa: PTH111

@@ -25,13 +25,13 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig
 
 from tlab.config import schema
-from tlab.config.hydra_syntax import quote, read, read_any_letters, readable
+from tlab.config.hydra_syntax import in_home, read, read_any_letters, readable
 from tlab.core.errors import UserError
 from tlab.core.text import as_text, shell_word
 
 LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
-NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "dir"}  # one for all runs
+NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir"}  # one for all runs
 
 
 def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
@@ -52,7 +52,9 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
     tidied = [*flags[:1]]
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and not key.startswith(("-", "~")):
+        if equals and key.startswith("-"):  # --config-dir=~/mine, in which bash leaves the ~
+            argument = f"{key}={in_home(value)}"
+        elif equals and not key.startswith("~"):
             name = key.lstrip("+")
             value = value if name in paths else as_text(value)
             several = sweep and name not in NEVER_SWEPT
@@ -63,14 +65,14 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
     return tidied
 
 
-def quoted(key: str, value: str) -> str:
-    """Return the override that sets `key` to a text of any characters."""
-    return f"{key}={quote(value)}"
+def as_override(key: str, value: Any) -> str:
+    """Return the override that sets `key` to a text of any characters, a path, a number, a list or a mapping."""
+    return f"{key}={_written(value)}"
 
 
 def shell_argument(key: str, value: Any) -> str:
-    """Return the argument that sets `key`, in shell quoting: `'data.exclude=["Corn_(maize)___blight"]'`."""
-    return shell_word(f"{key}={_written(value)}")
+    """Return such an override as a word of bash: `'data.exclude=["Corn_(maize)___blight"]'`."""
+    return shell_word(as_override(key, value))
 
 
 def exclude_argument(names: Iterable[str], key: str = "data.exclude") -> str:

@@ -1,12 +1,12 @@
 """Checks of configuration values that need no torch."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.config.overrides import shell_argument
 from tlab.config.schema import TrainConfig, keys
 from tlab.core.errors import UserError
 
@@ -25,7 +25,7 @@ def check(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg.backbone, "name"):
         raise UserError("backbone.name is not set; give a model's name with backbone.name=NAME")
     if Path(str(cfg.sweep)).is_absolute():  # also what was typed as ~/NAME
-        way_out = shlex.quote(f"hydra.sweep.dir={cfg.sweep}")
+        way_out = shell_argument("hydra.sweep.dir", cfg.sweep)
         raise UserError(f"sweep={cfg.sweep} is no name of a folder in outputs/multirun; give {way_out} instead")
     makes_its_own = cfg.data.source._target_.endswith(("demo_index", "torchvision_index"))
     if cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists():

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tlab.core.errors import FAILED, MISTAKEN, RunFailed, UserError, machine_failure
+from tlab.core.errors import FAILED, MISTAKEN, RunFailed, UserError
+from tlab.core.machine_failures import machine_failure
 from tlab.core.text import shell_word
 
 CLOSED_BY = {"[": "]", "{": "}", "(": ")"}
@@ -25,7 +27,10 @@ def exit_with_error(message: str, code: int = MISTAKEN) -> NoReturn:
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for an error with a sentence: 1 where a run failed or the machine refused, else 2."""
-    return FAILED if isinstance(error, RunFailed) or _failure(error) is not None else MISTAKEN
+    cause = _cause(error)
+    if isinstance(cause, UserError):
+        return cause.exit_code
+    return MISTAKEN if machine_failure(cause) is None else FAILED
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -33,11 +38,12 @@ def is_mistake(error: BaseException) -> bool:
 
     A failed instantiation is a mistake only if its arguments were refused.
     """
-    if _failure(error) is not None:
+    cause = _cause(error)
+    if isinstance(cause, UserError) or machine_failure(cause) is not None:
         return True
     if isinstance(error, InstantiationException):
-        return isinstance(_root_cause(error), UserError | TypeError | ValueError | ImportError | AttributeError)
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        return isinstance(cause, TypeError | ValueError | ImportError | AttributeError)
+    return isinstance(error, HydraException | OmegaConfBaseException)
 
 
 def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
@@ -48,10 +54,10 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
         arguments: The command's arguments, whose values the remedy repeats.
     """
     typed = {key.lstrip("+"): value for key, equals, value in (one.partition("=") for one in arguments) if equals}
-    cause = _root_cause(error) if isinstance(error, InstantiationException) else error
+    cause = _cause(error)
     if isinstance(cause, UserError):
         return str(cause)
-    if (failure := _failure(error)) is not None:
+    if (failure := machine_failure(cause)) is not None:
         return failure
     if isinstance(error, InstantiationException):
         key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
@@ -65,7 +71,8 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read; {_readable(error.override)}"
     if several := _search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(error)):
-        one = shell_word(several.replace("=", '="', 1) + '"')
+        key, _, value = several.partition("=")
+        one = shell_word(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
         return f"{several} has several values, each for a run; give -m too, or, if it is one, {one}"
     return _configuration_sentence(error, typed)
 
@@ -73,10 +80,6 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
 def as_told(error: BaseException) -> UserError:
     """Return the error with its sentence alone, for another process to raise."""
     return (UserError if exit_code(error) == MISTAKEN else RunFailed)(user_message(error))
-
-
-def _failure(error: BaseException) -> str | None:
-    return machine_failure(_root_cause(error) if isinstance(error, InstantiationException) else error)
 
 
 def _readable(override: str) -> str:
@@ -140,10 +143,11 @@ def _search(pattern: str, text: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """Return the root cause of `error`, but stop at a UserError, which explains more than its own cause."""
-    while error.__cause__ is not None and not isinstance(error, UserError):
-        error = error.__cause__
+def _cause(error: BaseException) -> BaseException:
+    """Return the root cause of a failed instantiation, or a UserError on the way to it; else the error itself."""
+    if isinstance(error, InstantiationException):
+        while error.__cause__ is not None and not isinstance(error, UserError):
+            error = error.__cause__
     return error
 
 

@@ -28,8 +28,7 @@ from tlab.core.hardware import limit_threads
 from tlab.core.lazy_imports import INHERITED
 from tlab.core.rendezvous import next_rendezvous, this_node
 from tlab.core.signals import STOPPING
-from tlab.core.standard_streams import outlast_readers
-from tlab.core.text import print_whatever_comes
+from tlab.core.standard_streams import guard_streams
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -204,9 +203,8 @@ def _process(
         os.setpgid(0, 0)  # Ctrl-C reaches the parent only, which forwards it once
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning may have been imported before the environment was set
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    outlast_readers()
+    guard_streams()
     limit_threads()
-    print_whatever_comes()
     if logs is not None and first_process():
         configure_log(OmegaConf.create(logs[0]), logs[1])
     try:
@@ -218,7 +216,7 @@ def _process(
     except Exception as error:
         failure = {
             "mistake": user_message(error) if is_mistake(error) else None,
-            "code": exit_code(error),
+            "exit_code": exit_code(error),
             "time": time.time(),
             "traceback": traceback.format_exc(),
         }
@@ -248,7 +246,7 @@ def _raise_reason(error: "ChildFailedError", folder: Path) -> NoReturn:
     cause = ProcessError(f"\n{failures[0]['traceback']}") if failures else None
     rank, failure = error.get_first_failure()
     if failures and failures[0]["mistake"] is not None:
-        raise (RunFailed if failures[0]["code"] == FAILED else UserError)(failures[0]["mistake"]) from cause
+        raise (RunFailed if failures[0]["exit_code"] == FAILED else UserError)(failures[0]["mistake"]) from cause
     if not failures and failure.exitcode > 128:  # one of them stopped at a signal
         sys.exit(failure.exitcode)
     if failure.exitcode < 0:  # it wrote no failure, and those of the others are consequences

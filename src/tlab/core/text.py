@@ -1,13 +1,9 @@
-"""Human-readable text: lists of names, durations, paths, and what a file or a terminal cannot take."""
+"""Human-readable text: lists of names, durations, paths, names of files, and words of bash."""
 
-import codecs
 import re
 import shlex
-import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
-
-LOOKALIKES = str.maketrans({"–": "-", "—": "-", "×": "x", "…": "...", "±": "+-", "≤": "<=", "·": "-", "•": "-"})
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
@@ -43,23 +39,6 @@ def as_text(name: str) -> str:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a surrogate pair, which no file's name has
         return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _replaced(error: UnicodeError) -> tuple[bytes, int]:
-    """Return what stands for characters that an encoding lacks (see `codecs.register_error`)."""
-    assert isinstance(error, UnicodeEncodeError)
-    lacking = as_text(error.object[error.start : error.end]).translate(LOOKALIKES)
-    return lacking.encode(error.encoding, "backslashreplace"), error.end
-
-
-codecs.register_error("tlab", _replaced)  # also named in conf/hydra/job_logging
-
-
-def print_whatever_comes() -> None:
-    """Let standard output and standard error replace what their encoding lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # which a notebook's has not
-            stream.reconfigure(errors="tlab")
 
 
 def shell_word(text: str) -> str:

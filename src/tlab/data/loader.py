@@ -65,31 +65,18 @@ class Loader(DataLoader[Batch]):
         self._taken = self._start()
         in_workers = self.num_workers > 0 and self.source is self.images
         batches = super().__iter__() if in_workers else self._batches()
-        for batch in self._whole(batches):
-            if isinstance(batch, Exception):
-                self._end_workers(batches)
-                raise batch
-            self._taken["batches"] += 1
-            yield batch
-
-    def _whole(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield the batches.
-
-        Raises:
-            RuntimeError: A worker process was killed, before or while it handed one over.
-        """
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (ConnectionError, EOFError, FileNotFoundError) as error:
-                dead = isinstance(batches, _MultiProcessingDataLoaderIter) and not str(error).startswith("Caught ")
-                if not dead:  # what this process has met, or a worker that lives
-                    raise
-                self._end_workers(batches)
-                raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
-            yield batch
+        try:
+            for batch in batches:
+                if isinstance(batch, Exception):
+                    self._end_workers(batches)
+                    raise batch
+                self._taken["batches"] += 1
+                yield batch
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not in_workers or str(error).startswith("Caught "):  # what a worker that lives has met
+                raise
+            self._end_workers(batches)  # one was killed while it handed a batch over
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches taken (Lightning saves this in checkpoints)."""

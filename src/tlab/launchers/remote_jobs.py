@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from tlab.config.hydra import keep_own_presets
 from tlab.config.hydra_syntax import read_any_letters
 from tlab.core.errors import UserError
-from tlab.core.text import print_whatever_comes
+from tlab.core.standard_streams import guard_streams
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.progress import printing_to
 from tlab.sweeps.result import Failure, over
@@ -55,7 +55,7 @@ class RemoteJob:
 
     def run(self) -> Any:
         """Run in this process, which was started for it; returns what the task does, or a `Failure`."""
-        print_whatever_comes()
+        guard_streams()
         sys.argv = list(self.arguments)
         os.chdir(self.folder)
         Singleton.set_state(self.registered)

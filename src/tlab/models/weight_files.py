@@ -8,7 +8,6 @@ torch's own layers and optimizers, an empty stand-in is made. A file that refers
 import json
 import pickletools
 import re
-import shlex
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # the names of Python 2, which protocol 2 writes
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from tlab.core.errors import UserError
+from tlab.core.text import shell_command, shell_word
 
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
 OF_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
@@ -73,7 +73,7 @@ def weights_file(path: Path) -> Path:
     inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     way_out = "the directory of a trained run, or a weights file"
     if inside:
-        way_out = shlex.quote(f"backbone.weights={inside[0]}")
+        way_out = shell_word(f"backbone.weights={inside[0]}")
     raise UserError(f"backbone.weights={path} is a folder without a run's {OF_A_RUN[0]}; give {way_out}")
 
 
@@ -178,5 +178,5 @@ def _saved_otherwise(path: Path, what: str, tensors: str, condition: str = "") -
     code = f"import torch; torch.save({tensors.format(file=source)}, {saved})"
     return UserError(
         f"backbone.weights={path} {what}; save its state dict alone{condition}, and give "
-        f"{shlex.quote(f'backbone.weights={target}')}: {shlex.join(['python', '-c', code])}"
+        f"{shell_word(f'backbone.weights={target}')}: {shell_command(['python', '-c', code])}"
     )

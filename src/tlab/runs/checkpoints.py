@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -126,35 +126,30 @@ def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint that names no device; it is on the disk when this returns."""
     checkpoint = on_host(checkpoint, stays=lambda tensor: tensor.device.type == "cpu")
-    keeping = _KeepingError()
+    file = _KeepingError(io.FileIO(path, "w"))
     try:
-        with path.open("wb") as keeping.file:
-            torch.save(checkpoint, cast(IO[bytes], keeping))  # which needs no more of a file
-            keeping.flush()
-            os.fsync(keeping.file.fileno())
+        with file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        failed = keeping.error or error
+        failed = file.error or error
         failed.add_note(f"a checkpoint takes {_size(checkpoint) / 1e6:.1f} MB")
         raise failed from None
 
 
-class _KeepingError:
-    """A file to write to that keeps the system's error: torch raises one of its own, which does not tell why."""
+class _KeepingError(io.BufferedWriter):
+    """A file that keeps the system's error: torch raises one of its own, which does not tell why."""
 
-    file: IO[bytes]
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write `data`."""
         try:
-            return self.file.write(data)
+            return super().write(data)
         except OSError as error:
             self.error = error
             raise
-
-    def flush(self) -> None:
-        """Write what is still in memory."""
-        self.file.flush()
 
 
 def _size(checkpoint: dict[str, Any]) -> int:

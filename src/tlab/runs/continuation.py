@@ -1,6 +1,5 @@
 """The command that goes on from the weights of a run which cannot be resumed, or that tries it again."""
 
-import itertools
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +10,11 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
 from tlab.config.overrides import key_and_value, shell_argument
-from tlab.core.errors import RunFailed
-from tlab.core.memory import is_out_of_memory, smaller_batch
+from tlab.core.errors import OutOfMemory
+from tlab.core.machine_failures import is_out_of_memory, smaller_batch
 from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
+from tlab.runs.unique_directory import free_directory
 
 # Keys that change what the weights are or which images they have learned: they are of no use then, or validation
 # would meet images that it has trained on.
@@ -72,8 +72,7 @@ def continuation(
         if len(names) > 1 or not cfg.finetune.pretrained:
             replaced += OF_THE_PLAN
             added["finetune"] = "full"
-    copies = (run.path.with_name(f"{run.path.name}-{number}") for number in itertools.count(2))
-    return command(given, replaced, added, next(path for path in copies if not path.exists()))
+    return command(given, replaced, added, free_directory(run.path))
 
 
 @contextmanager
@@ -86,14 +85,14 @@ def explaining_memory(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) 
         given: Overrides that `cfg` was composed from.
 
     Raises:
-        RunFailed: Memory ran out.
+        OutOfMemory: Memory ran out.
     """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise RunFailed(_memory_ran_out(run, cfg, given)) from error
+        raise OutOfMemory(_memory_ran_out(run, cfg, given)) from error
 
 
 def _memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> str:

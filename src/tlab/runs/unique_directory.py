@@ -21,12 +21,18 @@ def reserve_directory(wanted: Path) -> Path:
     Making a directory fails where another process has made it, so no two processes are given the same one.
     """
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+    path = wanted
+    while True:
         with suppress(FileExistsError):
             path.mkdir()
             return path
-    raise AssertionError
+        path = free_directory(wanted)
+
+
+def free_directory(path: Path) -> Path:
+    """Return the first of `path-2`, `path-3`, ... that does not exist."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(other for other in others if not other.exists() and not other.is_symlink())
 
 
 def is_named_by_time(config: DictConfig, key: str) -> bool:

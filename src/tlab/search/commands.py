@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlab.config.hydra import compose
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.config.unused_keys import Run, without_unused
 from tlab.core.text import shell_command, short_path
 
@@ -22,8 +22,8 @@ def default_directory(name: str) -> Path:
 def resume_command(name: str, directory: Path) -> str:
     """Return the command line that resumes the study `name` in `directory`."""
     usual = default_directory(name).absolute() == directory.absolute()
-    place = [] if usual else [f"dir={short_path(directory.absolute())}"]
-    return shell_command(["python", "-m", "tlab.tune", f"study={name}", *place])
+    place = [] if usual else [as_override("dir", short_path(directory.absolute()))]
+    return shell_command(["python", "-m", "tlab.tune", as_override("study", name), *place])
 
 
 def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
@@ -33,7 +33,7 @@ def repeat_command(study: "Study", trial: "FrozenTrial") -> str:
     """
     seeds = ",".join(map(str, study.definition.seeds))
     overrides = study.space.overrides(trial.params)
-    run = compose([*overrides, quoted("run_dir", str(study.directory))], with_hydra=True)
+    run = compose([*overrides, as_override("run_dir", study.directory)], with_hydra=True)
     overrides = [*without_unused(overrides, Run(run)), f"seed={seeds}"]
     flag = ["-m"] if len(study.definition.seeds) > 1 else []
     return shell_command(["python", "-m", "tlab.train", *flag, *study.definition.config_dirs, *overrides])

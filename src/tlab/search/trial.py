@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from tlab.config.hydra import compose
-from tlab.config.overrides import quoted
+from tlab.config.overrides import as_override
 from tlab.config.safe_loading import check_targets
 from tlab.config.targets import with_present_targets
 from tlab.core.error_messages import one_line
@@ -111,7 +111,9 @@ def _run(
 def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path) -> tuple[list[str], DictConfig]:
     """Return the overrides of a trial's run, and its configuration, which builds nothing but `study.targets`."""
     given = [*study.space.overrides(values), seed]
-    cfg = with_present_targets(compose([*given, quoted("run_dir", str(directory)), quoted("sweep", study.name)]))
+    cfg = with_present_targets(
+        compose([*given, as_override("run_dir", directory), as_override("sweep", study.name)])
+    )
     if study.targets is not None:
         check_targets(cfg, study.targets, study.directory / STUDY_FILE)
     return given, cfg

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tlab.config.diff import without_effect
-from tlab.config.overrides import NEVER_IN_NAMES, key_and_value, quoted, run_name
+from tlab.config.overrides import NEVER_IN_NAMES, as_override, key_and_value, run_name
 from tlab.config.schema import REMOVED_KEYS
 from tlab.core.errors import UserError
 from tlab.core.text import shell_word
@@ -40,7 +40,7 @@ class Job:
         """The overrides that put the run into its directory."""
         directory = self.run.path
         sweep, below = directory.parents[1], f"{directory.parent.name}/{directory.name}"
-        return [quoted("hydra.sweep.dir", str(sweep)), quoted("hydra.sweep.subdir", below)]
+        return [as_override("hydra.sweep.dir", sweep), as_override("hydra.sweep.subdir", below)]
 
     def seconds(self) -> float | None:
         """Return how long the finished run took, by its record; None where that is not known."""

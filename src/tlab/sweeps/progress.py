@@ -11,8 +11,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 
-from tlab.config.overrides import key_and_value
-from tlab.core.text import duration, shell_command, short_path
+from tlab.config.overrides import as_override
+from tlab.core.standard_streams import REPLACING
+from tlab.core.text import duration, short_path
+from tlab.runs import environment
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.result import Failure
 
@@ -127,13 +129,7 @@ def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
 
 def same_command(directory: Path) -> str:
     """Return the command of this process, with the name of the sweep that it has begun."""
-    program = Path(sys.argv[0])
-    start = f"python -m tlab.{program.stem}" if program.suffix == ".py" else program.name
-    arguments = sys.argv[1:]
-    overrides = [i for i, argument in enumerate(arguments) if "=" in argument and not argument.startswith("-")]
-    if not any(key_and_value(arguments[i])[0] in ("sweep", "hydra.sweep.dir") for i in overrides):
-        arguments.insert(max(overrides, default=len(arguments) - 1) + 1, f"sweep={directory.name}")  # among them
-    return f"{start} {shell_command(arguments)}"
+    return environment.same_command(as_override("sweep", directory.name), unless=("sweep", "hydra.sweep.dir"))
 
 
 @contextmanager
@@ -156,7 +152,7 @@ def printing_to(path: Path, show: Callable[[str], object] | None = None) -> Iter
     """Write what is printed in the block to the end of a file, and give it to `show`; None: it is printed too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        path.open("a", encoding="utf-8", errors="tlab") as file,
+        path.open("a", encoding="utf-8", errors=REPLACING) as file,
         redirect_stdout(_Output(file, show or sys.stdout.write)),
     ):
         yield

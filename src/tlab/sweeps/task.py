@@ -14,11 +14,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import ignore_schema_warnings
-from tlab.config.overrides import shell_argument
+from tlab.config.overrides import as_override
 from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import FAILED, RunDirectoryConflict, RunDirectoryLocked, RunFailed
+from tlab.core.errors import FAILED, OutOfMemory, RunDirectoryConflict, RunDirectoryLocked
 from tlab.core.lazy_imports import defer_heavy_imports
+from tlab.core.text import short_path
 from tlab.runs.directory import RunDirectory
+from tlab.runs.environment import same_command
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.worker_pool import WorkerPool
 
@@ -89,7 +91,7 @@ class Task:
             if new:
                 _remove_if_unused(directory, f"{HydraConfig.get().job.name}.log")
             code, message = exit_code(error), user_message(error)
-            if code == FAILED and not isinstance(error, RunFailed) and directory.last.exists():
+            if code == FAILED and not isinstance(error, OutOfMemory) and directory.last.exists():
                 message += f"; {_resuming(directory)} from {directory.last}"
             exit_with_error(message, code)
 
@@ -110,7 +112,7 @@ class Task:
 
 
 def _resuming(directory: RunDirectory) -> str:
-    same = f"the same command with {shell_argument('hydra.run.dir', directory.path)}"
+    same = same_command(as_override("hydra.run.dir", short_path(directory.path)))
     return f"{os.environ.get('TLAB_COMMAND') or same} resumes it"
 
 
