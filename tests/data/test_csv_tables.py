@@ -154,6 +154,8 @@ def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(da
         rows(NUMBERS).replace("id,", '"id" , ').replace("a\n", '" a"\n'),
         rows(NUMBERS).replace("id,label", '"a,b;c;d","id","label"').replace("\n", "\nx;y,"),
         rows(NUMBERS, "\u200bid,label\u00a0"),
+        rows(NUMBERS).replace("\n", "\r"),
+        "\t" + rows(NUMBERS).replace(",", "\t").replace("\n", "\n7\t"),
         rows(NUMBERS).encode("utf-16"),
         rows(NUMBERS).encode("utf-16-le"),
     ],
@@ -268,6 +270,13 @@ def test_what_no_key_mends_is_named(data, table, words):
         csv_index(root)
     assert all(word in str(caught.value).replace(f"{root}/", "") for word in words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_may_be_called_as_a_file_is(data):
+    root = data(*IMAGES, "images/label.png", table=rows(NUMBERS, "name,label"))
+    with pytest.raises(UserError) as caught:
+        csv_index(root)
+    assert pasted(str(caught.value)) == {"image_column": "name"}
 
 
 def test_a_table_without_a_header_gets_one_by_the_command_that_is_offered(data):

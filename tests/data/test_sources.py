@@ -141,6 +141,7 @@ def test_links_are_followed_but_not_for_ever(make_folder):
     root = make_folder({"a": 6, "b": 6})
     (root / "a" / "up").symlink_to(root / "a")
     (root / "c").symlink_to(root / "b")
+    (root / "b" / "itself.txt").symlink_to("itself.txt")
     index = folder_index(root)
     assert index.classes == ("a", "b", "c")
     assert sum(len(samples) for samples in index.splits.values()) == 18

@@ -92,6 +92,18 @@ def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folde
 
 def test_other_nested_folders_are_no_mistake(make_folder):
     assert folder_index(make_folder({"a/x": 3, "a/y": 3, "b/x": 3, "c/images": 3})).classes == ("a", "b", "c")
+    root = make_folder({f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3})
+    with pytest.raises(UserError, match="the same folders"):
+        folder_index(root, exclude=["c"])
+    assert folder_index(root).classes == ("a", "b", "c")
+
+
+def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
+    root = make_folder({f"data/{name}": n for name, n in layout("train test").items()} | {"docs": 2})
+    with pytest.raises(UserError, match=r"data/ holds split folders \(test, train\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'data'}"
+    assert folder_index(root, nested=True).classes == ("data", "docs")
 
 
 @pytest.mark.parametrize(

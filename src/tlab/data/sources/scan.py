@@ -236,7 +236,11 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
                 name = entry.name
                 if name.startswith(".") or name.lower() in NO_DATA:
                     continue
-                if entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
                     names.append(name)
                     continue
                 dot = name.rfind(".")  # not the first letter
@@ -266,7 +270,7 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
             found.has_outputs = True
             continue
         found.folders.append(below)
-        found.others += below.others
+        found.others.update(below.others)
         found.has_outputs |= below.has_outputs
     found.count = len(found.images) + sum(folder.count for folder in found.folders)
     # where runs lie by default, beside what is written for several of them
