@@ -45,7 +45,7 @@ def labels(index):
 
 def pasted(sentence):
     """The arguments that a sentence offers, as bash and Hydra read them."""
-    offer = re.split(r"(?:give|with) (?='?data\.)", sentence)[-1].rstrip(".")
+    offer = re.split(r"(?:give|with) (?='?data\.)", sentence)[-1]
     words = [word for word in shlex.split(offer) if re.match(r"data\.\w+=", word)]
     parsed = OverridesParser.create().parse_overrides(words)
     return {each.key_or_group.removeprefix("data."): each.value() for each in parsed}

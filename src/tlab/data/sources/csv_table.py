@@ -15,6 +15,7 @@ from tlab.data.sources.scan import Exclude, check_root
 from tlab.data.sources.table_advice import few_classes, wrong_keys
 from tlab.data.sources.table_images import TableImages
 
+MOST_NAMED = 20  # images in an argument to type
 # Letters of other alphabets that look like Latin ones
 LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf", "aeopcyxijso")
 
@@ -80,10 +81,12 @@ def csv_index(
             two_labels[file] = label
     if two_labels:
         first = next(iter(two_labels))
+        way_out = (
+            f", or leave them out with {exclude_argument(two_labels)}" if len(two_labels) <= MOST_NAMED else ""
+        )
         raise UserError(
             f"{table.file} gives {counted(two_labels, 'image', 'images')} two labels, {first!r} for example "
-            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows, or leave out such images with "
-            f"{exclude_argument(two_labels)}."
+            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows{way_out}"
         )
     if repeated := sum(name in files for name, _ in rows) - len(label_of):
         issues.append(f"{repeated} rows of {table.file} repeat an image and its label.")
@@ -108,7 +111,7 @@ def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
         nearest = difflib.get_close_matches(labels, sorted(there), n=1, cutoff=0)
         way_out = f"give {shell_argument('data.labels', nearest[0])}" if nearest else "name the table of labels"
         raise UserError(
-            f"data.labels: there is no file {base / labels}: {way_out} (a path relative to data.root)."
+            f"data.labels: there is no file {base / labels}, a path relative to data.root: {way_out}"
         ) from None
 
 

@@ -101,8 +101,7 @@ class ImageIndex:
             if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    "files listed as unreadable, add images, or leave out what is empty with "
-                    f"{exclude_argument(empty)}."
+                    f"files listed as unreadable, add images, or give {exclude_argument(empty)} to leave this out."
                 )
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
@@ -241,7 +240,7 @@ def build_index(
         if alone := sorted(classes.keys() - train.keys()):
             raise UserError(
                 f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
-                f"correct the folder's name, or leave it out with {exclude_argument(alone)}."
+                f"correct the folder's name, or leave it out with {exclude_argument(alone)}"
             )
         if missing := sorted(train.keys() - classes.keys()):
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
@@ -278,10 +277,17 @@ def _kept(places: Mapping[str, Folder], exclude: Exclude) -> dict[str, Folder]:
 
 
 def _class_files(folder: Folder) -> Files:
-    """Return class name -> image files of the class folders in a folder."""
+    """Return class name -> image files of the class folders in a folder.
+
+    Raises:
+        UserError: The user may not read a folder.
+    """
     classes: Files = {}
     for inner in folder.filled:
-        classes.setdefault(inner.name, []).extend(inner.files())
+        try:
+            classes.setdefault(inner.name, []).extend(inner.files())
+        except UserError as error:
+            raise UserError(f"{error}, or leave it out with {exclude_argument([inner.path])}") from None
     return classes
 
 

@@ -170,10 +170,7 @@ class Folder:
             UserError: The user may not read a folder.
         """
         if self.is_closed:
-            raise UserError(
-                f"{self.place} may not be read by this user: change its permissions, or leave it out with "
-                "data.exclude."
-            )
+            raise UserError(f"{self.place} may not be read by this user: change its permissions")
         prefix = f"{self.path}/" if self.path else ""
         found = [prefix + name for name in self.images]
         for folder in self.folders:

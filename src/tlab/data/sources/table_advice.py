@@ -40,14 +40,14 @@ def wrong_keys(
     if label_column not in table.columns and (label := _label_column(table, (column,))):
         arguments["data.label_column"] = label
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
-    return f"{'; '.join(wrong)}: give {way_out}."
+    return f"{'; '.join(wrong)}: give {way_out}"
 
 
 def few_classes(table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str]) -> str:
     """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
     what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
     other = _label_column(table, used)
-    reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}." if other else "add rows.")
+    reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}" if other else "add rows")
     return f"{table.file} has images of {what}, but a classifier needs two classes: {reason}"
 
 
@@ -88,7 +88,7 @@ def nothing_found(
     what = f"None of the {len(missing)} images that {table.file} names is in {names.folder}"
     if arguments := _better_keys(base, table, names, image_column)[0]:
         way_out = " ".join(shell_argument(key, value) for key, value in arguments.items())
-        return f"{what} ({few(missing)}): give {way_out}."
+        return f"{what} ({few(missing)}): give {way_out}"
     if not names.files:
         return f"{what}, which holds no image file: give another data.images, a folder relative to data.root."
     last = {file.rpartition("/")[2]: file for file in names.files}

@@ -3,12 +3,13 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import counted, few
-from tlab.data.sources.image_names import ExistingFiles, ImageNames, Match, is_absolute
+from tlab.data.sources.image_names import ImageNames, Match, is_absolute
 from tlab.data.sources.label_table import LabelTable
 from tlab.data.sources.scan import Exclude, image_files
 from tlab.data.sources.table_advice import nothing_found
@@ -19,7 +20,6 @@ class TableImages:
 
     def __init__(self, base: Path, folder: Path, left_out: Exclude, extension: str | None) -> None:
         self.base, self.folder, self._left_out = base, folder, left_out
-        self.extension = extension
         away = Path(os.path.relpath(folder, base))
         if away.parts[:1] == ("..",):  # behind a link, `..` is not what the text says
             away = Path(os.path.relpath(folder.resolve(), base.resolve()))
@@ -28,6 +28,7 @@ class TableImages:
         gone = {file for file in listed if left_out.file(self._prefix + file)} if left_out.patterns else set()
         self._kept = ImageNames(folder, [file for file in listed if file not in gone], extension)
         self._gone = ImageNames(folder, [file for file in listed if file in gone], extension)
+        self._is_folder = cache(os.path.isdir)  # of very many names in a few folders that are not there
 
     def locate(
         self, names: Sequence[str], table: LabelTable, image_column: str
@@ -40,14 +41,12 @@ class TableImages:
         names = [*dict.fromkeys(names)]
         matches, files, missing = self._kept.match_all(names), {}, []
         excluded = self._gone.match_all(name for name in names if name not in matches) if self._gone.files else {}
-        existing = ExistingFiles((self.folder, self.base, table.file.parent))
         for name in names:
             match = matches.get(name)
             certain = match and not match.other_extension and not (match.missed and is_absolute(name))
-            path = None if certain or name in excluded else existing.find(name)
-            if path is not None and match and os.path.samefile(path, self.folder / match.files[0]):  # noqa: PTH121
-                path = None  # by another way, such as a link
-            if path is not None:
+            path = None if certain or name in excluded else self._file_itself(name, table)
+            # unless by another way, such as a link
+            if path and not (match and os.path.samefile(path, self.folder / match.files[0])):  # noqa: PTH121
                 matches.pop(name, None)
                 file = self._name_of(path, name)
                 if not self._left_out.file(file):
@@ -61,6 +60,14 @@ class TableImages:
         if missing and not files:
             raise UserError(nothing_found(self.base, table, self._kept, image_column, missing))
         return files, [*_passed_over(table, matches, files), *self._missing(table, names, missing)]
+
+    def _file_itself(self, name: str, table: LabelTable) -> str | None:
+        """Return the absolute path of the file with this name, whether or not it looks like an image."""
+        for folder in (self.folder, self.base, table.file.parent):
+            path = os.path.normpath(os.path.join(folder, os.path.expanduser(name)))  # noqa: PTH111, PTH118
+            if self._is_folder(os.path.dirname(path)) and os.path.isfile(path):  # noqa: PTH113, PTH120
+                return path
+        return None
 
     def _name_of(self, path: str, name: str) -> str:
         for start, prefix in ((self.folder, self._prefix), (self.base, "")):
@@ -100,7 +107,7 @@ class TableImages:
         folder_of = {file: file.rpartition("/")[0] for each in doubtful.values() for file in each.files}
         if all(len({folder_of[file] for file in each.files}) == 1 for each in doubtful.values()):
             kinds = Counter(Path(file).suffix for file in folder_of)
-            return f"{what}{more}: say which with {shell_argument('data.extension', kinds.most_common(1)[0][0])}."
+            return f"{what}{more}: say which with {shell_argument('data.extension', kinds.most_common(1)[0][0])}"
         count = Counter(folder_of.values())
         order = sorted(count, key=lambda each: (-count[each], each.count("/"), each))
         spare: dict[str, list[str]] = defaultdict(list)
@@ -111,7 +118,7 @@ class TableImages:
         whole = [folder for folder, files in spare.items() if folder and len(files) == size[folder]]
         alone = [file for folder, files in spare.items() if folder not in whole for file in files]
         patterns = [self._prefix + each for each in (*whole, *alone)]
-        return f"{what}{more}: leave out the others, for example with {exclude_argument(patterns)}."
+        return f"{what}{more}: leave out the others, for example with {exclude_argument(patterns)}"
 
 
 def _passed_over(table: LabelTable, matches: Mapping[str, Match], files: Mapping[str, str]) -> Iterator[str]:
