@@ -98,6 +98,14 @@ def test_other_nested_folders_are_no_mistake(make_folder):
     assert folder_index(root).classes == ("a", "b", "c")
 
 
+def test_a_second_copy_of_the_classes_is_no_class(make_folder):
+    root = make_folder(layout("archive archive/archive"))
+    with pytest.raises(UserError, match=r"archive/archive/ holds folders .* as the classes \(a, b\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == "data.exclude=[archive/archive]"
+    assert folder_index(root, exclude=["archive/archive"]).classes == ("a", "b")
+
+
 def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
     root = make_folder({f"data/{name}": n for name, n in layout("train test").items()} | {"docs": 2})
     with pytest.raises(UserError, match=r"data/ holds split folders \(test, train\)") as caught:

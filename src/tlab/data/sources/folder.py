@@ -77,7 +77,8 @@ class ImageIndex:
 
     def with_classes(self, classes: Sequence[str]) -> "ImageIndex":
         """Return the index with labels that are positions in `classes`, which has all names that occur."""
-        numbers = [classes.index(name) if name in classes else -1 for name in self.classes]
+        place = {name: number for number, name in enumerate(classes)}
+        numbers = [place.get(name, -1) for name in self.classes]
         splits = {
             split: tuple(sorted((s._replace(label=numbers[s.label]) for s in samples), key=attrgetter("label")))
             for split, samples in self.splits.items()
@@ -309,17 +310,23 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if a class folder holds split folders, or all hold the same folders, at least two."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or all hold the same folders."""
     classes = folder.filled
+    names = {each.name for each in classes}
     shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
     if len(classes) > 1 and len(shared) > 1:
-        names = few(each.name for each in classes)
+        which = few(each.name for each in classes)
         raise UserError(
-            f"{names} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
-            f"the classes: if {names} are the classes, give data.nested=true, else one of them with "
+            f"{which} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
             f"{shell_argument('data.root', classes[0].place)}"
         )
     for each in classes:
+        if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
+            raise UserError(
+                f"{each.path}/ holds folders of the same names as the classes ({few(in_order([*again]))}): if it is "
+                f"a class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
+            )
         splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
         if "train" in splits.values() and len({*splits.values()}) > 1:
             raise UserError(
