@@ -21,15 +21,14 @@ PICTURE = jpeg(1)
 def data(tmp_path):
     """Return a function that writes files below a root, all with the same picture, and returns the root."""
 
-    def write(*files: str, table: str | bytes = "", name: str = "labels.csv") -> Path:
-        for file in files:
-            path = tmp_path / "root" / file
+    root = tmp_path / "root"
+
+    def write(*files: str, table: str | bytes = "") -> Path:
+        for path in (root / file for file in files):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(PICTURE)
-        content = table.encode() if isinstance(table, str) else table
-        (tmp_path / "root").mkdir(exist_ok=True)
-        (tmp_path / "root" / name).write_bytes(content)
-        return tmp_path / "root"
+        (root / "labels.csv").write_bytes(table.encode() if isinstance(table, str) else table)
+        return root
 
     return write
 
@@ -57,17 +56,8 @@ IMAGES = [f"images/{i}.jpg" for i in NUMBERS]
 @pytest.mark.parametrize(
     "name",
     [
-        "images/{}.jpg",
-        "./images/{}.jpg",
-        "{root}/images/{}.jpg",
-        "/somewhere/else/images/{}.jpg",
-        "C:\\data\\pictures\\{}.jpg",
-        "\\\\server\\share\\{}",
-        "{}.JPG",
-        "{}.jpeg",
-        "{}",
-        " {}.jpg\u00a0",
-        "root/images/{}",
+        *("{}", "{}.JPG", "{}.jpeg", " {}.jpg\u00a0", "root/images/{}", "./images/{}.jpg", "{root}/images/{}.jpg"),
+        *("/somewhere/else/images/{}.jpg", "C:\\data\\pictures\\{}.jpg", "\\\\server\\share\\{}"),
         "https://example.org/a/{}.jpg",
     ],
 )
@@ -102,6 +92,13 @@ def test_a_name_of_several_files_is_refused_with_what_leaves_one(data):
     index = csv_index(root, images=".", exclude=exclude)
     assert {*labels(index)} == {f"images/{i}.jpg" for i in NUMBERS}
     assert labels(csv_index(root)) == labels(index)
+
+
+def test_an_extension_is_named_where_it_decides(data):
+    root = data(*IMAGES, "images/0.png", table=rows(NUMBERS))
+    with pytest.raises(UserError, match=r"'0' .* 0\.jpg or 0\.png") as caught:
+        csv_index(root)
+    assert {*labels(csv_index(root, **pasted(str(caught.value))))} == {*IMAGES}
 
 
 def test_the_key_is_named_where_too_little_is_found_to_go_on(data):

@@ -324,8 +324,8 @@ def _check_nesting(folder: Folder) -> None:
     for each in classes:
         if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
             raise UserError(
-                f"{each.path}/ holds folders of the same names as the classes ({few(in_order([*again]))}): if it is "
-                f"a class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
+                f"{each.path}/ holds folders with the names of classes ({few(in_order([*again]))}): if it is a "
+                f"class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
             )
         splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
         if "train" in splits.values() and len({*splits.values()}) > 1:
