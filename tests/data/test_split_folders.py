@@ -1,5 +1,6 @@
 """Folders as people have them: which are splits, which are classes, and what is said about the rest."""
 
+import os
 import shlex
 
 import pytest
@@ -166,6 +167,12 @@ def test_own_outputs_are_no_data(make_folder, monkeypatch):
     (root / "outputs/runs/x/run.json").unlink()
     assert "outputs" in folder_index(root).classes  # somebody's own folder
     assert read_folder(root / "s").count == 1  # what is asked for is looked at
+
+
+def test_a_folder_may_vanish_while_it_is_listed(make_folder, monkeypatch):
+    root, listed = make_folder({"a": 5, "b": 5, "gone": 2}), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: listed(f"{place}_" if "gone" in place else place))
+    assert folder_index(root).classes == ("a", "b")
 
 
 def test_files_that_need_a_decoder_stay_in_train(make_folder):
