@@ -342,13 +342,13 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
         return few(f"{folder.path}/ ({folder.count} images)" for folder in folders)
 
     used = list(places.values())
+    splits = [folder for folder in layout.base.folders if layout.splits and split_of(folder.name)]
+    inside = [inner for place in used for inner in place.folders if not (inner.is_closed or inner.has_outputs)]
     empty = [
-        f"{inner.path}/" + (f" ({extensions(inner.others)})" if inner.others else "")
-        for place in used
-        for inner in place.folders
-        if not inner.count and not inner.is_closed and not inner.has_outputs
+        f"{folder.path}/" + (f" ({extensions(folder.others)})" if folder.others else "")
+        for folder in (*inside, *splits)
+        if not folder.count
     ]
-    empty += [f"{folder.path}/" for folder in layout.base.folders if layout.splits and _is_empty_split(folder)]
     above = {folder.path: folder for folder in (top, layout.base, *used)}.values()
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
     others = Counter[str]()
@@ -366,7 +366,3 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
         "Not used below {}, since their extensions are not those of images": extensions(others),
     }
     return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
-
-
-def _is_empty_split(folder: Folder) -> bool:
-    return not folder.count and split_of(folder.name) is not None

@@ -246,9 +246,9 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
                     continue
                 dot = name.rfind(".")  # not the first letter
                 extension = name[dot:].lower() if dot > 0 else ""
-                is_output |= name in OUTPUTS
                 if exclude.patterns and exclude.file(prefix + name):
                     continue
+                is_output |= name in OUTPUTS
                 if extension in taken:
                     found.images.append(name)
                 else:
