@@ -72,8 +72,8 @@ def csv_index(
     unwanted = {label for label in {*seen.values()} if left_out.folder(label)}
     rows = [(name, seen[label]) for name, label in written if seen[label] not in unwanted]
 
-    images_of = TableImages(base, folder, left_out, extension)
-    files, remarks = images_of.locate([name for name, _ in rows], table, image_column)
+    images_of = TableImages(table, base, folder, left_out, extension)
+    files, remarks = images_of.locate([name for name, _ in rows], image_column)
     label_of: dict[str, str] = {}
     two_labels: dict[str, str] = {}
     for name, label in rows:
@@ -94,7 +94,7 @@ def csv_index(
     for file, label in label_of.items():
         by_class.setdefault(label, []).append(file)
     unused = {name for name in map(str.strip, table.column(image_column)) if name not in files}
-    issues += [*remarks, *images_of.unlabeled(table, label_of, unused), *left_out.issues()]
+    issues += [*remarks, *images_of.unlabeled(label_of, unused), *left_out.issues()]
     if val_fraction is None:
         return unsplit_index(base, {UNSPLIT: by_class}, issues)
     if len(by_class) < 2:

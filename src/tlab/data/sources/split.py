@@ -1,6 +1,5 @@
 """Splitting of each class into train, val and test by a hash of the file name."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -8,7 +7,7 @@ from hashlib import blake2b
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.text import few
-from tlab.data.sources.scan import nfc
+from tlab.data.sources.scan import name_from_root
 
 Fraction = float | None  # None: the split exists already, nothing is split off for it
 
@@ -20,9 +19,7 @@ def place(name: str, seed: int) -> float:
         name: POSIX path relative to the root of the data; how far above the root it begins does not count.
         seed: Seed of the split; places under different seeds are independent.
     """
-    if name.startswith("../../"):
-        name = re.sub(r"^(\.\./)+", "../", name)
-    key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
+    key = f"{seed}\0{name_from_root(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
 
 
