@@ -6,7 +6,7 @@ from functools import partial
 
 from tlab.core.text import few
 from tlab.data.contents import Contents, Entry
-from tlab.data.sources.scan import name_from_root, nfc
+from tlab.data.sources.scan import nfc
 
 
 def changes(before: Contents, now: Contents) -> list[str]:
@@ -26,7 +26,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
     olds = [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries]
     news = list(now.entries)
     take = partial(_take_pairs, olds, news)
-    take(lambda entry: (entry.split, name_from_root(entry.path), entry.label, entry.digest))
+    take(lambda entry: (entry.split, nfc(entry.path), entry.label, entry.digest))
     new_names = set(renamed.values())  # whose folders have new paths
     take(lambda entry: (entry.split, entry.label, entry.digest) if entry.label in new_names else None)
     same_file = take(lambda entry: (nfc(entry.path), entry.digest))

@@ -71,11 +71,6 @@ def nfc(name: str) -> str:
 _compiled = cache(re.compile)
 
 
-def name_from_root(name: str) -> str:
-    """Return a path in composed Unicode; how far above the root it begins does not count, for roots are moved."""
-    return re.sub(r"^(\.\./)+", "../", nfc(name)) if name.startswith("../../") else nfc(name)
-
-
 class Exclude:
     """Glob patterns on POSIX paths relative to the root; `*` also matches `/`.
 

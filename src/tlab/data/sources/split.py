@@ -7,7 +7,7 @@ from hashlib import blake2b
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.text import few
-from tlab.data.sources.scan import name_from_root
+from tlab.data.sources.scan import nfc
 
 Fraction = float | None  # None: the split exists already, nothing is split off for it
 
@@ -16,10 +16,10 @@ def place(name: str, seed: int) -> float:
     """Return the place of a file in [0, 1), a function of its name and the seed.
 
     Args:
-        name: POSIX path relative to the root of the data; how far above the root it begins does not count.
+        name: POSIX path relative to the root of the data.
         seed: Seed of the split; places under different seeds are independent.
     """
-    key = f"{seed}\0{name_from_root(name)}".encode("utf-8", "surrogateescape")
+    key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
 
 
