@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
-from tlab.config.overrides import exclude_argument
+from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import UserError
@@ -129,7 +129,8 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
     if unknown := [index.classes[label] for label in labels if index.classes[label] not in classes]:
         raise UserError(
             f"data.root: {', '.join(unknown[:6])} is no class of this run, which knows {', '.join(classes[:20])}; "
-            f"rename or remove it, or leave it out with {exclude_argument(unknown)}"
+            f"rename or remove it, or leave it out with {shell_argument('data.root', index.root)} "
+            f"{exclude_argument(unknown)}"
         )
     return index.with_classes(classes)
 

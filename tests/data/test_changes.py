@@ -4,7 +4,6 @@ import pytest
 
 from tlab.data.changes import changes
 from tlab.data.contents import Contents, Entry
-from tlab.data.sources.split import place
 
 LISTED = "train/cat/1=a train/cat/2=b train/dog/1=c train/dog/2=d val/cat/3=e val/dog/3=f"
 TABLE = "train:images/1=a:cat train:images/2=b:dog train:images/3=c:cat val:images/4=d:dog val:images/5=e:cat"
@@ -81,12 +80,6 @@ def test_a_name_in_another_normal_form_of_unicode_is_the_same_name():
     """As a copy by way of macOS leaves it."""
     before = listed("train/cat/gr\u00f6\u00dfe=a train/dog/1=b")
     assert changes(before, listed("train/cat/gro\u0308\u00dfe=a train/dog/1=b")) == []
-
-
-def test_images_outside_the_root_may_lie_at_any_distance():
-    before, now = (listed(f"train/cat/0=z train:{way}pics/1=a:cat") for way in ("../", "../../"))
-    assert changes(before, now) == []
-    assert place("../pics/1.jpg", 0) == place("../../pics/1.jpg", 0) != place("pics/1.jpg", 0)
 
 
 def test_many_are_counted_and_a_few_named():

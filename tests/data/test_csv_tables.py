@@ -21,15 +21,14 @@ PICTURE = jpeg(1)
 def data(tmp_path):
     """Return a function that writes files below a root, all with the same picture, and returns the root."""
 
-    def write(*files: str, table: str | bytes = "", name: str = "labels.csv") -> Path:
-        for file in files:
-            path = tmp_path / "root" / file
+    root = tmp_path / "root"
+
+    def write(*files: str, table: str | bytes = "") -> Path:
+        for path in (root / file for file in files):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(PICTURE)
-        content = table.encode() if isinstance(table, str) else table
-        (tmp_path / "root").mkdir(exist_ok=True)
-        (tmp_path / "root" / name).write_bytes(content)
-        return tmp_path / "root"
+        (root / "labels.csv").write_bytes(table.encode() if isinstance(table, str) else table)
+        return root
 
     return write
 
@@ -45,7 +44,7 @@ def labels(index):
 
 def pasted(sentence):
     """The arguments that a sentence offers, as bash and Hydra read them."""
-    offer = re.split(r"(?:give|with) (?='?data\.)", sentence)[-1].rstrip(".")
+    offer = re.split(r"(?:give|with) (?='?data\.)", sentence)[-1]
     words = [word for word in shlex.split(offer) if re.match(r"data\.\w+=", word)]
     parsed = OverridesParser.create().parse_overrides(words)
     return {each.key_or_group.removeprefix("data."): each.value() for each in parsed}
@@ -57,17 +56,8 @@ IMAGES = [f"images/{i}.jpg" for i in NUMBERS]
 @pytest.mark.parametrize(
     "name",
     [
-        "images/{}.jpg",
-        "./images/{}.jpg",
-        "{root}/images/{}.jpg",
-        "/somewhere/else/images/{}.jpg",
-        "C:\\data\\pictures\\{}.jpg",
-        "\\\\server\\share\\{}",
-        "{}.JPG",
-        "{}.jpeg",
-        "{}",
-        " {}.jpg\u00a0",
-        "root/images/{}",
+        *("{}", "{}.JPG", "{}.jpeg", " {}.jpg\u00a0", "root/images/{}", "./images/{}.jpg", "{root}/images/{}.jpg"),
+        *("/somewhere/else/images/{}.jpg", "C:\\data\\pictures\\{}.jpg", "\\\\server\\share\\{}"),
         "https://example.org/a/{}.jpg",
     ],
 )
@@ -102,6 +92,13 @@ def test_a_name_of_several_files_is_refused_with_what_leaves_one(data):
     index = csv_index(root, images=".", exclude=exclude)
     assert {*labels(index)} == {f"images/{i}.jpg" for i in NUMBERS}
     assert labels(csv_index(root)) == labels(index)
+
+
+def test_an_extension_is_named_where_it_decides(data):
+    root = data(*IMAGES, "images/0.png", table=rows(NUMBERS))
+    with pytest.raises(UserError, match=r"'0' .* 0\.jpg or 0\.png") as caught:
+        csv_index(root)
+    assert {*labels(csv_index(root, **pasted(str(caught.value))))} == {*IMAGES}
 
 
 def test_the_key_is_named_where_too_little_is_found_to_go_on(data):
@@ -154,6 +151,8 @@ def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(da
         rows(NUMBERS).replace("id,", '"id" , ').replace("a\n", '" a"\n'),
         rows(NUMBERS).replace("id,label", '"a,b;c;d","id","label"').replace("\n", "\nx;y,"),
         rows(NUMBERS, "\u200bid,label\u00a0"),
+        rows(NUMBERS).replace("\n", "\r"),
+        "\t" + rows(NUMBERS).replace(",", "\t").replace("\n", "\n7\t"),
         rows(NUMBERS).encode("utf-16"),
         rows(NUMBERS).encode("utf-16-le"),
     ],
@@ -268,6 +267,13 @@ def test_what_no_key_mends_is_named(data, table, words):
         csv_index(root)
     assert all(word in str(caught.value).replace(f"{root}/", "") for word in words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_may_be_called_as_a_file_is(data):
+    root = data(*IMAGES, "images/label.png", table=rows(NUMBERS, "name,label"))
+    with pytest.raises(UserError) as caught:
+        csv_index(root)
+    assert pasted(str(caught.value)) == {"image_column": "name"}
 
 
 def test_a_table_without_a_header_gets_one_by_the_command_that_is_offered(data):

@@ -62,12 +62,21 @@ def test_a_class_that_a_split_lacks_is_trained_and_named(make_folder, split):
 
 
 def test_a_class_that_train_lacks_is_left_out_by_its_name(make_folder):
-    root = make_folder({"train/a": 5, "train/b": 5, **{f"{s}/{c}": 2 for s in ("val", "test") for c in "abc"}})
+    layout = {"train/a": 5, "train/b": 5, "train/c": 0, **{f"{s}/{c}": 2 for s in ("val", "test") for c in "abc"}}
+    root = make_folder(layout)
     with pytest.raises(UserError, match="'c' is a class in val but not in train") as caught:
         folder_index(root)
     index = folder_index(root, exclude=excluded(str(caught.value)))
     assert index.classes == ("a", "b")
     assert index.issues == ()
+
+
+@pytest.mark.parametrize(("split", "options"), [("val", {"exclude": ["c"]}), ("test", {"min_images": 3})])
+def test_a_split_of_left_out_classes_alone_is_none(make_folder, split, options):
+    index = folder_index(make_folder({"train/a": 9, "train/b": 9, "train/c": 2, f"{split}/c": 2}), **options)
+    assert index.splits.keys() == {"train", "val"}
+    assert classes_of(index, "val") == {"a", "b"}
+    assert f"The {split} split has no image" in index.issues[-1]
 
 
 def test_without_names_what_a_split_lacks_then_and_refuses_to_empty_train_or_val(make_folder):

@@ -82,6 +82,7 @@ def test_test_part_stays_when_val_fraction_changes():
 
 def test_place_is_the_same_everywhere():
     assert place("cats/1.jpg", 0) == 0.2938134611400669
+    assert place("../../pics/1.jpg", 0) == pytest.approx(0.442473, abs=1e-6)  # of a table's images above the root
     assert place(unicodedata.normalize("NFD", "é/1.jpg"), 0) == place(unicodedata.normalize("NFC", "é/1.jpg"), 0)
 
 

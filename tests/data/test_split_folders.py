@@ -1,7 +1,7 @@
 """Folders as people have them: which are splits, which are classes, and what is said about the rest."""
 
+import os
 import shlex
-import shutil
 
 import pytest
 from pictures import jpeg
@@ -22,13 +22,9 @@ def layout(splits, counts=(5, 3, 2), classes="ab"):
 @pytest.mark.parametrize(
     "splits",
     [
-        *("Train val test", "train valid Test", "train Validation TEST", "TRAIN VAL test", "训练集 验证集 测试集"),
-        *(
-            "training_set dev_set test_set",
-            "Train_data Valid_data Test_data",
-            "train-images val-images test-images",
-        ),
-        *("trainset valset testset", "TrainImages ValImages TestImages", "train2017 val2017 test2017"),
+        *("Train val test", "train Validation TEST", "Training valid Testing", "训练集 验证集 测试集"),
+        *("training_set dev_set test_set", "Train_data Valid_data Test_data", "trainset valset testset"),
+        *("train-images val-images test-images", "TrainImages ValImages TestImages", "train2017 val2017 test2017"),
         "seg_train/seg_train seg_dev/seg_dev seg_test/seg_test",
         "train/images validation/images testing/images",
         "archive/data/train archive/data/eval archive/data/test",
@@ -44,12 +40,6 @@ def test_splits_have_many_names(make_folder, splits):
         for sample in index.splits[split]
     )
     assert len(index.issues) == ("archive" in splits)
-
-
-def test_training_and_testing_alone(make_folder):
-    index = folder_index(make_folder(layout("Training Testing", classes=("glioma", "notumor", "pituitary"))))
-    assert index.classes == ("glioma", "notumor", "pituitary")
-    assert numbers(index) == {"train": 12, "val": 3, "test": 9}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +82,26 @@ def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folde
 
 def test_other_nested_folders_are_no_mistake(make_folder):
     assert folder_index(make_folder({"a/x": 3, "a/y": 3, "b/x": 3, "c/images": 3})).classes == ("a", "b", "c")
+    root = make_folder({f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3})
+    with pytest.raises(UserError, match="the same folders"):
+        folder_index(root, exclude=["c"])
+    assert folder_index(root).classes == ("a", "b", "c")
+
+
+def test_a_second_copy_of_the_classes_is_no_class(make_folder):
+    root = make_folder(layout("archive archive/archive"))
+    with pytest.raises(UserError, match=r"archive/archive/ holds .* names of classes \(a, b\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == "data.exclude=[archive/archive]"
+    assert folder_index(root, exclude=["archive/archive"]).classes == ("a", "b")
+
+
+def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
+    root = make_folder({f"data/{name}": n for name, n in layout("train test").items()} | {"docs": 2})
+    with pytest.raises(UserError, match=r"data/ holds split folders \(test, train\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'data'}"
+    assert folder_index(root, nested=True).classes == ("data", "docs")
 
 
 @pytest.mark.parametrize(
@@ -133,16 +143,9 @@ def test_nothing_is_passed_over_in_silence(make_folder):
 
 
 def test_what_is_no_data_is_none(make_folder):
-    junk = [
-        "__MACOSX",
-        "@eaDir",
-        "#recycle",
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "lost+found",
-        ".Trash-1000",
-    ]
-    places = [f"{place}{name}" for name in [*junk, ".thumbnails", ".ipynb_checkpoints"] for place in ("", "a/")]
+    junk = [*("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")]
+    junk += [".Trash-1000", ".thumbnails", ".ipynb_checkpoints"]
+    places = [f"{place}{name}" for name in junk for place in ("", "a/")]
     root = make_folder({"a": 5, "b": 5} | dict.fromkeys(places, 1))
     for name in ("a/._0.jpg", "a/desktop.ini", "a/.DS_Store"):
         (root / name).write_bytes(b"x")
@@ -164,6 +167,12 @@ def test_own_outputs_are_no_data(make_folder, monkeypatch):
     (root / "outputs/runs/x/run.json").unlink()
     assert "outputs" in folder_index(root).classes  # somebody's own folder
     assert read_folder(root / "s").count == 1  # what is asked for is looked at
+
+
+def test_a_folder_may_vanish_while_it_is_listed(make_folder, monkeypatch):
+    root, listed = make_folder({"a": 5, "b": 5, "gone": 2}), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: listed(f"{place}_" if "gone" in place else place))
+    assert folder_index(root).classes == ("a", "b")
 
 
 def test_files_that_need_a_decoder_stay_in_train(make_folder):
@@ -208,11 +217,3 @@ def test_layouts_for_evaluation(make_folder, counts, known, expected):
     index = evaluation_index(make_folder(counts), classes=known)
     assert numbers(index) == expected
     assert {*index.classes} <= {*known}
-
-
-def test_the_same_command_works_again_where_the_run_lies_among_the_classes(make_folder, tmp_path):
-    root = make_folder({"a": 5, "b": 5})
-    first = folder_index(root)
-    shutil.copytree(root / "a", root / "outputs" / "2026-01-01" / "images")
-    (root / "outputs" / "2026-01-01" / "run.json").write_text("{}")
-    assert folder_index(root) == first

@@ -1,6 +1,5 @@
 """Describes how the images of a run have changed."""
 
-import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
     olds = [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries]
     news = list(now.entries)
     take = partial(_take_pairs, olds, news)
-    take(lambda entry: (entry.split, _name(entry), entry.label, entry.digest))
+    take(lambda entry: (entry.split, nfc(entry.path), entry.label, entry.digest))
     new_names = set(renamed.values())  # whose folders have new paths
     take(lambda entry: (entry.split, entry.label, entry.digest) if entry.label in new_names else None)
     same_file = take(lambda entry: (nfc(entry.path), entry.digest))
@@ -52,11 +51,6 @@ def changes(before: Contents, now: Contents) -> list[str]:
         *class_changes(before.classes, now.classes, renamed),
         *(f"{len(names)} {what} ({few(names)})" for what, names in found.items() if names),
     ]
-
-
-def _name(entry: Entry) -> str:
-    """Return the path of an image; of one outside the root, which moves by itself, without the way to it."""
-    return nfc(re.sub(r"^(\.\./)+", "../", entry.path))
 
 
 def _take_pairs(

@@ -15,6 +15,7 @@ from tlab.data.sources.scan import Exclude, check_root
 from tlab.data.sources.table_advice import few_classes, wrong_keys
 from tlab.data.sources.table_images import TableImages
 
+MOST_NAMED = 20  # images in an argument to type
 # Letters of other alphabets that look like Latin ones
 LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf", "aeopcyxijso")
 
@@ -71,8 +72,8 @@ def csv_index(
     unwanted = {label for label in {*seen.values()} if left_out.folder(label)}
     rows = [(name, seen[label]) for name, label in written if seen[label] not in unwanted]
 
-    images_of = TableImages(base, folder, left_out, extension)
-    files, remarks = images_of.locate([name for name, _ in rows], table, image_column)
+    images_of = TableImages(table, base, folder, left_out, extension)
+    files, remarks = images_of.locate([name for name, _ in rows], image_column)
     label_of: dict[str, str] = {}
     two_labels: dict[str, str] = {}
     for name, label in rows:
@@ -80,10 +81,12 @@ def csv_index(
             two_labels[file] = label
     if two_labels:
         first = next(iter(two_labels))
+        way_out = (
+            f", or leave them out with {exclude_argument(two_labels)}" if len(two_labels) <= MOST_NAMED else ""
+        )
         raise UserError(
             f"{table.file} gives {counted(two_labels, 'image', 'images')} two labels, {first!r} for example "
-            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows, or leave out such images with "
-            f"{exclude_argument(two_labels)}."
+            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows{way_out}"
         )
     if repeated := sum(name in files for name, _ in rows) - len(label_of):
         issues.append(f"{repeated} rows of {table.file} repeat an image and its label.")
@@ -91,7 +94,7 @@ def csv_index(
     for file, label in label_of.items():
         by_class.setdefault(label, []).append(file)
     unused = {name for name in map(str.strip, table.column(image_column)) if name not in files}
-    issues += [*remarks, *images_of.unlabeled(table, label_of, unused), *left_out.issues()]
+    issues += [*remarks, *images_of.unlabeled(label_of, unused), *left_out.issues()]
     if val_fraction is None:
         return unsplit_index(base, {UNSPLIT: by_class}, issues)
     if len(by_class) < 2:
@@ -108,7 +111,7 @@ def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
         nearest = difflib.get_close_matches(labels, sorted(there), n=1, cutoff=0)
         way_out = f"give {shell_argument('data.labels', nearest[0])}" if nearest else "name the table of labels"
         raise UserError(
-            f"data.labels: there is no file {base / labels}: {way_out} (a path relative to data.root)."
+            f"data.labels: there is no file {base / labels}, a path relative to data.root: {way_out}"
         ) from None
 
 

@@ -77,7 +77,8 @@ class ImageIndex:
 
     def with_classes(self, classes: Sequence[str]) -> "ImageIndex":
         """Return the index with labels that are positions in `classes`, which has all names that occur."""
-        numbers = [classes.index(name) if name in classes else -1 for name in self.classes]
+        place = {name: number for number, name in enumerate(classes)}
+        numbers = [place.get(name, -1) for name in self.classes]
         splits = {
             split: tuple(sorted((s._replace(label=numbers[s.label]) for s in samples), key=attrgetter("label")))
             for split, samples in self.splits.items()
@@ -101,8 +102,7 @@ class ImageIndex:
             if empty and (split == "train" or (split == "val" and not has)):
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    "files listed as unreadable, add images, or leave out what is empty with "
-                    f"{exclude_argument(empty)}."
+                    f"files listed as unreadable, add images, or give {exclude_argument(empty)} to leave this out."
                 )
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
@@ -141,8 +141,8 @@ def folder_index(
     base, left_out = check_root(root), Exclude(exclude)
     top = read_folder(base, left_out)
     layout = find_splits(top)
-    places = layout.splits or {"train": layout.base}
-    found = {split: _class_files(folder, left_out) for split, folder in places.items()}
+    places = _kept(layout.splits or {"train": layout.base}, left_out)
+    found = {split: _class_files(folder) for split, folder in places.items()}
     _check_classes(root, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
@@ -170,8 +170,8 @@ def evaluation_index(
     top = read_folder(base, left_out)
     layout = find_splits(top, classes, any_split=True)
     # where nothing has labels, the first folder's mistake is named
-    places = layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}
-    found = {split: files for split, folder in places.items() if (files := _class_files(folder, left_out))}
+    places = _kept(layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}, left_out)
+    found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
         _check_classes(root, next(iter(places.values())), {}, least=1)
     return unsplit_index(base, found, (*_remarks(base, top, layout, places), *left_out.issues()))
@@ -216,11 +216,17 @@ def build_index(
         test_fraction: Share of the test split, if `found` has no "test".
         seed: Seed of the split.
         issues: Sentences to keep with the index.
-        min_images: Least number of images of a class in train, before anything is split off; None keeps all.
+        min_images: Least number of images, with a decoder, of a class in train before anything is split off; None
+            keeps all.
+
+    Raises:
+        UserError: There are fewer than two classes, or val or test has one that train has not.
     """
     check_value("data.min_images", min_images)
-    rare = {name: files for name, files in found["train"].items() if len(files) < (min_images or 0)}
-    splits = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
+    readable = {name: with_decoder(files) or files for name, files in found["train"].items()}
+    rare = {name: files for name, files in readable.items() if len(files) < (min_images or 0)}
+    kept = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
+    splits = {split: classes for split, classes in kept.items() if classes or split == "train"}
     train, remarks = splits["train"], [*issues]
     if rare:
         remarks.append(
@@ -229,30 +235,33 @@ def build_index(
         )
     if len(train) < 2:
         only = f"only one class ({next(iter(train))!r})" if train else "no class"
-        kept = f" of at least data.min_images={min_images} images" if rare else ""
-        raise UserError(f"{root} holds {only}{kept}: a classifier needs images of at least two classes.")
-    val = None if "val" in found else val_fraction
-    test = None if "test" in found else test_fraction
+        least = f" of at least data.min_images={min_images} images" if rare else ""
+        raise UserError(f"{root} holds {only}{least}: a classifier needs images of at least two classes.")
+    for split, classes in sorted(splits.items(), reverse=True):  # val before test
+        if alone := sorted(classes.keys() - train.keys()):
+            raise UserError(
+                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
+                f"correct the folder's name, or leave it out with {exclude_argument(alone)}"
+            )
+        if missing := sorted(train.keys() - classes.keys()):
+            way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
+            remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
+    remarks += [f"The {split} split has no image of a class that is used." for split in kept if split not in splits]
+    val = None if "val" in splits else val_fraction
+    test = None if "test" in splits else test_fraction
     check_fractions(val, test)
     if val or test:
-        parts = _split(train, val, test, seed)
-        splits |= parts
-        if lone := {name: files for name, files in train.items() if len(files) < len(parts)}:
+        # files without a decoder stay in train, so that val consists of those with one
+        parts = split_classes({name: readable[name] for name in train}, val, test, seed)
+        if lone := {name: readable[name] for name in train if len(readable[name]) < len(parts)}:
             remarks.append(
                 f"{counted(lone, 'class has', 'classes have')} too few images to be split into "
                 f"{' and '.join(parts)}, so all of them are trained on and none is measured: {_sizes(lone)}; "
                 f"data.min_images={len(parts)} leaves such classes out."
             )
-    for split in ("val", "test"):
-        given = found.get(split, {}).keys() - rare
-        if alone := sorted(given - train.keys()):
-            raise UserError(
-                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
-                f"correct the folder's name, or leave it out with {exclude_argument(alone)}."
-            )
-        if split in found and (missing := sorted(train.keys() - given)):
-            way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
-            remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
+        for name, files in train.items():
+            parts["train"][name] += {*files}.difference(readable[name])
+        splits |= parts
     return unsplit_index(root, splits, remarks)
 
 
@@ -260,22 +269,26 @@ def _sizes(classes: Files) -> str:
     return few(f"{name} ({len(files)})" for name, files in classes.items())
 
 
-def _split(train: Files, val: float | None, test: float | None, seed: int) -> dict[str, Files]:
-    """Split each class; files without a decoder stay in train, so that val consists of those with one."""
-    readable = {name: with_decoder(files) or files for name, files in train.items()}
-    parts = split_classes(readable, val, test, seed)
-    for name, files in train.items():
-        if len(readable[name]) < len(files):
-            parts["train"][name] += {*files} - {*readable[name]}
-    return parts
+def _kept(places: Mapping[str, Folder], exclude: Exclude) -> dict[str, Folder]:
+    """Return the folders that hold class folders without those that are excluded as a class of any split."""
+    return {
+        split: replace(folder, folders=[inner for inner in folder.folders if not exclude.folder(inner.name)])
+        for split, folder in places.items()
+    }
 
 
-def _class_files(folder: Folder, exclude: Exclude) -> Files:
-    """Return class name -> image files of the class folders in a folder."""
+def _class_files(folder: Folder) -> Files:
+    """Return class name -> image files of the class folders in a folder.
+
+    Raises:
+        UserError: The user may not read a folder.
+    """
     classes: Files = {}
     for inner in folder.filled:
-        if not exclude.folder(inner.name):  # as a class of any split
+        try:
             classes.setdefault(inner.name, []).extend(inner.files())
+        except UserError as error:
+            raise UserError(f"{error}, or leave it out with {exclude_argument([inner.path])}") from None
     return classes
 
 
@@ -297,16 +310,29 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if all class folders hold the same folders, at least two."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or all hold the same folders."""
     classes = folder.filled
+    names = {each.name for each in classes}
     shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
     if len(classes) > 1 and len(shared) > 1:
-        names = few(each.name for each in classes)
+        which = few(each.name for each in classes)
         raise UserError(
-            f"{names} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
-            f"the classes: if {names} are the classes, give data.nested=true, else one of them with "
+            f"{which} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
             f"{shell_argument('data.root', classes[0].place)}"
         )
+    for each in classes:
+        if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
+            raise UserError(
+                f"{each.path}/ holds folders with the names of classes ({few(in_order([*again]))}): if it is a "
+                f"class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
+            )
+        splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
+        if "train" in splits.values() and len({*splits.values()}) > 1:
+            raise UserError(
+                f"{each.path}/ holds split folders ({few(in_order([*splits]))}): if it is a class all the same, "
+                f"give data.nested=true, else {shell_argument('data.root', each.place)}"
+            )
 
 
 def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folder]) -> list[str]:
@@ -316,16 +342,18 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
         return few(f"{folder.path}/ ({folder.count} images)" for folder in folders)
 
     used = list(places.values())
+    splits = [folder for folder in layout.base.folders if layout.splits and split_of(folder.name)]
+    inside = [inner for place in used for inner in place.folders if not (inner.is_closed or inner.has_outputs)]
     empty = [
-        f"{inner.path}/" + (f" ({extensions(inner.others)})" if inner.others else "")
-        for place in used
-        for inner in place.folders
-        if not inner.count and not inner.is_closed and not inner.has_outputs
+        f"{folder.path}/" + (f" ({extensions(folder.others)})" if folder.others else "")
+        for folder in (*inside, *splits)
+        if not folder.count
     ]
-    empty += [f"{folder.path}/" for folder in layout.base.folders if layout.splits and _is_empty_split(folder)]
     above = {folder.path: folder for folder in (top, layout.base, *used)}.values()
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
-    others = sum((inner.others for place in used for inner in place.filled), Counter[str]())
+    others = Counter[str]()
+    for inner in (inner for place in used for inner in place.filled):
+        others.update(inner.others)
     remarks = {
         "All images below {} are in its only folder with any": layout.base.path and f"{layout.base.path}/",
         "Taken for classes below {}, since splits need a train folder with class folders": numbered(
@@ -338,7 +366,3 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
         "Not used below {}, since their extensions are not those of images": extensions(others),
     }
     return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
-
-
-def _is_empty_split(folder: Folder) -> bool:
-    return not folder.count and split_of(folder.name) is not None

@@ -4,7 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class ImageNames:
 
     def __init__(self, folder: Path, files: Sequence[str], extension: str | None = None) -> None:
         self.folder, self.files = folder, files
+        self._base = [_fold(part) for part in reversed(folder.parts)]
         self._extension = f".{extension.lstrip('.')}".lower() if extension else None
         self._by_path: dict[str, list[str]] = defaultdict(list)  # with and without extension
         for file in files:
@@ -78,15 +79,9 @@ class ImageNames:
         is found in a folder train, then `test/1` is not that file. Nor can names of different images be one file.
         """
         matches = {name: match for name in dict.fromkeys(names) if (match := self.match(name)).files}
-        for absolute in (True, False):
-            deep = {name: p for name in matches if is_absolute(name) == absolute and (p := _parts(name)[:-1])}
-            levels = [len({*parts}) for parts in zip(*deep.values(), strict=False)]
-            common = next((k for k, folders in enumerate(levels) if folders > 1), len(levels))
-            missed = {name: max(matches[name].missed - common, 0) for name in deep if len(deep[name]) > common}
-            least = min(missed.values(), default=0)
-            for name, number in missed.items():
-                if number > least:
-                    del matches[name]
+        if any(match.missed for match in matches.values()):
+            for absolute in (True, False):
+                _drop_strays(matches, [name for name in matches if is_absolute(name) == absolute])
         claims: dict[str, list[str]] = defaultdict(list)
         for name, match in matches.items():
             claims[match.files[0]].append(name)
@@ -105,14 +100,8 @@ class ImageNames:
                 found[key].append(file)
         return found
 
-    @cached_property
-    def _base(self) -> list[str]:
-        return [_fold(part) for part in reversed(self.folder.parts)]
-
     def _with_extension(self, files: list[str]) -> list[str]:
-        if self._extension is None:
-            return files
-        return [file for file in files if _split(file)[1].lower() == self._extension]
+        return [file for file in files if self._extension in (None, _split(file)[1].lower())]
 
     def _agreement(self, wanted: Sequence[str], file: str) -> int:
         """Return how many folders of a name, from its last one, are those of a file."""
@@ -123,50 +112,40 @@ class ImageNames:
         return next((k for k, (one, other) in enumerate(pairs) if one != other), min(len(wanted), len(parents)))
 
 
-class ExistingFiles:
-    """Files by their paths, whether or not they look like images.
-
-    Args:
-        folders: Folders that a relative path may start from.
-    """
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._folders = [*map(str, folders)]
-        self._is_folder = cache(os.path.isdir)  # of very many names in a few folders that are not there
-
-    def find(self, name: str) -> str | None:
-        """Return the absolute path of the file with this name, None if there is none."""
-        for folder in self._folders:
-            path = os.path.normpath(os.path.join(folder, os.path.expanduser(name)))  # noqa: PTH111, PTH118
-            if self._is_folder(os.path.dirname(path)) and os.path.isfile(path):  # noqa: PTH113, PTH120
-                return path
-        return None
-
-
 def is_absolute(name: str) -> bool:
     """Tell whether a name is an absolute path, on this system or on Windows."""
     return re.match(r"[A-Za-z]:[\\/]|[\\/]", name) is not None
 
 
+def _drop_strays(matches: dict[str, Match], names: Sequence[str]) -> None:
+    """Drop the matches of names of which more folders are missed than of others, beyond those that all share."""
+    deep = {name: parts for name in names if (parts := _parts(name)[:-1])}
+    levels = [len({*parts}) for parts in zip(*deep.values(), strict=False)]
+    common = next((k for k, folders in enumerate(levels) if folders > 1), len(levels))
+    missed = {name: max(matches[name].missed - common, 0) for name in deep if len(deep[name]) > common}
+    least = min(missed.values(), default=0)
+    for name, number in missed.items():
+        if number > least:
+            del matches[name]
+
+
 def _settle(matches: dict[str, Match], claimants: Sequence[str]) -> None:
     """Keep those of several names of one file that fit it best; none, if they fit badly and are different."""
-    fit = {name: (matches[name].missed, matches[name].other_extension) for name in claimants}
+    fit = {name: matches[name][1:] for name in claimants}
     best = min(fit.values())
     images = {tuple(map(_fold, _parts(_split(name)[0]))) for name in claimants if fit[name] == best}
     for name in claimants:
-        if fit[name] != best or (best != (0, False) and len(images) > 1):
+        if fit[name] != best or (any(best) and len(images) > 1):
             del matches[name]
 
 
 def _likeness(last: str, extension: str, file: str) -> int:
-    """Return how well the last part of a name is that of a file: 3 exactly, ... 0 in another format."""
+    """Return how well the last part of a name is that of a file: 2 exactly, 1 in the same format, else 0."""
     own = file.rpartition("/")[2]
     if nfc(last) in (nfc(own), nfc(_split(own)[0])):
-        return 3
+        return 2
     one, other = (SPELLINGS.get(each, each) for each in (extension.lower(), _split(own)[1].lower()))
-    if one and one != other:
-        return 0
-    return 2 if not one or extension.lower() == _split(own)[1].lower() else 1
+    return int(one in ("", other))
 
 
 def _posix(name: str) -> str:

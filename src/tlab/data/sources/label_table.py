@@ -88,17 +88,14 @@ def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
     """
     try:
         text, encoding = _decode(file, file.read_bytes())
-        header, _, rest = text.lstrip().partition("\n")
-        named = re.fullmatch(r"sep=(.)\r?", header, re.IGNORECASE)  # as Excel writes it
-        if named:
-            text = rest
-            delimiters = [named[1]]
-        else:
-            delimiters = sorted(DELIMITERS, key=header.count, reverse=True)
-        columns = {each: _names(header, each) for each in delimiters}
+        header, rest = _first_line(text)
+        if named := re.fullmatch(r"sep=(.)", header, re.IGNORECASE):  # as Excel writes it
+            header, rest = _first_line(rest)
+        delimiters = [named[1]] if named else sorted(DELIMITERS, key=header.count, reverse=True)
+        columns = {each: _names(csv.reader([header], delimiter=each, skipinitialspace=True)) for each in delimiters}
         delimiter = next((each for each in delimiters if {*wanted} <= {*columns[each]}), delimiters[0])
-        reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True)
-        names = [as_seen(cell) for cell in next(reader, [])]
+        reader = csv.reader(io.StringIO(header + rest, newline=""), delimiter=delimiter, skipinitialspace=True)
+        names = _names(reader)
         rows = [row for row in reader if any(map(str.strip, row))]
     except FileNotFoundError:
         raise
@@ -112,8 +109,15 @@ def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
     return LabelTable(file, encoding, delimiter, names, cells, ragged)
 
 
-def _names(header: str, delimiter: str) -> list[str]:
-    return [as_seen(cell) for cell in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+def _first_line(text: str) -> tuple[str, str]:
+    """Return the first line that is not empty, and the rest; a tab before it may follow a column without a name."""
+    text = text.lstrip(" \r\n")
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    return header, text[len(header) :]
+
+
+def _names(rows: Iterator[list[str]]) -> list[str]:
+    return [as_seen(cell) for cell in next(rows, [])]
 
 
 def _decode(file: Path, content: bytes) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -68,6 +68,9 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", as_text(name))
 
 
+_compiled = cache(re.compile)
+
+
 class Exclude:
     """Glob patterns on POSIX paths relative to the root; `*` also matches `/`.
 
@@ -82,8 +85,8 @@ class Exclude:
         self.patterns = [nfc(str(pattern)).removeprefix("./") for pattern in patterns]
         self.used: set[str] = set()
         folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
-        self._folders = {pattern: (folder,) for pattern, folder in folders.items()}
-        self._files = {pattern: (pattern, f"{folder}/*") for pattern, folder in folders.items()}
+        self._folders = {pattern: translate(folder) for pattern, folder in folders.items()}
+        self._files = {p: f"{translate(p)}|{translate(f'{folder}/*')}" for p, folder in folders.items()}
         # names that were meant where a pattern is in fact another one, or two: photo[1].gif, Pepper,_bell
         joined = (comma.join(pair) for pair in pairwise(self.patterns) for comma in (",", ", "))
         self._meant = dict.fromkeys([*(p for p in self.patterns if glob.escape(p) != p), *joined], False)
@@ -96,13 +99,14 @@ class Exclude:
         """Tell whether this folder is excluded with everything below it."""
         return self._match(self._folders, relative)
 
-    def _match(self, globs: Mapping[str, tuple[str, ...]], relative: str) -> bool:
+    def _match(self, expressions: Mapping[str, str], relative: str) -> bool:
         name = nfc(relative)
-        hits = [pattern for pattern, any_of in globs.items() if any(fnmatchcase(name, each) for each in any_of)]
-        self.used.update(hits)
         if name in self._meant:
             self._meant[name] = True
-        return bool(hits)
+        if not expressions or _compiled("|".join(expressions.values())).match(name) is None:  # mostly so
+            return False
+        self.used.update(p for p, expression in expressions.items() if _compiled(expression).match(name))
+        return True
 
     def issues(self) -> list[str]:
         """Return one sentence for each pattern that matched nothing (usually a typo)."""
@@ -170,10 +174,7 @@ class Folder:
             UserError: The user may not read a folder.
         """
         if self.is_closed:
-            raise UserError(
-                f"{self.place} may not be read by this user: change its permissions, or leave it out with "
-                "data.exclude."
-            )
+            raise UserError(f"{self.place} may not be read by this user: change its permissions")
         prefix = f"{self.path}/" if self.path else ""
         found = [prefix + name for name in self.images]
         for folder in self.folders:
@@ -236,20 +237,26 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
                 name = entry.name
                 if name.startswith(".") or name.lower() in NO_DATA:
                     continue
-                if entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
                     names.append(name)
                     continue
                 dot = name.rfind(".")  # not the first letter
                 extension = name[dot:].lower() if dot > 0 else ""
-                is_output |= name in OUTPUTS
                 if exclude.patterns and exclude.file(prefix + name):
                     continue
+                is_output |= name in OUTPUTS
                 if extension in taken:
                     found.images.append(name)
                 else:
                     found.others[extension] += 1
     except PermissionError:
         found.is_closed = True
+    except FileNotFoundError:  # another run has removed it since
+        return found
     if path and is_output:
         return None
     if names:
@@ -266,7 +273,7 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
             found.has_outputs = True
             continue
         found.folders.append(below)
-        found.others += below.others
+        found.others.update(below.others)
         found.has_outputs |= below.has_outputs
     found.count = len(found.images) + sum(folder.count for folder in found.folders)
     # where runs lie by default, beside what is written for several of them

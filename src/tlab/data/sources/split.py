@@ -1,6 +1,5 @@
 """Splitting of each class into train, val and test by a hash of the file name."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -17,11 +16,9 @@ def place(name: str, seed: int) -> float:
     """Return the place of a file in [0, 1), a function of its name and the seed.
 
     Args:
-        name: POSIX path relative to the root of the data; how far above the root it begins does not count.
+        name: POSIX path relative to the root of the data.
         seed: Seed of the split; places under different seeds are independent.
     """
-    if name.startswith("../../"):
-        name = re.sub(r"^(\.\./)+", "../", name)
     key = f"{seed}\0{nfc(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") / 2**64
 

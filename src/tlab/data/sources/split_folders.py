@@ -93,8 +93,8 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
     if "train" not in splits and not any_split:
         one = named[0].place
         raise UserError(
-            f"{base.place} has a folder {named[0].folder.name!r} but no 'train': add train/<class>/, rename that "
-            f"folder if it is a class, or train on it alone with {shell_argument('data.root', one.place)}"
+            f"{base.place} has a folder {named[0].folder.name!r} but no 'train' with images: add train/<class>/, "
+            f"rename it if it is a class, or train on it alone with {shell_argument('data.root', one.place)}"
         )
     unlabelled = [each.folder for each in named if each not in (*fitting, *splits.values())]
     used = [*unlabelled, *(each.folder for each in splits.values())]

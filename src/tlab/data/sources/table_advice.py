@@ -30,23 +30,24 @@ def wrong_keys(
     if not folder.is_dir():
         wrong.append(f"data.images={images} {'is a file' if folder.exists() else 'does not exist'} ({folder})")
     names = ImageNames(folder, image_files(folder) if folder.is_dir() else [])
-    if found := names.match_all(table.columns):
+    tried = _tried(table)
+    if found := [name for name in names.match_all(table.columns) if names.match_all(tried[name])]:
         others = iter([label_column, *(f"column{number}" for number in range(3, 2 + len(table.columns)))])
-        header = [image_column if name == next(iter(found)) else next(others) for name in table.columns]
+        header = [image_column if name == found[0] else next(others) for name in table.columns]
         command = f"sed -i {shell_word(f'1i {table.delimiter.join(header)}')} {shell_word(str(table.file))}"
         return f"The first line of {table.file} names no columns, but holds {here}: add one with {command}"
     arguments, column = _better_keys(base, table, names, image_column)
     if label_column not in table.columns and (label := _label_column(table, (column,))):
         arguments["data.label_column"] = label
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
-    return f"{'; '.join(wrong)}: give {way_out}."
+    return f"{'; '.join(wrong)}: give {way_out}"
 
 
 def few_classes(table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str]) -> str:
     """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
     what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
     other = _label_column(table, used)
-    reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}." if other else "add rows.")
+    reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}" if other else "add rows")
     return f"{table.file} has images of {what}, but a classifier needs two classes: {reason}"
 
 
@@ -58,10 +59,15 @@ def _label_column(table: LabelTable, used: Sequence[str]) -> str | None:
     return next(iter(known + several + others), None)
 
 
+def _tried(table: LabelTable) -> dict[str, list[str]]:
+    """Return the first cells of each column."""
+    return {name: [*filter(None, map(str.strip, table.column(name)[:MOST_TRIED]))] for name in table.columns}
+
+
 def _better_keys(base: Path, table: LabelTable, names: ImageNames, image_column: str) -> tuple[dict[str, str], str]:
     """Return the keys, and the column, with which most of the first rows are found; no keys where none is."""
     columns = sorted(table.columns, key=lambda name: name != image_column)  # that one where others find no more
-    tried = {name: [cell.strip() for cell in table.column(name)[:MOST_TRIED] if cell.strip()] for name in columns}
+    tried = _tried(table)
     places = [names] if names.folder == base else [names, ImageNames(base, image_files(base))]
     found = [(len(place.match_all(tried[name])), place, name) for place in places for name in columns]
     count, place, column = max(found, key=lambda each: each[0], default=(0, names, image_column))
@@ -82,7 +88,7 @@ def nothing_found(
     what = f"None of the {len(missing)} images that {table.file} names is in {names.folder}"
     if arguments := _better_keys(base, table, names, image_column)[0]:
         way_out = " ".join(shell_argument(key, value) for key, value in arguments.items())
-        return f"{what} ({few(missing)}): give {way_out}."
+        return f"{what} ({few(missing)}): give {way_out}"
     if not names.files:
         return f"{what}, which holds no image file: give another data.images, a folder relative to data.root."
     last = {file.rpartition("/")[2]: file for file in names.files}
