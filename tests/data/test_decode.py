@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from tlab.data.decode import DecodeError, decode
 from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, choose_levels
+from tlab.data.sources.verify import examine
 
 RGB = np.asarray(picture(1))  # 30 x 40
 
@@ -143,7 +144,12 @@ def test_alpha_of_16_bits(tmp_path, bands, white):
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "low", "high"),
-    [("integers", np.int32, -1024, 3071), ("floats", np.float32, -1, 3), ("floats", np.float32, 0, 1.3)],
+    [
+        ("integers", np.int32, -1024, 3071),
+        ("floats", np.float32, -1, 3),
+        ("floats", np.float32, 0, 1.3),
+        ("floats", np.float32, -30, -2),  # radar in decibels
+    ],
 )
 def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtype, low, high):
     """A dim image of a set stays dim."""
@@ -343,6 +349,10 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
         ),
         (tiff(np.zeros((4, 4, 2), np.uint16), [0], 1), "a TIFF of 2 bands of 16 bits"),
         (tiff(np.zeros((4, 4, 1), np.uint64), (), 1), "a TIFF of one band of 64 bits"),
+        (
+            tiff(np.zeros((4, 4, 13), np.uint16), [0] * 10, 1).replace(b"\x15\1\4\0\1", b"\x15\1\2\0\3"),
+            "damaged",  # the number of bands is text
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -437,6 +447,11 @@ def test_large_text_and_profile(tmp_path):
         profile = {"icc_profile": bytes(3_000_000)} if before else {}
         Image.fromarray(RGB).save(tmp_path / "x.png", pnginfo=info, **profile)
         assert (pixels(tmp_path / "x.png") == RGB).all()
+    deep, content = png(DEEP[..., :3]), (tmp_path / "x.png").read_bytes()
+    text = content[content.index(b"zTXt") - 4 :]  # with all that follows
+    (tmp_path / "x.png").write_bytes(deep[: deep.index(b"IEND") - 4] + text)
+    x = decode(tmp_path / "x.png", options=DecodeOptions(Levels(integers=(0, 4095))))
+    assert (x.permute(1, 2, 0).numpy() == DEEP[..., :3] >> 4).all()
 
 
 @pytest.mark.parametrize(("name", "least"), [("PNG", None), ("JPEG", None), ("JPEG", 10)])
@@ -480,15 +495,13 @@ def test_missing_and_forbidden_files_say_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_draft_finds_what_full_decoding_finds(tmp_path, name, share):
-    from tlab.data.decode import decode_bytes
-
+def test_the_check_finds_what_decoding_finds(tmp_path, name, share):
     buffer = io.BytesIO()
     picture(2, (200, 150)).save(buffer, name)
-    cut = buffer.getvalue()[: int(share * buffer.tell())]
-    for draft in (False, True):
-        with pytest.raises(DecodeError):
-            decode_bytes(tmp_path, cut, draft=draft)
+    (tmp_path / "x").write_bytes(buffer.getvalue()[: int(share * buffer.tell())])
+    assert examine(tmp_path / "x").reason
+    with pytest.raises(DecodeError):
+        decode(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_lone_format_is_remarked_with_the_way_out(make_folder):
     picture(5).save(root / "a" / "lone.jpg", "GIF")
     (sentence,) = remarks(root)
     assert sentence.startswith("a/lone.jpg is a GIF among 80 JPEG files")
-    assert "data.exclude=['a/lone.jpg']" in sentence
+    assert "data.exclude=[a/lone.jpg]" in sentence
 
 
 @pytest.mark.parametrize(("jpegs", "gifs"), [(20, 1), (60, 10)])
@@ -252,6 +252,6 @@ def test_gif_that_is_no_photograph():
     assert unreadable(check_files(root, files(root))) == []
     lone = [sentence for sentence in remarks(root) if "imageNotFound.gif" in sentence]
     assert len(lone) == 1
-    assert "data.exclude=['train/ants/imageNotFound.gif']" in lone[0]
+    assert "data.exclude=[train/ants/imageNotFound.gif]" in lone[0]
     excluded = folder_index(root, exclude=["train/ants/imageNotFound.gif"])
     assert len(excluded.splits["train"]) == 244
