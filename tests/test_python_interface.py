@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,7 @@ def finished(photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         cfg = tlab.compose(f"data.root={photos}", *QUICK)
-        run = tlab.fit(cfg)
-        run.path = run.path.absolute()
-    return run
+        return tlab.fit(cfg)
 
 
 def test_a_run_has_a_directory_of_its_own_and_its_metrics(finished):
@@ -62,12 +61,15 @@ def test_predictions_are_those_of_the_command(finished, photos, tmp_path):
 
 
 def test_an_image_in_any_form_is_the_same_image(finished, photos):
+    warnings.simplefilter("error")
     model = tlab.load(finished.path, accelerator="cpu")
     file = photos / "test" / "green" / "00.png"
     with Image.open(file) as image:
         image.load()
     array = np.array(image)
-    forms = [str(file), file, image, array, torch.from_numpy(array).permute(2, 0, 1), array / 255]
+    mirrored = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # as `cv2.imread(file)[..., ::-1]` has it
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = [str(file), file, image, array, np.asarray(image), mirrored, tensor, array / 255, array / 255 * 1.00001]
     predictions = model.predict(forms)
     assert len(predictions) == len(forms)
     assert {one.probabilities["red"] for one in predictions} == {predictions[0].probabilities["red"]}
@@ -90,10 +92,16 @@ def test_features_of_a_stage(finished, photos):
 
 
 @pytest.mark.parametrize(
-    "image", ["no/such.jpg", np.zeros((4, 4, 7), np.uint8), torch.zeros(3, 4, 4, dtype=torch.int64)]
+    "image",
+    [
+        *("no/such.jpg", Path(tlab.__file__).parent, b"\xff\xd8"),
+        *(np.zeros((4, 4, 7), np.uint8), np.zeros((0, 0, 3), np.uint8), np.full((4, 4, 3), 200.0)),
+        *(torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(2, 3, 4, 4), torch.full((3, 4, 4), torch.nan)),
+    ],
+    ids=str,
 )
 def test_what_is_no_image(finished, image):
-    with pytest.raises(UserError, match=r"does not exist|is none"):
+    with pytest.raises(UserError, match=r"does not exist|holds no image file|are no image"):
         tlab.load(finished, accelerator="cpu").predict(image)
 
 
