@@ -106,6 +106,7 @@ def test_16_bit_rgb_png(tmp_path):
     assert (pixels(tmp_path / "x.png") == RGB).all()
 
 
+TWELVE_BITS = DecodeOptions(Levels(integers=(0, 4095)))
 DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
 
 
@@ -123,7 +124,7 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
 )
 def test_12_bits_in_16_keep_their_high_bits(tmp_path, content, bands):
     (tmp_path / "x.png").write_bytes(content)
-    options = DecodeOptions(Levels(integers=(0, 4095)))
+    options = TWELVE_BITS
     if bands is None:  # the file itself says how many bits it has
         bands, options = [0, 0, 0], DecodeOptions()
     x = decode(tmp_path / "x.png", options=options).permute(1, 2, 0).numpy()
@@ -137,7 +138,7 @@ def test_alpha_of_16_bits(tmp_path, bands, white):
     x[..., -1] = 0
     x[:, :3, -1] = white
     (tmp_path / "x.png").write_bytes(png(x))
-    seen = decode(tmp_path / "x.png", options=DecodeOptions(Levels(integers=(0, 4095)))).permute(1, 2, 0).numpy()
+    seen = decode(tmp_path / "x.png", options=TWELVE_BITS).permute(1, 2, 0).numpy()
     assert (seen[:, :3] == x[:, :3, [0] * 3 if bands == 2 else [0, 1, 2]] >> 4).all()
     assert (seen[:, 3:] == 255).all()
 
@@ -450,7 +451,7 @@ def test_large_text_and_profile(tmp_path):
     deep, content = png(DEEP[..., :3]), (tmp_path / "x.png").read_bytes()
     text = content[content.index(b"zTXt") - 4 :]  # with all that follows
     (tmp_path / "x.png").write_bytes(deep[: deep.index(b"IEND") - 4] + text)
-    x = decode(tmp_path / "x.png", options=DecodeOptions(Levels(integers=(0, 4095))))
+    x = decode(tmp_path / "x.png", options=TWELVE_BITS)
     assert (x.permute(1, 2, 0).numpy() == DEEP[..., :3] >> 4).all()
 
 
@@ -472,6 +473,8 @@ def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):
     for name in ("JPEG", "PNG", "TIFF", "BMP"):
         Image.fromarray(RGB).save(tmp_path / "x", name)
         assert decode(tmp_path / "x").shape == (3, 30, 40)
+    (tmp_path / "x").write_bytes(tiff(RGB.astype(np.uint16) * 16))
+    assert (decode(tmp_path / "x", options=TWELVE_BITS).permute(1, 2, 0).numpy() == RGB).all()
 
 
 def test_progressive_jpegs_count_in_full(tmp_path):

@@ -58,7 +58,7 @@ def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
     Raises:
         UserError: A value is out of its bounds.
     """
-    own = [override.replace("hydra.run.dir=", "run_dir=", 1) for override in overrides]
+    own = [re.sub(r"^hydra\.run\.dir=", "run_dir=", override) for override in overrides]
     cfg = compose(own, config_name, with_hydra=True)
     if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
         settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"

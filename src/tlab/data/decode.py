@@ -401,7 +401,7 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
         args: Any = tile.args
         image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
     with suppress(OSError, EOFError):  # cut short, as the high bytes are
-        image.load()
+        _read_pixels(image)
     image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
