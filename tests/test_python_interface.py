@@ -113,11 +113,13 @@ def test_runs_are_compared_without_writing(finished):
     assert sorted(finished.path.parent.rglob("*")) == before
 
 
-def test_mistakes_are_exceptions(photos):
+def test_mistakes_are_exceptions(photos, finished):
     with pytest.raises(UserError, match=r"data\.batch_size=0"):
         tlab.compose(f"data.root={photos}", "data.batch_size=0")
     with pytest.raises(UserError, match="no checkpoint"):
         tlab.load("no/such/run")
+    with pytest.raises(UserError, match=r"^accelerator=tpu: .* accelerator=auto$"):
+        tlab.load(finished, accelerator="tpu")
 
 
 def test_importing_it_is_cheap_and_its_names_are_no_modules():

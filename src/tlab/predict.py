@@ -37,14 +37,14 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     from tlab.data.decode_options import MOSTLY_THERE
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
-    from tlab.runs.trained_model import TrainedModel, image_files
+    from tlab.runs.trained_model import TrainedModel, files_to_predict
 
     check_values(cfg, PredictConfig)
     quiet()
     stay_within_cores()
     source = Path(cfg.input)
     root = (source if source.is_dir() else source.parent).absolute()
-    files = image_files(source, "input=")
+    files = files_to_predict(source, "input=")
     model = TrainedModel(load_trained(Path(cfg.run), trust=bool(cfg.get("trust"))), cfg.accelerator, cfg.precision)
     options = replace(model.trained.decode_options, truncated=True)
     if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:

@@ -76,20 +76,6 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-class Found(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        format: Name of the image format, by content.
-        samples: Range of its samples, if they have more than 8 bits.
-        truncated: Whether some of the image is missing.
-    """
-
-    format: str
-    samples: SampleRange | None
-    truncated: bool
-
-
 def decode(path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS) -> Tensor:
     """Read an image file as a photo viewer would show it.
 
@@ -172,16 +158,21 @@ def decode_bytes(
         return upright_rgb(loaded.image, options.levels, loaded.low_HWC)
 
 
-def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
+def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[str, SampleRange | None, bool]:
     """Decode the content of an image file, JPEG at an eighth of the size, and say what it holds.
+
+    A file that is cut short is read as far as it goes, if most of the image is there.
 
     Args:
         path: Path of the file, for the error.
         content: Bytes of the file.
         max_megapixels: See `DecodeOptions`.
 
+    Returns:
+        Name of the format, by content; range of samples of more than 8 bits; whether nothing is missing.
+
     Raises:
-        DecodeError: As in `decode_bytes`, but a file that is cut short is read as far as it goes.
+        DecodeError: As in `decode_bytes`.
     """
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
     with _reasons(path, content):
@@ -194,7 +185,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
             bands: Any = image.getextrema()
             colors = bands[:1] if deep.startswith("LA") else bands[:3]
             samples = SampleRange("integers", 0, 256 * max(high for _, high in colors) + 255)
-        return Found(image.format or "", samples, not whole)
+        return image.format or "", samples, whole
 
 
 class _Loaded(NamedTuple):

@@ -6,7 +6,6 @@ from PIL import TiffImagePlugin
 
 IMAGES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"8BPS")
 CAMERA_RAW = "a camera's raw file: export it as JPEG or PNG"
-LFS = "a Git LFS pointer instead of the image: run git lfs pull"
 JPEG_XL = "JPEG XL, which tlab cannot read: convert it to PNG or JPEG"
 DAMAGED = "truncated or damaged at its beginning"
 BEGINNINGS = {
@@ -24,9 +23,7 @@ BEGINNINGS = {
     b"FUJIFILMCCD-RAW": CAMERA_RAW,
     b"IIRO": CAMERA_RAW,
     b"IIU\0": CAMERA_RAW,
-    b"FOVb": CAMERA_RAW,
-    b"version https://git-lfs": LFS,
-    b"version https://hawser": LFS,
+    b"version https://git-lfs": "a Git LFS pointer instead of the image: run git lfs pull",
 }
 # Brands of files in ISO's base media format (ISO/IEC 14496-12)
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")

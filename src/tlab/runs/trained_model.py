@@ -59,7 +59,7 @@ class TrainedModel:
 
     def __init__(self, trained: Trained, accelerator: str = "auto", precision: Precision | None = None) -> None:
         self.trained = trained
-        self.device = torch.device(find_accelerator(accelerator))
+        self.device = torch.device(find_accelerator(accelerator, "accelerator"))
         self.precision = precision or trained.precision
         self.module = trained.module.to(self.device)
         self._square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
@@ -155,7 +155,7 @@ class TrainedModel:
         return self._square(decode(image, self._square.least_side, replace(options, truncated=True)))
 
 
-def image_files(path: Path, key: str = "") -> list[Path]:
+def files_to_predict(path: Path, key: str = "") -> list[Path]:
     """Return the file of this path, or the image files in a folder and below, in order of their names.
 
     Other files in it are counted in a warning.
@@ -182,7 +182,7 @@ def image_files(path: Path, key: str = "") -> list[Path]:
 
 def _files(image: OneImage) -> Sequence[Path | Pixels]:
     """Return the files that a path stands for; pixels as they are."""
-    return image_files(Path(image).expanduser()) if isinstance(image, str | Path) else [image]
+    return files_to_predict(Path(image).expanduser()) if isinstance(image, str | Path) else [image]
 
 
 def _pixels(image: Pixels, levels: Levels) -> Tensor:
