@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -254,6 +254,7 @@ def targets() -> dict[str, tuple[Callable[..., None], st.SearchStrategy[Any]]]:
     database=None,
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
+    verbosity=Verbosity.quiet,
 )
 @given(st.data())
 def fuzz(target: Callable[..., None], inputs: st.SearchStrategy[Any], file: Path, data: st.DataObject) -> None:
