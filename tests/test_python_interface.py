@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -43,6 +44,13 @@ def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
     changed = (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     assert tlab.fit(tlab.compose(given)) == first
     assert (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == changed
+
+
+def test_a_program_with_a_hydra_of_its_own_can_use_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: 1")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert tlab.compose("data=demo", "backbone=vgg16").backbone.name == "vgg16"
+        assert hydra.compose("mine").a == 1
 
 
 def test_predictions_are_those_of_the_command(finished, photos, tmp_path):

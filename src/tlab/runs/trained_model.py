@@ -175,9 +175,10 @@ def files_to_predict(path: Path, key: str = "") -> list[Path]:
     folder = read_folder(path)
     if folder.others:
         log.warning("Not images by their extensions below %s: %s", path, extensions(folder.others))
-    if not folder.count:
+    names = in_order(folder.files())
+    if not names:
         raise UserError(f"{key}{path} holds no image file; {remedy}")
-    return [path.absolute() / name for name in in_order(folder.files())]
+    return [path.absolute() / name for name in names]
 
 
 def _files(image: OneImage) -> Sequence[Path | Pixels]:
