@@ -104,6 +104,7 @@ def test_features_of_a_stage(finished, photos):
     [
         *("no/such.jpg", Path(tlab.__file__).parent, b"\xff\xd8"),
         *(np.zeros((4, 4, 7), np.uint8), np.zeros((0, 0, 3), np.uint8), np.full((4, 4, 3), 200.0)),
+        np.ones((4, 4, 3), np.uint16),
         *(torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(2, 3, 4, 4), torch.full((3, 4, 4), torch.nan)),
     ],
     ids=str,

@@ -79,9 +79,9 @@ class TrainedModel:
 
         Args:
             images: One or several of: an image file, a folder of them, a PIL image, an array `H W 3` or `H W`, or a
-                tensor `3 H W`, of uint8, of floats in 0..1, or of uint16 as in the run's files. Of a folder the
-                files come in order of their names. A file that is cut short counts, with a warning, if most of the
-                image is there.
+                tensor `3 H W`, of uint8 or of floats in 0..1; an array also of uint16 where the run has seen files
+                of more than 8 bits. Of a folder the files come in order of their names. A file that is cut short
+                counts, with a warning, if most of the image is there.
 
         Raises:
             UserError: A file is missing or cannot be read, a folder holds no image, or pixels are none.
@@ -202,7 +202,8 @@ def _pixels(image: Pixels, levels: Levels) -> Tensor:
         x = image.detach().cpu()
     else:
         array = np.array(image)  # a copy, which is neither read-only nor mirrored by its strides
-        x = torch.from_numpy(levels.to_eight_bits(array) if array.dtype == np.uint16 else array)
+        deep = array.dtype == np.uint16 and levels.integers is not None
+        x = torch.from_numpy(levels.to_eight_bits(array) if deep else array)
         x = x[..., None].expand(*x.shape, 3) if x.ndim == 2 else x
         x = x.permute(2, 0, 1) if x.ndim == 3 else x
     fits = x.ndim == 3 and x.shape[0] == 3 and x.numel() > 0
@@ -210,7 +211,7 @@ def _pixels(image: Pixels, levels: Levels) -> Tensor:
         x = x.mul(255).round().clamp(0, 255).to(torch.uint8)
     if not fits or x.dtype != torch.uint8:
         raise UserError(
-            f"pixels of shape {tuple(x.shape)} and type {x.dtype} are no image; give arrays H W 3 or tensors 3 H W "
-            "of uint8, or of floats in 0..1"
+            f"pixels of shape {tuple(np.shape(image))} and type {x.dtype} are no image; give arrays H W 3 or "
+            "tensors 3 H W of uint8, or of floats in 0..1"
         )
     return x
