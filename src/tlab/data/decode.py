@@ -103,7 +103,9 @@ def decode(path: Path, least_side: int | None = None, options: DecodeOptions = D
     content = read_bytes(path)
     x_HWC = _plain_jpeg(content, least_side, options.max_megapixels)
     if x_HWC is None:
-        x_HWC = np.array(decode_bytes(path, content, least_side=least_side, options=options))
+        with _reasons(path, content):
+            loaded = _load(path, content, False, least_side, options)
+            x_HWC = np.array(upright_rgb(loaded.image, options.levels, loaded.low_HWC))
     return torch.from_numpy(x_HWC).permute(2, 0, 1)
 
 
@@ -139,25 +141,6 @@ def read_bytes(path: Path) -> bytes:
         raise DecodeError(path, reason) from None
 
 
-def decode_bytes(
-    path: Path, content: bytes, least_side: int | None = None, options: DecodeOptions = DEFAULTS
-) -> Image.Image:
-    """Decode the content of an image file to an upright image in mode RGB.
-
-    Args:
-        path: Path of the file, for the error.
-        content: Bytes of the file.
-        least_side: Pixels that the shorter side must keep, see `decode`.
-        options: See `decode`.
-
-    Raises:
-        DecodeError: `content` is not an image, or damaged.
-    """
-    with _reasons(path, content):
-        loaded = _load(path, content, False, least_side, options)
-        return upright_rgb(loaded.image, options.levels, loaded.low_HWC)
-
-
 def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[str, SampleRange | None, bool]:
     """Decode the content of an image file, JPEG at an eighth of the size, and say what it holds.
 
@@ -172,7 +155,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[st
         Name of the format, by content; range of samples of more than 8 bits; whether nothing is missing.
 
     Raises:
-        DecodeError: As in `decode_bytes`.
+        DecodeError: As in `decode`.
     """
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
     with _reasons(path, content):
@@ -383,7 +366,7 @@ def _deep_color(image: ImageFile.ImageFile) -> str:
 
 def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | None:
     """Return the low bytes of 16-bit color, H W C, if white is lower than 65535; they are the high ones swapped."""
-    if not rawmode or levels.is_16_bit:
+    if not rawmode or levels.integers in (None, (0, 65535)):
         return None
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
     swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + ("L" if big else "B")

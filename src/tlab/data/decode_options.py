@@ -44,11 +44,6 @@ class Levels:
         """Return the levels as plain data, see `levels_from`."""
         return {kind: list(each) if each else None for kind, each in asdict(self).items()}
 
-    @property
-    def is_16_bit(self) -> bool:
-        """Whether integer samples use all of 16 bits."""
-        return self.integers in (None, (0, 65535))
-
     def to_eight_bits(self, samples: np.ndarray) -> np.ndarray:
         """Scale samples of any shape to uint8. What is not a number becomes black, as does an infinite one.
 
