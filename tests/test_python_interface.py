@@ -77,7 +77,20 @@ def test_an_image_in_any_form_is_the_same_image(finished, photos):
     array = np.array(image)
     mirrored = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # as `cv2.imread(file)[..., ::-1]` has it
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    forms = [str(file), file, image, array, np.asarray(image), mirrored, tensor, array / 255, array / 255 * 1.00001]
+    turned, opaque = image.transpose(Image.Transpose.ROTATE_90), image.convert("RGBA")
+    turned.getexif()[0x0112] = 6  # EXIF's orientation
+    pictures = [image, turned, opaque, opaque.convert("RGBa")]
+    forms = [
+        str(file),
+        file,
+        *pictures,
+        array,
+        np.asarray(image),
+        mirrored,
+        tensor,
+        array / 255,
+        array / 255 * 1.00001,
+    ]
     predictions = model.predict(forms)
     assert len(predictions) == len(forms)
     assert {one.probabilities["red"] for one in predictions} == {predictions[0].probabilities["red"]}
