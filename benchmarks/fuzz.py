@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -229,46 +229,37 @@ def fuzz_checkpoint(
 
 
 def _with_value(node: dict[str, Any], number: int, value: Any) -> dict[str, Any]:
-    """Return a nested mapping with another value on a path that follows from the number."""
-    if not node:
-        return {"x": value}
-    number, chosen = divmod(number, len(node))
-    key = list(node)[chosen]
-    inner = node[key]
-    deeper = isinstance(inner, dict) and number % 8
-    return {**node, key: _with_value(inner, number // 8, value) if deeper else value}
+    """Return a nested mapping with another value at a place that follows from the number."""
+    number, chosen = divmod(number, len(node) or 1)
+    key = list(node or "x")[chosen]
+    deeper = isinstance(node.get(key), dict) and number % 8
+    return {**node, key: _with_value(node[key], number // 8, value) if deeper else value}
 
 
-def tests(file: Path) -> dict[str, Callable[[], None]]:
-    """Return what takes some inputs of each kind."""
+def targets() -> dict[str, tuple[Callable[..., None], st.SearchStrategy[Any]]]:
+    """Return what takes one input of each kind, after the path of a file, and what draws inputs."""
     kinds = st.integers(0, 1000)
-    targets: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]] = {
-        "images": (partial(fuzz_image, drawn=images()), (kinds, edits, st.sampled_from(OPTIONS))),
-        "tables": (fuzz_table, (kinds, edits)),
-        "weights": (partial(fuzz_weights, saved=state_dicts()), (kinds, edits)),
-        "checkpoints": (
-            partial(fuzz_checkpoint, content=checkpoint()),
-            (st.lists(st.tuples(st.integers(0, 2**40), values), max_size=3), edits),
-        ),
+    changes = st.lists(st.tuples(st.integers(0, 2**40), values), max_size=3)
+    return {
+        "images": (partial(fuzz_image, drawn=images()), st.tuples(kinds, edits, st.sampled_from(OPTIONS))),
+        "tables": (fuzz_table, st.tuples(kinds, edits)),
+        "weights": (partial(fuzz_weights, saved=state_dicts()), st.tuples(kinds, edits)),
+        "checkpoints": (partial(fuzz_checkpoint, content=checkpoint()), st.tuples(changes, edits)),
     }
 
-    def test(name: str) -> Callable[[], None]:
-        target, strategies = targets[name]
 
-        @settings(
-            max_examples=ROUND,
-            deadline=None,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(st.tuples(*strategies))
-        def once(arguments: tuple[Any, ...]) -> None:
-            run_one(partial(target, file.with_name(f"{name}.input"), *arguments))
-
-        return once
-
-    return {name: test(name) for name in targets}
+@settings(
+    max_examples=ROUND,
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    verbosity=Verbosity.quiet,
+)
+@given(st.data())
+def fuzz(target: Callable[..., None], inputs: st.SearchStrategy[Any], file: Path, data: st.DataObject) -> None:
+    """Give a target some inputs."""
+    run_one(partial(target, file, *data.draw(inputs)))
 
 
 def run_one(call: Callable[[], None]) -> None:
@@ -295,28 +286,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--only", nargs="+", help="images, tables, weights, checkpoints")
-    parser.add_argument(
-        "--keep", type=Path, default=Path(tempfile.mkdtemp(prefix="fuzz-")), help="folder of the input"
-    )
+    parser.add_argument("--keep", type=Path, help="folder of the input")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    args.keep = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     args.keep.mkdir(parents=True, exist_ok=True)
     end, rounds = time.monotonic() + 60 * args.minutes, 0
-    chosen = {name: test for name, test in tests(args.keep / "x").items() if name in (args.only or [name])}
+    chosen = {name: each for name, each in targets().items() if name in (args.only or [name])}
+    began = peak_memory()
     while time.monotonic() < end:
-        for name, test in chosen.items():
+        for name, (target, inputs) in chosen.items():
+            file = args.keep / f"{name}.input"
             try:
-                test()
+                fuzz(target, inputs, file)
             except BaseException:
-                print(
-                    f"{name}: failed after {rounds * ROUND} inputs; this one is {args.keep / name}.input",
-                    flush=True,
-                )
+                print(f"{name}: failed after {rounds * ROUND} inputs; this one is {file}", flush=True)
                 raise
         rounds += 1
-    print(f"{rounds * ROUND} inputs each: {', '.join(chosen)}; at most {peak_memory() / 1e9:.2f} GB of memory")
+    print(
+        f"{rounds * ROUND} inputs each: {', '.join(chosen)}; memory {began / 1e9:.2f} GB before, at most "
+        f"{peak_memory() / 1e9:.2f} GB"
+    )
 
 
 if __name__ == "__main__":

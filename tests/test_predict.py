@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
+import tlab
 from tlab.assembly.build import build_data
 from tlab.core.errors import UserError
 from tlab.data.decode_options import Levels
@@ -104,3 +106,9 @@ def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_
     assert "truncated" in cut["reason"]
     assert "truncated" in no["reason"]
     assert "1 predicted from the part" in caplog.text
+    model = tlab.load(tmp_path / "run", accelerator="cpu")
+    cv2.imwrite(str(tmp_path / "gray.png"), gray := cv2.imread(str(new / "01.png"), cv2.IMREAD_UNCHANGED)[..., 0])
+    in_three_forms = model.predict([tmp_path / "gray.png", Image.open(tmp_path / "gray.png"), gray])
+    assert in_three_forms == 3 * in_three_forms[:1]
+    assert model.predict(new / "cut.png")[0].label == cut["prediction"]
+    assert "cut.png is cut short" in caplog.text

@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -28,9 +29,7 @@ def finished(photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         cfg = tlab.compose(f"data.root={photos}", *QUICK)
-        run = tlab.fit(cfg)
-        run.path = run.path.absolute()
-    return run
+        return tlab.fit(cfg)
 
 
 def test_a_run_has_a_directory_of_its_own_and_its_metrics(finished):
@@ -45,6 +44,13 @@ def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
     changed = (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     assert tlab.fit(tlab.compose(given)) == first
     assert (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == changed
+
+
+def test_a_program_with_a_hydra_of_its_own_can_use_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: 1")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert tlab.compose("data=demo", "backbone=vgg16").backbone.name == "vgg16"
+        assert hydra.compose("mine").a == 1
 
 
 def test_predictions_are_those_of_the_command(finished, photos, tmp_path):
@@ -63,12 +69,28 @@ def test_predictions_are_those_of_the_command(finished, photos, tmp_path):
 
 
 def test_an_image_in_any_form_is_the_same_image(finished, photos):
+    warnings.simplefilter("error")
     model = tlab.load(finished.path, accelerator="cpu")
     file = photos / "test" / "green" / "00.png"
     with Image.open(file) as image:
         image.load()
     array = np.array(image)
-    forms = [str(file), file, image, array, torch.from_numpy(array).permute(2, 0, 1), array / 255]
+    mirrored = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # as `cv2.imread(file)[..., ::-1]` has it
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    turned, opaque = image.transpose(Image.Transpose.ROTATE_90), image.convert("RGBA")
+    turned.getexif()[0x0112] = 6  # EXIF's orientation
+    pictures = [image, turned, opaque, opaque.convert("RGBa")]
+    forms = [
+        str(file),
+        file,
+        *pictures,
+        array,
+        np.asarray(image),
+        mirrored,
+        tensor,
+        array / 255,
+        array / 255 * 1.00001,
+    ]
     predictions = model.predict(forms)
     assert len(predictions) == len(forms)
     assert {one.probabilities["red"] for one in predictions} == {predictions[0].probabilities["red"]}
@@ -91,10 +113,17 @@ def test_features_of_a_stage(finished, photos):
 
 
 @pytest.mark.parametrize(
-    "image", ["no/such.jpg", np.zeros((4, 4, 7), np.uint8), torch.zeros(3, 4, 4, dtype=torch.int64)]
+    "image",
+    [
+        *("no/such.jpg", Path(tlab.__file__).parent, b"\xff\xd8"),
+        *(np.zeros((4, 4, 7), np.uint8), np.zeros((0, 0, 3), np.uint8), np.full((4, 4, 3), 200.0)),
+        np.ones((4, 4, 3), np.uint16),
+        *(torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(2, 3, 4, 4), torch.full((3, 4, 4), torch.nan)),
+    ],
+    ids=str,
 )
 def test_what_is_no_image(finished, image):
-    with pytest.raises(UserError, match=r"does not exist|is none"):
+    with pytest.raises(UserError, match=r"does not exist|holds no image file|are no image"):
         tlab.load(finished, accelerator="cpu").predict(image)
 
 
@@ -106,11 +135,13 @@ def test_runs_are_compared_without_writing(finished):
     assert sorted(finished.path.parent.rglob("*")) == before
 
 
-def test_mistakes_are_exceptions(photos):
+def test_mistakes_are_exceptions(photos, finished):
     with pytest.raises(UserError, match=r"data\.batch_size=0"):
         tlab.compose(f"data.root={photos}", "data.batch_size=0")
     with pytest.raises(UserError, match="no checkpoint"):
         tlab.load("no/such/run")
+    with pytest.raises(UserError, match=r"^accelerator=tpu: .* accelerator=auto$"):
+        tlab.load(finished, accelerator="tpu")
 
 
 def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):

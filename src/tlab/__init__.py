@@ -66,7 +66,7 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     from tlab.runs.finished_run import FinishedRun
     from tlab.train import train
 
-    return FinishedRun(train(cfg), Path(cfg.run_dir))
+    return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 
 
 def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = "auto") -> "TrainedModel":

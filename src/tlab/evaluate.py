@@ -74,7 +74,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     trainer = L.Trainer(
-        accelerator=find_accelerator(cfg.accelerator),
+        accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,
         logger=False,

@@ -34,51 +34,40 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
-    from tlab.data.sources.scan import extensions, in_order, read_folder
+    from tlab.data.decode_options import MOSTLY_THERE
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
-    from tlab.runs.trained_model import TrainedModel
+    from tlab.runs.trained_model import TrainedModel, files_to_predict
 
     check_values(cfg, PredictConfig)
     quiet()
     stay_within_cores()
-    source, remedy = Path(cfg.input), "give an image file, or a folder of images"
-    if not (source.is_file() or source.is_dir()):
-        raise UserError(f"input={source} does not exist; {remedy}")
-    root = source if source.is_dir() else source.parent
-    files = [source.absolute()]
-    if root == source:
-        folder = read_folder(source)
-        files = [source.absolute() / name for name in in_order(folder.files())]
-        if folder.others:
-            log.warning("Not images by their extensions below %s: %s", source, extensions(folder.others))
-    if not files:
-        raise UserError(f"input={source} holds no image file; {remedy}")
-    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
-    model = TrainedModel(trained, cfg.accelerator, cfg.precision)
-    options = replace(trained.decode_options, truncated=True)
+    source = Path(cfg.input)
+    root = (source if source.is_dir() else source.parent).absolute()
+    files = files_to_predict(source, "input=")
+    model = TrainedModel(load_trained(Path(cfg.run), trust=bool(cfg.get("trust"))), cfg.accelerator, cfg.precision)
+    options = replace(model.trained.decode_options, truncated=True)
     if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:
         options = replace(options, max_megapixels=limit)
     checks = check_files(root, files, options.max_megapixels)
-    reasons = {path: check.reason for path, check in checks.items() if check.reason}
     unread = unreadable(checks, truncated=True)
     broken = {item.path for item in unread}
-    base = root.absolute()
     if unread:
-        names = by_reason(unread, lambda path: path.relative_to(base).as_posix(), most=10)
+        names = by_reason(unread, lambda path: path.relative_to(root).as_posix(), most=10)
         log.warning("%d without a prediction: %s", len(unread), names)
-    if cut := [path for path in reasons if path not in broken]:
-        names = few(path.relative_to(base).as_posix() for path in cut)
+    if cut := [path for path, check in checks.items() if check.reason == MOSTLY_THERE]:
+        names = few(path.relative_to(root).as_posix() for path in cut)
         log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
     readable = [path for path in files if path not in broken]
     batch_size = cfg.batch_size or model.trained.config.data.batch_size
-    loader = model.loader(readable, options, batch_size, cfg.num_workers)
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
     with naming_batch_size(batch_size):
-        for index, p in model.probabilities(loader):
-            rows[readable[index]] |= _row(model.prediction(p))
-    for path, reason in reasons.items():
-        rows[path]["reason"] = reason
+        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers)
+        for path, prediction in zip(readable, predictions, strict=True):
+            rows[path] |= _row(prediction)
+    for path, check in checks.items():
+        if check.reason:
+            rows[path]["reason"] = check.reason
     return list(rows.values())
 
 

@@ -265,7 +265,7 @@ def test_a_file_does_not_say_where_to_write(config, tmp_path, source):
     [
         *({"config": wrong} for wrong in ([1], None, "text", {}, {"backbone": 5})),
         *({"classes": wrong} for wrong in (3, "red", [], [1, 2, 3], ["red"], {"a": 1})),
-        *({"image_size": wrong} for wrong in (32.0, "32", True, 0, None, [32])),
+        *({"image_size": wrong} for wrong in (32.0, "32", True, 0, 10**6, None, [32])),
         *({key: wrong} for key in ("mean", "std") for wrong in ("0.5", [0.5], [0.5, 0.5, "0.5"], None)),
         *({"resize": wrong} for wrong in ("shrink", ["crop"], None)),
         *({"crop_fraction": wrong} for wrong in (0, "1", None)),

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from tlab.data.decode import DecodeError, decode
 from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, choose_levels
+from tlab.data.sources.verify import examine
 
 RGB = np.asarray(picture(1))  # 30 x 40
 
@@ -105,6 +106,7 @@ def test_16_bit_rgb_png(tmp_path):
     assert (pixels(tmp_path / "x.png") == RGB).all()
 
 
+TWELVE_BITS = DecodeOptions(Levels(integers=(0, 4095)))
 DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
 
 
@@ -122,7 +124,7 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
 )
 def test_12_bits_in_16_keep_their_high_bits(tmp_path, content, bands):
     (tmp_path / "x.png").write_bytes(content)
-    options = DecodeOptions(Levels(integers=(0, 4095)))
+    options = TWELVE_BITS
     if bands is None:  # the file itself says how many bits it has
         bands, options = [0, 0, 0], DecodeOptions()
     x = decode(tmp_path / "x.png", options=options).permute(1, 2, 0).numpy()
@@ -136,14 +138,19 @@ def test_alpha_of_16_bits(tmp_path, bands, white):
     x[..., -1] = 0
     x[:, :3, -1] = white
     (tmp_path / "x.png").write_bytes(png(x))
-    seen = decode(tmp_path / "x.png", options=DecodeOptions(Levels(integers=(0, 4095)))).permute(1, 2, 0).numpy()
+    seen = decode(tmp_path / "x.png", options=TWELVE_BITS).permute(1, 2, 0).numpy()
     assert (seen[:, :3] == x[:, :3, [0] * 3 if bands == 2 else [0, 1, 2]] >> 4).all()
     assert (seen[:, 3:] == 255).all()
 
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "low", "high"),
-    [("integers", np.int32, -1024, 3071), ("floats", np.float32, -1, 3), ("floats", np.float32, 0, 1.3)],
+    [
+        ("integers", np.int32, -1024, 3071),
+        ("floats", np.float32, -1, 3),
+        ("floats", np.float32, 0, 1.3),
+        ("floats", np.float32, -30, -2),  # radar in decibels
+    ],
 )
 def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtype, low, high):
     """A dim image of a set stays dim."""
@@ -343,6 +350,10 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
         ),
         (tiff(np.zeros((4, 4, 2), np.uint16), [0], 1), "a TIFF of 2 bands of 16 bits"),
         (tiff(np.zeros((4, 4, 1), np.uint64), (), 1), "a TIFF of one band of 64 bits"),
+        (
+            tiff(np.zeros((4, 4, 13), np.uint16), [0] * 10, 1).replace(b"\x15\1\4\0\1", b"\x15\1\2\0\3"),
+            "damaged",  # the number of bands is text
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -437,6 +448,11 @@ def test_large_text_and_profile(tmp_path):
         profile = {"icc_profile": bytes(3_000_000)} if before else {}
         Image.fromarray(RGB).save(tmp_path / "x.png", pnginfo=info, **profile)
         assert (pixels(tmp_path / "x.png") == RGB).all()
+    deep, content = png(DEEP[..., :3]), (tmp_path / "x.png").read_bytes()
+    text = content[content.index(b"zTXt") - 4 :]  # with all that follows
+    (tmp_path / "x.png").write_bytes(deep[: deep.index(b"IEND") - 4] + text)
+    x = decode(tmp_path / "x.png", options=TWELVE_BITS)
+    assert (x.permute(1, 2, 0).numpy() == DEEP[..., :3] >> 4).all()
 
 
 @pytest.mark.parametrize(("name", "least"), [("PNG", None), ("JPEG", None), ("JPEG", 10)])
@@ -457,6 +473,8 @@ def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):
     for name in ("JPEG", "PNG", "TIFF", "BMP"):
         Image.fromarray(RGB).save(tmp_path / "x", name)
         assert decode(tmp_path / "x").shape == (3, 30, 40)
+    (tmp_path / "x").write_bytes(tiff(RGB.astype(np.uint16) * 16))
+    assert (decode(tmp_path / "x", options=TWELVE_BITS).permute(1, 2, 0).numpy() == RGB).all()
 
 
 def test_progressive_jpegs_count_in_full(tmp_path):
@@ -480,15 +498,13 @@ def test_missing_and_forbidden_files_say_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_draft_finds_what_full_decoding_finds(tmp_path, name, share):
-    from tlab.data.decode import decode_bytes
-
+def test_the_check_finds_what_decoding_finds(tmp_path, name, share):
     buffer = io.BytesIO()
     picture(2, (200, 150)).save(buffer, name)
-    cut = buffer.getvalue()[: int(share * buffer.tell())]
-    for draft in (False, True):
-        with pytest.raises(DecodeError):
-            decode_bytes(tmp_path, cut, draft=draft)
+    (tmp_path / "x").write_bytes(buffer.getvalue()[: int(share * buffer.tell())])
+    assert examine(tmp_path / "x").reason
+    with pytest.raises(DecodeError):
+        decode(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -537,14 +553,15 @@ def test_smaller_decoding_gives_the_pixels_of_the_full_size(tmp_path):
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"keep_rgb": True}]
 )
 @pytest.mark.parametrize("least", [None, 30, 60])
-def test_opencv_and_pillow_decode_alike(tmp_path, options, least):
-    from tlab.data.decode import _plain_jpeg, decode_bytes
+def test_opencv_and_pillow_decode_alike(tmp_path, monkeypatch, options, least):
+    from tlab.data.decode import _plain_jpeg
 
     picture(4, (320, 240)).save(tmp_path / "x.jpg", **options)
     content = (tmp_path / "x.jpg").read_bytes()
     x_HWC = _plain_jpeg(content, least)
-    assert (x_HWC == np.asarray(decode_bytes(tmp_path, content, least_side=least))).all()
     assert _plain_jpeg(content[:-50], least) is None
+    monkeypatch.setattr("tlab.data.decode._plain_jpeg", lambda *_: None)
+    assert (x_HWC == decode(tmp_path / "x.jpg", least).permute(1, 2, 0).numpy()).all()
 
 
 def test_opencv_leaves_what_is_odd_to_pillow(tmp_path):

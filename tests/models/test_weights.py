@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import threading
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -219,6 +220,10 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         path.touch()
     elif kind == "truncated":
         path.write_bytes(saved(state, folder).read_bytes()[:100_000])
+    elif kind == "a ZIP of a later version":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x", "")
+        path.write_bytes(path.read_bytes().replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x60"))
     elif kind == "a folder":
         path.mkdir()
     elif kind == "a folder of files":
@@ -244,6 +249,7 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("text", "is no weights file of torch, or is cut short"),
         ("empty", "is no weights file of torch, or is cut short"),
         ("truncated", "is no weights file of torch, or is cut short"),
+        ("a ZIP of a later version", "is no weights file of torch, or is cut short"),
         ("a folder", "is a folder without a run's checkpoints/best.ckpt; give the directory of a trained run"),
         ("a folder of files", r"is a folder .*; give 'backbone.weights=/.*/a b\.pth'$"),
         ("a mapping in itself", "holds no state dict"),

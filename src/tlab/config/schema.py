@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig
 
 # Removed keys of earlier versions; runs made with them are resumed, evaluated and compared without them.
 REMOVED_KEYS = ("data.augment_on", "data.decode_on", "data.module.augment_on", "data.module.decode_on")
+LARGEST_IMAGE_SIZE = 4096  # at which a network is tried out in seconds, with less than 1 GB of memory
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 DEBUG = "true: show the traceback of a mistake"
@@ -90,7 +91,9 @@ class DataConfig:
         "folder where they are kept (null: the cache directory)",
         path=True,
     )
-    image_size: int = key(MISSING, "side of the square that the network sees, in pixels", least=2)
+    image_size: int = key(
+        MISSING, "side of the square that the network sees, in pixels", least=2, most=LARGEST_IMAGE_SIZE
+    )
     batch_size: int = key(MISSING, "images in a training step, of each process", least=1)
     num_workers: int | None = key(None, "processes that decode images; null: by cores and images", least=0)
     val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)

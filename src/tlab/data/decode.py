@@ -28,7 +28,7 @@ from tlab.data.decode_options import (
     SampleRange,
     sample_range,
 )
-from tlab.data.file_kinds import is_camera_raw, is_heic, kind_of
+from tlab.data.file_kinds import CAMERA_RAW, is_camera_raw, is_heic, kind_of
 
 ORIENTATION = 0x0112  # the EXIF tag
 EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
@@ -76,20 +76,6 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-class Found(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        format: Name of the image format, by content.
-        samples: Range of its samples, if they have more than 8 bits.
-        truncated: Whether some of the image is missing.
-    """
-
-    format: str
-    samples: SampleRange | None
-    truncated: bool
-
-
 def decode(path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS) -> Tensor:
     """Read an image file as a photo viewer would show it.
 
@@ -117,7 +103,9 @@ def decode(path: Path, least_side: int | None = None, options: DecodeOptions = D
     content = read_bytes(path)
     x_HWC = _plain_jpeg(content, least_side, options.max_megapixels)
     if x_HWC is None:
-        x_HWC = np.array(decode_bytes(path, content, least_side=least_side, options=options))
+        with _reasons(path, content):
+            loaded = _load(path, content, False, least_side, options)
+            x_HWC = np.array(upright_rgb(loaded.image, options.levels, loaded.low_HWC))
     return torch.from_numpy(x_HWC).permute(2, 0, 1)
 
 
@@ -153,49 +141,25 @@ def read_bytes(path: Path) -> bytes:
         raise DecodeError(path, reason) from None
 
 
-def decode_bytes(
-    path: Path,
-    content: bytes,
-    draft: bool = False,
-    least_side: int | None = None,
-    options: DecodeOptions = DEFAULTS,
-) -> Image.Image:
-    """Decode the content of an image file.
-
-    Args:
-        path: Path of the file, for the error.
-        content: Bytes of the file.
-        draft: Decode JPEG at an eighth of the size, which reads all of the data in a fraction of the time.
-        least_side: Pixels that the shorter side must keep, see `decode`.
-        options: See `decode`.
-
-    Returns:
-        An upright image in mode RGB, with the `format` of the file.
-
-    Raises:
-        DecodeError: `content` is not an image, or damaged.
-    """
-    with _reasons(path, content):
-        image, deep, _ = _load(path, content, draft, least_side, options)
-        upright = upright_rgb(image, options.levels, _low_bytes(content, deep, options.levels))
-        upright.format = image.format
-        return upright
-
-
-def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
+def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[str, SampleRange | None, bool]:
     """Decode the content of an image file, JPEG at an eighth of the size, and say what it holds.
+
+    A file that is cut short is read as far as it goes, if most of the image is there.
 
     Args:
         path: Path of the file, for the error.
         content: Bytes of the file.
         max_megapixels: See `DecodeOptions`.
 
+    Returns:
+        Name of the format, by content; range of samples of more than 8 bits; whether nothing is missing.
+
     Raises:
-        DecodeError: As in `decode_bytes`, but a file that is cut short is read as far as it goes.
+        DecodeError: As in `decode`.
     """
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
     with _reasons(path, content):
-        image, deep, whole = _load(path, content, True, None, options)
+        image, deep, _, whole = _load(path, content, True, None, options)
         upright_rgb(image, options.levels)  # which finds other faults
         samples = None
         if _is_deep_gray(image):
@@ -204,7 +168,23 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> Found:
             bands: Any = image.getextrema()
             colors = bands[:1] if deep.startswith("LA") else bands[:3]
             samples = SampleRange("integers", 0, 256 * max(high for _, high in colors) + 255)
-        return Found(image.format or "", samples, not whole)
+        return image.format or "", samples, whole
+
+
+class _Loaded(NamedTuple):
+    """An image as its file has it.
+
+    Attributes:
+        image: The image, of whose 16-bit color Pillow keeps the high bytes.
+        deep: Raw mode of 16-bit color, else "".
+        low_HWC: The low bytes of 16-bit color, where they matter.
+        whole: Whether nothing is missing.
+    """
+
+    image: Image.Image
+    deep: str
+    low_HWC: np.ndarray | None  # noqa: N815 - a shape
+    whole: bool
 
 
 @contextmanager
@@ -227,56 +207,74 @@ def _reasons(path: Path, content: bytes) -> Iterator[None]:
         raise DecodeError(path, reason) from None
 
 
-def _load(
-    path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions
-) -> tuple[Image.Image, str, bool]:
-    """Return the image as the file has it, the raw mode of 16-bit color (else ""), and whether it is whole."""
-    image = _opened(content)
-    if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
-        raise DecodeError(path, "a camera's raw file: export it as JPEG or PNG")
-    size = full = image.size
-    if isinstance(image, JpegImageFile):
-        scale = 8 if draft else _scale(image.size, least_side)
-        while scale < 8 and megapixels(image.size) / scale**2 > options.max_megapixels:
-            scale *= 2
-        size = max(1, image.width // scale), max(1, image.height // scale)
-    # A progressive JPEG takes the memory of its full size at any scale
-    decoded = image.size if "progressive" in image.info else size
-    if megapixels(decoded) > options.max_megapixels:
-        count, limit = megapixels(decoded), options.max_megapixels
-        raise DecodeError(
-            path,
-            f"{count:.0f} megapixels, more than data.max_megapixels={limit:g}, which is for decompression bombs: "
-            f"data.max_megapixels={ceil(count)} reads it",
-        )
-    if megapixels(full) > options.max_megapixels:
-        full = size
-    if size != image.size:
-        image.draft(None, size)
-    deep = _deep_color(image)
+def _load(path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions) -> _Loaded:
+    """Return the image as the file has it; JPEG at an eighth of the size for a `draft`."""
     try:
-        try:
-            image.load()
-        except Image.DecompressionBombError:
-            if not isinstance(image, TiffImageFile):
-                raise
-            # Pillow asks for its limit once more while it makes room for the pixels
-            image.im = Image.new(image.mode, image._tile_size, None).im
-            image.load()
-        return image, deep, True
+        return _load_with_text(path, content, draft, least_side, options)
     except ValueError as error:
         if "MAX_TEXT" not in str(error):
             raise
-        return _load(path, _without_text(content), draft, least_side, options)
+        return _load_with_text(path, _without_text(content), draft, least_side, options)
+
+
+def _load_with_text(
+    path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions
+) -> _Loaded:
+    image = _opened(content)
+    if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
+        raise DecodeError(path, CAMERA_RAW)
+    size = _decoded_size(path, image, 8 if draft else _scale(image.size, least_side), options.max_megapixels)
+    full = image.size if megapixels(image.size) <= options.max_megapixels else size
+    if size != image.size:
+        image.draft(None, size)
+    deep = _deep_color(image)
+    loaded: Image.Image = image
+    whole = True
+    try:
+        _read_pixels(image)
     except (OSError, EOFError) as error:
         if not _ends_early(error):
             raise
-    part, whole = _as_far_as_it_goes(image, content, size, full)
-    if not whole and not _most_is_there(part):
-        raise DecodeError(path, CUT_SHORT)
-    if not whole and not options.truncated:
-        raise DecodeError(path, MOSTLY_THERE)
-    return part, deep, whole
+        loaded, whole = _as_far_as_it_goes(image, content, size, full)
+        if not whole and not _most_is_there(loaded):
+            raise DecodeError(path, CUT_SHORT) from None
+        if not whole and not options.truncated:
+            raise DecodeError(path, MOSTLY_THERE) from None
+    return _Loaded(loaded, deep, _low_bytes(content, deep, options.levels), whole)
+
+
+def _decoded_size(path: Path, image: ImageFile.ImageFile, scale: int, max_megapixels: float) -> tuple[int, int]:
+    """Return the (width, height) at which an image is decoded, JPEG shrunk by `scale` or what the limit needs.
+
+    Raises:
+        DecodeError: It has too many pixels.
+    """
+    size = image.size
+    if isinstance(image, JpegImageFile):
+        while scale < 8 and megapixels(image.size) / scale**2 > max_megapixels:
+            scale *= 2
+        size = max(1, image.width // scale), max(1, image.height // scale)
+    # A progressive JPEG takes the memory of its full size at any scale
+    count = megapixels(image.size if "progressive" in image.info else size)
+    if count > max_megapixels:
+        raise DecodeError(
+            path,
+            f"{count:.0f} megapixels, more than data.max_megapixels={max_megapixels:g}, which is for decompression "
+            f"bombs: data.max_megapixels={ceil(count)} reads it",
+        )
+    return size
+
+
+def _read_pixels(image: ImageFile.ImageFile) -> None:
+    """Load an image of any size."""
+    try:
+        image.load()
+    except Image.DecompressionBombError:
+        if not isinstance(image, TiffImageFile):
+            raise
+        # Pillow asks for its limit once more while it makes room for the pixels
+        image.im = Image.new(image.mode, image._tile_size, None).im
+        image.load()
 
 
 def megapixels(size: tuple[int, int]) -> float:
@@ -294,10 +292,6 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
         return HeifImageFile(io.BytesIO(content))
     try:
         return Image.open(io.BytesIO(content))
-    except ValueError as error:
-        if "MAX_TEXT" not in str(error):
-            raise
-        return Image.open(io.BytesIO(_without_text(content)))
     except Image.DecompressionBombError:
         # Pillow's limit is one for the whole process, and not ours to change
         for factory, accepts in Image.OPEN.values():
@@ -372,7 +366,7 @@ def _deep_color(image: ImageFile.ImageFile) -> str:
 
 def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | None:
     """Return the low bytes of 16-bit color, H W C, if white is lower than 65535; they are the high ones swapped."""
-    if not rawmode or levels.is_16_bit:
+    if not rawmode or levels.integers in (None, (0, 65535)):
         return None
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
     swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + ("L" if big else "B")
@@ -381,7 +375,7 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
         args: Any = tile.args
         image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
     with suppress(OSError, EOFError):  # cut short, as the high bytes are
-        image.load()
+        _read_pixels(image)
     image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low

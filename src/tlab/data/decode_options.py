@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MAX_MEGAPIXELS = 179  # Pillow's own limit, in 10^6 pixels
-COMMON_BITS = (8, 10, 12, 14, 16)  # of the samples of cameras and scanners
+HIGHEST: dict[float, int] = {2**bits - 1: bits for bits in range(8, 17)}  # the highest sample of as many bits
+COMMON = (255, 1023, 4095, 16383, 65535)  # those that cameras and scanners have
 CUT_SHORT = "truncated (the file ends too early)"
 MOSTLY_THERE = "truncated (the file ends too early, but most of the image is there)"
 
@@ -43,11 +44,6 @@ class Levels:
         """Return the levels as plain data, see `levels_from`."""
         return {kind: list(each) if each else None for kind, each in asdict(self).items()}
 
-    @property
-    def is_16_bit(self) -> bool:
-        """Whether integer samples use all of 16 bits."""
-        return self.integers in (None, (0, 65535))
-
     def to_eight_bits(self, samples: np.ndarray) -> np.ndarray:
         """Scale samples of any shape to uint8. What is not a number becomes black, as does an infinite one.
 
@@ -58,9 +54,8 @@ class Levels:
         black, white = known or ((0, 65535) if samples.dtype.kind == "u" else usual_range(found))
         if samples.dtype.kind == "f":
             samples = np.nan_to_num(samples.astype(np.float64), nan=black, posinf=black, neginf=black)
-        bits = math.log2(white + 1)
-        if black == 0 and 8 <= bits <= 16 and bits == int(bits) and (white > 255 or found.kind == "integers"):
-            return (samples.clip(0, white).astype(np.uint16) >> (int(bits) - 8)).astype(np.uint8)
+        if black == 0 and white in HIGHEST and (white > 255 or found.kind == "integers"):
+            return (samples.clip(0, white).astype(np.uint16) >> (HIGHEST[white] - 8)).astype(np.uint8)
         scaled = (samples.astype(np.float64) - black) * (255 / max(white - black, 1e-12))
         return np.rint(scaled).clip(0, 255).astype(np.uint8)
 
@@ -99,9 +94,7 @@ def usual_range(found: SampleRange) -> tuple[float, float]:
 
     Floats: 0..1, 0..255. Both: 16 bits. Else their own range.
     """
-    whites = (1, 255, 65535) if found.kind == "floats" else (65535,)
-    white = next((white for white in whites if found.high <= white), None)
-    return (0, white) if white and found.low >= 0 else (found.low, found.high)
+    return _range_up_to((1, 255, 65535) if found.kind == "floats" else (65535,), found)
 
 
 def range_of_set(found: SampleRange) -> tuple[float, float]:
@@ -110,9 +103,13 @@ def range_of_set(found: SampleRange) -> tuple[float, float]:
     As many bits as cameras and scanners have, 8 at least; floats also 0..1, and their own range where they use less
     than a quarter of the usual one.
     """
-    whites = [2**bits - 1 for bits in COMMON_BITS]
     if found.kind == "floats":
-        whites = [white for white in (1, *whites) if found.high >= white / 4 or not found.high]
+        return _range_up_to([white for white in (1, *COMMON) if found.high >= white / 4 or not found.high], found)
+    return _range_up_to(COMMON, found)
+
+
+def _range_up_to(whites: Iterable[int], found: SampleRange) -> tuple[float, float]:
+    """Return the range from 0 to the first of these numbers that holds the samples, else their own."""
     white = next((white for white in whites if found.high <= white), None)
     return (0, white) if white and found.low >= 0 else (found.low, found.high)
 
@@ -163,8 +160,8 @@ def level_remarks(ranges: Collection[SampleRange], levels: Levels) -> list[str]:
             continue
         count = sum(each.kind == kind for each in ranges)
         name = "floating-point samples" if kind == "floats" else "more than 8 bits"
-        if black == 0 and white + 1 in [2**bits for bits in COMMON_BITS]:
-            how = f"read as {math.log2(white + 1):.0f} bits (data.bits=16 for the full range)"
+        if black == 0 and white in COMMON:
+            how = f"read as {HIGHEST[white]} bits (data.bits=16 for the full range)"
         else:
             how = "these are black and white in all images"
         remarks.append(f"{count} training images of {name} use only {whole.low:g} to {whole.high:g}: {how}.")

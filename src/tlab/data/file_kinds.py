@@ -1,29 +1,29 @@
 """What a file that is no readable image is, by its content."""
 
 import io
-import struct
 
 from PIL import TiffImagePlugin
 
 IMAGES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"8BPS")
+CAMERA_RAW = "a camera's raw file: export it as JPEG or PNG"
+JPEG_XL = "JPEG XL, which tlab cannot read: convert it to PNG or JPEG"
+DAMAGED = "truncated or damaged at its beginning"
 BEGINNINGS = {
     b"PK\x03\x04": "a ZIP archive: unpack it",
     b"\x1f\x8b": "a gzip archive: unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
     b"Rar!": "a RAR archive: unpack it",
     b"%PDF": "a PDF document: export its pages as PNG",
-    b"\xff\x0a": "JPEG XL, which tlab cannot read: convert it to PNG or JPEG",
-    b"\0\0\0\x0cJXL ": "JPEG XL, which tlab cannot read: convert it to PNG or JPEG",
+    b"\xff\x0a": JPEG_XL,
+    b"\0\0\0\x0cJXL ": JPEG_XL,
     b"\x1a\x45\xdf\xa3": "a video (Matroska or WebM), of which no frame is taken",
     b"\0\0\x01\xba": "a video (MPEG), of which no frame is taken",
     b"\x93NUMPY": "a NumPy array: save it as PNG",
     b"\x89HDF": "HDF5 data: save the images as PNG",
-    b"FUJIFILMCCD-RAW": "a camera's raw file (RAF): export it as JPEG or PNG",
-    b"IIRO": "a camera's raw file (ORF): export it as JPEG or PNG",
-    b"IIU\0": "a camera's raw file (RW2): export it as JPEG or PNG",
-    b"FOVb": "a camera's raw file (X3F): export it as JPEG or PNG",
+    b"FUJIFILMCCD-RAW": CAMERA_RAW,
+    b"IIRO": CAMERA_RAW,
+    b"IIU\0": CAMERA_RAW,
     b"version https://git-lfs": "a Git LFS pointer instead of the image: run git lfs pull",
-    b"version https://hawser": "a Git LFS pointer instead of the image: run git lfs pull",
 }
 # Brands of files in ISO's base media format (ISO/IEC 14496-12)
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")
@@ -66,7 +66,7 @@ def kind_of(content: bytes) -> str:
     if content.startswith(TIFF):
         return _of_tiff(content)
     if content.startswith(IMAGES):
-        return "truncated or damaged at its beginning"
+        return DAMAGED
     return _of_text(content)
 
 
@@ -80,7 +80,7 @@ def _brands(content: bytes) -> list[bytes]:
 
 def _of_media(brands: list[bytes]) -> str:
     if brands[0] == b"crx ":
-        return "a camera's raw file (CR3): export it as JPEG or PNG"
+        return CAMERA_RAW
     if any(brand in AVIF for brand in brands):
         return "AVIF, damaged or not supported by this Pillow: pip install 'pillow>=11.3'"
     if any(brand in HEIC for brand in brands):
@@ -89,20 +89,18 @@ def _of_media(brands: list[bytes]) -> str:
 
 
 def _of_tiff(content: bytes) -> str:
-    damaged = "truncated or damaged at its beginning"
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2:4] in (b"+\0", b"\0+") else 8])
         file = io.BytesIO(content)
         file.seek(tags.next)
         tags.load(file)
         if is_camera_raw(tags, content):
-            return "a camera's raw file: export it as JPEG or PNG"
-        bands, bits = tags.get(SAMPLES, 1), tags.get(BITS, (1,))[0]
-        compression = tags.get(COMPRESSION, 1)
-    except (SyntaxError, OSError, ValueError, TypeError, IndexError, KeyError, struct.error):
-        return damaged
+            return CAMERA_RAW
+        bands, bits, compression = int(tags.get(SAMPLES, 1)), int(tags.get(BITS, (1,))[0]), tags.get(COMPRESSION, 1)
+    except Exception:  # tags of any type and length
+        return DAMAGED
     if not len(tags):
-        return damaged
+        return DAMAGED
     of = f"{bands} bands of {bits} bits" if bands > 1 else f"one band of {bits} bits"
     advice = "choose three bands" if bands > 1 and bands != 3 else "convert it to PNG"
     packed = f" with compression {compression}" if bands in (1, 3) and compression != 1 else ""

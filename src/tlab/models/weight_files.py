@@ -155,7 +155,7 @@ def _archive(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # of several types where it is damaged
         return []
 
 

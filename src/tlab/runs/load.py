@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tlab.config.safe_loading import TARGETS, read_config, read_loss
-from tlab.config.schema import PRECISIONS
+from tlab.config.schema import LARGEST_IMAGE_SIZE, PRECISIONS
 from tlab.config.validation import check_value
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
@@ -63,7 +63,7 @@ def _are_levels(value: Any) -> bool:
 # What a checkpoint says about its network besides the configuration, and whether a value is valid.
 TOLD: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: _is_list(value, (str,)),
-    "image_size": lambda value: type(value) is int and value >= 2,
+    "image_size": lambda value: type(value) is int and 2 <= value <= LARGEST_IMAGE_SIZE,
     "resize": lambda value: isinstance(value, str) and value in ("crop", "pad"),
     "crop_fraction": lambda value: type(value) in (int, float) and 0 < value <= 1,
     "mean": lambda value: _is_list(value, (int, float)) and len(value) == 3,

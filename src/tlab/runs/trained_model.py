@@ -1,6 +1,7 @@
 """A trained network in use: what it says about images, and the features that it sees in them."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,18 @@ from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
 from tlab.data.augment.evaluation import evaluation_transform
 from tlab.data.decode import DecodeError, decode, upright_rgb
-from tlab.data.decode_options import DecodeOptions
+from tlab.data.decode_options import MOSTLY_THERE, DecodeOptions, Levels
 from tlab.data.image_batches import ImageBatches
-from tlab.data.loader import Loader, make_loader
+from tlab.data.loader import make_loader
 from tlab.data.sampler import SequentialSampler
 from tlab.data.sources.folder import Sample
-from tlab.data.sources.scan import image_files
+from tlab.data.sources.scan import extensions, in_order, read_folder
 from tlab.models.autotune.precision import Precision, autocast, find_accelerator
 from tlab.models.classifier import POOL
 from tlab.models.head import pool
 from tlab.runs.load import Trained
+
+log = logging.getLogger(__name__)
 
 Pixels: TypeAlias = Image.Image | np.ndarray | Tensor
 OneImage: TypeAlias = str | Path | Pixels
@@ -56,11 +59,10 @@ class TrainedModel:
 
     def __init__(self, trained: Trained, accelerator: str = "auto", precision: Precision | None = None) -> None:
         self.trained = trained
-        self.device = torch.device(find_accelerator(accelerator))
+        self.device = torch.device(find_accelerator(accelerator, "accelerator"))
         self.precision = precision or trained.precision
         self.module = trained.module.to(self.device)
-        self._transform = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
-        self._decode_options = replace(trained.decode_options, truncated=True)
+        self._square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,13 +79,14 @@ class TrainedModel:
 
         Args:
             images: One or several of: an image file, a folder of them, a PIL image, an array `H W 3` or `H W`, or a
-                tensor `3 H W`, of uint8 or of floats in 0..1. Of a folder the files come in order of their names.
+                tensor `3 H W`, of uint8 or of floats in 0..1; an array also of uint16 where the run has seen files
+                of more than 8 bits. Of a folder the files come in order of their names. A file that is cut short
+                counts, with a warning, if most of the image is there.
 
         Raises:
-            UserError: A file is missing or cannot be read.
+            UserError: A file is missing or cannot be read, a folder holds no image, or pixels are none.
         """
-        batches = (self._logits(x).softmax(dim=1).cpu() for x in self._batches(images))
-        return [self.prediction(p) for batch in batches for p in batch]
+        return [prediction for x in self._batches(images) for prediction in self._predictions(x)]
 
     def features(self, images: OneImage | Iterable[OneImage], upto: str | None = None) -> Tensor:
         """Return the features of each image: `N D`, float32, on the CPU.
@@ -94,7 +97,7 @@ class TrainedModel:
                 the run.
 
         Raises:
-            UserError: There is no such stage, or a file is missing or cannot be read.
+            UserError: There is no such stage, or as for `predict`.
         """
         net = self.module.net
         if upto is not None and upto not in self.stages:
@@ -106,80 +109,109 @@ class TrainedModel:
                 rows.append(pool(y, "avg", net.backbone.prefix_tokens).float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, 0)
 
-    def loader(
+    def predict_files(
         self, files: Sequence[Path], options: DecodeOptions, batch_size: int, num_workers: int | None
-    ) -> Loader:
-        """Return batches of image files in their order, as evaluation sees them."""
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each of many image files, which are decoded as in training."""
         images = ImageBatches(
             [Sample(str(file), 0) for file in files],
-            finish=self._transform,
+            finish=self._square,
             image_size=self.trained.image_size,
             decode_options=options,
         )
-        return make_loader(images, SequentialSampler(len(images)), batch_size, num_workers)
+        for batch in make_loader(images, SequentialSampler(len(images)), batch_size, num_workers):
+            yield from self._predictions(batch.image)
 
-    def probabilities(self, loader: Loader) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of each image of a loader, and its probabilities `K`."""
-        for batch in loader:
-            yield from zip(batch.index.tolist(), self._logits(batch.image).softmax(dim=1).cpu(), strict=True)
-
-    def prediction(self, probabilities: Tensor) -> Prediction:
-        """Return the prediction that probabilities `K` stand for."""
-        best = int(probabilities.argmax())
-        shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
-        return Prediction(self.classes[best], float(probabilities[best]), shares)
-
-    def _logits(self, x: Tensor) -> Tensor:
+    def _predictions(self, x: Tensor) -> Iterator[Prediction]:
         with torch.inference_mode(), autocast(self.device, self.precision):
-            return self.module(x.to(self.device))
+            probabilities = self.module(x.to(self.device)).softmax(dim=1).cpu()
+        for row in probabilities.tolist():
+            shares = dict(zip(self.classes, row, strict=True))
+            best = max(self.classes, key=shares.__getitem__)
+            yield Prediction(best, shares[best], shares)
 
     def _batches(self, images: OneImage | Iterable[OneImage]) -> Iterator[Tensor]:
         """Yield batches `B 3 S S` of images of any kind, in order."""
         several = [images] if isinstance(images, OneImage) else images
         each = (one for image in several for one in _files(image))
-        with thread_pool(cpus_per_process()) as pool:
+        with thread_pool(cpus_per_process()) as threads:
             while chunk := list(itertools.islice(each, self.trained.config.data.batch_size)):
                 with single_threaded():
-                    x = torch.stack(list(pool.map(self._square, chunk)))
+                    x = torch.stack(list(threads.map(self._read, chunk)))
                 yield x
 
-    def _square(self, image: Path | Pixels) -> Tensor:
+    def _read(self, image: Path | Pixels) -> Tensor:
         """Return an image as evaluation sees it: uint8 `3 S S`."""
+        options = self.trained.decode_options
         if not isinstance(image, Path):
-            return self._transform(_pixels(image))
+            return self._square(_pixels(image, options.levels))
         try:
-            return self._transform(decode(image, self._transform.least_side, self._decode_options))
+            return self._square(decode(image, self._square.least_side, options))
         except DecodeError as error:
-            raise UserError(f"no prediction for {as_text(str(image))}: {error.reason}") from error
+            name = as_text(str(image))
+            if error.reason != MOSTLY_THERE:
+                raise UserError(f"no prediction for {name}: {error.reason}") from error
+        log.warning("%s is cut short: only the part of the image that is there is looked at", name)
+        return self._square(decode(image, self._square.least_side, replace(options, truncated=True)))
+
+
+def files_to_predict(path: Path, key: str = "") -> list[Path]:
+    """Return the file of this path, or the image files in a folder and below, in order of their names.
+
+    Other files in it are counted in a warning.
+
+    Args:
+        path: Path of the file or the folder.
+        key: What the error calls the path: `input=`.
+
+    Raises:
+        UserError: It does not exist, or the folder holds no image file.
+    """
+    remedy = "give an image file, or a folder of images"
+    if path.is_file():
+        return [path.absolute()]
+    if not path.is_dir():
+        raise UserError(f"{key}{path} does not exist; {remedy}")
+    folder = read_folder(path)
+    if folder.others:
+        log.warning("Not images by their extensions below %s: %s", path, extensions(folder.others))
+    names = in_order(folder.files())
+    if not names:
+        raise UserError(f"{key}{path} holds no image file; {remedy}")
+    return [path.absolute() / name for name in names]
 
 
 def _files(image: OneImage) -> Sequence[Path | Pixels]:
     """Return the files that a path stands for; pixels as they are."""
-    if not isinstance(image, str | Path):
-        return [image]
-    path = Path(image).expanduser()
-    if path.is_dir():
-        return [path / name for name in image_files(path)]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give image files, folders of them, or pixels")
-    return [path]
+    return files_to_predict(Path(image).expanduser()) if isinstance(image, str | Path) else [image]
 
 
-def _pixels(image: Pixels) -> Tensor:
+def _pixels(image: Pixels, levels: Levels) -> Tensor:
     """Return an image as uint8 `3 H W`.
 
+    Args:
+        image: The image.
+        levels: Black and white of samples of more than 8 bits.
+
     Raises:
-        UserError: An array or a tensor has another shape or type.
+        UserError: An array or a tensor has another shape, type or range.
     """
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
-    x = torch.as_tensor(image)
-    if isinstance(image, np.ndarray):
+        return torch.from_numpy(np.array(upright_rgb(image, levels))).permute(2, 0, 1)
+    if isinstance(image, Tensor):
+        x = image.detach().cpu()
+    else:
+        array = np.array(image)  # a copy, which is neither read-only nor mirrored by its strides
+        deep = array.dtype == np.uint16 and levels.integers is not None
+        x = torch.from_numpy(levels.to_eight_bits(array) if deep else array)
         x = x[..., None].expand(*x.shape, 3) if x.ndim == 2 else x
         x = x.permute(2, 0, 1) if x.ndim == 3 else x
-    if x.ndim != 3 or x.shape[0] != 3 or (x.dtype != torch.uint8 and not x.is_floating_point()):
+    fits = x.ndim == 3 and x.shape[0] == 3 and x.numel() > 0
+    if fits and x.is_floating_point() and bool(((x > -0.01) & (x < 1.01)).all()):  # resizing may overshoot
+        x = x.mul(255).round().clamp(0, 255).to(torch.uint8)
+    if not fits or x.dtype != torch.uint8:
         raise UserError(
-            f"an image of shape {tuple(image.shape)} and type {image.dtype} is none; give arrays H W 3 or tensors "
-            "3 H W, of uint8 or of floats in 0..1"
+            f"pixels of shape {tuple(np.shape(image))} and type {x.dtype} are no image; give arrays H W 3 or "
+            "tensors 3 H W of uint8, or of floats in 0..1"
         )
-    return x if x.dtype == torch.uint8 else x.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return x

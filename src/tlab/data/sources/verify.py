@@ -117,11 +117,11 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
 
     try:
         content = read_bytes(path)
-        found = examine_bytes(path, content, max_megapixels)
+        format_, samples, whole = examine_bytes(path, content, max_megapixels)
     except DecodeError as error:
         return FileCheck(reason=error.reason)
-    reason = MOSTLY_THERE if found.truncated else ""
-    return FileCheck(SAME_FORMAT.get(found.format, found.format), _digest(content), reason, found.samples)
+    reason = "" if whole else MOSTLY_THERE
+    return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples)
 
 
 def digests(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> dict[str, str]:

@@ -85,8 +85,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, half, enabled=precision.endswith("-mixed"))
 
 
-def find_accelerator(asked: str) -> str:
-    """Return `cuda`, `mps` or `cpu` for `auto`, `gpu` or one of these.
+def find_accelerator(asked: str, key: str = "trainer.accelerator") -> str:
+    """Return `cuda`, `mps` or `cpu` for `auto`, `gpu` or one of these, as `key` asks for it.
 
     Raises:
         UserError: This machine has no such device.
@@ -96,7 +96,7 @@ def find_accelerator(asked: str) -> str:
         return here[0]
     if asked in here:
         return asked
-    raise UserError(f"trainer.accelerator={asked}: there is none here that torch can use; take trainer=auto or cpu")
+    raise UserError(f"{key}={asked}: there is none here that torch can use; give {key}=auto")
 
 
 def measure(net: Classifier, image_size: int, channels_last: bool, head_only: bool) -> dict[Precision, float]:
