@@ -1,6 +1,7 @@
 """Predictions of a trained run."""
 
 import csv
+import os
 import shutil
 
 import cv2
@@ -112,3 +113,14 @@ def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_
     assert in_three_forms == 3 * in_three_forms[:1]
     assert model.predict(new / "cut.png")[0].label == cut["prediction"]
     assert "cut.png is cut short" in caplog.text
+
+
+def test_the_table_goes_into_a_pipe(ask, photos, tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    run(ask(input=str(photos / "test/green/00.png"), output=str(pipe)))
+    assert os.read(reader, 9999).startswith(b"path,prediction,")
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert capsys.readouterr().out == ""

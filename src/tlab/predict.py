@@ -1,6 +1,7 @@
 """Predictions of a trained run: `python -m tlab.predict run=RUN_OR_CKPT input=FILE_OR_DIR output=preds.csv`."""
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,18 +79,21 @@ def _row(prediction: "Prediction") -> dict[str, str]:
 
 def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
-    from tlab.core.files import check_writable, write_csv
+    from tlab.core.files import check_writable, is_device_or_pipe, write_csv
 
     if Path(cfg.output).is_dir():
         example = shell_argument("output", Path(cfg.output) / "preds.csv")
         raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {example}")
-    check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
+    streamed = is_device_or_pipe(Path(cfg.output))  # also /dev/stdout, which the table has for itself
+    if not streamed:
+        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     rows = predict(cfg)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     columns.sort(key=lambda column: column == "reason")  # the last one
     write_csv(Path(cfg.output), columns, rows)
     unread = sum(row["prediction"] == "" for row in rows)
-    print(f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else ""))
+    told = f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else "")
+    print(told, file=sys.stderr if streamed else sys.stdout)
 
 
 def main() -> None:

@@ -82,6 +82,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, error):
     assert isinstance(error, RuntimeError) or raised.value.filename == str(target)
 
 
+def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "text")
+        assert os.read(reader, 9) == b"text"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    (tmp_path / "file").write_text("old")
+    link.symlink_to("file")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    assert len([*tmp_path.iterdir()]) == 3
+
+
 def test_a_place_is_tried_before_it_is_needed(tmp_path):
     check_writable(tmp_path / "a" / "b", "give output=DIR")
     assert list((tmp_path / "a" / "b").iterdir()) == []

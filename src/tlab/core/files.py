@@ -41,11 +41,16 @@ def this_command() -> str:
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to; on success it is renamed to `target` in one step.
 
-    A crash inside the block leaves `target` as it was.
+    A crash inside the block leaves `target` as it was. A link stays one, and its file is written. A device or a
+    pipe is written to itself.
 
     Raises:
         OSError: It cannot be written; its `filename` is `target` where the system names none.
     """
+    if is_device_or_pipe(target):
+        yield target
+        return
+    target = target.resolve() if target.is_symlink() else target  # /dev/stdout, led to a file, is a link to it
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -57,6 +62,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_device_or_pipe(path: Path) -> bool:
+    """Tell whether something is there that is neither a file nor a folder, such as `/dev/null`."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def check_writable(folder: Path, way_out: str) -> None:
