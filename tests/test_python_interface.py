@@ -44,6 +44,12 @@ def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
     changed = (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     assert tlab.fit(tlab.compose(given)) == first
     assert (tmp_path / "my run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == changed
+    (tmp_path / "my run" / "metrics.json").unlink()
+    again = tlab.fit(tlab.compose(given))
+    assert {name: again[name] for name in ("val/acc", "test/acc")} == {
+        name: first[name] for name in ("val/acc", "test/acc")
+    }
+    assert again.keys() == first.keys()
 
 
 def test_a_program_with_a_hydra_of_its_own_can_use_it(tmp_path):

@@ -1,8 +1,12 @@
+import re
 from itertools import pairwise
 
+import pytest
+import yaml
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
-from tlab.core.error_messages import is_mistake, user_message
+from tlab.core.error_messages import exit_code, is_mistake, user_message
 from tlab.core.errors import UserError
 
 
@@ -30,3 +34,21 @@ def test_arguments_that_were_refused_name_the_node():
 def test_a_bug_is_no_mistake_of_the_user():
     assert not is_mistake(chain(InstantiationException("full_key: data"), ZeroDivisionError()))
     assert not is_mistake(RuntimeError())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: 1\nb:\n\tc: 2\n", "bad.yaml, line 3, column 1: .*a tab"),
+        ("a: [1\nb: 2", "bad.yaml, line 2, column 2"),
+        ("a: 1\na: 2", "bad.yaml, line 2, .*duplicate key"),
+        ("a: \x07", "bad.yaml: .*special characters"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named_with_its_line(content, words, tmp_path):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(yaml.YAMLError) as raised:
+        OmegaConf.load(tmp_path / "bad.yaml")
+    assert is_mistake(raised.value)
+    assert re.search(words, user_message(raised.value))
+    assert exit_code(raised.value) == 2

@@ -1,6 +1,7 @@
 """What a machine refuses, in one sentence, and what is no such thing."""
 
 import errno
+import multiprocessing
 import os
 
 import pytest
@@ -51,6 +52,17 @@ def test_what_the_machine_refuses_is_one_sentence_and_exit_code_1(error, words):
     wrapped = InstantiationException("full_key: data")
     wrapped.__cause__ = error
     assert (user_message(wrapped), exit_code(wrapped)) == (said, 1)
+
+
+def test_shared_memory_that_cannot_be_written_is_named(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refuse)
+    with pytest.raises(OSError, match="Read-only") as raised:
+        multiprocessing.get_context("fork").Lock()
+    assert "data.num_workers=0" in user_message(raised.value)
+    assert exit_code(raised.value) == 1
 
 
 @pytest.mark.parametrize(

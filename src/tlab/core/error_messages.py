@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -43,7 +44,7 @@ def is_mistake(error: BaseException) -> bool:
         return True
     if isinstance(error, InstantiationException):
         return isinstance(cause, TypeError | ValueError | ImportError | AttributeError)
-    return isinstance(error, HydraException | OmegaConfBaseException)
+    return isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
 
 
 def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
@@ -59,6 +60,8 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
         return str(cause)
     if (failure := machine_failure(cause)) is not None:
         return failure
+    if isinstance(error, yaml.YAMLError):
+        return _yaml_sentence(error)
     if isinstance(error, InstantiationException):
         key = _search(r"full_key: (\S+)", str(error)) or "the configuration"
         what = str(cause).strip().split("\n")[0] or type(cause).__name__
@@ -80,6 +83,16 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
 def as_told(error: BaseException) -> UserError:
     """Return the error with its sentence alone, for another process to raise."""
     return (UserError if exit_code(error) == MISTAKEN else RunFailed)(user_message(error))
+
+
+def _yaml_sentence(error: yaml.YAMLError) -> str:
+    """Return where a YAML file cannot be read, and why."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        place, why = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}", error.problem or error.context
+    else:  # a character that YAML does not allow
+        place, why = str(getattr(error, "name", "a file")), str(error).split("\n")[0]
+    why = "a tab where only spaces may stand" if "'\\t'" in str(why) else why
+    return f"{place}: this is no YAML ({why}); correct it there"
 
 
 def _readable(override: str) -> str:

@@ -4,8 +4,10 @@ import errno
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import synchronize
 from pathlib import Path
 
 from tlab.core.errors import OutOfMemory
@@ -50,6 +52,8 @@ def machine_failure(error: BaseException) -> str | None:
         return f"a process that loads images ended early ({how}): {advice}"
     if number in TOO_MANY_FILES or "Too many open files" in text or "items of ancdata" in text:
         return f"too many files are open at once; give data.num_workers=0, or raise the limit{_more_files()}"
+    if isinstance(error, OSError) and _of_a_lock(error):
+        return f"processes that load images cannot share memory ({error.strerror}): {_memory_advice()}"
     if SHARED.search(text) and isinstance(error, RuntimeError):
         return f"batches find no place in the shared memory: {_memory_advice()}"
     if number in FULL:
@@ -60,6 +64,11 @@ def machine_failure(error: BaseException) -> str | None:
     if number is not None and number in REFUSED and file is not None:
         return f"{file} cannot be used ({os.strerror(number)}); mend that, or name another place"
     return None
+
+
+def _of_a_lock(error: OSError) -> bool:
+    """Tell whether a lock between processes could not be made, which lies in /dev/shm; the system names no file."""
+    return any(frame.filename == synchronize.__file__ for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _memory_advice() -> str:

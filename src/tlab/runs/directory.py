@@ -107,7 +107,12 @@ class RunDirectory:
             raise RunDirectoryConflict(
                 f"{self.path} holds a run with another {few(told)}; {way_out(changed) if way_out else ELSEWHERE}"
             )
-        return self.status == "finished"
+        return self._has_result
+
+    @property
+    def _has_result(self) -> bool:
+        """Whether the run is finished; one whose metrics were moved away measures its best checkpoint again."""
+        return self.status == "finished" and self.metrics_file.exists()
 
     @contextmanager
     def recording(self, config: dict[str, Any], **entries: Any) -> Iterator[None]:
@@ -117,7 +122,7 @@ class RunDirectory:
             RunDirectoryLocked: Another process is at work in this directory, or has just finished the run.
         """
         with self._locked():
-            if self.status == "finished":  # since `is_finished` has looked
+            if self._has_result:  # since `is_finished` has looked
                 raise RunDirectoryLocked(
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
