@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import gzip
 import hashlib
 import http.server
 import io
@@ -10,6 +11,7 @@ import logging
 import os
 import re
 import shlex
+import tarfile
 import threading
 import zipfile
 from collections import defaultdict
@@ -212,12 +214,20 @@ def test_a_key_that_is_missing_beyond_the_cut_is_no_matter(state: dict[str, Tens
     assert same(build(saved(state, tmp_path), upto="layer3"), state)
 
 
-def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
+def broken(kind: str | bytes, folder: Path, state: dict[str, Tensor]) -> Path:
     path = folder / "w.pth"
     if kind == "text":
         path.write_text("<html>not found</html>")
-    elif kind == "empty":
-        path.touch()
+    elif kind == "an archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/best.pth", "")
+    elif kind == "a tar archive":
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(saved(state, folder), "a/best.pth")
+    elif isinstance(kind, bytes):
+        path.write_bytes(kind)
+    elif kind == "NaN":
+        torch.save(state | {"layer1.0.conv1.weight": torch.full((64, 64, 3, 3), torch.nan)}, path)
     elif kind == "truncated":
         path.write_bytes(saved(state, folder).read_bytes()[:100_000])
     elif kind == "a ZIP of a later version":
@@ -246,8 +256,14 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
     ("kind", "message"),
     [
         ("missing", "is not there"),
-        ("text", "is no weights file of torch, or is cut short"),
-        ("empty", "is no weights file of torch, or is cut short"),
+        ("text", "is a server's answer .*HTML"),
+        ("an archive", "is an archive; unpack it, .*: backbone.weights=a/best.pth"),
+        ("a tar archive", "is an archive; unpack it, .*: backbone.weights=a/best.pth"),
+        (b"", "holds nothing; fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer .* git lfs pull"),
+        (gzip.compress(b"weights"), "is compressed by gzip; .* gunzip"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        ("NaN", r"\) holds NaN or infinity \(layer1\.0\.conv1\.weight\)"),
         ("truncated", "is no weights file of torch, or is cut short"),
         ("a ZIP of a later version", "is no weights file of torch, or is cut short"),
         ("a folder", "is a folder without a run's checkpoints/best.ckpt; give the directory of a trained run"),
@@ -258,8 +274,10 @@ def broken(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         ("a tensor", "holds no state dict"),
     ],
 )
-def test_files_that_cannot_be_read(kind: str, message: str, state: dict[str, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"w\.pth {message}"):
+def test_files_that_cannot_be_read(
+    kind: str | bytes, message: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"w\.pth ?{message}"):
         build(broken(kind, tmp_path, state))
 
 

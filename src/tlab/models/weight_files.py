@@ -8,9 +8,12 @@ torch's own layers and optimizers, an empty stand-in is made. A file that refers
 import json
 import pickletools
 import re
+import tarfile
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # the names of Python 2, which protocol 2 writes
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +26,14 @@ from tlab.core.text import shell_command, shell_word
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
 OF_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar", ".th", ".pkl")
+BEGINNINGS = {  # of files that are none of torch's
+    b"version https://git-lfs": "is a Git LFS pointer in place of the file; run git lfs pull where it came from",
+    b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip, and give the file that comes of it",
+    b"BZh": "is compressed by bzip2; unpack it with bunzip2, and give the file that comes of it",
+    b"\xfd7zXZ": "is compressed by xz; unpack it with unxz, and give the file that comes of it",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it with unzstd, and give the file that comes of it",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them; give weights that were trained with torch",
+}
 # Classes (full name) of which nothing is needed.
 HARMLESS = re.compile(
     r"(argparse\.Namespace|types\.SimpleNamespace|functools\.partial|enum\.\w+|uuid\.\w+|typing\.\w+"
@@ -103,7 +114,7 @@ def read_content(path: Path) -> Any:
         if isinstance(error, UnpicklingError) and (names or "GLOBAL" in str(error)):
             refused = re.search(r"GLOBAL (\S+)", str(error))
             raise whole_model(path, f" ({refused[1]})" if refused else "") from error
-        raise _damaged(path) from error
+        raise _damaged(path, names) from error
 
 
 def _load(path: Path) -> Any:
@@ -146,8 +157,32 @@ def _read_safetensors(path: Path) -> Any:
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"backbone.weights={path} is no weights file of torch, or is cut short; fetch it again")
+def _damaged(path: Path, names: Sequence[str] = ()) -> UserError:
+    """Return the refusal of a file that torch cannot read: what it is, and what helps.
+
+    Args:
+        path: The file.
+        names: The names in it, if it is a ZIP archive.
+    """
+    what = "is no weights file of torch, or is cut short; fetch it again"
+    with path.open("rb") as file:
+        start = file.read(512)
+    if tarfile.is_tarfile(path):
+        with suppress(tarfile.TarError, EOFError, OSError), tarfile.open(path) as archive:
+            names = archive.getnames()
+    if not start.strip(b"\0"):
+        what = "holds nothing; fetch it again"
+    elif inside := next((name for name in names if name.endswith(SUFFIXES)), None):
+        what = f"is an archive; unpack it, and give the file in it: {shell_word(f'backbone.weights={inside}')}"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        what = (
+            "is a server's answer (HTML, XML or JSON) in place of the file; fetch it again, signed in where needed"
+        )
+    elif path.suffix == ".onnx":
+        what = "is an ONNX model; export it from torch with torch.save(model.state_dict(), FILE)"
+    else:
+        what = next((told for first, told in BEGINNINGS.items() if start.startswith(first)), what)
+    return UserError(f"backbone.weights={path} {what}")
 
 
 def _archive(path: Path) -> list[str]:

@@ -56,7 +56,8 @@ def fit_to(
         stages: Stage in use -> its keys, in order; keys of other layers may be missing.
 
     Raises:
-        UserError: A key of `stages` is missing, a key has no place among the model's layers, or a shape differs.
+        UserError: A key of `stages` is missing, a key has no place among the model's layers, a shape differs, or a
+            number is not finite.
     """
     own = model.state_dict()
     needed = {key for keys in stages.values() for key in keys}
@@ -92,6 +93,11 @@ def fit_to(
     if left_out := [*(prefix + key for key in sorted(foreign)), *outside]:
         log.info("%s: left out %s", weights.pretraining.description, few(left_out, NAMED))
     weights.tensors = {key: tensor for key, tensor in found.items() if key in own}
+    if broken := [prefix + key for key, tensor in weights.tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"backbone.weights ({weights.pretraining.description}) holds NaN or infinity "
+            f"({few(broken, NAMED)}): its training failed; give a file from before that"
+        )
     own.update(weights.tensors)  # it says the versions of the layers, which MNASNet wants to know
     model.load_state_dict(own)
 
