@@ -101,6 +101,8 @@ def give(folder, run_entry_point, capsys, monkeypatch) -> Callable[..., tuple[in
         ("look", [ROOT], 'data.exlude=["Corn_(maize)___rust/0*"]'),
         ("look", [ROOT], "data.exclude=[cat/0*,'it s'"),
         ("look", [ROOT], "checkpoint.monitor=a,b"),
+        ("look", [ROOT], "optimizer.lr=0,001"),
+        ("look", [ROOT], "--optimizer.lr=0.1"),
         ("look", [], "data=folder"),
         ("look", [ROOT], "data.batch_size=0"),
         ("look", [ROOT], "data.val_fraction=1.5"),

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from tlab.config.hydra import conf_dir, list_groups_once, prepare_hydra
 from tlab.config.overrides import key_and_value, shell_argument, tidy
 from tlab.core.error_messages import exit_code, exit_with_error, is_mistake, one_line, user_message
-from tlab.core.errors import FAILED, INTERRUPTED
+from tlab.core.errors import FAILED, INTERRUPTED, UserError
 from tlab.core.files import this_command
 from tlab.core.hardware import limit_spinning
 from tlab.core.lazy_imports import defer_heavy_imports
@@ -39,7 +39,10 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     limit_spinning()  # this and the next before torch is imported
     defer_heavy_imports()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `user_message` prints
-    sys.argv[1:] = arguments = tidy(sys.argv[1:], config_name)
+    try:
+        sys.argv[1:] = arguments = tidy(sys.argv[1:], config_name)
+    except UserError as error:
+        exit_with_error(str(error))
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
     task = Task(function, debug=debug in ("true", "yes", "on", "y", "1"))  # as OmegaConf reads them
     logging.raiseExceptions = task.debug  # a log on a full disk would print a traceback for every line

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import exclude_argument, shell_argument, tidy, values
+from tlab.core.errors import UserError
 from tlab.core.text import as_text
 
 ODD = (
@@ -87,6 +88,30 @@ def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):
 def test_other_values_need_no_quotes_either(override, key, value):
     cfg = compose(["run_dir=x", "data.root=x", override])
     assert OmegaConf.select(cfg, key) == value
+
+
+def test_flags_may_stand_anywhere_and_lines_end_as_on_windows():
+    typed = [
+        "seed=1",
+        "--config-dir",
+        "a=b",
+        "data=demo",
+        "-cd=c",
+        "--cfg",
+        "job",
+        "aug=light",
+        "-m",
+        "-m",
+        "seed=2\r",
+    ]
+    flags = ["--config-dir", "a=b", "-cd=c", "--cfg", "job", "-m"]
+    assert tidy(typed) == [*flags, "seed=1", "data=demo", "aug=light", "seed=2"]
+
+
+@pytest.mark.parametrize("typed", [["--data.root=a b"], ["--data.root", "a b"]])
+def test_a_setting_behind_dashes_is_told_without_them(typed):
+    with pytest.raises(UserError, match=r"give 'data\.root=a b'$"):
+        tidy(["aug=light", *typed])
 
 
 @pytest.mark.parametrize("override", ["data.exclude=[a,b", "data.exclude=[a,'b]", "optimizer.lr=interval(0.1"])

@@ -17,11 +17,10 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlab.config import schema
-from tlab.config.overrides import key_and_value, named_choices, names_choices, of_keys, run_name, tidy
+from tlab.config.overrides import CONFIG_DIR, key_and_value, named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
 
-CONFIG_DIR = ("--config-dir", "-cd")
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
 
 

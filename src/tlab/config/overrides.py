@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -30,6 +31,9 @@ from tlab.core.errors import UserError
 from tlab.core.text import as_text, shell_word
 
 LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
+MULTIRUN = ("-m", "--multirun")
+CONFIG_DIR = ("--config-dir", "-cd")
+WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
 NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir"}  # one for all runs
 
@@ -37,32 +41,45 @@ NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", 
 def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
     """Return the arguments in a form that Hydra can parse; tidy ones stay as they are.
 
-    `-m` may stand anywhere. A path is taken as typed, whatever its characters, with the home directory for `~`. In
+    Flags (`-m`, `--config-dir DIR`) may stand anywhere, and lines may end as on Windows. A path is taken as typed,
+    whatever its characters, with the home directory for `~`. In
     other values what Hydra cannot read is quoted.
 
     Args:
         arguments: Arguments as typed.
         command: Entry point that takes them, which has its own keys.
         sweep: Whether commas separate the values of a sweep; None: with `-m`.
+
+    Raises:
+        UserError: A setting stands behind dashes.
     """
     read_any_letters()
     paths = schema.path_keys(command)
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    sweep = bool(flags) if sweep is None else sweep
-    tidied = [*flags[:1]]
-    for argument in arguments:
+    sweep = any(flag in arguments for flag in MULTIRUN) if sweep is None else sweep
+    flags: list[str] = []  # Hydra takes no overrides on both sides of one
+    tidied = []
+    left = iter([argument.removesuffix("\r") for argument in arguments])
+    for argument in left:
         key, equals, value = argument.partition("=")
-        if equals and key.startswith("-"):  # --config-dir=~/mine, in which bash leaves the ~
-            argument = f"{key}={in_home(value)}"
-        elif equals and not key.startswith("~"):
+        if key.startswith("-"):
+            if key.startswith("--") and ("." in key or key[2:] in schema.keys(schema.COMMANDS[command])):
+                meant = shell_word(f"{key[2:]}={value or next(left, 'VALUE')}")
+                raise UserError(f"{argument} stands behind dashes, which settings do not; give {meant}")
+            if argument not in MULTIRUN or not {*MULTIRUN} & {*flags}:
+                flags.append(
+                    f"{key}={in_home(value)}" if equals else key
+                )  # bash leaves the ~ in --config-dir=~/mine
+            if key in WITH_VALUE and not equals:
+                flags += [*islice(left, 1)]
+            continue
+        if equals and not key.startswith("~"):
             name = key.lstrip("+")
             value = value if name in paths else as_text(value)
             several = sweep and name not in NEVER_SWEPT
             value = readable(value, path=name in paths, container=paths.get(name, True), sweep=several)
             argument = f"{key}={value}"
-        if argument not in flags:
-            tidied.append(argument)
-    return tidied
+        tidied.append(argument)
+    return [*flags, *tidied]
 
 
 def as_override(key: str, value: Any) -> str:

@@ -6,8 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from tlab.config.hydra import CONFIG_DIR
-from tlab.config.overrides import key_and_value
+from tlab.config.overrides import CONFIG_DIR, key_and_value
 from tlab.config.schema import TuneConfig
 from tlab.core.errors import UserError
 
