@@ -150,6 +150,18 @@ def test_mistakes_are_exceptions(photos, finished):
         tlab.load(finished, accelerator="tpu")
 
 
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [
+        *((tlab.compose, {"data.root": "x"}), (tlab.compose, Path("x")), (tlab.compose, None)),
+        *((tlab.fit, {}), (tlab.fit, "x"), (tlab.load, None), (tlab.load, {})),
+    ],
+)
+def test_what_is_of_another_type_is_told(function, given):
+    with pytest.raises(UserError, match=r"^tlab\.\w+ takes "):
+        function(given)
+
+
 def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("mine: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):

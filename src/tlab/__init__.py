@@ -15,10 +15,11 @@ Importing this package is cheap: torch is imported by the functions that need it
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlab.core.errors import UserError
 from tlab.core.lazy_imports import INHERITED, defer_heavy_imports
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
     """
     from tlab.config.hydra import compose_in_python
 
+    if any(isinstance(each, Mapping) or not isinstance(each, Iterable) for each in overrides):
+        raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
     listed = [one for each in overrides for one in ([each] if isinstance(each, str) else each)]
     return compose_in_python(listed, config_name)
 
@@ -63,9 +66,13 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     Raises:
         UserError: A mistake in the configuration or the data.
     """
+    from omegaconf import DictConfig
+
     from tlab.runs.finished_run import FinishedRun
     from tlab.train import train
 
+    if not isinstance(cfg, DictConfig):
+        raise UserError('tlab.fit takes a configuration; make it with tlab.compose("data.root=DIR")')
     return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 
 
@@ -83,6 +90,8 @@ def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = 
     from tlab.runs.load import load_trained
     from tlab.runs.trained_model import TrainedModel
 
+    if not isinstance(run, str | os.PathLike):
+        raise UserError(f"tlab.load takes a run, its directory or a checkpoint, which {run!r:.40} is not")
     return TrainedModel(load_trained(Path(run).expanduser(), trust), accelerator)
 
 
