@@ -51,7 +51,7 @@ class Levels:
         """
         found = sample_range(samples)
         known = self.integers if found.kind == "integers" else self.floats
-        black, white = known or ((0, 65535) if samples.dtype.kind == "u" else usual_range(found))
+        black, white = known or ((0, 65535) if samples.dtype == np.uint16 else usual_range(found))
         if samples.dtype.kind == "f":
             samples = np.nan_to_num(samples.astype(np.float64), nan=black, posinf=black, neginf=black)
         if black == 0 and white in HIGHEST and (white > 255 or found.kind == "integers"):
