@@ -10,7 +10,7 @@ from pictures import jpeg, picture, png_bomb
 from PIL import Image, PngImagePlugin
 
 from tlab.data.decode import DecodeError, decode
-from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, choose_levels
+from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, beyond_levels, choose_levels, level_remarks
 from tlab.data.sources.verify import examine
 
 RGB = np.asarray(picture(1))  # 30 x 40
@@ -182,11 +182,42 @@ def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtyp
         ([("floats", 0, 0.9)], 12, 1),
         ([("floats", 0, 200)], None, 255),
         ([("floats", 0, 3000)], None, 4095),
+        ([*[("integers", 0, 1875)] * 39, ("integers", 0, 65535)], None, 4095),  # a burnt-in bar
+        ([*[("integers", 0, 1875)] * 39, ("integers", 0, 65535)], 16, 65535),
+        ([*[("integers", 0, 1875)] * 36, *[("integers", 0, 65535)] * 4], None, 65535),
+        ([*[("integers", 0, 50)] * 94, *[("integers", 0, 900)] * 5, ("integers", 0, 65535)], None, 1023),
+        ([*[("floats", 0, 0.9)] * 39, ("floats", 0, 1e6)], None, 1),
     ],
 )
 def test_white_of_a_set(found, bits, white):
     levels = choose_levels([SampleRange(*each) for each in found], bits)
     assert getattr(levels, found[0][0]) == (0, white)
+
+
+def test_what_is_cut_off_is_said_with_its_count():
+    ranges = [*[SampleRange("integers", 0, 1875)] * 39, SampleRange("integers", 0, 65535)]
+    levels = choose_levels(ranges, None)
+    (remark,) = level_remarks(ranges, levels)
+    assert "1 of them" in remark
+    assert "data.bits=16" in remark
+    assert not beyond_levels(ranges[:-1], levels)
+    assert beyond_levels(ranges, levels)[0].startswith("1 of 40 images")
+    assert not beyond_levels(ranges, Levels())
+
+
+@pytest.mark.parametrize("hole", [-9999, -32768, np.finfo(np.float32).min])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_for_no_data_do_not_set_black(tmp_path, dtype, hole):
+    if dtype == np.int32 and hole < -32768:
+        return
+    values = np.linspace(100, 3000, 64).reshape(8, 8).astype(dtype)
+    values[0, :2] = hole
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    found = examine(tmp_path / "x.tif").samples
+    assert found.low > 100
+    x = decode(tmp_path / "x.tif", options=DecodeOptions(choose_levels([found], None)))[0]
+    assert (x[0, :2] == 0).all()
+    assert x.max() > 150
 
 
 def test_white_is_zero(tmp_path):

@@ -112,7 +112,7 @@ class DataConfig:
     )
     bits: Any = key(
         MISSING,
-        "bits of samples of more than 8 bits; auto: what the training images use",
+        "bits of samples of more than 8 bits; auto: what nearly all training images use",
         choices=("auto", *range(8, 17)),
     )
     max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
