@@ -163,7 +163,7 @@ def level_remarks(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
     for kind, each in _by_kind(ranges).items():
         black, white = getattr(levels, kind)
         most, name = _range_of_most(each), NAMES[kind]
-        beyond = [found.high for found in each if found.low < most.low or found.high > most.high]
+        beyond = [found.high for found in each if found.low < black or found.high > white]
         usual = (65535,) if kind == "integers" else (1, 255, 65535)
         if not beyond and black == 0 and white in usual:
             continue
