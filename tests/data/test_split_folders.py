@@ -115,7 +115,7 @@ def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
         ({"val/images": 4, "test/images": 2}, "test/ (2 images), val/ (4 images)"),
         ({"seg_pred/seg_pred": 7, "train_valid/a": 9}, "seg_pred/ (7 images), train_valid/ (9 images)"),
         ({"test_stg1": 3, "test_stg2": 2}, "test_stg1/ (3 images), test_stg2/ (2 images)"),
-        ({"train_extra/a": 3, "train_more/a": 1}, "train_extra/ (3 images), train_more/ (1 images)"),
+        ({"train_extra/a": 3, "train_more/a": 1}, "train_extra/ (3 images), train_more/ (1 image)"),
         ({"test": 0}, "test/"),
     ],
 )
@@ -132,14 +132,23 @@ def test_nothing_is_passed_over_in_silence(make_folder):
     for name in ("1.jpg", "a/1.txt", "a/2.TXT", "b/x/raw", "b/Thumbs.db", "dog/1.npy", "labels.csv"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(jpeg(1))
-    for run in ("runs/one/run.json", "outputs/two/sweep.json"):
+    (root / "bird.zip").write_bytes(b"PK")
+    (root / "cow").mkdir()
+    (root / "cow/1.jpg").write_bytes(jpeg(1))
+    os.mkfifo(root / "b/pipe.jpg")
+    (root / "b/to_pipe.jpg").symlink_to("pipe.jpg")
+    for run in ("runs/one/run.json", "outputs/two/sweep.json", "cow/run.json"):
         (root / run).write_text("{}")
     index = folder_index(root)
     assert index.classes == ("a", "b")
-    loose, empty, others = index.issues
-    assert "1 images (1.jpg)" in loose
+    assert sum(numbers(index).values()) == 10
+    loose, empty, outputs, others, archives = index.issues
+    assert "cow/." in outputs
+    assert "bird.zip" in archives
+    assert "1 image (1.jpg)" in loose
     assert "dog/ (.npy 1), models/." in empty
-    assert ".txt 2, no extension 1." in others
+    assert ".txt 2, no extension 1, pipe.jpg" in others
+    assert "to_pipe.jpg" in others
 
 
 def test_what_is_no_data_is_none(make_folder):

@@ -240,8 +240,9 @@ def build_index(
     for split, classes in sorted(splits.items(), reverse=True):  # val before test
         if alone := sorted(classes.keys() - train.keys()):
             raise UserError(
-                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
-                f"correct the folder's name, or leave it out with {exclude_argument(alone)}"
+                f"Only {split}, not train, has {'the class' if len(alone) == 1 else 'the classes'} "
+                f"{few(map(repr, alone))} (below {root}): add train images, correct the names, or give "
+                f"{exclude_argument(alone)} to leave out what train has not."
             )
         if missing := sorted(train.keys() - classes.keys()):
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
@@ -263,6 +264,10 @@ def build_index(
             parts["train"][name] += {*files}.difference(readable[name])
         splits |= parts
     return unsplit_index(root, splits, remarks)
+
+
+def _images(count: int) -> str:
+    return counted(range(count), "image", "images")
 
 
 def _sizes(classes: Files) -> str:
@@ -297,14 +302,18 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
     empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
+        loose += f" unpack {few(in_order(folder.archives))} first;" if folder.archives else ""
         raise UserError(
             f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class, "
             "or data=csv with a table of labels."
         )
     if empty and len(classes) < least:
         only = f", and {next(iter(classes))!r} alone is no choice" if classes else ""
+        others = sum((inner.others for inner in folder.folders if not inner.count), Counter[str]())
+        there = f" ({extensions(others)})" if others else ""
         raise UserError(
-            f"{few(empty)} below data.root={root} holds no file with an image's extension{only}: add images, or "
+            f"{few(empty)} below data.root={root} {'hold' if len(empty) > 1 else 'holds'} no file with an "
+            f"image's extension{there}{only}: add images, or give the names their extensions, or "
             "give a folder with one folder of images for each class."
         )
 
@@ -339,7 +348,7 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
     """Return sentences about all below the root that is not used, and why."""
 
     def numbered(folders: Iterable[Folder]) -> str:
-        return few(f"{folder.path}/ ({folder.count} images)" for folder in folders)
+        return few(f"{folder.path}/ ({_images(folder.count)})" for folder in folders)
 
     used = list(places.values())
     splits = [folder for folder in layout.base.folders if layout.splits and split_of(folder.name)]
@@ -351,6 +360,7 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
     ]
     above = {folder.path: folder for folder in (top, layout.base, *used)}.values()
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
+    archives = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in folder.archives]
     others = Counter[str]()
     for inner in (inner for place in used for inner in place.filled):
         others.update(inner.others)
@@ -360,9 +370,14 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
             layout.as_classes
         ),
         "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
-        "Not used below {}, since it lies beside the split folders": numbered(layout.beside),
-        "Not used below {}, since they are in no class folder": f"{len(loose)} images ({few(loose)})" * bool(loose),
+        "Not used below {}, since they lie beside the split folders": numbered(layout.beside),
+        "Not used below {}, since they are in no class folder": f"{_images(len(loose))} ({few(loose)})"
+        * bool(loose),
         "No class below {}, since it holds no image": few(empty),
-        "Not used below {}, since their extensions are not those of images": extensions(others),
+        "No class below {}, since run.json or the like marks an output of tlab": few(
+            f"{path}/" for place in used for path in place.outputs
+        ),
+        "Not used below {}, since by extension or kind they are no image files": extensions(others),
+        "Not used below {}, since archives are not read (unpack what holds images)": few(in_order(archives)),
     }
     return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]
