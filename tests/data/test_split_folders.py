@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 
 import pytest
 from pictures import jpeg
@@ -28,6 +29,7 @@ def layout(splits, counts=(5, 3, 2), classes="ab"):
         "seg_train/seg_train seg_dev/seg_dev seg_test/seg_test",
         "train/images validation/images testing/images",
         "archive/data/train archive/data/eval archive/data/test",
+        *("entrenamiento validación prueba", "entraînement Validierung teste"),
     ],
 )
 def test_splits_have_many_names(make_folder, splits):
@@ -69,10 +71,12 @@ def test_a_name_alone_makes_no_split(make_folder, counts, as_classes):
         ("fold1 fold2", "fold1"),
         ("old/train old/val new/train new/val", "new"),
         ("train/color train/gray test/color", "train/color"),
+        ("p1 p3 p7", "p1"),
     ],
 )
 def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folders, first):
-    root = make_folder({f"{folder}/{c}": 4 for folder in folders.split() for c in "ab"})
+    lacking = {"p0/a": 4, "p9/b": 4} if first == "p1" else {}
+    root = make_folder({f"{folder}/{c}": 4 for folder in folders.split() for c in "ab"} | lacking)
     with pytest.raises(UserError, match=r"hold the same folders .*data\.nested=true") as caught:
         folder_index(root)
     assert shlex.split(str(caught.value))[-1] == f"data.root={root / first}"
@@ -82,10 +86,12 @@ def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folde
 
 def test_other_nested_folders_are_no_mistake(make_folder):
     assert folder_index(make_folder({"a/x": 3, "a/y": 3, "b/x": 3, "c/images": 3})).classes == ("a", "b", "c")
-    root = make_folder({f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3})
+    root = make_folder(
+        {f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3, "train/d": 3}
+    )
     with pytest.raises(UserError, match="the same folders"):
         folder_index(root, exclude=["c"])
-    assert folder_index(root).classes == ("a", "b", "c")
+    assert folder_index(root).classes == ("a", "b", "c", "d")
 
 
 def test_a_second_copy_of_the_classes_is_no_class(make_folder):
@@ -94,6 +100,32 @@ def test_a_second_copy_of_the_classes_is_no_class(make_folder):
         folder_index(root)
     assert shlex.split(str(caught.value))[-1] == "data.exclude=[archive/archive]"
     assert folder_index(root, exclude=["archive/archive"]).classes == ("a", "b")
+
+
+def test_split_folders_in_class_folders_are_put_above_them_by_the_command_given(make_folder, tmp_path):
+    root = make_folder({f"{c}/{split}": n for split, n in (("train", 6), ("test 1", 3)) for c in ("a b", "c")})
+    with pytest.raises(UserError, match="split folders") as caught:
+        folder_index(root)
+    command = str(caught.value).split(" after ")[1].split(", or data.nested=true")[0]
+    subprocess.run(["bash", "-c", command], check=True)
+    index = folder_index(tmp_path / "images_by_split", val_fraction=0.5)
+    assert (index.classes, numbers(index)) == (("a b", "c"), {"train": 6, "val": 6, "test": 6})
+
+
+@pytest.mark.parametrize("beside", ["docs", "papers/figures"])
+def test_a_folder_of_class_folders_is_no_class(make_folder, beside):
+    root = make_folder({"data/a": 4, "data/b": 4, beside: 2})
+    with pytest.raises(UserError, match=r"data/ holds folders of images \(a, b\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'data'}"
+
+
+@pytest.mark.parametrize("test", ["test/a", "test"])
+def test_trainval_is_train_where_neither_is(make_folder, test):
+    root = make_folder({"trainval/a": 5, "trainval/b": 5, test: 2})
+    assert numbers(folder_index(root)) == {"train": 8, "val": 2} | ({"test": 2} if test == "test/a" else {})
+    make_folder({"train/a": 6, "train/b": 6})
+    assert numbers(folder_index(root))["train"] in (9, 10)
 
 
 def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):

@@ -13,7 +13,7 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import as_text, counted, few
+from tlab.core.text import as_text, counted, few, shell_word
 from tlab.data.sources.scan import (
     Exclude,
     Folder,
@@ -25,7 +25,7 @@ from tlab.data.sources.scan import (
     with_decoder,
 )
 from tlab.data.sources.split import check_fractions, split_classes
-from tlab.data.sources.split_folders import Layout, find_splits, split_of
+from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
 
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
@@ -319,16 +319,27 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if a class folder holds split folders or the classes, or all hold the same folders."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders."""
     classes = folder.filled
     names = {each.name for each in classes}
-    shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
-    if len(classes) > 1 and len(shared) > 1:
-        which = few(each.name for each in classes)
+    held = Counter(inner.name for each in classes for inner in each.filled)
+    shared = in_order([name for name, number in held.items() if number > max(1, len(classes) / 2)])
+    holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
+    which = few(each.name for each in holders)
+    if holders and len(shared) > 1:
+        splits = {name: split for name in shared if (split := split_of(name))}
+        inside = [inner for each in holders for inner in each.filled if inner.name in splits]
+        if {"train"} < {*splits.values()} and not any(inner.filled for inner in inside):
+            new = f"{folder.place}_by_split"
+            raise UserError(
+                f"{which} below {folder.place} hold split folders ({few(splits)}), which belong above the "
+                f"classes, as {inside[-1].name}/{holders[-1].name}; give {shell_argument('data.root', new)} after "
+                f"{_links(folder, splits, new)}, or data.nested=true if all images of each are for training"
+            )
         raise UserError(
-            f"{which} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"{which} below {folder.place} hold the same folders ({few(shared)}), which look like "
             f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
-            f"{shell_argument('data.root', classes[0].place)}"
+            f"{shell_argument('data.root', holders[0].place)}"
         )
     for each in classes:
         if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
@@ -337,11 +348,23 @@ def _check_nesting(folder: Folder) -> None:
                 f"class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
             )
         splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
-        if "train" in splits.values() and len({*splits.values()}) > 1:
+        has_splits = "train" in splits.values() and len({*splits.values()}) > 1
+        if has_splits or (len(each.filled) > 1 and not each.images and is_plain(each.name)):
+            what = "split folders" if has_splits else "folders of images"
+            below = few(in_order([*splits] if has_splits else [inner.name for inner in each.filled]))
             raise UserError(
-                f"{each.path}/ holds split folders ({few(in_order([*splits]))}): if it is a class all the same, "
-                f"give data.nested=true, else {shell_argument('data.root', each.place)}"
+                f"{each.path}/ holds {what} ({below}): if it is a class all the same, give data.nested=true, else "
+                f"{shell_argument('data.root', each.place)}"
             )
+
+
+def _links(folder: Folder, splits: Iterable[str], new: str) -> str:
+    """Return a command of bash that links class/split as split/class in a new folder."""
+    globs = " ".join(f"*/{shell_word(name)}" for name in splits)
+    return (
+        f'(cd {shell_word(folder.place)} && for f in {globs}; do mkdir -p {shell_word(new)}/"${{f#*/}}" && '
+        f'ln -s "$PWD/$f" {shell_word(new)}/"${{f#*/}}/${{f%/*}}"; done)'
+    )
 
 
 def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folder]) -> list[str]:
