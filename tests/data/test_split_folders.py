@@ -103,13 +103,15 @@ def test_a_second_copy_of_the_classes_is_no_class(make_folder):
 
 
 def test_split_folders_in_class_folders_are_put_above_them_by_the_command_given(make_folder, tmp_path):
-    root = make_folder({f"{c}/{split}": n for split, n in (("train", 6), ("test 1", 3)) for c in ("a b", "c")})
+    root = make_folder(
+        {f"{c}/{split}": n for split, n in (("train", 6), ("test 1", 3)) for c in ("a b", "c")} | {"c/val": 2}
+    )
     with pytest.raises(UserError, match="split folders") as caught:
         folder_index(root)
     command = str(caught.value).split(" after ")[1].split(", or data.nested=true")[0]
     subprocess.run(["bash", "-c", command], check=True)
-    index = folder_index(tmp_path / "images_by_split", val_fraction=0.5)
-    assert (index.classes, numbers(index)) == (("a b", "c"), {"train": 6, "val": 6, "test": 6})
+    index = folder_index(tmp_path / "images_by_split")
+    assert (index.classes, numbers(index)) == (("a b", "c"), {"train": 12, "val": 2, "test": 6})
 
 
 @pytest.mark.parametrize("beside", ["docs", "papers/figures"])
@@ -126,6 +128,21 @@ def test_trainval_is_train_where_neither_is(make_folder, test):
     assert numbers(folder_index(root)) == {"train": 8, "val": 2} | ({"test": 2} if test == "test/a" else {})
     make_folder({"train/a": 6, "train/b": 6})
     assert numbers(folder_index(root))["train"] in (9, 10)
+
+
+@pytest.mark.parametrize(("split", "spelling"), [("val", "cat"), ("test", "CAT"), ("test", "Cat ")])
+def test_capitals_and_blanks_make_no_other_class(make_folder, split, spelling):
+    index = folder_index(make_folder({"train/Cat": 9, "train/dog": 9, f"{split}/{spelling}": 3, f"{split}/Dog": 3}))
+    assert (index.classes, numbers(index)[split]) == (("Cat", "dog"), 6)
+    (remark,) = index.issues
+    assert f"{spelling!r} in {split} as 'Cat'" in remark
+    assert f"'Dog' in {split} as 'dog'" in remark
+
+
+def test_class_folders_that_differ_in_capitals_are_classes_with_a_remark(make_folder):
+    index = folder_index(make_folder({"Cat": 4, "cat": 4, "dog": 4}))
+    assert index.classes == ("Cat", "cat", "dog")
+    assert ["'Cat' and 'cat'" in issue for issue in index.issues] == [True]
 
 
 def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
@@ -252,6 +269,7 @@ def test_numbers_in_class_names_sort_by_value(make_folder, classes):
         ({"PetImages/a": 3, "PetImages/b": 3}, "ab", {"all": 6}),
         ({"a/x": 3, "a/y": 2}, "ab", {"all": 5}),
         (layout("val") | {"test/unknown": 3}, "ab", {"val": 10}),
+        ({"test/A": 3, "test/B ": 2, "val/b": 2}, "ab", {"val": 2, "test": 5}),
     ],
 )
 def test_layouts_for_evaluation(make_folder, counts, known, expected):

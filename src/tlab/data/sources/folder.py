@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from tlab.data.sources.scan import (
     Folder,
     check_root,
     extensions,
+    folded,
     in_class_order,
     in_order,
     read_folder,
@@ -100,14 +102,22 @@ class ImageIndex:
             had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
             empty = [self.classes[label] for label in sorted(had - has)]
             if empty and (split == "train" or (split == "val" and not has)):
+                leave_out = exclude_argument((split == "val" and self._folder_of(split)) or empty)
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    f"files listed as unreadable, add images, or give {exclude_argument(empty)} to leave this out."
+                    f"files listed as unreadable, add images, or give {leave_out} to leave this out."
                 )
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
         splits = {split: samples for split, samples in kept.items() if samples}
         return replace(self, splits=splits, issues=(*self.issues, *issues))
+
+    def _folder_of(self, split: str) -> list[str]:
+        """Return the folder, relative to the root, that all files of a split and none of train lie in, if any."""
+        folder = os.path.commonpath([os.path.dirname(sample.file) for sample in self.splits[split]])  # noqa: PTH120
+        if any(sample.file.startswith(f"{folder}/") for sample in self.splits["train"]):
+            return []
+        return [self.relative(Path(folder))]
 
 
 def folder_index(
@@ -146,7 +156,7 @@ def folder_index(
     _check_classes(root, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
-    remarks = [*_remarks(base, top, layout, places), *left_out.issues()]
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, found["train"])]
     return build_index(base, found, val_fraction, test_fraction, seed, remarks, min_images)
 
 
@@ -174,7 +184,8 @@ def evaluation_index(
     found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
         _check_classes(root, next(iter(places.values())), {}, least=1)
-    return unsplit_index(base, found, (*_remarks(base, top, layout, places), *left_out.issues()))
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, classes)]
+    return unsplit_index(base, found, remarks)
 
 
 def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str]) -> ImageIndex:
@@ -297,6 +308,24 @@ def _class_files(folder: Folder) -> Files:
     return classes
 
 
+def _join_spellings(found: dict[str, Files], classes: Iterable[str]) -> list[str]:
+    """Give classes the names that they have in `classes`, where capitals or blanks alone differ; return remarks."""
+    spelled = {name: [*alike] for name, alike in groupby(sorted(classes, key=folded), key=folded)}
+    joined = dict[str, None]()
+    for split, files in found.items():
+        for name in in_class_order(files):
+            alike = spelled.get(folded(name), [])
+            if len(alike) == 1 and name != alike[0]:
+                files.setdefault(alike[0], []).extend(files.pop(name))
+                joined[f"{name!r} in {split} as {alike[0]!r}"] = None
+    several = [" and ".join(map(repr, alike)) for alike in spelled.values() if len(alike) > 1]
+    remarks = {
+        "Taken for one class, since capitals or blanks alone differ": few(joined),
+        "Classes of their own, though capitals or blanks alone differ": few(several),
+    }
+    return [f"{what}: {names}." for what, names in remarks.items() if names]
+
+
 def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files, least: int = 2) -> None:
     """Raise a `UserError` if a folder has too few class folders with images."""
     empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
@@ -327,9 +356,9 @@ def _check_nesting(folder: Folder) -> None:
     holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
     which = few(each.name for each in holders)
     if holders and len(shared) > 1:
-        splits = {name: split for name in shared if (split := split_of(name))}
-        inside = [inner for each in holders for inner in each.filled if inner.name in splits]
-        if {"train"} < {*splits.values()} and not any(inner.filled for inner in inside):
+        inside = [inner for each in holders for inner in each.filled if split_of(inner.name)]
+        splits = in_order([*{inner.name for inner in inside}])
+        if {"train"} < {*map(split_of, shared)} - {None} and not any(inner.filled for inner in inside):
             new = f"{folder.place}_by_split"
             raise UserError(
                 f"{which} below {folder.place} hold split folders ({few(splits)}), which belong above the "
@@ -347,11 +376,11 @@ def _check_nesting(folder: Folder) -> None:
                 f"{each.path}/ holds folders with the names of classes ({few(in_order([*again]))}): if it is a "
                 f"class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
             )
-        splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
-        has_splits = "train" in splits.values() and len({*splits.values()}) > 1
+        splits = [inner.name for inner in each.filled if split_of(inner.name)]
+        has_splits = {"train"} < {*map(split_of, splits)}
         if has_splits or (len(each.filled) > 1 and not each.images and is_plain(each.name)):
             what = "split folders" if has_splits else "folders of images"
-            below = few(in_order([*splits] if has_splits else [inner.name for inner in each.filled]))
+            below = few(in_order(splits if has_splits else [inner.name for inner in each.filled]))
             raise UserError(
                 f"{each.path}/ holds {what} ({below}): if it is a class all the same, give data.nested=true, else "
                 f"{shell_argument('data.root', each.place)}"

@@ -69,6 +69,11 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", as_text(name))
 
 
+def folded(name: str) -> str:
+    """Return a class name without capitals, and with single blanks between words alone."""
+    return " ".join(name.casefold().split())
+
+
 _compiled = cache(re.compile)
 
 

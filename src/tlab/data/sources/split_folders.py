@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import few
-from tlab.data.sources.scan import Folder, nfc
+from tlab.data.sources.scan import Folder, folded, nfc
 
 _WORDS = {
     "train": "train|training|trn|entrenamiento|entrainement|entraînement|treino|训练|訓練|学習|훈련|학습",
@@ -68,15 +68,16 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
     Raises:
         UserError: Two folders are for the same split, or train is missing.
     """
+    known = {*map(folded, known)}
     base = _without_wrapper(top, known)
-    if any(folder.name in known for folder in base.filled):
+    if any(folded(folder.name) in known for folder in base.filled):
         return Layout(base)
     named = [_Named(split, folder) for folder in base.filled if (split := split_of(folder.name))]
     if not {"train", "val"}.intersection(each.split for each in named):
         both = [folder for folder in base.filled if _TRAIN_AND_VAL.fullmatch(folder.name.lower())]
         named += [_Named("train", folder) for folder in both]
     trains = _plainest(each for each in named if each.split == "train" and each.classes)
-    labels = {*known} or set().union(*(each.classes for each in (named if any_split else trains)))
+    labels = known or set().union(*(each.classes for each in (named if any_split else trains)))
     fitting = [each for each in named if each.classes & labels]
     is_split = any_split and bool(fitting)
     is_split |= any(each.split != "train" for each in fitting)
@@ -117,7 +118,7 @@ class _Named:
 
     def __init__(self, split: str, folder: Folder) -> None:
         self.split, self.folder, self.place = split, folder, _class_level(folder, split)
-        self.classes = {inner.name for inner in self.place.filled}
+        self.classes = {folded(inner.name) for inner in self.place.filled}
         words = (*_SPLIT_WORD.values(), _PLAIN_WORD, _TRAIN_AND_VAL)
         self.is_plain = all(any(known.fullmatch(word) for known in words) for word in _words(folder.name))
 
@@ -139,7 +140,7 @@ def _without_wrapper(top: Folder, known: Collection[str]) -> Folder:
     while len(top.filled) == 1:
         (only,) = top.filled
         named = [folder for folder in only.filled if split_of(folder.name)]
-        if only.images or not only.filled or only.name in known or (split_of(only.name) and len(named) < 2):
+        if only.images or not only.filled or folded(only.name) in known or (split_of(only.name) and len(named) < 2):
             break
         top = only
     return top
