@@ -163,7 +163,7 @@ def test_split_folders_are_chosen_from(options, split, number, trained, folder, 
         ({"test": 3}, [], "test has no class folders: its images lie side by side"),
         ({"train/red": 2, "test": 3}, ["split=test"], "split=test: .* there is train "),
         ({"": 3}, [], "has no class folders: its images lie side by side"),
-        ({"red": 0, "blue": 0}, [], "'blue/', 'red/' .* holds no file"),
+        ({"red": 0, "blue": 0}, [], "'blue/', 'red/' .* hold no file"),
         ({"red": 2, "violet": 1}, [], "violet is no class of this run, which knows blue, green, red"),
     ],
 )

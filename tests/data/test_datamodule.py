@@ -207,6 +207,10 @@ def test_class_without_readable_images_is_named(root):
     for i in range(2):
         (root / "val" / "c" / f"{i}.jpg").write_bytes(b"")
     assert "No readable image is left in val for 'c'." in module(root).issues
+    for file in (root / "val").glob("*/*.jpg"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"data\.exclude=\[val\]"):
+        module(root)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
