@@ -424,6 +424,11 @@ class OtherDataConfig:
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
     max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+    labels: str | None = key(None, "of a run with data=csv: the table below root; null: as in the run", path=True)
+    images: str | None = key(None, "likewise: folder of the images, relative to root", path=True)
+    image_column: str | None = key(None, "likewise: column of the image's file name or path")
+    label_column: str | None = key(None, "likewise: column of the class name")
+    extension: str | None = key(None, "likewise: where two files differ in nothing else")
 
 
 @dataclass
