@@ -69,11 +69,21 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 @cache
 def path_keys(command: str) -> dict[str, bool]:
     """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
-    nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += [TrainConfig] if command == "tune" else []  # its trials'
-    found = {name: each for node in reversed(nodes) for name, each in keys(node).items() if each.metadata["path"]}
+    found = {name: each for name, each in _keys_of(command).items() if each.metadata["path"]}
     several = {name: each.type is not str and str not in get_args(each.type) for name, each in found.items()}
     return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
+
+
+@cache
+def list_keys(command: str) -> frozenset[str]:
+    """Return the keys of a command that hold a list of texts."""
+    return frozenset(name for name, each in _keys_of(command).items() if each.type == list[str])
+
+
+def _keys_of(command: str) -> dict[str, Field[Any]]:
+    nodes = [COMMANDS[command]] if command in COMMANDS else []
+    nodes += [TrainConfig] if command == "tune" else []  # its trials'
+    return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
 def _open_mapping() -> Any:
