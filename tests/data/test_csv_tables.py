@@ -1,9 +1,12 @@
 """Tables of labels as people have them: where their images lie, how they are written, what is said of the rest."""
 
+import gzip
+import io
 import re
 import shlex
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,14 @@ def data(tmp_path):
 def rows(names, header="id,label"):
     """A table in which even and odd numbers are two classes."""
     return "\n".join([header, *(f"{name},{'ab'[k % 2]}" for k, name in enumerate(names))])
+
+
+def zipped(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
 
 
 def labels(index):
@@ -153,6 +164,9 @@ def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(da
         rows(NUMBERS, "\u200bid,label\u00a0"),
         rows(NUMBERS).replace("\n", "\r"),
         "\t" + rows(NUMBERS).replace(",", "\t").replace("\n", "\n7\t"),
+        rows(NUMBERS).replace(",", "  "),
+        gzip.compress(rows(NUMBERS).encode()),
+        zipped({"train.csv": rows(NUMBERS), "__MACOSX/._train.csv": ""}),
         rows(NUMBERS).encode("utf-16"),
         rows(NUMBERS).encode("utf-16-le"),
     ],
@@ -257,6 +271,9 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         ("", ["data.image_column=id"]),
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),
+        (b"PAR1" + bytes(99), ["Parquet", "CSV"]),
+        (zipped({"a.csv": "", "b.csv": ""}), ["2 files", "unpack"]),
+        (b"\x1f\x8b\x08" + bytes(99), ["unpack"]),
         ("id,label\n" + '"' * 3 + "x" * 200_000, ["cannot be read as a table"]),
         ("id,label\n\x81,b".encode("latin-1"), ["UTF-8"]),
     ],
@@ -283,6 +300,22 @@ def test_a_table_without_a_header_gets_one_by_the_command_that_is_offered(data):
     subprocess.run(["bash", "-c", str(caught.value).partition("add one with ")[2]], check=True)
     index = csv_index(root, label_column="column3")
     assert len(labels(index)) == len(NUMBERS)
+
+
+@pytest.mark.parametrize("title", ["# exported, by hand\n", "# all photos\n", "\nAll photos,\n"])
+def test_a_title_is_removed_by_the_command_that_is_offered(data, title):
+    root = data(*IMAGES, table=title + rows(NUMBERS))
+    with pytest.raises(UserError, match="title") as caught:
+        csv_index(root)
+    subprocess.run(["bash", "-c", str(caught.value).partition("remove it with ")[2]], check=True)
+    assert len(labels(csv_index(root))) == len(NUMBERS)
+
+
+def test_json_is_no_table(data):
+    root = data(*IMAGES)
+    (root / "labels.jsonl").write_text('{"id": "0.jpg", "label": "a"}\n')
+    with pytest.raises(UserError, match=r"JSON.*CSV"):
+        csv_index(root, labels="labels.jsonl")
 
 
 def test_large_tables_are_quick(data):
