@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -316,6 +317,19 @@ def test_json_is_no_table(data):
     (root / "labels.jsonl").write_text('{"id": "0.jpg", "label": "a"}\n')
     with pytest.raises(UserError, match=r"JSON.*CSV"):
         csv_index(root, labels="labels.jsonl")
+
+
+@pytest.mark.parametrize("kinds", [("MEL", "NV", "it's"), ("cat", "dog")])
+def test_a_column_for_each_class_is_made_one_by_the_command_that_is_offered(data, kinds):
+    cells = [[f"{i}.jpg", *(str(float(i % len(kinds) == k)) for k in range(len(kinds)))] for i in NUMBERS]
+    root = data(*IMAGES, table="\n".join(map("; ".join, [["file", *kinds], *cells])))
+    with pytest.raises(UserError, match="a column for each class") as caught:
+        csv_index(root, images="photos")
+    command = str(caught.value).partition("with one by ")[2].rpartition(" and give ")[0]
+    subprocess.run(["bash", "-c", command.replace("python", sys.executable, 1)], check=True)
+    found = pasted(str(caught.value))
+    assert {*found} == {"labels", "images"}
+    assert labels(csv_index(root, **found)) == {f"images/{i}.jpg": kinds[i % len(kinds)] for i in NUMBERS}
 
 
 def test_large_tables_are_quick(data):
