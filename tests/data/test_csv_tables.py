@@ -219,6 +219,19 @@ def test_what_is_not_used_is_counted(data):
     assert "3 images" in beside, "the one without a label is in a row"
 
 
+def test_a_column_of_splits_is_named(data):
+    text = "\n".join(["id,label,set", *(f"{i},{'ab'[i % 2]},{('train', 'valid')[i // 16]}" for i in NUMBERS)])
+    (remark,) = csv_index(data(*IMAGES, table=text)).issues
+    assert "column set" in remark
+    assert "train 16, valid 8" in remark
+
+
+def test_an_image_whose_name_is_zero_is_named(data):
+    root = data("images/0.jpg", table="id,label\n0.0,a\n1.0,b\n")
+    with pytest.raises(UserError, match=r"0\.0 for 0\.jpg"):
+        csv_index(root)
+
+
 def test_classes_are_excluded_by_name(data):
     text = rows(NUMBERS).replace("\n0,a", "\n0,lone [0]").replace("\n1,b", "\n1,lone [1]")
     root = data(*IMAGES, table=text)
@@ -268,7 +281,8 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (rows(f"{i + 1}" for i in NUMBERS), ["1 for 00001.jpg", "as text"]),
         (rows(f"{i + 1}.0" for i in NUMBERS), ["1.0 for 00001.jpg", "as text"]),
         (rows(f"x{i:05}" for i in NUMBERS), ["'x00000'", "0.jpg", "nearest"]),
-        (rows("" for i in NUMBERS), ["no class"]),
+        (rows("" for i in NUMBERS), ["no class", "24 rows have no label or no image"]),
+        (rows(f"{i + 1:05}" for i in NUMBERS).replace("2,b", '2,"b'), ["quote", "'b 00003,a"]),
         ("", ["data.image_column=id"]),
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),

@@ -46,12 +46,15 @@ def wrong_keys(
     return f"{'; '.join(wrong)}: give {way_out}"
 
 
-def few_classes(table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str]) -> str:
+def few_classes(
+    table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str], blank: int
+) -> str:
     """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
     what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
+    empty = f" ({blank} rows have no label or no image)" if blank else ""
     other = _label_column(table, used)
     reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}" if other else "add rows")
-    return f"{table.file} has images of {what}, but a classifier needs two classes: {reason}"
+    return f"{table.file} has images of {what}, but a classifier needs two classes{empty}: {reason}"
 
 
 def _one_hot(table: LabelTable) -> list[str]:
@@ -133,7 +136,7 @@ def nothing_found(
     if not names.files:
         return f"{what}, which holds no image file: give another data.images, a folder relative to data.root."
     last = {file.rpartition("/")[2]: file for file in names.files}
-    short = {Path(each).stem.lstrip("0"): each for each in last}
+    short = {Path(each).stem.lstrip("0") or "0": each for each in last}
     number = missing[0].removesuffix(".0")
     if number.isdigit() and number in short:
         return f"{what}: the table has {missing[0]} for {short[number]}, save its column {image_column} as text."
