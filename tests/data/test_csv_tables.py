@@ -259,6 +259,7 @@ def test_two_labels_of_one_image_are_refused_with_what_leaves_it_out(data):
     [
         (IMAGES, rows(NUMBERS, "Image,Id"), {}, {"image_column": "Image", "label_column": "Id"}),
         (IMAGES, rows(NUMBERS, "id,my label"), {}, {"label_column": "my label"}),
+        (IMAGES, rows(NUMBERS, ",kind"), {}, {"image_column": "", "label_column": "kind"}),
         (IMAGES, rows(NUMBERS), {"images": "photos"}, {"images": "images"}),
         (["train/a b/99.jpg", *IMAGES], rows(NUMBERS), {"images": "train"}, {"images": "images"}),
         (IMAGES, rows((f"{i},{i}x" for i in NUMBERS), "id,n,label"), {"image_column": "n"}, {"image_column": "id"}),

@@ -132,7 +132,7 @@ def _title(header: str, second: str, wanted: Sequence[str]) -> str | None:
     """Return what is in the first line if that is a title or a comment above the line that names the columns."""
     cells, others = (max((re.split(re.escape(d), line) for d in DELIMITERS), key=len) for line in (header, second))
     filled = [cell for cell in map(as_seen, cells) if cell]
-    alone = len(filled) == 1 and filled[0] not in wanted and len(others) > 1
+    alone = filled == [as_seen(cells[0])] and filled[0] not in wanted and len(others) > 1
     above = header.startswith("#") and {*wanted} <= {as_seen(cell.strip('" ')) for cell in others}
     return as_seen(header.strip("".join(DELIMITERS))) if alone or above else None
 
