@@ -1,6 +1,7 @@
 """What to say of a table whose images are not found: which keys, with which values, would find them."""
 
 import difflib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -79,12 +80,15 @@ def _one_label(
     image = next(name for name in (column, *table.columns) if name in table.columns and name not in classes)
     places = [table.columns.index(name) for name in classes]
     new = table.file.with_name(f"{table.file.name.partition('.')[0]}_one_column.csv")
+    old, encoding, delimiter, out, *names = map(
+        json.dumps, (str(table.file), table.encoding, table.delimiter, str(new), image_column, label_column)
+    )
     code = (
-        f"import csv; rows = csv.reader(open({str(table.file)!r}, newline='', encoding={table.encoding!r}), "
-        f"delimiter={table.delimiter!r}, skipinitialspace=True); head = next(rows); "
-        f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows("
-        f"[{(image_column, label_column)!r}] + [(row[{table.columns.index(image)}], head[i].strip()) "
-        f"for row in rows for i in {places} if row and row[i] in ('1', '1.0')])"
+        f'import csv; rows = csv.reader(open({old}, newline="", encoding={encoding}), '
+        f"delimiter={delimiter}, skipinitialspace=True); head = next(rows); "
+        f'csv.writer(open({out}, "w", newline="", encoding="utf-8")).writerows('
+        f"[[{', '.join(names)}]] + [[row[{table.columns.index(image)}], head[i].strip()] "
+        f'for row in rows for i in {places} if row and row[i] in ("1", "1.0")])'
     )
     given = {key: value for key, value in arguments.items() if key != "data.image_column"}
     given["data.labels"] = os.path.relpath(new, base)
