@@ -68,10 +68,15 @@ def test_hidden_files_and_other_files_are_ignored(odd_folder):
         ("b/odd/", {"b/odd/0.jpg", "b/odd/1.jpg"}),
         ("c/**", {"c/0.jpg", "c/1.jpg", "c/2.jpg"}),
         ("c", {"c/0.jpg", "c/1.jpg", "c/2.jpg"}),
+        ("{root}/a/0.jpg", {"a/0.jpg"}),
+        ("{name}/b/odd", {"b/odd/0.jpg", "b/odd/1.jpg"}),
     ],
 )
-def test_exclude(make_folder, pattern, gone):
+def test_exclude(make_folder, monkeypatch, pattern, gone):
     root = make_folder({"a": 6, "b": 6, "b/odd": 2, "c": 3})
+    pattern = pattern.format(root=root, name=root.name)
+    monkeypatch.chdir(root.parent)
+    root = root.relative_to(root.parent)
     everything = folder_index(root)
     index = folder_index(root, exclude=[pattern])
     before, after = (

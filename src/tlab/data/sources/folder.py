@@ -148,7 +148,7 @@ def folder_index(
     Raises:
         UserError: The folder, a class or a fraction cannot be used.
     """
-    base, left_out = check_root(root), Exclude(exclude)
+    base, left_out = check_root(root), Exclude(exclude, root)
     top = read_folder(base, left_out)
     layout = find_splits(top)
     places = _kept(layout.splits or {"train": layout.base}, left_out)
@@ -176,7 +176,7 @@ def evaluation_index(
     Raises:
         UserError: There is no class folder with an image.
     """
-    base, left_out = check_root(root), Exclude(exclude)
+    base, left_out = check_root(root), Exclude(exclude, root)
     top = read_folder(base, left_out)
     layout = find_splits(top, classes, any_split=True)
     # where nothing has labels, the first folder's mistake is named

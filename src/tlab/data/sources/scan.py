@@ -82,13 +82,20 @@ class Exclude:
 
     Args:
         patterns: Patterns such as `["train/ants/imageNotFound.gif", "*.gif", "val/unsure"]`; one that
-            matches a folder excludes everything below it.
+            matches a folder excludes everything below it. It may also begin with the root.
+        root: The root, as typed.
     """
 
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
+    def __init__(self, patterns: Iterable[str] = (), root: str | os.PathLike[str] = "") -> None:
         if isinstance(patterns, str):
             patterns = [patterns]
+        typed = os.path.normpath(os.path.expanduser(root))  # noqa: PTH111 - Path lacks normpath
+        starts = [f"{nfc(os.path.abspath(typed))}/"]  # noqa: PTH100 - keeps symbolic links as typed
+        if not os.path.lexists(f"{typed}/{typed.partition('/')[0]}"):
+            starts.append(f"{nfc(typed)}/")
         self.patterns = [nfc(str(pattern)).removeprefix("./") for pattern in patterns]
+        for start in starts if root else ():
+            self.patterns = [pattern.removeprefix(start) for pattern in self.patterns]
         self.used: set[str] = set()
         folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
         self._folders = {pattern: translate(folder) for pattern, folder in folders.items()}
