@@ -163,7 +163,7 @@ def test_split_folders_are_chosen_from(options, split, number, trained, folder, 
         ({"test": 3}, [], "test has no class folders: its images lie side by side"),
         ({"train/red": 2, "test": 3}, ["split=test"], "split=test: .* there is train "),
         ({"": 3}, [], "has no class folders: its images lie side by side"),
-        ({"red": 0, "blue": 0}, [], "'blue/', 'red/' .* holds no file"),
+        ({"red": 0, "blue": 0}, [], "'blue/', 'red/' .* hold no file"),
         ({"red": 2, "violet": 1}, [], "violet is no class of this run, which knows blue, green, red"),
     ],
 )
@@ -255,3 +255,24 @@ def test_a_run_on_a_table_is_measured_on_a_folder(trained_on_a_table, folder, ca
     assert metrics["all/acc"] == pytest.approx(predicted(trained_on_a_table, root)["acc"], abs=1e-6)
     with pytest.raises(UserError, match=r"neither a table labels\.csv, .* nor a folder of one of its classes"):
         measured(trained_on_a_table, root / "red")
+
+
+def test_a_run_on_a_table_is_measured_on_another_table_with_the_keys_that_are_named(
+    trained_on_a_table, trained, photos, tmp_path, capsys
+):
+    root = write_table(tmp_path / "other", photos, {"red": range(3), "green": range(3)})
+    (root / "images").rename(root / "my test")
+    (root / "labels.csv").rename(root / "test.csv")
+    (root / "test.csv").write_text((root / "test.csv").read_text().replace("id,label", "file,kind"))
+    with pytest.raises(UserError, match=r"data\.labels=FILE"):
+        measured(trained_on_a_table, root)
+    with pytest.raises(UserError, match="give ") as caught:
+        measured(trained_on_a_table, root, "data.labels=test.csv")
+    named = shlex.split(str(caught.value).rpartition("give ")[2])
+    assert {each.partition("=")[0] for each in named} == {"data.images", "data.image_column", "data.label_column"}
+    measured(trained_on_a_table, root, "data.labels=test.csv", *named)
+    assert "6 images" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.labels is for another folder"):
+        evaluate(asked("evaluate", trained_on_a_table, "data.labels=test.csv"))
+    with pytest.raises(UserError, match=r"data\.labels is for a run with data=csv"):
+        measured(trained, root, "data.labels=test.csv")

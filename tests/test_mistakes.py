@@ -134,8 +134,11 @@ def test_the_way_out_of_a_mistake_works_when_pasted(command, kept, wrong, give, 
     else:
         offered = ARGUMENT.search(re.split(r"did you mean|[;:] ", said.removeprefix("tlab: "), maxsplit=1)[1])
         assert offered is not None, said
-        besides = [wrong] if command == "evaluate" and "root" in wrong else []
-        again = [*kept, *besides, *pasted(offered[0].replace("data.root=DIR", f"'{ROOT}'"))]
+        of_evaluate = (
+            "leave it out with " if wrong == "data.root=others" else None
+        )  # a folder, and what to leave out
+        shown = said.rpartition(of_evaluate)[2] if of_evaluate else offered[0]
+        again = [*kept, *pasted(shown.replace("data.root=DIR", f"'{ROOT}'"))]
     code, said = give(command, *again)
     assert code == 0, said
 

@@ -98,8 +98,9 @@ def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_
     content = (new / "00.png").read_bytes()
     (new / "cut.png").write_bytes(content[: int(0.8 * len(content))])
     (new / "no.png").write_bytes(content[:100])
+    cv2.imwrite(str(new / "wide.png"), np.arange(0, 64000, 40, np.uint16).reshape(40, 40))
     common = {"run": str(tmp_path / "run"), "batch_size": 5, "num_workers": 0, "accelerator": "cpu"}
-    *rows, cut, no = predict(OmegaConf.create({"input": str(new), "precision": None, **common}))
+    *rows, cut, no, _ = predict(OmegaConf.create({"input": str(new), "precision": None, **common}))
     flat = predict(OmegaConf.create({"input": str(photos / "test/red"), "precision": None, **common}))
     assert [{**row, "path": ""} for row in rows] == [{**row, "path": ""} for row in flat]
     assert cut["prediction"]
@@ -107,6 +108,7 @@ def test_a_run_reads_deep_samples_as_it_has_learned_to(compose_run, photos, tmp_
     assert "truncated" in cut["reason"]
     assert "truncated" in no["reason"]
     assert "1 predicted from the part" in caplog.text
+    assert "go far beyond 0 to 4095" in caplog.text
     model = tlab.load(tmp_path / "run", accelerator="cpu")
     cv2.imwrite(str(tmp_path / "gray.png"), gray := cv2.imread(str(new / "01.png"), cv2.IMREAD_UNCHANGED)[..., 0])
     in_three_forms = model.predict([tmp_path / "gray.png", Image.open(tmp_path / "gray.png"), gray])

@@ -317,7 +317,7 @@ def test_a_group_that_is_told_to_stop_saves_too(photos, tmp_path, number, code):
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
     assert printed.count("stopping after this step") == 1
-    assert "stopped; the same command" in printed
+    assert f"hydra.run.dir={tmp_path / 'run'} resumes it" in printed
     assert "Traceback" not in printed
 
 

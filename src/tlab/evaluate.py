@@ -18,6 +18,7 @@ from tlab.core.errors import UserError
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
 
+TABLE_KEYS = ("labels", "images", "image_column", "label_column", "extension")
 FOLDER = {"_target_": "tlab.data.sources.folder.evaluation_index", "_partial_": True}
 
 
@@ -46,11 +47,16 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     config = trained.config
     exclude = cfg.data.get("exclude") or []
     exclude = list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []
+    table = {name: cfg.data[name] for name in TABLE_KEYS if cfg.data.get(name) is not None}
+    if table and not config.data.source._target_.endswith("csv_index"):
+        raise UserError(f"data.{next(iter(table))} is for a run with data=csv, which this is not; leave it out")
     if cfg.data.root is not None:
         with blamed_on(trained.checkpoint):
-            _replace_data(config.data, str(cfg.data.root), exclude, trained.classes)
-    elif exclude:
-        raise UserError("data.exclude is for another folder; name it with data.root=DIR")
+            _replace_data(config.data, str(cfg.data.root), exclude, trained.classes, table)
+    elif exclude or table:
+        raise UserError(
+            f"data.{'exclude' if exclude else next(iter(table))} is for another folder; name it with data.root=DIR"
+        )
     elif config.data.module.source._target_.endswith("folder_index"):
         config.data.module.source.nested = True  # the run was trained on these folders
     if config.data.get("unreadable") != "read":
@@ -88,21 +94,32 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
 
 
-def _replace_data(data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...]) -> None:
-    """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too."""
+def _replace_data(
+    data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...], table: dict[str, str]
+) -> None:
+    """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too.
+
+    Args:
+        data: The run's node `data`.
+        root: Another root.
+        exclude: Patterns of what to leave out there.
+        classes: Classes of the run.
+        table: Values of `TABLE_KEYS` that are other than the run's.
+    """
     from tlab.data.sources.scan import check_root, read_folder
     from tlab.data.sources.split_folders import find_splits
 
     base = check_root(root)
     data.root, data.exclude, data.val_fraction = root, exclude, None
     if data.source._target_.endswith("csv_index"):
-        if (base / data.labels).is_file():
+        data.update(table)
+        if table or (base / data.labels).is_file():
             return
         layout = find_splits(read_folder(base), classes, any_split=True)
         if not layout.splits and not any(folder.name in classes for folder in layout.base.filled):
             raise UserError(
                 f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
-                f"one of its classes; give a folder that has"
+                f"one of its classes; give a folder that has, or name the table with data.labels=FILE"
             )
     data.source = {**FOLDER, "root": root, "exclude": exclude, "classes": list(classes)}
     data.module.source = data.source

@@ -78,6 +78,9 @@ def test_each_value_of_a_sweep_is_one(typed, each, monkeypatch):
     [
         ("data.exclude=[собака,a=b, Corn_(maize),'x,y']", "data.exclude", ["собака", "a=b", "Corn_(maize)", "x,y"]),
         ("data.exclude=[]", "data.exclude", []),
+        ("data.exclude=c", "data.exclude", ["c"]),
+        ("data.exclude=7", "data.exclude", ["7"]),
+        ("data.exclude=*/a (1).gif", "data.exclude", ["*/a (1).gif"]),
         ("head.reuse={пчёлы: bee, 写真: (a)}", "head.reuse", {"пчёлы": "bee", "写真": "(a)"}),
         ("sweep=имя", "sweep", "имя"),
         ("sweep=a=b", "sweep", "a=b"),

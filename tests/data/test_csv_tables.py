@@ -1,9 +1,13 @@
 """Tables of labels as people have them: where their images lie, how they are written, what is said of the rest."""
 
+import gzip
+import io
 import re
 import shlex
 import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,14 @@ def data(tmp_path):
 def rows(names, header="id,label"):
     """A table in which even and odd numbers are two classes."""
     return "\n".join([header, *(f"{name},{'ab'[k % 2]}" for k, name in enumerate(names))])
+
+
+def zipped(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
 
 
 def labels(index):
@@ -153,6 +165,9 @@ def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(da
         rows(NUMBERS, "\u200bid,label\u00a0"),
         rows(NUMBERS).replace("\n", "\r"),
         "\t" + rows(NUMBERS).replace(",", "\t").replace("\n", "\n7\t"),
+        rows(NUMBERS).replace(",", "  "),
+        gzip.compress(rows(NUMBERS).encode()),
+        zipped({"train.csv": rows(NUMBERS), "__MACOSX/._train.csv": ""}),
         rows(NUMBERS).encode("utf-16"),
         rows(NUMBERS).encode("utf-16-le"),
     ],
@@ -204,6 +219,19 @@ def test_what_is_not_used_is_counted(data):
     assert "3 images" in beside, "the one without a label is in a row"
 
 
+def test_a_column_of_splits_is_named(data):
+    text = "\n".join(["id,label,set", *(f"{i},{'ab'[i % 2]},{('train', 'valid')[i // 16]}" for i in NUMBERS)])
+    (remark,) = csv_index(data(*IMAGES, table=text)).issues
+    assert "column set" in remark
+    assert "train 16, valid 8" in remark
+
+
+def test_an_image_whose_name_is_zero_is_named(data):
+    root = data("images/0.jpg", table="id,label\n0.0,a\n1.0,b\n")
+    with pytest.raises(UserError, match=r"0\.0 for 0\.jpg"):
+        csv_index(root)
+
+
 def test_classes_are_excluded_by_name(data):
     text = rows(NUMBERS).replace("\n0,a", "\n0,lone [0]").replace("\n1,b", "\n1,lone [1]")
     root = data(*IMAGES, table=text)
@@ -231,6 +259,7 @@ def test_two_labels_of_one_image_are_refused_with_what_leaves_it_out(data):
     [
         (IMAGES, rows(NUMBERS, "Image,Id"), {}, {"image_column": "Image", "label_column": "Id"}),
         (IMAGES, rows(NUMBERS, "id,my label"), {}, {"label_column": "my label"}),
+        (IMAGES, rows(NUMBERS, ",kind"), {}, {"image_column": "", "label_column": "kind"}),
         (IMAGES, rows(NUMBERS), {"images": "photos"}, {"images": "images"}),
         (["train/a b/99.jpg", *IMAGES], rows(NUMBERS), {"images": "train"}, {"images": "images"}),
         (IMAGES, rows((f"{i},{i}x" for i in NUMBERS), "id,n,label"), {"image_column": "n"}, {"image_column": "id"}),
@@ -253,10 +282,14 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (rows(f"{i + 1}" for i in NUMBERS), ["1 for 00001.jpg", "as text"]),
         (rows(f"{i + 1}.0" for i in NUMBERS), ["1.0 for 00001.jpg", "as text"]),
         (rows(f"x{i:05}" for i in NUMBERS), ["'x00000'", "0.jpg", "nearest"]),
-        (rows("" for i in NUMBERS), ["no class"]),
+        (rows("" for i in NUMBERS), ["no class", "24 rows have no label or no image"]),
+        (rows(f"{i + 1:05}" for i in NUMBERS).replace("2,b", '2,"b'), ["quote", "'b 00003,a"]),
         ("", ["data.image_column=id"]),
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),
+        (b"PAR1" + bytes(99), ["Parquet", "CSV"]),
+        (zipped({"a.csv": "", "b.csv": ""}), ["2 files", "unpack"]),
+        (b"\x1f\x8b\x08" + bytes(99), ["unpack"]),
         ("id,label\n" + '"' * 3 + "x" * 200_000, ["cannot be read as a table"]),
         ("id,label\n\x81,b".encode("latin-1"), ["UTF-8"]),
     ],
@@ -283,6 +316,35 @@ def test_a_table_without_a_header_gets_one_by_the_command_that_is_offered(data):
     subprocess.run(["bash", "-c", str(caught.value).partition("add one with ")[2]], check=True)
     index = csv_index(root, label_column="column3")
     assert len(labels(index)) == len(NUMBERS)
+
+
+@pytest.mark.parametrize("title", ["# exported, by hand\n", "# all photos\n", "\nAll photos,\n"])
+def test_a_title_is_removed_by_the_command_that_is_offered(data, title):
+    root = data(*IMAGES, table=title + rows(NUMBERS))
+    with pytest.raises(UserError, match="title") as caught:
+        csv_index(root)
+    subprocess.run(["bash", "-c", str(caught.value).partition("remove it with ")[2]], check=True)
+    assert len(labels(csv_index(root))) == len(NUMBERS)
+
+
+def test_json_is_no_table(data):
+    root = data(*IMAGES)
+    (root / "labels.jsonl").write_text('{"id": "0.jpg", "label": "a"}\n')
+    with pytest.raises(UserError, match=r"JSON.*CSV"):
+        csv_index(root, labels="labels.jsonl")
+
+
+@pytest.mark.parametrize("kinds", [("MEL", "NV", "it's"), ("cat", "dog")])
+def test_a_column_for_each_class_is_made_one_by_the_command_that_is_offered(data, kinds):
+    cells = [[f"{i}.jpg", *(str(float(i % len(kinds) == k)) for k in range(len(kinds)))] for i in NUMBERS]
+    root = data(*IMAGES, table="\n".join(map("; ".join, [["file", *kinds], *cells])))
+    with pytest.raises(UserError, match="a column for each class") as caught:
+        csv_index(root, images="photos")
+    command = str(caught.value).partition("with one by ")[2].rpartition(" and give ")[0]
+    subprocess.run(["bash", "-c", command.replace("python", sys.executable, 1)], check=True)
+    found = pasted(str(caught.value))
+    assert {*found} == {"labels", "images"}
+    assert labels(csv_index(root, **found)) == {f"images/{i}.jpg": kinds[i % len(kinds)] for i in NUMBERS}
 
 
 def test_large_tables_are_quick(data):

@@ -190,10 +190,11 @@ def test_black_and_white_are_those_of_the_training_images(root, bits, white):
     """A brighter image of another split neither changes them nor is left out."""
     for number, file in enumerate(sorted(root.rglob("*.jpg"))):
         x = np.random.default_rng(number).integers(0, 1800, (30, 40)).astype(np.uint16)
-        Image.fromarray(x if "train" in file.parts else x * 3).save(file, "PNG")
+        Image.fromarray(x if "train" in file.parts else x * 30).save(file, "PNG")
     data = module(root, bits=bits, augment=None)
     assert data.decode_options.levels.integers == (0, white)
-    assert ("28" in str(data.issues) or "20" in str(data.issues)) == (bits == "auto")
+    assert ("use only" in str(data.issues)) == (bits == "auto")
+    assert ("far beyond" in str(data.issues)) == (white < 65535)
     for split in ("train", "val"):
         sample = data.index.splits[split][0]
         expected = np.asarray(Image.open(sample.file)).clip(0, white) // ((white + 1) // 256)
@@ -206,6 +207,10 @@ def test_class_without_readable_images_is_named(root):
     for i in range(2):
         (root / "val" / "c" / f"{i}.jpg").write_bytes(b"")
     assert "No readable image is left in val for 'c'." in module(root).issues
+    for file in (root / "val").glob("*/*.jpg"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"data\.exclude=\[val\]"):
+        module(root)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

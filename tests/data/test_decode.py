@@ -10,7 +10,7 @@ from pictures import jpeg, picture, png_bomb
 from PIL import Image, PngImagePlugin
 
 from tlab.data.decode import DecodeError, decode
-from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, choose_levels
+from tlab.data.decode_options import DecodeOptions, Levels, SampleRange, beyond_levels, choose_levels, level_remarks
 from tlab.data.sources.verify import examine
 
 RGB = np.asarray(picture(1))  # 30 x 40
@@ -83,14 +83,17 @@ def png(x_HWC):
     return b"\x89PNG\r\n\x1a\n" + content
 
 
-def tiff(x_HWC, extra=(), photometric=2):
+def tiff(x_HWC, extra=(), photometric=2, planar=False):
     """An uncompressed TIFF whose bands after the third are `extra` (2: alpha, 1: premultiplied, 0: not said)."""
     height, width, bands = x_HWC.shape
-    raw = x_HWC.astype(x_HWC.dtype.newbyteorder("<")).tobytes()
+    x = x_HWC.astype(x_HWC.dtype.newbyteorder("<"))
+    raw = (x.transpose(2, 0, 1) if planar else x).tobytes()
+    strips = bands if planar else 1
+    size = len(raw) // strips
     tags = {256: [width], 257: [height], 258: [8 * x_HWC.itemsize] * bands, 259: [1], 262: [photometric]}
-    tags |= {273: [8], 277: [bands], 278: [height], 279: [len(raw)], 284: [1]} | (
-        {338: list(extra)} if extra else {}
-    )
+    tags |= {273: [8 + k * size for k in range(strips)], 277: [bands], 278: [height], 279: [size] * strips}
+    tags |= {284: [1 + planar]} | ({338: list(extra)} if extra else {})
+    tags |= {339: [2 if x.dtype.kind == "i" else 1] * bands}
     entries, tail, place = b"", b"", 8 + len(raw) + 6 + 12 * len(tags)
     for tag, values in tags.items():
         packed = struct.pack(f"<{len(values)}I", *values)
@@ -117,6 +120,8 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
         (png(DEEP[..., :3]), [0, 1, 2]),
         (tiff(DEEP[..., :1], photometric=1), [0, 0, 0]),
         (tiff(DEEP[..., :3]), [0, 1, 2]),
+        (tiff(DEEP[..., :3], planar=True), [0, 1, 2]),
+        (tiff(DEEP[..., :1], photometric=1, planar=True), [0, 0, 0]),
         (tiff(DEEP, extra=[0]), [0, 1, 2]),
         (tiff(DEEP), [0, 1, 2]),
         (b"P5 7 5 4095\n" + DEEP[..., 0].astype(">u2").tobytes(), None),
@@ -148,6 +153,7 @@ def test_alpha_of_16_bits(tmp_path, bands, white):
     [
         ("integers", np.int32, -1024, 3071),
         ("floats", np.float32, -1, 3),
+        ("integers", np.uint32, 0, 2**32 - 1),
         ("floats", np.float32, 0, 1.3),
         ("floats", np.float32, -30, -2),  # radar in decibels
     ],
@@ -157,7 +163,9 @@ def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtyp
     whole = np.linspace(low, high, 256).reshape(16, 16).astype(dtype)
     levels = choose_levels([SampleRange(kind, low, high), SampleRange(kind, low, low)], None)
     for name, x in (("whole", whole), ("dim", whole[:8])):
-        Image.fromarray(x).save(tmp_path / f"{name}.tif")
+        (tmp_path / f"{name}.tif").write_bytes(tiff(x[..., None], photometric=1)) if dtype == np.uint32 else (
+            Image.fromarray(x).save(tmp_path / f"{name}.tif")
+        )
     x, dim = (decode(tmp_path / f"{name}.tif", options=DecodeOptions(levels))[0] for name in ("whole", "dim"))
     assert np.abs(x.numpy().reshape(-1).astype(int) - np.arange(256)).max() <= 1
     assert (dim == x[:8]).all()
@@ -174,11 +182,45 @@ def test_samples_of_any_range_are_scaled_by_that_of_the_set(tmp_path, kind, dtyp
         ([("floats", 0, 0.9)], 12, 1),
         ([("floats", 0, 200)], None, 255),
         ([("floats", 0, 3000)], None, 4095),
+        ([*[("integers", 0, 1875)] * 39, ("integers", 0, 65535)], None, 4095),  # a burnt-in bar
+        ([*[("integers", 0, 1875)] * 39, ("integers", 0, 65535)], 16, 65535),
+        ([*[("integers", 0, 1875)] * 36, *[("integers", 0, 65535)] * 4], None, 65535),
+        ([*[("integers", 0, 50)] * 94, *[("integers", 0, 900)] * 5, ("integers", 0, 65535)], None, 1023),
+        ([*[("floats", 0, 0.9)] * 39, ("floats", 0, 1e6)], None, 1),
     ],
 )
 def test_white_of_a_set(found, bits, white):
     levels = choose_levels([SampleRange(*each) for each in found], bits)
     assert getattr(levels, found[0][0]) == (0, white)
+
+
+def test_what_is_cut_off_is_said_with_its_count():
+    ranges = [
+        *[SampleRange("integers", 9, 1875)] * 38,
+        *[SampleRange("integers", 0, high) for high in (2000, 65535)],
+    ]
+    levels = choose_levels(ranges, None)
+    (remark,) = level_remarks(ranges, levels)
+    assert "1 of them" in remark
+    assert "data.bits=16" in remark
+    assert not beyond_levels(ranges[:-1], levels)
+    assert beyond_levels(ranges, levels)[0].startswith("1 of 40 images")
+    assert not beyond_levels(ranges, Levels())
+
+
+@pytest.mark.parametrize("hole", [-9999, -32768, np.finfo(np.float32).min])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_for_no_data_do_not_set_black(tmp_path, dtype, hole):
+    if dtype == np.int32 and hole < -32768:
+        return
+    values = np.linspace(100, 3000, 64).reshape(8, 8).astype(dtype)
+    values[0, :2] = hole
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    found = examine(tmp_path / "x.tif").samples
+    assert found.low > 100
+    x = decode(tmp_path / "x.tif", options=DecodeOptions(choose_levels([found], None)))[0]
+    assert (x[0, :2] == 0).all()
+    assert x.max() > 150
 
 
 def test_white_is_zero(tmp_path):
@@ -327,6 +369,13 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
         (b'{"error": "quota exceeded"}', "JSON"),
         (b"hello", "text, not an image"),
         (bytes(range(256)), "not an image"),
+        (b"\xff" * 500, "0xff bytes"),
+        (
+            b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 16, 3) + bytes(200),
+            "a Photoshop file of 16 bits",
+        ),
+        (jpeg(1).replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "a JPEG of 12 bits"),
+        (jpeg(1).replace(b"\xff\xc0\0\x11", b"\xff\xc3\0\x11"), "a lossless JPEG of 8 bits"),
         (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
         (b"II*\0", "truncated or damaged"),
         (png_bomb(), "data.max_megapixels=900"),
@@ -350,6 +399,8 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
         ),
         (tiff(np.zeros((4, 4, 2), np.uint16), [0], 1), "a TIFF of 2 bands of 16 bits"),
         (tiff(np.zeros((4, 4, 1), np.uint64), (), 1), "a TIFF of one band of 64 bits"),
+        (tiff(np.zeros((4, 4, 1), np.int8), (), 1), "a TIFF of one band of 8 bits (signed)"),
+        (tiff(np.zeros((4, 4, 3), np.uint16), (), 1, planar=True), "a TIFF of 3 bands of 16 bits"),
         (
             tiff(np.zeros((4, 4, 13), np.uint16), [0] * 10, 1).replace(b"\x15\1\4\0\1", b"\x15\1\2\0\3"),
             "damaged",  # the number of bands is text

@@ -63,6 +63,14 @@ def test_another_folder(tmp_path, cache):
     index = demo_index(tmp_path / "here", images_per_class=SMALL, image_size=32)
     assert tmp_path / "here" in index.root.parents
     assert not cache.exists()
+    demo_index(tmp_path / "here", seed=1, images_per_class=SMALL, image_size=32)
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path):
+    (tmp_path / "own/cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds other things \(cat\)"):
+        demo_index(tmp_path / "own", images_per_class=SMALL, image_size=32)
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["cat"]
 
 
 def _index_root(_: int) -> str:

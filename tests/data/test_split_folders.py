@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 
 import pytest
 from pictures import jpeg
@@ -28,6 +29,7 @@ def layout(splits, counts=(5, 3, 2), classes="ab"):
         "seg_train/seg_train seg_dev/seg_dev seg_test/seg_test",
         "train/images validation/images testing/images",
         "archive/data/train archive/data/eval archive/data/test",
+        *("entrenamiento validación prueba", "entraînement Validierung teste"),
     ],
 )
 def test_splits_have_many_names(make_folder, splits):
@@ -69,10 +71,12 @@ def test_a_name_alone_makes_no_split(make_folder, counts, as_classes):
         ("fold1 fold2", "fold1"),
         ("old/train old/val new/train new/val", "new"),
         ("train/color train/gray test/color", "train/color"),
+        ("p1 p3 p7", "p1"),
     ],
 )
 def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folders, first):
-    root = make_folder({f"{folder}/{c}": 4 for folder in folders.split() for c in "ab"})
+    lacking = {"p0/a": 4, "p9/b": 4} if first == "p1" else {}
+    root = make_folder({f"{folder}/{c}": 4 for folder in folders.split() for c in "ab"} | lacking)
     with pytest.raises(UserError, match=r"hold the same folders .*data\.nested=true") as caught:
         folder_index(root)
     assert shlex.split(str(caught.value))[-1] == f"data.root={root / first}"
@@ -82,10 +86,12 @@ def test_class_folders_that_hold_the_same_folders_are_refused(make_folder, folde
 
 def test_other_nested_folders_are_no_mistake(make_folder):
     assert folder_index(make_folder({"a/x": 3, "a/y": 3, "b/x": 3, "c/images": 3})).classes == ("a", "b", "c")
-    root = make_folder({f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3})
+    root = make_folder(
+        {f"{s}/{c}/{k}": 3 for s in ("train", "val") for c in "ab" for k in "xy"} | {"train/c": 3, "train/d": 3}
+    )
     with pytest.raises(UserError, match="the same folders"):
         folder_index(root, exclude=["c"])
-    assert folder_index(root).classes == ("a", "b", "c")
+    assert folder_index(root).classes == ("a", "b", "c", "d")
 
 
 def test_a_second_copy_of_the_classes_is_no_class(make_folder):
@@ -94,6 +100,49 @@ def test_a_second_copy_of_the_classes_is_no_class(make_folder):
         folder_index(root)
     assert shlex.split(str(caught.value))[-1] == "data.exclude=[archive/archive]"
     assert folder_index(root, exclude=["archive/archive"]).classes == ("a", "b")
+
+
+def test_split_folders_in_class_folders_are_put_above_them_by_the_command_given(make_folder, tmp_path):
+    root = make_folder(
+        {f"{c}/{split}": n for split, n in (("train", 6), ("test 1", 3)) for c in ("a b", "c")} | {"c/val": 2}
+    )
+    with pytest.raises(UserError, match="split folders") as caught:
+        folder_index(root)
+    command = str(caught.value).split(" after ")[1].split(", or data.nested=true")[0]
+    subprocess.run(["bash", "-c", command], check=True)
+    index = folder_index(tmp_path / "images_by_split")
+    assert (index.classes, numbers(index)) == (("a b", "c"), {"train": 12, "val": 2, "test": 6})
+
+
+@pytest.mark.parametrize("beside", ["docs", "papers/figures"])
+def test_a_folder_of_class_folders_is_no_class(make_folder, beside):
+    root = make_folder({"data/a": 4, "data/b": 4, beside: 2})
+    with pytest.raises(UserError, match=r"data/ holds folders of images \(a, b\)") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'data'}"
+
+
+@pytest.mark.parametrize("test", ["test/a", "test"])
+def test_trainval_is_train_where_neither_is(make_folder, test):
+    root = make_folder({"trainval/a": 5, "trainval/b": 5, test: 2})
+    assert numbers(folder_index(root)) == {"train": 8, "val": 2} | ({"test": 2} if test == "test/a" else {})
+    make_folder({"train/a": 6, "train/b": 6})
+    assert numbers(folder_index(root))["train"] in (9, 10)
+
+
+@pytest.mark.parametrize(("split", "spelling"), [("val", "cat"), ("test", "CAT"), ("test", "Cat ")])
+def test_capitals_and_blanks_make_no_other_class(make_folder, split, spelling):
+    index = folder_index(make_folder({"train/Cat": 9, "train/dog": 9, f"{split}/{spelling}": 3, f"{split}/Dog": 3}))
+    assert (index.classes, numbers(index)[split]) == (("Cat", "dog"), 6)
+    (remark,) = index.issues
+    assert f"{spelling!r} in {split} as 'Cat'" in remark
+    assert f"'Dog' in {split} as 'dog'" in remark
+
+
+def test_class_folders_that_differ_in_capitals_are_classes_with_a_remark(make_folder):
+    index = folder_index(make_folder({"Cat": 4, "cat": 4, "dog": 4}))
+    assert index.classes == ("Cat", "cat", "dog")
+    assert ["'Cat' and 'cat'" in issue for issue in index.issues] == [True]
 
 
 def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
@@ -115,7 +164,7 @@ def test_split_folders_in_one_of_several_folders_are_no_class(make_folder):
         ({"val/images": 4, "test/images": 2}, "test/ (2 images), val/ (4 images)"),
         ({"seg_pred/seg_pred": 7, "train_valid/a": 9}, "seg_pred/ (7 images), train_valid/ (9 images)"),
         ({"test_stg1": 3, "test_stg2": 2}, "test_stg1/ (3 images), test_stg2/ (2 images)"),
-        ({"train_extra/a": 3, "train_more/a": 1}, "train_extra/ (3 images), train_more/ (1 images)"),
+        ({"train_extra/a": 3, "train_more/a": 1}, "train_extra/ (3 images), train_more/ (1 image)"),
         ({"test": 0}, "test/"),
     ],
 )
@@ -132,14 +181,23 @@ def test_nothing_is_passed_over_in_silence(make_folder):
     for name in ("1.jpg", "a/1.txt", "a/2.TXT", "b/x/raw", "b/Thumbs.db", "dog/1.npy", "labels.csv"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(jpeg(1))
-    for run in ("runs/one/run.json", "outputs/two/sweep.json"):
+    (root / "bird.zip").write_bytes(b"PK")
+    (root / "cow").mkdir()
+    (root / "cow/1.jpg").write_bytes(jpeg(1))
+    os.mkfifo(root / "b/pipe.jpg")
+    (root / "b/to_pipe.jpg").symlink_to("pipe.jpg")
+    for run in ("runs/one/run.json", "outputs/two/sweep.json", "cow/run.json"):
         (root / run).write_text("{}")
     index = folder_index(root)
     assert index.classes == ("a", "b")
-    loose, empty, others = index.issues
-    assert "1 images (1.jpg)" in loose
+    assert sum(numbers(index).values()) == 10
+    loose, empty, outputs, others, archives = index.issues
+    assert "cow/." in outputs
+    assert "bird.zip" in archives
+    assert "1 image (1.jpg)" in loose
     assert "dog/ (.npy 1), models/." in empty
-    assert ".txt 2, no extension 1." in others
+    assert ".txt 2, no extension 1, pipe.jpg" in others
+    assert "to_pipe.jpg" in others
 
 
 def test_what_is_no_data_is_none(make_folder):
@@ -211,6 +269,7 @@ def test_numbers_in_class_names_sort_by_value(make_folder, classes):
         ({"PetImages/a": 3, "PetImages/b": 3}, "ab", {"all": 6}),
         ({"a/x": 3, "a/y": 2}, "ab", {"all": 5}),
         (layout("val") | {"test/unknown": 3}, "ab", {"val": 10}),
+        ({"test/A": 3, "test/B ": 2, "val/b": 2}, "ab", {"val": 2, "test": 5}),
     ],
 )
 def test_layouts_for_evaluation(make_folder, counts, known, expected):

@@ -38,7 +38,7 @@ def test_each_choice_names_stages_that_exist(choice: str) -> None:
         assert OmegaConf.is_missing(conf, "name")
         return
     with torch.device("meta"):
-        parts, _ = split(original(conf.name), conf.stages)
+        parts, _ = split(original(f"timm:{conf.name}" if conf.library == "timm" else conf.name), conf.stages)
     assert list(parts) == list(conf.stages)
     assert list(parts)[-1] == next(last for prefix, last in LAST.items() if choice.startswith(prefix))
 

@@ -23,6 +23,7 @@ PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
 # Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
 CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
+CHOSEN_SINCE |= {"head.solver": (None, "sgd")}
 CHOSEN_SINCE |= {f"data.{node}bits": (None, "auto") for node in ("", "module.")}
 CHOSEN_SINCE |= {f"data.{node}max_megapixels": (None, 179.0) for node in ("", "module.")}
 

@@ -26,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig
 
 from tlab.config import schema
-from tlab.config.hydra_syntax import in_home, read, read_any_letters, readable
+from tlab.config.hydra_syntax import PART, in_home, read, read_any_letters, readable
 from tlab.core.errors import UserError
 from tlab.core.text import as_text, shell_word
 
@@ -42,8 +42,8 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
     """Return the arguments in a form that Hydra can parse; tidy ones stay as they are.
 
     Flags (`-m`, `--config-dir DIR`) may stand anywhere, and lines may end as on Windows. A path is taken as typed,
-    whatever its characters, with the home directory for `~`. In
-    other values what Hydra cannot read is quoted.
+    whatever its characters, with the home directory for `~`. In other values what Hydra cannot read is quoted. One
+    text where a list belongs is a list of it.
 
     Args:
         arguments: Arguments as typed.
@@ -77,6 +77,8 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
             value = value if name in paths else as_text(value)
             several = sweep and name not in NEVER_SWEPT
             value = readable(value, path=name in paths, container=paths.get(name, True), sweep=several)
+            if name in schema.list_keys(command) and not value.startswith(("[", "$")):
+                value = ",".join(f"[{each}]" for each in (PART.findall(value) if several else [value]))
             argument = f"{key}={value}"
         tidied.append(argument)
     return [*flags, *tidied]

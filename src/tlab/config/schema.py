@@ -69,11 +69,21 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 @cache
 def path_keys(command: str) -> dict[str, bool]:
     """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
-    nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += [TrainConfig] if command == "tune" else []  # its trials'
-    found = {name: each for node in reversed(nodes) for name, each in keys(node).items() if each.metadata["path"]}
+    found = {name: each for name, each in _keys_of(command).items() if each.metadata["path"]}
     several = {name: each.type is not str and str not in get_args(each.type) for name, each in found.items()}
     return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
+
+
+@cache
+def list_keys(command: str) -> frozenset[str]:
+    """Return the keys of a command that hold a list of texts."""
+    return frozenset(name for name, each in _keys_of(command).items() if each.type == list[str])
+
+
+def _keys_of(command: str) -> dict[str, Field[Any]]:
+    nodes = [COMMANDS[command]] if command in COMMANDS else []
+    nodes += [TrainConfig] if command == "tune" else []  # its trials'
+    return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
 def _open_mapping() -> Any:
@@ -112,7 +122,7 @@ class DataConfig:
     )
     bits: Any = key(
         MISSING,
-        "bits of samples of more than 8 bits; auto: what the training images use",
+        "bits of samples of more than 8 bits; auto: what nearly all training images use",
         choices=("auto", *range(8, 17)),
     )
     max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
@@ -424,6 +434,11 @@ class OtherDataConfig:
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
     max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+    labels: str | None = key(None, "of a run with data=csv: the table below root; null: as in the run", path=True)
+    images: str | None = key(None, "likewise: folder of the images, relative to root", path=True)
+    image_column: str | None = key(None, "likewise: column of the image's file name or path")
+    label_column: str | None = key(None, "likewise: column of the class name")
+    extension: str | None = key(None, "likewise: where two files differ in nothing else")
 
 
 @dataclass

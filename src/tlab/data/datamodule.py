@@ -21,6 +21,8 @@ from tlab.data.decode_options import (
     MOSTLY_THERE,
     DecodeOptions,
     Levels,
+    SampleRange,
+    beyond_levels,
     choose_levels,
     level_remarks,
 )
@@ -147,12 +149,15 @@ class ImageDataModule(L.LightningDataModule):
 
     def _choose_levels(self) -> list[str]:
         """Choose black and white of deep samples by the training images, and say so where it is not as usual."""
-        if self.levels is not None:
-            return []
-        found = (self.checks[sample.file].samples for sample in self.index.splits.get("train", ()))
-        ranges = [samples for samples in found if samples is not None]
-        self.levels = choose_levels(ranges, None if self.bits == "auto" else self.bits)
-        return level_remarks(ranges, self.levels) if self.bits == "auto" else []
+        ranges: dict[bool, list[SampleRange]] = {True: [], False: []}  # of training images, and of others
+        for split, samples in self.index.splits.items():
+            found = (self.checks[sample.file].samples for sample in samples)
+            ranges[split == "train"] += [each for each in found if each is not None]
+        remarks = []
+        if self.levels is None:
+            self.levels = choose_levels(ranges[True], None if self.bits == "auto" else self.bits)
+            remarks = level_remarks(ranges[True], self.levels) if self.bits == "auto" else []
+        return remarks + beyond_levels(ranges[False], self.levels)
 
     @property
     def decode_options(self) -> DecodeOptions:

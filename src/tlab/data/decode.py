@@ -4,7 +4,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
@@ -28,10 +28,11 @@ from tlab.data.decode_options import (
     SampleRange,
     sample_range,
 )
-from tlab.data.file_kinds import CAMERA_RAW, is_camera_raw, is_heic, kind_of
+from tlab.data.file_kinds import BITS, CAMERA_RAW, DAMAGED, PLANES, SAMPLE_FORMAT, is_camera_raw, is_heic, kind_of
 
 ORIENTATION = 0x0112  # the EXIF tag
 EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
+UNSIGNED, SIGNED = 1, 2  # values of the tag of the sample format
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -163,7 +164,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[st
         upright_rgb(image, options.levels)  # which finds other faults
         samples = None
         if _is_deep_gray(image):
-            samples = sample_range(np.asarray(image))
+            samples = sample_range(_gray_samples(image))
         elif deep:
             bands: Any = image.getextrema()
             colors = bands[:1] if deep.startswith("LA") else bands[:3]
@@ -204,7 +205,8 @@ def _reasons(path: Path, content: bytes) -> Iterator[None]:
         raise DecodeError(path, "too large for this machine's memory") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         reason = CUT_SHORT if _ends_early(error) else f"damaged image ({error or type(error).__name__})"
-        raise DecodeError(path, reason) from None
+        known = kind_of(content) if "raw mode" in str(error) or content.startswith(JPEG_START) else DAMAGED
+        raise DecodeError(path, reason if known == DAMAGED else known) from None
 
 
 def _load(path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions) -> _Loaded:
@@ -220,9 +222,11 @@ def _load(path: Path, content: bytes, draft: bool, least_side: int | None, optio
 def _load_with_text(
     path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions
 ) -> _Loaded:
-    image = _opened(content)
+    image = _with_deep_planes(_opened(content))
     if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
         raise DecodeError(path, CAMERA_RAW)
+    if image.mode == "L" and _sample_format(image) == SIGNED:  # Pillow would take them for unsigned
+        raise UnidentifiedImageError
     size = _decoded_size(path, image, 8 if draft else _scale(image.size, least_side), options.max_megapixels)
     full = image.size if megapixels(image.size) <= options.max_megapixels else size
     if size != image.size:
@@ -300,6 +304,17 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
         raise
 
 
+def _with_deep_planes(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+    """Return the image; of a TIFF with a plane of 16 bits per color, which Pillow takes for bytes, as they are."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if tags.get(PLANES) == 2 and 16 in tags.get(BITS, ()):
+        end = "B" if tags.prefix == b"MM" else "" if image.mode == "I;16" else "L"
+        image.tile = [
+            _with_rawmode(tile, lambda raw: raw if ";" in raw else f"{raw};16{end}") for tile in image.tile
+        ]
+    return image
+
+
 def _without_text(png: bytes) -> bytes:
     """Return a PNG without text and color profile, for which Pillow has a limit."""
     kept, start = [png[:8]], 8
@@ -357,11 +372,33 @@ def _is_deep_gray(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
+def _gray_samples(image: Image.Image) -> np.ndarray:
+    """Return the samples of deep gray, H W; Pillow takes unsigned ones of 32 bits for signed."""
+    samples = np.asarray(image)
+    unsigned = getattr(image, "tag_v2", {}).get(BITS) == (32,) and _sample_format(image) == UNSIGNED
+    return samples.view(np.uint32) if image.mode == "I" and unsigned else samples
+
+
+def _sample_format(image: Image.Image) -> int:
+    """Return how a TIFF's samples are meant; 1, unsigned, where it does not say so, and for other formats."""
+    return getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+
+
+def _rawmode(tile: Any) -> str:
+    """Return how the samples of a part of a file are stored, as Pillow calls it."""
+    return str(tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args)
+
+
+def _with_rawmode(tile: Any, change: Callable[[str], str]) -> Any:
+    """Return a part of a file whose samples are to be unpacked in another way."""
+    rawmode = change(_rawmode(tile))
+    return tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
+
+
 def _deep_color(image: ImageFile.ImageFile) -> str:
     """Return the raw mode of an image of 16-bit color (of which Pillow keeps the high bytes), else ""."""
-    args: Any = image.tile[0].args if image.tile else ""
-    rawmode = str(args[0] if isinstance(args, tuple) and args else args)
-    return rawmode if rawmode.startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16")) else ""
+    rawmode = _rawmode(image.tile[0]) if image.tile else ""
+    return rawmode if rawmode.startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16", "R;16")) else ""
 
 
 def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | None:
@@ -369,11 +406,11 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     if not rawmode or levels.integers in (None, (0, 65535)):
         return None
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
-    swapped = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + ("L" if big else "B")
-    image = _opened(content)
-    for number, tile in enumerate(image.tile):
-        args: Any = tile.args
-        image.tile[number] = tile._replace(args=swapped if isinstance(args, str) else (swapped, *args[1:]))
+    end = "L" if big else "B"
+    image = _with_deep_planes(_opened(content))
+    image.tile = [
+        _with_rawmode(tile, lambda raw: "RGBA" if raw == "LA;16B" else raw[:-1] + end) for tile in image.tile
+    ]
     with suppress(OSError, EOFError):  # cut short, as the high bytes are
         _read_pixels(image)
     image.tile = []
@@ -395,7 +432,7 @@ def upright_rgb(
     with suppress(Exception):  # damaged EXIF data around a good image
         turned = TRANSPOSED.get(image.getexif().get(ORIENTATION, 1))
     if _is_deep_gray(image):
-        image = Image.fromarray(levels.to_eight_bits(np.asarray(image)))
+        image = Image.fromarray(levels.to_eight_bits(_gray_samples(image)))
         if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             image = ImageOps.invert(image)
     elif low_HWC is not None:

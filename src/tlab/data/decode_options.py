@@ -10,6 +10,9 @@ import numpy as np
 MAX_MEGAPIXELS = 179  # Pillow's own limit, in 10^6 pixels
 HIGHEST: dict[float, int] = {2**bits - 1: bits for bits in range(8, 17)}  # the highest sample of as many bits
 COMMON = (255, 1023, 4095, 16383, 65535)  # those that cameras and scanners have
+NAMES = {"integers": "more than 8 bits", "floats": "floating-point samples"}
+NO_DATA = (-9999, -32768, float(np.finfo(np.float32).min))  # what geographic software stores in holes
+RARE = 0.05  # share of a set's images that may be whiter than white
 CUT_SHORT = "truncated (the file ends too early)"
 MOSTLY_THERE = "truncated (the file ends too early, but most of the image is there)"
 
@@ -19,7 +22,7 @@ class SampleRange(NamedTuple):
 
     Attributes:
         kind: `integers` or `floats`.
-        low: The smallest.
+        low: The smallest, but for values that stand for no data.
         high: The largest; of color images the largest with the same high byte.
     """
 
@@ -51,7 +54,7 @@ class Levels:
         """
         found = sample_range(samples)
         known = self.integers if found.kind == "integers" else self.floats
-        black, white = known or ((0, 65535) if samples.dtype.kind == "u" else usual_range(found))
+        black, white = known or ((0, 65535) if samples.dtype == np.uint16 else usual_range(found))
         if samples.dtype.kind == "f":
             samples = np.nan_to_num(samples.astype(np.float64), nan=black, posinf=black, neginf=black)
         if black == 0 and white in HIGHEST and (white > 255 or found.kind == "integers"):
@@ -80,10 +83,12 @@ DEFAULTS = DecodeOptions()
 
 
 def sample_range(samples: np.ndarray) -> SampleRange:
-    """Return the range of the finite samples; from 0 to 0 where there is none."""
+    """Return the range of the finite samples that do not stand for no data; from 0 to 0 where there is none."""
     kind = "floats" if samples.dtype.kind == "f" else "integers"
     if kind == "floats":
         samples = samples[np.isfinite(samples)]
+    while samples.size and (lowest := samples.min()) in NO_DATA:
+        samples = samples[samples > lowest]
     return (
         SampleRange(kind, float(samples.min()), float(samples.max())) if samples.size else SampleRange(kind, 0, 0)
     )
@@ -140,10 +145,11 @@ def choose_levels(ranges: Iterable[SampleRange], bits: int | None) -> Levels:
 
     Args:
         ranges: Range of each image that has samples of more than 8 bits.
-        bits: Bits of integer samples, and of floats above 255, that are not negative; None: by what they use.
+        bits: Bits of integer samples, and of floats above 255, that are not negative; None: by what nearly all use.
     """
     chosen: dict[str, Any] = {}
-    for kind, whole in _of_sets(ranges).items():
+    for kind, each in _by_kind(ranges).items():
+        whole = _range_of(each) if bits is not None else _range_of_most(each)
         black, white = range_of_set(whole)
         if bits is not None and whole.low >= 0 and (255 if kind == "floats" else 0) < white <= 65535:
             black, white = 0, 2**bits - 1
@@ -151,27 +157,59 @@ def choose_levels(ranges: Iterable[SampleRange], bits: int | None) -> Levels:
     return Levels(**chosen)
 
 
-def level_remarks(ranges: Collection[SampleRange], levels: Levels) -> list[str]:
+def level_remarks(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
     """Return a sentence for each kind of samples whose white is not the usual one: 16 bits, of floats 1 or 255."""
     remarks = []
-    for kind, whole in _of_sets(ranges).items():
+    for kind, each in _by_kind(ranges).items():
         black, white = getattr(levels, kind)
-        if (black, white) == (0, 65535) or (kind == "floats" and (black, white) in ((0, 1), (0, 255))):
+        most, name = _range_of_most(each), NAMES[kind]
+        beyond = [found.high for found in each if found.low < black or found.high > white]
+        usual = (65535,) if kind == "integers" else (1, 255, 65535)
+        if not beyond and black == 0 and white in usual:
             continue
-        count = sum(each.kind == kind for each in ranges)
-        name = "floating-point samples" if kind == "floats" else "more than 8 bits"
         if black == 0 and white in COMMON:
             how = f"read as {HIGHEST[white]} bits (data.bits=16 for the full range)"
         else:
-            how = "these are black and white in all images"
-        remarks.append(f"{count} training images of {name} use only {whole.low:g} to {whole.high:g}: {how}.")
+            how = "these are black and white in all images" + " (data.bits=16 for the full range)" * bool(beyond)
+        but = f", but {len(beyond)} of them more (up to {max(beyond):g}), which is cut off" if beyond else ""
+        remarks.append(f"{len(each)} training images of {name} use only {most.low:g} to {most.high:g}{but}: {how}.")
     return remarks
 
 
-def _of_sets(ranges: Iterable[SampleRange]) -> dict[str, SampleRange]:
-    """Return the range of all images of each kind."""
-    found: dict[str, SampleRange] = {}
+def beyond_levels(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
+    """Return a sentence for each kind of samples of which images go far beyond the training images' levels."""
+    remarks = []
+    for kind, each in _by_kind(ranges).items():
+        black, white = getattr(levels, kind) or (-math.inf, math.inf)
+        far = sum(max(found.high - black, white - found.low) > 4 * (white - black) for found in each)
+        if far:
+            remarks.append(
+                f"{far} of {len(each)} images of {NAMES[kind]} go far beyond {black:g} to {white:g}, black and "
+                "white by the training images, and lose what lies there: scale them as those are."
+            )
+    return remarks
+
+
+def _by_kind(ranges: Iterable[SampleRange]) -> dict[str, list[SampleRange]]:
+    found: dict[str, list[SampleRange]] = {}
     for each in ranges:
-        so_far = found.get(each.kind, each)
-        found[each.kind] = SampleRange(each.kind, min(so_far.low, each.low), max(so_far.high, each.high))
+        found.setdefault(each.kind, []).append(each)
     return found
+
+
+def _range_of(ranges: Collection[SampleRange]) -> SampleRange:
+    """Return the range of all images of one kind."""
+    return SampleRange(next(iter(ranges)).kind, min(each.low for each in ranges), max(each.high for each in ranges))
+
+
+def _range_of_most(ranges: Collection[SampleRange]) -> SampleRange:
+    """Return the range of all images of one kind but a few, if without these white is a quarter or less."""
+    lows, highs = sorted(each.low for each in ranges), sorted(each.high for each in ranges)
+    whole = _range_of(ranges)
+    black, white = range_of_set(whole)
+    for few in range(1, int(RARE * len(ranges)) + 1):
+        most = SampleRange(whole.kind, lows[few], highs[-1 - few])
+        darkest, brightest = range_of_set(most)
+        if 4 * (brightest - darkest) <= white - black:
+            return most
+    return whole

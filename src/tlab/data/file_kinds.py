@@ -30,7 +30,10 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", 
 AVIF = (b"avif", b"avis")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUBFILE_TYPE, COMPRESSION, SUB_IFDS, DNG_VERSION = 254, 259, 330, 50706  # TIFF tags
-BITS, SAMPLES = 258, 277
+BITS, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 277, 284, 339
+SAMPLE_KINDS = {2: " (signed)", 3: " (floats)", 5: " (complex)", 6: " (complex)"}  # by sample format
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers in a JPEG (ITU-T T.81, table B.1; T.87)
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF, 0xF7)
 
 
 def is_heic(content: bytes) -> bool:
@@ -65,6 +68,10 @@ def kind_of(content: bytes) -> str:
         return "a video (AVI), of which no frame is taken" if content[8:12] == b"AVI " else "sound (WAVE), no image"
     if content.startswith(TIFF):
         return _of_tiff(content)
+    if content.startswith(b"\xff\xd8"):
+        return _of_jpeg(content)
+    if content.startswith(b"8BPS") and (bits := int.from_bytes(content[22:24], "big")) in (16, 32):
+        return f"a Photoshop file of {bits} bits, which tlab cannot read: export it as PNG"
     if content.startswith(IMAGES):
         return DAMAGED
     return _of_text(content)
@@ -97,20 +104,34 @@ def _of_tiff(content: bytes) -> str:
         if is_camera_raw(tags, content):
             return CAMERA_RAW
         bands, bits, compression = int(tags.get(SAMPLES, 1)), int(tags.get(BITS, (1,))[0]), tags.get(COMPRESSION, 1)
+        samples = f"{bits} bits{SAMPLE_KINDS.get(tags.get(SAMPLE_FORMAT, (1,))[0], '')}"
     except Exception:  # tags of any type and length
         return DAMAGED
     if not len(tags):
         return DAMAGED
-    of = f"{bands} bands of {bits} bits" if bands > 1 else f"one band of {bits} bits"
+    of = f"{bands} bands of {samples}" if bands > 1 else f"one band of {samples}"
     advice = "choose three bands" if bands > 1 and bands != 3 else "convert it to PNG"
     packed = f" with compression {compression}" if bands in (1, 3) and compression != 1 else ""
     return f"a TIFF of {of}{packed}, which tlab cannot read: {advice}"
 
 
+def _of_jpeg(content: bytes) -> str:
+    place = 2
+    while content[place : place + 1] == b"\xff" and len(content) > place + 4:
+        marker, bits = content[place + 1], content[place + 4]
+        if marker in FRAMES:
+            kind = "lossless JPEG" if marker in LOSSLESS else "JPEG"
+            known = kind == "JPEG" and bits == 8
+            return DAMAGED if known else f"a {kind} of {bits} bits, which tlab cannot read: convert it to PNG"
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return DAMAGED
+
+
 def _of_text(content: bytes) -> str:
     start = content[:1024]
-    if not start.strip(b"\0"):
-        return "nothing but zero bytes, as after an interrupted copy, not an image"
+    for byte, name in ((b"\0", "zero"), (b"\xff", "0xff")):
+        if not start.strip(byte):
+            return f"nothing but {name} bytes, as after an interrupted copy, not an image"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<html" in text or text.startswith(b"<!doctype html"):
         return "a web page (HTML), not an image"
@@ -124,4 +145,6 @@ def _of_text(content: bytes) -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in start[:256]) and b"\xff\xfe" not in start[:2]
+    start = start[:256]
+    mostly = 2 * len(start.decode(errors="ignore").encode()) > len(start)
+    return mostly and all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in start)

@@ -74,6 +74,11 @@ class RunState:
         return self.plan.phases[max(0, len(self.records) - 1)]
 
     @property
+    def solution(self) -> dict[str, Any]:
+        """How the current phase has solved the head; empty where it trains."""
+        return (self.records[-1].solution if self.records else None) or {}
+
+    @property
     def in_last_phase(self) -> bool:
         """Whether no phase follows the current one."""
         return len(self.records) == len(self.plan.phases)

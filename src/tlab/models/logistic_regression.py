@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Array = NDArray[np.floating]
 
@@ -127,6 +126,8 @@ def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _fit(problem: _Problem, l2: float, start: Array | None, gradient: float, iterations: int) -> tuple[Array, int]:
     """Return weights and bias `K (D + 1)` at the optimum, and the number of iterations."""
+    from scipy.optimize import minimize  # which other runs do not need
+
     shape = (problem.num_classes, problem.x.shape[1] + 1)
     begin = np.zeros(shape) if start is None else start
     scale = float(problem.share.sum())  # the gradient's bound is one on the mean loss

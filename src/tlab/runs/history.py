@@ -80,7 +80,7 @@ class RunRecorder(L.Callback):
                 "phase": self.state.phase.name,
                 **dict(sorted(metrics.items())),
                 **{f"lr/{group}": rate for group, rate in self._lr.items()},
-                **(self.state.records[-1].solution or {}),
+                **self.state.solution,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(self._images / train_seconds, 1),
             }

@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tlab.core.text import counted, few
 from tlab.data.sources.folder import UNSPLIT, Files, ImageIndex, build_index, unsplit_index
 from tlab.data.sources.label_table import LabelTable, as_seen, read_table
 from tlab.data.sources.scan import Exclude, check_root
+from tlab.data.sources.split_folders import split_of
 from tlab.data.sources.table_advice import few_classes, wrong_keys
 from tlab.data.sources.table_images import TableImages
 
@@ -54,13 +56,18 @@ def csv_index(
     Raises:
         UserError: The table or the folder cannot be used, or a name in the table may be several images.
     """
-    base, left_out = check_root(root), Exclude(exclude)
+    base, left_out = check_root(root), Exclude(exclude, root)
     table = _table(base, labels, (image_column, label_column))
     folder = Path(os.path.abspath(base / images))  # noqa: PTH100 - keeps symbolic links as typed
     if {image_column, label_column} - {*table.columns} or not folder.is_dir():
         raise UserError(wrong_keys(base, table, folder, images, image_column, label_column))
     check_root(folder, "data.images")
-    cells = zip(table.column(image_column), table.column(label_column), strict=True)
+    cells = [*zip(table.column(image_column), table.column(label_column), strict=True)]
+    if swallowed := next((cell for row in cells for cell in row if _takes_rows(cell, table.delimiter)), None):
+        raise UserError(
+            f"{table.file} has a quote that is not closed, so that the rows after it are one cell: "
+            f"{as_seen(swallowed)[:60]!r}...; remove the quote, or write two of them for one in a name"
+        )
     written = [(name.strip(), label) for name, label in cells if name.strip() and as_seen(label)]
     issues = [
         *table.remarks([cell for row in written for cell in row]),
@@ -98,7 +105,8 @@ def csv_index(
     if val_fraction is None:
         return unsplit_index(base, {UNSPLIT: by_class}, issues)
     if len(by_class) < 2:
-        raise UserError(few_classes(table, by_class, (image_column, label_column), remarks))
+        raise UserError(few_classes(table, by_class, (image_column, label_column), remarks, blank))
+    issues += _split_columns(table, (image_column, label_column))
     return build_index(base, {"train": by_class}, val_fraction, test_fraction, seed, issues, min_images)
 
 
@@ -113,6 +121,21 @@ def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
         raise UserError(
             f"data.labels: there is no file {base / labels}, a path relative to data.root: {way_out}"
         ) from None
+
+
+def _takes_rows(cell: str, delimiter: str) -> bool:
+    """Tell whether a cell holds whole rows, as after a quote that is not closed."""
+    return delimiter in cell and re.search(r"[\r\n]", cell.strip()) is not None
+
+
+def _split_columns(table: LabelTable, used: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on each column that names splits, which is not used."""
+    for name in table.columns:
+        images = Counter(table.column(name)) if name not in used else {}
+        splits = {split_of(cell) for cell in images} if len(images) < MOST_NAMED else set()
+        if "train" in splits and len(splits) > 1 and None not in splits:
+            sizes = ", ".join(f"{cell} {count}" for cell, count in images.items())
+            yield f"The column {name} of {table.file} names splits ({sizes}), but is not used: all are split anew."
 
 
 def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:

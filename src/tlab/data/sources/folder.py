@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -13,19 +14,20 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import as_text, counted, few
+from tlab.core.text import as_text, counted, few, shell_word
 from tlab.data.sources.scan import (
     Exclude,
     Folder,
     check_root,
     extensions,
+    folded,
     in_class_order,
     in_order,
     read_folder,
     with_decoder,
 )
 from tlab.data.sources.split import check_fractions, split_classes
-from tlab.data.sources.split_folders import Layout, find_splits, split_of
+from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
 
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
@@ -100,14 +102,22 @@ class ImageIndex:
             had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
             empty = [self.classes[label] for label in sorted(had - has)]
             if empty and (split == "train" or (split == "val" and not has)):
+                leave_out = exclude_argument((split == "val" and self._folder_of(split)) or empty)
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
-                    f"files listed as unreadable, add images, or give {exclude_argument(empty)} to leave this out."
+                    f"files listed as unreadable, add images, or give {leave_out} to leave this out."
                 )
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
         splits = {split: samples for split, samples in kept.items() if samples}
         return replace(self, splits=splits, issues=(*self.issues, *issues))
+
+    def _folder_of(self, split: str) -> list[str]:
+        """Return the folder, relative to the root, that all files of a split and none of train lie in, if any."""
+        folder = os.path.commonpath([os.path.dirname(sample.file) for sample in self.splits[split]])  # noqa: PTH120
+        if any(sample.file.startswith(f"{folder}/") for sample in self.splits["train"]):
+            return []
+        return [self.relative(Path(folder))]
 
 
 def folder_index(
@@ -138,7 +148,7 @@ def folder_index(
     Raises:
         UserError: The folder, a class or a fraction cannot be used.
     """
-    base, left_out = check_root(root), Exclude(exclude)
+    base, left_out = check_root(root), Exclude(exclude, root)
     top = read_folder(base, left_out)
     layout = find_splits(top)
     places = _kept(layout.splits or {"train": layout.base}, left_out)
@@ -146,7 +156,7 @@ def folder_index(
     _check_classes(root, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
-    remarks = [*_remarks(base, top, layout, places), *left_out.issues()]
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, found["train"])]
     return build_index(base, found, val_fraction, test_fraction, seed, remarks, min_images)
 
 
@@ -166,7 +176,7 @@ def evaluation_index(
     Raises:
         UserError: There is no class folder with an image.
     """
-    base, left_out = check_root(root), Exclude(exclude)
+    base, left_out = check_root(root), Exclude(exclude, root)
     top = read_folder(base, left_out)
     layout = find_splits(top, classes, any_split=True)
     # where nothing has labels, the first folder's mistake is named
@@ -174,7 +184,8 @@ def evaluation_index(
     found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
         _check_classes(root, next(iter(places.values())), {}, least=1)
-    return unsplit_index(base, found, (*_remarks(base, top, layout, places), *left_out.issues()))
+    remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, classes)]
+    return unsplit_index(base, found, remarks)
 
 
 def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str]) -> ImageIndex:
@@ -240,8 +251,9 @@ def build_index(
     for split, classes in sorted(splits.items(), reverse=True):  # val before test
         if alone := sorted(classes.keys() - train.keys()):
             raise UserError(
-                f"{few(map(repr, alone))} is a class in {split} but not in train (below {root}): add train images, "
-                f"correct the folder's name, or leave it out with {exclude_argument(alone)}"
+                f"Only {split}, not train, has {'the class' if len(alone) == 1 else 'the classes'} "
+                f"{few(map(repr, alone))} (below {root}): add train images, correct the names, or give "
+                f"{exclude_argument(alone)} to leave out what train has not."
             )
         if missing := sorted(train.keys() - classes.keys()):
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
@@ -263,6 +275,10 @@ def build_index(
             parts["train"][name] += {*files}.difference(readable[name])
         splits |= parts
     return unsplit_index(root, splits, remarks)
+
+
+def _images(count: int) -> str:
+    return counted(range(count), "image", "images")
 
 
 def _sizes(classes: Files) -> str:
@@ -292,34 +308,67 @@ def _class_files(folder: Folder) -> Files:
     return classes
 
 
+def _join_spellings(found: dict[str, Files], classes: Iterable[str]) -> list[str]:
+    """Give classes the names that they have in `classes`, where capitals or blanks alone differ; return remarks."""
+    spelled = {name: [*alike] for name, alike in groupby(sorted(classes, key=folded), key=folded)}
+    joined = dict[str, None]()
+    for split, files in found.items():
+        for name in in_class_order(files):
+            alike = spelled.get(folded(name), [])
+            if len(alike) == 1 and name != alike[0]:
+                files.setdefault(alike[0], []).extend(files.pop(name))
+                joined[f"{name!r} in {split} as {alike[0]!r}"] = None
+    several = [" and ".join(map(repr, alike)) for alike in spelled.values() if len(alike) > 1]
+    remarks = {
+        "Taken for one class, since capitals or blanks alone differ": few(joined),
+        "Classes of their own, though capitals or blanks alone differ": few(several),
+    }
+    return [f"{what}: {names}." for what, names in remarks.items() if names]
+
+
 def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files, least: int = 2) -> None:
     """Raise a `UserError` if a folder has too few class folders with images."""
     empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
+        loose += f" unpack {few(in_order(folder.archives))} first;" if folder.archives else ""
         raise UserError(
             f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class, "
             "or data=csv with a table of labels."
         )
     if empty and len(classes) < least:
         only = f", and {next(iter(classes))!r} alone is no choice" if classes else ""
+        others = sum((inner.others for inner in folder.folders if not inner.count), Counter[str]())
+        there = f" ({extensions(others)})" if others else ""
         raise UserError(
-            f"{few(empty)} below data.root={root} holds no file with an image's extension{only}: add images, or "
+            f"{few(empty)} below data.root={root} {'hold' if len(empty) > 1 else 'holds'} no file with an "
+            f"image's extension{there}{only}: add images, or give the names their extensions, or "
             "give a folder with one folder of images for each class."
         )
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if a class folder holds split folders or the classes, or all hold the same folders."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders."""
     classes = folder.filled
     names = {each.name for each in classes}
-    shared = set.intersection(*({inner.name for inner in each.filled} for each in classes)) if classes else set()
-    if len(classes) > 1 and len(shared) > 1:
-        which = few(each.name for each in classes)
+    held = Counter(inner.name for each in classes for inner in each.filled)
+    shared = in_order([name for name, number in held.items() if number > max(1, len(classes) / 2)])
+    holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
+    which = few(each.name for each in holders)
+    if holders and len(shared) > 1:
+        inside = [inner for each in holders for inner in each.filled if split_of(inner.name)]
+        splits = in_order([*{inner.name for inner in inside}])
+        if {"train"} < {*map(split_of, shared)} - {None} and not any(inner.filled for inner in inside):
+            new = f"{folder.place}_by_split"
+            raise UserError(
+                f"{which} below {folder.place} hold split folders ({few(splits)}), which belong above the "
+                f"classes, as {inside[-1].name}/{holders[-1].name}; give {shell_argument('data.root', new)} after "
+                f"{_links(folder, splits, new)}, or data.nested=true if all images of each are for training"
+            )
         raise UserError(
-            f"{which} below {folder.place} all hold the same folders ({few(in_order([*shared]))}), which look like "
+            f"{which} below {folder.place} hold the same folders ({few(shared)}), which look like "
             f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
-            f"{shell_argument('data.root', classes[0].place)}"
+            f"{shell_argument('data.root', holders[0].place)}"
         )
     for each in classes:
         if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
@@ -327,19 +376,31 @@ def _check_nesting(folder: Folder) -> None:
                 f"{each.path}/ holds folders with the names of classes ({few(in_order([*again]))}): if it is a "
                 f"class, give data.nested=true, else leave it out with {exclude_argument([each.path])}"
             )
-        splits = {inner.name: split for inner in each.filled if (split := split_of(inner.name))}
-        if "train" in splits.values() and len({*splits.values()}) > 1:
+        splits = [inner.name for inner in each.filled if split_of(inner.name)]
+        has_splits = {"train"} < {*map(split_of, splits)}
+        if has_splits or (len(each.filled) > 1 and not each.images and is_plain(each.name)):
+            what = "split folders" if has_splits else "folders of images"
+            below = few(in_order(splits if has_splits else [inner.name for inner in each.filled]))
             raise UserError(
-                f"{each.path}/ holds split folders ({few(in_order([*splits]))}): if it is a class all the same, "
-                f"give data.nested=true, else {shell_argument('data.root', each.place)}"
+                f"{each.path}/ holds {what} ({below}): if it is a class all the same, give data.nested=true, else "
+                f"{shell_argument('data.root', each.place)}"
             )
+
+
+def _links(folder: Folder, splits: Iterable[str], new: str) -> str:
+    """Return a command of bash that links class/split as split/class in a new folder."""
+    globs = " ".join(f"*/{shell_word(name)}" for name in splits)
+    return (
+        f'(cd {shell_word(folder.place)} && for f in {globs}; do mkdir -p {shell_word(new)}/"${{f#*/}}" && '
+        f'ln -s "$PWD/$f" {shell_word(new)}/"${{f#*/}}/${{f%/*}}"; done)'
+    )
 
 
 def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folder]) -> list[str]:
     """Return sentences about all below the root that is not used, and why."""
 
     def numbered(folders: Iterable[Folder]) -> str:
-        return few(f"{folder.path}/ ({folder.count} images)" for folder in folders)
+        return few(f"{folder.path}/ ({_images(folder.count)})" for folder in folders)
 
     used = list(places.values())
     splits = [folder for folder in layout.base.folders if layout.splits and split_of(folder.name)]
@@ -351,6 +412,7 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
     ]
     above = {folder.path: folder for folder in (top, layout.base, *used)}.values()
     loose = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in in_order(folder.images)]
+    archives = [f"{folder.path}/{name}".lstrip("/") for folder in above for name in folder.archives]
     others = Counter[str]()
     for inner in (inner for place in used for inner in place.filled):
         others.update(inner.others)
@@ -360,9 +422,14 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
             layout.as_classes
         ),
         "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
-        "Not used below {}, since it lies beside the split folders": numbered(layout.beside),
-        "Not used below {}, since they are in no class folder": f"{len(loose)} images ({few(loose)})" * bool(loose),
+        "Not used below {}, since they lie beside the split folders": numbered(layout.beside),
+        "Not used below {}, since they are in no class folder": f"{_images(len(loose))} ({few(loose)})"
+        * bool(loose),
         "No class below {}, since it holds no image": few(empty),
-        "Not used below {}, since their extensions are not those of images": extensions(others),
+        "No class below {}, since run.json or the like marks an output of tlab": few(
+            f"{path}/" for place in used for path in place.outputs
+        ),
+        "Not used below {}, since by extension or kind they are no image files": extensions(others),
+        "Not used below {}, since archives are not read (unpack what holds images)": few(in_order(archives)),
     }
     return [f"{what.format(root)}: {names}." for what, names in remarks.items() if names]

@@ -2,14 +2,18 @@
 
 import codecs
 import csv
+import gzip
 import io
 import re
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
+from tlab.core.text import shell_word
 
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = {
@@ -79,7 +83,8 @@ def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
     """Return the cells of a table whose first line names its columns.
 
     Args:
-        file: The table; columns are separated by commas, semicolons, tabs or bars.
+        file: The table, also packed with gzip or alone in a zip archive; columns are separated by commas,
+            semicolons, tabs or bars, or else by blanks.
         wanted: Names of columns, which tell the delimiter where several are possible.
 
     Raises:
@@ -87,11 +92,18 @@ def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
         UserError: It is no table, or in an unknown encoding.
     """
     try:
-        text, encoding = _decode(file, file.read_bytes())
+        text, encoding = _decode(file, _unpacked(file, file.read_bytes()))
         header, rest = _first_line(text)
         if named := re.fullmatch(r"sep=(.)", header, re.IGNORECASE):  # as Excel writes it
             header, rest = _first_line(rest)
-        delimiters = [named[1]] if named else sorted(DELIMITERS, key=header.count, reverse=True)
+        elif title := _title(header, _first_line(rest)[0], wanted):
+            lines = text[: len(text) - len(rest)].count("\n") + 1
+            raise UserError(
+                f"The first line of {file} names no columns, but is the title {title!r}: remove it with "
+                f"sed -i 1,{lines}d {shell_word(str(file))}"
+            )
+        usual = DELIMITERS if any(each in header for each in DELIMITERS) else " "
+        delimiters = [named[1]] if named else sorted(usual, key=header.count, reverse=True)
         columns = {each: _names(csv.reader([header], delimiter=each, skipinitialspace=True)) for each in delimiters}
         delimiter = next((each for each in delimiters if {*wanted} <= {*columns[each]}), delimiters[0])
         reader = csv.reader(io.StringIO(header + rest, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -116,8 +128,34 @@ def _first_line(text: str) -> tuple[str, str]:
     return header, text[len(header) :]
 
 
+def _title(header: str, second: str, wanted: Sequence[str]) -> str | None:
+    """Return what is in the first line if that is a title or a comment above the line that names the columns."""
+    cells, others = (max((re.split(re.escape(d), line) for d in DELIMITERS), key=len) for line in (header, second))
+    filled = [cell for cell in map(as_seen, cells) if cell]
+    alone = filled == [as_seen(cells[0])] and filled[0] not in wanted and len(others) > 1
+    above = header.startswith("#") and {*wanted} <= {as_seen(cell.strip('" ')) for cell in others}
+    return as_seen(header.strip("".join(DELIMITERS))) if alone or above else None
+
+
 def _names(rows: Iterator[list[str]]) -> list[str]:
     return [as_seen(cell) for cell in next(rows, [])]
+
+
+def _unpacked(file: Path, content: bytes) -> bytes:
+    """Return the content of a file packed with gzip, or of the only one in a zip archive; else what is given."""
+    try:
+        if content.startswith(b"\x1f\x8b"):
+            return gzip.decompress(content)
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                inner = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+                if len(inner) == 1:
+                    return archive.read(inner[0])
+                if "[Content_Types].xml" not in inner:  # which workbooks have
+                    raise UserError(f"data.labels: {file} holds {len(inner)} files: unpack it, and name the table.")
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise UserError(f"data.labels: {file} cannot be read ({error}): unpack it, and name the table.") from None
+    return content
 
 
 def _decode(file: Path, content: bytes) -> tuple[str, str]:
@@ -128,6 +166,11 @@ def _decode(file: Path, content: bytes) -> tuple[str, str]:
     """
     if content.startswith(WORKBOOKS):
         raise UserError(f"data.labels: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
+    kind = "a Parquet file" if content.startswith(b"PAR1") else ""
+    if file.suffix.lower() in (".json", ".jsonl", ".ndjson") and content.lstrip()[:1] in (b"[", b"{"):
+        kind = "JSON"
+    if kind:
+        raise UserError(f"data.labels: {file} is {kind}, no table: save it as CSV in UTF-8, and name that file.")
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
             return content.decode(encoding), encoding

@@ -41,6 +41,7 @@ NO_DATA = frozenset(
 )
 # Files that mark a folder as a run, a sweep or a search of tlab, or as a virtual environment
 OUTPUTS = frozenset({"run.json", "sweep.json", "study.json", "pyvenv.cfg"})
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 @cache
@@ -68,6 +69,11 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", as_text(name))
 
 
+def folded(name: str) -> str:
+    """Return a class name without capitals, and with single blanks between words alone."""
+    return " ".join(name.casefold().split())
+
+
 _compiled = cache(re.compile)
 
 
@@ -76,13 +82,20 @@ class Exclude:
 
     Args:
         patterns: Patterns such as `["train/ants/imageNotFound.gif", "*.gif", "val/unsure"]`; one that
-            matches a folder excludes everything below it.
+            matches a folder excludes everything below it. It may also begin with the root.
+        root: The root, as typed.
     """
 
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
+    def __init__(self, patterns: Iterable[str] = (), root: str | os.PathLike[str] = "") -> None:
         if isinstance(patterns, str):
             patterns = [patterns]
+        typed = os.path.normpath(os.path.expanduser(root))  # noqa: PTH111 - Path lacks normpath
+        starts = [f"{nfc(os.path.abspath(typed))}/"]  # noqa: PTH100 - keeps symbolic links as typed
+        if not os.path.lexists(f"{typed}/{typed.partition('/')[0]}"):
+            starts.append(f"{nfc(typed)}/")
         self.patterns = [nfc(str(pattern)).removeprefix("./") for pattern in patterns]
+        for start in starts if root else ():
+            self.patterns = [pattern.removeprefix(start) for pattern in self.patterns]
         self.used: set[str] = set()
         folders = {pattern: re.sub(r"/\*{0,2}$", "", pattern) for pattern in self.patterns}
         self._folders = {pattern: translate(folder) for pattern, folder in folders.items()}
@@ -142,10 +155,13 @@ class Folder:
         path: POSIX path relative to the root, "" for the root.
         folders: The folders in it, sorted by name.
         images: Names of the image files in it, unsorted.
-        others: Extension -> number of the other files in it and below.
+        others: Extension -> number of the other files in it and below; what is no regular file is under its name.
+        archives: Names of the archives in it, unsorted.
+        outputs: Paths of the folders in it that are left out as outputs of tlab, though images lie in them.
         count: Number of image files in it and below.
         is_closed: Whether the user may not read it.
         has_outputs: Whether outputs of tlab lie in it or below.
+        is_output: Whether it is itself an output of tlab.
     """
 
     place: str
@@ -153,9 +169,12 @@ class Folder:
     folders: list["Folder"] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    archives: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     count: int = 0
     is_closed: bool = False
     has_outputs: bool = False
+    is_output: bool = False
 
     @property
     def name(self) -> str:
@@ -226,8 +245,15 @@ def extensions(others: Mapping[str, int]) -> str:
     return few((f"{extension or 'no extension'} {number}" for extension, number in counted), 6)
 
 
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a file, or a link to one or to nothing; a pipe would never end."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)  # noqa: PTH110, PTH113 - Path is slow here
+
+
 def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached: str) -> Folder | None:
-    """Return a folder with all that lies below it, or None if it is an output of tlab."""
+    """Return a folder with all that lies below it, or None if runs of tlab lie there."""
     taken, prefix = image_extensions() | PICTURES, f"{path}/" if path else ""
     found, names = Folder(place, path), []
     is_output = place == cached
@@ -250,15 +276,21 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
                     continue
                 is_output |= name in OUTPUTS
                 if extension in taken:
-                    found.images.append(name)
+                    if _is_regular(entry):
+                        found.images.append(name)
+                    else:
+                        found.others[f"{name}, a pipe or device:"] += 1
                 else:
+                    if name.lower().endswith(ARCHIVES):
+                        found.archives.append(name)
                     found.others[extension] += 1
     except PermissionError:
         found.is_closed = True
     except FileNotFoundError:  # another run has removed it since
         return found
     if path and is_output:
-        return None
+        found.is_output = True
+        return found
     if names:
         above = above | {os.path.realpath(place)}
     for name in in_order(names):
@@ -269,8 +301,9 @@ def _read(place: str, path: str, exclude: Exclude, above: frozenset[str], cached
         if os.path.islink(inner) and os.path.realpath(inner) in above:  # noqa: PTH114 - Path is slow here
             continue
         below = _read(inner, prefix + name, exclude, above, cached)
-        if below is None:
+        if below is None or below.is_output:
             found.has_outputs = True
+            found.outputs += [below.path] if below and below.images else []
             continue
         found.folders.append(below)
         found.others.update(below.others)

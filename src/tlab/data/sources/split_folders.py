@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import few
-from tlab.data.sources.scan import Folder, nfc
+from tlab.data.sources.scan import Folder, folded, nfc
 
 _WORDS = {
-    "train": "train|training|trn|训练|訓練|学習|훈련|학습",
-    "val": "val|valid|validate|validation|dev|devel|development|eval|evaluation|验证|驗證|検証|검증",
-    "test": "test|tests|testing|tst|测试|測試|テスト|테스트",
+    "train": "train|training|trn|entrenamiento|entrainement|entraînement|treino|训练|訓練|学習|훈련|학습",
+    "val": "val|valid|validate|validation|dev|devel|development|eval|evaluation|"
+    "validierung|validación|validacion|validação|验证|驗證|検証|검증",
+    "test": "test|tests|testing|tst|prueba|pruebas|teste|测试|測試|テスト|테스트",
 }
 _PLAIN = "sets?|splits?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|folders?|jpe?gs?|pngs?"
 _SPLIT_WORD = {split: re.compile(rf"({words})({_PLAIN}|[集用])?") for split, words in _WORDS.items()}
 _PLAIN_WORD = re.compile(_PLAIN)
+_TRAIN_AND_VAL = re.compile("trainval")  # train where neither train nor val is, as in Pascal VOC
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ def split_of(name: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
+def is_plain(name: str) -> bool:
+    """Tell whether a folder's name says nothing but that it holds images: `data`, `images`."""
+    return all(map(_PLAIN_WORD.fullmatch, _words(name) or " "))
+
+
 def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = False) -> Layout:
     """Return which folders are splits; they may lie in the one folder of an unpacked archive.
 
@@ -61,12 +68,16 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
     Raises:
         UserError: Two folders are for the same split, or train is missing.
     """
+    known = {*map(folded, known)}
     base = _without_wrapper(top, known)
-    if any(folder.name in known for folder in base.filled):
+    if any(folded(folder.name) in known for folder in base.filled):
         return Layout(base)
     named = [_Named(split, folder) for folder in base.filled if (split := split_of(folder.name))]
+    if not {"train", "val"}.intersection(each.split for each in named):
+        both = [folder for folder in base.filled if _TRAIN_AND_VAL.fullmatch(folder.name.lower())]
+        named += [_Named("train", folder) for folder in both]
     trains = _plainest(each for each in named if each.split == "train" and each.classes)
-    labels = {*known} or set().union(*(each.classes for each in (named if any_split else trains)))
+    labels = known or set().union(*(each.classes for each in (named if any_split else trains)))
     fitting = [each for each in named if each.classes & labels]
     is_split = any_split and bool(fitting)
     is_split |= any(each.split != "train" for each in fitting)
@@ -107,8 +118,8 @@ class _Named:
 
     def __init__(self, split: str, folder: Folder) -> None:
         self.split, self.folder, self.place = split, folder, _class_level(folder, split)
-        self.classes = {inner.name for inner in self.place.filled}
-        words = (*_SPLIT_WORD.values(), _PLAIN_WORD)
+        self.classes = {folded(inner.name) for inner in self.place.filled}
+        words = (*_SPLIT_WORD.values(), _PLAIN_WORD, _TRAIN_AND_VAL)
         self.is_plain = all(any(known.fullmatch(word) for known in words) for word in _words(folder.name))
 
 
@@ -129,7 +140,7 @@ def _without_wrapper(top: Folder, known: Collection[str]) -> Folder:
     while len(top.filled) == 1:
         (only,) = top.filled
         named = [folder for folder in only.filled if split_of(folder.name)]
-        if only.images or not only.filled or only.name in known or (split_of(only.name) and len(named) < 2):
+        if only.images or not only.filled or folded(only.name) in known or (split_of(only.name) and len(named) < 2):
             break
         top = only
     return top
@@ -139,7 +150,7 @@ def _class_level(folder: Folder, split: str) -> Folder:
     """Return the folder that holds a split's class folders: `seg_train/seg_train`, `train/images`, or itself."""
     while len(folder.filled) == 1 and not folder.images:
         (only,) = folder.filled
-        if split_of(only.name) != split and not all(map(_PLAIN_WORD.fullmatch, _words(only.name) or " ")):
+        if split_of(only.name) != split and not is_plain(only.name):
             break
         folder = only
     return folder

@@ -1,8 +1,9 @@
 """What to say of a table whose images are not found: which keys, with which values, would find them."""
 
 import difflib
+import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tlab.config.overrides import shell_argument
@@ -37,18 +38,65 @@ def wrong_keys(
         command = f"sed -i {shell_word(f'1i {table.delimiter.join(header)}')} {shell_word(str(table.file))}"
         return f"The first line of {table.file} names no columns, but holds {here}: add one with {command}"
     arguments, column = _better_keys(base, table, names, image_column)
-    if label_column not in table.columns and (label := _label_column(table, (column,))):
-        arguments["data.label_column"] = label
+    if label_column not in table.columns:
+        if classes := _one_hot(table):
+            return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
+        if label := _label_column(table, (column,)):
+            arguments["data.label_column"] = label
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
     return f"{'; '.join(wrong)}: give {way_out}"
 
 
-def few_classes(table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str]) -> str:
+def few_classes(
+    table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str], blank: int
+) -> str:
     """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
     what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
+    empty = f" ({blank} rows have no label or no image)" if blank else ""
     other = _label_column(table, used)
     reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}" if other else "add rows")
-    return f"{table.file} has images of {what}, but a classifier needs two classes: {reason}"
+    return f"{table.file} has images of {what}, but a classifier needs two classes{empty}: {reason}"
+
+
+def _one_hot(table: LabelTable) -> list[str]:
+    """Return the columns that are a class each, with one 1 in each row; none if a column is named as labels are."""
+    flags = [name for name in table.columns if {*table.column(name)} <= {"0", "1", "0.0", "1.0"}]
+    of_row = zip(*map(table.column, flags), strict=True)
+    one = all(sum(map(float, cells)) == 1 for cells in of_row)
+    named = {*map(str.lower, table.columns)} & {*LABELS}
+    return flags if 1 < len(flags) < len(table.columns) and one and not named else []
+
+
+def _one_label(
+    base: Path,
+    table: LabelTable,
+    classes: Sequence[str],
+    column: str,
+    image_column: str,
+    label_column: str,
+    arguments: Mapping[str, str],
+) -> str:
+    """Return the sentence on such columns, with the command that writes a table of one column of labels."""
+    image = next(name for name in (column, *table.columns) if name in table.columns and name not in classes)
+    places = [table.columns.index(name) for name in classes]
+    new = table.file.with_name(f"{table.file.name.partition('.')[0]}_one_column.csv")
+    old, encoding, delimiter, out, *names = map(
+        json.dumps, (str(table.file), table.encoding, table.delimiter, str(new), image_column, label_column)
+    )
+    code = (
+        f'import csv; rows = csv.reader(open({old}, newline="", encoding={encoding}), '
+        f"delimiter={delimiter}, skipinitialspace=True); head = next(rows); "
+        f'csv.writer(open({out}, "w", newline="", encoding="utf-8")).writerows('
+        f"[[{', '.join(names)}]] + [[row[{table.columns.index(image)}], head[i].strip()] "
+        f'for row in rows for i in {places} if row and row[i] in ("1", "1.0")])'
+    )
+    given = {key: value for key, value in arguments.items() if key != "data.image_column"}
+    given["data.labels"] = os.path.relpath(new, base)
+    way_out = " ".join(shell_argument(key, value) for key, value in given.items())
+    return (
+        f"{table.file} has a column for each class ({few(classes)}), and no data.label_column={label_column}: "
+        f"write a table with one by python -c {shell_word(code)} and give {way_out}"
+    )
 
 
 def _label_column(table: LabelTable, used: Sequence[str]) -> str | None:
@@ -92,7 +140,7 @@ def nothing_found(
     if not names.files:
         return f"{what}, which holds no image file: give another data.images, a folder relative to data.root."
     last = {file.rpartition("/")[2]: file for file in names.files}
-    short = {Path(each).stem.lstrip("0"): each for each in last}
+    short = {Path(each).stem.lstrip("0") or "0": each for each in last}
     number = missing[0].removesuffix(".0")
     if number.isdigit() and number in short:
         return f"{what}: the table has {missing[0]} for {short[number]}, save its column {image_column} as text."

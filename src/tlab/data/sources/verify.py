@@ -172,7 +172,7 @@ class _Store:
         name = blake2b(os.fsencode(root) + limit, digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
         # Results may differ with another Pillow, or once HEIC can be read
-        self.version = f"4 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
+        self.version = f"5 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}  # path -> stamp of the file, and `FileCheck`
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))

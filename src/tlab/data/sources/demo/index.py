@@ -4,18 +4,22 @@ It is a fair test of transfer, since shape is the only cue: colors, texture, pos
 occlusion, light and noise vary independently of the class, and there are few images.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
+from tlab.core.text import as_text, few
 from tlab.data.progress_bar import shown
 from tlab.data.sources.atomic_directory import build_atomically
 from tlab.data.sources.demo.scene import draw_scene
 from tlab.data.sources.demo.shapes import SHAPES
 from tlab.data.sources.folder import ImageIndex, folder_index
+from tlab.data.sources.scan import in_order
 
 VERSION = 1  # raise it when the drawing changes: older folders in the cache are then ignored
 IMAGES_PER_CLASS = {"train": 40, "val": 20, "test": 20}
@@ -63,7 +67,7 @@ def demo_index(
         image_size: Side of the drawn images, in pixels.
 
     Raises:
-        UserError: A number is out of range, or the folder cannot be written.
+        UserError: A number is out of range, or the folder cannot be written or holds other things.
     """
     if unknown := sorted(set(images_per_class) - set(_SPLIT_NUMBER)):
         raise UserError(f"The demo's images_per_class has no split {unknown[0]!r}: give train, val and test.")
@@ -76,5 +80,13 @@ def demo_index(
     counts = {split: int(images_per_class[split]) for split in _SPLIT_NUMBER if images_per_class.get(split)}
     name = f"v{VERSION}-seed{seed}-{image_size}px-" + "-".join(f"{split}{n}" for split, n in counts.items())
     parent = Path(root).expanduser().absolute() if root else cache_dir().absolute() / "demo"
+    if root and not (parent / name).exists() and parent.is_dir():
+        others = in_order([p.name for p in parent.iterdir() if not re.match(r"\.|v\d+-seed\d", p.name)])
+        if others:
+            raise UserError(
+                f"data.root={root} holds other things ({few(map(as_text, others))}), and the demo is drawn into a "
+                "folder of its own: give data.root=null for the cache, or train on what is there with data=folder "
+                f"{shell_argument('data.root', parent)}"
+            )
     folder = build_atomically(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
     return folder_index(folder)
