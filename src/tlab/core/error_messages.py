@@ -75,6 +75,8 @@ def user_message(error: BaseException, arguments: Sequence[str] = ()) -> str:
         return f"{error.override} cannot be read; {_readable(error.override)}"
     if several := _search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(error)):
         key, _, value = several.partition("=")
+        if re.fullmatch(r"\d+(,[1-9]\d*)+", value) and not value.startswith("0,"):
+            return f"{several} has several values, each for a run; give -m too"
         decimal = re.fullmatch(r"[-+]?\d+,\d+(e[-+]?\d+)?", value)  # 0,001 in most of Europe
         text = value.replace(",", ".") if decimal else QuotedString(value, Quote.double).with_quotes()
         one = shell_word(f"{key}={text}")
