@@ -261,7 +261,7 @@ def broken(kind: str | bytes, folder: Path, state: dict[str, Tensor]) -> Path:
         ("a tar archive", "is an archive; unpack it, .*: backbone.weights=a/best.pth"),
         (b"", "holds nothing; fetch it again"),
         (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer .* git lfs pull"),
-        (gzip.compress(b"weights"), "is compressed by gzip; .* gunzip"),
+        (gzip.compress(b"weights", mtime=0), "is compressed by gzip; .* gunzip"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         ("NaN", r"\) holds NaN or infinity \(layer1\.0\.conv1\.weight\)"),
         ("truncated", "is no weights file of torch, or is cut short"),
