@@ -46,7 +46,7 @@ def zipped(files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text)
     return content.getvalue()
 
 
@@ -166,7 +166,7 @@ def test_files_elsewhere_and_of_any_name_are_taken_where_the_table_names_them(da
         rows(NUMBERS).replace("\n", "\r"),
         "\t" + rows(NUMBERS).replace(",", "\t").replace("\n", "\n7\t"),
         rows(NUMBERS).replace(",", "  "),
-        gzip.compress(rows(NUMBERS).encode()),
+        gzip.compress(rows(NUMBERS).encode(), mtime=0),
         zipped({"train.csv": rows(NUMBERS), "__MACOSX/._train.csv": ""}),
         rows(NUMBERS).encode("utf-16"),
         rows(NUMBERS).encode("utf-16-le"),
