@@ -65,9 +65,10 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     """
     cfg = with_present_targets(cfg)
     check(cfg)
+    from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
     from tlab.data.decode_options import options_of
-    from tlab.runs.continuation import explaining_memory, resumes_or_goes_on
+    from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
     from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
 
@@ -87,7 +88,7 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         return run.metrics()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
-    with record if node == 0 else nullcontext(), explaining_memory(run, cfg, given):
+    with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
             return fit(cfg, config, given, pruning)

@@ -75,11 +75,7 @@ def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
         UserError: A value is out of its bounds.
     """
     own = [re.sub(r"^hydra\.run\.dir=", "run_dir=", override) for override in overrides]
-    programs_own, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
-    try:
-        cfg = compose(own, config_name, with_hydra=True)
-    finally:
-        GlobalHydra.instance().hydra = programs_own
+    cfg = compose(own, config_name, with_hydra=True)
     if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
         settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"
         cfg.run_dir = f"outputs/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"

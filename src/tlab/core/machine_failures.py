@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import synchronize
 from pathlib import Path
@@ -120,10 +120,24 @@ def naming_batch_size(size: int) -> Iterator[None]:
     Raises:
         OutOfMemory: Memory ran out.
     """
+    way_out = f"batch_size={smaller_batch(size)}" if size > 1 else "accelerator=cpu"
+    with explaining_memory(lambda: f"memory ran out with batch_size={size}; give {way_out}"):
+        yield
+
+
+@contextmanager
+def explaining_memory(sentence: Callable[[], str]) -> Iterator[None]:
+    """Turn memory that runs out inside the block into one sentence.
+
+    Args:
+        sentence: What to say, made only then.
+
+    Raises:
+        OutOfMemory: Memory ran out.
+    """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        way_out = f"batch_size={smaller_batch(size)}" if size > 1 else "accelerator=cpu"
-        raise OutOfMemory(f"memory ran out with batch_size={size}; give {way_out}") from error
+        raise OutOfMemory(sentence()) from error

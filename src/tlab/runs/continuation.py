@@ -1,8 +1,7 @@
 """The command that goes on from the weights of a run which cannot be resumed, or that tries it again."""
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
 from tlab.config.overrides import key_and_value, shell_argument
-from tlab.core.errors import OutOfMemory
-from tlab.core.machine_failures import is_out_of_memory, smaller_batch
+from tlab.core.machine_failures import smaller_batch
 from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
 from tlab.runs.unique_directory import free_directory
@@ -75,27 +73,14 @@ def continuation(
     return command(given, replaced, added, free_directory(run.path))
 
 
-@contextmanager
-def explaining_memory(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> Iterator[None]:
-    """Turn memory that runs out inside the block into one sentence with the command that needs less.
+def memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> str:
+    """Return the sentence for a run whose memory ran out, with the command that needs less.
 
     Args:
         run: Directory of the run.
         cfg: The run's configuration.
         given: Overrides that `cfg` was composed from.
-
-    Raises:
-        OutOfMemory: Memory ran out.
     """
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(_memory_ran_out(run, cfg, given)) from error
-
-
-def _memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> str:
     batch, batches, size = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches, cfg.data.image_size
     if batch > 1:
         part = smaller_batch(batch)
