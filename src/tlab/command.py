@@ -3,6 +3,7 @@
 Nothing here imports torch, so `--help`, `--cfg job` and tab completion answer at once.
 """
 
+import atexit
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from tlab.core.errors import FAILED, INTERRUPTED, UserError
 from tlab.core.files import this_command
 from tlab.core.hardware import limit_spinning
 from tlab.core.lazy_imports import defer_heavy_imports
+from tlab.core.signals import end_when_stopped
 from tlab.core.standard_streams import guard_streams
 from tlab.sweeps.task import Task
 
@@ -59,6 +61,8 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         exit_with_error(user_message(error, arguments), exit_code(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        atexit.register(end_when_stopped)  # one more Ctrl-C while Python shuts down
     if task.failures or (task.result is not None and task.result.failed):
         sys.exit(FAILED)
 

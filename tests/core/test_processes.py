@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,28 @@ def seen(tmp_path_factory):
         seen = run_in_processes(_look_around, (), 2, "gloo")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), INHERITED in os.environ) == before
     return {name: [each[name] for each in seen] for name in seen[0]}
+
+
+def _end_at_a_signal():
+    """Get Ctrl-C while Python shuts down: a parent that is killed may send its signal more than once."""
+    weakref.finalize(_end_at_a_signal, os.kill, os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_while_a_process_ends_is_not_answered_with_a_traceback(capfd):
+    run_in_processes(_end_at_a_signal, (), 1, "gloo")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_one_more_ctrl_c_while_the_command_ends_is_not_answered_with_a_traceback(tmp_path):
+    program = (
+        "import atexit, os, signal, sys, time\n"
+        "from tlab.command import run_command\n"
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9)))\n"
+        "run_command(lambda config: None, 'compare')\n"
+    )
+    arguments = [f"hydra.run.dir={tmp_path}", "sweep=outputs"]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
 def _look_around():

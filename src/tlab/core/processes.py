@@ -27,7 +27,7 @@ from tlab.core.errors import FAILED, RunFailed, UserError
 from tlab.core.hardware import limit_threads
 from tlab.core.lazy_imports import INHERITED
 from tlab.core.rendezvous import next_rendezvous, this_node
-from tlab.core.signals import STOPPING
+from tlab.core.signals import STOPPING, ignore_stopping
 from tlab.core.standard_streams import guard_streams
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ def _process(
         }
         (folder / f"{rank}.json").write_text(json.dumps(failure), encoding="utf-8")
         raise
+    finally:
+        ignore_stopping()  # a parent that is killed may send its signal twice: one for each thread that held this child
     return result if os.environ["LOCAL_RANK"] == "0" else None
 
 

@@ -22,6 +22,18 @@ def leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def ignore_stopping() -> None:
+    """Ignore these signals from here on: this process is ending, and whoever sends one waits for that already."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_when_stopped() -> None:
+    """Let these signals end the process without a word from here on: no Python runs any more that could answer."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Turn SIGTERM, and the hang-up of a terminal, into SystemExit in the block."""
