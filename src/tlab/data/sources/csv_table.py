@@ -14,7 +14,7 @@ from tlab.data.sources.folder import UNSPLIT, Files, ImageIndex, build_index, un
 from tlab.data.sources.label_table import LabelTable, as_seen, read_table
 from tlab.data.sources.scan import Exclude, check_root
 from tlab.data.sources.split_folders import split_of
-from tlab.data.sources.table_advice import few_classes, wrong_keys
+from tlab.data.sources.table_advice import few_classes, one_class_of_many, wrong_keys
 from tlab.data.sources.table_images import TableImages
 
 MOST_NAMED = 20  # images in an argument to type
@@ -62,6 +62,8 @@ def csv_index(
     if {image_column, label_column} - {*table.columns} or not folder.is_dir():
         raise UserError(wrong_keys(base, table, folder, images, image_column, label_column))
     check_root(folder, "data.images")
+    if val_fraction is not None and (sentence := one_class_of_many(base, table, image_column, label_column)):
+        raise UserError(sentence)
     cells = [*zip(table.column(image_column), table.column(label_column), strict=True)]
     if swallowed := next((cell for row in cells for cell in row if _takes_rows(cell, table.delimiter)), None):
         raise UserError(

@@ -348,7 +348,10 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders.
+
+    A patient may lack a class: what some hold are the classes too, if all others hold nothing else.
+    """
     classes = folder.filled
     names = {each.name for each in classes}
     held = Counter(inner.name for each in classes for inner in each.filled)
@@ -370,6 +373,17 @@ def _check_nesting(folder: Folder) -> None:
             f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
             f"{shell_argument('data.root', holders[0].place)}"
         )
+    levels = [_past_plain(each) for each in classes]
+    if alike := _classes_in(levels):
+        which, new = few(each.name for each in classes), f"{folder.place}_by_class"
+        way_out = f"{shell_argument('data.root', new)} after {_links(folder, alike, new)}"
+        if levels != classes:  # each has its own folder of images
+            fullest = max(levels, key=lambda level: len(level.filled))
+            way_out = f"one of them with {shell_argument('data.root', fullest.place)}"
+        raise UserError(
+            f"{which} below {folder.place} hold the same folders ({few(alike)}), which look like the classes: "
+            f"if {which} are the classes, give data.nested=true, else {way_out}"
+        )
     for each in classes:
         if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
             raise UserError(
@@ -385,6 +399,23 @@ def _check_nesting(folder: Folder) -> None:
                 f"{each.path}/ holds {what} ({below}): if it is a class all the same, give data.nested=true, else "
                 f"{shell_argument('data.root', each.place)}"
             )
+
+
+def _past_plain(folder: Folder) -> Folder:
+    """Return the folder, or where it holds nothing but a folder such as `images`, that one."""
+    while len(folder.filled) == 1 and not folder.images and is_plain(folder.filled[0].name):
+        (folder,) = folder.filled
+    return folder
+
+
+def _classes_in(folders: Sequence[Folder]) -> list[str]:
+    """Return the names in these folders, if each is in several of them, or one has them all and each other some."""
+    held = [{inner.name for inner in each.filled if not is_plain(inner.name)} for each in folders]
+    count = Counter(name for names in held for name in names)
+    if len(folders) < 2 or len(count) < 2 or not all(held) or any(each.images for each in folders):
+        return []
+    in_several = min(count.values()) > 1 or {*count} in held
+    return in_order([*count]) if in_several and not any(map(split_of, count)) else []
 
 
 def _links(folder: Folder, splits: Iterable[str], new: str) -> str:
