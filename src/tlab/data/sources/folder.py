@@ -376,7 +376,7 @@ def _check_nesting(folder: Folder) -> None:
     levels = [_past_plain(each) for each in classes]
     if alike := _classes_in(levels):
         which, new = few(each.name for each in classes), f"{folder.place}_by_class"
-        way_out = f"{shell_argument('data.root', new)} after {_links(folder, alike, new)}"
+        way_out = f"data.nested=true {shell_argument('data.root', new)} after {_links(folder, alike, new)}"
         if levels != classes:  # each has its own folder of images
             fullest = max(levels, key=lambda level: len(level.filled))
             way_out = f"one of them with {shell_argument('data.root', fullest.place)}"
