@@ -153,7 +153,7 @@ def folder_index(
     layout = find_splits(top)
     places = _kept(layout.splits or {"train": layout.base}, left_out)
     found = {split: _class_files(folder) for split, folder in places.items()}
-    _check_classes(root, places["train"], found["train"])
+    _check_classes(root, top, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
     remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, found["train"])]
@@ -183,7 +183,7 @@ def evaluation_index(
     places = _kept(layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}, left_out)
     found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
-        _check_classes(root, next(iter(places.values())), {}, least=1)
+        _check_classes(root, top, next(iter(places.values())), {}, least=1)
     remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, classes)]
     return unsplit_index(base, found, remarks)
 
@@ -326,9 +326,16 @@ def _join_spellings(found: dict[str, Files], classes: Iterable[str]) -> list[str
     return [f"{what}: {names}." for what, names in remarks.items() if names]
 
 
-def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files, least: int = 2) -> None:
+def _check_classes(
+    root: str | os.PathLike[str], top: Folder, folder: Folder, classes: Files, least: int = 2
+) -> None:
     """Raise a `UserError` if a folder has too few class folders with images."""
     empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
+    if (outputs := dict.fromkeys([*top.outputs, *folder.outputs])) and len(classes) < least:
+        raise UserError(
+            f"Left out below data.root={root} as an output of tlab, since run.json or the like is there: "
+            f"{few(f'{path}/' for path in outputs)}; move what tlab wrote out of the images' folders"
+        )
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
         loose += f" unpack {few(in_order(folder.archives))} first;" if folder.archives else ""
