@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple, cast
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffTags, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from torch import Tensor
 
 from tlab.data.decode_options import (
@@ -29,11 +30,23 @@ from tlab.data.decode_options import (
     SampleRange,
     sample_range,
 )
-from tlab.data.file_kinds import BITS, CAMERA_RAW, DAMAGED, PLANES, SAMPLE_FORMAT, is_camera_raw, is_heic, kind_of
+from tlab.data.file_kinds import (
+    BITS,
+    CAMERA_RAW,
+    DAMAGED,
+    PLANES,
+    SAMPLE_FORMAT,
+    SAMPLES,
+    is_camera_raw,
+    is_heic,
+    kind_of,
+)
 from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, loads_exactly
 
 ORIENTATION = 0x0112  # the EXIF tag
 EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
+KEPT_TAGS = (256, 257, 259, 266, 278, 317, 322, 323)  # size, compression, fill order, rows, predictor, tiles' size
+STRIPS, TILES = (273, 279), (324, 325)  # where they are, and their numbers of bytes
 UNSIGNED, SIGNED = 1, 2  # values of the tag of the sample format
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -431,6 +444,10 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
     end = "L" if big else "B"
     image = _with_deep_planes(_opened(content))
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PLANES) == 2 and image.tile[0].codec_name == "libtiff":
+        # of packed planes Pillow always takes the high bytes; of gray it takes both
+        planes = [_opened(_plane(content, image.tag_v2, band)) for band in range(len(image.getbands()))]
+        return np.stack([np.asarray(plane) & 255 for plane in planes], axis=2).astype(np.uint8)
     image.tile = [
         _with_rawmode(tile, lambda raw: "RGBA" if raw == "LA;16B" else raw[:-1] + end) for tile in image.tile
     ]
@@ -439,6 +456,28 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
+
+
+def _plane(content: bytes, tags: ImageFileDirectory_v2, band: int) -> bytes:
+    """Return a TIFF with a plane per color as a gray one of a single plane."""
+    start = 16 if content[2:4] in (b"+\0", b"\0+") else 8  # BigTIFF
+    own = ImageFileDirectory_v2(content[:start])
+    for tag in {*KEPT_TAGS} & {*tags}:
+        own[tag] = tags[tag]
+    offsets, sizes = TILES if TILES[0] in tags else STRIPS
+    each = len(tags[offsets]) // tags[SAMPLES]
+    mine = slice(band * each, (band + 1) * each)
+    pieces = [
+        content[place : place + size] for place, size in zip(tags[offsets][mine], tags[sizes][mine], strict=True)
+    ]
+    places = [0, *accumulate(map(len, pieces))]
+    own[BITS], own[SAMPLES], own[PHOTOMETRIC], own[sizes] = 16, 1, WHITE_IS_ZERO + 1, tuple(map(len, pieces))
+    own.tagtype[offsets], own[offsets] = TiffTags.LONG, tuple(places[:-1])
+    if offsets == TILES[0]:  # Pillow itself counts strips from the end of the tags
+        end = start + len(own.tobytes(start))
+        own[offsets] = tuple(place + end for place in places[:-1])
+    first = start.to_bytes(start // 2, "big" if tags.prefix == b"MM" else "little")
+    return content[: start // 2] + first + own.tobytes(start) + b"".join(pieces)
 
 
 def upright_rgb(
