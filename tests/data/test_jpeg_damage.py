@@ -71,13 +71,14 @@ def test_damage_is_named_and_the_terminal_stays_clean(tmp_path, caplog, capfd):
         for i in range(6):
             (tmp_path / name / f"{i}.jpg").write_bytes(encoded({}, seed=i))
     (tmp_path / "a/more.jpg").write_bytes(with_more_bytes(encoded({}, seed=20)))
+    (tmp_path / "a/text.jpg").write_bytes(encoded({}, seed=22).replace(b"\n", b"\r\n"))
     (tmp_path / "a/less.jpg").write_bytes(lacking_the_end(encoded({}, seed=21)))
     for unreadable in ("skip", "read"):
         data = ImageDataModule(lambda: folder_index(tmp_path), image_size=32, unreadable=unreadable)
         data.setup()
         for split in ("train", "val"):
             list(data.loader(split))
-        assert sum("1 image has " + EXTRA_BYTES in issue for issue in data.issues) == 1
+        assert sum("2 images have " + EXTRA_BYTES in issue for issue in data.issues) == 1
     assert f"Skipping 1 file unreadable: a/less.jpg ({MOSTLY_THERE})" in caplog.text
     assert "1 images end too early" in caplog.text
     assert "JPEG" not in capfd.readouterr().err.replace(EXTRA_BYTES, "")

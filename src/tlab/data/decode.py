@@ -41,7 +41,7 @@ from tlab.data.file_kinds import (
     is_heic,
     kind_of,
 )
-from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, loads_exactly
+from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, lacks_scan, loads_exactly
 
 ORIENTATION = 0x0112  # the EXIF tag
 EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
@@ -280,7 +280,7 @@ def _judged_jpeg(image: JpegImageFile, content: bytes, size: tuple[int, int]) ->
         image.draft(None, size)
     image.load()
     whole = not lacks_blocks(content, size)
-    return image, whole, plain and whole
+    return image, whole, whole and (plain or lacks_scan(content))
 
 
 def _decoded_size(path: Path, image: ImageFile.ImageFile, scale: int, max_megapixels: float) -> tuple[int, int]:

@@ -28,6 +28,11 @@ def is_plain(content: bytes) -> bool:
     return no_restarts and content[frame + 9] == content[segments[SCAN] + 4]  # numbers of components
 
 
+def lacks_scan(content: bytes) -> bool:
+    """Tell whether the segments of a JPEG lead to no scan, as where a transfer as text has put bytes between them."""
+    return SCAN not in dict(_segments(content))
+
+
 def loads_exactly(image: JpegImageFile, content: bytes) -> bool:
     """Load a plain JPEG, and tell whether it is complete with the last bytes of its scan; as fast as loading alone.
 
