@@ -209,6 +209,18 @@ def test_labels_that_look_the_same_are_one_class(data):
     assert "dog" not in index.issues[0]
 
 
+def test_numbers_written_in_two_ways_and_missing_values_are_named(data):
+    cells = ["1", "1.0", "2", "NaN", "None"]
+    root = data(*IMAGES, table="\n".join(["id,label", *(f"{i},{cells[i % 5]}" for i in NUMBERS)]))
+    index = csv_index(root)
+    assert [("'1' and '1.0'" in issue, "'NaN'" in issue) for issue in index.issues] == [
+        (False, True),
+        (True, False),
+    ]
+    assert "'data.exclude=[\"NaN\"]' " in index.issues[0]
+    assert csv_index(root, exclude=["NaN"]).classes == ("1", "1.0", "2", "None")
+
+
 def test_what_is_not_used_is_counted(data):
     lines = [*rows(range(20)).splitlines(), "1,b", "2.jpg,a", "30,a", "31,b", "20,", ",a", "3,b,more"]
     index = csv_index(data(*IMAGES, table="\n".join(lines)))
@@ -340,6 +352,7 @@ def test_json_is_no_table(data):
         (("MEL", "NV", "it's"), float, {}),
         (("cat", "dog"), int, {}),
         (("MEL", "NV", "it's"), bool, {"label_column": "NV"}),
+        (("MEL", "NV", "it's"), lambda one: "x" * one, {"label_column": "MEL"}),
     ],
 )
 def test_a_column_for_each_class_is_made_one_by_the_command_that_is_offered(data, kinds, flag, column):

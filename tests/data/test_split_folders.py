@@ -111,6 +111,15 @@ def test_patients_who_lack_classes_are_put_below_these_by_the_command_given(make
     assert sum(numbers(index).values()) == 3 * len(names)
 
 
+def test_masks_beside_the_images_of_each_class_are_left_out_by_the_argument_given(make_folder):
+    root = make_folder({f"{c}/{kind}": 3 for c in "ab" for kind in ("images", "Lung masks")})
+    with pytest.raises(UserError, match="Lung masks") as caught:
+        folder_index(root)
+    argument = shlex.split(str(caught.value).split(" with ")[1])[0].rstrip(",")
+    assert argument == 'data.exclude=["*/Lung masks"]'
+    assert numbers(folder_index(root, exclude=["*/Lung masks"])) == {"train": 4, "val": 2}
+
+
 def test_domains_of_the_same_classes_are_no_classes(make_folder):
     root = make_folder({f"{domain}/images/{c}": 3 for domain in ("amazon", "webcam") for c in "ab"})
     with pytest.raises(UserError, match="hold the same folders") as caught:

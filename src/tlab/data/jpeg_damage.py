@@ -29,7 +29,7 @@ def is_plain(content: bytes) -> bool:
 
 
 def lacks_scan(content: bytes) -> bool:
-    """Tell whether the segments of a JPEG lead to no scan, as where a transfer as text has put bytes between them."""
+    """Tell whether the segments of a JPEG lead to no scan, as where a transfer as text put bytes between them."""
     return SCAN not in dict(_segments(content))
 
 

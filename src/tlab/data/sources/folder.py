@@ -1,6 +1,8 @@
 """Index of image files by class and split, read from class folders."""
 
+import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +31,9 @@ from tlab.data.sources.scan import (
 from tlab.data.sources.split import check_fractions, split_classes
 from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
 
+_MASKS = re.compile(
+    r"(.*[ _-])?(masks?|segmentations?|annotations?|annots?|ground[ _-]?truths?|gt|labels?)([ _-].*)?"
+)
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
@@ -366,6 +371,13 @@ def _check_nesting(folder: Folder) -> None:
     holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
     which = few(each.name for each in holders)
     if holders and len(shared) > 1:
+        masks = [name for name in shared if _MASKS.fullmatch(name.lower())]
+        if 0 < len(masks) < len(shared):
+            way_out = shell_argument("data.exclude", [f"*/{glob.escape(name)}" for name in masks])
+            raise UserError(
+                f"{which} below {folder.place} hold the same folders ({few(shared)}); leave {few(masks)} out with "
+                f"{way_out}, or give data.nested=true to train on these too"
+            )
         inside = [inner for each in holders for inner in each.filled if split_of(inner.name)]
         splits = in_order([*{inner.name for inner in inside}])
         if {"train"} < {*map(split_of, shared)} - {None} and not any(inner.filled for inner in inside):

@@ -14,7 +14,9 @@ from tlab.data.sources.scan import image_files
 
 # Usual names of a column of classes
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "dx", "diagnosis")
-FLAGS = {"0": 0, "0.0": 0, "false": 0, "": 0, "1": 1, "1.0": 1, "true": 1}  # cells of a column for one class
+# Cells of a column for one class, in lower case
+NO, YES = ("", "0", "0.0", "0.00", "false", "no", "n"), ("1", "1.0", "1.00", "true", "yes", "y", "x")
+FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
 
@@ -98,7 +100,7 @@ def _one_label(
         f"delimiter={delimiter}, skipinitialspace=True); head = next(rows); "
         f'csv.writer(open({out}, "w", newline="", encoding="utf-8")).writerows('
         f"[[{', '.join(names)}]] + [[row[{table.columns.index(image)}], head[i].strip()] "
-        f'for row in rows for i in {places} if row and row[i].strip().lower() in ("1", "1.0", "true")])'
+        f"for row in rows for i in {places} if row and row[i].strip().lower() in {json.dumps(YES)}])"
     )
     given = {key: value for key, value in arguments.items() if key != "data.image_column"}
     given["data.labels"] = os.path.relpath(new, base)
