@@ -35,7 +35,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
-    from tlab.data.decode_options import MOSTLY_THERE, beyond_levels
+    from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, beyond_levels
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
     from tlab.runs.trained_model import TrainedModel, files_to_predict
@@ -59,13 +59,17 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     if cut := [path for path, check in checks.items() if check.reason == MOSTLY_THERE]:
         names = few(path.relative_to(root).as_posix() for path in cut)
         log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
+    if extra := [path for path, check in checks.items() if check.damage == EXTRA_BYTES]:
+        names = few(path.relative_to(root).as_posix() for path in extra)
+        log.warning("%d with %s: %s", len(extra), EXTRA_BYTES, names)
     for remark in beyond_levels((check.samples for check in checks.values() if check.samples), options.levels):
         log.warning(remark)
     readable = [path for path in files if path not in broken]
     batch_size = cfg.batch_size or model.trained.config.data.batch_size
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
     with naming_batch_size(batch_size):
-        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers)
+        damaged = [str(path) for path, check in checks.items() if check.damage]
+        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers, damaged)
         for path, prediction in zip(readable, predictions, strict=True):
             rows[path] |= _row(prediction)
     for path, check in checks.items():

@@ -68,11 +68,13 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
     from tlab.data.decode_options import options_of
+    from tlab.data.sources.scan import check_apart
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
     from tlab.runs.data_check import check_images
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
+    check_apart(run.path, OmegaConf.select(cfg, "data.root"), "hydra.run.dir")
     config = plain(cfg)
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes

@@ -304,6 +304,7 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
             decode_options=self.decode_options,
+            damaged=[file for file, check in self.checks.items() if check.damage],
         )
 
 
