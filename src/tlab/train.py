@@ -68,8 +68,9 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
     from tlab.data.decode_options import options_of
+    from tlab.data.sources.evaluation_sources import sources_of_tests
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
-    from tlab.runs.data_check import check_images
+    from tlab.runs.data_check import check_images, unmeasured
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
@@ -84,9 +85,15 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
         changed = check_images(run, source, cfg.resume, options=options)
     if finished:
-        log.info("%s is finished: this is its result, nothing was trained", run.path)
-        return run.metrics()
+        left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
+        if not left:
+            log.info("%s is finished: this is its result, nothing was trained", run.path)
+            return run.metrics()
+        log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
+        run.reopen()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
+    if not run.has_begun and run.record.get("tests"):
+        known["tests"] = {}  # of other weights
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -189,9 +196,11 @@ def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule
     """
     from tlab.finetuning.ddp import verify_same_images
 
-    verify_same_images(data.index)
+    for index in (data.index, *data.tests.values()):
+        verify_same_images(index)
     contents = data.contents()
-    check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    tested = {split: len(data.samples(split)) for split in data.further_tests}
+    check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
     run.write_unreadable(data.unreadable)
     return contents
 
@@ -199,15 +208,33 @@ def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule
 def evaluate_best(
     run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return `test/*` of the best checkpoint; empty without a test split."""
+    """Return `test/*` of the best checkpoint, of the test split and `data.tests`; empty where there is neither.
+
+    What a run that was finished before has measured is not measured again.
+    """
     import torch
 
-    if "test" not in data.index.splits:
-        return {}
+    from tlab.runs.data_check import unmeasured
+
+    metrics = {name: value for name, value in run.metrics().items() if name.startswith("test/")}
+    for test in run.record.get("tests", {}).values():
+        metrics |= test["metrics"]
+    left = unmeasured(run, data.test_sources)
+    own = ["test"] if "test" in data.index.splits and "test/acc" not in metrics else []
+    if not own and not left:
+        return metrics
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
     best = torch.load(run.best, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    return dict(trainer.test(module, datamodule=data, verbose=False)[0])
+    for name in [*own, *left]:
+        data.test_split = "test" if name in own else f"test/{name}"
+        found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
+        metrics |= found
+        if name in left:
+            test = {"root": str(data.tests[name].root), "images": len(data.samples(data.test_split))}
+            test |= {"fingerprint": left[name], "metrics": found}
+            run.update(tests={**run.record.get("tests", {}), name: test})
+    return metrics
 
 
 def log_start(
@@ -230,7 +257,8 @@ def log_result(
     from tlab.runs.loggers import log_final, short_name
 
     shown = settings(cfg, overrides, run.record.get("choices", {}))
-    final = {name: metrics[name] for name in FINAL if name in metrics}
+    tests = [f"test/{name}/acc" for name in cfg.data.get("tests") or {}]
+    final = {name: metrics[name] for name in (*FINAL, *tests) if name in metrics}
     swept = swept_keys(run.path, overrides)
     try:
         log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))

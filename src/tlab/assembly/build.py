@@ -176,6 +176,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
     from tlab.data.contents import keeping_order
+    from tlab.data.sources.evaluation_sources import sources_of_tests
 
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
@@ -185,6 +186,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
     data = instantiate(cfg.data.module, phases=own)
+    data.test_sources = sources_of_tests(data.source, cfg.data.get("tests"))
     if begun:
         from tlab.data.decode_options import levels_from  # imports NumPy
 

@@ -9,7 +9,7 @@ help texts. The keys of a node typed `dict[str, Any]` are those of its `_target_
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
@@ -70,7 +70,7 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 def path_keys(command: str) -> dict[str, bool]:
     """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
     found = {name: each for name, each in _keys_of(command).items() if each.metadata["path"]}
-    several = {name: each.type is not str and str not in get_args(each.type) for name, each in found.items()}
+    several = {name: get_origin(each.type) in (dict, list) for name, each in found.items()}
     return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
 
 
@@ -133,6 +133,11 @@ class DataConfig:
     )
     balanced: bool = key(MISSING, "true: every class equally often in training")
     class_weights: bool = key(MISSING, "true: weight the loss against class frequency")
+    tests: dict[str, str] = key(
+        _open_mapping,
+        "further folders with the same class names, measured when the run is over: {NAME: DIR} gives test/NAME/acc",
+        path=True,
+    )
     source: dict[str, Any] = key(MISSING, "what finds the files; each choice of data has its own")
     module: dict[str, Any] = key(MISSING, "what loads them: the keys above, handed on")
 
@@ -453,7 +458,8 @@ class EvaluateConfig(_ReadConfig):
     """Evaluation of a trained run (tlab-evaluate)."""
 
     split: str | None = key(
-        None, "null: the first there is of test, val, train, all", choices=(None, "train", "val", "test", "all")
+        None,
+        "train, val, test, all, or a name in the run's data.tests; null: the first of test, val, train, all",
     )
     data: OtherDataConfig = key(OtherDataConfig)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from tlab.finetuning.run_state import RunState
+from tlab.models.module import tested_split
 from tlab.runs.directory import RunDirectory
 
 
@@ -58,6 +59,8 @@ class ConfusionCounts(L.Callback):
 class ConfusionRecorder(ConfusionCounts):
     """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
+    Of a further test it is `confusion_test_NAME.csv`.
+
     Args:
         run: The run's directory.
         state: The run's state, with the best epoch so far.
@@ -81,7 +84,7 @@ class ConfusionRecorder(ConfusionCounts):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the test's counts."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._write("test", self.counts_KK, pl_module)
+        self._write(tested_split(trainer).replace("/", "_"), self.counts_KK, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of the best epoch, which a resumed run may not see again."""

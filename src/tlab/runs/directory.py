@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from tlab.config.diff import differences
+from tlab.config.overrides import shell_argument
 from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLocked, UserError
 from tlab.core.files import leave_memory, write_csv, write_text
 from tlab.core.locks import FileLock
@@ -188,6 +189,20 @@ class RunDirectory:
         self.previous.unlink(missing_ok=True)
         for checkpoint in (self.best, self.last):
             leave_memory(checkpoint)
+
+    def reopen(self) -> None:
+        """Record that a finished run is to be measured on something else.
+
+        Raises:
+            UserError: There is no checkpoint to go on from.
+        """
+        if not self.has_begun:
+            raise UserError(
+                f"{self.path} is finished, but checkpoints/last.ckpt is gone, so no further data.tests can be "
+                f"measured in it; measure each with python -m tlab.evaluate {shell_argument('run', self.path)} "
+                "data.root=DIR"
+            )
+        self.update(status="running")
 
     def prune(self, **entries: Any) -> None:
         """Record that the run was pruned; `tlab.train` in its directory would resume it."""
