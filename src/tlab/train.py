@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.assembly.build import (
+    adapt_batchnorm,
     build_backbone,
     build_data,
     build_loggers,
@@ -145,13 +146,13 @@ def fit(
             data.setup()
             net = build_net(cfg, backbone, data)
         contents = agreed_contents(cfg, run, data)
+        adapt_batchnorm(cfg, net, data, checkpoint)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
-        run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
         carry_out(trainer, module, data, state, checkpoint, pruning)
@@ -189,7 +190,7 @@ def carry_out(
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
-    """Return the images by content, when all processes have found the same and each has a share.
+    """Return the images by content, when all processes have found the same and each has a share; write the list.
 
     Raises:
         UserError: They differ, or are too few.
@@ -202,6 +203,7 @@ def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule
     tested = {split: len(data.samples(split)) for split in data.further_tests}
     check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
     run.write_unreadable(data.unreadable)
+    run.write_data(contents)
     return contents
 
 

@@ -104,6 +104,24 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     return Classifier(backbone, head, mean, std)
 
 
+def adapt_batchnorm(cfg: DictConfig, net: "Classifier", data: "ImageDataModule", checkpoint: Path | None) -> None:
+    """Estimate the backbone's BatchNorm statistics if `finetune.batchnorm` says so; a checkpoint has them.
+
+    `finetune.l2_sp` compares the weights that a resumed run begins with, so they are estimated for it again.
+    """
+    if cfg.finetune.batchnorm != "estimated" or not cfg.finetune.pretrained:
+        return
+    if checkpoint is not None and not cfg.finetune.l2_sp:
+        return
+    import torch
+
+    from tlab.finetuning.batchnorm import estimate_batchnorm
+    from tlab.models.autotune.precision import find_accelerator
+
+    device = torch.device(find_accelerator(cfg.trainer.accelerator))
+    estimate_batchnorm(net, data, device, cfg.backbone.name)
+
+
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     """Return the plan that `finetune` asks for, over this backbone's stages."""
     from tlab.finetuning import Until, build_plan

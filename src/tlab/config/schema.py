@@ -252,6 +252,11 @@ class FinetuneConfig:
     ema: float | None = key(
         None, "decay of a moving average of weights that is evaluated and kept, e.g. 0.99", least=0, most=0.999999
     )
+    batchnorm: str = key(
+        "pretrained",
+        "statistics of a pretrained BatchNorm: the weights' own, or estimated at the start on the training images",
+        choices=("pretrained", "estimated"),
+    )
     pretrained: bool = key(True, "false: from random weights")
     phases: dict[str, PhaseConfig] = key(MISSING, "the phases by name, in order")
 

@@ -62,6 +62,11 @@ def check(cfg: DictConfig) -> None:
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
         )
+    if cfg.finetune.batchnorm == "estimated" and cfg.finetune.pretrained and cfg.backbone.weights is None:
+        raise UserError(
+            "finetune.batchnorm=estimated takes the place of pretrained statistics, but backbone.weights=null has "
+            "none; give backbone.weights, or finetune.batchnorm=pretrained"
+        )
     if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
