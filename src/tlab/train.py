@@ -23,6 +23,7 @@ from tlab.assembly.build import (
     make_plan,
 )
 from tlab.assembly.describe import describe, settings, swept_keys
+from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
@@ -93,8 +94,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
         run.reopen()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
-    if not run.has_begun and run.record.get("tests"):
-        known["tests"] = {}  # of other weights
+    if not run.has_begun:  # what there may be is of other weights
+        known |= {key: {} for key in ("soup", "tests") if key in run.record}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -160,7 +161,7 @@ def fit(
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
-        metrics |= evaluate_best(run, trainer, module, data)
+        metrics |= evaluate_best(cfg, run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
@@ -205,38 +206,6 @@ def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule
     run.write_unreadable(data.unreadable)
     run.write_data(contents)
     return contents
-
-
-def evaluate_best(
-    run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
-) -> dict[str, float]:
-    """Return `test/*` of the best checkpoint, of the test split and `data.tests`; empty where there is neither.
-
-    What a run that was finished before has measured is not measured again.
-    """
-    import torch
-
-    from tlab.runs.data_check import unmeasured
-
-    metrics = {name: value for name, value in run.metrics().items() if name.startswith("test/")}
-    for test in run.record.get("tests", {}).values():
-        metrics |= test["metrics"]
-    left = unmeasured(run, data.test_sources)
-    own = ["test"] if "test" in data.index.splits and "test/acc" not in metrics else []
-    if not own and not left:
-        return metrics
-    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.best, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    for name in [*own, *left]:
-        data.test_split = "test" if name in own else f"test/{name}"
-        found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
-        metrics |= found
-        if name in left:
-            test = {"root": str(data.tests[name].root), "images": len(data.samples(data.test_split))}
-            test |= {"fingerprint": left[name], "metrics": found}
-            run.update(tests={**run.record.get("tests", {}), name: test})
-    return metrics
 
 
 def log_start(
@@ -314,7 +283,7 @@ def run(cfg: DictConfig) -> float:
         Console(),
         metrics,
         directory.record["phases"],
-        {"run": directory.path, "best checkpoint": directory.best, "history": directory.history_file},
+        {"run": directory.path, "best checkpoint": directory.used, "history": directory.history_file},
         {"this run": metrics, **baselines} if baselines else None,
     )
     return metrics[cfg.checkpoint.monitor]

@@ -138,10 +138,27 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["head_first"],
         None if patience is None else Until(monitor, patience, mode=best_is(monitor, cfg.checkpoint.mode)),
     )
+    if cfg.finetune.soup:
+        check_soup(plan)
     if cfg.head.get("solver", "sgd") == "sgd":
         return plan
     check_solvable(cfg)
     return plan.with_solved_heads()
+
+
+def check_soup(plan: "Plan") -> None:
+    """Refuse a soup where no phase of the head alone comes before others.
+
+    Raises:
+        UserError: There is none, or nothing follows it.
+    """
+    from tlab.finetuning.plan import HEAD
+
+    if plan.phases[0].trained != {HEAD} or all(phase.trained == {HEAD} for phase in plan.phases):
+        raise UserError(
+            "finetune.soup=wise lies between a phase of the head alone and what trains after it, and this plan has "
+            f"only {', '.join(phase.name for phase in plan.phases)}; give finetune=lp_ft, or finetune.soup=null"
+        )
 
 
 def check_solvable(cfg: DictConfig) -> None:

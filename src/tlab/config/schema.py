@@ -257,6 +257,11 @@ class FinetuneConfig:
         "statistics of a pretrained BatchNorm: the weights' own, or estimated at the start on the training images",
         choices=("pretrained", "estimated"),
     )
+    soup: str | None = key(
+        None,
+        "wise: of the weights between the end of the head phase and the end, those that validate best are kept",
+        choices=(None, "wise"),
+    )
     pretrained: bool = key(True, "false: from random weights")
     phases: dict[str, PhaseConfig] = key(MISSING, "the phases by name, in order")
 
@@ -418,7 +423,7 @@ class TuneConfig:
 class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
-    run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint", path=True)
+    run: str = key(MISSING, "run directory (its soup.ckpt, else best.ckpt) or a checkpoint", path=True)
     output: str | None = key(None, "write the metrics to this JSON file too", path=True)
     batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
     num_workers: int | None = key(None, "processes that decode images", least=0)

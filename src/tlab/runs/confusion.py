@@ -1,5 +1,6 @@
 """The callbacks that count and write the confusion matrix."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -97,9 +98,13 @@ class ConfusionRecorder(ConfusionCounts):
     def _write(self, split: str, counts_KK: Tensor | None, pl_module: L.LightningModule) -> None:
         if counts_KK is None:
             return
-        classes: tuple[str, ...] = pl_module.classes  # type: ignore[assignment]
-        rows = [
-            {"label": classes[label], "prediction": classes[prediction], "count": int(counts_KK[label, prediction])}
-            for label, prediction in counts_KK.nonzero().tolist()
-        ]
-        self.run.write_confusion(split, rows)
+        write_counts(self.run, split, counts_KK, pl_module.classes)  # type: ignore[arg-type]
+
+
+def write_counts(run: RunDirectory, split: str, counts_KK: Tensor, classes: Sequence[str]) -> None:
+    """Write counts `K K` (label, prediction) as `confusion_<split>.csv`."""
+    rows = [
+        {"label": classes[label], "prediction": classes[prediction], "count": int(counts_KK[label, prediction])}
+        for label, prediction in counts_KK.nonzero().tolist()
+    ]
+    run.write_confusion(split, rows)

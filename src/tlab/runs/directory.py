@@ -43,6 +43,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.head = self.checkpoints / "head.ckpt"
+        self.soup = self.checkpoints / "soup.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.history_file = path / "history.csv"
         self.metrics_file = path / "metrics.json"
@@ -70,6 +72,11 @@ class RunDirectory:
     def has_begun(self) -> bool:
         """Whether there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
+
+    @property
+    def used(self) -> Path:
+        """The checkpoint that prediction and evaluation take: of a soup, else of the best epoch."""
+        return self.soup if self.soup.exists() else self.best
 
     def metrics(self) -> dict[str, float]:
         """Return `metrics.json`; empty before the run has finished.
@@ -187,7 +194,7 @@ class RunDirectory:
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=now(), **entries)
         self.previous.unlink(missing_ok=True)
-        for checkpoint in (self.best, self.last):
+        for checkpoint in (self.best, self.last, self.head, self.soup):
             leave_memory(checkpoint)
 
     def reopen(self) -> None:
