@@ -61,6 +61,16 @@ def test_the_best_on_validation_is_kept_measured_and_used(soup):
     assert right / 18 == pytest.approx(metrics["val/acc"])
 
 
+def test_where_the_best_epoch_is_of_the_head_phase_it_lies_between_that_and_the_last(compose_run, tmp_path):
+    train(compose_run(*WISE, "optimizer.lr=0.1"))
+    run = RunDirectory(tmp_path / "run")
+    rows, tried = run.history(), run.record["soup"]["candidates"]
+    best = max(rows, key=lambda row: (float(row["val/acc"]), -float(row["val/loss"])))
+    assert best["phase"] == "head"
+    for candidate, row in ((tried[0], best), (tried[-1], rows[-1])):
+        assert candidate["val/loss"] == pytest.approx(float(row["val/loss"]), rel=1e-3)
+
+
 def test_what_was_there_stays(soup):
     rows = {name: RunDirectory(run).history() for name, run in soup.items()}
     lasting = {name: [{k: v for k, v in row.items() if "second" not in k} for row in rows[name]] for name in soup}

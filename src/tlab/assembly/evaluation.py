@@ -20,7 +20,11 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 def make_soup(
     cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Write `soup.ckpt` where `finetune.soup` asks for it, and return its `val/*`; empty where it does not."""
+    """Write `soup.ckpt` where `finetune.soup` asks for it, and return its `val/*`; empty where it does not.
+
+    It lies between the end of the head phase and the best epoch; if that is one of the head phase, between the best
+    epoch and the last. So it never validates worse than the best epoch.
+    """
     if cfg.finetune.soup is None:
         return {}
     if not run.head.exists():  # a callback has ended training before
@@ -41,9 +45,13 @@ def _soup(
     record = run.record.get("soup")
     if record and run.soup.exists():
         return record["metrics"]
-    head, end = (
-        torch.load(file, map_location="cpu", weights_only=True)["state_dict"] for file in (run.head, run.best)
+    head, best, last = (
+        torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        for file in (run.head, run.best, run.last)
     )
+    stages = [name for name in head if name.startswith("net.backbone.")]
+    of_head = all(torch.equal(head[name], best[name]) for name in stages)  # the best epoch is one of the head phase
+    head, end = (best, last) if of_head else (head, best)
     module.to(trainer.strategy.root_device)
     weights, chosen, record = wise_soup(module, data, head, end, trainer.precision)
     write_soup(run, weights)
