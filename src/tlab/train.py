@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.assembly.build import (
+    adapt_batchnorm,
     build_backbone,
     build_data,
     build_loggers,
@@ -22,6 +23,7 @@ from tlab.assembly.build import (
     make_plan,
 )
 from tlab.assembly.describe import describe, settings, swept_keys
+from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
@@ -68,9 +70,10 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
     from tlab.data.decode_options import options_of
+    from tlab.data.sources.evaluation_sources import sources_of_tests
     from tlab.data.sources.scan import check_apart
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
-    from tlab.runs.data_check import check_images
+    from tlab.runs.data_check import check_images, unmeasured
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
@@ -86,9 +89,15 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
         changed = check_images(run, source, cfg.resume, options=options)
     if finished:
-        log.info("%s is finished: this is its result, nothing was trained", run.path)
-        return run.metrics()
+        left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
+        if not left:
+            log.info("%s is finished: this is its result, nothing was trained", run.path)
+            return run.metrics()
+        log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
+        run.reopen()
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
+    if not run.has_begun:  # what there may be is of other weights
+        known |= {key: {} for key in ("soup", "tests") if key in run.record}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -140,13 +149,13 @@ def fit(
             data.setup()
             net = build_net(cfg, backbone, data)
         contents = agreed_contents(cfg, run, data)
+        adapt_batchnorm(cfg, net, data, checkpoint)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
-        run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
         carry_out(trainer, module, data, state, checkpoint, pruning)
@@ -154,7 +163,7 @@ def fit(
         if pruning is not None and pruning.pruned:
             run.prune(phases=phases)
             return metrics
-        metrics |= evaluate_best(run, trainer, module, data)
+        metrics |= evaluate_best(cfg, run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         run.finish(metrics, phases=phases)
     return metrics
@@ -184,32 +193,21 @@ def carry_out(
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
-    """Return the images by content, when all processes have found the same and each has a share.
+    """Return the images by content, when all processes have found the same and each has a share; write the list.
 
     Raises:
         UserError: They differ, or are too few.
     """
     from tlab.finetuning.ddp import verify_same_images
 
-    verify_same_images(data.index)
+    for index in (data.index, *data.tests.values()):
+        verify_same_images(index)
     contents = data.contents()
-    check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    tested = {split: len(data.samples(split)) for split in data.further_tests}
+    check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
     run.write_unreadable(data.unreadable)
+    run.write_data(contents)
     return contents
-
-
-def evaluate_best(
-    run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
-) -> dict[str, float]:
-    """Return `test/*` of the best checkpoint; empty without a test split."""
-    import torch
-
-    if "test" not in data.index.splits:
-        return {}
-    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.best, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    return dict(trainer.test(module, datamodule=data, verbose=False)[0])
 
 
 def log_start(
@@ -232,7 +230,8 @@ def log_result(
     from tlab.runs.loggers import log_final, short_name
 
     shown = settings(cfg, overrides, run.record.get("choices", {}))
-    final = {name: metrics[name] for name in FINAL if name in metrics}
+    tests = [f"test/{name}/acc" for name in cfg.data.get("tests") or {}]
+    final = {name: metrics[name] for name in (*FINAL, *tests) if name in metrics}
     swept = swept_keys(run.path, overrides)
     try:
         log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
@@ -286,7 +285,7 @@ def run(cfg: DictConfig) -> float:
         Console(),
         metrics,
         directory.record["phases"],
-        {"run": directory.path, "best checkpoint": directory.best, "history": directory.history_file},
+        {"run": directory.path, "best checkpoint": directory.used, "history": directory.history_file},
         {"this run": metrics, **baselines} if baselines else None,
     )
     return metrics[cfg.checkpoint.monitor]

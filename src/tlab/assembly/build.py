@@ -104,6 +104,24 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     return Classifier(backbone, head, mean, std)
 
 
+def adapt_batchnorm(cfg: DictConfig, net: "Classifier", data: "ImageDataModule", checkpoint: Path | None) -> None:
+    """Estimate the backbone's BatchNorm statistics if `finetune.batchnorm` says so; a checkpoint has them.
+
+    `finetune.l2_sp` compares the weights that a resumed run begins with, so they are estimated for it again.
+    """
+    if cfg.finetune.batchnorm != "estimated" or not cfg.finetune.pretrained:
+        return
+    if checkpoint is not None and not cfg.finetune.l2_sp:
+        return
+    import torch
+
+    from tlab.finetuning.batchnorm import estimate_batchnorm
+    from tlab.models.autotune.precision import find_accelerator
+
+    device = torch.device(find_accelerator(cfg.trainer.accelerator))
+    estimate_batchnorm(net, data, device, cfg.backbone.name)
+
+
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     """Return the plan that `finetune` asks for, over this backbone's stages."""
     from tlab.finetuning import Until, build_plan
@@ -120,10 +138,27 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["head_first"],
         None if patience is None else Until(monitor, patience, mode=best_is(monitor, cfg.checkpoint.mode)),
     )
+    if cfg.finetune.soup:
+        check_soup(plan)
     if cfg.head.get("solver", "sgd") == "sgd":
         return plan
     check_solvable(cfg)
     return plan.with_solved_heads()
+
+
+def check_soup(plan: "Plan") -> None:
+    """Refuse a soup where no phase of the head alone comes before others.
+
+    Raises:
+        UserError: There is none, or nothing follows it.
+    """
+    from tlab.finetuning.plan import HEAD
+
+    if plan.phases[0].trained != {HEAD} or all(phase.trained == {HEAD} for phase in plan.phases):
+        raise UserError(
+            "finetune.soup=wise lies between a phase of the head alone and what trains after it, and this plan has "
+            f"only {', '.join(phase.name for phase in plan.phases)}; give finetune=lp_ft, or finetune.soup=null"
+        )
 
 
 def check_solvable(cfg: DictConfig) -> None:
@@ -176,6 +211,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
     from tlab.data.contents import keeping_order
+    from tlab.data.sources.evaluation_sources import sources_of_tests
 
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
@@ -185,6 +221,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
     data = instantiate(cfg.data.module, phases=own)
+    data.test_sources = sources_of_tests(data.source, cfg.data.get("tests"))
     if begun:
         from tlab.data.decode_options import levels_from  # imports NumPy
 

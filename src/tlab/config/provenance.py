@@ -31,6 +31,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     for group, key in (("data", "root"), ("backbone", "weights")):
         if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
             config[group][key] = str(Path(value).expanduser().absolute())
+    for name, root in (cfg.data.get("tests") or {}).items():
+        config["data"]["tests"][name] = str(Path(root).expanduser().absolute())
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
 
 

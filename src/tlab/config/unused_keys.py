@@ -156,6 +156,13 @@ RULES = (
         no_wish=(None,),
     ),
     Rule(
+        ("finetune.batchnorm",),
+        _where("finetune", lambda run: not run.cfg.finetune.pretrained),
+        "it starts from random weights",
+        "finetune=full",
+        no_wish=("pretrained",),
+    ),
+    Rule(
         WEIGHTS,
         _is("backbone.weights", None),
         "random weights know no classes",

@@ -1,5 +1,6 @@
 """Checks of configuration values that need no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.config.overrides import shell_argument
 from tlab.config.schema import TrainConfig, keys
 from tlab.core.errors import UserError
+
+NO_TESTS = ("train", "val", "test", "all", "acc_class")  # names of splits, and of metrics below test/
 
 
 def check(cfg: DictConfig) -> None:
@@ -32,6 +35,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
+    _check_tests(cfg.data.get("tests") or {})
     if not OmegaConf.is_dict(cfg.backbone.kwargs):
         raise UserError(
             f"backbone.kwargs={cfg.backbone.kwargs} is no mapping; give for example "
@@ -58,10 +62,28 @@ def check(cfg: DictConfig) -> None:
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
         )
+    if cfg.finetune.batchnorm == "estimated" and cfg.finetune.pretrained and cfg.backbone.weights is None:
+        raise UserError(
+            "finetune.batchnorm=estimated takes the place of pretrained statistics, but backbone.weights=null has "
+            "none; give backbone.weights, or finetune.batchnorm=pretrained"
+        )
     if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
         )
+
+
+def _check_tests(tests: Mapping[str, str]) -> None:
+    for name, root in tests.items():
+        if not re.fullmatch(r"[\w-]+", str(name)) or name in NO_TESTS:
+            raise UserError(
+                f"data.tests: {name!r} cannot be a test's name, which has letters, digits, _ and - and is none of "
+                f"{', '.join(NO_TESTS)}; give for example {shell_argument('data.tests', {'other': root})}"
+            )
+        if not Path(root).expanduser().is_dir():
+            raise UserError(
+                f"data.tests.{name}={root} is no folder; check the path (it is relative to {Path.cwd()})"
+            )
 
 
 def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:

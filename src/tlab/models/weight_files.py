@@ -24,7 +24,7 @@ from tlab.core.errors import UserError
 from tlab.core.text import shell_command, shell_word
 
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
-OF_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+OF_A_RUN = ("checkpoints/soup.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar", ".th", ".pkl")
 BEGINNINGS = {  # of files that are none of torch's
     b"version https://git-lfs": "is a Git LFS pointer in place of the file; run git lfs pull where it came from",

@@ -33,6 +33,23 @@ def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[st
     return [*_odd_formats(index, formats), *_same_content(index, copies), *_damaged(index, verdicts)]
 
 
+def find_leaks(index: ImageIndex, test: ImageIndex, name: str, verdicts: Mapping[str, FileCheck]) -> list[str]:
+    """Return sentences about training images that a further test has too, and its images with two labels.
+
+    Args:
+        index: Index of the readable files of a model's own data.
+        test: Index of those of the test, which has one split and the same classes.
+        name: Name of the test.
+        verdicts: `Sample.file` -> `FileCheck` of each of them.
+    """
+    copies: dict[str, list[Place]] = defaultdict(list)
+    (measured,) = test.splits.values()
+    for split, samples in (("train", index.splits["train"]), (name, measured)):
+        for sample in samples:
+            copies[verdicts[sample.file].digest].append((split, sample))
+    return _same_content(index, {digest: twins for digest, twins in copies.items() if twins[-1][0] == name})
+
+
 def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[str]:
     total = sum(map(len, formats.values()))
     usual, common = max(formats.items(), key=lambda item: len(item[1]), default=("", []))

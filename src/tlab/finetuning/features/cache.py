@@ -97,7 +97,7 @@ class FeatureCache:
     def of_test(
         self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
     ) -> FeatureBatches | None:
-        """Return the output of stage `upto`, up to which no phase has trained anything, for the test images.
+        """Return the output of stage `upto`, up to which no phase has trained anything, for the tested images.
 
         Args:
             trainer: As in `of_phase`.
@@ -106,11 +106,11 @@ class FeatureCache:
             digests: Digest of each stage, see `models.classifier.digest`.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        view = ImageView.plain(data, "test")
+        view = ImageView.plain(data, data.test_split)
         if not _is_whole(trainer.limit_test_batches) or view is None:
             return None
         prefix = _Prefix(module, trainer, upto, digests)
-        return prefix.features({"test": [view]}, data, self.max_bytes).get("test")
+        return prefix.features({data.test_split: [view]}, data, self.max_bytes).get(data.test_split)
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -212,7 +212,7 @@ class _Prefix:
     def _batches(self, views: Sequence[ImageView], data: ImageDataModule, split: str, start: int) -> FeatureBatches:
         """Return the batches of a split, whose epochs take the views in turn."""
         arrays = [self.array(view) for view in views]
-        samples = data.index.splits[split]
+        samples = data.samples(split)
         return FeatureBatches(
             arrays,
             row_dtype(arrays[0]),
