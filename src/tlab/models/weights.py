@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -146,12 +147,19 @@ def read_file(path: Path) -> Weights:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of nested mappings by their dotted keys."""
+    """Return the tensors, and the arrays of numbers as such, of nested mappings by their dotted keys."""
     return {
         ".".join(place): leaf
-        for place, leaf in leaves(content)
+        for place, each in leaves(content)
+        for leaf in [_as_tensor(each)]
         if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu"
     }
+
+
+def _as_tensor(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+        return leaf
+    return torch.from_numpy(leaf.astype(leaf.dtype.newbyteorder("=")))  # a copy, which can be written
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:
