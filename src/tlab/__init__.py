@@ -68,12 +68,15 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     """
     from omegaconf import DictConfig
 
+    from tlab.runs.continuation import telling_how_to_resume
+    from tlab.runs.directory import RunDirectory
     from tlab.runs.finished_run import FinishedRun
     from tlab.train import train
 
     if not isinstance(cfg, DictConfig):
         raise UserError('tlab.fit takes a configuration; make it with tlab.compose("data.root=DIR")')
-    return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
+    with telling_how_to_resume(RunDirectory(Path(cfg.run_dir))):
+        return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 
 
 def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = "auto") -> "TrainedModel":
