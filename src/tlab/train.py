@@ -233,7 +233,7 @@ def log_result(
     final = {name: metrics[name] for name in FINAL if name in metrics}
     swept = swept_keys(run.path, overrides)
     try:
-        log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
+        log_hparams(trainer.loggers, shown, final, trainer.global_step, swept, short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)
     except Exception as error:  # a server may be away by now; the run is complete without it
         log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))

@@ -330,6 +330,12 @@ def test_a_file_of_another_kind_is_refused_with_a_command_that_works(kind: str, 
     assert read_file(Path(override.removeprefix("backbone.weights="))).tensors["weight"].shape == (3, 2)
 
 
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "63")
+    with pytest.raises(UserError, match="is a pipe or device, which can be read once"):
+        build(tmp_path / "63")
+
+
 def test_arrays_of_numpy(state: dict[str, Tensor], plain_digest: str, tmp_path: Path) -> None:
     npz(tmp_path / "arrays.npz", **{key: tensor.numpy() for key, tensor in state.items()})
     assert build(tmp_path / "arrays.npz").pretraining.digest == plain_digest

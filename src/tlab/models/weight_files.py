@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
 from tlab.core.text import shell_command, shell_word
 
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
@@ -94,6 +95,11 @@ def weights_file(path: Path) -> Path:
         UserError: There is nothing, or a directory that is no run's.
     """
     if not path.is_dir():
+        if is_device_or_pipe(path):
+            raise UserError(
+                f"backbone.weights={path} is a pipe or device, which can be read once, and a run that is resumed reads "
+                f"its weights again; write it to a file, and give backbone.weights=FILE"
+            )
         if not path.is_file():
             raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
         return path
