@@ -97,8 +97,8 @@ def weights_file(path: Path) -> Path:
     if not path.is_dir():
         if is_device_or_pipe(path):
             raise UserError(
-                f"backbone.weights={path} is a pipe or device, which can be read once, and a run that is resumed reads "
-                f"its weights again; write it to a file, and give backbone.weights=FILE"
+                f"backbone.weights={path} is a pipe or device, which can be read once, and a run that is resumed "
+                "reads its weights again; write it to a file, and give backbone.weights=FILE"
             )
         if not path.is_file():
             raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
