@@ -182,12 +182,20 @@ def test_mistakes_are_exceptions(photos, finished):
     ("function", "given"),
     [
         *((tlab.compose, {"data.root": "x"}), (tlab.compose, Path("x")), (tlab.compose, None)),
+        *((tlab.compose, [1]), (tlab.compose, [["data.root=x"]]), (tlab.compose, b"data.root=x")),
         *((tlab.fit, {}), (tlab.fit, "x"), (tlab.load, None), (tlab.load, {})),
     ],
 )
 def test_what_is_of_another_type_is_told(function, given):
     with pytest.raises(UserError, match=r"^tlab\.\w+ takes "):
         function(given)
+
+
+def test_a_mistake_in_the_first_composition_is_told():
+    """In a process in which Hydra has not worked yet."""
+    code = "import tlab\ntry: tlab.compose('nonsense')\nexcept Exception as error: print(type(error).__name__)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "OverrideParseException\n"
 
 
 def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):

@@ -51,9 +51,12 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
     """
     from tlab.config.hydra import compose_in_python
 
-    if any(isinstance(each, Mapping) or not isinstance(each, Iterable) for each in overrides):
+    listed: list[str] = []
+    for each in overrides:
+        several = isinstance(each, Iterable) and not isinstance(each, str | Mapping)
+        listed.extend(each if several else [each])  # type: ignore[list-item]  # which is looked at next
+    if not all(isinstance(one, str) for one in listed):
         raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
-    listed = [one for each in overrides for one in ([each] if isinstance(each, str) else each)]
     return compose_in_python(listed, config_name)
 
 

@@ -60,8 +60,7 @@ def _reading_tlabs_files() -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = before
-        if base is not None:
-            version.VersionBase.instance().setbase(base)
+        version.VersionBase.instance().version_base = base  # `setbase` takes none, as it is at first
 
 
 def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
