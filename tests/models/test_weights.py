@@ -596,7 +596,7 @@ def test_a_damaged_download_is_named(home: Path) -> None:
 
 
 def test_unknown_names_of_weights() -> None:
-    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* DEFAULT, IMAGENET1K_V1, bundled, null"):
+    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* DEFAULT, IMAGENET1K_V1, null"):
         build("V9")
     with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* a1_in1k"):
         build_backbone("resnet18", library="timm", weights="V9")

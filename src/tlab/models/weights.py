@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tlab.core.errors import DownloadFailed, UserError
 from tlab.core.nested import leaves
+from tlab.models.packaged_weights import MODEL as PACKAGED_MODEL
 from tlab.models.packaged_weights import packaged_tensors
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining
 from tlab.models.weight_files import StandIn, read_content, weights_file, whole_model
@@ -69,10 +70,9 @@ def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
         return _torchvision(name, member)
     path = Path(weights).expanduser()
     if not path.exists() and not path.suffix and len(path.parts) == 1:
-        raise UserError(
-            f"backbone.weights={weights} is unknown for {name}, "
-            f"choose {', '.join([*names, 'bundled', 'null'])} or a file"
-        )
+        own = {BUNDLED_MODEL: ["bundled"], PACKAGED_MODEL: ["packaged"]}.get(name.partition(".")[0], [])
+        known = ", ".join([*names, *own, "null"])
+        raise UserError(f"backbone.weights={weights} is unknown for {name}, choose {known} or a file")
     return read_file(path)
 
 
