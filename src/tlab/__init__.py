@@ -51,9 +51,12 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
     """
     from tlab.config.hydra import compose_in_python
 
-    if any(isinstance(each, Mapping) or not isinstance(each, Iterable) for each in overrides):
+    listed: list[str] = []
+    for each in overrides:
+        several = isinstance(each, Iterable) and not isinstance(each, str | Mapping)
+        listed.extend(each if several else [each])  # type: ignore[list-item]  # which is looked at next
+    if not all(isinstance(one, str) for one in listed):
         raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
-    listed = [one for each in overrides for one in ([each] if isinstance(each, str) else each)]
     return compose_in_python(listed, config_name)
 
 
@@ -68,12 +71,15 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     """
     from omegaconf import DictConfig
 
+    from tlab.runs.continuation import telling_how_to_resume
+    from tlab.runs.directory import RunDirectory
     from tlab.runs.finished_run import FinishedRun
     from tlab.train import train
 
     if not isinstance(cfg, DictConfig):
         raise UserError('tlab.fit takes a configuration; make it with tlab.compose("data.root=DIR")')
-    return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
+    with telling_how_to_resume(RunDirectory(Path(cfg.run_dir))):
+        return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 
 
 def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = "auto") -> "TrainedModel":

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.command import quiet, run_command
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
-from tlab.config.validation import check_values
+from tlab.config.validation import check_output, check_values
 from tlab.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
@@ -137,6 +137,7 @@ def run(cfg: DictConfig) -> None:
     from tlab.dashboards.summary_table import print_metrics
 
     if cfg.output is not None:
+        check_output(cfg.output, "metrics.json", "JSON file")
         check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
-from tlab.config.overrides import shell_argument
 from tlab.config.schema import PredictConfig
-from tlab.config.validation import check_values
-from tlab.core.errors import UserError
-from tlab.core.text import few
+from tlab.config.validation import check_output, check_values
+from tlab.core.text import as_text, few
 
 log = logging.getLogger(__name__)
+
+FEW = 10  # images, up to which the answers are printed too
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.runs.trained_model import Prediction
@@ -87,9 +87,7 @@ def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
     from tlab.core.files import check_writable, is_device_or_pipe, write_csv
 
-    if Path(cfg.output).is_dir():
-        example = shell_argument("output", Path(cfg.output) / "preds.csv")
-        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {example}")
+    check_output(cfg.output, "preds.csv", "CSV table")
     streamed = is_device_or_pipe(Path(cfg.output))  # also /dev/stdout, which the table has for itself
     if not streamed:
         check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
@@ -100,6 +98,9 @@ def run(cfg: DictConfig) -> None:
     unread = sum(row["prediction"] == "" for row in rows)
     told = f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else "")
     print(told, file=sys.stderr if streamed else sys.stdout)
+    for row in rows if len(rows) <= FEW and not streamed else ():
+        if row["prediction"]:
+            print(f"{as_text(row['path'])}: {row['prediction']} ({float(row['probability']):.1%})")
 
 
 def main() -> None:

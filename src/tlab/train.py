@@ -144,7 +144,7 @@ def fit(
         begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
             data = build_data(cfg, begun)
-            backbone = build_backbone(cfg, begun, checkpoint)
+            backbone = build_backbone(cfg, begun, checkpoint, overrides)
             state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
@@ -234,7 +234,7 @@ def log_result(
     final = {name: metrics[name] for name in (*FINAL, *tests) if name in metrics}
     swept = swept_keys(run.path, overrides)
     try:
-        log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
+        log_hparams(trainer.loggers, shown, final, trainer.global_step, swept, short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)
     except Exception as error:  # a server may be away by now; the run is complete without it
         log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))

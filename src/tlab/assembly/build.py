@@ -1,7 +1,7 @@
 """The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 from tlab.core.text import as_text
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,10 @@ def communication(trainer: DictConfig) -> str:
 
 
 def build_backbone(
-    cfg: DictConfig, begun: dict[str, Any] | None = None, checkpoint: Path | None = None
+    cfg: DictConfig,
+    begun: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    given: Sequence[str] = (),
 ) -> "StagedBackbone":
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
@@ -67,13 +70,18 @@ def build_backbone(
         begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
         checkpoint: Checkpoint that the run resumes from: it has all weights, and stands in for those of the
             configuration where they cannot be read any more.
+        given: Overrides that `cfg` was composed from, for the command to give where weights cannot be fetched.
     """
+    from tlab.runs.continuation import without_download
     from tlab.runs.load import instantiate_backbone
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
     try:
         return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
     except (UserError, InstantiationException) as error:
+        failed = next((each for each in (error, error.__cause__) if isinstance(each, DownloadFailed)), None)
+        if checkpoint is None and failed is not None:
+            raise DownloadFailed(f"{failed}{without_download(cfg, given)}") from error
         if weights is None or checkpoint is None or not begun:
             raise
         backbone = instantiate_backbone(cfg, str(checkpoint), cfg.data.image_size, begun)

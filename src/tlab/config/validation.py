@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.config.overrides import shell_argument
 from tlab.config.schema import TrainConfig, keys
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
+from tlab.core.text import as_text
 
 NO_TESTS = ("train", "val", "test", "all", "acc_class")  # names of splits, and of metrics below test/
 
@@ -168,3 +170,25 @@ def typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
+
+
+def check_output(output: str, example: str, written: str) -> None:
+    """Check that a command's `output` is a file, whose extension, if it has one, is that of what is written.
+
+    Args:
+        output: The value of `output`.
+        example: Name of a file that could be written, which has the extension.
+        written: What is written, for messages.
+
+    Raises:
+        UserError: It is a folder, or has another extension.
+    """
+    path, suffix = Path(output), Path(example).suffix
+    if path.is_dir():
+        way_out = f"is a folder; give the name of a file, such as {shell_argument('output', path / example)}"
+    elif not path.suffix[1:2].isalpha() or path.suffix.lower() == suffix or is_device_or_pipe(path):
+        return
+    else:
+        better = path.with_name(path.name.removesuffix(path.suffix).removesuffix(suffix) + suffix)
+        way_out = f"names no {written}, which is what is written; give {shell_argument('output', better)}"
+    raise UserError(f"output={as_text(output)} {way_out}")

@@ -31,7 +31,7 @@ def settings_table(comparison: Comparison) -> str:
     metric = comparison.monitor
     heads = [
         *("#", *(factor.name for factor in comparison.factors), "n", f"{metric} ± sd", "95 % interval", "behind"),
-        *("p (Holm)", comparison.test_metric, *comparison.further_tests),
+        *("p (Holm)", *_tested(comparison), *comparison.further_tests),
         *(f"epochs to {value(comparison.target, metric)}", "time", "images/s", "trained"),
     ]
     rows = []
@@ -49,7 +49,7 @@ def settings_table(comparison: Comparison) -> str:
             (span(summary, metric), summary.low if summary else None),
             (value(behind.mean, metric, unit=False) if behind else "–", behind.mean if behind else None),
             (p_value(setting.p), setting.p),
-            (value(test, metric), test),
+            *((value(test, metric), test) for _ in _tested(comparison)),
             *((mean_span(found, metric), found.mean if found else None) for found in further),
             (epochs(setting) if summary else "–", setting.epochs_to_target),
             (or_dash(seconds, duration), seconds),
@@ -64,7 +64,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
     """Return a row per run, with a link to its directory."""
     metric = comparison.monitor
     heads = [
-        *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, comparison.test_metric),
+        *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, *_tested(comparison)),
         *(*comparison.further_tests, "best epoch", "epochs", "time", "remark"),
     ]
     rows = []
@@ -83,7 +83,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             (str(run.seed), run.seed),
             (f"<span class='status {run.status}'>{run.status}</span>", run.status),
             (value(result, metric), result),
-            (value(test, metric), test),
+            *((value(test, metric), test) for _ in _tested(comparison)),
             *((value(found := run.metrics.get(name), metric), found) for name in comparison.further_tests),
             (or_dash(best, lambda epoch: str(round(epoch) + 1)), best),
             (or_dash(done, str), done),
@@ -93,6 +93,11 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
         words = f"{run.name} {run.status} seed={run.seed}"
         rows.append((_attributes(comparison, setting, place, words), cells))
     return _table("runs", "Every run", heads, rows)
+
+
+def _tested(comparison: Comparison) -> list[str]:
+    """Return the metric on the test split, which has a column where it does not decide."""
+    return [comparison.test_metric] if comparison.test_metric != comparison.monitor else []
 
 
 def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:
