@@ -49,12 +49,15 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
         HydraException, OmegaConfBaseException: A key or a choice does not exist, or a value has the wrong type.
         UserError: A value is out of its bounds.
     """
+    from tlab.config.head_solver import as_overrides_ask
     from tlab.config.hydra import compose_in_python
+    from tlab.config.overrides import tidy
 
     if any(isinstance(each, Mapping) or not isinstance(each, Iterable) for each in overrides):
         raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
     listed = [one for each in overrides for one in ([each] if isinstance(each, str) else each)]
-    return compose_in_python(listed, config_name)
+    cfg = compose_in_python(listed, config_name)
+    return as_overrides_ask(cfg, tidy(listed, sweep=False)) if config_name == "train" else cfg
 
 
 def fit(cfg: "DictConfig") -> "FinishedRun":

@@ -203,9 +203,10 @@ class HeadConfig:
         None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
     )
     solver: str = key(
-        "sgd",
-        "of phases of the head alone; lbfgs sets a linear head to its optimum on stored features, in one epoch",
-        choices=("sgd", "lbfgs"),
+        "auto",
+        "of phases of the head alone; lbfgs: a linear head's optimum on stored features, in one epoch; auto: that, "
+        "unless what steps need is given (optimizer, scheduler, loss, head.dropout, aug.mix, until)",
+        choices=("auto", "lbfgs", "sgd"),
     )
 
 

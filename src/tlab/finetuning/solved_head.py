@@ -18,6 +18,10 @@ from tlab.models.module import ImageClassifier
 log = logging.getLogger(__name__)
 
 
+class NoStoredFeatures(UserError):  # noqa: N818 - named for what is missing
+    """The features on which a head is to be solved are not stored."""
+
+
 def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: ImageDataModule) -> dict[str, Any]:
     """Set the head's last layer to the optimum of cross-entropy with an L2 penalty, see `solve`.
 
@@ -32,10 +36,11 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
         `solver`, `iterations` and `l2`.
 
     Raises:
-        UserError: There are no stored features, or they are mixed.
+        NoStoredFeatures: There are no stored features, or they are mixed.
+        UserError: They are not finite.
     """
     if features is None or not features.is_pooled or features.mixing is not None:
-        raise UserError(
+        raise NoStoredFeatures(
             "head.solver=lbfgs needs pooled features of unmixed images that are stored, and there are none here; "
             "give head.solver=sgd"
         )

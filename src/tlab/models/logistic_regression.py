@@ -92,13 +92,23 @@ def solve(
     return Solution(weight, bias - weight @ mean, mean, variance, l2, iterations)
 
 
+def memory_to_solve(rows: int, features: int, num_classes: int) -> int:
+    """Return the bytes that `solve` takes for so many rows of features."""
+    return 2 * rows * features * np.dtype(_precision(rows * features * num_classes)).itemsize
+
+
+def _precision(work: int) -> type[np.floating]:
+    """Return the type of the rows, by the multiplications of one pass over them."""
+    return np.float64 if work <= EXACT_UP_TO else np.float32
+
+
 def _gathered(views: Iterable[Array], num_views: int, num_classes: int) -> Array:
     """Return the rows of all views `V N D`, in the precision that their number allows."""
     x = np.empty((0, 0))
     for number, view in enumerate(views):
         if number == 0:
-            exact = num_views * view.size * num_classes <= EXACT_UP_TO
-            x = np.empty((num_views * len(view), view.shape[1]), np.float64 if exact else np.float32)
+            kind = _precision(num_views * view.size * num_classes)
+            x = np.empty((num_views * len(view), view.shape[1]), kind)
         x[number * len(view) : (number + 1) * len(view)] = view
     return x
 
