@@ -220,13 +220,15 @@ def test_a_run_that_is_resumed_keeps_its_solver(compose_run, tmp_path, solved):
     assert cfg.head.solver == "auto"
 
 
-@pytest.mark.parametrize("reason", ["features.max_gb", "memory", "aug.mix", "pickled", "not stored"])
+@pytest.mark.parametrize("reason", ["features.max_gb", "memory", "long", "aug.mix", "pickled", "not stored"])
 def test_where_no_features_can_be_kept_it_trains_by_steps_from_the_start(
     compose_run, tmp_path, said, monkeypatch, reason
 ):
     more = {"features.max_gb": ["features.max_gb=1e-6"], "aug.mix": ["aug.mix.cutmix_alpha=1"]}.get(reason, [])
     if reason == "memory":
         monkeypatch.setattr(cache, "free_memory", lambda: 1)
+    if reason == "long":
+        monkeypatch.setattr(cache, "QUICK_UP_TO", 1)
     if reason == "pickled":
         monkeypatch.setattr(cache.fingerprint, "of_transforms", lambda _: None)
     if reason == "not stored":

@@ -12,6 +12,7 @@ STRENGTHS = tuple(10.0 ** (half / 2) for half in range(6, -5, -1))  # candidates
 FOLDS = 5
 CV_MOST = 2**31  # multiplications of one pass in cross-validation, a second on one core; else fewer images are used
 EXACT_UP_TO = 2**32  # multiplications of one pass up to which it is done in float64
+QUICK_UP_TO = 2**37  # multiplications of one pass up to which all of them take minutes, not hours
 ITERATIONS = 1_000
 CV_ITERATIONS = 60
 GRADIENT = 1e-7  # largest element of the gradient of the mean loss at the optimum

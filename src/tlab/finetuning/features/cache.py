@@ -31,7 +31,7 @@ from tlab.finetuning.features.rows import fill, row_dtype, to_rows
 from tlab.finetuning.plan import Phase
 from tlab.finetuning.run_state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier
-from tlab.models.logistic_regression import memory_to_solve
+from tlab.models.logistic_regression import QUICK_UP_TO, memory_to_solve
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class FeatureCache:
         size = (rows + len(data.index.splits["val"])) * features * 4
         if size > self.max_bytes:
             return f"features.max_gb={self.max_bytes / GB:g} does not hold the {size / GB:.2g} GB of its features"
+        if rows * features * data.num_classes > QUICK_UP_TO:
+            return f"its {rows} rows of {features} features and {data.num_classes} classes would take long to solve"
         needed = memory_to_solve(rows, features, data.num_classes)
         if needed > free_memory() // 2:
             return f"solving it takes {needed / GB:.2g} GB, more than half of the free memory"
