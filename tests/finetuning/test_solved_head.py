@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import tlab
+from test_resume import assert_alike, crashing
 from tlab.assembly.build import build_data
 from tlab.config.head_solver import as_overrides_ask, as_values_ask, solver
 from tlab.core.errors import UserError
@@ -250,3 +251,16 @@ def test_a_solved_head_is_not_asked_for_a_rate(compose_run, caplog):
     caplog.set_level(logging.INFO, "tlab")
     train(compose_run(*AUTO, "find_lr=true"))
     assert any("no optimizer.lr suggested, the head is solved" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("crash", [2, 5])
+def test_a_run_that_crashed_in_or_after_its_solved_phase_goes_on_there(compose_run, tmp_path, monkeypatch, crash):
+    """Three steps an epoch; the command line that goes on names a rate, which changes nothing."""
+    plan = ("finetune.head_epochs=2", "trainer.max_epochs=3", "head.solver=auto", "checkpoint.every_n_steps=1")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(compose_run(*plan, run_dir=whole), [])
+    cfg = compose_run(*plan, run_dir=run)
+    with crashing(monkeypatch, crash):
+        train(cfg, [])
+    train(cfg, ["optimizer.lr=0.03"])
+    assert_alike(run, whole)
