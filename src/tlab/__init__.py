@@ -49,7 +49,9 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
         HydraException, OmegaConfBaseException: A key or a choice does not exist, or a value has the wrong type.
         UserError: A value is out of its bounds.
     """
+    from tlab.config.head_solver import as_overrides_ask
     from tlab.config.hydra import compose_in_python
+    from tlab.config.overrides import tidy
 
     listed: list[str] = []
     for each in overrides:
@@ -57,7 +59,8 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
         listed.extend(each if several else [each])  # type: ignore[list-item]  # which is looked at next
     if not all(isinstance(one, str) for one in listed):
         raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
-    return compose_in_python(listed, config_name)
+    cfg = compose_in_python(listed, config_name)
+    return as_overrides_ask(cfg, tidy(listed, sweep=False)) if config_name == "train" else cfg
 
 
 def fit(cfg: "DictConfig") -> "FinishedRun":

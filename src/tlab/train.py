@@ -19,6 +19,7 @@ from tlab.assembly.build import (
     build_module,
     build_net,
     build_trainer,
+    choose_solver,
     communication,
     make_plan,
 )
@@ -27,6 +28,7 @@ from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
+from tlab.config.head_solver import AUTO, STEPS, as_overrides_ask, as_values_ask, by_steps, solver, with_solver
 from tlab.config.hydra import compose
 from tlab.config.overrides import as_override, of_baseline
 from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
@@ -78,12 +80,11 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
 
     run = RunDirectory(Path(cfg.run_dir))
     check_apart(run.path, OmegaConf.select(cfg, "data.root"), "hydra.run.dir")
-    config = plain(cfg)
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
     way_out = partial(resumes_or_goes_on, run, cfg, given)
-    finished = run.is_finished(config, cfg.resume if node == 0 else "auto", way_out)
+    finished = run.is_finished(plain(cfg), cfg.resume if node == 0 else "auto", way_out)
     changed: list[str] = []
     if finished or run.has_begun:
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
@@ -95,6 +96,11 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
             return run.metrics()
         log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
         run.reopen()
+    if solver(cfg) == AUTO and run.has_begun:
+        begun = run.record.get("config", {}).get("head", {})
+        cfg = with_solver(cfg, begun.get("solver", STEPS))  # which earlier versions took without saying so
+    cfg = as_values_ask(as_overrides_ask(cfg, given))
+    config = plain(cfg)
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     if not run.has_begun:  # what there may be is of other weights
         known |= {key: {} for key in ("soup", "tests") if key in run.record}
@@ -112,8 +118,7 @@ def fit(
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
-    The names: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
-    `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
+    A head that `head.solver=auto` would solve is trained by steps where its features turn out not to be stored.
 
     Args:
         cfg: Configuration as in `train`, in other processes than the command's with Hydra's values resolved.
@@ -123,6 +128,26 @@ def fit(
 
     Returns:
         Contents of `metrics.json`; without `test/*` for a pruned run.
+    """
+    from tlab.finetuning.solved_head import NoStoredFeatures
+
+    try:
+        return fit_as_chosen(cfg, config, overrides, pruning)
+    except NoStoredFeatures:
+        if solver(cfg) != AUTO:
+            raise
+    return fit_as_chosen(by_steps(cfg, "its features are not stored"), config, overrides, pruning)
+
+
+def fit_as_chosen(
+    cfg: DictConfig, config: dict[str, Any], overrides: list[str], pruning: "Pruning | None" = None
+) -> dict[str, float]:
+    """Train and test, with `head.solver=auto` decided once the images are known.
+
+    The names: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
+    `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
+
+    Args and returns: as in `fit`.
     """
     import lightning.pytorch as L
 
@@ -145,9 +170,15 @@ def fit(
         with first_process_first():
             data = build_data(cfg, begun)
             backbone = build_backbone(cfg, begun, checkpoint, overrides)
-            state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
+            plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
+        cfg = from_first_process(choose_solver, cfg, data, net, plan)
+        if cfg.head.get("solver") != config["head"].get("solver"):
+            config = {**config, "head": {**config["head"], "solver": cfg.head.solver}}
+            run.update(config=config)
+            run.write_config(OmegaConf.to_yaml(cfg), overrides)
+        state = RunState(make_plan(cfg, backbone))
         contents = agreed_contents(cfg, run, data)
         adapt_batchnorm(cfg, net, data, checkpoint)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
@@ -252,8 +283,9 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
     given = {name: of_baseline(command_overrides(), changes) for name, changes in cfg.baseline.items()}
     others = {}
     for name, own in given.items():
-        others[name] = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
-        check(others[name])
+        other = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
+        check(other)
+        others[name] = as_overrides_ask(other, own)
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:  # a sweep has checked all of its runs
         this = Run(cfg, hydra.runtime.choices, alone=True)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
+from tlab.config.head_solver import AUTO, SOLVED, STEPS, by_steps, solver, unsolvable, with_solver
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
 from tlab.core.errors import DownloadFailed, UserError
@@ -148,9 +149,10 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     )
     if cfg.finetune.soup:
         check_soup(plan)
-    if cfg.head.get("solver", "sgd") == "sgd":
+    if solver(cfg) == STEPS:
         return plan
-    check_solvable(cfg)
+    if reason := unsolvable(cfg):
+        raise UserError(f"head.solver=lbfgs cannot be used here: {reason}; give head.solver=sgd")
     return plan.with_solved_heads()
 
 
@@ -169,27 +171,25 @@ def check_soup(plan: "Plan") -> None:
         )
 
 
-def check_solvable(cfg: DictConfig) -> None:
-    """Refuse settings with which the head's optimum is not that of a convex problem on stored features.
+def choose_solver(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", plan: "Plan") -> DictConfig:
+    """Return the configuration with `lbfgs` in place of `auto`, or `sgd` where the data do not allow it.
 
-    Raises:
-        UserError: There is one.
+    Args:
+        cfg: The run's configuration.
+        data: The run's data module, set up.
+        net: The run's network.
+        plan: The run's phases, in which those of the head alone are solved.
     """
-    plain = "tlab.models.losses.CrossEntropy"
-    smoothed = cfg.loss.get("_target_", plain) != plain or cfg.loss.get("label_smoothing", 0) > 0
-    limits = cfg.trainer.limit_train_batches is None and cfg.trainer.limit_val_batches is None
-    reasons = {
-        f"head.hidden={list(cfg.head.get('hidden') or [])} makes the head more than one layer": cfg.head.get(
-            "hidden"
-        ),
-        "features.cache=off keeps no features": cfg.features.cache == "off",
-        "trainer.limit_train_batches or limit_val_batches is set, so no features are kept": not limits,
-        "finetune.ema averages over steps": cfg.finetune.ema is not None,
-        "loss is another than cross-entropy without label smoothing": smoothed,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UserError(f"head.solver=lbfgs cannot be used here: {reason}; give head.solver=sgd")
+    from tlab.finetuning import FeatureCache
+
+    if solver(cfg) != AUTO:
+        return cfg
+    cache = FeatureCache(cfg.features.views, cfg.features.max_gb)
+    for phase in plan.phases:
+        if phase.solved and (reason := cache.obstacle(data, phase, net.head.pooled_features)):
+            return by_steps(cfg, reason)
+    log.info("head: solved at its optimum (head.solver=auto); head.solver=sgd trains it")
+    return with_solver(cfg, SOLVED)
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:

@@ -54,6 +54,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         and key not in PLACES
         and not key.startswith(TESTS)
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
+        and not (key == "head.solver" and "auto" in (before.get(key), after.get(key)))  # a run keeps its own
         and (key in before or not _is_neutral(key, after[key]))
         and "$ {" not in str(before.get(key))  # an earlier version kept what asks a resolver as it was typed
     }

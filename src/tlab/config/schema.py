@@ -208,9 +208,10 @@ class HeadConfig:
         None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
     )
     solver: str = key(
-        "sgd",
-        "of phases of the head alone; lbfgs sets a linear head to its optimum on stored features, in one epoch",
-        choices=("sgd", "lbfgs"),
+        "auto",
+        "of phases of the head alone; lbfgs: a linear head's optimum on stored features, in one epoch; auto: that, "
+        "unless what steps need is given (optimizer, scheduler, loss, head.dropout, aug.mix, until)",
+        choices=("auto", "lbfgs", "sgd"),
     )
 
 
@@ -240,7 +241,7 @@ class PhaseConfig:
 class FinetuneConfig:
     """The fine-tuning plan."""
 
-    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen")
+    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen; one if head.solver solves it")
     head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
     last_stages: int | None = key(None, "k of finetune=last")
     backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
