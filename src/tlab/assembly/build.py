@@ -195,14 +195,16 @@ def choose_solver(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
     """Return the builder of the optimizer from its parameter groups, fused where possible.
 
-    Not where the user has chosen an implementation, nor with fp16, whose gradients a fused kernel cannot clip.
+    Not where the user has chosen an implementation, nor with fp16; nor where Lightning clips gradients beside
+    autocast: it refuses a kernel that unscales gradients itself, although those of bf16 have no scale.
     """
     import torch
 
     build = instantiate(cfg.optimizer, _convert_="all")
     fusible = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     chosen = {"fused", "foreach", "differentiable", "capturable"} & set(cfg.optimizer)
-    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed":
+    clips = cfg.trainer.gradient_clip_val is not None and precision == "bf16-mixed"
+    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed" and not clips:
         return partial(build, fused=True)
     return build
 
