@@ -28,10 +28,18 @@ from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
-from tlab.config.head_solver import AUTO, STEPS, as_overrides_ask, as_values_ask, by_steps, solver, with_solver
+from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.hydra import compose
 from tlab.config.overrides import as_override, of_baseline
-from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
+from tlab.config.provenance import (
+    as_decided,
+    choices,
+    command_overrides,
+    overrides,
+    plain,
+    resolved,
+    with_decisions,
+)
 from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
@@ -96,9 +104,8 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
             return run.metrics()
         log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
         run.reopen()
-    if solver(cfg) == AUTO and run.has_begun:
-        begun = run.record.get("config", {}).get("head", {})
-        cfg = with_solver(cfg, begun.get("solver", STEPS))  # which earlier versions took without saying so
+    if run.has_begun:
+        cfg = as_decided(cfg, run.record)
     cfg = as_values_ask(as_overrides_ask(cfg, given))
     config = plain(cfg)
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
@@ -174,13 +181,13 @@ def fit_as_chosen(
             data.setup()
             net = build_net(cfg, backbone, data)
         cfg = from_first_process(choose_solver, cfg, data, net, plan)
-        if cfg.head.get("solver") != config["head"].get("solver"):
-            config = {**config, "head": {**config["head"], "solver": cfg.head.solver}}
+        cfg = adapt_batchnorm(cfg, net, data, plan, checkpoint)
+        before, config = config, with_decisions(config, cfg)
+        if config != before:
             run.update(config=config)
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
         contents = agreed_contents(cfg, run, data)
-        adapt_batchnorm(cfg, net, data, checkpoint)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)

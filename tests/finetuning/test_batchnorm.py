@@ -9,7 +9,7 @@ from torch.optim.swa_utils import update_bn
 
 from tlab.assembly.build import build_data
 from tlab.core.errors import UserError
-from tlab.finetuning.batchnorm import batchnorm_layers, estimate_batchnorm, training_statistics
+from tlab.finetuning.batchnorm import batchnorm_layers, choose_batchnorm, estimate_batchnorm, training_statistics
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
@@ -102,3 +102,44 @@ def test_where_there_is_nothing_to_estimate_it_is_refused(compose_run):
     net = Classifier(backbone, Head(4, 3), IMAGENET_MEAN, IMAGENET_STD)
     with pytest.raises(UserError, match=r"batchnorm=estimated needs BatchNorm, which plain has nowhere"):
         estimate_batchnorm(net, build_data(compose_run()), torch.device("cpu"), "plain")
+
+
+@pytest.mark.parametrize(
+    ("losses", "kind"), [((0.5, 0.4), "estimated"), ((0.5, 0.52), "estimated"), ((0.5, 0.6), "fixed")]
+)
+def test_auto_takes_the_statistics_that_tell_the_classes_better(
+    compose_run, pretrained, tmp_path, monkeypatch, losses, kind
+):
+    """And keeps to them, whatever it would decide later."""
+    monkeypatch.setenv("TLAB_CACHE", str(tmp_path / "cache"))
+    kinds = ("fixed", "estimated")
+    monkeypatch.setattr("tlab.finetuning.batchnorm._trial", lambda net, data: dict(zip(kinds, losses, strict=True)))
+    settings = (pretrained, "aug=none")
+    decided = train(compose_run(*settings)) | {"fit_seconds": 0}
+    record = RunDirectory(tmp_path / "run").record
+    assert record["config"]["finetune"]["batchnorm"] == kind
+    named = train(compose_run(*settings, f"finetune.batchnorm={kind}", run_dir=tmp_path / "named"))
+    assert decided == named | {"fit_seconds": 0}
+    monkeypatch.setattr("tlab.finetuning.batchnorm._trial", None)
+    assert train(compose_run(*settings)) | {"fit_seconds": 0} == decided  # is finished
+
+
+def test_fixed_statistics_stay_while_everything_trains(compose_run, pretrained, tmp_path):
+    train(compose_run(pretrained, "finetune.batchnorm=fixed"))
+    run = tmp_path / "run"
+    before, after = statistics(Path(pretrained.partition("=")[2])), statistics(run)
+    assert all(torch.equal(*pair) for name in before for pair in zip(before[name], after[name], strict=True))
+    phases = RunDirectory(run).record["phases"]
+    assert phases[-1]["digests_before"]["layer1"] != phases[-1]["digests_after"]["layer1"]
+
+
+def test_both_kinds_are_tried_on_the_images_and_the_network_is_left_as_it_is(compose_run, pretrained):
+    """Weights whose statistics say nothing of the images lose."""
+    data = build_data(compose_run(pretrained))
+    data.setup()
+    net = load_trained(Path(pretrained.partition("=")[2])).module.net
+    for layer in batchnorm_layers(net.backbone).values():
+        layer.running_mean += 100
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert choose_batchnorm(net, data, torch.device("cpu")) == "estimated"
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

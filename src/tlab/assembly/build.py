@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
-from tlab.config.head_solver import AUTO, SOLVED, STEPS, by_steps, solver, unsolvable, with_solver
+from tlab.config.diff import AUTO
+from tlab.config.head_solver import SOLVED, STEPS, by_steps, solver, unsolvable
+from tlab.config.provenance import with_value
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
 from tlab.core.errors import DownloadFailed, UserError
@@ -113,22 +115,31 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     return Classifier(backbone, head, mean, std)
 
 
-def adapt_batchnorm(cfg: DictConfig, net: "Classifier", data: "ImageDataModule", checkpoint: Path | None) -> None:
-    """Estimate the backbone's BatchNorm statistics if `finetune.batchnorm` says so; a checkpoint has them.
+def adapt_batchnorm(
+    cfg: DictConfig, net: "Classifier", data: "ImageDataModule", plan: "Plan", checkpoint: Path | None
+) -> DictConfig:
+    """Give BatchNorm the statistics that `finetune.batchnorm` names, and return the configuration without `auto`.
 
-    `finetune.l2_sp` compares the weights that a resumed run begins with, so they are estimated for it again.
+    A checkpoint has them; but `finetune.l2_sp` compares the weights that a run has begun with, so for it they are
+    estimated again.
     """
-    if cfg.finetune.batchnorm != "estimated" or not cfg.finetune.pretrained:
-        return
-    if checkpoint is not None and not cfg.finetune.l2_sp:
-        return
     import torch
 
-    from tlab.finetuning.batchnorm import estimate_batchnorm
+    from tlab.core.processes import from_first_process
+    from tlab.finetuning.batchnorm import ESTIMATED, FIXED, batchnorm_layers, choose_batchnorm, estimate_batchnorm
+    from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.precision import find_accelerator
 
     device = torch.device(find_accelerator(cfg.trainer.accelerator))
-    estimate_batchnorm(net, data, device, cfg.backbone.name)
+    pretrained = cfg.finetune.pretrained and cfg.backbone.weights is not None
+    if cfg.finetune.batchnorm == AUTO:
+        tells = pretrained and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
+        chosen = from_first_process(choose_batchnorm, net, data, device) if tells else "pretrained"
+        cfg = with_value(cfg, "finetune.batchnorm", chosen)
+    net.fixed_batchnorm = cfg.finetune.batchnorm == FIXED
+    if cfg.finetune.batchnorm == ESTIMATED and pretrained and (checkpoint is None or cfg.finetune.l2_sp):
+        estimate_batchnorm(net, data, device, cfg.backbone.name)
+    return cfg
 
 
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
@@ -189,7 +200,7 @@ def choose_solver(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
         if phase.solved and (reason := cache.obstacle(data, phase, net.head.pooled_features)):
             return by_steps(cfg, reason)
     log.info("head: solved at its optimum (head.solver=auto); head.solver=sgd trains it")
-    return with_solver(cfg, SOLVED)
+    return with_value(cfg, "head.solver", SOLVED)
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:

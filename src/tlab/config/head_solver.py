@@ -1,22 +1,22 @@
 """Whether the phases of the head alone are solved at its optimum or trained by steps: `head.solver=auto`."""
 
-import copy
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
-from tlab.config.diff import flat
+from tlab.config.diff import AUTO, flat
 from tlab.config.hydra import conf_dir
 from tlab.config.overrides import given_keys
+from tlab.config.provenance import with_value
 from tlab.config.unused_keys import trained_part
 
 log = logging.getLogger(__name__)
 
-AUTO, SOLVED, STEPS = "auto", "lbfgs", "sgd"
+SOLVED, STEPS = "lbfgs", "sgd"
 HEAD = "tlab.models.head.Head"
 CROSS_ENTROPY = "tlab.models.losses.CrossEntropy"
 GROUPS = ("optimizer", "scheduler", "loss")  # that say how steps are taken, and towards what
@@ -28,14 +28,6 @@ OF_STEPS = {"scheduler": None, "weight_decay": None, "lr_scale": 1.0}  # keys of
 def solver(cfg: DictConfig) -> str:
     """Return `head.solver`; of the configuration of an earlier version `sgd`, which was all there was."""
     return str(cfg.head.get("solver", STEPS))
-
-
-def with_solver(cfg: DictConfig, chosen: str) -> DictConfig:
-    """Return a copy of the configuration with another `head.solver`."""
-    cfg = copy.deepcopy(cfg)
-    with read_write(cfg), open_dict(cfg):
-        cfg.head.solver = chosen
-    return cfg
 
 
 def head_phases(cfg: DictConfig) -> dict[str, DictConfig]:
@@ -80,7 +72,7 @@ def by_steps(cfg: DictConfig, reason: str) -> DictConfig:
     """Return the configuration with `head.solver=sgd`; the log says why, if there is a phase of the head alone."""
     if head_phases(cfg):
         log.info("head: trained by steps, since %s (head.solver=auto)", reason)
-    return with_solver(cfg, STEPS)
+    return with_value(cfg, "head.solver", STEPS)
 
 
 def unsolvable(cfg: DictConfig) -> str | None:

@@ -255,8 +255,9 @@ class FinetuneConfig:
     )
     batchnorm: str = key(
         "pretrained",
-        "statistics of a pretrained BatchNorm: the weights' own, or estimated at the start on the training images",
-        choices=("pretrained", "estimated"),
+        "statistics of BatchNorm at the start: the weights' own, or estimated on the training images; stages that "
+        "train update them, but fixed ones; auto: estimated or fixed, whichever's features tell the classes better",
+        choices=("auto", "estimated", "fixed", "pretrained"),
     )
     soup: str | None = key(
         None,

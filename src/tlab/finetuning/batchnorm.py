@@ -1,23 +1,39 @@
-"""Estimation of BatchNorm's statistics on the training images."""
+"""BatchNorm's statistics: the weights' own, or those of the training images; and which of them suit better."""
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tlab.core.errors import UserError
+from tlab.core.files import atomic_path, cache_dir
+from tlab.core.measurements import measurements
 from tlab.core.processes import from_first_process
+from tlab.data.batch import Batch
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.loader import make_loader
 from tlab.data.sampler import SampleKey, addressed_generator
-from tlab.models.classifier import POOL, Classifier
+from tlab.finetuning.features import fingerprint
+from tlab.finetuning.features.image_view import ImageView
+from tlab.models.classifier import POOL, Classifier, digest
+from tlab.models.logistic_regression import cross_validated_loss
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH = 64  # images that are normalized together, whatever the batch size of training
+TRIAL = 1_000  # images at most on which the two kinds of statistics are compared
+EQUAL = 1.1  # ratio of losses up to which two kinds of statistics tell the classes equally well
+FIXED, ESTIMATED = "fixed", "estimated"
 
 
 def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.device, name: str) -> None:
@@ -41,7 +57,7 @@ def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.dev
             "backbone=resnet18"
         )
     began = time.perf_counter()
-    statistics = from_first_process(_on_device, device, net, data, [*layers])
+    statistics = from_first_process(_stored_statistics, net, data, device, [*layers])
     net.load_state_dict({**net.state_dict(), **statistics})
     log.info(
         "statistics of %d BatchNorm layers estimated on %d training images (%.1f s)",
@@ -49,11 +65,100 @@ def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.dev
     )
 
 
-def _on_device(
-    device: torch.device, net: Classifier, data: ImageDataModule, layers: Collection[str]
+def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.device) -> str:
+    """Return the statistics whose features tell the classes better: `estimated`, or `fixed` for the weights' own.
+
+    Both are tried on the training images, at most `TRIAL` of them, by the cross-validated loss of a linear layer on
+    the pooled features. Images like those of the pretraining are served by its statistics, which come from very
+    many; other images, or another size of them, by their own. So near ones count as equal, and then the estimated
+    ones are taken: fine-tuning goes on from them, since they are what its batches are normalized by.
+
+    Args:
+        net: The network; left as it is.
+        data: Its data, set up.
+        device: Device that computes.
+    """
+    name = _identity(net, data)
+    with measurements("batchnorm") as known:
+        losses = known.get(name) if name else None
+        if losses is None:
+            losses = _on_device(device, net, _trial, data)
+            if name:
+                known[name] = losses
+    best = ESTIMATED if losses[ESTIMATED] <= EQUAL * losses[FIXED] else FIXED
+    log.info(
+        "BatchNorm: %s (finetune.batchnorm=auto; loss of a cross-validated linear layer %.3f with the statistics "
+        "of the weights, %.3f with those of the training images)",
+        *(f"finetune.batchnorm={best}", losses[FIXED], losses[ESTIMATED]),
+    )
+    return best
+
+
+def _trial(net: Classifier, data: ImageDataModule) -> dict[str, float]:
+    """Return the cross-validated loss with either kind of statistics."""
+    mode = net.training
+    net.eval()
+    losses = {FIXED: _held_out_loss(net, data)}
+    estimated = training_statistics(net, data, [*batchnorm_layers(net.backbone)], TRIAL)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items() if name in estimated}
+    net.load_state_dict({**net.state_dict(), **estimated})
+    losses[ESTIMATED] = _held_out_loss(net, data)
+    net.load_state_dict({**net.state_dict(), **before})
+    net.train(mode)
+    return losses
+
+
+def _held_out_loss(net: Classifier, data: ImageDataModule) -> float:
+    features, labels = [], []
+    device = next(net.parameters()).device
+    with torch.inference_mode():
+        for batch in _mixed_batches(data, TRIAL):
+            x = batch.image.to(device).contiguous(memory_format=torch.channels_last)
+            features.append(net.prefix(x, POOL).float().cpu().numpy())
+            labels.append(batch.label.numpy())
+    return cross_validated_loss(np.concatenate(features), np.concatenate(labels), data.num_classes)
+
+
+def _identity(net: Classifier, data: ImageDataModule) -> str | None:
+    """Return a digest of all that statistics depend on; None where the images' transform cannot be pickled."""
+    view = ImageView.plain(data, "train")
+    if view is None:
+        return None
+    parts = {
+        **view.recipe,
+        "network": net.backbone.variant,
+        "stages": {name: digest(stage) for name, stage in net.backbone.stages.items()},
+        "pooling": [net.head.pooling, net.head.prefix_tokens],
+        "normalize": [net.normalize.mean.flatten().tolist(), net.normalize.std.flatten().tolist()],
+        "code": fingerprint.of_code(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _stored_statistics(
+    net: Classifier, data: ImageDataModule, device: torch.device, layers: Collection[str]
 ) -> dict[str, Tensor]:
+    """Return `training_statistics`, from the cache directory if they are there."""
+    name = _identity(net, data)
+    file = cache_dir() / "features" / f"{name}.npy"
+    names = [f"backbone.{layer}.{kind}" for layer in layers for kind in ("running_mean", "running_var")]
+    sizes = [net.get_buffer(each).numel() for each in names]
+    if name:
+        with suppress(OSError, ValueError):  # missing or damaged: estimated again
+            values = torch.from_numpy(np.load(file)).split(sizes)
+            return dict(zip(names, values, strict=True))
+    found = _on_device(device, net, training_statistics, data, layers)
+    if name:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(file) as path, path.open("wb") as stream:
+                np.save(stream, torch.cat([found[each] for each in names]).numpy())
+    return found
+
+
+def _on_device(device: torch.device, net: Classifier, compute: Callable[..., T], *arguments: Any) -> T:
     try:
-        return training_statistics(net.to(device), data, layers)
+        return compute(net.to(device), *arguments)
     finally:
         net.cpu()
 
@@ -64,8 +169,10 @@ def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
     return {name: layer for name, layer in layers.items() if layer.running_mean is not None}
 
 
-def training_statistics(net: Classifier, data: ImageDataModule, layers: Collection[str]) -> dict[str, Tensor]:
-    """Return mean and variance of what each of some BatchNorm layers gets, over all training images.
+def training_statistics(
+    net: Classifier, data: ImageDataModule, layers: Collection[str], most: int | None = None
+) -> dict[str, Tensor]:
+    """Return mean and variance of what each of some BatchNorm layers gets, over the training images.
 
     The images are those that evaluation sees, since it is evaluation that uses the statistics, and since they then
     depend on no epoch's augmentation. As in `torch.optim.swa_utils.update_bn`, each layer normalizes by its batch
@@ -75,6 +182,7 @@ def training_statistics(net: Classifier, data: ImageDataModule, layers: Collecti
         net: The network; left as it is.
         data: Its data, set up.
         layers: Names of the layers below `net.backbone`.
+        most: Number of images at most; None: all.
 
     Returns:
         `backbone.<layer>.running_mean` and `backbone.<layer>.running_var`: `C`, float32, on the CPU.
@@ -90,8 +198,8 @@ def training_statistics(net: Classifier, data: ImageDataModule, layers: Collecti
         for layer in chosen.values():
             layer.training = True
         with torch.no_grad():
-            for x in _mixed_batches(data):
-                net.prefix(x.to(device).contiguous(memory_format=torch.channels_last), POOL)
+            for batch in _mixed_batches(data, most):
+                net.prefix(batch.image.to(device).contiguous(memory_format=torch.channels_last), POOL)
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,14 +210,13 @@ def training_statistics(net: Classifier, data: ImageDataModule, layers: Collecti
     return {f"backbone.{name}.{statistic}": value for name in sums for statistic, value in sums[name].statistics()}
 
 
-def _mixed_batches(data: ImageDataModule) -> Iterable[Tensor]:
-    """Yield the training images as evaluation sees them, mixed over the classes: uint8 `B 3 S S`."""
+def _mixed_batches(data: ImageDataModule, most: int | None) -> Iterator[Batch]:
+    """Return training images as evaluation sees them, mixed over the classes, in batches of about `BATCH`."""
     samples = data.samples("train")
-    order = torch.randperm(len(samples), generator=addressed_generator("batchnorm")).tolist()
-    batches = -(-len(samples) // BATCH)
+    order = torch.randperm(len(samples), generator=addressed_generator("batchnorm"))[:most].tolist()
     keys = [SampleKey(0, index) for index in order]
-    for batch in make_loader(data.images(samples), keys, -(-len(keys) // batches), data.num_workers):
-        yield batch.image
+    batches = -(-len(keys) // BATCH)
+    yield from make_loader(data.images(samples), keys, -(-len(keys) // batches), data.num_workers)
 
 
 class _Moments:

@@ -78,16 +78,9 @@ def solve(
         l2: Strength of the penalty; None chooses among `STRENGTHS` the one with the least cross-validated loss.
         num_views: Number of views V.
     """
-    x = _gathered(views, num_views, num_classes)
-    mean, variance = _centered(x)
-    std = np.sqrt(variance)
-    std[std < 1e-6 * max(float(std.max()), 1e-30)] = np.inf  # a constant feature says nothing
-    x /= std.astype(x.dtype)
-    weights = np.ones(num_classes) if class_weights is None else np.asarray(class_weights, np.float64)
-    share = (weights[labels] / num_views).astype(x.dtype)
-    problem = _Problem(x, np.tile(labels, num_views), np.tile(share, num_views), num_classes)
+    problem, mean, variance, std = _standardized(views, labels, num_classes, class_weights, num_views)
     if l2 is None:
-        l2 = _choose_strength(problem, labels.size)
+        l2, _ = _choose_strength(problem, labels.size)
     packed, iterations = _fit(problem, l2, None, GRADIENT, ITERATIONS)
     weight, bias = packed[:, :-1] / std, packed[:, -1]
     return Solution(weight, bias - weight @ mean, mean, variance, l2, iterations)
@@ -125,8 +118,35 @@ def _centered(x: Array) -> tuple[Array, Array]:
     return mean, squares / len(x)
 
 
-def _choose_strength(problem: _Problem, images: int) -> float:
-    """Return the strength with the least loss in cross-validation, stratified, on the first view of each image.
+def cross_validated_loss(features: Array, labels: NDArray[np.int64], num_classes: int) -> float:
+    """Return the mean held-out loss of a linear layer on features `N D`, at the strength that `solve` takes."""
+    problem = _standardized([features], labels, num_classes, None, 1)[0]
+    return _choose_strength(problem, labels.size)[1]
+
+
+def _standardized(
+    views: Iterable[Array],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    class_weights: Array | None,
+    num_views: int,
+) -> tuple[_Problem, Array, Array, Array]:
+    """Return the problem for arguments of `solve`; and mean, variance and divisor of each feature, `D`."""
+    x = _gathered(views, num_views, num_classes)
+    mean, variance = _centered(x)
+    std = np.sqrt(variance)
+    std[std < 1e-6 * max(float(std.max()), 1e-30)] = np.inf  # a constant feature says nothing
+    x /= std.astype(x.dtype)
+    weights = np.ones(num_classes) if class_weights is None else np.asarray(class_weights, np.float64)
+    share = (weights[labels] / num_views).astype(x.dtype)
+    problem = _Problem(x, np.tile(labels, num_views), np.tile(share, num_views), num_classes)
+    return problem, mean, variance, std
+
+
+def _choose_strength(problem: _Problem, images: int) -> tuple[float, float]:
+    """Return the strength with the least loss in cross-validation, and this loss, the mean over the images.
+
+    The folds are stratified, and the first view of each image is taken.
 
     The strengths are tried from the strongest on, each from the solution before it, until the loss has risen twice.
     """
@@ -159,7 +179,8 @@ def _choose_strength(problem: _Problem, images: int) -> float:
         losses.append(total)
         if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
             break
-    return STRENGTHS[int(np.argmin(losses))]
+    best = int(np.argmin(losses))
+    return STRENGTHS[best], losses[best] / len(first.y)
 
 
 def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
