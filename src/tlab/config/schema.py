@@ -236,7 +236,9 @@ class PhaseConfig:
 class FinetuneConfig:
     """The fine-tuning plan."""
 
-    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen; one where head.solver finds the optimum")
+    head_epochs: int | None = key(
+        MISSING, "epochs with the backbone frozen; one where head.solver finds the optimum"
+    )
     head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
     last_stages: int | None = key(None, "k of finetune=last")
     backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
