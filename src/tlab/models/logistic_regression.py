@@ -1,10 +1,14 @@
 """Multinomial logistic regression on stored features: the optimum of a linear head, found by L-BFGS."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from tlab.core.hardware import single_threaded
 
 Array = NDArray[np.floating]
 
@@ -15,8 +19,10 @@ EXACT_UP_TO = 2**32  # multiplications of one pass up to which it is done in flo
 QUICK_UP_TO = 2**37  # multiplications of one pass up to which all of them take minutes, not hours
 ITERATIONS = 1_000
 CV_ITERATIONS = 60
+SCALE = 1e6  # of the mean loss that is minimized: torch's L-BFGS learns nothing of curvature below 1e-10
 GRADIENT = 1e-7  # largest element of the gradient of the mean loss at the optimum
 CV_GRADIENT = 1e-3
+ONE_CORE = 2**26  # multiplications of a block, some milliseconds on one core; several wait longer for each other
 BLOCK = 2048  # rows at once: they stay in a core's cache, and what is computed of them takes little memory
 
 
@@ -79,9 +85,10 @@ def solve(
         num_views: Number of views V.
     """
     problem, mean, variance, std = _standardized(views, labels, num_classes, class_weights, num_views)
-    if l2 is None:
-        l2, _ = _choose_strength(problem, labels.size)
-    packed, iterations = _fit(problem, l2, None, GRADIENT, ITERATIONS)
+    with _cores_for(problem):
+        if l2 is None:
+            l2, _ = _choose_strength(problem, labels.size)
+        packed, iterations = _fit(problem, l2, None, GRADIENT, ITERATIONS)
     weight, bias = packed[:, :-1] / std, packed[:, -1]
     return Solution(weight, bias - weight @ mean, mean, variance, l2, iterations)
 
@@ -121,7 +128,14 @@ def _centered(x: Array) -> tuple[Array, Array]:
 def cross_validated_loss(features: Array, labels: NDArray[np.int64], num_classes: int) -> float:
     """Return the mean held-out loss of a linear layer on features `N D`, at the strength that `solve` takes."""
     problem = _standardized([features], labels, num_classes, None, 1)[0]
-    return _choose_strength(problem, labels.size)[1]
+    with _cores_for(problem):
+        return _choose_strength(problem, labels.size)[1]
+
+
+def _cores_for(problem: _Problem) -> AbstractContextManager[None]:
+    """Return what keeps torch to one thread where the products are small."""
+    small = BLOCK * problem.x.shape[1] * problem.num_classes <= ONE_CORE
+    return single_threaded() if small else nullcontext()
 
 
 def _standardized(
@@ -193,24 +207,27 @@ def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _fit(problem: _Problem, l2: float, start: Array | None, gradient: float, iterations: int) -> tuple[Array, int]:
     """Return weights and bias `K (D + 1)` at the optimum, and the number of iterations."""
-    from scipy.optimize import minimize  # which other runs do not need
-
     shape = (problem.num_classes, problem.x.shape[1] + 1)
-    begin = np.zeros(shape) if start is None else start
-    scale = float(problem.share.sum())  # the gradient's bound is one on the mean loss
-
-    def objective(flat: Array) -> tuple[float, Array]:
-        loss, slope = _loss(flat.reshape(shape), problem, l2)
-        return loss / scale, slope.ravel() / scale
-
-    found = minimize(
-        objective,
-        begin.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"gtol": gradient, "ftol": 0.0, "maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 20},
+    packed = torch.zeros(shape, dtype=torch.float64) if start is None else torch.from_numpy(start).clone()
+    scale = SCALE / float(problem.share.sum())
+    # Not SciPy's, whose BLAS has threads that wait for each other wherever another process keeps a core busy
+    optimizer = torch.optim.LBFGS(
+        [packed],
+        max_iter=iterations,
+        max_eval=2 * iterations,
+        tolerance_grad=SCALE * gradient,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
-    return found.x.reshape(shape), int(found.nit)
+
+    def objective() -> float:
+        loss, slope = _loss(packed.numpy(), problem, l2)
+        packed.grad = torch.from_numpy(slope * scale)
+        return loss * scale
+
+    optimizer.step(objective)
+    return packed.numpy(), int(optimizer.state[packed]["n_iter"])
 
 
 def _loss(packed: Array, problem: _Problem, l2: float) -> tuple[float, Array]:
@@ -226,7 +243,7 @@ def _loss(packed: Array, problem: _Problem, l2: float) -> tuple[float, Array]:
         block = slice(start, start + BLOCK)
         x, y, share = problem.x[block], problem.y[block], problem.share[block]
         rows = np.arange(len(y))
-        logits = x @ weight.T
+        logits = _product(x, weight.T)
         logits += bias
         logits -= logits.max(axis=1, keepdims=True)
         of_label = logits[rows, y]
@@ -236,6 +253,11 @@ def _loss(packed: Array, problem: _Problem, l2: float) -> tuple[float, Array]:
         residual /= sums
         residual[rows, y] -= 1
         residual *= share[:, None]
-        slope[:, :-1] += residual.T @ x
+        slope[:, :-1] += _product(residual.T, x)
         slope[:, -1] += residual.sum(axis=0)
     return total, slope
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Return the matrix product, computed by torch: NumPy's threads wait for each other where cores are busy."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
