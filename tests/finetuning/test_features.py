@@ -97,7 +97,8 @@ def head_run(compose_run, tmp_path, reads, pretrained):
     def run(*overrides: str) -> int:
         reads.clear()
         plan = ("finetune=head", "finetune.head_epochs=null", "trainer.max_epochs=3", "aug=none")
-        options = (*plan, f"backbone.weights={pretrained}")
+        stated = "finetune.batchnorm=pretrained"  # to choose it reads images too
+        options = (*plan, stated, f"backbone.weights={pretrained}")
         train(compose_run(*options, *overrides, run_dir=tmp_path / f"run{next(number)}"))
         return len(reads)
 
