@@ -13,7 +13,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
-from tlab.dashboards.summary_table import tests_in
+from tlab.runs.directory import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
 

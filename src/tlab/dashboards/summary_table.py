@@ -1,6 +1,6 @@
 """The summary table that is printed when a run ends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.core.text import duration, short_path
+from tlab.runs.directory import MEASURES, tests_in
 
 SPLITS = ("train", "val", "test", "all")
 PERCENT = ("acc", "f1", "acc_top5")  # shares of 1, printed as percent
-MEASURES = ("loss", *PERCENT)
 
 
 def print_summary_table(
@@ -58,16 +58,6 @@ def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
     for split in splits:
         table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
     console.print(table)
-
-
-def tests_in(metrics: Iterable[str]) -> list[str]:
-    """Return the names of the further tests that metrics of a run are of: `sketch` of `test/sketch/acc`."""
-    parts = [name.split("/") for name in metrics if name.startswith("test/")]
-    return list(
-        dict.fromkeys(
-            each[1] for each in parts if len(each) == 3 and each[2] in MEASURES and each[1] != "acc_class"
-        )
-    )
 
 
 def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:

@@ -110,7 +110,7 @@ def weights_file(path: Path) -> Path:
     way_out = "the directory of a trained run, or a weights file"
     if inside:
         way_out = shell_word(f"backbone.weights={inside[0]}")
-    raise UserError(f"backbone.weights={path} is a folder without a run's {OF_A_RUN[0]}; give {way_out}")
+    raise UserError(f"backbone.weights={path} is a folder without a run's {OF_A_RUN[1]}; give {way_out}")
 
 
 def read_content(path: Path) -> Any:

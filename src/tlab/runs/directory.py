@@ -5,7 +5,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
+MEASURES = ("loss", "acc", "f1", "acc_top5")  # of a split; those of classes are called `test/acc_class/NAME`
 ELSEWHERE = "give another hydra.run.dir, or the same settings"
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd09`
 
@@ -274,3 +275,10 @@ def _read_rows(file: Path) -> list[dict[str, str]]:
 def now() -> str:
     """Return the current time in the records' format."""
     return time.strftime(TIME)
+
+
+def tests_in(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the further tests that metrics of a run are of: `sketch` of `test/sketch/acc`."""
+    parts = [name.split("/") for name in metrics if name.startswith("test/")]
+    tests = dict.fromkeys(each[1] for each in parts if len(each) == 3 and each[2] in MEASURES)
+    return [name for name in tests if name != "acc_class"]
