@@ -47,15 +47,22 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
+    from tlab.sweeps.head_groups import HeadGroup
 
 
-def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | None" = None) -> dict[str, float]:
+def train(
+    cfg: DictConfig,
+    given: list[str] | None = None,
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
+) -> dict[str, float]:
     """Train and test one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
 
     Args:
         cfg: Configuration composed from conf/train.yaml.
         given: Overrides that `cfg` was composed from; None: those of the command line, if this is its run.
         pruning: Ends the run early where its pruner says so: status `pruned`, without `metrics.json`.
+        group: Runs of a sweep whose heads may train in one pass with this one's.
 
     Returns:
         Contents of `metrics.json`: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
@@ -91,13 +98,17 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
-            return fit(cfg, config, given, pruning)
+            return fit(cfg, config, given, pruning, group)
         arguments = (resolved(cfg), config, given, pruning)
         return run_in_processes(fit, arguments, devices, communication(cfg.trainer), nodes)
 
 
 def fit(
-    cfg: DictConfig, config: dict[str, Any], overrides: list[str], pruning: "Pruning | None" = None
+    cfg: DictConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
@@ -109,6 +120,7 @@ def fit(
         config: The configuration as the run's record and its checkpoints keep it.
         overrides: Overrides that `cfg` was composed from.
         pruning: As in `train`.
+        group: As in `train`.
 
     Returns:
         Contents of `metrics.json`; without `test/*` for a pruned run.
@@ -147,24 +159,40 @@ def fit(
         run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
-        carry_out(trainer, module, data, state, checkpoint, pruning)
-        metrics, phases = state.summary(), state.phase_summaries()
-        if pruning is not None and pruning.pruned:
-            run.prune(phases=phases)
-            return metrics
-        metrics |= evaluate_best(run, trainer, module, data)
-        log_result(cfg, overrides, run, trainer, metrics)
-        run.finish(metrics, phases=phases)
+        carry_out(cfg, trainer, module, data, state, checkpoint, pruning, group)
+        return conclude(cfg, overrides, run, trainer, module, data, state, pruning)
+
+
+def conclude(
+    cfg: DictConfig,
+    overrides: list[str],
+    run: "RunDirectory",
+    trainer: "L.Trainer",
+    module: "ImageClassifier",
+    data: "ImageDataModule",
+    state: "RunState",
+    pruning: "Pruning | None",
+) -> dict[str, float]:
+    """Test the best checkpoint, and record that the run is finished, or pruned; returns its metrics."""
+    metrics, phases = state.summary(), state.phase_summaries()
+    if pruning is not None and pruning.pruned:
+        run.prune(phases=phases)
+        return metrics
+    metrics |= evaluate_best(run, trainer, module, data)
+    log_result(cfg, overrides, run, trainer, metrics)
+    run.finish(metrics, phases=phases)
     return metrics
 
 
 def carry_out(
+    cfg: DictConfig,
     trainer: "L.Trainer",
     module: "ImageClassifier",
     data: "ImageDataModule",
     state: "RunState",
     checkpoint: Path | None,
     pruning: "Pruning | None",
+    group: "HeadGroup | None",
 ) -> None:
     """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
 
@@ -172,7 +200,10 @@ def carry_out(
         UserError: Lightning refuses a callback, or one has ended training before the first epoch was over.
     """
     from tlab.assembly.callbacks import refusals_told
+    from tlab.assembly.many_heads import share_training
 
+    if group is not None and checkpoint is None:
+        share_training(group, cfg, trainer, module, data, state)
     with refusals_told():
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not state.rows:
@@ -263,8 +294,13 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
     return others
 
 
-def run(cfg: DictConfig) -> float:
-    """Train the run and its baselines, and print their metrics; returns the monitored one."""
+def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
+    """Train the run and its baselines, and print their metrics; returns the monitored one.
+
+    Args:
+        cfg: The run's configuration.
+        group: As in `train`.
+    """
     from rich.console import Console
 
     from tlab.core.processes import first_process
@@ -272,7 +308,7 @@ def run(cfg: DictConfig) -> float:
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once
-    metrics = train(cfg)
+    metrics = train(cfg, group=group)
     baselines = {}
     for name, other in others.items():
         log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hydra.core.utils import configure_log, run_job
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from tlab.core.error_messages import one_line
 from tlab.sweeps.forked_workers import Worker, workers
+from tlab.sweeps.head_groups import HeadGroup
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress, printing_to_its_directory, warning_once
 from tlab.sweeps.result import Failure
@@ -39,6 +40,11 @@ class Composer:
     context: HydraContext
     composed: dict[Job, DictConfig] = field(default_factory=dict)
 
+    def look_at(self, job: Job) -> DictConfig:
+        """Return the configuration of a run that is still to come, which will need it."""
+        self.composed[job] = config = self.compose(job)
+        return config
+
     def compose(self, job: Job) -> DictConfig:
         """Return the configuration of one run, with the node `hydra`.
 
@@ -52,7 +58,13 @@ class Composer:
 
 
 def run_in_this_process(
-    jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress, finished: Finished, processes: int
+    jobs: Sequence[Job],
+    composer: Composer,
+    task: Task,
+    progress: Progress,
+    finished: Finished,
+    processes: int,
+    groups: Mapping[Job, HeadGroup],
 ) -> None:
     """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
 
@@ -66,6 +78,7 @@ def run_in_this_process(
         finished: Tells which runs another process has finished meanwhile.
         processes: Number of runs at once; the first one is alone until it has trained an epoch, and has
             computed what the others share.
+        groups: Groups of runs whose heads may train in one pass.
     """
     queue, busy = deque(jobs), []
     under_way: set[Job] = set()
@@ -73,7 +86,7 @@ def run_in_this_process(
     progress.at_once = processes
 
     def run_alone(job: Job) -> Failure | None:
-        failure = run_one(job, composer, task, progress)
+        failure = run_one(job, composer, task.within(groups.get(job)), progress)
         if not shared.is_set():
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
         return failure
@@ -97,7 +110,7 @@ def run_in_this_process(
                     progress.report(job, failure, len(under_way))
 
     def run_in_worker(job: Job, pool: WorkerPool) -> Failure | None:
-        return run_one(job, composer, task.on(pool), progress)
+        return run_one(job, composer, task.on(pool).within(groups.get(job)), progress)
 
     def work_in(worker: Worker) -> None:
         while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or worker.stopped):

@@ -1,0 +1,148 @@
+"""Many heads in one pass: each run is the one that it is alone, and the pass takes the steps of one."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from omegaconf import DictConfig
+
+from tlab.runs.directory import RunDirectory
+from tlab.sweeps.head_groups import head_groups
+from tlab.sweeps.jobs import Job
+from tlab.train import train
+
+HEAD = ("finetune=head", "finetune.head_epochs=null", "aug=none", "trainer.max_epochs=3")
+CLOCK = ("seconds", "images_per_second", "fit_seconds")
+
+
+class Sweep:
+    """Runs with these overrides, without Hydra's launcher around them."""
+
+    def __init__(self, compose: Callable[..., DictConfig], folder: Path, *overrides: tuple[str, ...]) -> None:
+        self.jobs = [
+            Job(each, str(number), "0", RunDirectory(folder / str(number))) for number, each in enumerate(overrides)
+        ]
+        self.compose_run = compose
+        self.groups = head_groups(self.jobs, folder / "records", self.compose)
+
+    def compose(self, job: Job) -> DictConfig:
+        return self.compose_run(*HEAD, *job.overrides, run_dir=job.run.path)
+
+    def train(self, job: Job, alone: bool = False) -> dict[str, float]:
+        return train(self.compose(job), [*job.overrides], group=None if alone else self.groups.get(job))
+
+
+def state(run: RunDirectory, name: str) -> dict:
+    return torch.load(run.path / "checkpoints" / name, weights_only=True)
+
+
+def leaves(value: object, path: str = "") -> dict[str, object]:
+    """A checkpoint's values by where they stand, without those of the clock."""
+    pairs = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    )
+    if pairs is None:
+        return {path: value}
+    found: dict[str, object] = {}
+    for key, each in pairs:
+        if key not in (*CLOCK, "before", "train_seconds", "run_dir", "sweep"):
+            found |= leaves(each, f"{path}/{key}")
+    return found
+
+
+def assert_same(one: RunDirectory, other: RunDirectory) -> None:
+    files = [{file.relative_to(run.path) for file in run.path.rglob("*") if file.is_file()} for run in (one, other)]
+    assert files[0] == files[1]
+    with one.history_file.open() as first, other.history_file.open() as second:
+        for a, b in zip(csv.DictReader(first), csv.DictReader(second), strict=True):
+            assert a.keys() == b.keys()
+            told = [{k: v for k, v in row.items() if k not in CLOCK and v} for row in (a, b)]
+            assert told[0].pop("phase") == told[1].pop("phase")
+            assert {k: float(v) for k, v in told[0].items()} == pytest.approx(
+                {k: float(v) for k, v in told[1].items()}, abs=1e-5
+            )
+    for name in ("best.ckpt", "last.ckpt"):
+        a, b = leaves(state(one, name)), leaves(state(other, name))
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(
+                    b[key], value, atol=1e-6, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}"
+                )
+            elif isinstance(value, float):
+                assert b[key] == pytest.approx(value, abs=1e-5), key
+            else:
+                assert b[key] == value, key
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The override that gives all seeds the same backbone."""
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), file)
+    return f"backbone.weights={file}"
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Number of optimizer steps that train something, and of matrix products of heads in the forward pass."""
+    counted = {"optimizer": 0, "products": 0}
+
+    def counting(name: str, function: Callable, holds: Callable[..., bool]) -> Callable:
+        def call(*arguments: Any, **options: Any) -> Any:
+            counted[name] += holds(*arguments, **options)
+            return function(*arguments, **options)
+
+        return call
+
+    def trains(optimizer: torch.optim.Optimizer, closure: object = None) -> bool:
+        return closure is not None or any(p.grad is not None for g in optimizer.param_groups for p in g["params"])
+
+    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+        monkeypatch.setattr(optimizer, "step", counting("optimizer", optimizer.step, trains))
+    for owner, name in ((torch, "baddbmm"), (torch.nn.functional, "linear")):
+        monkeypatch.setattr(
+            owner, name, counting("products", getattr(owner, name), lambda *_: torch.is_grad_enabled())
+        )
+    return counted
+
+
+ALIKE = [("optimizer.lr=0.1",), ("optimizer.lr=0.01", "optimizer.weight_decay=0.1"), ("seed=1",)]
+MIXED = [
+    ("optimizer.lr=0.1", "head.dropout=0.2", "loss.label_smoothing=0.1"),
+    ("optimizer=adamw", "optimizer.lr=0.01", "scheduler=onecycle"),
+    ("seed=1", "data.balanced=true", "scheduler=step", "scheduler.step_size=1", "loss=focal"),
+    ("optimizer=adamw", "data.class_weights=true", "scheduler=none", "optimizer.betas=[0.8, 0.9]"),
+    ("scheduler=plateau",),  # which has to wait for each validation
+]
+
+
+@pytest.mark.parametrize(
+    ("runs", "common", "steps_taken", "products"),
+    [
+        pytest.param(ALIKE, [], 9, 9, id="rate, decay and seed"),
+        pytest.param(MIXED, ["trainer.precision=bf16-mixed"], 27, 27, id="loss, optimizer, schedule and dropout"),
+        pytest.param(ALIKE, ["head=probe", "trainer.early_stopping=1"], 9, 9, id="standardized and stopped early"),
+        pytest.param(ALIKE[:2], ["head=mlp", "head.hidden=[8]", "aug=light"], 9, 18, id="hidden layer, augmented"),
+        pytest.param(ALIKE[:2], ["aug.mix.mixup_alpha=0.3"], 9, 9, id="mixed"),
+    ],
+)
+def test_each_run_is_the_one_it_is_alone(
+    compose_run, tmp_path, steps, weights, runs, common, steps_taken, products
+):
+    together, alone = (
+        Sweep(compose_run, tmp_path / name, *[(weights, *common, *each) for each in runs])
+        for name in ("together", "alone")
+    )
+    for job in together.jobs:
+        together.train(job)
+    assert steps == {"optimizer": steps_taken, "products": products}
+    for job in alone.jobs:
+        alone.train(job, alone=True)
+    for one, other in zip(together.jobs, alone.jobs, strict=True):
+        assert_same(one.run, other.run)
