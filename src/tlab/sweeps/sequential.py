@@ -6,13 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from hydra.core.utils import configure_log, run_job
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 
 from tlab.core.error_messages import one_line
+from tlab.sweeps.composer import Composer
 from tlab.sweeps.forked_workers import Worker, workers
 from tlab.sweeps.head_groups import HeadGroup
 from tlab.sweeps.jobs import Job
@@ -24,37 +23,6 @@ from tlab.sweeps.worker_pool import WorkerPool
 
 BUSY_TIMEOUT = 60  # seconds to wait for a run that another process is at work on; a stopped one saves meanwhile
 POLL = 0.05  # seconds between looks at how far the first run is
-
-
-@dataclass
-class Composer:
-    """Composes the configurations of a sweep's runs, a tenth of a second each.
-
-    Attributes:
-        config: The sweep's configuration, with the node `hydra`.
-        context: Hydra's context.
-        composed: Configurations that are there already, each for one call.
-    """
-
-    config: DictConfig
-    context: HydraContext
-    composed: dict[Job, DictConfig] = field(default_factory=dict)
-
-    def look_at(self, job: Job) -> DictConfig:
-        """Return the configuration of a run that is still to come, which will need it."""
-        self.composed[job] = config = self.compose(job)
-        return config
-
-    def compose(self, job: Job) -> DictConfig:
-        """Return the configuration of one run, with the node `hydra`.
-
-        Raises:
-            HydraException: A mistake in an override.
-        """
-        config = self.composed.pop(job, None)  # a run makes it read-only, and may be tried again
-        if config is None:
-            config = self.context.config_loader.load_sweep_config(self.config, [*job.overrides, *job.place])
-        return config
 
 
 def run_in_this_process(

@@ -19,6 +19,7 @@ from tlab.core.signals import stoppable
 from tlab.runs.environment import command
 from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
+from tlab.sweeps.composer import Composer
 from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.head_groups import head_groups
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
@@ -26,7 +27,7 @@ from tlab.sweeps.launched import IN_PROCESS, choose_workers, most_devices, run_l
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.resume import Finished
-from tlab.sweeps.sequential import Composer, run_in_this_process
+from tlab.sweeps.sequential import run_in_this_process
 from tlab.sweeps.task import Task
 
 
