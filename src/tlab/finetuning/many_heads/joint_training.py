@@ -50,7 +50,7 @@ class HeadEpoch:
     Attributes:
         head: The head's `state_dict`.
         optimizer: The optimizer's state of each of the head's parameters.
-        loss: Mean training loss over the images.
+        loss: Sum of the training loss over the images, as the run's metric adds it up.
         correct: Number of images whose class had the largest logit, in training mode.
         gradient_norms: 2-norm of the gradient in each step.
         seconds: The head's share of the time.
@@ -100,7 +100,7 @@ def train_jointly(
     for epoch in epochs:
         began = time.perf_counter()
         loss_sums, correct = torch.zeros(len(runs)), torch.zeros(len(runs), dtype=torch.int64)
-        norms, images = [], 0
+        norms = []
         for number, batches in enumerate(_batches(runs, features, epoch)):
             noise = _noise(runs, batches, epoch, number)
             with _autocast(precision):
@@ -117,20 +117,19 @@ def train_jointly(
                 run.scheduler.restore_groups()
             heads.zero_grad()
             size = len(batches[0].image)
-            images += size
             finite &= losses.detach().isfinite()
-            loss_sums += losses.detach() * size
+            loss_sums += (losses.detach()[:, None].expand(-1, size) * 1.0).sum(dim=1)
             correct += _correct(logits.detach(), batches)
             between_steps()
         for run in runs:
             run.scheduler.after_epoch({})
         drawn = torch.stack(norms, dim=1).tolist()
-        means, hits = (loss_sums / images).tolist(), correct.tolist()
+        sums, hits = loss_sums.tolist(), correct.tolist()
         seconds = (time.perf_counter() - began) / len(runs)
         for number, (run, own) in enumerate(zip(runs, parameters, strict=True)):
             head = {key: value.clone() for key, value in run.head.state_dict().items()}
             state = [{key: _kept(value) for key, value in optimizer.state[each].items()} for each in own]
-            recorded[number].append(HeadEpoch(head, state, means[number], hits[number], drawn[number], seconds))
+            recorded[number].append(HeadEpoch(head, state, sums[number], hits[number], drawn[number], seconds))
     return [own if well else [] for own, well in zip(recorded, finite.tolist(), strict=True)]
 
 

@@ -95,7 +95,10 @@ class RecordedEpochs(_TrainingEpochLoop):
         head.load_state_dict(epoch.head)
         for parameter, state in zip(head.parameters(), epoch.optimizer, strict=True):
             optimizer.state[parameter] = dict(state)
-        module.train_loss.update(torch.tensor(epoch.loss).expand(images))
+        module.train_loss.mean_value, module.train_loss.weight = (
+            torch.tensor(epoch.loss),
+            torch.tensor(float(images)),
+        )
         hits = torch.arange(images) < epoch.correct
         module.train_acc.update(hits.long(), torch.ones(images, dtype=torch.long))
         for metric in (module.train_loss, module.train_acc):
