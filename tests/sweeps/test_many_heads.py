@@ -1,8 +1,11 @@
 """Many heads in one pass: each run is the one that it is alone, and the pass takes the steps of one."""
 
 import csv
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,11 @@ import torch
 import torchvision
 from omegaconf import DictConfig
 
+from tlab.assembly.build import make_plan
+from tlab.assembly.many_heads import trains_a_head_alone
+from tlab.finetuning import RunState
 from tlab.runs.directory import RunDirectory
+from tlab.runs.graceful_stop import GracefulStop
 from tlab.sweeps.head_groups import head_groups
 from tlab.sweeps.jobs import Job
 from tlab.train import train
@@ -125,11 +132,11 @@ MIXED = [
 @pytest.mark.parametrize(
     ("runs", "common", "steps_taken", "products"),
     [
-        pytest.param(ALIKE, [], 9, 9, id="rate, decay and seed"),
-        pytest.param(MIXED, ["trainer.precision=bf16-mixed"], 27, 27, id="loss, optimizer, schedule and dropout"),
-        pytest.param(ALIKE, ["head=probe", "trainer.early_stopping=1"], 9, 9, id="standardized and stopped early"),
-        pytest.param(ALIKE[:2], ["head=mlp", "head.hidden=[8]", "aug=light"], 9, 18, id="hidden layer, augmented"),
-        pytest.param(ALIKE[:2], ["aug.mix.mixup_alpha=0.3"], 9, 9, id="mixed"),
+        pytest.param(ALIKE, ["trainer.early_stopping=1"], 9, 9, id="rate, decay and seed"),
+        pytest.param(MIXED, ["trainer.precision=bf16-mixed", "head=probe"], 27, 27, id="optimizer, loss, dropout"),
+        pytest.param(
+            ALIKE[:2], ["head=mlp", "head.hidden=[8]", "aug=light", "aug.mix.mixup_alpha=0.3"], 9, 18, id="mixed"
+        ),
     ],
 )
 def test_each_run_is_the_one_it_is_alone(
@@ -146,3 +153,74 @@ def test_each_run_is_the_one_it_is_alone(
         alone.train(job, alone=True)
     for one, other in zip(together.jobs, alone.jobs, strict=True):
         assert_same(one.run, other.run)
+
+
+def test_a_run_that_was_stopped_goes_on_and_the_others_train_without_it(compose_run, tmp_path, steps, monkeypatch):
+    runs = [("optimizer.lr=0.1",), ("optimizer.lr=0.01",), ("optimizer.lr=0.02",)]
+    together, alone = (Sweep(compose_run, tmp_path / name, *runs) for name in ("together", "alone"))
+    with monkeypatch.context() as stopping:
+        stopping.setattr(GracefulStop, "_asked", lambda _, trainer: trainer.current_epoch == 1)
+        with pytest.raises(SystemExit):
+            together.train(together.jobs[0])
+    assert state(together.jobs[0].run, "last.ckpt")["epoch"] == 1
+    again = Sweep(compose_run, tmp_path / "together", *runs)
+    shutil.rmtree(tmp_path / "together/records")
+    steps["optimizer"] = 0
+    for job in again.jobs[::-1]:
+        again.train(job)
+    assert steps["optimizer"] == 9 + 3  # two in one pass, and the last epoch of the one that was stopped
+    for job in alone.jobs:
+        alone.train(job, alone=True)
+    for one, other in zip(again.jobs, alone.jobs, strict=True):
+        assert_same(one.run, other.run)
+
+
+def test_a_pass_that_is_stopped_begins_no_run(compose_run, tmp_path, monkeypatch):
+    sweep = Sweep(compose_run, tmp_path, ("optimizer.lr=0.1",), ("optimizer.lr=0.01",))
+
+    def train_a_step(*_: Any, between_steps: Callable[[], None], **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        between_steps()
+
+    monkeypatch.setattr("tlab.assembly.many_heads.train_jointly", train_a_step)
+    with pytest.raises(SystemExit) as stop:
+        sweep.train(sweep.jobs[0])
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert [job.run.has_begun for job in sweep.jobs] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], True),
+        (["head=mlp", "aug=strong", "scheduler=step"], True),
+        (["finetune=lp_ft", "finetune.head_epochs=1"], False),
+        (["finetune=last", "finetune.head_epochs=1"], False),
+        (["head.solver=lbfgs"], False),
+        (["trainer.gradient_clip_val=1.0"], False),
+        (["trainer.accumulate_grad_batches=2"], False),
+        (["checkpoint.every_n_steps=5"], False),
+        (["finetune.ema=0.9"], False),
+        (["callbacks=timer"], False),
+        (["find_lr=true"], False),
+    ],
+)
+def test_only_what_an_optimizer_alone_decides_trains_together(compose_run, overrides, expected):
+    cfg = compose_run(*HEAD, *overrides)
+    plan = make_plan(cfg, SimpleNamespace(stage_names=["stem", "layer1"]))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), precision="32-true")
+    assert trains_a_head_alone(cfg, trainer, RunState(plan)) is expected
+
+
+def test_runs_that_differ_in_more_than_the_head_are_in_several_groups(tmp_path):
+    overrides = [
+        *(("backbone=a", "optimizer.lr=1", "seed=0"), ("backbone=a", "+optimizer.eps=2", "seed=1")),
+        *(("backbone=b", "loss=focal"), ("backbone=b", "head.dropout=0", "data.balanced=true")),
+        ("backbone=c", "data.balanced=true"),
+    ]
+    jobs = [Job(each, str(n), "0", RunDirectory(tmp_path / str(n))) for n, each in enumerate(overrides)]
+    groups = head_groups(jobs, tmp_path, lambda _: DictConfig({}))
+    assert {job.name: [other.name for other in group.others()] for job, group in groups.items()} == {
+        **{"0": ["1"], "1": ["0"]},
+        **{"2": ["3"], "3": ["2"]},
+    }
