@@ -52,7 +52,8 @@ OPTIMIZERS = (
 )
 # What the features of a run, and the form of its head, depend on
 SETTINGS = ("backbone", "head", "data", "aug", "finetune", "trainer", "features")
-OF_HEAD = ("head.dropout", "data.balanced", "data.module.balanced", "data.class_weights")  # heads may differ in it
+# Heads may differ in it; a run whose solver is still to be chosen reads its record only if it takes steps
+OF_HEAD = ("head.dropout", "head.solver", "data.balanced", "data.module.balanced", "data.class_weights")
 OF_SEED = ("data.split_seed", "data.module.seed", "data.source.seed", "data.module.source.seed")
 
 
@@ -218,10 +219,10 @@ class SharedTraining:
         """Tell whether another run sees the same features, with a head that is the same before training."""
         own, other = _settings(self.cfg), _settings(cfg)
         changed = {key for key in own.keys() | other.keys() if own.get(key) != other.get(key)}.difference(OF_HEAD)
+        if changed.difference(OF_SEED) or cfg.head.get("solver") == "lbfgs":
+            return False
         if not changed:
             return True
-        if changed.difference(OF_SEED):
-            return False
         # a seed can also decide on random weights, the views, what is mixed and the split
         images = self.data.training_images(self.state.phase.key)
         random = not cfg.finetune.pretrained or cfg.backbone.weights is None or cfg.backbone.get("random_from")
