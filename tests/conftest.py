@@ -51,7 +51,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """Compose a run on `photos` that is over in seconds: random ResNet-18 at 32 px, fp32, no event files."""
+    """Compose a run on `photos` that is over in seconds: random ResNet-18 at 32 px, fp32, no event files.
+
+    The head is trained by steps, since most tests are about these; `head.solver=auto` is the user's default.
+    """
     from tlab.config.hydra import compose
 
     def compose_(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
@@ -65,6 +68,7 @@ def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
             "trainer.precision=32-true",
             "trainer.max_epochs=2",
             "finetune.head_epochs=1",
+            "head.solver=sgd",
             "logger=none",
             f"run_dir={run_dir}",
         )

@@ -124,6 +124,11 @@ def test_cfg_job_is_yaml_that_names_every_group():
         ([], "data.root is not set; say where the images are with data.root=DIR"),
         (["data.root=/no/such"], "data.root=/no/such does not exist"),
         (["aug=heavy"], "aug=heavy is not a choice of the group aug; there are light"),
+        (["root=photos"], "root is not a key of the configuration, did you mean data.root=photos"),
+        (
+            ["aug=[light,strong]"],
+            "aug=[light,strong] names 2 choices of a group that takes one; give aug=light, or -m",
+        ),
         (["optimzer=sgd"], "optimzer is not a key of the configuration, did you mean optimizer=sgd"),
         (["data.batch_size=many"], "data.batch_size has the wrong type: value 'many'"),
         (["optimizer.lr=fast", "data=demo"], "optimizer.lr=fast is not a number"),

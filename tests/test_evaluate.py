@@ -21,7 +21,13 @@ from tlab.train import train
 CLASSES = ("blue", "green", "red")
 QUICK = (
     *("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null", "trainer=cpu"),
-    *("trainer.precision=32-true", "trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none"),
+    *(
+        "trainer.precision=32-true",
+        "trainer.max_epochs=2",
+        "finetune.head_epochs=1",
+        "head.solver=sgd",
+        "logger=none",
+    ),
 )
 
 

@@ -22,6 +22,7 @@ RUN = (
     "aug.mix.mixup_alpha=0.2",
     "finetune=gradual",
     "finetune.head_epochs=1",
+    "head.solver=sgd",
     "trainer.max_epochs=5",
     "checkpoint.every_n_steps=1",
 )

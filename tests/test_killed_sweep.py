@@ -18,7 +18,7 @@ DRAWN = ("backbone=resnet18,mobilenet_v3_small", "backbone.weights=null", "data.
 RUNS, KILLS = 12, ("checkpoint", "checkpoint", "anywhere")
 SMALL = [
     *("data.image_size=32", "data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "logger=none"),
-    *("trainer.max_epochs=3", "finetune.head_epochs=1"),
+    *("trainer.max_epochs=3", "finetune.head_epochs=1", "head.solver=sgd"),
 ]
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR, WEIGHTS = SHARED / "data" / "cifar10_kaggle", SHARED / "weights"

@@ -92,7 +92,7 @@ def wandb_records(file: Path) -> list:
     return records
 
 
-def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeypatch):
+def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeypatch, capfd):
     import wandb
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -101,6 +101,7 @@ def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeyp
     for name, seed in {"a": 0, "b": 1}.items():
         results[name] = train(compose_run("logger=wandb", f"seed={seed}", run_dir=tmp_path / name))
     wandb.finish()
+    assert "WARNING" not in capfd.readouterr().err
     for name, metrics in results.items():
         (file,) = (tmp_path / name / "wandb").glob("offline-run-*/run-*.wandb")
         records = wandb_records(file)

@@ -49,6 +49,22 @@ def test_a_row_per_image_in_order(ask, photos, tmp_path):
         assert float(row["probability"]) == max(shares.values())
 
 
+def test_few_answers_are_printed(ask, photos, tmp_path, capsys):
+    run(ask(input=str(photos / "test/green/00.png"), output=str(tmp_path / "p.csv")))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "00.png" in line]
+    (row,) = csv.DictReader((tmp_path / "p.csv").open(encoding="utf-8"))
+    assert line.endswith(f"00.png: {row['prediction']} ({float(row['probability']):.1%})")
+
+
+@pytest.mark.parametrize("name", ["p.xlsx", "p.parquet", "lr=0.1.txt", "p.csv.gz"])
+def test_a_name_for_another_kind_of_table_is_refused(pasted, tmp_path, name):
+    cfg = OmegaConf.create({"run": "r", "input": "photos", "output": str(tmp_path / name)})
+    with pytest.raises(UserError, match="CSV table") as caught:
+        run(cfg)
+    (argument,) = pasted(str(caught.value).partition("; give ")[2])
+    assert argument.rstrip('"').endswith(".csv")
+
+
 def test_a_single_file_and_a_checkpoint(ask, photos, tmp_path):
     (row,) = predict(ask(run=str(tmp_path / "run/checkpoints/last.ckpt"), input=str(photos / "test/green/00.png")))
     assert row["prediction"] == "green"

@@ -52,6 +52,34 @@ def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
     assert again.keys() == first.keys()
 
 
+def test_a_run_that_ends_early_says_what_resumes_it(photos, tmp_path, monkeypatch, capfd):
+    directory = tmp_path / "my run"
+    cfg = tlab.compose(f"data.root={photos}", *QUICK, f"run_dir={directory}")
+    way = f'composed with "run_dir=\\"{directory}\\"", resumes it'
+
+    def ended(error):
+        def fail(*_, **__):
+            (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (directory / "checkpoints" / "last.ckpt").touch()
+            (directory / "run.json").write_text('{"status": "failed", "error": "interrupted"}')
+            raise error
+
+        monkeypatch.setattr("tlab.train.fit", fail)
+        with pytest.raises((Exception, SystemExit)) as caught:
+            tlab.fit(cfg)
+        return caught.value
+
+    for failure in (OSError(28, "No space left on device", "last.ckpt"), RuntimeError("CUDA error")):
+        assert any(way in note for note in ended(failure).__notes__)
+        (directory / "run.json").unlink()
+    told = str(ended(torch.OutOfMemoryError("CUDA out of memory")))
+    assert "data.batch_size=6" in told
+    assert 'tlab.compose(..., "backbone.weights=' in told
+    (directory / "run.json").unlink()
+    ended(KeyboardInterrupt())
+    assert f"tlab: stopped; tlab.fit of the same configuration, {way}" in capfd.readouterr().err
+
+
 def test_a_program_with_a_hydra_of_its_own_can_use_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: 1")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
@@ -154,12 +182,20 @@ def test_mistakes_are_exceptions(photos, finished):
     ("function", "given"),
     [
         *((tlab.compose, {"data.root": "x"}), (tlab.compose, Path("x")), (tlab.compose, None)),
+        *((tlab.compose, [1]), (tlab.compose, [["data.root=x"]]), (tlab.compose, b"data.root=x")),
         *((tlab.fit, {}), (tlab.fit, "x"), (tlab.load, None), (tlab.load, {})),
     ],
 )
 def test_what_is_of_another_type_is_told(function, given):
     with pytest.raises(UserError, match=r"^tlab\.\w+ takes "):
         function(given)
+
+
+def test_a_mistake_in_the_first_composition_is_told():
+    """In a process in which Hydra has not worked yet."""
+    code = "import tlab\ntry: tlab.compose('nonsense')\nexcept Exception as error: print(type(error).__name__)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "OverrideParseException\n"
 
 
 def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from tlab.runs.unique_directory import ClaimRunDirectory, is_named_by_time, rese
 
 QUICK = [
     *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
-    *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "finetune=head"),
+    *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1"),
+    *("finetune=head", "head.solver=sgd"),
     *("logger=none", "aug=none"),
 ]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

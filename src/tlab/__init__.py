@@ -49,12 +49,18 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
         HydraException, OmegaConfBaseException: A key or a choice does not exist, or a value has the wrong type.
         UserError: A value is out of its bounds.
     """
+    from tlab.config.head_solver import as_overrides_ask
     from tlab.config.hydra import compose_in_python
+    from tlab.config.overrides import tidy
 
-    if any(isinstance(each, Mapping) or not isinstance(each, Iterable) for each in overrides):
+    listed: list[str] = []
+    for each in overrides:
+        several = isinstance(each, Iterable) and not isinstance(each, str | Mapping)
+        listed.extend(each if several else [each])  # type: ignore[list-item]  # which is looked at next
+    if not all(isinstance(one, str) for one in listed):
         raise UserError('tlab.compose takes overrides as texts, such as tlab.compose("data.root=photos")')
-    listed = [one for each in overrides for one in ([each] if isinstance(each, str) else each)]
-    return compose_in_python(listed, config_name)
+    cfg = compose_in_python(listed, config_name)
+    return as_overrides_ask(cfg, tidy(listed, sweep=False)) if config_name == "train" else cfg
 
 
 def fit(cfg: "DictConfig") -> "FinishedRun":
@@ -68,12 +74,15 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     """
     from omegaconf import DictConfig
 
+    from tlab.runs.continuation import telling_how_to_resume
+    from tlab.runs.directory import RunDirectory
     from tlab.runs.finished_run import FinishedRun
     from tlab.train import train
 
     if not isinstance(cfg, DictConfig):
         raise UserError('tlab.fit takes a configuration; make it with tlab.compose("data.root=DIR")')
-    return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
+    with telling_how_to_resume(RunDirectory(Path(cfg.run_dir))):
+        return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 
 
 def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = "auto") -> "TrainedModel":

@@ -1,8 +1,7 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=test]`."""
 
-import dataclasses
-import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.command import quiet, run_command
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
-from tlab.config.validation import check_values
+from tlab.config.validation import check_output, check_values
 from tlab.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
+    from tlab.runs.load import Trained
 
 TABLE_KEYS = ("labels", "images", "image_column", "label_column", "extension")
-FOLDER = {"_target_": "tlab.data.sources.folder.evaluation_index", "_partial_": True}
+SPLITS = ("train", "val", "test", "all")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -37,6 +37,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
+    from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
     from tlab.models.autotune.precision import find_accelerator
     from tlab.runs.load import blamed_on, load_trained
 
@@ -50,14 +51,18 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     table = {name: cfg.data[name] for name in TABLE_KEYS if cfg.data.get(name) is not None}
     if table and not config.data.source._target_.endswith("csv_index"):
         raise UserError(f"data.{next(iter(table))} is for a run with data=csv, which this is not; leave it out")
-    if cfg.data.root is not None:
-        with blamed_on(trained.checkpoint):
-            _replace_data(config.data, str(cfg.data.root), exclude, trained.classes, table)
-    elif exclude or table:
+    tests = _tests_of(trained, Path(cfg.run))
+    if cfg.split not in (None, *SPLITS, *tests):
+        known = ", ".join((*SPLITS, *tests))
+        raise UserError(f"split={cfg.split} is not one of {known} (names come from the run's data.tests)")
+    named = cfg.split if cfg.split in tests else None
+    if named and cfg.data.root is not None:
+        raise UserError(f"split={named} names a folder of its own; leave out data.root, or split")
+    if cfg.data.root is None and (exclude or table):
         raise UserError(
             f"data.{'exclude' if exclude else next(iter(table))} is for another folder; name it with data.root=DIR"
         )
-    elif config.data.module.source._target_.endswith("folder_index"):
+    if config.data.module.source._target_.endswith("folder_index"):
         config.data.module.source.nested = True  # the run was trained on these folders
     if config.data.get("unreadable") != "read":
         config.data.unreadable = "skip"  # they are named and counted
@@ -67,8 +72,13 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         data = instantiate(config.data.module, augment=None, mix=None)
         data.levels = trained.decode_options.levels
         data.max_megapixels = cfg.data.get("max_megapixels") or data.max_megapixels
-        source = data.source
-        data.source = lambda: _known_classes(_measured(source(), cfg.split), trained.classes)
+        if named:
+            data.source = partial(index_of_test, data.source, named, tests[named], trained.classes)
+        else:
+            source = data.source
+            if cfg.data.root is not None:
+                source = evaluation_source(source, str(cfg.data.root), trained.classes, exclude, table)
+            data.source = lambda: _known_classes(one_split(source(), cfg.split), trained.classes)
         data.setup()
     unread = [data.index.relative(file.path) for file in data.unreadable]
     if not any(data.index.splits.values()):
@@ -76,7 +86,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             f"{data.index.root} has no image to measure, {len(unread)} cannot be read; give another folder"
         )
     ((split, samples),) = data.index.splits.items()
-    print(f"{len(samples)} images ({split} of {data.index.root})")
+    shown = f"test/{named}" if named else split
+    print(f"{len(samples)} images ({shown} of {data.index.root})")
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     trainer = L.Trainer(
@@ -91,53 +102,19 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
-    return {name.replace("test/", f"{split}/", 1): metrics[name] for name in metrics if name not in absent}
+    return {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in absent}
 
 
-def _replace_data(
-    data: DictConfig, root: str, exclude: list[str], classes: tuple[str, ...], table: dict[str, str]
-) -> None:
-    """Replace the node `data` by what is below another root: a folder, or a CSV table where the run has one too.
+def _tests_of(trained: "Trained", run: Path) -> dict[str, str]:
+    """Return name -> folder of the further tests that a checkpoint, or the record of its run, knows."""
+    from tlab.runs.directory import RunDirectory
 
-    Args:
-        data: The run's node `data`.
-        root: Another root.
-        exclude: Patterns of what to leave out there.
-        classes: Classes of the run.
-        table: Values of `TABLE_KEYS` that are other than the run's.
-    """
-    from tlab.data.sources.scan import check_root, read_folder
-    from tlab.data.sources.split_folders import find_splits
-
-    base = check_root(root)
-    data.root, data.exclude, data.val_fraction = root, exclude, None
-    if data.source._target_.endswith("csv_index"):
-        data.update(table)
-        if table or (base / data.labels).is_file():
-            return
-        layout = find_splits(read_folder(base), classes, any_split=True)
-        if not layout.splits and not any(folder.name in classes for folder in layout.base.filled):
-            raise UserError(
-                f"data.root={root} has neither a table {data.labels}, as this run's own data have, nor a folder of "
-                f"one of its classes; give a folder that has, or name the table with data.labels=FILE"
-            )
-    data.source = {**FOLDER, "root": root, "exclude": exclude, "classes": list(classes)}
-    data.module.source = data.source
-
-
-def _measured(index: "ImageIndex", split: str | None) -> "ImageIndex":
-    """Return the index with the measured split alone: other files need be neither readable nor of known classes."""
-    there = index.splits
-    if split == "all":
-        return dataclasses.replace(index, splits={"all": tuple(itertools.chain.from_iterable(there.values()))})
-    if split is not None and [*there] == ["all"]:
-        raise UserError(f"split={split}: {index.root} is not split; leave split out to measure all of it")
-    if split is not None and split not in there:
-        raise UserError(
-            f"split={split}: of {index.root} there is {', '.join(there)} with labels; give one, or split=all"
-        )
-    split = split or next(name for name in ("test", "val", "train", "all") if name in there)
-    return dataclasses.replace(index, splits={split: there[split]})
+    kept = trained.config.data.get("tests") or {}
+    added = RunDirectory(run).record.get("tests", {}) if run.is_dir() else {}
+    return {
+        **{name: str(root) for name, root in kept.items()},
+        **{name: each["root"] for name, each in added.items()},
+    }
 
 
 def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex":
@@ -160,6 +137,7 @@ def run(cfg: DictConfig) -> None:
     from tlab.dashboards.summary_table import print_metrics
 
     if cfg.output is not None:
+        check_output(cfg.output, "metrics.json", "JSON file")
         check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
     metrics = evaluate(cfg)
     print_metrics(Console(), metrics)

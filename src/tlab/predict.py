@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
-from tlab.config.overrides import shell_argument
 from tlab.config.schema import PredictConfig
-from tlab.config.validation import check_values
-from tlab.core.errors import UserError
-from tlab.core.text import few
+from tlab.config.validation import check_output, check_values
+from tlab.core.text import as_text, few
 
 log = logging.getLogger(__name__)
+
+FEW = 10  # images, up to which the answers are printed too
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.runs.trained_model import Prediction
@@ -35,7 +35,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
-    from tlab.data.decode_options import MOSTLY_THERE, beyond_levels
+    from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, beyond_levels
     from tlab.data.sources.verify import by_reason, check_files, unreadable
     from tlab.runs.load import load_trained
     from tlab.runs.trained_model import TrainedModel, files_to_predict
@@ -59,13 +59,17 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     if cut := [path for path, check in checks.items() if check.reason == MOSTLY_THERE]:
         names = few(path.relative_to(root).as_posix() for path in cut)
         log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
+    if extra := [path for path, check in checks.items() if check.damage == EXTRA_BYTES]:
+        names = few(path.relative_to(root).as_posix() for path in extra)
+        log.warning("%d with %s: %s", len(extra), EXTRA_BYTES, names)
     for remark in beyond_levels((check.samples for check in checks.values() if check.samples), options.levels):
         log.warning(remark)
     readable = [path for path in files if path not in broken]
     batch_size = cfg.batch_size or model.trained.config.data.batch_size
     rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
     with naming_batch_size(batch_size):
-        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers)
+        damaged = [str(path) for path, check in checks.items() if check.damage]
+        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers, damaged)
         for path, prediction in zip(readable, predictions, strict=True):
             rows[path] |= _row(prediction)
     for path, check in checks.items():
@@ -83,9 +87,7 @@ def run(cfg: DictConfig) -> None:
     """Predict, and write the table."""
     from tlab.core.files import check_writable, is_device_or_pipe, write_csv
 
-    if Path(cfg.output).is_dir():
-        example = shell_argument("output", Path(cfg.output) / "preds.csv")
-        raise UserError(f"output={cfg.output} is a folder; give the name of a file, such as {example}")
+    check_output(cfg.output, "preds.csv", "CSV table")
     streamed = is_device_or_pipe(Path(cfg.output))  # also /dev/stdout, which the table has for itself
     if not streamed:
         check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
@@ -96,6 +98,9 @@ def run(cfg: DictConfig) -> None:
     unread = sum(row["prediction"] == "" for row in rows)
     told = f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else "")
     print(told, file=sys.stderr if streamed else sys.stdout)
+    for row in rows if len(rows) <= FEW and not streamed else ():
+        if row["prediction"]:
+            print(f"{as_text(row['path'])}: {row['prediction']} ({float(row['probability']):.1%})")
 
 
 def main() -> None:

@@ -12,22 +12,34 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.assembly.build import (
+    adapt_batchnorm,
     build_backbone,
     build_data,
     build_loggers,
     build_module,
     build_net,
     build_trainer,
+    choose_solver,
     communication,
     make_plan,
 )
 from tlab.assembly.describe import describe, settings, swept_keys
+from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
+from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.hydra import compose
 from tlab.config.overrides import as_override, of_baseline
-from tlab.config.provenance import choices, command_overrides, overrides, plain, resolved
+from tlab.config.provenance import (
+    as_decided,
+    choices,
+    command_overrides,
+    overrides,
+    plain,
+    resolved,
+    with_decisions,
+)
 from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
@@ -75,25 +87,37 @@ def train(
     from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
     from tlab.data.decode_options import options_of
+    from tlab.data.sources.evaluation_sources import sources_of_tests
+    from tlab.data.sources.scan import check_apart
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
-    from tlab.runs.data_check import check_images
+    from tlab.runs.data_check import check_images, unmeasured
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
-    config = plain(cfg)
+    check_apart(run.path, OmegaConf.select(cfg, "data.root"), "hydra.run.dir")
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
     way_out = partial(resumes_or_goes_on, run, cfg, given)
-    finished = run.is_finished(config, cfg.resume if node == 0 else "auto", way_out)
+    finished = run.is_finished(plain(cfg), cfg.resume if node == 0 else "auto", way_out)
     changed: list[str] = []
     if finished or run.has_begun:
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
         changed = check_images(run, source, cfg.resume, options=options)
     if finished:
-        log.info("%s is finished: this is its result, nothing was trained", run.path)
-        return run.metrics()
+        left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
+        if not left:
+            log.info("%s is finished: this is its result, nothing was trained", run.path)
+            return run.metrics()
+        log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
+        run.reopen()
+    if run.has_begun:
+        cfg = as_decided(cfg, run.record)
+    cfg = as_values_ask(as_overrides_ask(cfg, given))
+    config = plain(cfg)
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
+    if not run.has_begun:  # what there may be is of other weights
+        known |= {key: {} for key in ("soup", "tests") if key in run.record}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -112,8 +136,7 @@ def fit(
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
-    The names: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
-    `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
+    A head that `head.solver=auto` would solve is trained by steps where its features turn out not to be stored.
 
     Args:
         cfg: Configuration as in `train`, in other processes than the command's with Hydra's values resolved.
@@ -125,9 +148,34 @@ def fit(
     Returns:
         Contents of `metrics.json`; without `test/*` for a pruned run.
     """
+    from tlab.finetuning.solved_head import NoStoredFeatures
+
+    try:
+        return fit_as_chosen(cfg, config, overrides, pruning, group)
+    except NoStoredFeatures:
+        if solver(cfg) != AUTO:
+            raise
+    return fit_as_chosen(by_steps(cfg, "its features are not stored"), config, overrides, pruning, group)
+
+
+def fit_as_chosen(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
+) -> dict[str, float]:
+    """Train and test, with `head.solver=auto` decided once the images are known.
+
+    The names: `run` is the directory, `data` the images, `net` backbone and head, `state` where the plan stands,
+    `module` the network with loss and metrics, `trainer` Lightning's, with the callbacks.
+
+    Args and returns: as in `fit`.
+    """
     import lightning.pytorch as L
 
     from tlab.assembly.callbacks import build_callbacks
+    from tlab.assembly.many_heads import share_training
     from tlab.core.hardware import prepare_training
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
@@ -145,10 +193,17 @@ def fit(
         begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
             data = build_data(cfg, begun)
-            backbone = build_backbone(cfg, begun, checkpoint)
-            state = RunState(make_plan(cfg, backbone))  # a mistake in it shows before all images are looked at
+            backbone = build_backbone(cfg, begun, checkpoint, overrides)
+            plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
+        cfg = from_first_process(choose_solver, cfg, data, net, plan)
+        cfg = adapt_batchnorm(cfg, net, data, plan, checkpoint)
+        before, config = config, with_decisions(config, cfg)
+        if config != before:
+            run.update(config=config)
+            run.write_config(OmegaConf.to_yaml(cfg), overrides)
+        state = RunState(make_plan(cfg, backbone))
         contents = agreed_contents(cfg, run, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = contents.numbers()["train"], len(run.history()) if begun else 0
@@ -156,43 +211,28 @@ def fit(
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
-        run.write_data(contents)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
-        carry_out(cfg, trainer, module, data, state, checkpoint, pruning, group)
-        return conclude(cfg, overrides, run, trainer, module, data, state, pruning)
-
-
-def conclude(
-    cfg: DictConfig,
-    overrides: list[str],
-    run: "RunDirectory",
-    trainer: "L.Trainer",
-    module: "ImageClassifier",
-    data: "ImageDataModule",
-    state: "RunState",
-    pruning: "Pruning | None",
-) -> dict[str, float]:
-    """Test the best checkpoint, and record that the run is finished, or pruned; returns its metrics."""
-    metrics, phases = state.summary(), state.phase_summaries()
-    if pruning is not None and pruning.pruned:
-        run.prune(phases=phases)
-        return metrics
-    metrics |= evaluate_best(run, trainer, module, data)
-    log_result(cfg, overrides, run, trainer, metrics)
-    run.finish(metrics, phases=phases)
+        if group is not None and checkpoint is None:
+            share_training(group, cfg, trainer, module, data, state)
+        carry_out(trainer, module, data, state, checkpoint, pruning)
+        metrics, phases = state.summary(), state.phase_summaries()
+        if pruning is not None and pruning.pruned:
+            run.prune(phases=phases)
+            return metrics
+        metrics |= evaluate_best(cfg, run, trainer, module, data)
+        log_result(cfg, overrides, run, trainer, metrics)
+        run.finish(metrics, phases=phases)
     return metrics
 
 
 def carry_out(
-    cfg: DictConfig,
     trainer: "L.Trainer",
     module: "ImageClassifier",
     data: "ImageDataModule",
     state: "RunState",
     checkpoint: Path | None,
     pruning: "Pruning | None",
-    group: "HeadGroup | None",
 ) -> None:
     """Fit; warn of phases that did not take place because one of the user's callbacks has ended training.
 
@@ -200,10 +240,7 @@ def carry_out(
         UserError: Lightning refuses a callback, or one has ended training before the first epoch was over.
     """
     from tlab.assembly.callbacks import refusals_told
-    from tlab.assembly.many_heads import share_training
 
-    if group is not None and checkpoint is None:
-        share_training(group, cfg, trainer, module, data, state)
     with refusals_told():
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not state.rows:
@@ -213,32 +250,21 @@ def carry_out(
 
 
 def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
-    """Return the images by content, when all processes have found the same and each has a share.
+    """Return the images by content, when all processes have found the same and each has a share; write the list.
 
     Raises:
         UserError: They differ, or are too few.
     """
     from tlab.finetuning.ddp import verify_same_images
 
-    verify_same_images(data.index)
+    for index in (data.index, *data.tests.values()):
+        verify_same_images(index)
     contents = data.contents()
-    check_shares(contents.numbers(), cfg.trainer.devices, cfg.trainer.num_nodes)
+    tested = {split: len(data.samples(split)) for split in data.further_tests}
+    check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
     run.write_unreadable(data.unreadable)
+    run.write_data(contents)
     return contents
-
-
-def evaluate_best(
-    run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
-) -> dict[str, float]:
-    """Return `test/*` of the best checkpoint; empty without a test split."""
-    import torch
-
-    if "test" not in data.index.splits:
-        return {}
-    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.best, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    return dict(trainer.test(module, datamodule=data, verbose=False)[0])
 
 
 def log_start(
@@ -261,10 +287,11 @@ def log_result(
     from tlab.runs.loggers import log_final, short_name
 
     shown = settings(cfg, overrides, run.record.get("choices", {}))
-    final = {name: metrics[name] for name in FINAL if name in metrics}
+    tests = [f"test/{name}/acc" for name in cfg.data.get("tests") or {}]
+    final = {name: metrics[name] for name in (*FINAL, *tests) if name in metrics}
     swept = swept_keys(run.path, overrides)
     try:
-        log_hparams(trainer.loggers, shown, final, swept=swept, run=short_name(run.path))
+        log_hparams(trainer.loggers, shown, final, trainer.global_step, swept, short_name(run.path))
         log_final(trainer.loggers, final, trainer.global_step)
     except Exception as error:  # a server may be away by now; the run is complete without it
         log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
@@ -282,8 +309,9 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
     given = {name: of_baseline(command_overrides(), changes) for name, changes in cfg.baseline.items()}
     others = {}
     for name, own in given.items():
-        others[name] = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
-        check(others[name])
+        other = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
+        check(other)
+        others[name] = as_overrides_ask(other, own)
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:  # a sweep has checked all of its runs
         this = Run(cfg, hydra.runtime.choices, alone=True)
@@ -320,7 +348,7 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
         Console(),
         metrics,
         directory.record["phases"],
-        {"run": directory.path, "best checkpoint": directory.best, "history": directory.history_file},
+        {"run": directory.path, "best checkpoint": directory.used, "history": directory.history_file},
         {"this run": metrics, **baselines} if baselines else None,
     )
     return metrics[cfg.checkpoint.monitor]

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tlab.comparison import compare_runs
 from tlab.comparison.phrases import detail, effects_sentence, headline
+from tlab.comparison.tables import write_tables
 from tlab.comparison.terminal import print_comparison
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
@@ -270,3 +271,27 @@ def test_losses_of_different_kinds_are_not_mixed_in_silence(make_run, sweep, sec
     make_run("a", config={"loss.label_smoothing": 0.0})
     make_run("b", overrides=["x=1"], config=second)
     assert [note for note in compare_runs(sweep).notes if "loss" in note] == notes
+
+
+def test_further_tests_have_a_column_each_and_may_decide(make_run, sweep):
+    for name, fog in (("a", 0.3), ("b", 0.6)):
+        for seed in (0, 1):
+            metrics = {"test_acc": 0.5, "test_fog/acc": fog + seed / 10, "test_fog/acc_class/acc": 0.1}
+            make_run(name, 0.7, seed, [f"optimizer.lr={name}", f"data.tests.fog=/{seed}"], **metrics)
+    make_run("c", 0.6, 0, ["optimizer.lr=c"], **{"test_sketch/acc": 0.2})
+    comparison = compare_runs(sweep)
+    assert comparison.further_tests == ("test/fog/acc", "test/sketch/acc")
+    assert [factor.name for factor in comparison.factors] == ["optimizer.lr"]
+    a, b, c = sorted(comparison.settings, key=lambda setting: setting.levels)
+    assert (a.further_tests["test/fog/acc"].mean, a.further_tests["test/fog/acc"].n) == (pytest.approx(0.35), 2)
+    assert b.further_tests["test/fog/acc"].low < 0.65 < b.further_tests["test/fog/acc"].high
+    assert [*c.further_tests] == ["test/sketch/acc"]
+    assert "65.0 % (1.5 to 100.0 %)" in (shown := printed(comparison, width=200))
+    assert "20.0 %" in shown
+    by_fog = compare_runs(sweep, monitor="test/fog/acc")
+    assert by_fog.ranked[0].levels == ("b",)
+    assert (by_fog.test_metric, by_fog.further_tests) == ("test/acc", ("test/sketch/acc",))
+    write_tables(by_fog, sweep)
+    header = (sweep / "comparison.csv").read_text().partition("\n")[0].split(",")
+    assert {"test_mean", "test/sketch/acc_mean", "test/sketch/acc_ci_low"} <= {*header}
+    assert "test/sketch/acc" in (sweep / "comparison_runs.csv").read_text().partition("\n")[0].split(",")

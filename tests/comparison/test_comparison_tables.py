@@ -1,10 +1,11 @@
 """The two CSV files."""
 
 import csv
+import re
 import shutil
 
 from tlab.comparison import compare_runs
-from tlab.comparison.report.report_tables import runs_table
+from tlab.comparison.report.report_tables import runs_table, settings_table
 from tlab.comparison.tables import write_tables
 from tlab.runs.directory import RunDirectory
 
@@ -30,6 +31,15 @@ def test_a_row_per_setting_and_one_per_run(make_run, sweep):
     assert by_run["aug=a/seed=1"]["val/acc"] == "0.9"
     assert by_run["aug=a/seed=1"]["seconds"] == "2"
     assert by_run["aug=b/seed=1"]["error"] == "ValueError: x"
+
+
+def test_a_metric_of_the_test_split_that_decides_has_one_column(make_run, sweep):
+    make_run("aug=a", 0.8, 0, ["aug=a"], test_acc=0.7)
+    comparison = compare_runs(sweep, "test/acc")
+    for table in (settings_table(comparison), runs_table(comparison, sweep)):
+        heads = re.findall(r"<th[^>]*>(.*?)</th>", table)
+        assert sum("test/acc" in head for head in heads) == 1
+        assert len(heads) == len(re.findall("<td", table))
 
 
 def test_a_run_that_failed_before_it_began_makes_no_factor_and_is_listed(make_run, sweep):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tlab.comparison.factors import group
 from tlab.comparison.load import read_runs
 from tlab.runs.directory import RunDirectory
@@ -119,3 +121,43 @@ def test_a_record_of_an_old_run_is_read_too(make_run, sweep):
     (path / "run.json").write_text(json.dumps(record))
     (run,) = read_runs(sweep)[0]
     assert (run.parameters, run.trained_parameters, run.images_per_second) == (None, None, None)
+
+
+HEAD_FIRST = {
+    "finetune.head_epochs": 3,
+    "finetune.phases.head.train": "head",
+    "finetune.phases.head.epochs": "${finetune.head_epochs}",
+    "finetune.phases.all.train": "all",
+    "finetune.phases.all.epochs": None,
+}
+NO_HEAD = {**HEAD_FIRST, "finetune.head_epochs": 0}
+LBFGS, SGD, UNDECIDED = ({"head.solver": solver} for solver in ("lbfgs", "sgd", "auto"))
+
+
+@pytest.mark.parametrize(
+    ("configs", "shown"),
+    [
+        ([HEAD_FIRST | LBFGS, HEAD_FIRST | LBFGS], None),
+        ([HEAD_FIRST | LBFGS, NO_HEAD | SGD], None),
+        ([HEAD_FIRST | LBFGS, HEAD_FIRST | UNDECIDED], None),
+        ([HEAD_FIRST | SGD, HEAD_FIRST], None),
+        ([NO_HEAD | LBFGS, NO_HEAD | SGD, NO_HEAD], None),
+        ([HEAD_FIRST | LBFGS, HEAD_FIRST], ("lbfgs", "sgd")),
+        ([HEAD_FIRST | LBFGS, HEAD_FIRST | SGD, NO_HEAD | SGD], ("lbfgs", "none", "sgd")),
+    ],
+)
+def test_the_solver_is_a_factor_where_heads_differ_in_it(make_run, sweep, configs, shown):
+    """Earlier versions had none, and took steps."""
+    for number, config in enumerate(configs):
+        plan = config["finetune.head_epochs"]
+        run = RunDirectory(make_run(f"{number}", overrides=[f"finetune.head_epochs={plan}"], config=config))
+        run.update(choices={"aug": "light"})
+    levels = grouped(sweep)[0].get("head.solver")
+    assert (levels and tuple(sorted(levels))) == shown
+
+
+def test_a_head_that_decides_the_solver_is_named_alone(make_run, sweep):
+    for head, solver in (("linear", LBFGS), ("mlp", SGD)):
+        run = RunDirectory(make_run(head, overrides=[f"head={head}"], config=HEAD_FIRST | solver))
+        run.update(choices={"head": head})
+    assert grouped(sweep)[0] == {"head": ("linear", "mlp")}

@@ -109,6 +109,7 @@ def test_two_nodes_train_as_two_processes_of_one_do(photos, tmp_path):
         "trainer.precision=32-true",
         "trainer.max_epochs=2",
         "finetune.head_epochs=1",
+        "head.solver=sgd",
     )
     command = [sys.executable, "-m", "tlab.train", *quick, *small, f"data.root={photos}"]
 

@@ -209,6 +209,18 @@ def test_labels_that_look_the_same_are_one_class(data):
     assert "dog" not in index.issues[0]
 
 
+def test_numbers_written_in_two_ways_and_missing_values_are_named(data):
+    cells = ["1", "1.0", "2", "NaN", "None"]
+    root = data(*IMAGES, table="\n".join(["id,label", *(f"{i},{cells[i % 5]}" for i in NUMBERS)]))
+    index = csv_index(root)
+    assert [("'1' and '1.0'" in issue, "'NaN'" in issue) for issue in index.issues] == [
+        (False, True),
+        (True, False),
+    ]
+    assert "'data.exclude=[\"NaN\"]' " in index.issues[0]
+    assert csv_index(root, exclude=["NaN"]).classes == ("1", "1.0", "2", "None")
+
+
 def test_what_is_not_used_is_counted(data):
     lines = [*rows(range(20)).splitlines(), "1,b", "2.jpg,a", "30,a", "31,b", "20,", ",a", "3,b,more"]
     index = csv_index(data(*IMAGES, table="\n".join(lines)))
@@ -334,17 +346,27 @@ def test_json_is_no_table(data):
         csv_index(root, labels="labels.jsonl")
 
 
-@pytest.mark.parametrize("kinds", [("MEL", "NV", "it's"), ("cat", "dog")])
-def test_a_column_for_each_class_is_made_one_by_the_command_that_is_offered(data, kinds):
-    cells = [[f"{i}.jpg", *(str(float(i % len(kinds) == k)) for k in range(len(kinds)))] for i in NUMBERS]
+@pytest.mark.parametrize(
+    ("kinds", "flag", "column"),
+    [
+        (("MEL", "NV", "it's"), float, {}),
+        (("cat", "dog"), int, {}),
+        (("MEL", "NV", "it's"), bool, {"label_column": "NV"}),
+        (("MEL", "NV", "it's"), lambda one: "x" * one, {"label_column": "MEL"}),
+    ],
+)
+def test_a_column_for_each_class_is_made_one_by_the_command_that_is_offered(data, kinds, flag, column):
+    cells = [[f"{i}.jpg", *(str(flag(i % len(kinds) == k)) for k in range(len(kinds)))] for i in NUMBERS]
     root = data(*IMAGES, table="\n".join(map("; ".join, [["file", *kinds], *cells])))
     with pytest.raises(UserError, match="a column for each class") as caught:
-        csv_index(root, images="photos")
+        csv_index(root, **({"image_column": "file"} | column if column else {"images": "photos"}))
     command = str(caught.value).partition("with one by ")[2].rpartition(" and give ")[0]
     subprocess.run(["bash", "-c", command.replace("python", sys.executable, 1)], check=True)
     found = pasted(str(caught.value))
-    assert {*found} == {"labels", "images"}
-    assert labels(csv_index(root, **found)) == {f"images/{i}.jpg": kinds[i % len(kinds)] for i in NUMBERS}
+    assert {*found} == {"labels", "label_column" if column else "images"}
+    assert labels(csv_index(root, **({"image_column": "file"} if column else {}), **found)) == {
+        f"images/{i}.jpg": kinds[i % len(kinds)] for i in NUMBERS
+    }
 
 
 def test_large_tables_are_quick(data):

@@ -83,15 +83,19 @@ def png(x_HWC):
     return b"\x89PNG\r\n\x1a\n" + content
 
 
-def tiff(x_HWC, extra=(), photometric=2, planar=False):
-    """An uncompressed TIFF whose bands after the third are `extra` (2: alpha, 1: premultiplied, 0: not said)."""
+def tiff(x_HWC, extra=(), photometric=2, planar=False, packed=False):
+    """A TIFF whose bands after the third are `extra` (2: alpha, 1: premultiplied, 0: not said)."""
     height, width, bands = x_HWC.shape
     x = x_HWC.astype(x_HWC.dtype.newbyteorder("<"))
     raw = (x.transpose(2, 0, 1) if planar else x).tobytes()
     strips = bands if planar else 1
     size = len(raw) // strips
-    tags = {256: [width], 257: [height], 258: [8 * x_HWC.itemsize] * bands, 259: [1], 262: [photometric]}
-    tags |= {273: [8 + k * size for k in range(strips)], 277: [bands], 278: [height], 279: [size] * strips}
+    pieces = [raw[k * size : (k + 1) * size] for k in range(strips)]
+    pieces = [zlib.compress(piece) for piece in pieces] if packed else pieces
+    raw, sizes = b"".join(pieces), [*map(len, pieces)]
+    tags = {256: [width], 257: [height], 258: [8 * x_HWC.itemsize] * bands, 259: [8 if packed else 1]}
+    tags |= {262: [photometric], 273: [8 + sum(sizes[:k]) for k in range(strips)], 277: [bands], 278: [height]}
+    tags |= {279: sizes}
     tags |= {284: [1 + planar]} | ({338: list(extra)} if extra else {})
     tags |= {339: [2 if x.dtype.kind == "i" else 1] * bands}
     entries, tail, place = b"", b"", 8 + len(raw) + 6 + 12 * len(tags)
@@ -121,6 +125,7 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
         (tiff(DEEP[..., :1], photometric=1), [0, 0, 0]),
         (tiff(DEEP[..., :3]), [0, 1, 2]),
         (tiff(DEEP[..., :3], planar=True), [0, 1, 2]),
+        (tiff(DEEP[..., :3], planar=True, packed=True), [0, 1, 2]),
         (tiff(DEEP[..., :1], photometric=1, planar=True), [0, 0, 0]),
         (tiff(DEEP, extra=[0]), [0, 1, 2]),
         (tiff(DEEP), [0, 1, 2]),

@@ -1,8 +1,14 @@
 """A folder with every oddity that users' folders have, through a whole run."""
 
 import csv
+import shlex
 from pathlib import Path
 
+import pytest
+
+from tlab.core.errors import UserError
+from tlab.data.sources.folder import folder_index
+from tlab.data.sources.scan import check_apart
 from tlab.train import train
 
 
@@ -15,3 +21,16 @@ def test_a_folder_with_every_oddity_trains(odd_folder, compose_run, tmp_path):
         rows = {Path(row["path"]).relative_to(root).as_posix(): row["reason"] for row in csv.DictReader(file)}
     assert rows.keys() == unreadable.keys()
     assert all(word in rows[path] for path, word in unreadable.items())
+
+
+def test_no_run_is_written_among_the_images(odd_folder, compose_run):
+    root, _ = odd_folder
+    with pytest.raises(UserError, match=r"holds images of data\.root") as caught:
+        train(compose_run(f"data.root={root}", run_dir=root / "cats"))
+    assert not (root / "cats/run.json").exists()
+    key, _, place = shlex.split(str(caught.value))[-1].partition("=")
+    for apart in (place, root, root.parent, root / "run"):
+        check_apart(Path(apart), str(root), key)
+    (root / "cats/run.json").touch()  # as earlier versions did
+    with pytest.raises(UserError, match=r"output of tlab.*: cats/;"):
+        folder_index(root)

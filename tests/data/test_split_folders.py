@@ -52,7 +52,7 @@ def test_splits_have_many_names(make_folder, splits):
         ({"valid": 5, "invalid": 5}, ["valid"]),
         ({"test_tube": 5, "train_station": 5}, ["test_tube", "train_station"]),
         ({"train_station/day": 5, "train_station/night": 3, "house": 5, "test": 3}, ["test", "train_station"]),
-        ({"valid/x": 3, "valid/y": 3, "invalid/x": 5}, ["valid"]),
+        ({"valid/x": 3, "valid/y": 3, "invalid/z": 5}, ["valid"]),
         ({"train_valid": 5, "b": 5}, []),
     ],
 )
@@ -92,6 +92,39 @@ def test_other_nested_folders_are_no_mistake(make_folder):
     with pytest.raises(UserError, match="the same folders"):
         folder_index(root, exclude=["c"])
     assert folder_index(root).classes == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("below", "folders"),
+    [("train/", "p1/a p1/b p2/a"), ("", "p1/a p2/b c p3/a p4/b c"), ("", "p1/a p2/a p2/b c")],
+)
+def test_patients_who_lack_classes_are_put_below_these_by_the_command_given(make_folder, below, folders):
+    names = [below + each.replace("_", " ") for each in folders.replace("b c", "b_c").split()]
+    root = make_folder(dict.fromkeys(names, 3))
+    with pytest.raises(UserError, match=r"hold the same folders .*data\.nested=true") as caught:
+        folder_index(root)
+    subprocess.run(["bash", "-c", str(caught.value).split(" after ")[1]], check=True)
+    nested, new = shlex.split(str(caught.value).split(" else ")[1])[:2]
+    assert nested == "data.nested=true"
+    index = folder_index(new.removeprefix("data.root="), nested=True)
+    assert index.classes == tuple(sorted({name.rpartition("/")[2] for name in names}))
+    assert sum(numbers(index).values()) == 3 * len(names)
+
+
+def test_masks_beside_the_images_of_each_class_are_left_out_by_the_argument_given(make_folder):
+    root = make_folder({f"{c}/{kind}": 3 for c in "ab" for kind in ("images", "Lung masks")})
+    with pytest.raises(UserError, match="Lung masks") as caught:
+        folder_index(root)
+    argument = shlex.split(str(caught.value).split(" with ")[1])[0].rstrip(",")
+    assert argument == 'data.exclude=["*/Lung masks"]'
+    assert numbers(folder_index(root, exclude=["*/Lung masks"])) == {"train": 4, "val": 2}
+
+
+def test_domains_of_the_same_classes_are_no_classes(make_folder):
+    root = make_folder({f"{domain}/images/{c}": 3 for domain in ("amazon", "webcam") for c in "ab"})
+    with pytest.raises(UserError, match="hold the same folders") as caught:
+        folder_index(root)
+    assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'amazon/images'}"
 
 
 def test_a_second_copy_of_the_classes_is_no_class(make_folder):

@@ -19,7 +19,7 @@ from tlab.core.processes import run_in_processes
 from tlab.data import image_cache
 from tlab.data.feature_batches import FeatureBatches
 from tlab.finetuning import BackboneFinetuning
-from tlab.finetuning.ddp import average, running_statistics, verify_equal
+from tlab.finetuning.ddp import agree, average, buffers_of_own, running_statistics, verify_equal
 from tlab.finetuning.features import cache
 from tlab.models.autotune import precision
 from tlab.models.classifier import POOL
@@ -150,7 +150,19 @@ def small_things(notes):
     except RuntimeError as error:
         message = str(error)
     means = [float(layer.running_mean) for layer in layers[:2]]
-    (notes / f"small-{rank}.json").write_text(json.dumps({"means": means, "message": message}))
+    own = Counting(rank)
+    agree(list(buffers_of_own(torch.nn.ModuleList([own, Counting(rank).eval()]))))
+    kept = [own.share.tolist(), own.seen.tolist()]
+    (notes / f"small-{rank}.json").write_text(json.dumps({"means": means, "message": message, "own": kept}))
+
+
+class Counting(torch.nn.Module):
+    """A loss of a user that keeps statistics."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.register_buffer("share", torch.tensor([0.1, 0.5 + rank]))
+        self.register_buffer("seen", torch.tensor(3 + rank))
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +300,11 @@ def test_a_resumed_run_ends_with_the_weights_of_the_whole_one(runs):
 
 def test_statistics_of_trained_batchnorms_are_averaged_and_frozen_ones_left_alone(runs):
     assert [seen(runs, "small", rank)["means"] for rank in (0, 1)] == [[0.5, 0.0], [0.5, 1.0]]
+
+
+def test_statistics_of_a_users_own_loss_are_averaged(runs):
+    """What is the same in both stays as it is, bit by bit; whole numbers are the first process's."""
+    assert [seen(runs, "small", rank)["own"] for rank in (0, 1)] == [[torch.tensor([0.1, 1.0]).tolist(), 3]] * 2
 
 
 def test_the_first_process_decides_for_the_other(runs):

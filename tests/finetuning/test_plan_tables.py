@@ -177,7 +177,7 @@ def test_a_plan_is_carried_out(tmp_path, name, plan):
     overrides = ["finetune.head_epochs=1"] if plan in ("lp_ft", "gradual") else []
     overrides += ["finetune.stage_lr_decay=1.0"] if name != "resnet18" else []
     choices = [f"backbone={name}", f"finetune={plan}", f"trainer.max_epochs={len(expected)}", *overrides]
-    cfg = compose(["data.root=.", f"run_dir={tmp_path}", *choices])
+    cfg = compose(["data.root=.", f"run_dir={tmp_path}", "head.solver=sgd", *choices])
     torch.manual_seed(0)
     backbone = build_backbone(name, weights=None, image_size=64, stages=cfg.backbone.stages)
     net = Classifier(backbone, Head(backbone.feature_dim, 3), IMAGENET_MEAN, IMAGENET_STD)

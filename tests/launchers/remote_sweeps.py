@@ -27,6 +27,7 @@ class Sweep:
         quick = (
             *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
             *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "finetune.head_epochs=1"),
+            "head.solver=sgd",
             *("logger=none", "dashboards.preview_images=0", "dashboards.top_losses=0"),
         )
         place = f"hydra.sweep.dir={self.directory}"

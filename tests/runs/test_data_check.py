@@ -53,7 +53,7 @@ def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """A finished run, and one that has crashed inside its second epoch."""
     folder = tmp_path_factory.mktemp("made")
     quick = ("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null")
-    more = ("trainer=cpu", "trainer.precision=32-true", "finetune.head_epochs=1", "logger=none")
+    more = ("trainer=cpu", "trainer.precision=32-true", "finetune.head_epochs=1", "head.solver=sgd", "logger=none")
     for name in ("finished", "crashed"):
         cfg = compose([f"data.root={photos}", *quick, *more, *SMALL, f"run_dir={folder / name}"])
         if name == "finished":

@@ -1,7 +1,7 @@
 """The parts of a run, each built from its group of the configuration; `train.py` puts them together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.assembly.callbacks import refusals_told
 from tlab.assembly.describe import preprocessing
 from tlab.assembly.precision_and_compile import batch_size
+from tlab.config.diff import AUTO
+from tlab.config.head_solver import SOLVED, STEPS, by_steps, solver, unsolvable
+from tlab.config.provenance import with_value
 from tlab.config.validation import best_is
 from tlab.core.error_messages import one_line
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 from tlab.core.text import as_text
 
 log = logging.getLogger(__name__)
@@ -58,7 +61,10 @@ def communication(trainer: DictConfig) -> str:
 
 
 def build_backbone(
-    cfg: DictConfig, begun: dict[str, Any] | None = None, checkpoint: Path | None = None
+    cfg: DictConfig,
+    begun: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    given: Sequence[str] = (),
 ) -> "StagedBackbone":
     """Return the backbone with its weights, or random ones where the plan is to train from scratch.
 
@@ -67,13 +73,18 @@ def build_backbone(
         begun: Record of a resumed run, which keeps its token layout; None or empty for a new run.
         checkpoint: Checkpoint that the run resumes from: it has all weights, and stands in for those of the
             configuration where they cannot be read any more.
+        given: Overrides that `cfg` was composed from, for the command to give where weights cannot be fetched.
     """
+    from tlab.runs.continuation import without_download
     from tlab.runs.load import instantiate_backbone
 
     weights = cfg.backbone.weights if cfg.finetune.pretrained else None
     try:
         return instantiate_backbone(cfg, weights, cfg.data.image_size, begun)
     except (UserError, InstantiationException) as error:
+        failed = next((each for each in (error, error.__cause__) if isinstance(each, DownloadFailed)), None)
+        if checkpoint is None and failed is not None:
+            raise DownloadFailed(f"{failed}{without_download(cfg, given)}") from error
         if weights is None or checkpoint is None or not begun:
             raise
         backbone = instantiate_backbone(cfg, str(checkpoint), cfg.data.image_size, begun)
@@ -104,6 +115,33 @@ def build_net(cfg: DictConfig, backbone: "StagedBackbone", data: "ImageDataModul
     return Classifier(backbone, head, mean, std)
 
 
+def adapt_batchnorm(
+    cfg: DictConfig, net: "Classifier", data: "ImageDataModule", plan: "Plan", checkpoint: Path | None
+) -> DictConfig:
+    """Give BatchNorm the statistics that `finetune.batchnorm` names, and return the configuration without `auto`.
+
+    A checkpoint has them; but `finetune.l2_sp` compares the weights that a run has begun with, so for it they are
+    estimated again.
+    """
+    import torch
+
+    from tlab.core.processes import from_first_process
+    from tlab.finetuning.batchnorm import ESTIMATED, FIXED, batchnorm_layers, choose_batchnorm, estimate_batchnorm
+    from tlab.finetuning.plan import HEAD
+    from tlab.models.autotune.precision import find_accelerator
+
+    device = torch.device(find_accelerator(cfg.trainer.accelerator))
+    pretrained = cfg.finetune.pretrained and cfg.backbone.weights is not None
+    if cfg.finetune.batchnorm == AUTO:
+        tells = pretrained and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
+        chosen = from_first_process(choose_batchnorm, net, data, device) if tells else "pretrained"
+        cfg = with_value(cfg, "finetune.batchnorm", chosen)
+    net.fixed_batchnorm = cfg.finetune.batchnorm == FIXED
+    if cfg.finetune.batchnorm == ESTIMATED and pretrained and (checkpoint is None or cfg.finetune.l2_sp):
+        estimate_batchnorm(net, data, device, cfg.backbone.name)
+    return cfg
+
+
 def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
     """Return the plan that `finetune` asks for, over this backbone's stages."""
     from tlab.finetuning import Until, build_plan
@@ -120,46 +158,64 @@ def make_plan(cfg: DictConfig, backbone: "StagedBackbone") -> "Plan":
         finetune["head_first"],
         None if patience is None else Until(monitor, patience, mode=best_is(monitor, cfg.checkpoint.mode)),
     )
-    if cfg.head.get("solver", "sgd") == "sgd":
+    if cfg.finetune.soup:
+        check_soup(plan)
+    if solver(cfg) == STEPS:
         return plan
-    check_solvable(cfg)
+    if reason := unsolvable(cfg):
+        raise UserError(f"head.solver=lbfgs cannot be used here: {reason}; give head.solver=sgd")
     return plan.with_solved_heads()
 
 
-def check_solvable(cfg: DictConfig) -> None:
-    """Refuse settings with which the head's optimum is not that of a convex problem on stored features.
+def check_soup(plan: "Plan") -> None:
+    """Refuse a soup where no phase of the head alone comes before others.
 
     Raises:
-        UserError: There is one.
+        UserError: There is none, or nothing follows it.
     """
-    plain = "tlab.models.losses.CrossEntropy"
-    smoothed = cfg.loss.get("_target_", plain) != plain or cfg.loss.get("label_smoothing", 0) > 0
-    limits = cfg.trainer.limit_train_batches is None and cfg.trainer.limit_val_batches is None
-    reasons = {
-        f"head.hidden={list(cfg.head.get('hidden') or [])} makes the head more than one layer": cfg.head.get(
-            "hidden"
-        ),
-        "features.cache=off keeps no features": cfg.features.cache == "off",
-        "trainer.limit_train_batches or limit_val_batches is set, so no features are kept": not limits,
-        "finetune.ema averages over steps": cfg.finetune.ema is not None,
-        "loss is another than cross-entropy without label smoothing": smoothed,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UserError(f"head.solver=lbfgs cannot be used here: {reason}; give head.solver=sgd")
+    from tlab.finetuning.plan import HEAD
+
+    if plan.phases[0].trained != {HEAD} or all(phase.trained == {HEAD} for phase in plan.phases):
+        raise UserError(
+            "finetune.soup=wise lies between a phase of the head alone and what trains after it, and this plan has "
+            f"only {', '.join(phase.name for phase in plan.phases)}; give finetune=lp_ft, or finetune.soup=null"
+        )
+
+
+def choose_solver(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", plan: "Plan") -> DictConfig:
+    """Return the configuration with `lbfgs` in place of `auto`, or `sgd` where the data do not allow it.
+
+    Args:
+        cfg: The run's configuration.
+        data: The run's data module, set up.
+        net: The run's network.
+        plan: The run's phases, in which those of the head alone are solved.
+    """
+    from tlab.finetuning import FeatureCache
+
+    if solver(cfg) != AUTO:
+        return cfg
+    cache = FeatureCache(cfg.features.views, cfg.features.max_gb)
+    for phase in plan.phases:
+        if phase.solved and (reason := cache.obstacle(data, phase, net.head.pooled_features)):
+            return by_steps(cfg, reason)
+    log.info("head: solved at its optimum (head.solver=auto); head.solver=sgd trains it")
+    return with_value(cfg, "head.solver", SOLVED)
 
 
 def build_optimizer(cfg: DictConfig, precision: "Precision") -> Callable[[list[dict[str, Any]]], "Optimizer"]:
     """Return the builder of the optimizer from its parameter groups, fused where possible.
 
-    Not where the user has chosen an implementation, nor with fp16, whose gradients a fused kernel cannot clip.
+    Not where the user has chosen an implementation, nor with fp16; nor where Lightning clips gradients beside
+    autocast: it refuses a kernel that unscales gradients itself, although those of bf16 have no scale.
     """
     import torch
 
     build = instantiate(cfg.optimizer, _convert_="all")
     fusible = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     chosen = {"fused", "foreach", "differentiable", "capturable"} & set(cfg.optimizer)
-    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed":
+    clips = cfg.trainer.gradient_clip_val is not None and precision == "bf16-mixed"
+    if getattr(build, "func", None) in fusible and not chosen and precision != "16-mixed" and not clips:
         return partial(build, fused=True)
     return build
 
@@ -176,6 +232,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
         UserError: A phase's augmentation is not one of the config group `aug`.
     """
     from tlab.data.contents import keeping_order
+    from tlab.data.sources.evaluation_sources import sources_of_tests
 
     own = {name: phase.aug for name, phase in cfg.finetune.phases.items() if phase.aug is not None}
     for name, aug in own.items():
@@ -185,6 +242,7 @@ def build_data(cfg: DictConfig, begun: dict[str, Any] | None = None) -> "ImageDa
                 f"+aug@finetune.phases.{name}.aug=strong"
             )
     data = instantiate(cfg.data.module, phases=own)
+    data.test_sources = sources_of_tests(data.source, cfg.data.get("tests"))
     if begun:
         from tlab.data.decode_options import levels_from  # imports NumPy
 

@@ -63,7 +63,7 @@ def build_callbacks(
     from tlab.dashboards.top_losses import TopLosses
     from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FeatureCache, LearningRateFinder
     from tlab.finetuning.schedules import check_schedules
-    from tlab.runs.checkpoints import BestCheckpoint, LastCheckpoint
+    from tlab.runs.checkpoints import BestCheckpoint, HeadCheckpoint, LastCheckpoint
     from tlab.runs.confusion import ConfusionRecorder
     from tlab.runs.graceful_stop import GracefulStop
     from tlab.runs.history import RunRecorder
@@ -94,7 +94,8 @@ def build_callbacks(
         *progress(state),
         *([pruning] if pruning is not None else []),
     ]
-    after: list[L.Callback] = [BestCheckpoint(run, state), last, GracefulStop(signals, last)]
+    head = [HeadCheckpoint(run, state)] if cfg.finetune.soup else []
+    after: list[L.Callback] = [BestCheckpoint(run, state), *head, last, GracefulStop(signals, last)]
     if any(isinstance(callback, ProgressBar) for callback in users):  # there can be one
         before = [callback for callback in before if not isinstance(callback, ProgressBar)]
     return [*before, *users, *after]

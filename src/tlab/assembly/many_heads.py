@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
@@ -16,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn, optim
 
 from tlab.assembly.build import build_optimizer
-from tlab.config.diff import flat
+from tlab.config.diff import AUTO, flat
+from tlab.config.head_solver import settings_ask_for_steps, solver
 from tlab.config.validation import check
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
@@ -52,7 +54,7 @@ OPTIMIZERS = (
 )
 # What the features of a run, and the form of its head, depend on
 SETTINGS = ("backbone", "head", "data", "aug", "finetune", "trainer", "features")
-# Heads may differ in it; a run whose solver is still to be chosen reads its record only if it takes steps
+# Heads may differ in it
 OF_HEAD = ("head.dropout", "head.solver", "data.balanced", "data.module.balanced", "data.class_weights")
 OF_SEED = ("data.split_seed", "data.module.seed", "data.source.seed", "data.module.source.seed")
 
@@ -177,7 +179,7 @@ class SharedTraining:
         try:
             cfg = self.group.compose(job)
             check(cfg)
-            return self._head_of(job, cfg, features, before) if self._suits(cfg, features) else None
+            return self._head_of(job, cfg, features, before) if self._suits(job, cfg, features) else None
         except (UserError, HydraException, OmegaConfBaseException):  # which the run itself will meet
             return None
 
@@ -215,11 +217,16 @@ class SharedTraining:
         sampler = EpochSampler(features.labels, batch_size=self.data.batch_size, **order)
         return HeadOfRun(head, loss, optimizer, scheduler, (*samplers, sampler)[0], cfg.seed)
 
-    def _suits(self, cfg: DictConfig, features: FeatureBatches) -> bool:
+    @cached_property
+    def _undecided(self) -> DictConfig:
+        """The run's configuration as those of the others are: with `auto` where the run has decided since."""
+        return self.group.compose(self.group.own)
+
+    def _suits(self, job: Job, cfg: DictConfig, features: FeatureBatches) -> bool:
         """Tell whether another run sees the same features, with a head that is the same before training."""
-        own, other = _settings(self.cfg), _settings(cfg)
+        own, other = _settings(self._undecided), _settings(cfg)
         changed = {key for key in own.keys() | other.keys() if own.get(key) != other.get(key)}.difference(OF_HEAD)
-        if changed.difference(OF_SEED) or cfg.head.get("solver") == "lbfgs":
+        if changed.difference(OF_SEED) or not self._takes_steps(job, cfg):
             return False
         if not changed:
             return True
@@ -228,6 +235,11 @@ class SharedTraining:
         random = not cfg.finetune.pretrained or cfg.backbone.weights is None or cfg.backbone.get("random_from")
         same = images.is_fixed and features.mixing is None and not random and not self.module.net.head.hidden
         return same and _index(cfg) == _index(self.cfg)
+
+    def _takes_steps(self, job: Job, cfg: DictConfig) -> bool:
+        """Tell whether another run's head takes steps too: its settings ask for it, or the data do for both."""
+        by_data = not settings_ask_for_steps(self._undecided, self.group.own.overrides)
+        return settings_ask_for_steps(cfg, job.overrides) or (by_data and solver(cfg) == AUTO)
 
     def _stop_if_told(self) -> None:
         """End the pass if the run was told to stop; no head of the pass has begun then."""

@@ -13,6 +13,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
+from tlab.dashboards.summary_table import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
 
@@ -45,9 +46,10 @@ def compare_runs(
     begun = [run for run in runs if run.config] or runs  # one that never began has no configuration
     monitor, mode = _monitor(begun, monitor, notes)
     factors, groups = group(begun)
-    test_metric = f"test/{monitor.partition('/')[2]}"
+    test_metric, further = _test_metrics(monitor, begun)
     settings = [
-        _setting(levels, members, monitor, test_metric, interval, notes) for levels, members in groups.items()
+        _setting(levels, members, monitor, (test_metric, *further), interval, notes)
+        for levels, members in groups.items()
     ]
     finished = [run for run in runs if run.status == FINISHED]
     if finished and not any(setting.values for setting in settings):
@@ -65,7 +67,7 @@ def compare_runs(
         _test_differences(ranked, mode, interval, test)
     effects = main_effects(factors, [s.levels for s in ranked], [s.result for s in ranked])
     notes += _cautions(runs, ranked, monitor, interval)
-    how = (directory, monitor, mode, test_metric, interval, test, target)
+    how = (directory, monitor, mode, test_metric, further, interval, test, target)
     return Comparison(*how, factors, tuple(settings), effects, tuple(runs), tuple(notes))
 
 
@@ -80,8 +82,21 @@ def _monitor(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple
     return monitor, best_is(monitor, chosen)
 
 
+def _test_metrics(monitor: str, runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
+    """Return what `monitor` is called on the test split, and on each further test of some run but its own."""
+    names = dict.fromkeys(name for run in runs for name in tests_in(run.metrics))
+    own = next((name for name in names if monitor.startswith(f"test/{name}/")), None)
+    measure = monitor.removeprefix(f"test/{own}/") if own else monitor.partition("/")[2]
+    return f"test/{measure}", tuple(f"test/{name}/{measure}" for name in names if name != own)
+
+
 def _setting(
-    levels: tuple[str, ...], runs: Sequence[Run], monitor: str, test_metric: str, interval: str, notes: list[str]
+    levels: tuple[str, ...],
+    runs: Sequence[Run],
+    monitor: str,
+    tests: Sequence[str],
+    interval: str,
+    notes: list[str],
 ) -> Setting:
     counted: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: str(run.record.get("ended"))):
@@ -91,14 +106,16 @@ def _setting(
             counted[run.seed] = run
     counted = dict(sorted(counted.items()))
     values = {seed: run.metrics[monitor] for seed, run in counted.items()}
-    tested = [run.metrics[test_metric] for run in counted.values() if test_metric in run.metrics]
+    tested = {name: [run.metrics[name] for run in counted.values() if name in run.metrics] for name in tests}
+    summaries = {name: summarize(found, interval) for name, found in tested.items() if found and name != monitor}
     return Setting(
         levels,
         tuple(sorted(runs, key=lambda run: (run.seed, run.name))),
         counted,
         values,
         summarize(list(values.values()), interval) if values else None,
-        summarize(tested, interval) if tested and test_metric != monitor else None,
+        summaries.pop(tests[0], None),
+        summaries,
     )
 
 

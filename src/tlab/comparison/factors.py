@@ -9,7 +9,8 @@ from typing import Any
 from tlab.comparison.load import Run, number
 from tlab.config.diff import without_effect
 
-NOT_A_FACTOR = ("seed", "hydra", "baseline")
+NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests")
+SOLVER = "head.solver"
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
 
 
@@ -36,13 +37,14 @@ def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...]
 
     A factor is a choice or override that is not the same in all runs. Where two runs with the same choices and
     overrides still have other configurations (a YAML file was changed in between), the keys in which they differ
-    are factors too. `backbone.weights` is none where `backbone` determines it.
+    are factors too; and so is the solver of the head, where `head.solver=auto` was not the same for all that have
+    a phase of the head alone. `backbone.weights` is none where `backbone` determines it.
 
     Returns:
         What differs between the runs; and level of each factor, in their order -> its runs, sorted by level.
     """
     keys = _named_keys(runs)
-    levels = _varying([_named_levels(run, keys) for run in runs])
+    levels = _varying([_named_levels(run, keys) | solver for run, solver in zip(runs, _solvers(runs), strict=True)])
     unexplained = _unexplained(runs, levels)
     for run, own in zip(runs, levels, strict=True):
         own |= {key: _text(run.config.get(key)) for key in unexplained}
@@ -53,6 +55,13 @@ def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...]
         settings[tuple(own.values())].append(run)
     ordered = sorted(settings, key=lambda key: [f.levels.index(v) for f, v in zip(factors, key, strict=True)])
     return factors, {key: settings[key] for key in ordered}
+
+
+def _solvers(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Return the level of `head.solver` of each run; one that solves or trains no head alone is like any other."""
+    known = {run.config[SOLVER] for run in runs if SOLVER in run.config}
+    any_other = known.pop() if len(known) == 1 else "none"
+    return [{SOLVER: run.config.get(SOLVER, any_other)} for run in runs]
 
 
 def _named_keys(runs: Sequence[Run]) -> list[str]:
@@ -90,7 +99,11 @@ def _unexplained(runs: Sequence[Run], levels: Sequence[Mapping[str, str]]) -> li
     for first, *others in alike.values():
         for other in others:
             for key in first.config | other.config:
-                if _may_matter(key) and _text(first.config.get(key)) != _text(other.config.get(key)):
+                if (
+                    key != SOLVER
+                    and _may_matter(key)
+                    and _text(first.config.get(key)) != _text(other.config.get(key))
+                ):
                     found[key] = None
     return list(found)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlab.config.diff import flat
+from tlab.config.head_solver import with_solver_in_effect
 from tlab.config.overrides import key_and_value, shell_argument
 from tlab.config.targets import renewed
 from tlab.core.errors import UserError
@@ -121,7 +122,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 
 def _read(run: RunDirectory, directory: Path) -> Run:
     record = dict(run.record)
-    config = flat(renewed(record.pop("config", {})))
+    config = with_solver_in_effect(flat(renewed(record.pop("config", {}))))
     choices, overrides = _chosen(run)
     status = record.get("status") or UNFINISHED
     if status == "running" or record.get("error") == "interrupted":

@@ -1,6 +1,6 @@
 """What a comparison holds: settings with their statistics, the best one first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +22,7 @@ class Setting:
         values: Seed -> monitored metric of that run.
         summary: Summary of the values; None without any.
         test: Summary of the metric on the test split; None where there is none.
+        further_tests: Summary of the metric on each further test of some run, by the test's metric.
         difference: Difference to the best setting; None for the best itself and where no run has finished.
         epochs_to_target: Median epochs, counted from 1, of the runs that reached the target; None if none did.
         reached: Number of runs that did.
@@ -33,6 +34,7 @@ class Setting:
     values: dict[int, float]
     summary: Summary | None
     test: Summary | None
+    further_tests: dict[str, Summary] = field(default_factory=dict)
     difference: Difference | None = None
     epochs_to_target: float | None = None
     reached: int = 0
@@ -77,6 +79,7 @@ class Comparison:
         monitor: Metric that decides, at the epoch that each run kept as its best.
         mode: `max` or `min`, whichever is better.
         test_metric: The same metric on the test split, `test/acc` for `val/acc`.
+        further_tests: The same on each further test (`data.tests`) that some run has: `test/sketch/acc`.
         interval: Kind of confidence interval, `t` or `bootstrap`.
         test: Paired test, `t` or `wilcoxon`.
         target: Value of the metric that "epochs to target" counts to; None without a finished run.
@@ -91,6 +94,7 @@ class Comparison:
     monitor: str
     mode: str
     test_metric: str
+    further_tests: tuple[str, ...]
     interval: str
     test: str
     target: float | None

@@ -32,6 +32,13 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         **_numbers(setting.summary, mean="mean", sd="sd", ci_low="low", ci_high="high"),
         "interval": comparison.interval,
         **_numbers(setting.test, test_mean="mean", test_sd="sd"),
+        **{
+            f"{name}_{column}": number
+            for name in comparison.further_tests
+            for column, number in _numbers(
+                setting.further_tests.get(name), mean="mean", sd="sd", ci_low="low", ci_high="high"
+            ).items()
+        },
         **_numbers(
             setting.behind, behind_seeds="n", behind_mean="mean", behind_ci_low="low", behind_ci_high="high"
         ),
@@ -55,7 +62,7 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "status": run.status,
         "counted": int(setting is not None and setting.counted.get(run.seed) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
-        comparison.test_metric: run.metrics.get(comparison.test_metric),
+        **{name: run.metrics.get(name) for name in (comparison.test_metric, *comparison.further_tests)},
         "best_epoch": run.metrics.get("best_epoch"),
         "epochs": len(run.history),
         "epochs_to_target": None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode),

@@ -1,6 +1,7 @@
 """The comparison on the terminal."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -50,6 +51,7 @@ def _statistics(comparison: Comparison) -> Columns:
         "behind": lambda s: value(s.behind.mean, metric, unit=False) if s.behind else "",
         "p (Holm)": lambda s: p_value(s.p) if s.difference else "",
         comparison.test_metric: lambda s: value(s.test.mean if s.test else None, metric),
+        **{name: partial(_further_test, name, metric) for name in comparison.further_tests},
     }
     told = {
         interval: any(len(setting.values) > 1 for setting in ranked),
@@ -109,6 +111,16 @@ def mean_sd(summary: Summary | None, metric: str) -> str:
     if summary is None or summary.sd is None:
         return value(summary.mean if summary else None, metric)
     return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
+
+
+def _further_test(name: str, metric: str, setting: Setting) -> str:
+    return mean_span(setting.further_tests.get(name), metric)
+
+
+def mean_span(summary: Summary | None, metric: str) -> str:
+    """Return a mean and its interval, `36.5 % (34.0 to 39.0 %)`; of one seed the value alone, of none a dash."""
+    mean = value(summary.mean if summary else None, metric)
+    return f"{mean} ({span(summary, metric)})" if summary and summary.low is not None else mean
 
 
 def epochs(setting: Setting) -> str:

@@ -21,6 +21,12 @@ WITHOUT_EFFECT = (
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
+TESTS = "data.tests."  # measured when a run is over, so a finished run may be asked for further ones
+
+AUTO = "auto"
+# Keys that a run records as decided where they were `auto` -> what was done before there was such a key
+DECIDED_BY_RUNS = {"head.solver": "sgd", "finetune.batchnorm": "pretrained"}
+
 # Key -> (old default, default that lets tlab choose): an old run is resumed as it began.
 CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
 CHOSEN_SINCE |= {"head.solver": (None, "sgd")}
@@ -50,7 +56,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         and not (key == "backbone.weights" and _same_file(before.get(key), after.get(key)))
         and not key.startswith(WITHOUT_EFFECT)
         and key not in PLACES
+        and not key.startswith(TESTS)
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
+        and not (key in DECIDED_BY_RUNS and AUTO in (before.get(key), after.get(key)))  # a run keeps its own
         and (key in before or not _is_neutral(key, after[key]))
         and "$ {" not in str(before.get(key))  # an earlier version kept what asks a resolver as it was typed
     }

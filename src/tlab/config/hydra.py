@@ -21,6 +21,7 @@ from tlab.config.overrides import CONFIG_DIR, key_and_value, named_choices, name
 from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
 
+ONE_CHOICE = {"backbone", "head", "aug", "data", "finetune", "optimizer", "scheduler", "trainer", "loss"}
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
 
 
@@ -60,8 +61,7 @@ def _reading_tlabs_files() -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = before
-        if base is not None:
-            version.VersionBase.instance().setbase(base)
+        version.VersionBase.instance().version_base = base  # `setbase` takes none, as it is at first
 
 
 def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
@@ -102,6 +102,13 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
         if not names_choices(override):
             there = ", ".join(choice_names(places, override.key_or_group))
             raise UserError(f"{override.input_line} names no choice of the group; there are {there}")
+        if override.key_or_group in ONE_CHOICE and isinstance(listed := override.value(), list) and len(listed) > 1:
+            each = [f"{override.key_or_group}={value}" for value in listed]
+            several = f"{override.key_or_group}={','.join(map(str, listed))}"
+            raise UserError(
+                f"{override.input_line} names {len(listed)} choices of a group that takes one; give {each[0]}, or "
+                f"-m {several} for a run with each"
+            )
     for name in named_choices("backbone", overrides) - {*choice_names(places, "backbone")}:
         if re.fullmatch(r"[^\W_][\w.-]*", name):  # another torchvision model; a general rule finds its stages
             ConfigStore.instance().store(

@@ -74,9 +74,10 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
             continue
         if equals and not key.startswith("~"):
             name = key.lstrip("+")
-            value = value if name in paths else as_text(value)
+            path = name in paths or paths.get(name.rpartition(".")[0], False)  # or one of a mapping of them
+            value = value if path else as_text(value)
             several = sweep and name not in NEVER_SWEPT
-            value = readable(value, path=name in paths, container=paths.get(name, True), sweep=several)
+            value = readable(value, path=path, container=paths.get(name, not path), sweep=several)
             if name in schema.list_keys(command) and not value.startswith(("[", "$")):
                 value = ",".join(f"[{each}]" for each in (PART.findall(value) if several else [value]))
             argument = f"{key}={value}"

@@ -1,15 +1,16 @@
 """The overrides and choices from which a configuration was composed, and copies of it as plain data."""
 
 import copy
+from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from tlab.config.diff import flat
+from tlab.config.diff import AUTO, DECIDED_BY_RUNS, flat
 from tlab.config.digest import is_commands_own
 from tlab.config.safe_loading import reaches_out
 
@@ -31,6 +32,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     for group, key in (("data", "root"), ("backbone", "weights")):
         if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
             config[group][key] = str(Path(value).expanduser().absolute())
+    for name, root in (cfg.data.get("tests") or {}).items():
+        config["data"]["tests"][name] = str(Path(root).expanduser().absolute())
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
 
 
@@ -48,6 +51,38 @@ def choices(cfg: DictConfig) -> dict[str, str | None]:
     """Return the choice of each configuration group (`backbone` -> `vgg16`); empty where `overrides` is."""
     chosen = HydraConfig.get().runtime.choices if is_commands_own(cfg) else {}
     return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
+
+
+def with_value(cfg: DictConfig, key: str, value: Any) -> DictConfig:
+    """Return a copy of the configuration with another value of a key."""
+    cfg = copy.deepcopy(cfg)
+    with read_write(cfg), open_dict(cfg):
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def as_decided(cfg: DictConfig, record: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration with what a run has decided where it says `auto`.
+
+    Args:
+        cfg: Configuration with which the run goes on.
+        record: The run's `run.json`.
+    """
+    config = flat(record.get("config", {}))
+    for key, formerly in DECIDED_BY_RUNS.items():
+        if OmegaConf.select(cfg, key) == AUTO:
+            cfg = with_value(cfg, key, config.get(key, formerly))
+    return cfg
+
+
+def with_decisions(config: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """Return plain data of a configuration with what `cfg` says in the place of `auto`."""
+    decided = copy.deepcopy(dict(config))
+    for key in DECIDED_BY_RUNS:
+        group, name = key.split(".")
+        if decided[group].get(name) == AUTO:
+            decided[group][name] = OmegaConf.select(cfg, key)
+    return decided
 
 
 def resolved(cfg: DictConfig) -> DictConfig:

@@ -9,7 +9,7 @@ help texts. The keys of a node typed `dict[str, Any]` are those of its `_target_
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
@@ -70,7 +70,7 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 def path_keys(command: str) -> dict[str, bool]:
     """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
     found = {name: each for name, each in _keys_of(command).items() if each.metadata["path"]}
-    several = {name: each.type is not str and str not in get_args(each.type) for name, each in found.items()}
+    several = {name: get_origin(each.type) in (dict, list) for name, each in found.items()}
     return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
 
 
@@ -133,6 +133,11 @@ class DataConfig:
     )
     balanced: bool = key(MISSING, "true: every class equally often in training")
     class_weights: bool = key(MISSING, "true: weight the loss against class frequency")
+    tests: dict[str, str] = key(
+        _open_mapping,
+        "further folders with the same class names, measured when the run is over: {NAME: DIR} gives test/NAME/acc",
+        path=True,
+    )
     source: dict[str, Any] = key(MISSING, "what finds the files; each choice of data has its own")
     module: dict[str, Any] = key(MISSING, "what loads them: the keys above, handed on")
 
@@ -203,9 +208,10 @@ class HeadConfig:
         None, "rows of the weights' own classifier: auto (if it knows most classes by name), null, or {bees: bee}"
     )
     solver: str = key(
-        "sgd",
-        "of phases of the head alone; lbfgs sets a linear head to its optimum on stored features, in one epoch",
-        choices=("sgd", "lbfgs"),
+        "auto",
+        "of phases of the head alone; lbfgs: a linear head's optimum on stored features, in one epoch; auto: that, "
+        "unless what steps need is given (optimizer, scheduler, loss, head.dropout, aug.mix, until)",
+        choices=("auto", "lbfgs", "sgd"),
     )
 
 
@@ -235,7 +241,7 @@ class PhaseConfig:
 class FinetuneConfig:
     """The fine-tuning plan."""
 
-    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen")
+    head_epochs: int | None = key(MISSING, "epochs with the backbone frozen; one if head.solver solves it")
     head_first: bool = key(False, "true: refuse to unfreeze before the head has trained")
     last_stages: int | None = key(None, "k of finetune=last")
     backbone_lr_scale: float = key(1.0, "the backbone's learning rate as a multiple of the head's", least=0)
@@ -246,6 +252,17 @@ class FinetuneConfig:
     l2_sp: float = key(0.0, "decay towards the pretrained weights, instead of towards zero (0.01 to 0.1)", least=0)
     ema: float | None = key(
         None, "decay of a moving average of weights that is evaluated and kept, e.g. 0.99", least=0, most=0.999999
+    )
+    batchnorm: str = key(
+        "pretrained",
+        "statistics of BatchNorm at the start: the weights' own, or estimated on the training images; stages that "
+        "train update them, but fixed ones; auto: estimated or fixed, whichever's features tell the classes better",
+        choices=("auto", "estimated", "fixed", "pretrained"),
+    )
+    soup: str | None = key(
+        None,
+        "wise: of the weights between the end of the head phase and the end, those that validate best are kept",
+        choices=(None, "wise"),
     )
     pretrained: bool = key(True, "false: from random weights")
     phases: dict[str, PhaseConfig] = key(MISSING, "the phases by name, in order")
@@ -408,7 +425,7 @@ class TuneConfig:
 class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
-    run: str = key(MISSING, "run directory (its best checkpoint) or a checkpoint", path=True)
+    run: str = key(MISSING, "run directory (its soup.ckpt, else best.ckpt) or a checkpoint", path=True)
     output: str | None = key(None, "write the metrics to this JSON file too", path=True)
     batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
     num_workers: int | None = key(None, "processes that decode images", least=0)
@@ -453,7 +470,8 @@ class EvaluateConfig(_ReadConfig):
     """Evaluation of a trained run (tlab-evaluate)."""
 
     split: str | None = key(
-        None, "null: the first there is of test, val, train, all", choices=(None, "train", "val", "test", "all")
+        None,
+        "train, val, test, all, or a name in the run's data.tests; null: the first of test, val, train, all",
     )
     data: OtherDataConfig = key(OtherDataConfig)
 

@@ -59,11 +59,11 @@ class Run:
 
     def trains(self, *parts: str) -> bool:
         """Tell whether every phase trains one of these: `head`, `last` stage, `all` stages, `some` of them."""
-        return {_trained(phase.train) for phase in self.phases.values()} <= set(parts)
+        return {trained_part(phase.train) for phase in self.phases.values()} <= set(parts)
 
     def augments(self) -> bool:
         """Tell whether images are augmented in any phase that may freeze the first stages."""
-        frozen = [phase for phase in self.phases.values() if _trained(phase.train) != "all"]
+        frozen = [phase for phase in self.phases.values() if trained_part(phase.train) != "all"]
         augs = [self.cfg.aug if phase.aug is None else phase.aug for phase in frozen]
         transforms = [OmegaConf.select(aug, "transforms") or {} for aug in augs if OmegaConf.is_dict(aug)]
         return any(step is not None for steps in transforms for step in steps.values())
@@ -156,6 +156,13 @@ RULES = (
         no_wish=(None,),
     ),
     Rule(
+        ("finetune.batchnorm",),
+        _where("finetune", lambda run: not run.cfg.finetune.pretrained),
+        "it starts from random weights",
+        "finetune=full",
+        no_wish=("pretrained",),
+    ),
+    Rule(
         WEIGHTS,
         _is("backbone.weights", None),
         "random weights know no classes",
@@ -240,7 +247,7 @@ def without_unused(overrides: Sequence[str], run: Run) -> list[str]:
     return [override for override in overrides if not (keys[override] and all(map(run.reasons, keys[override])))]
 
 
-def _trained(train: Any) -> str:
+def trained_part(train: Any) -> str:
     """Classify `train` of a phase by what trains besides the head: `head` (nothing), `last`, `all`, else `some`."""
     named = OmegaConf.to_container(train) if OmegaConf.is_config(train) else train
     if named in ("head", 0, [], ["head"]):

@@ -1,5 +1,6 @@
 """Checks of configuration values that need no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from tlab.config.overrides import shell_argument
 from tlab.config.schema import TrainConfig, keys
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
+from tlab.core.text import as_text
+
+NO_TESTS = ("train", "val", "test", "all", "acc_class")  # names of splits, and of metrics below test/
 
 
 def check(cfg: DictConfig) -> None:
@@ -32,6 +37,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
+    _check_tests(cfg.data.get("tests") or {})
     if not OmegaConf.is_dict(cfg.backbone.kwargs):
         raise UserError(
             f"backbone.kwargs={cfg.backbone.kwargs} is no mapping; give for example "
@@ -58,10 +64,28 @@ def check(cfg: DictConfig) -> None:
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.l2_sp=0 and use optimizer.weight_decay"
         )
+    if cfg.finetune.batchnorm == "estimated" and cfg.finetune.pretrained and cfg.backbone.weights is None:
+        raise UserError(
+            "finetune.batchnorm=estimated takes the place of pretrained statistics, but backbone.weights=null has "
+            "none; give backbone.weights, or finetune.batchnorm=pretrained"
+        )
     if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
         )
+
+
+def _check_tests(tests: Mapping[str, str]) -> None:
+    for name, root in tests.items():
+        if not re.fullmatch(r"[\w-]+", str(name)) or name in NO_TESTS:
+            raise UserError(
+                f"data.tests: {name!r} cannot be a test's name, which has letters, digits, _ and - and is none of "
+                f"{', '.join(NO_TESTS)}; give for example {shell_argument('data.tests', {'other': root})}"
+            )
+        if not Path(root).expanduser().is_dir():
+            raise UserError(
+                f"data.tests.{name}={root} is no folder; check the path (it is relative to {Path.cwd()})"
+            )
 
 
 def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
@@ -146,3 +170,25 @@ def typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
+
+
+def check_output(output: str, example: str, written: str) -> None:
+    """Check that a command's `output` is a file, whose extension, if it has one, is that of what is written.
+
+    Args:
+        output: The value of `output`.
+        example: Name of a file that could be written, which has the extension.
+        written: What is written, for messages.
+
+    Raises:
+        UserError: It is a folder, or has another extension.
+    """
+    path, suffix = Path(output), Path(example).suffix
+    if path.is_dir():
+        way_out = f"is a folder; give the name of a file, such as {shell_argument('output', path / example)}"
+    elif not path.suffix[1:2].isalpha() or path.suffix.lower() == suffix or is_device_or_pipe(path):
+        return
+    else:
+        better = path.with_name(path.name.removesuffix(path.suffix).removesuffix(suffix) + suffix)
+        way_out = f"names no {written}, which is what is written; give {shell_argument('output', better)}"
+    raise UserError(f"output={as_text(output)} {way_out}")

@@ -141,7 +141,7 @@ def _below(node: DictConfig, name: str) -> str | None:
     """Return the path of a key of this name one level deeper, such as `optimizer.lr`; None if there is none."""
     for key in map(str, node):
         child = node._get_node(key)
-        if isinstance(child, DictConfig) and name in child:
+        if isinstance(child, DictConfig) and name in child.keys():  # noqa: SIM118 - also one that is not set
             return f"{key}.{name}"
     return None
 

@@ -25,6 +25,10 @@ class OutOfMemory(RunFailed):
     """Memory ran out; the message says which command needs less."""
 
 
+class DownloadFailed(UserError):  # noqa: N818 - named for what there is
+    """Pretrained weights cannot be fetched."""
+
+
 class RunDirectoryConflict(UserError):  # noqa: N818 - named for what there is
     """A run directory belongs to another run, which must not be overwritten."""
 

@@ -223,7 +223,7 @@ def _process(
         (folder / f"{rank}.json").write_text(json.dumps(failure), encoding="utf-8")
         raise
     finally:
-        ignore_stopping()  # a parent that is killed may send its signal twice: one for each thread that held this child
+        ignore_stopping()  # a parent that is killed may send its signal twice, once for each of its threads
     return result if os.environ["LOCAL_RANK"] == "0" else None
 
 

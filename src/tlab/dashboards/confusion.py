@@ -7,6 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from tlab.dashboards.figures import confusion_figure
 from tlab.dashboards.tensorboard import add_figure, class_names, writer
+from tlab.models.module import tested_split
 from tlab.runs.confusion import ConfusionCounts
 
 FREQUENT_UP_TO = 20  # classes up to which drawing takes a fraction of a second
@@ -44,8 +45,9 @@ class ConfusionMatrix(ConfusionCounts):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the test split."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._latest = "Test", trainer.global_step
-        self._draw(trainer, pl_module, "test/confusion")
+        split = tested_split(trainer)
+        self._latest = split.capitalize(), trainer.global_step
+        self._draw(trainer, pl_module, f"{split}/confusion")
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, tag: str) -> None:
         board = writer(trainer)

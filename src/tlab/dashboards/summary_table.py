@@ -1,6 +1,6 @@
 """The summary table that is printed when a run ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,23 @@ def print_paths(console: Console, paths: Mapping[str, Path]) -> None:
 
 def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
     """Print one table: a row per split, a column per measure."""
-    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in metrics)]
+    further = [f"test/{name}" for name in tests_in(metrics)]
+    splits = [split for split in (*SPLITS, *further) if any(f"{split}/{m}" in metrics for m in MEASURES)]
     measures = [m for m in MEASURES if any(f"{split}/{m}" in metrics for split in splits)]
     table = _table("Result", "split", *measures)
     for split in splits:
         table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
     console.print(table)
+
+
+def tests_in(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the further tests that metrics of a run are of: `sketch` of `test/sketch/acc`."""
+    parts = [name.split("/") for name in metrics if name.startswith("test/")]
+    return list(
+        dict.fromkeys(
+            each[1] for each in parts if len(each) == 3 and each[2] in MEASURES and each[1] != "acc_class"
+        )
+    )
 
 
 def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:

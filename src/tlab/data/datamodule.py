@@ -30,12 +30,14 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
+from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex, Sample
-from tlab.data.sources.issues import find_issues
+from tlab.data.sources.issues import find_issues, find_leaks
 from tlab.data.sources.verify import FileCheck, Unreadable, by_reason, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
+TEST = "test"
 MEASURED_IMAGES = 2_000  # largest number of images that mean_std reads
 
 RGB = tuple[float, float, float]
@@ -71,10 +73,14 @@ class ImageDataModule(L.LightningDataModule):
         issues: Sentences about files that deserve a look.
         levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
             run has them.
+        test_sources: Name -> function of the classes that builds the index of a further test; set before `setup`.
+        tests: Name -> index of its readable files, which has one split.
+        test_split: The split that a test measures: "test", or "test/NAME" of a further one.
     """
 
     index: ImageIndex
     levels: Levels | None = None
+    test_split: str = TEST
 
     def __init__(
         self,
@@ -111,6 +117,8 @@ class ImageDataModule(L.LightningDataModule):
         self.unreadable: list[Unreadable] = []
         self.checks: dict[str, FileCheck] = {}
         self.issues: list[str] = []
+        self.test_sources: Mapping[str, TestSource] = {}
+        self.tests: dict[str, ImageIndex] = {}
         self._loaders: dict[tuple[str, bool, int, int], Loader] = {}
         self._training_images: dict[str, ImageBatches] = {}
 
@@ -122,7 +130,25 @@ class ImageDataModule(L.LightningDataModule):
         """
         if hasattr(self, "index"):
             return
-        index = self.source()
+        index, self.unreadable = self._readable(self.source())
+        issues = [*index.issues, *find_issues(index, self.checks)]
+        for name, source in self.test_sources.items():
+            test, broken = self._readable(source(index.classes))
+            if not test.splits:
+                raise UserError(
+                    f"data.tests.{name}: {test.root} has no image to measure, {len(broken)} cannot be read; "
+                    "give another folder"
+                )
+            self.tests[name] = test
+            issues += [*test.issues, *find_leaks(index, test, f"data.tests.{name}", self.checks)]
+        self.index = index
+        self.issues = [*issues, *self._choose_levels()]
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
+            for issue in self.issues:
+                log.warning(issue)
+
+    def _readable(self, index: ImageIndex) -> tuple[ImageIndex, list[Unreadable]]:
+        """Check the files of an index; return it without the unreadable ones, and those."""
         files = [sample.file for samples in index.splits.values() for sample in samples]
         checks = check_files(index.root, files, self.max_megapixels)
         broken = unreadable(checks, truncated=self.on_unreadable == "read")
@@ -132,25 +158,24 @@ class ImageDataModule(L.LightningDataModule):
                 "or skip them with data.unreadable=skip."
             )
         try:
-            index = index.without([item.path for item in broken])
+            readable = index.without([item.path for item in broken])
         except UserError as error:
             raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
-        self.unreadable, self.checks, self.index = broken, checks, index
-        self.issues = [*index.issues, *find_issues(index, checks), *self._choose_levels()]
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # only one of several processes logs
+        self.checks |= checks
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
             if cut and self.on_unreadable == "read":
                 log.warning("%d images end too early: they are read as far as they go.", cut)
-            for issue in self.issues:
-                log.warning(issue)
+        return readable, broken
 
     def _choose_levels(self) -> list[str]:
         """Choose black and white of deep samples by the training images, and say so where it is not as usual."""
         ranges: dict[bool, list[SampleRange]] = {True: [], False: []}  # of training images, and of others
-        for split, samples in self.index.splits.items():
+        for split in (*self.index.splits, *self.further_tests):
+            samples = self.samples(split)
             found = (self.checks[sample.file].samples for sample in samples)
             ranges[split == "train"] += [each for each in found if each is not None]
         remarks = []
@@ -173,6 +198,18 @@ class ImageDataModule(L.LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.index.classes)
+
+    @property
+    def further_tests(self) -> list[str]:
+        """The splits of the further tests, "test/NAME"."""
+        return [f"{TEST}/{name}" for name in self.tests]
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """Return the readable files of a split or a further test."""
+        if split in self.further_tests:
+            (samples,) = self.tests[split.removeprefix(f"{TEST}/")].splits.values()
+            return samples
+        return self.index.splits[split]
 
     def contents(self) -> Contents:
         """Return the images by name, class, split and content."""
@@ -213,13 +250,13 @@ class ImageDataModule(L.LightningDataModule):
         """Return the loader of a split, the same one at every call.
 
         Args:
-            split: Name of the split: "train", "val" or "test".
+            split: Name of the split: "train", "val", "test", or "test/NAME" of a further test.
             train: Shuffle, augment and mix; otherwise in order, as evaluation sees the images.
 
         Raises:
             UserError: There is no such split.
         """
-        if split not in self.index.splits:
+        if split not in (*self.index.splits, *self.further_tests):
             raise UserError(
                 f"split={split}: the data below {self.index.root} have only {', '.join(self.index.splits)}; "
                 "add that folder, or set data.test_fraction for a test split."
@@ -227,7 +264,7 @@ class ImageDataModule(L.LightningDataModule):
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         address = (split, train, replicas, rank)
         if address not in self._loaders:
-            samples = self.index.splits[split]
+            samples = self.samples(split)
             images = self.training_images() if train else self.images(samples)
             sampler: Sampler[SampleKey] = SequentialSampler(len(samples), num_replicas=replicas, rank=rank)
             if train:
@@ -253,8 +290,8 @@ class ImageDataModule(L.LightningDataModule):
         return self.loader("val")
 
     def test_dataloader(self) -> Loader:
-        """Return the test loader."""
-        return self.loader("test")
+        """Return the loader of the split that a test measures."""
+        return self.loader(self.test_split)
 
     def prepare(self, phase: str, features: Mapping[str, FeatureBatches] | None = None, epochs: int = 0) -> None:
         """Choose where the batches of training and validation come from in a phase of the run.
@@ -304,6 +341,7 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
             decode_options=self.decode_options,
+            damaged=[file for file, check in self.checks.items() if check.damage],
         )
 
 

@@ -6,21 +6,23 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffTags, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from torch import Tensor
 
 from tlab.data.decode_options import (
     CUT_SHORT,
     DEFAULTS,
+    EXTRA_BYTES,
     MAX_MEGAPIXELS,
     MOSTLY_THERE,
     DecodeOptions,
@@ -28,10 +30,23 @@ from tlab.data.decode_options import (
     SampleRange,
     sample_range,
 )
-from tlab.data.file_kinds import BITS, CAMERA_RAW, DAMAGED, PLANES, SAMPLE_FORMAT, is_camera_raw, is_heic, kind_of
+from tlab.data.file_kinds import (
+    BITS,
+    CAMERA_RAW,
+    DAMAGED,
+    PLANES,
+    SAMPLE_FORMAT,
+    SAMPLES,
+    is_camera_raw,
+    is_heic,
+    kind_of,
+)
+from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, lacks_scan, loads_exactly
 
 ORIENTATION = 0x0112  # the EXIF tag
 EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
+KEPT_TAGS = (256, 257, 259, 266, 278, 317, 322, 323)  # size, compression, fill order, rows, predictor, tiles' size
+STRIPS, TILES = (273, 279), (324, 325)  # where they are, and their numbers of bytes
 UNSIGNED, SIGNED = 1, 2  # values of the tag of the sample format
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,7 +67,6 @@ CV2_SCALES = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 DCT_SCALES = (8, 4, 2)  # factors by which libjpeg shrinks an image while decoding, which is faster
-TAIL = bytes(range(1, 200))  # bits that decode to something else than what libjpeg fills missing blocks with
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 # These messages do not name the file; the check of the files (`sources.verify`) does.
@@ -77,7 +91,9 @@ class DecodeError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def decode(path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS) -> Tensor:
+def decode(
+    path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS, is_sound: bool = True
+) -> Tensor:
     """Read an image file as a photo viewer would show it.
 
     The content decides the format, not the extension; of an animation the first frame is taken; EXIF
@@ -94,6 +110,8 @@ def decode(path: Path, least_side: int | None = None, options: DecodeOptions = D
         path: Path of the file.
         least_side: Pixels that the shorter side must keep; None decodes at full size.
         options: Which files are readable, and how deep samples are scaled.
+        is_sound: Whether a JPEG has no known damage, of which OpenCV would write a line to the terminal; else it is
+            decoded with Pillow, slower.
 
     Returns:
         The image: `3 H W`, uint8, RGB, in H W C memory layout, which is fastest for torchvision's uint8 resize.
@@ -102,7 +120,7 @@ def decode(path: Path, least_side: int | None = None, options: DecodeOptions = D
         DecodeError: The file cannot be read; `reason` says why.
     """
     content = read_bytes(path)
-    x_HWC = _plain_jpeg(content, least_side, options.max_megapixels)
+    x_HWC = _plain_jpeg(content, least_side, options.max_megapixels) if is_sound else None
     if x_HWC is None:
         with _reasons(path, content):
             loaded = _load(path, content, False, least_side, options)
@@ -142,7 +160,7 @@ def read_bytes(path: Path) -> bytes:
         raise DecodeError(path, reason) from None
 
 
-def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[str, SampleRange | None, bool]:
+def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[str, SampleRange | None, str]:
     """Decode the content of an image file, JPEG at an eighth of the size, and say what it holds.
 
     A file that is cut short is read as far as it goes, if most of the image is there.
@@ -153,14 +171,15 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[st
         max_megapixels: See `DecodeOptions`.
 
     Returns:
-        Name of the format, by content; range of samples of more than 8 bits; whether nothing is missing.
+        Name of the format, by content; range of samples of more than 8 bits; damage: "", `MOSTLY_THERE` or
+        `EXTRA_BYTES`.
 
     Raises:
         DecodeError: As in `decode`.
     """
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
     with _reasons(path, content):
-        image, deep, _, whole = _load(path, content, True, None, options)
+        image, deep, _, damage = _load(path, content, True, None, options)
         upright_rgb(image, options.levels)  # which finds other faults
         samples = None
         if _is_deep_gray(image):
@@ -169,7 +188,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[st
             bands: Any = image.getextrema()
             colors = bands[:1] if deep.startswith("LA") else bands[:3]
             samples = SampleRange("integers", 0, 256 * max(high for _, high in colors) + 255)
-        return image.format or "", samples, whole
+        return image.format or "", samples, damage
 
 
 class _Loaded(NamedTuple):
@@ -179,13 +198,13 @@ class _Loaded(NamedTuple):
         image: The image, of whose 16-bit color Pillow keeps the high bytes.
         deep: Raw mode of 16-bit color, else "".
         low_HWC: The low bytes of 16-bit color, where they matter.
-        whole: Whether nothing is missing.
+        damage: "" if nothing is missing, else `MOSTLY_THERE`; of a `draft` perhaps `EXTRA_BYTES`.
     """
 
     image: Image.Image
     deep: str
     low_HWC: np.ndarray | None  # noqa: N815 - a shape
-    whole: bool
+    damage: str
 
 
 @contextmanager
@@ -233,18 +252,35 @@ def _load_with_text(
         image.draft(None, size)
     deep = _deep_color(image)
     loaded: Image.Image = image
-    whole = True
+    whole, extra = True, False
     try:
-        _read_pixels(image)
+        if draft and isinstance(image, JpegImageFile):
+            loaded, whole, extra = _judged_jpeg(image, content, size)
+        else:
+            _read_pixels(image)
     except (OSError, EOFError) as error:
         if not _ends_early(error):
             raise
         loaded, whole = _as_far_as_it_goes(image, content, size, full)
-        if not whole and not _most_is_there(loaded):
-            raise DecodeError(path, CUT_SHORT) from None
-        if not whole and not options.truncated:
-            raise DecodeError(path, MOSTLY_THERE) from None
-    return _Loaded(loaded, deep, _low_bytes(content, deep, options.levels), whole)
+    if not whole and not _most_is_there(loaded):
+        raise DecodeError(path, CUT_SHORT)
+    if not whole and not options.truncated:
+        raise DecodeError(path, MOSTLY_THERE)
+    damage = MOSTLY_THERE if not whole else EXTRA_BYTES if extra else ""
+    return _Loaded(loaded, deep, _low_bytes(content, deep, options.levels), damage)
+
+
+def _judged_jpeg(image: JpegImageFile, content: bytes, size: tuple[int, int]) -> tuple[Image.Image, bool, bool]:
+    """Load a JPEG at a size, and tell whether all its blocks are there, and whether it has bytes besides."""
+    plain = is_plain(content)
+    if plain:
+        if loads_exactly(image, content):
+            return image, True, False
+        image = cast(JpegImageFile, _opened(content))
+        image.draft(None, size)
+    image.load()
+    whole = not lacks_blocks(content, size)
+    return image, whole, whole and (plain or lacks_scan(content))
 
 
 def _decoded_size(path: Path, image: ImageFile.ImageFile, scale: int, max_megapixels: float) -> tuple[int, int]:
@@ -341,7 +377,7 @@ def _as_far_as_it_goes(
     if not isinstance(image, JpegImageFile):
         image.tile = []  # the rows so far are in place; nothing else is to be loaded
         return image, False
-    whole = [_with_its_end(content + tail, full).tobytes() for tail in (b"", TAIL)]
+    whole = [_with_its_end(content + tail, full).tobytes() for tail in (b"", JUNK)]
     return _with_its_end(content, size), whole[0] == whole[1]
 
 
@@ -408,6 +444,10 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
     end = "L" if big else "B"
     image = _with_deep_planes(_opened(content))
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PLANES) == 2 and image.tile[0].codec_name == "libtiff":
+        # of packed planes Pillow always takes the high bytes; of gray it takes both
+        planes = [_opened(_plane(content, image.tag_v2, band)) for band in range(len(image.getbands()))]
+        return np.stack([np.asarray(plane) & 255 for plane in planes], axis=2).astype(np.uint8)
     image.tile = [
         _with_rawmode(tile, lambda raw: "RGBA" if raw == "LA;16B" else raw[:-1] + end) for tile in image.tile
     ]
@@ -416,6 +456,28 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     image.tile = []
     low = np.asarray(image)
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
+
+
+def _plane(content: bytes, tags: ImageFileDirectory_v2, band: int) -> bytes:
+    """Return a TIFF with a plane per color as a gray one of a single plane."""
+    start = 16 if content[2:4] in (b"+\0", b"\0+") else 8  # BigTIFF
+    own = ImageFileDirectory_v2(content[:start])
+    for tag in {*KEPT_TAGS} & {*tags}:
+        own[tag] = tags[tag]
+    offsets, sizes = TILES if TILES[0] in tags else STRIPS
+    each = len(tags[offsets]) // tags[SAMPLES]
+    mine = slice(band * each, (band + 1) * each)
+    pieces = [
+        content[place : place + size] for place, size in zip(tags[offsets][mine], tags[sizes][mine], strict=True)
+    ]
+    places = [0, *accumulate(map(len, pieces))]
+    own[BITS], own[SAMPLES], own[PHOTOMETRIC], own[sizes] = 16, 1, WHITE_IS_ZERO + 1, tuple(map(len, pieces))
+    own.tagtype[offsets], own[offsets] = TiffTags.LONG, tuple(places[:-1])
+    if offsets == TILES[0]:  # Pillow itself counts strips from the end of the tags
+        end = start + len(own.tobytes(start))
+        own[offsets] = tuple(place + end for place in places[:-1])
+    first = start.to_bytes(start // 2, "big" if tags.prefix == b"MM" else "little")
+    return content[: start // 2] + first + own.tobytes(start) + b"".join(pieces)
 
 
 def upright_rgb(

@@ -15,6 +15,7 @@ NO_DATA = (-9999, -32768, float(np.finfo(np.float32).min))  # what geographic so
 RARE = 0.05  # share of a set's images that may be whiter than white
 CUT_SHORT = "truncated (the file ends too early)"
 MOSTLY_THERE = "truncated (the file ends too early, but most of the image is there)"
+EXTRA_BYTES = "more JPEG data than the image takes, as where bytes of it are damaged"
 
 
 class SampleRange(NamedTuple):

@@ -1,6 +1,6 @@
 """Batches of images: decoded, augmented under addressed randomness, mixed and stacked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ class ImageBatches:
         num_classes: Number of classes K.
         seed: Seed of the run.
         decode_options: How the files are decoded.
+        damaged: Files that are known to be damaged, though they can be read.
 
     Attributes:
         augment: The transforms as one, without null entries.
@@ -61,6 +62,7 @@ class ImageBatches:
         num_classes: int | None = None,
         seed: int = 0,
         decode_options: DecodeOptions = DEFAULTS,
+        damaged: Collection[str] = (),
     ) -> None:
         self.samples = tuple(samples)
         self.finish = finish
@@ -73,6 +75,7 @@ class ImageBatches:
         self.num_classes = num_classes
         self.seed = seed
         self.decode_options = decode_options
+        self.damaged = frozenset(damaged)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -124,9 +127,9 @@ class ImageBatches:
         Returns:
             The image, uint8: `3 S S` after `finish` if `is_fixed`, else `3 H W` as decoded.
         """
-        path = self.samples[index].path
+        path, is_sound = self.samples[index].path, self.samples[index].file not in self.damaged
         try:
-            x = decode(path, self.least_side, self.decode_options)
+            x = decode(path, self.least_side, self.decode_options, is_sound)
         except DecodeError as error:
             raise UserError(
                 f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "

@@ -21,6 +21,9 @@ from tlab.data.sources.folder import ImageIndex
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 BUFFERS_IN_FORWARD = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
 
+# Packages whose buffers are constants, or are looked after
+KNOWN = ("tlab", "torch", "torchvision", "timm", "torchmetrics", "lightning")
+
 
 class PhasedDDP(DDPStrategy):
     """Data-parallel training (Li et al. 2020, "PyTorch Distributed") of a network whose phases train other parts.
@@ -31,7 +34,8 @@ class PhasedDDP(DDPStrategy):
     The running statistics of BatchNorm are averaged over the processes after every backward pass, where torch would
     copy the first process's before every forward pass. So they describe the global batch (its variance less the
     differences of the means), the processes are equal at every step, also for a checkpoint inside an epoch, and no
-    forward pass waits for another process, which may have fewer batches to validate.
+    forward pass waits for another process, which may have fewer batches to validate. So are the statistics that
+    a user's own loss or layer keeps in buffers; whole numbers there are the first process's, as torch has them.
     """
 
     def __init__(self) -> None:
@@ -57,6 +61,7 @@ class PhasedDDP(DDPStrategy):
         super().post_backward(closure_loss)
         assert self.lightning_module is not None
         average(list(running_statistics(self.lightning_module)))
+        agree(list(buffers_of_own(self.lightning_module)))
 
     def _trained(self) -> set[int]:
         assert self.lightning_module is not None
@@ -70,6 +75,29 @@ def running_statistics(module: torch.nn.Module) -> Iterator[Tensor]:
             for statistic in (layer.running_mean, layer.running_var):
                 if statistic is not None:
                     yield statistic
+
+
+def buffers_of_own(module: torch.nn.Module) -> Iterator[Tensor]:
+    """Yield the buffers of each module in training mode whose class is a user's, such as a loss with statistics."""
+    for layer in module.modules():
+        if layer.training and type(layer).__module__.partition(".")[0] not in KNOWN:
+            yield from layer.buffers(recurse=False)
+
+
+@torch.no_grad()
+def agree(tensors: list[Tensor]) -> None:
+    """Make each tensor the same in all processes, in place: the mean of numbers with fractions, else the first's.
+
+    What is the same already stays the same, bit by bit.
+    """
+    for tensor in tensors:
+        first = tensor.contiguous().clone()
+        distributed.broadcast(first, 0)
+        if tensor.is_floating_point():
+            difference = tensor - first
+            distributed.all_reduce(difference)
+            first += difference / distributed.get_world_size()
+        tensor.copy_(first)
 
 
 @torch.no_grad()

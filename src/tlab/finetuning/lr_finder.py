@@ -201,6 +201,9 @@ class LearningRateFinder(L.Callback):
         if phase == self._found:
             return
         self._found = phase
+        if self.state.phase.solved:
+            log.info("phase %s: no optimizer.lr suggested, the head is solved; head.solver=sgd trains it", phase)
+            return
         assert isinstance(pl_module, ImageClassifier)
         assert isinstance(trainer.train_dataloader, Loader)
         started = time.perf_counter()

@@ -106,21 +106,12 @@ class Plan:
         }
 
     def with_solved_heads(self) -> "Plan":
-        """Return the plan whose phases of the head alone are solved and last one epoch; the others are as before.
-
-        Raises:
-            UserError: Such a phase has an `until`.
-        """
+        """Return the plan whose phases of the head alone are solved, in one epoch; the others are as before."""
         phases, spared = [], 0
         for index, (start, phase) in enumerate(zip(self.starts, self.phases, strict=True)):
             if phase.trained == {HEAD}:
-                if phase.until is not None:
-                    raise UserError(
-                        f"head.solver=lbfgs has no epochs that finetune.phases.{phase.key}.until could end; "
-                        "give head.solver=sgd"
-                    )
                 spared += self.length(index, start) - 1
-                phase = replace(phase, epochs=1, solved=True)
+                phase = replace(phase, epochs=1, until=None, solved=True)
             phases.append(phase)
         return Plan(tuple(phases), self.max_epochs - spared, self.group_scales)
 

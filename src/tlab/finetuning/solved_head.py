@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from tlab.core.errors import UserError
@@ -15,6 +16,10 @@ from tlab.models.logistic_regression import Solution, solve
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
+
+
+class NoStoredFeatures(UserError):  # noqa: N818 - named for what is missing
+    """The features on which a head is to be solved are not stored."""
 
 
 def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: ImageDataModule) -> dict[str, Any]:
@@ -31,10 +36,11 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
         `solver`, `iterations` and `l2`.
 
     Raises:
-        UserError: There are no stored features, or they are mixed.
+        NoStoredFeatures: There are no stored features, or they are mixed.
+        UserError: They are not finite.
     """
     if features is None or not features.is_pooled or features.mixing is not None:
-        raise UserError(
+        raise NoStoredFeatures(
             "head.solver=lbfgs needs pooled features of unmixed images that are stored, and there are none here; "
             "give head.solver=sgd"
         )
@@ -43,8 +49,7 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
     head, device = module.net.head, module.device
     weight, bias = torch.from_numpy(found.weight), torch.from_numpy(found.bias)
     if isinstance(head.norm, Standardize):
-        rows = torch.cat([features.view(number) for number in range(len(features.views))]).double()
-        mean, variance = rows.mean(dim=0), rows.var(dim=0, unbiased=False)
+        mean, variance = torch.from_numpy(found.mean), torch.from_numpy(found.variance)
         bias = bias + weight @ mean
         weight = weight * (variance + head.norm.eps).sqrt()
         head.norm.load_state_dict({**head.norm.state_dict(), "running_mean": mean, "running_var": variance})
@@ -64,5 +69,13 @@ def _solution(module: ImageClassifier, features: FeatureBatches, data: ImageData
     weights = torch.ones(data.num_classes) if weights is None else weights.cpu()
     if data.balanced:
         weights = weights * data.class_weights()
-    views = [features.view(number).float().numpy() for number in range(len(features.views))]
-    return solve(views, features.labels.numpy(), data.num_classes, weights.double().numpy())
+    count = len(features.views)
+    views = (features.view(number).float().numpy() for number in range(count))
+    labels = features.labels.numpy()
+    found = solve(views, labels, data.num_classes, weights.double().numpy(), num_views=count)
+    if not np.isfinite(found.weight).all():
+        raise UserError(
+            f"the features behind {features.after} are not finite numbers; "
+            "use trainer.precision=32-true, or other backbone.weights"
+        )
+    return found

@@ -3,8 +3,8 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 from tlab.models.builder_arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
@@ -241,19 +241,43 @@ def _build_timm(
     fixed = {"img_size": size} if size and cfg.fixed_input_size else {}
     own = {"model_name": full, "pretrained": weights is not None}
     try:
-        model: Any = build(timm.create_model, name, kwargs, **own, **fixed)
-        if fix_size and getattr(model, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
-            fixed = {"img_size": size or model.pretrained_cfg["input_size"][-1], "dynamic_img_size": False}
-            model = build(timm.create_model, name, kwargs, **own, **fixed)
+        with _asking_the_hub_once() if weights is not None and cfg.hf_hub_id else nullcontext():
+            model: Any = build(timm.create_model, name, kwargs, **own, **fixed)
+            if fix_size and getattr(model, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
+                fixed = {"img_size": size or model.pretrained_cfg["input_size"][-1], "dynamic_img_size": False}
+                model = build(timm.create_model, name, kwargs, **own, **fixed)
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
         wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
-        raise UserError(
+        raise DownloadFailed(
             f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "
             f"and that failed ({str(error).splitlines()[0]}); work {OFFLINE}"
         ) from error
     return model, model.pretrained_cfg
+
+
+@contextmanager
+def _asking_the_hub_once() -> Iterator[None]:
+    """Let the Hugging Face hub's files come from its cache alone in the block, if it does not answer now.
+
+    Its own library would ask six times for each file, for half a minute.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            get_hf_file_metadata(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HfHubHTTPError:
+        pass  # it has answered
+    except Exception:  # of one type for each way in which a network can fail
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _of_timm(model: nn.Module, name: str, classifier: str, cfg: dict[str, Any]) -> Weights:

@@ -1,9 +1,11 @@
 """Backbone and head as groups that can be frozen, with normalization in front."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tlab.core.errors import UserError
 from tlab.models.freezing import FreezableGroups
@@ -52,6 +54,10 @@ class Classifier(FreezableGroups):
         head: The module that maps features to logits.
         mean: Mean of the images per channel, of values in 0..1.
         std: Standard deviation of the images per channel, of values in 0..1.
+
+    Attributes:
+        fixed_batchnorm: Whether BatchNorm in the backbone keeps its statistics in stages that train too; its scale
+            and shift then train alone.
     """
 
     def __init__(self, backbone: StagedBackbone, head: Head, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -59,6 +65,7 @@ class Classifier(FreezableGroups):
         self.normalize = Normalize(mean, std)
         self.backbone = backbone
         self.head = head
+        self.fixed_batchnorm = False
 
     def group(self, name: str) -> nn.Module:
         """Return the stage called `name`, or the head.
@@ -71,6 +78,15 @@ class Classifier(FreezableGroups):
                 f"there is no stage {name!r} in this network, its groups are {', '.join(self.group_names)}"
             )
         return self.head if name == "head" else self.backbone.stages[name]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what trains; BatchNorm that is fixed stays in evaluation mode."""
+        super().train(mode)
+        if self.fixed_batchnorm:
+            for layer in self.backbone.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
+        return self
 
     def forward(self, x: Tensor, after: str = "") -> Tensor:
         """Map images `B C H W` (uint8, or float in 0..1) to logits `B K`.

@@ -138,12 +138,13 @@ class ImageClassifier(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, macro F1 and the accuracy of each class that has images, over the whole split."""
         self.log("val/loss", self.val_loss, prog_bar=True)
-        self._log_metrics(self.val_metrics)
+        self._log_metrics(self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log the same as `on_validation_epoch_end`."""
-        self.log("test/loss", self.test_loss)
-        self._log_metrics(self.test_metrics)
+        split = tested_split(self.trainer)
+        self.log(f"{split}/loss", self.test_loss)
+        self._log_metrics(self.test_metrics, split)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer over every stage, the head and the loss, in groups that never change."""
@@ -194,9 +195,10 @@ class ImageClassifier(L.LightningModule):
         mean.update(losses.detach())
         return {"loss": loss, "logits": logits.detach(), "losses": losses.detach()}
 
-    def _log_metrics(self, metrics: MetricCollection) -> None:
-        values, prefix = metrics.compute(), metrics.prefix
-        counted: Any = metrics[f"{prefix}acc_class"]
+    def _log_metrics(self, metrics: MetricCollection, split: str) -> None:
+        prefix = f"{split}/"
+        values = {f"{prefix}{name.partition('/')[2]}": value for name, value in metrics.compute().items()}
+        counted: Any = metrics[f"{metrics.prefix}acc_class"]
         images = self.trainer.strategy.reduce(counted.tp + counted.fn, reduce_op="sum")  # of each class
         per_class = zip(self.classes, values.pop(f"{prefix}acc_class"), images.tolist(), strict=True)
         if len(self.classes) <= PER_CLASS_UP_TO:
@@ -218,6 +220,11 @@ def optimizer_groups(name: str, split: Mapping[str, list[torch.nn.Parameter]]) -
     decays = {"params": split["decay"], "group": name, "decays": True}
     others = {"params": split["no_decay"], "group": name, "decays": False, "weight_decay": 0.0}
     return [group for group in (decays, others) if group["params"]]
+
+
+def tested_split(trainer: L.Trainer) -> str:
+    """Return the name of what a test measures: "test", or "test/NAME" where the data module has further ones."""
+    return getattr(trainer.datamodule, "test_split", "test")  # type: ignore[attr-defined]
 
 
 def network(module: L.LightningModule) -> Classifier:

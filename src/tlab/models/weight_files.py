@@ -8,7 +8,9 @@ torch's own layers and optimizers, an empty stand-in is made. A file that refers
 import json
 import pickletools
 import re
+import sys
 import tarfile
+import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # the names of Python 2, which protocol 2 writes
 from collections import OrderedDict
@@ -18,13 +20,15 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
 from tlab.core.text import shell_command, shell_word
 
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
-OF_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+OF_A_RUN = ("checkpoints/soup.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar", ".th", ".pkl")
 BEGINNINGS = {  # of files that are none of torch's
     b"version https://git-lfs": "is a Git LFS pointer in place of the file; run git lfs pull where it came from",
@@ -47,6 +51,22 @@ HARMLESS = re.compile(
 )
 # Those that are mappings, which may hold the weights.
 MAPPINGS = re.compile(r"(.*\.)?(defaultdict|AttributeDict|EasyDict|ConfigDict|CfgNode|Munch|Dict)")
+# What makes a NumPy array, which holds mere numbers
+OF_ARRAYS = re.compile(r"numpy\.(_?core\.multiarray\._reconstruct|_?core\.numeric\._frombuffer|ndarray|dtype)")
+PICKLE = b"\x80"
+BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the number with which torch's files began before 1.6
+# Python's expressions that load any objects, code and all, for who trusts a file
+BY_TORCH = 'torch.load({file}, map_location="cpu", weights_only=False)'
+PICKLED = 'pickle.load(open({file}, "rb"), encoding="latin1")'
+NUMPY_OBJECTS = "numpy.load({file}, allow_pickle=True)"
+# That goes on from what they return, c: it finds the tensors or arrays, and begins to save them
+STATE_DICT = (
+    'c = c.get("state_dict", c.get("model", c)) if hasattr(c, "get") else c; '
+    'c = c.item() if getattr(c, "shape", 0) == () else c; '
+    'c = c if hasattr(c, "get") or hasattr(c, "state_dict") else getattr(c, "model", c); '
+    'c = c.state_dict() if hasattr(c, "state_dict") else c; '
+    'torch.save({k: torch.as_tensor(v) for k, v in c.items() if hasattr(v, "shape")}'
+)
 
 
 class StandIn:
@@ -75,6 +95,11 @@ def weights_file(path: Path) -> Path:
         UserError: There is nothing, or a directory that is no run's.
     """
     if not path.is_dir():
+        if is_device_or_pipe(path):
+            raise UserError(
+                f"backbone.weights={path} is a pipe or device, which can be read once, and a run that is resumed "
+                "reads its weights again; write it to a file, and give backbone.weights=FILE"
+            )
         if not path.is_file():
             raise UserError(f"backbone.weights={path} is not there, give the path of an existing weights file")
         return path
@@ -103,13 +128,19 @@ def read_content(path: Path) -> Any:
     if start[8:] == b"{":  # a length of 8 bytes, then JSON (huggingface/safetensors, "Format")
         return _read_safetensors(path)
     names = _archive(path)
+    if names and all(name.endswith(".npy") for name in names):
+        return _read_arrays(path)
+    if start.startswith(b"\x93NUMPY"):
+        raise whole_model(path, loaded=f"{NUMPY_OBJECTS}.item()")
+    if start.startswith(PICKLE) and not start.startswith(BEFORE_ZIP):
+        raise whole_model(path, loaded=PICKLED)
     if any("/code/" in name for name in names) and any(name.endswith("/constants.pkl") for name in names):
-        tensors = 'torch.jit.load({file}, map_location="cpu").state_dict()'
-        raise _saved_otherwise(path, "is a TorchScript file", tensors)
+        raise _saved_otherwise(path, "is a TorchScript file", 'torch.jit.load({file}, map_location="cpu")')
     if any(name.endswith(("serialized_exported_program.json", "models/model.json")) for name in names):
         raise _saved_otherwise(path, "is a file of torch.export", "torch.export.load({file}).state_dict")
     try:
-        return _load(path)
+        with warnings.catch_warnings(action="ignore"):  # of other protocols of pickle than torch's own
+            return _load(path)
     except Exception as error:  # torch.load raises a dozen types on foreign bytes
         if isinstance(error, UnpicklingError) and (names or "GLOBAL" in str(error)):
             refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -124,9 +155,19 @@ def _load(path: Path) -> Any:
         if "Unsupported global" not in str(error):
             raise
         named = sorted(name for name in _globals(path) if HARMLESS.fullmatch(name))
-        stand_ins: list[Any] = [(MappingStandIn if MAPPINGS.fullmatch(name) else StandIn, name) for name in named]
-        with torch.serialization.safe_globals(stand_ins):
+        kinds = [
+            getattr(np.dtypes, name) for name in np.dtypes.__all__
+        ]  # of numbers, which arrays set the state of
+        with torch.serialization.safe_globals([*kinds, *((_in_place_of(name), name) for name in named)]):
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _in_place_of(name: str) -> Any:
+    """Return what to make in place of a harmless class: an array where it is NumPy's."""
+    if OF_ARRAYS.fullmatch(name):
+        module, _, attribute = name.rpartition(".")
+        return getattr(sys.modules[module.replace("numpy.core", "numpy._core")], attribute)
+    return MappingStandIn if MAPPINGS.fullmatch(name) else StandIn
 
 
 def _globals(path: Path) -> set[str]:
@@ -154,6 +195,17 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:  # a class of its own for each kind of damage
+        raise _damaged(path) from error
+
+
+def _read_arrays(path: Path) -> Any:
+    """Return the arrays of a file of `numpy.savez`."""
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except Exception as error:
+        if "allow_pickle" in str(error):
+            raise whole_model(path, loaded=NUMPY_OBJECTS) from error
         raise _damaged(path) from error
 
 
@@ -194,23 +246,27 @@ def _archive(path: Path) -> list[str]:
         return []
 
 
-def whole_model(path: Path, which: str = "") -> UserError:
-    """Return the refusal of a file that holds Python objects, such as a whole model."""
+def whole_model(path: Path, which: str = "", loaded: str = BY_TORCH) -> UserError:
+    """Return the refusal of a file that holds Python objects, such as a whole model.
+
+    Args:
+        path: The file.
+        which: Which objects, to be told.
+        loaded: Python's expression that loads them, with {file} for the file.
+    """
     return _saved_otherwise(
         path,
         f"holds Python objects besides tensors{which}, which tlab does not run",
-        '(lambda m: m.state_dict() if hasattr(m, "state_dict") else m)('
-        '(lambda c: c.get("state_dict", c.get("model", c)) if isinstance(c, dict) else c)('
-        'torch.load({file}, map_location="cpu", weights_only=False)))',
+        loaded,
         ", if you trust whoever made it",
     )
 
 
-def _saved_otherwise(path: Path, what: str, tensors: str, condition: str = "") -> UserError:
-    """Return the refusal of a file whose tensors (an expression) a command of Python can save."""
+def _saved_otherwise(path: Path, what: str, loaded: str, condition: str = "") -> UserError:
+    """Return the refusal of a file whose tensors a command of Python can save, once it is loaded."""
     target = path.with_name(f"{path.stem}_tensors.pth")
     source, saved = (json.dumps(str(each), ensure_ascii=False) for each in (path, target))
-    code = f"import torch; torch.save({tensors.format(file=source)}, {saved})"
+    code = f"import numpy, pickle, torch; c = {loaded.format(file=source)}; {STATE_DICT}, {saved})"
     return UserError(
         f"backbone.weights={path} {what}; save its state dict alone{condition}, and give "
         f"{shell_word(f'backbone.weights={target}')}: {shell_command(['python', '-c', code])}"

@@ -2,10 +2,12 @@
 
 import logging
 import re
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -43,9 +45,10 @@ def fit_to(
 ) -> None:
     """Copy `weights` into `model` in place, and take out the classifier's rows.
 
-    The model's keys are looked for below any prefix (`net.`, `state_dict.model.`). All below the classifier's place
-    that is not the model's own counts as the classifier that it was trained with. What else has no place is named
-    in one line of the log, unless it lies among the model's own layers: then the model is another one.
+    The model's keys are looked for below any prefix (`net.`, `state_dict.model.`), also where layers have numbers
+    for names, as in `nn.Sequential(*model.children())`. All below the classifier's place that is not the model's
+    own counts as the classifier that it was trained with. What else has no place is named in one line of the log,
+    unless it lies among the model's own layers: then the model is another one.
 
     Args:
         weights: Weights as read; afterwards `tensors` holds what was loaded, `classifier` the rows of the source
@@ -67,6 +70,7 @@ def fit_to(
         for key, tensor in weights.tensors.items()
         if key.rpartition(".")[2] != AVERAGED
     }
+    tensors = _numbers_named(tensors, own, needed, classifier)
     prefix = _prefix(tensors, {key: own[key] for key in needed}, weights.pretraining.description)
     if prefix:
         where = f"{weights.pretraining.description}, {prefix.removesuffix('.')}"
@@ -102,6 +106,47 @@ def fit_to(
     model.load_state_dict(own)
 
 
+def _numbers_named(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], needed: set[str], classifier: str
+) -> dict[str, Tensor]:
+    """Return a file's tensors with the model's names for layers that have numbers there.
+
+    Where tensors follow each other in the model's order and shapes, for at least half of those needed, and their
+    names differ from the model's in numbers alone, they are the model's. The classifier may have other classes.
+    """
+
+    def alike(pair: tuple[str, str]) -> bool:
+        theirs, ours = tensors[pair[0]], own[pair[1]]
+        same = theirs.shape == ours.shape or (_is_below(pair[1], classifier) and theirs.ndim == ours.ndim)
+        return same and pair[0].rpartition(".")[2] == pair[1].rpartition(".")[2]
+
+    keys, renamed = [*tensors], dict[str, str]()
+    counted = any(key.endswith(COUNTER) for key in keys)
+    mine = [key for key in own if counted or not key.endswith(COUNTER)]
+    for start in range(len(keys)):
+        pairs = [*takewhile(alike, zip(keys[start:], mine, strict=False))]
+        body = [theirs.split(".")[:-1] for theirs, ours in pairs if not _is_below(ours, classifier)]
+        if 2 * len(needed.intersection(ours for _, ours in pairs)) < len(needed.intersection(mine)):
+            continue
+        wrapper = [parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, zip(*body, strict=False))]
+        if all(theirs.endswith(ours) for theirs, ours in pairs[: len(body)]):
+            continue  # they have the model's names
+        within = {theirs: ours for theirs, ours in pairs if theirs.split(".")[: len(wrapper)] == wrapper}
+        if all(_but_for_numbers(key.split(".")[len(wrapper) :], ours.split(".")) for key, ours in within.items()):
+            renamed |= {key: ".".join([*wrapper, ours]) for key, ours in within.items()}
+    return {renamed.get(key, key): tensor for key, tensor in tensors.items()}
+
+
+def _is_below(key: str, classifier: str) -> bool:
+    return bool(classifier) and key.startswith(f"{classifier}.")
+
+
+def _but_for_numbers(parts: Sequence[str], own: Sequence[str]) -> bool:
+    """Tell whether all parts of a key that are no numbers are among the model's, in this order."""
+    left = iter(own)
+    return all(part in left for part in parts if not part.isdigit())
+
+
 def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], description: str) -> str:
     """Return what the keys of the best fitting network in a file begin with ("", or ending in a dot)."""
     scores: dict[str, Counter[str]] = defaultdict(Counter)
@@ -117,7 +162,7 @@ def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], descrip
     best = max((score["alike"], score["named"]) for score in scores.values())
     fitting = [prefix for prefix, score in scores.items() if (score["alike"], score["named"]) == best]
     chosen = min(fitting, key=lambda prefix: SECOND.search(prefix) is not None)  # else the first in the file
-    if len(fitting) > 1:
+    if len(fitting) > 1 and best[0] >= sum(not key.endswith(COUNTER) for key in wanted):
         names = [prefix.removesuffix(".") or "the file itself" for prefix in fitting]
         taken = names[fitting.index(chosen)]
         log.info("%s holds %d networks that fit (%s): %s is taken", description, len(names), few(names), taken)
@@ -190,7 +235,8 @@ def _fitting_model(found: Mapping[str, Tensor], name: str) -> str | None:
     family = re.match(r"[a-z]*", name)
     known = torchvision.models.list_models(module=torchvision.models)
     for other in sorted(known, key=lambda other: not family or not other.startswith(family[0])):
-        with suppress(Exception), torch.device("meta"):  # some compute with values, which there are none of
+        # some compute with values, which there are none of, and some warn of how they will be filled
+        with suppress(Exception), warnings.catch_warnings(action="ignore"), torch.device("meta"):
             state = torchvision.models.get_model_builder(other)(weights=None).state_dict()
             last = list(state)[-1].rpartition(".")[0]
             layers = {key.partition(".")[0] for key in state if not key.startswith(last)}

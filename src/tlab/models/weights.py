@@ -9,12 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 from tlab.core.nested import leaves
+from tlab.models.packaged_weights import MODEL as PACKAGED_MODEL
 from tlab.models.packaged_weights import packaged_tensors
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining
 from tlab.models.weight_files import StandIn, read_content, weights_file, whole_model
@@ -68,10 +70,9 @@ def read_weights(weights: str, name: str, names: Sequence[str]) -> Weights:
         return _torchvision(name, member)
     path = Path(weights).expanduser()
     if not path.exists() and not path.suffix and len(path.parts) == 1:
-        raise UserError(
-            f"backbone.weights={weights} is unknown for {name}, "
-            f"choose {', '.join([*names, 'bundled', 'null'])} or a file"
-        )
+        own = {BUNDLED_MODEL: ["bundled"], PACKAGED_MODEL: ["packaged"]}.get(name.partition(".")[0], [])
+        known = ", ".join([*names, *own, "null"])
+        raise UserError(f"backbone.weights={weights} is unknown for {name}, choose {known} or a file")
     return read_file(path)
 
 
@@ -106,7 +107,7 @@ def _torchvision(name: str, member: str) -> Weights:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         if place.is_file():
             raise UserError(f"the weights file {place} is damaged, delete it to download it again") from error
-        raise UserError(
+        raise DownloadFailed(
             f"backbone.weights={member} needs the file {entry.url}, looked for at {place}, and the download failed "
             f"({error}); put the file there, or work {OFFLINE}"
         ) from error
@@ -146,12 +147,19 @@ def read_file(path: Path) -> Weights:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of nested mappings by their dotted keys."""
+    """Return the tensors, and the arrays of numbers as such, of nested mappings by their dotted keys."""
     return {
         ".".join(place): leaf
-        for place, leaf in leaves(content)
+        for place, each in leaves(content)
+        for leaf in [_as_tensor(each)]
         if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu"
     }
+
+
+def _as_tensor(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+        return leaf
+    return torch.from_numpy(leaf.astype(leaf.dtype.newbyteorder("=")))  # a copy, which can be written
 
 
 def _of_tlab(weights: Weights, content: Mapping[str, Any]) -> Weights:

@@ -24,11 +24,13 @@ from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
 from tlab.core.nested import leaves
+from tlab.finetuning.plan import HEAD
 from tlab.finetuning.run_state import RunState
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
+KEPT = ("tlab", "pytorch-lightning_version", "epoch", "global_step")  # of a checkpoint that is for use alone
 EVERY_SECONDS = 10.0  # least time between two checkpoints at the ends of epochs inside a phase
 
 
@@ -245,6 +247,33 @@ class BestCheckpoint(Checkpoint):
         """Save if this epoch is the best so far; all processes answer alike."""
         if trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch):
             trainer.save_checkpoint(self.run.best)
+
+
+class HeadCheckpoint(Checkpoint):
+    """Saves `head.ckpt` at the end of the phases of the head alone with which a run begins, before `last.ckpt`.
+
+    Args:
+        run: The run's directory.
+        state: The run's state.
+    """
+
+    def __init__(self, run: RunDirectory, state: RunState) -> None:
+        self.run = run
+        self.state = state
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if the phase ends, and another one follows."""
+        so_far = self.state.plan.phases[: len(self.state.records)]
+        ends = self.state.phase_is_over and not self.state.in_last_phase
+        if ends and all(phase.trained == {HEAD} for phase in so_far):
+            trainer.save_checkpoint(self.run.head)
+
+
+def write_soup(run: RunDirectory, weights: dict[str, Tensor]) -> None:
+    """Write `soup.ckpt`: what the best checkpoint says of its network, with other weights."""
+    best = torch.load(run.best, map_location="cpu", weights_only=True)
+    with atomic_path(run.soup) as temporary:
+        _write({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, temporary)
 
 
 def resumable(run: RunDirectory) -> Path | None:

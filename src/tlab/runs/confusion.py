@@ -1,5 +1,6 @@
 """The callbacks that count and write the confusion matrix."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -7,6 +8,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from tlab.finetuning.run_state import RunState
+from tlab.models.module import tested_split
 from tlab.runs.directory import RunDirectory
 
 
@@ -58,6 +60,8 @@ class ConfusionCounts(L.Callback):
 class ConfusionRecorder(ConfusionCounts):
     """Writes `confusion_val.csv` of the best epoch when the fit ends, and `confusion_test.csv` of a test.
 
+    Of a further test it is `confusion_test_NAME.csv`.
+
     Args:
         run: The run's directory.
         state: The run's state, with the best epoch so far.
@@ -81,7 +85,7 @@ class ConfusionRecorder(ConfusionCounts):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the test's counts."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._write("test", self.counts_KK, pl_module)
+        self._write(tested_split(trainer).replace("/", "_"), self.counts_KK, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of the best epoch, which a resumed run may not see again."""
@@ -94,9 +98,13 @@ class ConfusionRecorder(ConfusionCounts):
     def _write(self, split: str, counts_KK: Tensor | None, pl_module: L.LightningModule) -> None:
         if counts_KK is None:
             return
-        classes: tuple[str, ...] = pl_module.classes  # type: ignore[assignment]
-        rows = [
-            {"label": classes[label], "prediction": classes[prediction], "count": int(counts_KK[label, prediction])}
-            for label, prediction in counts_KK.nonzero().tolist()
-        ]
-        self.run.write_confusion(split, rows)
+        write_counts(self.run, split, counts_KK, pl_module.classes)  # type: ignore[arg-type]
+
+
+def write_counts(run: RunDirectory, split: str, counts_KK: Tensor, classes: Sequence[str]) -> None:
+    """Write counts `K K` (label, prediction) as `confusion_<split>.csv`."""
+    rows = [
+        {"label": classes[label], "prediction": classes[prediction], "count": int(counts_KK[label, prediction])}
+        for label, prediction in counts_KK.nonzero().tolist()
+    ]
+    run.write_confusion(split, rows)

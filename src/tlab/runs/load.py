@@ -170,7 +170,7 @@ def instantiate_backbone(
 
 
 def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Trained:
-    """Read a run directory's best checkpoint, or a checkpoint.
+    """Read the checkpoint of a run directory that is for use, or a checkpoint.
 
     A checkpoint is plain data and builds nothing but what `tlab.config.safe_loading` lists, whoever wrote it.
 
@@ -183,7 +183,7 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
     Raises:
         UserError: There is no checkpoint, it is not one of tlab's, or it would build something else.
     """
-    file = RunDirectory(path).best if path.is_dir() else path
+    file = RunDirectory(path).used if path.is_dir() else path
     if not file.exists():
         raise UserError(
             f"run={path} has no checkpoint at {file}; give the directory of a finished run, or a .ckpt file"

@@ -126,6 +126,7 @@ def wandb_logger(run_dir: str, project: str, mode: str) -> "WandbLogger":
         mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )
+    logger._wandb_init.pop("anonymous", None)  # which wandb warns of, also where it says nothing
     try:
         if mode == "online":
             _ = logger.experiment  # where there is no key or no network, that shows at once

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -16,13 +16,14 @@ from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
 from tlab.data.augment.evaluation import evaluation_transform
-from tlab.data.decode import DecodeError, decode, upright_rgb
+from tlab.data.decode import decode, upright_rgb
 from tlab.data.decode_options import MOSTLY_THERE, DecodeOptions, Levels
 from tlab.data.image_batches import ImageBatches
 from tlab.data.loader import make_loader
 from tlab.data.sampler import SequentialSampler
 from tlab.data.sources.folder import Sample
 from tlab.data.sources.scan import extensions, in_order, read_folder
+from tlab.data.sources.verify import examine
 from tlab.models.autotune.precision import Precision, autocast, find_accelerator
 from tlab.models.classifier import POOL
 from tlab.models.head import pool
@@ -110,14 +111,20 @@ class TrainedModel:
         return torch.cat(rows) if rows else torch.empty(0, 0)
 
     def predict_files(
-        self, files: Sequence[Path], options: DecodeOptions, batch_size: int, num_workers: int | None
+        self,
+        files: Sequence[Path],
+        options: DecodeOptions,
+        batch_size: int,
+        num_workers: int | None,
+        damaged: Collection[str] = (),
     ) -> Iterator[Prediction]:
-        """Yield a prediction for each of many image files, which are decoded as in training."""
+        """Yield a prediction for each of many image files, decoded as in training (see `ImageBatches`)."""
         images = ImageBatches(
             [Sample(str(file), 0) for file in files],
             finish=self._square,
             image_size=self.trained.image_size,
             decode_options=options,
+            damaged=damaged,
         )
         for batch in make_loader(images, SequentialSampler(len(images)), batch_size, num_workers):
             yield from self._predictions(batch.image)
@@ -145,14 +152,13 @@ class TrainedModel:
         options = self.trained.decode_options
         if not isinstance(image, Path):
             return self._square(_pixels(image, options.levels))
-        try:
-            return self._square(decode(image, self._square.least_side, options))
-        except DecodeError as error:
-            name = as_text(str(image))
-            if error.reason != MOSTLY_THERE:
-                raise UserError(f"no prediction for {name}: {error.reason}") from error
-        log.warning("%s is cut short: only the part of the image that is there is looked at", name)
-        return self._square(decode(image, self._square.least_side, replace(options, truncated=True)))
+        check, name = examine(image, options.max_megapixels), as_text(str(image))
+        if check.reason not in ("", MOSTLY_THERE):
+            raise UserError(f"no prediction for {name}: {check.reason}")
+        if check.reason:
+            log.warning("%s is cut short: only the part of the image that is there is looked at", name)
+        options = replace(options, truncated=True)
+        return self._square(decode(image, self._square.least_side, options, not check.damage))
 
 
 def files_to_predict(path: Path, key: str = "") -> list[Path]:

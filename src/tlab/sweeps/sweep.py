@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.digest import sources_digest
 from tlab.config.overrides import of_baseline
@@ -61,6 +61,10 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         check(run)
     for remark in _check_used(jobs, some, composer):
         print(remark)
+    from tlab.data.sources.scan import check_apart
+
+    for run in some:
+        check_apart(directory, OmegaConf.select(run, "data.root"), "hydra.sweep.dir")
     check_writable(directory.parent if unnamed else directory, "give hydra.sweep.dir=DIR")
     if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from tlab.comparison.phrases import p_value, span, value
 from tlab.comparison.result import Comparison, Setting
-from tlab.comparison.terminal import epochs, mean_sd, millions, or_dash, whole
+from tlab.comparison.terminal import epochs, mean_sd, mean_span, millions, or_dash, whole
 from tlab.core.text import duration
 
 MOST_CHOICES = 40  # levels of a factor that has a list to choose from
@@ -31,13 +31,14 @@ def settings_table(comparison: Comparison) -> str:
     metric = comparison.monitor
     heads = [
         *("#", *(factor.name for factor in comparison.factors), "n", f"{metric} ± sd", "95 % interval", "behind"),
-        *("p (Holm)", comparison.test_metric, f"epochs to {value(comparison.target, metric)}"),
-        *("time", "images/s", "trained"),
+        *("p (Holm)", *_tested(comparison), *comparison.further_tests),
+        *(f"epochs to {value(comparison.target, metric)}", "time", "images/s", "trained"),
     ]
     rows = []
     for place, setting in enumerate(comparison.settings):
         summary, behind = setting.summary, setting.behind
         test = setting.test.mean if setting.test else None
+        further = [setting.further_tests.get(name) for name in comparison.further_tests]
         seconds, speed = setting.mean_of("seconds"), setting.mean_of("images_per_second")
         trained = setting.mean_of("trained_parameters")
         cells: list[Cell] = [
@@ -48,7 +49,8 @@ def settings_table(comparison: Comparison) -> str:
             (span(summary, metric), summary.low if summary else None),
             (value(behind.mean, metric, unit=False) if behind else "–", behind.mean if behind else None),
             (p_value(setting.p), setting.p),
-            (value(test, metric), test),
+            *((value(test, metric), test) for _ in _tested(comparison)),
+            *((mean_span(found, metric), found.mean if found else None) for found in further),
             (epochs(setting) if summary else "–", setting.epochs_to_target),
             (or_dash(seconds, duration), seconds),
             (or_dash(speed, whole), speed),
@@ -62,8 +64,8 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
     """Return a row per run, with a link to its directory."""
     metric = comparison.monitor
     heads = [
-        *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, comparison.test_metric),
-        *("best epoch", "epochs", "time", "remark"),
+        *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, *_tested(comparison)),
+        *(*comparison.further_tests, "best epoch", "epochs", "time", "remark"),
     ]
     rows = []
     for run, setting, place in comparison.places():
@@ -81,7 +83,8 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             (str(run.seed), run.seed),
             (f"<span class='status {run.status}'>{run.status}</span>", run.status),
             (value(result, metric), result),
-            (value(test, metric), test),
+            *((value(test, metric), test) for _ in _tested(comparison)),
+            *((value(found := run.metrics.get(name), metric), found) for name in comparison.further_tests),
             (or_dash(best, lambda epoch: str(round(epoch) + 1)), best),
             (or_dash(done, str), done),
             (or_dash(run.seconds, duration), run.seconds),
@@ -90,6 +93,11 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
         words = f"{run.name} {run.status} seed={run.seed}"
         rows.append((_attributes(comparison, setting, place, words), cells))
     return _table("runs", "Every run", heads, rows)
+
+
+def _tested(comparison: Comparison) -> list[str]:
+    """Return the metric on the test split, which has a column where it does not decide."""
+    return [comparison.test_metric] if comparison.test_metric != comparison.monitor else []
 
 
 def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:

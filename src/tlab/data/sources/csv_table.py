@@ -14,9 +14,10 @@ from tlab.data.sources.folder import UNSPLIT, Files, ImageIndex, build_index, un
 from tlab.data.sources.label_table import LabelTable, as_seen, read_table
 from tlab.data.sources.scan import Exclude, check_root
 from tlab.data.sources.split_folders import split_of
-from tlab.data.sources.table_advice import few_classes, wrong_keys
+from tlab.data.sources.table_advice import few_classes, one_class_of_many, wrong_keys
 from tlab.data.sources.table_images import TableImages
 
+MISSING = ("nan", "n/a", "na", "null", "<na>", "nat")  # as pandas and spreadsheets write it
 MOST_NAMED = 20  # images in an argument to type
 # Letters of other alphabets that look like Latin ones
 LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf", "aeopcyxijso")
@@ -62,6 +63,8 @@ def csv_index(
     if {image_column, label_column} - {*table.columns} or not folder.is_dir():
         raise UserError(wrong_keys(base, table, folder, images, image_column, label_column))
     check_root(folder, "data.images")
+    if val_fraction is not None and (sentence := one_class_of_many(base, table, image_column, label_column)):
+        raise UserError(sentence)
     cells = [*zip(table.column(image_column), table.column(label_column), strict=True)]
     if swallowed := next((cell for row in cells for cell in row if _takes_rows(cell, table.delimiter)), None):
         raise UserError(
@@ -150,9 +153,15 @@ def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:
         )
     near: dict[str, list[str]] = defaultdict(list)
     for label in sorted(spellings):
-        near[label.casefold().translate(LOOKALIKES)].append(label)
+        number = re.fullmatch(r"-?\d{1,15}(\.\d*)?", label)
+        near[str(float(label)) if number else label.casefold().translate(LOOKALIKES)].append(label)
+    if missing := [label for label in sorted(spellings) if label.casefold() in MISSING]:
+        yield (
+            f"{few(map(repr, missing))} of {table.file} {'is a class' if len(missing) == 1 else 'are classes'}, "
+            f"though that may stand for no label: {exclude_argument(missing)} leaves out such images."
+        )
     if pairs := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
         yield (
-            f"Classes of {table.file} differ in case alone, or in letters of other alphabets that look the same: "
-            f"{few(pairs)}."
+            f"Classes of {table.file} differ in case alone, in how a number is written, or in letters of other "
+            f"alphabets that look the same: {few(pairs)}."
         )

@@ -1,6 +1,8 @@
 """Index of image files by class and split, read from class folders."""
 
+import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +31,9 @@ from tlab.data.sources.scan import (
 from tlab.data.sources.split import check_fractions, split_classes
 from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
 
+_MASKS = re.compile(
+    r"(.*[ _-])?(masks?|segmentations?|annotations?|annots?|ground[ _-]?truths?|gt|labels?)([ _-].*)?"
+)
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
 Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
@@ -153,7 +158,7 @@ def folder_index(
     layout = find_splits(top)
     places = _kept(layout.splits or {"train": layout.base}, left_out)
     found = {split: _class_files(folder) for split, folder in places.items()}
-    _check_classes(root, places["train"], found["train"])
+    _check_classes(root, top, places["train"], found["train"])
     if not nested:
         _check_nesting(places["train"])
     remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, found["train"])]
@@ -183,7 +188,7 @@ def evaluation_index(
     places = _kept(layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}, left_out)
     found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
-        _check_classes(root, next(iter(places.values())), {}, least=1)
+        _check_classes(root, top, next(iter(places.values())), {}, least=1)
     remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, classes)]
     return unsplit_index(base, found, remarks)
 
@@ -326,9 +331,16 @@ def _join_spellings(found: dict[str, Files], classes: Iterable[str]) -> list[str
     return [f"{what}: {names}." for what, names in remarks.items() if names]
 
 
-def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files, least: int = 2) -> None:
+def _check_classes(
+    root: str | os.PathLike[str], top: Folder, folder: Folder, classes: Files, least: int = 2
+) -> None:
     """Raise a `UserError` if a folder has too few class folders with images."""
     empty = [repr(f"{inner.path}/") for inner in folder.folders if not inner.count and not inner.has_outputs]
+    if (outputs := dict.fromkeys([*top.outputs, *folder.outputs])) and len(classes) < least:
+        raise UserError(
+            f"Left out below data.root={root} as an output of tlab, since run.json or the like is there: "
+            f"{few(f'{path}/' for path in outputs)}; move what tlab wrote out of the images' folders"
+        )
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
         loose += f" unpack {few(in_order(folder.archives))} first;" if folder.archives else ""
@@ -348,7 +360,10 @@ def _check_classes(root: str | os.PathLike[str], folder: Folder, classes: Files,
 
 
 def _check_nesting(folder: Folder) -> None:
-    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders."""
+    """Raise a `UserError` if a class folder holds split folders or the classes, or most hold the same folders.
+
+    A patient may lack a class: what some hold are the classes too, if all others hold nothing else.
+    """
     classes = folder.filled
     names = {each.name for each in classes}
     held = Counter(inner.name for each in classes for inner in each.filled)
@@ -356,6 +371,13 @@ def _check_nesting(folder: Folder) -> None:
     holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
     which = few(each.name for each in holders)
     if holders and len(shared) > 1:
+        masks = [name for name in shared if _MASKS.fullmatch(name.lower())]
+        if 0 < len(masks) < len(shared):
+            way_out = shell_argument("data.exclude", [f"*/{glob.escape(name)}" for name in masks])
+            raise UserError(
+                f"{which} below {folder.place} hold the same folders ({few(shared)}); leave {few(masks)} out with "
+                f"{way_out}, or give data.nested=true to train on these too"
+            )
         inside = [inner for each in holders for inner in each.filled if split_of(inner.name)]
         splits = in_order([*{inner.name for inner in inside}])
         if {"train"} < {*map(split_of, shared)} - {None} and not any(inner.filled for inner in inside):
@@ -369,6 +391,17 @@ def _check_nesting(folder: Folder) -> None:
             f"{which} below {folder.place} hold the same folders ({few(shared)}), which look like "
             f"the classes: if {which} are the classes, give data.nested=true, else one of them with "
             f"{shell_argument('data.root', holders[0].place)}"
+        )
+    levels = [_past_plain(each) for each in classes]
+    if alike := _classes_in(levels):
+        which, new = few(each.name for each in classes), f"{folder.place}_by_class"
+        way_out = f"data.nested=true {shell_argument('data.root', new)} after {_links(folder, alike, new)}"
+        if levels != classes:  # each has its own folder of images
+            fullest = max(levels, key=lambda level: len(level.filled))
+            way_out = f"one of them with {shell_argument('data.root', fullest.place)}"
+        raise UserError(
+            f"{which} below {folder.place} hold the same folders ({few(alike)}), which look like the classes: "
+            f"if {which} are the classes, give data.nested=true, else {way_out}"
         )
     for each in classes:
         if len(again := names.intersection(inner.name for inner in each.filled)) > 1:
@@ -385,6 +418,23 @@ def _check_nesting(folder: Folder) -> None:
                 f"{each.path}/ holds {what} ({below}): if it is a class all the same, give data.nested=true, else "
                 f"{shell_argument('data.root', each.place)}"
             )
+
+
+def _past_plain(folder: Folder) -> Folder:
+    """Return the folder, or where it holds nothing but a folder such as `images`, that one."""
+    while len(folder.filled) == 1 and not folder.images and is_plain(folder.filled[0].name):
+        (folder,) = folder.filled
+    return folder
+
+
+def _classes_in(folders: Sequence[Folder]) -> list[str]:
+    """Return the names in these folders, if each is in several of them, or one has them all and each other some."""
+    held = [{inner.name for inner in each.filled if not is_plain(inner.name)} for each in folders]
+    count = Counter(name for names in held for name in names)
+    if len(folders) < 2 or len(count) < 2 or not all(held) or any(each.images for each in folders):
+        return []
+    in_several = min(count.values()) > 1 or {*count} in held
+    return in_order([*count]) if in_several and not any(map(split_of, count)) else []
 
 
 def _links(folder: Folder, splits: Iterable[str], new: str) -> str:

@@ -1,10 +1,11 @@
 """Readable files that look out of place: an odd format, or duplicates across splits or labels."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tlab.config.overrides import exclude_argument
-from tlab.core.text import few
+from tlab.core.text import counted, few
+from tlab.data.decode_options import EXTRA_BYTES
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.verify import FileCheck
 
@@ -29,7 +30,24 @@ def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[st
             check = verdicts[sample.file]
             formats[check.format].append(sample)
             copies[check.digest].append((split, sample))
-    return [*_odd_formats(index, formats), *_same_content(index, copies)]
+    return [*_odd_formats(index, formats), *_same_content(index, copies), *_damaged(index, verdicts)]
+
+
+def find_leaks(index: ImageIndex, test: ImageIndex, name: str, verdicts: Mapping[str, FileCheck]) -> list[str]:
+    """Return sentences about training images that a further test has too, and its images with two labels.
+
+    Args:
+        index: Index of the readable files of a model's own data.
+        test: Index of those of the test, which has one split and the same classes.
+        name: Name of the test.
+        verdicts: `Sample.file` -> `FileCheck` of each of them.
+    """
+    copies: dict[str, list[Place]] = defaultdict(list)
+    (measured,) = test.splits.values()
+    for split, samples in (("train", index.splits["train"]), (name, measured)):
+        for sample in samples:
+            copies[verdicts[sample.file].digest].append((split, sample))
+    return _same_content(index, {digest: twins for digest, twins in copies.items() if twins[-1][0] == name})
 
 
 def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[str]:
@@ -47,6 +65,16 @@ def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[st
             f"to the data; {exclude_argument(names[:MOST])} leaves {what} out."
         )
     return sentences
+
+
+def _damaged(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> Iterator[str]:
+    damaged = [s for samples in index.splits.values() for s in samples if verdicts[s.file].damage == EXTRA_BYTES]
+    if names := [index.relative(sample.path) for sample in damaged]:
+        what = "them" if len(names) <= MOST else f"the first {MOST}"
+        yield (
+            f"{counted(names, 'image has', 'images have')} {EXTRA_BYTES} ({few(names)}): look at "
+            f"{'it' if len(names) == 1 else 'them'}; {exclude_argument(names[:MOST])} leaves {what} out."
+        )
 
 
 def _same_content(index: ImageIndex, copies: dict[str, list[Place]]) -> list[str]:

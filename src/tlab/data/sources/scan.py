@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tlab.config.overrides import exclude_argument
+from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.core.text import as_text, few
@@ -144,6 +144,27 @@ def check_root(root: str | os.PathLike[str], key: str = "data.root") -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"{key}={root} may not be read by this user: change its permissions.")
     return path
+
+
+def check_apart(output: Path, root: str | None, key: str) -> None:
+    """Raise a `UserError` if the place of an output is a folder with images below the root of the data.
+
+    The output's files would mark it as none of the data.
+
+    Args:
+        output: Folder that is to be written to.
+        root: Root of the data, as typed.
+        key: Key that names the output.
+    """
+    top = Path(os.path.abspath(Path(root).expanduser())) if root else None  # noqa: PTH100
+    if top not in output.absolute().parents or not output.is_dir() or OUTPUTS & {*os.listdir(output)}:  # noqa: PTH208
+        return
+    if images := image_files(output):
+        other = shell_argument(key, f"{top}_{key.split('.')[1]}")
+        raise UserError(
+            f"{key}={output} holds images of data.root={root} ({few(images)}), but a folder with an output of "
+            f"tlab is never data: give another one, such as {other}"
+        )
 
 
 @dataclass

@@ -14,6 +14,9 @@ from tlab.data.sources.scan import image_files
 
 # Usual names of a column of classes
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "dx", "diagnosis")
+# Cells of a column for one class, in lower case
+NO, YES = ("", "0", "0.0", "0.00", "false", "no", "n"), ("1", "1.0", "1.00", "true", "yes", "y", "x")
+FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
 
@@ -47,6 +50,14 @@ def wrong_keys(
     return f"{'; '.join(wrong)}: give {way_out}"
 
 
+def one_class_of_many(base: Path, table: LabelTable, image_column: str, label_column: str) -> str | None:
+    """Return the sentence on a label column that is only one of the columns for a class each; None if it is not."""
+    classes = _one_hot(table)
+    if label_column not in classes or len(classes) < 3:  # of two, one says all
+        return None
+    return _one_label(base, table, classes, image_column, image_column, "label", {"data.label_column": "label"})
+
+
 def few_classes(
     table: LabelTable, classes: Collection[str], used: Sequence[str], remarks: Sequence[str], blank: int
 ) -> str:
@@ -60,9 +71,10 @@ def few_classes(
 
 def _one_hot(table: LabelTable) -> list[str]:
     """Return the columns that are a class each, with one 1 in each row; none if a column is named as labels are."""
-    flags = [name for name in table.columns if {*table.column(name)} <= {"0", "1", "0.0", "1.0"}]
-    of_row = zip(*map(table.column, flags), strict=True)
-    one = all(sum(map(float, cells)) == 1 for cells in of_row)
+    cells = {name: [cell.strip().lower() for cell in table.column(name)] for name in table.columns}
+    flags = [name for name, each in cells.items() if {*each} <= FLAGS.keys() and any(each)]
+    of_row = zip(*(cells[name] for name in flags), strict=True)
+    one = all(sum(map(FLAGS.__getitem__, row)) == 1 for row in of_row)
     named = {*map(str.lower, table.columns)} & {*LABELS}
     return flags if 1 < len(flags) < len(table.columns) and one and not named else []
 
@@ -88,7 +100,7 @@ def _one_label(
         f"delimiter={delimiter}, skipinitialspace=True); head = next(rows); "
         f'csv.writer(open({out}, "w", newline="", encoding="utf-8")).writerows('
         f"[[{', '.join(names)}]] + [[row[{table.columns.index(image)}], head[i].strip()] "
-        f'for row in rows for i in {places} if row and row[i] in ("1", "1.0")])'
+        f"for row in rows for i in {places} if row and row[i].strip().lower() in {json.dumps(YES)}])"
     )
     given = {key: value for key, value in arguments.items() if key != "data.image_column"}
     given["data.labels"] = os.path.relpath(new, base)

@@ -48,12 +48,14 @@ class FileCheck(NamedTuple):
         reason: Why it is unreadable, "" if it is readable; of a file that is cut short, but can be read for the
             most part, `MOSTLY_THERE`.
         samples: Range of its samples, if they have more than 8 bits.
+        damage: What is damaged in a file that can be read all the same: "", `MOSTLY_THERE` or `EXTRA_BYTES`.
     """
 
     format: str = ""
     digest: str = ""
     reason: str = ""
     samples: SampleRange | None = None
+    damage: str = ""
 
 
 def check_files(root: Path, paths: Sequence[F], max_megapixels: float = MAX_MEGAPIXELS) -> dict[F, FileCheck]:
@@ -117,11 +119,11 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
 
     try:
         content = read_bytes(path)
-        format_, samples, whole = examine_bytes(path, content, max_megapixels)
+        format_, samples, damage = examine_bytes(path, content, max_megapixels)
     except DecodeError as error:
         return FileCheck(reason=error.reason)
-    reason = "" if whole else MOSTLY_THERE
-    return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples)
+    reason = damage if damage == MOSTLY_THERE else ""
+    return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples, damage)
 
 
 def digests(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> dict[str, str]:
@@ -172,7 +174,7 @@ class _Store:
         name = blake2b(os.fsencode(root) + limit, digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
         # Results may differ with another Pillow, or once HEIC can be read
-        self.version = f"5 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
+        self.version = f"6 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}  # path -> stamp of the file, and `FileCheck`
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ from tlab.finetuning.features.rows import fill, row_dtype, to_rows
 from tlab.finetuning.plan import Phase
 from tlab.finetuning.run_state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier
+from tlab.models.logistic_regression import QUICK_UP_TO, memory_to_solve
 from tlab.models.module import ImageClassifier
 
 log = logging.getLogger(__name__)
@@ -94,10 +95,36 @@ class FeatureCache:
             )
         return features
 
+    def obstacle(self, data: ImageDataModule, phase: Phase, features: int) -> str | None:
+        """Return why a phase of the head alone cannot be solved on stored features; None if that is not known yet.
+
+        What only shows when they are written is left to `of_phase`: a disk that is full.
+
+        Args:
+            data: The run's data module, set up.
+            phase: The phase.
+            features: Number of pooled features of an image.
+        """
+        images = data.training_images(phase.key)
+        if images.mixing is not None:
+            return "aug.mix mixes its images"
+        if fingerprint.of_transforms({**images.augment.steps, "finish": images.finish}) is None:
+            return "a transform of its images cannot be pickled, so no features are kept"
+        rows = len(images) * (1 if images.is_fixed else self.views or VIEWS)
+        size = (rows + len(data.index.splits["val"])) * features * 4
+        if size > self.max_bytes:
+            return f"features.max_gb={self.max_bytes / GB:g} does not hold the {size / GB:.2g} GB of its features"
+        if rows * features * data.num_classes > QUICK_UP_TO:
+            return f"its {rows} rows of {features} features and {data.num_classes} classes would take long to solve"
+        needed = memory_to_solve(rows, features, data.num_classes)
+        if needed > free_memory() // 2:
+            return f"solving it takes {needed / GB:.2g} GB, more than half of the free memory"
+        return None
+
     def of_test(
         self, trainer: L.Trainer, module: ImageClassifier, upto: str, digests: Mapping[str, str]
     ) -> FeatureBatches | None:
-        """Return the output of stage `upto`, up to which no phase has trained anything, for the test images.
+        """Return the output of stage `upto`, up to which no phase has trained anything, for the tested images.
 
         Args:
             trainer: As in `of_phase`.
@@ -106,11 +133,11 @@ class FeatureCache:
             digests: Digest of each stage, see `models.classifier.digest`.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        view = ImageView.plain(data, "test")
+        view = ImageView.plain(data, data.test_split)
         if not _is_whole(trainer.limit_test_batches) or view is None:
             return None
         prefix = _Prefix(module, trainer, upto, digests)
-        return prefix.features({"test": [view]}, data, self.max_bytes).get("test")
+        return prefix.features({data.test_split: [view]}, data, self.max_bytes).get(data.test_split)
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -212,7 +239,7 @@ class _Prefix:
     def _batches(self, views: Sequence[ImageView], data: ImageDataModule, split: str, start: int) -> FeatureBatches:
         """Return the batches of a split, whose epochs take the views in turn."""
         arrays = [self.array(view) for view in views]
-        samples = data.index.splits[split]
+        samples = data.samples(split)
         return FeatureBatches(
             arrays,
             row_dtype(arrays[0]),

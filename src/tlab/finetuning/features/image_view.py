@@ -35,7 +35,7 @@ class ImageView:
 
         In the order of their paths: however a seed shuffles them over the splits, the rows are the same.
         """
-        files = {sample.path: sample for split in splits for sample in data.index.splits[split]}
+        files = {sample.path: sample for split in splits for sample in data.samples(split)}
         images = data.images([files[path] for path in sorted(files)])
         pixels = fingerprint.of_transforms({"finish": images.finish})
         return cls(images, pixels) if pixels else None

@@ -1,0 +1,93 @@
+"""What a run measures when its training is over: a soup of its weights, its test split, and `data.tests`."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from tlab.core.processes import from_first_process
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.models.module import ImageClassifier
+    from tlab.runs.directory import RunDirectory
+
+
+def make_soup(
+    cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
+) -> dict[str, float]:
+    """Write `soup.ckpt` where `finetune.soup` asks for it, and return its `val/*`; empty where it does not.
+
+    It lies between the end of the head phase and the best epoch; if that is one of the head phase, between the best
+    epoch and the last. So it never validates worse than the best epoch.
+    """
+    if cfg.finetune.soup is None:
+        return {}
+    if not run.head.exists():  # a callback has ended training before
+        log.warning("no soup, since training was ended in the phase of the head alone")
+        return {}
+    return from_first_process(_soup, run, trainer, module, data)
+
+
+def _soup(
+    run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
+) -> dict[str, float]:
+    import torch
+
+    from tlab.finetuning.soup import wise_soup
+    from tlab.runs.checkpoints import write_soup
+    from tlab.runs.confusion import write_counts
+
+    record = run.record.get("soup")
+    if record and run.soup.exists():
+        return record["metrics"]
+    head, best, last = (
+        torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        for file in (run.head, run.best, run.last)
+    )
+    stages = [name for name in head if name.startswith("net.backbone.")]
+    of_head = all(torch.equal(head[name], best[name]) for name in stages)  # the best epoch is one of the head phase
+    head, end = (best, last) if of_head else (head, best)
+    module.to(trainer.strategy.root_device)
+    weights, chosen, record = wise_soup(module, data, head, end, trainer.precision)
+    write_soup(run, weights)
+    write_counts(run, "val", chosen.confusion, module.classes)
+    run.update(soup=record)
+    return record["metrics"]
+
+
+def evaluate_best(
+    cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
+) -> dict[str, float]:
+    """Return `test/*` of the checkpoint for use, on the test split and `data.tests`; of a soup also its `val/*`.
+
+    What a run that was finished before has measured is not measured again.
+    """
+    import torch
+
+    from tlab.runs.data_check import unmeasured
+
+    metrics = make_soup(cfg, run, trainer, module, data)
+    metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
+    for test in run.record.get("tests", {}).values():
+        metrics |= test["metrics"]
+    left = unmeasured(run, data.test_sources)
+    own = ["test"] if "test" in data.index.splits and "test/acc" not in metrics else []
+    if not own and not left:
+        return metrics
+    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
+    best = torch.load(run.used, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    for name in [*own, *left]:
+        data.test_split = "test" if name in own else f"test/{name}"
+        found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
+        metrics |= found
+        if name in left:
+            test = {"root": str(data.tests[name].root), "images": len(data.samples(data.test_split))}
+            test |= {"fingerprint": left[name], "metrics": found}
+            run.update(tests={**run.record.get("tests", {}), name: test})
+    return metrics

@@ -1,0 +1,124 @@
+"""The weights between the end of the head phase and the end of a run that validate best (WiSE-FT)."""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from tlab.data.datamodule import ImageDataModule
+from tlab.data.loader import make_loader
+from tlab.data.sampler import SequentialSampler
+from tlab.finetuning.batchnorm import batchnorm_layers, training_statistics
+from tlab.models.autotune.precision import autocast
+from tlab.models.losses import each
+from tlab.models.module import ImageClassifier
+
+log = logging.getLogger(__name__)
+
+ALPHAS = tuple(step / 10 for step in range(11))
+DECISIVE = ("val/acc", "val/loss")
+WISE = "wise"
+
+Weights = dict[str, Tensor]  # the state dict of an `ImageClassifier`
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights between two, and how they validate.
+
+    Attributes:
+        alpha: Share of the second ones.
+        metrics: `val/acc`, `val/loss` and the rest.
+        confusion: Counts `K K` (int64; label, prediction).
+    """
+
+    alpha: float
+    metrics: dict[str, float]
+    confusion: Tensor
+
+    @property
+    def badness(self) -> tuple[float, float]:
+        """Sort key, least for the best: validation accuracy, then loss."""
+        loss = self.metrics["val/loss"]
+        return -self.metrics["val/acc"], math.inf if math.isnan(loss) else loss
+
+
+def wise_soup(
+    module: ImageClassifier, data: ImageDataModule, head: Weights, end: Weights, precision: str
+) -> tuple[Weights, Candidate, dict[str, Any]]:
+    """Return (1 - alpha) * head + alpha * end for the alpha that validates best, and leave it in the module.
+
+    WiSE-FT (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903), with the network
+    whose head alone has trained in the place of the zero-shot model. Between the two, BatchNorm layers whose
+    statistics have moved get those of the training images (see `training_statistics`): a mean of two variances is
+    none of the mean of two networks.
+
+    Args:
+        module: The run's module, on the device that computes.
+        data: Its data.
+        head: Weights at the end of the head phase.
+        end: Weights of the run.
+        precision: Precision of the arithmetic, as in the run.
+
+    Returns:
+        The weights, on the CPU; the candidate that they are; and plain data on all candidates for run.json.
+    """
+    moved = [
+        name
+        for name in batchnorm_layers(module.net.backbone)
+        if any(
+            not torch.equal(head[key], end[key])
+            for key in (f"net.backbone.{name}.running_mean", f"net.backbone.{name}.running_var")
+        )
+    ]
+    candidates = []
+    best: tuple[Candidate, Weights] | None = None
+    for alpha in ALPHAS:
+        module.load_state_dict({name: _between(head[name], end[name], alpha) for name in end})
+        if moved and 0 < alpha < 1:
+            statistics = training_statistics(module.net, data, moved)
+            module.net.load_state_dict({**module.net.state_dict(), **statistics})
+        found = _validated(module, data, alpha, precision)
+        candidates.append(found)
+        if best is None or found.badness < best[0].badness:
+            best = found, {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    assert best is not None
+    chosen, weights = best
+    module.load_state_dict(weights)
+    accuracies = ", ".join(f"{one.alpha:g}: {one.metrics['val/acc']:.1%}" for one in candidates)
+    log.info("soup of head and end, val/acc by alpha: %s; alpha %g is kept", accuracies, chosen.alpha)
+    tried = [{"alpha": one.alpha, **{name: one.metrics[name] for name in DECISIVE}} for one in candidates]
+    return weights, chosen, {"kind": WISE, "alpha": chosen.alpha, "metrics": chosen.metrics, "candidates": tried}
+
+
+def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
+    """Return the tensor between two, bitwise one of them at the ends and where they are equal, or are integers."""
+    if alpha == 0:
+        return first
+    if alpha == 1 or not second.is_floating_point() or torch.equal(first, second):
+        return second
+    return torch.lerp(first, second, alpha)
+
+
+def _validated(module: ImageClassifier, data: ImageDataModule, alpha: float, precision: str) -> Candidate:
+    """Measure the module as it is on the validation images, as a validation epoch does."""
+    module.eval()
+    metrics, samples, device = module.val_metrics.clone(), data.samples("val"), module.device
+    counts = torch.zeros(len(module.classes), len(module.classes), dtype=torch.int64)
+    total = 0.0
+    metrics.reset()
+    for batch in make_loader(
+        data.images(samples), SequentialSampler(len(samples)), data.batch_size, data.num_workers
+    ):
+        labels = batch.label.to(device)
+        with torch.inference_mode(), autocast(device, precision):
+            logits = module.net(module.to_memory_format(batch.image.to(device))).float()
+            total += float(each(module.loss, logits, labels).double().sum())
+        metrics.update(logits, labels)
+        counts += multiclass_confusion_matrix(logits, labels, len(module.classes), validate_args=False).cpu()
+    values = {name: float(value) for name, value in metrics.compute().items() if value.numel() == 1}
+    return Candidate(alpha, {**values, "val/loss": total / len(samples)}, counts)
