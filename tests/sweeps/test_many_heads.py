@@ -1,6 +1,7 @@
 """Many heads in one pass: each run is the one that it is alone, and the pass takes the steps of one."""
 
 import csv
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -68,7 +69,8 @@ def assert_same(one: RunDirectory, other: RunDirectory) -> None:
         for a, b in zip(csv.DictReader(first), csv.DictReader(second), strict=True):
             assert a.keys() == b.keys()
             told = [{k: v for k, v in row.items() if k not in CLOCK and v} for row in (a, b)]
-            assert told[0].pop("phase") == told[1].pop("phase")
+            for key in ("phase", "solver"):
+                assert told[0].pop(key, "") == told[1].pop(key, "")
             assert {k: float(v) for k, v in told[0].items()} == pytest.approx(
                 {k: float(v) for k, v in told[1].items()}, abs=1e-5
             )
@@ -149,6 +151,38 @@ def test_each_run_is_the_one_it_is_alone(
     for job in together.jobs:
         together.train(job)
     assert steps == {"optimizer": steps_taken, "products": products}
+    for job in alone.jobs:
+        alone.train(job, alone=True)
+    for one, other in zip(together.jobs, alone.jobs, strict=True):
+        assert_same(one.run, other.run)
+
+
+@pytest.mark.parametrize(
+    ("runs", "quick", "solvers"),
+    [
+        pytest.param(
+            [(), ("optimizer.lr=0.1",), ("head.dropout=0.1",), ("data.balanced=true",), ("head.solver=lbfgs",)],
+            *(math.inf, ["lbfgs", "sgd", "sgd", "lbfgs", "lbfgs"]),
+            id="overrides",
+        ),
+        pytest.param([(), ("data.balanced=true",), ("optimizer.lr=0.1",)], 0, ["sgd"] * 3, id="data"),
+        pytest.param([("seed=0",), ("seed=1",), ("head=mlp",)], math.inf, ["lbfgs", "lbfgs", "sgd"], id="mlp"),
+    ],
+)
+def test_heads_that_are_solved_train_in_no_pass(
+    compose_run, tmp_path, steps, weights, monkeypatch, runs, quick, solvers
+):
+    monkeypatch.setattr("tlab.finetuning.features.cache.QUICK_UP_TO", quick)
+    together, alone = (
+        Sweep(compose_run, tmp_path / name, *[(weights, "head.solver=auto", *each) for each in runs])
+        for name in ("together", "alone")
+    )
+    for job in together.jobs:
+        together.train(job)
+    # each epoch has three, in which a solved head is as it is; those of the others are the same
+    assert steps["optimizer"] == 3 * solvers.count("lbfgs") + 3 * 3
+    assert [job.run.record["config"]["head"]["solver"] for job in together.jobs] == solvers
+    assert not list((tmp_path / "together/records").rglob("*.pt"))
     for job in alone.jobs:
         alone.train(job, alone=True)
     for one, other in zip(together.jobs, alone.jobs, strict=True):
