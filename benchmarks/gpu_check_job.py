@@ -88,6 +88,7 @@ def overrides(job: dict[str, Any], plan: str, size: Size) -> list[str]:
         *(f"data.image_size={size.pixels}", f"data.batch_size={size.batch}"),
         *(f"trainer.precision={job['precision']}", f"trainer.max_epochs={size.epochs}", "trainer.compile=false"),
         "head.solver=sgd",
+        "finetune.batchnorm=pretrained",
     ]
     return [*options, f"finetune.head_epochs={size.head_epochs}"] if plan == "lp_ft" else options
 

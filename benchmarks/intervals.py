@@ -5,6 +5,7 @@ validation set would give is not in them.
 """
 
 import math
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,19 @@ def of_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
     freedom = (error_a + error_b) ** 2 / (error_a**2 / (len(a) - 1) + error_b**2 / (len(b) - 1))
     half = t_quantile(freedom) * math.sqrt(error_a + error_b)
     return Interval(mean, mean - half, mean + half)
+
+
+def of_hierarchy(groups: Sequence[Sequence[float]], draws: int = 10_000) -> Interval:
+    """The mean over groups of their means; its interval is a bootstrap that draws groups, then members."""
+    drawn = random.Random(0)
+    means = sorted(
+        statistics.mean(
+            statistics.mean(drawn.choices(group, k=len(group))) for group in drawn.choices(groups, k=len(groups))
+        )
+        for _ in range(draws)
+    )
+    mean = statistics.mean(statistics.mean(group) for group in groups)
+    return Interval(mean, means[int(0.025 * draws)], means[int(0.975 * draws)])
 
 
 def spread(values: Sequence[float]) -> str:

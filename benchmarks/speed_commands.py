@@ -18,7 +18,7 @@ from tlab.core.hardware import limit_spinning
 
 HERE = Path(__file__).resolve().parent
 FINETUNE = {  # last: the last stage
-    "head": ("finetune=head", "head=probe", "head.solver=sgd"),  # peers train theirs by steps
+    "head": ("finetune=head", "head=probe", "head.solver=sgd", "finetune.batchnorm=pretrained"),  # as peers
     "layer4": ("finetune=last",),
     "full": ("finetune=full",),
 }

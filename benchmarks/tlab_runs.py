@@ -15,11 +15,19 @@ UNDRAWN = ["logger=none", "dashboards.preview_images=0", "dashboards.top_losses=
 
 @dataclass(frozen=True)
 class Result:
-    """Validation accuracy in 0..1 of the last epoch and of the best one, and seconds of training and validation."""
+    """Accuracies in 0..1, and seconds of training and validation.
+
+    Attributes:
+        last: Validation accuracy of the last epoch.
+        best: Validation accuracy of the best one.
+        seconds: Seconds of training and validation.
+        test: Test accuracy of the best epoch; NaN without a test split.
+    """
 
     last: float
     best: float
     seconds: float
+    test: float
 
 
 def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Result:
@@ -35,4 +43,4 @@ def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Resu
     places = {"run_dir": str(directory), "data.root": str(data), "backbone.weights": weights}
     metrics = train(compose([*UNDRAWN, *overrides, *(as_override(key, value) for key, value in places.items())]))
     accuracy = [float(row["val/acc"]) for row in RunDirectory(directory).history()]
-    return Result(accuracy[-1], max(accuracy), metrics["fit_seconds"])
+    return Result(accuracy[-1], max(accuracy), metrics["fit_seconds"], metrics.get("test/acc", float("nan")))

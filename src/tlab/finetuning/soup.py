@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 ALPHAS = tuple(step / 10 for step in range(11))
 DECISIVE = ("val/acc", "val/loss")
 WISE = "wise"
+BETWEEN, ESTIMATED = "between", "estimated"
 
 Weights = dict[str, Tensor]  # the state dict of an `ImageClassifier`
 
@@ -32,11 +33,13 @@ class Candidate:
 
     Attributes:
         alpha: Share of the second ones.
+        batchnorm: Whose the statistics of BatchNorm are: "between" the two as the weights are, or "estimated".
         metrics: `val/acc`, `val/loss` and the rest.
         confusion: Counts `K K` (int64; label, prediction).
     """
 
     alpha: float
+    batchnorm: str
     metrics: dict[str, float]
     confusion: Tensor
 
@@ -53,9 +56,9 @@ def wise_soup(
     """Return (1 - alpha) * head + alpha * end for the alpha that validates best, and leave it in the module.
 
     WiSE-FT (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903), with the network
-    whose head alone has trained in the place of the zero-shot model. Between the two, BatchNorm layers whose
-    statistics have moved get those of the training images (see `training_statistics`): a mean of two variances is
-    none of the mean of two networks.
+    whose head alone has trained in the place of the zero-shot model. Where BatchNorm's statistics have moved, each
+    alpha between the ends is tried with statistics between the two, and with those of the training images (see
+    `training_statistics`): a head that has learned on pretrained statistics may not stand others.
 
     Args:
         module: The run's module, on the device that computes.
@@ -77,22 +80,44 @@ def wise_soup(
     ]
     candidates = []
     best: tuple[Candidate, Weights] | None = None
-    for alpha in ALPHAS:
-        module.load_state_dict({name: _between(head[name], end[name], alpha) for name in end})
-        if moved and 0 < alpha < 1:
+    for alpha, batchnorm in ((alpha, way) for alpha in ALPHAS for way in (BETWEEN, ESTIMATED)):
+        if batchnorm == BETWEEN:
+            module.load_state_dict({name: _between(head[name], end[name], alpha) for name in end})
+        elif moved and 0 < alpha < 1:
             statistics = training_statistics(module.net, data, moved)
             module.net.load_state_dict({**module.net.state_dict(), **statistics})
-        found = _validated(module, data, alpha, precision)
+        else:
+            continue
+        found = Candidate(alpha, batchnorm, *_validated(module, data, precision))
         candidates.append(found)
         if best is None or found.badness < best[0].badness:
             best = found, {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
     assert best is not None
     chosen, weights = best
     module.load_state_dict(weights)
-    accuracies = ", ".join(f"{one.alpha:g}: {one.metrics['val/acc']:.1%}" for one in candidates)
-    log.info("soup of head and end, val/acc by alpha: %s; alpha %g is kept", accuracies, chosen.alpha)
-    tried = [{"alpha": one.alpha, **{name: one.metrics[name] for name in DECISIVE}} for one in candidates]
-    return weights, chosen, {"kind": WISE, "alpha": chosen.alpha, "metrics": chosen.metrics, "candidates": tried}
+    best_of: dict[float, float] = {}
+    for one in candidates:
+        best_of[one.alpha] = max(one.metrics["val/acc"], best_of.get(one.alpha, 0.0))
+    accuracies = ", ".join(f"{alpha:g}: {accuracy:.1%}" for alpha, accuracy in best_of.items())
+    log.info(
+        "soup of head and end, val/acc by alpha: %s; alpha %g with BatchNorm's statistics %s is kept",
+        *(accuracies, chosen.alpha, chosen.batchnorm),
+    )
+    tried = [
+        {"alpha": one.alpha, "batchnorm": one.batchnorm, **{name: one.metrics[name] for name in DECISIVE}}
+        for one in candidates
+    ]
+    return (
+        weights,
+        chosen,
+        {
+            "kind": WISE,
+            "alpha": chosen.alpha,
+            "batchnorm": chosen.batchnorm,
+            "metrics": chosen.metrics,
+            "candidates": tried,
+        },
+    )
 
 
 def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
@@ -104,8 +129,8 @@ def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
     return torch.lerp(first, second, alpha)
 
 
-def _validated(module: ImageClassifier, data: ImageDataModule, alpha: float, precision: str) -> Candidate:
-    """Measure the module as it is on the validation images, as a validation epoch does."""
+def _validated(module: ImageClassifier, data: ImageDataModule, precision: str) -> tuple[dict[str, float], Tensor]:
+    """Return metrics and confusion counts of the module as it is on the validation images, as an epoch has them."""
     module.eval()
     metrics, samples, device = module.val_metrics.clone(), data.samples("val"), module.device
     counts = torch.zeros(len(module.classes), len(module.classes), dtype=torch.int64)
@@ -121,4 +146,4 @@ def _validated(module: ImageClassifier, data: ImageDataModule, alpha: float, pre
         metrics.update(logits, labels)
         counts += multiclass_confusion_matrix(logits, labels, len(module.classes), validate_args=False).cpu()
     values = {name: float(value) for name, value in metrics.compute().items() if value.numel() == 1}
-    return Candidate(alpha, {**values, "val/loss": total / len(samples)}, counts)
+    return {**values, "val/loss": total / len(samples)}, counts
