@@ -1,6 +1,7 @@
 """Many heads in one pass: each run is the one that it is alone, and the pass takes the steps of one."""
 
 import csv
+import functools
 import math
 import shutil
 import signal
@@ -103,6 +104,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     counted = {"optimizer": 0, "products": 0}
 
     def counting(name: str, function: Callable, holds: Callable[..., bool]) -> Callable:
+        @functools.wraps(function)  # with torch's mark, or the hooks of steps would be called twice
         def call(*arguments: Any, **options: Any) -> Any:
             counted[name] += holds(*arguments, **options)
             return function(*arguments, **options)
