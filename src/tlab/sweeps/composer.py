@@ -33,6 +33,7 @@ class Composer:
     context: HydraContext
     composed: dict[Job, DictConfig] = field(default_factory=dict)
     _models: dict[tuple[str, ...], tuple[Sequence[Override], DictConfig]] = field(default_factory=dict)
+    _groups: dict[str, bool] = field(default_factory=dict)
 
     def look_at(self, job: Job) -> DictConfig:
         """Return the configuration of a run that is still to come, which will need it."""
@@ -72,8 +73,13 @@ class Composer:
             and override.input_line.startswith(f"{key}=")
             and isinstance(override.value(), PLAIN)
             and len(related) == len(above) == 1
-            and not self.context.config_loader.get_group_options(key)
+            and not self._is_group(key)
         )
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            self._groups[key] = bool(self.context.config_loader.get_group_options(key))  # copies all sources
+        return self._groups[key]
 
     def _like(
         self, model: DictConfig, overrides: Sequence[Override], changed: Sequence[tuple[Override, Override]]
