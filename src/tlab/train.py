@@ -59,15 +59,22 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
+    from tlab.sweeps.head_groups import HeadGroup
 
 
-def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | None" = None) -> dict[str, float]:
+def train(
+    cfg: DictConfig,
+    given: list[str] | None = None,
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
+) -> dict[str, float]:
     """Train and test one run: configuration -> data -> model -> callbacks -> fit -> test -> metrics.
 
     Args:
         cfg: Configuration composed from conf/train.yaml.
         given: Overrides that `cfg` was composed from; None: those of the command line, if this is its run.
         pruning: Ends the run early where its pruner says so: status `pruned`, without `metrics.json`.
+        group: Runs of a sweep whose heads may train in one pass with this one's.
 
     Returns:
         Contents of `metrics.json`: `val/*` and `test/*` of the best checkpoint, `epochs`, `fit_seconds`.
@@ -115,13 +122,17 @@ def train(cfg: DictConfig, given: list[str] | None = None, pruning: "Pruning | N
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
         if devices * nodes == 1:
-            return fit(cfg, config, given, pruning)
+            return fit(cfg, config, given, pruning, group)
         arguments = (resolved(cfg), config, given, pruning)
         return run_in_processes(fit, arguments, devices, communication(cfg.trainer), nodes)
 
 
 def fit(
-    cfg: DictConfig, config: dict[str, Any], overrides: list[str], pruning: "Pruning | None" = None
+    cfg: DictConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
 ) -> dict[str, float]:
     """Train and test; called in each of the run's processes.
 
@@ -132,6 +143,7 @@ def fit(
         config: The configuration as the run's record and its checkpoints keep it.
         overrides: Overrides that `cfg` was composed from.
         pruning: As in `train`.
+        group: As in `train`.
 
     Returns:
         Contents of `metrics.json`; without `test/*` for a pruned run.
@@ -139,15 +151,19 @@ def fit(
     from tlab.finetuning.solved_head import NoStoredFeatures
 
     try:
-        return fit_as_chosen(cfg, config, overrides, pruning)
+        return fit_as_chosen(cfg, config, overrides, pruning, group)
     except NoStoredFeatures:
         if solver(cfg) != AUTO:
             raise
-    return fit_as_chosen(by_steps(cfg, "its features are not stored"), config, overrides, pruning)
+    return fit_as_chosen(by_steps(cfg, "its features are not stored"), config, overrides, pruning, group)
 
 
 def fit_as_chosen(
-    cfg: DictConfig, config: dict[str, Any], overrides: list[str], pruning: "Pruning | None" = None
+    cfg: DictConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    pruning: "Pruning | None" = None,
+    group: "HeadGroup | None" = None,
 ) -> dict[str, float]:
     """Train and test, with `head.solver=auto` decided once the images are known.
 
@@ -159,6 +175,7 @@ def fit_as_chosen(
     import lightning.pytorch as L
 
     from tlab.assembly.callbacks import build_callbacks
+    from tlab.assembly.many_heads import share_training
     from tlab.core.hardware import prepare_training
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
@@ -196,6 +213,8 @@ def fit_as_chosen(
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
         run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
         log_start(cfg, overrides, run, trainer, checkpoint)
+        if group is not None and checkpoint is None:
+            share_training(group, cfg, trainer, module, data, state)
         carry_out(trainer, module, data, state, checkpoint, pruning)
         metrics, phases = state.summary(), state.phase_summaries()
         if pruning is not None and pruning.pruned:
@@ -303,8 +322,13 @@ def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
     return others
 
 
-def run(cfg: DictConfig) -> float:
-    """Train the run and its baselines, and print their metrics; returns the monitored one."""
+def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
+    """Train the run and its baselines, and print their metrics; returns the monitored one.
+
+    Args:
+        cfg: The run's configuration.
+        group: As in `train`.
+    """
     from rich.console import Console
 
     from tlab.core.processes import first_process
@@ -312,7 +336,7 @@ def run(cfg: DictConfig) -> float:
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once
-    metrics = train(cfg)
+    metrics = train(cfg, group=group)
     baselines = {}
     for name, other in others.items():
         log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))

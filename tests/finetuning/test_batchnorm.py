@@ -101,7 +101,7 @@ def test_where_there_is_nothing_to_estimate_it_is_refused(compose_run):
     backbone = StagedBackbone({"stem": nn.Conv2d(3, 4, 3)}, Pretraining(input_size=8), image_size=8)
     net = Classifier(backbone, Head(4, 3), IMAGENET_MEAN, IMAGENET_STD)
     with pytest.raises(UserError, match=r"batchnorm=estimated needs BatchNorm, which plain has nowhere"):
-        estimate_batchnorm(net, build_data(compose_run()), torch.device("cpu"), "plain")
+        estimate_batchnorm(net, build_data(compose_run()), torch.device("cpu"), "plain", None)
 
 
 @pytest.mark.parametrize(
@@ -141,5 +141,5 @@ def test_both_kinds_are_tried_on_the_images_and_the_network_is_left_as_it_is(com
     for layer in batchnorm_layers(net.backbone).values():
         layer.running_mean += 100
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    assert choose_batchnorm(net, data, torch.device("cpu")) == "estimated"
+    assert choose_batchnorm(net, data, torch.device("cpu"), None) == "estimated"
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

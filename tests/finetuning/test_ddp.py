@@ -186,7 +186,7 @@ def compose_(odd_photos, tmp_path_factory):
             *(f"data.root={odd_photos}", "data.image_size=32", f"data.batch_size={12 // processes}"),
             *("data.num_workers=0", "backbone.weights=null", "logger=none", f"run_dir={run_dir}", "aug=light"),
             f"hydra.searchpath=[file://{mine}]",
-            "head.dropout=0",  # each process draws its own
+            *("head.solver=sgd", "head.dropout=0"),  # dropout differs in each process
             *("trainer=ddp", f"trainer.devices={processes}", "trainer.accelerator=cpu"),
             *("trainer.precision=32-true", f"trainer.max_epochs={EPOCHS}"),
             "checkpoint.every_n_steps=1000",  # with it every epoch ends with a checkpoint, however short

@@ -126,19 +126,27 @@ def adapt_batchnorm(
     import torch
 
     from tlab.core.processes import from_first_process
-    from tlab.finetuning.batchnorm import ESTIMATED, FIXED, batchnorm_layers, choose_batchnorm, estimate_batchnorm
+    from tlab.finetuning.batchnorm import (
+        ESTIMATED,
+        FIXED,
+        batchnorm_layers,
+        choose_batchnorm,
+        estimate_batchnorm,
+        statistics_digest,
+    )
     from tlab.finetuning.plan import HEAD
     from tlab.models.autotune.precision import find_accelerator
 
     device = torch.device(find_accelerator(cfg.trainer.accelerator))
     pretrained = cfg.finetune.pretrained and cfg.backbone.weights is not None
+    known_as = statistics_digest(net, data) if pretrained and cfg.finetune.batchnorm in (AUTO, ESTIMATED) else None
     if cfg.finetune.batchnorm == AUTO:
         tells = pretrained and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
-        chosen = from_first_process(choose_batchnorm, net, data, device) if tells else "pretrained"
+        chosen = from_first_process(choose_batchnorm, net, data, device, known_as) if tells else "pretrained"
         cfg = with_value(cfg, "finetune.batchnorm", chosen)
     net.fixed_batchnorm = cfg.finetune.batchnorm == FIXED
     if cfg.finetune.batchnorm == ESTIMATED and pretrained and (checkpoint is None or cfg.finetune.l2_sp):
-        estimate_batchnorm(net, data, device, cfg.backbone.name)
+        estimate_batchnorm(net, data, device, cfg.backbone.name, known_as)
     return cfg
 
 

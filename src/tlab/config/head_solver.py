@@ -46,9 +46,12 @@ def as_overrides_ask(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         cfg: A run's configuration.
         overrides: Overrides that it was composed from, as far as they are known.
     """
-    named = (key for key in given_keys(overrides) if ASKING.fullmatch(key))
-    key = next(named, None) if solver(cfg) == AUTO else None
+    key = _asking_key(overrides) if solver(cfg) == AUTO else None
     return cfg if key is None else by_steps(cfg, f"{key} is given")
+
+
+def _asking_key(overrides: Sequence[str]) -> str | None:
+    return next((key for key in given_keys(overrides) if ASKING.fullmatch(key)), None)
 
 
 def as_values_ask(cfg: DictConfig) -> DictConfig:
@@ -58,14 +61,24 @@ def as_values_ask(cfg: DictConfig) -> DictConfig:
     """
     if solver(cfg) != AUTO:
         return cfg
+    reason = _reason_of_values(cfg)
+    return cfg if reason is None and head_phases(cfg) else by_steps(cfg, str(reason))
+
+
+def _reason_of_values(cfg: DictConfig) -> str | None:
     unusual = next(_unusual(cfg), None)
     later = next((name for name in head_phases(cfg) if name != next(iter(_phases(cfg)))), None)
     reason = unsolvable(cfg) if unusual is None else f"{unusual} is given"
     if reason is None and later is not None:  # whether its features are stored would show too late
         reason = f"finetune.phases.{later} trains the head alone after another phase"
-    if reason is None and head_phases(cfg):
-        return cfg
-    return by_steps(cfg, str(reason))
+    return reason
+
+
+def settings_ask_for_steps(cfg: DictConfig, overrides: Sequence[str]) -> bool:
+    """Tell whether the head takes steps whatever the data are, as both functions above decide, without a log."""
+    if solver(cfg) != AUTO:
+        return solver(cfg) == STEPS
+    return _asking_key(overrides) is not None or _reason_of_values(cfg) is not None
 
 
 def by_steps(cfg: DictConfig, reason: str) -> DictConfig:

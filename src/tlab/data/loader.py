@@ -86,6 +86,10 @@ class Loader(DataLoader[Batch]):
         """Resume inside that epoch: its next iteration begins after those batches, without decoding them."""
         self._resumed = dict(state_dict)
 
+    def pass_over(self) -> None:
+        """Count the batches of the sampler's epoch as taken, though none was made."""
+        self._taken = {**self._start(), "batches": len(self)}
+
     def start_anew(self) -> None:
         """Begin the next iteration with the first batch, even after `load_state_dict`."""
         self._resumed = None

@@ -65,7 +65,6 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
-        self._scheduled: list[tuple[float, float | None]] = []
         self._single_thread = ExitStack()  # holds `single_threaded` while a phase has it
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -236,22 +235,12 @@ class BackboneFinetuning(LightningBackboneFinetuning):
                     record.observe(until, row[until.monitor])
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Scale rates and set weight decay for one step, so that no schedule ever sees the scale."""
         assert self.scheduler is not None
-        warmup_factor, decay = self.scheduler.warmup_factor(), self.state.phase.weight_decay
-        self._scheduled = [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] *= self.state.scales[group["group"]] * warmup_factor
-            if decay is not None and group["decays"]:
-                group["weight_decay"] = decay
+        self.scheduler.scale_groups(self.state.scales, self.state.phase.weight_decay)
 
     def _restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group, (rate, decay) in zip(optimizer.param_groups, self._scheduled, strict=True):
-            group["lr"] = rate
-            if decay is not None:
-                group["weight_decay"] = decay
         assert self.scheduler is not None
-        self.scheduler.after_step()
+        self.scheduler.restore_groups()
 
     def _verify(self, net: Classifier) -> None:
         """Close the record of the current phase: the groups that it froze must be as they were.

@@ -36,7 +36,9 @@ EQUAL = 1.1  # ratio of losses up to which two kinds of statistics tell the clas
 FIXED, ESTIMATED = "fixed", "estimated"
 
 
-def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.device, name: str) -> None:
+def estimate_batchnorm(
+    net: Classifier, data: ImageDataModule, device: torch.device, name: str, known_as: str | None
+) -> None:
     """Set the statistics of all BatchNorm layers of a pretrained backbone to those of the training images.
 
     AdaBN (Li et al. 2017, "Revisiting Batch Normalization for Practical Domain Adaptation", arXiv:1603.04779).
@@ -46,6 +48,7 @@ def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.dev
         data: Its data, set up.
         device: Device that computes.
         name: Name of the backbone, for the error message.
+        known_as: What `statistics_digest` returns.
 
     Raises:
         UserError: The backbone has no BatchNorm.
@@ -57,7 +60,7 @@ def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.dev
             "backbone=resnet18"
         )
     began = time.perf_counter()
-    statistics = from_first_process(_stored_statistics, net, data, device, [*layers])
+    statistics = from_first_process(_stored_statistics, net, data, device, [*layers], known_as)
     net.load_state_dict({**net.state_dict(), **statistics})
     log.info(
         "statistics of %d BatchNorm layers estimated on %d training images (%.1f s)",
@@ -65,7 +68,7 @@ def estimate_batchnorm(net: Classifier, data: ImageDataModule, device: torch.dev
     )
 
 
-def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.device) -> str:
+def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.device, known_as: str | None) -> str:
     """Return the statistics whose features tell the classes better: `estimated`, or `fixed` for the weights' own.
 
     Both are tried on the training images, at most `TRIAL` of them, by the cross-validated loss of a linear layer on
@@ -77,14 +80,14 @@ def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.devic
         net: The network; left as it is.
         data: Its data, set up.
         device: Device that computes.
+        known_as: What `statistics_digest` returns.
     """
-    name = _identity(net, data)
     with measurements("batchnorm") as known:
-        losses = known.get(name) if name else None
+        losses = known.get(known_as) if known_as else None
         if losses is None:
             losses = _on_device(device, net, _trial, data)
-            if name:
-                known[name] = losses
+            if known_as:
+                known[known_as] = losses
     best = ESTIMATED if losses[ESTIMATED] <= EQUAL * losses[FIXED] else FIXED
     log.info(
         "BatchNorm: %s (finetune.batchnorm=auto; loss of a cross-validated linear layer %.3f with the statistics "
@@ -119,7 +122,7 @@ def _held_out_loss(net: Classifier, data: ImageDataModule) -> float:
     return cross_validated_loss(np.concatenate(features), np.concatenate(labels), data.num_classes)
 
 
-def _identity(net: Classifier, data: ImageDataModule) -> str | None:
+def statistics_digest(net: Classifier, data: ImageDataModule) -> str | None:
     """Return a digest of all that statistics depend on; None where the images' transform cannot be pickled."""
     view = ImageView.plain(data, "train")
     if view is None:
@@ -136,19 +139,18 @@ def _identity(net: Classifier, data: ImageDataModule) -> str | None:
 
 
 def _stored_statistics(
-    net: Classifier, data: ImageDataModule, device: torch.device, layers: Collection[str]
+    net: Classifier, data: ImageDataModule, device: torch.device, layers: Collection[str], known_as: str | None
 ) -> dict[str, Tensor]:
     """Return `training_statistics`, from the cache directory if they are there."""
-    name = _identity(net, data)
-    file = cache_dir() / "features" / f"{name}.npy"
+    file = cache_dir() / "features" / f"{known_as}.npy"
     names = [f"backbone.{layer}.{kind}" for layer in layers for kind in ("running_mean", "running_var")]
     sizes = [net.get_buffer(each).numel() for each in names]
-    if name:
+    if known_as:
         with suppress(OSError, ValueError):  # missing or damaged: estimated again
             values = torch.from_numpy(np.load(file)).split(sizes)
             return dict(zip(names, values, strict=True))
     found = _on_device(device, net, training_statistics, data, layers)
-    if name:
+    if known_as:
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path, path.open("wb") as stream:

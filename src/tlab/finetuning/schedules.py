@@ -136,6 +136,7 @@ class PhasedScheduler:
         self.length = (0, 0)
         self.arguments: dict[str, Any] = {}
         self.steps = 0
+        self._scheduled: list[tuple[float, float | None]] = []
         self.current: Schedule  # set by `start_phase`
 
     def start_phase(self, steps: int, steps_per_epoch: int, arguments: Mapping[str, Any] | None = None) -> None:
@@ -180,6 +181,28 @@ class PhasedScheduler:
     def warmup_factor(self) -> float:
         """Return the factor of the warm-up on the rate of the next step: it climbs linearly to 1."""
         return min(1.0, (self.steps + 1) / (self.current.warmup + 1))
+
+    def scale_groups(self, scales: Mapping[str, float], weight_decay: float | None) -> None:
+        """Scale rates and set weight decay for one step, so that no schedule ever sees the scale.
+
+        Args:
+            scales: Factor on the rate of each of the optimizer's named groups.
+            weight_decay: Weight decay of the groups that decay; None: the optimizer's.
+        """
+        warmup_factor = self.warmup_factor()
+        self._scheduled = [(group["lr"], group.get("weight_decay")) for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= scales[group["group"]] * warmup_factor
+            if weight_decay is not None and group["decays"]:
+                group["weight_decay"] = weight_decay
+
+    def restore_groups(self) -> None:
+        """Put rates and weight decay back to what the schedule says, and advance it after the step."""
+        for group, (rate, decay) in zip(self.optimizer.param_groups, self._scheduled, strict=True):
+            group["lr"] = rate
+            if decay is not None:
+                group["weight_decay"] = decay
+        self.after_step()
 
     def after_step(self) -> None:
         """Advance the warm-up, and a schedule that counts optimizer steps."""

@@ -151,11 +151,17 @@ class Classifier(FreezableGroups):
         """
         seen: set[nn.Parameter] = set()
         groups: dict[str, dict[str, list[nn.Parameter]]] = {}
-        for group in self.group_names:
-            groups[group] = {"decay": [], "no_decay": []}
-            for name, parameter in self.group(group).named_parameters():
-                exempt = parameter.ndim <= 1 or any(word in name for word in EMBEDDINGS)
-                if parameter not in seen:
-                    groups[group]["no_decay" if exempt else "decay"].append(parameter)
-                seen.add(parameter)
+        for name in self.group_names:
+            split = split_by_decay(self.group(name))
+            groups[name] = {key: [each for each in own if each not in seen] for key, own in split.items()}
+            seen.update(*split.values())
         return groups
+
+
+def split_by_decay(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return a module's parameters under "decay" and "no_decay" (biases, norms, learned embeddings)."""
+    split: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+    for name, parameter in module.named_parameters():
+        exempt = parameter.ndim <= 1 or any(word in name for word in EMBEDDINGS)
+        split["no_decay" if exempt else "decay"].append(parameter)
+    return split

@@ -101,15 +101,16 @@ class ImageClassifier(L.LightningModule):
         size = len(batch.image)
         self.train_loss.update(loss.detach().expand(size))  # torchmetrics 1.9 forgets weights where it skips NaN
         if self.trainer.is_last_batch:  # metrics are read at the epoch's end, and each call costs a millisecond
-            self._log_training(size)
+            self.log_training(size)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the epoch's sums where a callback has ended it before its last batch."""
         if self.trainer.should_stop and not self.trainer.is_last_batch:
-            self._log_training(len(batch.image))
+            self.log_training(len(batch.image))
 
-    def _log_training(self, size: int) -> None:
+    def log_training(self, size: int) -> None:
+        """Log the epoch's loss and accuracy so far, after a batch of `size` images."""
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
 
@@ -157,10 +158,7 @@ class ImageClassifier(L.LightningModule):
         """
         groups: list[dict[str, Any]] = []
         for name, split in net.parameter_groups().items():
-            if split["decay"]:
-                groups.append({"params": split["decay"], "group": name, "decays": True})
-            if split["no_decay"]:
-                groups.append({"params": split["no_decay"], "group": name, "decays": False, "weight_decay": 0.0})
+            groups += optimizer_groups(name, split)
         if isinstance(loss, torch.nn.Module) and (own := list(loss.parameters())):
             groups.append({"params": own, "group": "head", "decays": False, "weight_decay": 0.0})
         try:
@@ -215,6 +213,13 @@ class ImageClassifier(L.LightningModule):
                 f"{name} became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
                 f"lower optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
             )
+
+
+def optimizer_groups(name: str, split: Mapping[str, list[torch.nn.Parameter]]) -> list[dict[str, Any]]:
+    """Return a group's parameters, split by whether they decay, as the optimizer's parameter groups."""
+    decays = {"params": split["decay"], "group": name, "decays": True}
+    others = {"params": split["no_decay"], "group": name, "decays": False, "weight_decay": 0.0}
+    return [group for group in (decays, others) if group["params"]]
 
 
 def tested_split(trainer: L.Trainer) -> str:

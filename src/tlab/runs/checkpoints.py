@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +89,25 @@ def check_states(states: Mapping[str, Any]) -> None:
     Raises:
         UserError: A state holds anything but numbers, texts, lists, dicts and tensors.
     """
+    with suppress(Exception):
+        _write_and_read(states)  # all at once, which takes a fraction of the time
+        return
     for name, state in states.items():
-        buffer = io.BytesIO()
         try:
-            torch.save(state, buffer)
-            buffer.seek(0)
-            torch.load(buffer, weights_only=True)
+            _write_and_read(state)
         except Exception as error:  # pickle raises many kinds
             odd = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's text has the name in its middle
             raise UserError(
                 f"callbacks: the state_dict of {name} cannot be read from a checkpoint again "
                 f"({odd[1] if odd else one_line(error)}); let it return numbers, texts, lists, dicts and tensors"
             ) from error
+
+
+def _write_and_read(state: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    torch.load(buffer, weights_only=True)
 
 
 def on_host(checkpoint: dict[str, Any], stays: Callable[[Tensor], bool]) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class RunRecorder(L.Callback):
         value = -value if self.mode == "max" else value
         return math.inf if math.isnan(value) else value, math.inf if math.isnan(loss) else loss
 
+    def count_seconds(self, seconds: float) -> None:
+        """Count seconds that the current epoch took elsewhere, where several runs train at once; or fewer."""
+        self._mark -= seconds
+
     def _lap(self) -> float:
         """Return the seconds since the last call."""
         before, self._mark = self._mark, time.perf_counter()

@@ -15,11 +15,12 @@ from tlab.config.overrides import key_and_value
 from tlab.core.error_messages import is_mistake, one_line
 from tlab.core.errors import UserError
 from tlab.core.hardware import cpu_count, gpus
+from tlab.sweeps.composer import Composer
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.monitor import Monitor
 from tlab.sweeps.progress import Progress
 from tlab.sweeps.result import Failure, over
-from tlab.sweeps.sequential import BUSY_TIMEOUT, Composer
+from tlab.sweeps.sequential import BUSY_TIMEOUT
 from tlab.sweeps.task import Task
 from tlab.sweeps.worker_pool import WorkerPool, forwarding_signals, shares
 

@@ -5,15 +5,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
 from hydra.core.utils import configure_log, run_job
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 
 from tlab.core.error_messages import one_line
+from tlab.sweeps.composer import Composer
 from tlab.sweeps.forked_workers import Worker, workers
+from tlab.sweeps.head_groups import HeadGroup
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.progress import Progress, printing_to_its_directory, warning_once
 from tlab.sweeps.result import Failure
@@ -25,34 +25,14 @@ BUSY_TIMEOUT = 60  # seconds to wait for a run that another process is at work o
 POLL = 0.05  # seconds between looks at how far the first run is
 
 
-@dataclass
-class Composer:
-    """Composes the configurations of a sweep's runs, a tenth of a second each.
-
-    Attributes:
-        config: The sweep's configuration, with the node `hydra`.
-        context: Hydra's context.
-        composed: Configurations that are there already, each for one call.
-    """
-
-    config: DictConfig
-    context: HydraContext
-    composed: dict[Job, DictConfig] = field(default_factory=dict)
-
-    def compose(self, job: Job) -> DictConfig:
-        """Return the configuration of one run, with the node `hydra`.
-
-        Raises:
-            HydraException: A mistake in an override.
-        """
-        config = self.composed.pop(job, None)  # a run makes it read-only, and may be tried again
-        if config is None:
-            config = self.context.config_loader.load_sweep_config(self.config, [*job.overrides, *job.place])
-        return config
-
-
 def run_in_this_process(
-    jobs: Sequence[Job], composer: Composer, task: Task, progress: Progress, finished: Finished, processes: int
+    jobs: Sequence[Job],
+    composer: Composer,
+    task: Task,
+    progress: Progress,
+    finished: Finished,
+    processes: int,
+    groups: Mapping[Job, HeadGroup],
 ) -> None:
     """Run the jobs, and record each outcome in `progress`; what they print goes to their directories.
 
@@ -66,6 +46,7 @@ def run_in_this_process(
         finished: Tells which runs another process has finished meanwhile.
         processes: Number of runs at once; the first one is alone until it has trained an epoch, and has
             computed what the others share.
+        groups: Groups of runs whose heads may train in one pass.
     """
     queue, busy = deque(jobs), []
     under_way: set[Job] = set()
@@ -73,7 +54,7 @@ def run_in_this_process(
     progress.at_once = processes
 
     def run_alone(job: Job) -> Failure | None:
-        failure = run_one(job, composer, task, progress)
+        failure = run_one(job, composer, task.within(groups.get(job)), progress)
         if not shared.is_set():
             gc.freeze()  # libraries stay; looking through them takes a third of a second each time
         return failure
@@ -97,7 +78,7 @@ def run_in_this_process(
                     progress.report(job, failure, len(under_way))
 
     def run_in_worker(job: Job, pool: WorkerPool) -> Failure | None:
-        return run_one(job, composer, task.on(pool), progress)
+        return run_one(job, composer, task.on(pool).within(groups.get(job)), progress)
 
     def work_in(worker: Worker) -> None:
         while not (shared.wait(POLL) or jobs[0].run.history_file.exists() or worker.stopped):

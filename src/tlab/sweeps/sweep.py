@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
@@ -18,13 +19,15 @@ from tlab.core.signals import stoppable
 from tlab.runs.environment import command
 from tlab.runs.manifest import SweepManifest, read_manifest
 from tlab.runs.unique_directory import is_named_by_time, reserve_directory
+from tlab.sweeps.composer import Composer
 from tlab.sweeps.forked_workers import choose_processes
+from tlab.sweeps.head_groups import head_groups
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
 from tlab.sweeps.launched import IN_PROCESS, choose_workers, most_devices, run_launched
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.resume import Finished
-from tlab.sweeps.sequential import Composer, run_in_this_process
+from tlab.sweeps.sequential import run_in_this_process
 from tlab.sweeps.task import Task
 
 
@@ -76,7 +79,9 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
                 run_launched(_composable(waiting, composer, progress), composer, task, progress)
             else:
                 processes = choose_processes(config, some, len(waiting))
-                run_in_this_process(waiting, composer, task, progress, finished, processes)
+                with TemporaryDirectory(prefix="tlab_heads_") as folder:
+                    groups = head_groups(waiting, Path(folder), composer.look_at)
+                    run_in_this_process(waiting, composer, task, progress, finished, processes, groups)
         except (KeyboardInterrupt, SystemExit) as stop:
             print_stopped(directory, jobs)
             raise SystemExit(stop.code if isinstance(stop, SystemExit) else INTERRUPTED) from stop

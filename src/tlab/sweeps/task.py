@@ -6,6 +6,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tlab.core.lazy_imports import defer_heavy_imports
 from tlab.core.text import short_path
 from tlab.runs.directory import RunDirectory
 from tlab.runs.environment import same_command
+from tlab.sweeps.head_groups import HeadGroup
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.worker_pool import WorkerPool
 
@@ -34,7 +36,7 @@ class Task:
     and returns a `Failure`, so that the others go on.
 
     Args:
-        function: Function that takes a run's configuration.
+        function: Function that takes a run's configuration, and `group` where it has one.
         debug: Whether to show the tracebacks of mistakes.
         pool: Pool of the sweep's workers on this machine, if it has some.
 
@@ -43,9 +45,7 @@ class Task:
         failures: Number of runs that failed in this process.
     """
 
-    def __init__(
-        self, function: Callable[[DictConfig], Any], debug: bool = False, pool: WorkerPool | None = None
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], debug: bool = False, pool: WorkerPool | None = None) -> None:
         self.function = function
         self.debug = debug
         self.pool = pool
@@ -60,6 +60,10 @@ class Task:
     def on(self, pool: WorkerPool | None) -> "Task":
         """Return this task for the workers of a pool."""
         return Task(self.function, self.debug, pool)
+
+    def within(self, group: HeadGroup | None) -> "Task":
+        """Return this task for a run of a group, of which its function is told."""
+        return self if group is None else Task(partial(self.function, group=group), self.debug, self.pool)
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Call the function for one run, whose directory and log Hydra has set up."""
