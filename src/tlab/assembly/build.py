@@ -141,7 +141,8 @@ def adapt_batchnorm(
     pretrained = cfg.finetune.pretrained and cfg.backbone.weights is not None
     known_as = statistics_digest(net, data) if pretrained and cfg.finetune.batchnorm in (AUTO, ESTIMATED) else None
     if cfg.finetune.batchnorm == AUTO:
-        tells = pretrained and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
+        whole = cfg.trainer.limit_train_batches is None  # else it is a trial that shall be short
+        tells = pretrained and whole and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
         chosen = from_first_process(choose_batchnorm, net, data, device, known_as) if tells else "pretrained"
         cfg = with_value(cfg, "finetune.batchnorm", chosen)
     net.fixed_batchnorm = cfg.finetune.batchnorm == FIXED
