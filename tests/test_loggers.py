@@ -4,6 +4,8 @@ import csv
 import json
 import struct
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,20 @@ def wandb_records(file: Path) -> list:
     return records
 
 
+def finished_wandb_records(file: Path) -> list:
+    """Return the records once the last one is there: wandb's own process writes them."""
+    from google.protobuf.message import DecodeError
+
+    deadline, records = time.monotonic() + 60, []
+    while time.monotonic() < deadline:
+        with suppress(DecodeError):  # of a record that is half written
+            records = wandb_records(file)
+        if records and records[-1].WhichOneof("record_type") in ("exit", "footer"):
+            return records
+        time.sleep(0.1)
+    raise AssertionError([record.WhichOneof("record_type") for record in records])
+
+
 def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeypatch, capfd):
     import wandb
 
@@ -104,7 +120,7 @@ def test_wandb_keeps_its_files_in_the_run_offline(compose_run, tmp_path, monkeyp
     assert "WARNING" not in capfd.readouterr().err
     for name, metrics in results.items():
         (file,) = (tmp_path / name / "wandb").glob("offline-run-*/run-*.wandb")
-        records = wandb_records(file)
+        records = finished_wandb_records(file)
         runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
         assert (runs[0].display_name, runs[0].project) == (name, "tlab")
         updates = [item for record in records for item in record.config.update]
