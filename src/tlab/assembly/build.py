@@ -139,14 +139,16 @@ def adapt_batchnorm(
 
     device = torch.device(find_accelerator(cfg.trainer.accelerator))
     pretrained = cfg.finetune.pretrained and cfg.backbone.weights is not None
-    known_as = statistics_digest(net, data) if pretrained and cfg.finetune.batchnorm in (AUTO, ESTIMATED) else None
+    whole = cfg.trainer.limit_train_batches is None  # else it is a trial that shall be short
+    tells = pretrained and whole and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
+    begins = pretrained and (checkpoint is None or cfg.finetune.l2_sp)
+    asked = {AUTO: tells, ESTIMATED: begins}.get(cfg.finetune.batchnorm)
+    known_as = statistics_digest(net, data) if asked else None  # it reads all weights
     if cfg.finetune.batchnorm == AUTO:
-        whole = cfg.trainer.limit_train_batches is None  # else it is a trial that shall be short
-        tells = pretrained and whole and plan.phases[0].trained == {HEAD} and batchnorm_layers(net.backbone)
         chosen = from_first_process(choose_batchnorm, net, data, device, known_as) if tells else "pretrained"
         cfg = with_value(cfg, "finetune.batchnorm", chosen)
     net.fixed_batchnorm = cfg.finetune.batchnorm == FIXED
-    if cfg.finetune.batchnorm == ESTIMATED and pretrained and (checkpoint is None or cfg.finetune.l2_sp):
+    if cfg.finetune.batchnorm == ESTIMATED and begins:
         estimate_batchnorm(net, data, device, cfg.backbone.name, known_as)
     return cfg
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tlab.comparison.load import STATUSES
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
-from tlab.dashboards.summary_table import PERCENT
+from tlab.runs.directory import PERCENT
 
 
 def is_share(metric: str) -> bool:

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.core.text import duration, short_path
-from tlab.runs.directory import MEASURES, tests_in
+from tlab.runs.directory import MEASURES, PERCENT, tests_in
 
 SPLITS = ("train", "val", "test", "all")
-PERCENT = ("acc", "f1", "acc_top5")  # shares of 1, printed as percent
 
 
 def print_summary_table(
