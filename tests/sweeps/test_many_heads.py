@@ -5,7 +5,7 @@ import functools
 import math
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision
 from omegaconf import DictConfig
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tlab.assembly.build import make_plan
 from tlab.assembly.many_heads import trains_a_head_alone
@@ -99,7 +100,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Number of optimizer steps that train something, and of matrix products of heads in the forward pass."""
     counted = {"optimizer": 0, "products": 0}
 
@@ -111,16 +112,20 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return call
 
-    def trains(optimizer: torch.optim.Optimizer, closure: object = None) -> bool:
-        return closure is not None or any(p.grad is not None for g in optimizer.param_groups for p in g["params"])
+    def step(optimizer: torch.optim.Optimizer, arguments: tuple, options: dict) -> None:
+        has_closure = len(arguments) > 1 or bool(options)
+        has_gradient = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        if not isinstance(optimizer, torch.optim.LBFGS):  # which measures the backbone's BatchNorm statistics
+            counted["optimizer"] += has_closure or has_gradient
 
-    for optimizer in (torch.optim.SGD, torch.optim.Adam):
-        monkeypatch.setattr(optimizer, "step", counting("optimizer", optimizer.step, trains))
+    # by torch's own hook: whether AdamW has Adam's step or one of its own depends on which was made first
+    handle = register_optimizer_step_pre_hook(step)
     for owner, name in ((torch, "baddbmm"), (torch.nn.functional, "linear")):
         monkeypatch.setattr(
             owner, name, counting("products", getattr(owner, name), lambda *_: torch.is_grad_enabled())
         )
-    return counted
+    yield counted
+    handle.remove()
 
 
 ALIKE = [("optimizer.lr=0.1",), ("optimizer.lr=0.01", "optimizer.weight_decay=0.1"), ("seed=1",)]
