@@ -127,7 +127,7 @@ def test_confusion_counts_the_last_epoch(fit, events, monkeypatch):
     monkeypatch.setattr(
         "tlab.dashboards.confusion.confusion_figure", lambda counts, classes, title: seen.append((counts, title))
     )
-    monkeypatch.setattr("tlab.dashboards.confusion.add_figure", lambda *_: None)
+    monkeypatch.setattr("tlab.dashboards.confusion.add_drawing", lambda *_: None)
     trainer = fit(ConfusionMatrix())
     (counts, title) = seen[0]
     assert len(seen) == 1  # two quick epochs, drawn once

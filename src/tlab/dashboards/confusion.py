@@ -6,7 +6,7 @@ import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from tlab.dashboards.figures import confusion_figure
-from tlab.dashboards.tensorboard import add_figure, class_names, writer
+from tlab.dashboards.tensorboard import add_drawing, class_names, writer
 from tlab.models.module import tested_split
 from tlab.runs.confusion import ConfusionCounts
 
@@ -53,6 +53,6 @@ class ConfusionMatrix(ConfusionCounts):
         board = writer(trainer)
         if board is not None and self._latest is not None and self.counts_KK is not None:
             title, step = self._latest
-            add_figure(board, tag, confusion_figure(self.counts_KK, class_names(pl_module), title), step)
+            add_drawing(board, tag, confusion_figure(self.counts_KK, class_names(pl_module), title), step)
             self._drawn_at = time.monotonic()
         self._latest = None

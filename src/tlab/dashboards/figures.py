@@ -1,18 +1,15 @@
 """The figures of the dashboards, as functions of plain values; matplotlib is imported when one is drawn."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DPI = 100
 TITLE_SIZE, HEADER_SIZE, CAPTION_SIZE = 15, 12, 10  # height of the letters of tiles' figures, in pixels
@@ -20,6 +17,23 @@ TITLE_SPACE, HEADER_SPACE, CAPTION_LINE = 40, 20, 12  # room for a line, in pixe
 GAP = 10  # between tiles, in pixels
 CELL_TEXT_CLASSES = 30  # above, a cell is too small for its count
 NAMED_CLASSES = 100  # above, names would overlap
+MATRIX_SIDE = 250  # least width of a confusion matrix, in pixels
+# Classes up to which a cell has so many pixels, and the letters of its name
+CELLS = (
+    (10, 42, 12),
+    (20, 36, 12),
+    (30, 30, 10),
+    (45, 20, 10),
+    (65, 14, 9),
+    (100, 11, 8),
+    (200, 5, 8),
+    (math.inf, 2, 8),
+)
+AXIS_SPACE, BAR_SPACE = 36, 100  # room for an axis' label, and for the colors' legend, in pixels
+BLUES = (
+    *((247, 251, 255), (222, 235, 247), (198, 219, 239), (158, 202, 225), (107, 174, 214)),
+    *((66, 146, 198), (33, 113, 181), (8, 81, 156), (8, 48, 107)),
+)
 
 
 def shorten(name: str, limit: int) -> str:
@@ -92,52 +106,98 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> "Figure":
+def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> np.ndarray:
     """Draw a confusion matrix: color is the share of the true class (row), text the number of images.
 
-    Above 30 classes the cells carry no text, and the color scale lifts small shares so that single confusions
-    can be seen; above 100 the axes carry no names.
+    Above 30 classes the cells carry no text, and the color is that of the share's root, so that single confusions
+    can be seen; above 100 the axes carry no names. Drawn with Pillow, as the tiles are.
 
     Args:
         counts_KK: Number of images `K K` (integer) by true class (row) and predicted class (column).
         classes: Names of the K classes.
         title: Heading; the accuracy is added.
-    """
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
+    Returns:
+        The figure `H W 3` (uint8, RGB).
+    """
     counts, number = counts_KK.cpu().numpy(), len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = max(2.5, 0.42 * min(number, 10) + 0.3 * max(0, min(number, 30) - 10))
-    points = 9.0 if number <= 20 else 7.0 if number <= 45 else 5.0 if number <= 65 else 4.0
+    least_cell, font = next((cell, _font(size)) for most, cell, size in CELLS if number <= most)
+    cell = max(least_cell, -(-MATRIX_SIDE // number))
+    side = cell * number
     names = [shorten(name, 20) for name in classes] if number <= NAMED_CLASSES else []
-    longest = max(map(len, names), default=0) * 0.6 * points / 72 or 0.3
-    flat = longest < 0.9 * side / number
-    # In inches, laid out by hand: matplotlib's own layout cuts the title of a square picture off
-    left, bottom, top, right = 0.5 + longest, 0.7 if flat else 0.5 + longest, 0.6, 1.0
-    width, height = left + side + right, bottom + side + top
-    figure = Figure(figsize=(width, height), dpi=DPI if number <= 60 else 1.3 * DPI)
-    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
-    lifted = PowerNorm(0.5 if number > CELL_TEXT_CLASSES else 1.0, vmin=0, vmax=1)
-    image = axes.imshow(shares, cmap="Blues", norm=lifted, interpolation="nearest", aspect="auto")
+    longest = round(max((font.getlength(name) for name in names), default=0))
+    flat = longest < 0.9 * cell  # else the names of the columns stand upright
+    left, below = AXIS_SPACE + longest, (font.size if flat else longest) + AXIS_SPACE
+    head, right = 2 * TITLE_SPACE, left + side
     correct, total = int(counts.trace()), int(counts.sum())
-    right_text = f"{correct} of {total} right" + (f" ({correct / total:.1%})" if total else "")
-    axes.set_title(f"{title}\n{right_text}", fontsize=11)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    axes.tick_params(length=2)
-    if names:
-        axes.set_xticks(range(number), names, rotation=0 if flat else 90, fontsize=points, parse_math=False)
-        axes.set_yticks(range(number), names, fontsize=points, parse_math=False)
+    told = f"{correct} of {total} right" + (f" ({correct / total:.1%})" if total else "")
+    width = max(right + BAR_SPACE, *(round(_font(TITLE_SIZE).getlength(line)) + 2 * GAP for line in (title, told)))
+    page = Image.new("RGB", (width, head + side + below), "white")
+    draw = ImageDraw.Draw(page)
+    for line, text in enumerate((title, told)):
+        middle = min(max(left + side / 2, _font(TITLE_SIZE).getlength(text) / 2 + GAP), width / 2)
+        draw.text((middle, TITLE_SPACE * (0.6 + 0.7 * line)), text, "black", _font(TITLE_SIZE), anchor="mm")
+
+    root = 0.5 if number > CELL_TEXT_CLASSES else 1.0
+    squares = Image.fromarray(_blues(shares**root)).resize((side, side), Image.Resampling.NEAREST)
+    page.paste(squares, (left, head))
+    bar = right + 2 * GAP
+    page.paste(Image.fromarray(_blues((np.linspace(1, 0, side) ** root)[:, None].repeat(GAP, axis=1))), (bar, head))
+    for x, wide in ((left, side), (bar, GAP)):
+        draw.rectangle((x - 1, head - 1, x + wide, head + side), outline="black")
+
+    for i, name in enumerate(names):
+        middle = cell * i + cell / 2
+        draw.text((left - 4, head + middle), name, "black", font, anchor="rm")
+        if flat:
+            draw.text((left + middle, head + side + 3), name, "black", font, anchor="ma")
+        else:
+            _draw_upright(page, (left + middle, head + side + 4), name, font, anchor="top")
     if number <= CELL_TEXT_CLASSES:
-        _write_counts(axes, counts, shares)
-    bar = figure.add_axes(((left + side + 0.12) / width, bottom / height, 0.15 / width, side / height))
-    figure.colorbar(image, cax=bar).set_label("share of the true class")
-    return figure
+        _write_counts(draw, counts, shares, left, head, cell)
+    for share in (0.0, 0.5, 1.0):
+        draw.text(
+            (bar + GAP + 4, head + (1 - share) * side), f"{share:g}", "black", _font(CAPTION_SIZE), anchor="lm"
+        )
+    labels, middle = _font(HEADER_SIZE), head + side / 2
+    draw.text((left + side / 2, page.height - 4), "predicted class", "black", labels, anchor="ms")
+    _draw_upright(page, (HEADER_SIZE, middle), "true class", labels)
+    _draw_upright(page, (right + BAR_SPACE - HEADER_SIZE, middle), "share of the true class", labels)
+    return np.asarray(page)
 
 
-def _write_counts(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
-    points = 9 if counts.max(initial=0) < 1000 else 7 if counts.max() < 10_000 else 5
+def _blues(shares: np.ndarray) -> np.ndarray:
+    """Return the color (`... 3`, uint8) of shares in 0..1: ColorBrewer's scheme "Blues" of nine colors."""
+    positions = np.linspace(0, 1, len(BLUES))
+    channels = [np.interp(shares, positions, [color[channel] for color in BLUES]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def _draw_upright(
+    page: Image.Image,
+    place: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    anchor: Literal["middle", "top"] = "middle",
+) -> None:
+    """Draw text that is read from below to above, with the middle of its line, or of its upper end, at `place`."""
+    wide, high = round(font.getlength(text)) + 2, round(font.size * 1.5)
+    line = Image.new("L", (wide, high))
+    ImageDraw.Draw(line).text((wide / 2, high / 2), text, 255, font, anchor="mm")
+    upright = line.transpose(Image.Transpose.ROTATE_90)
+    x, y = place
+    corner = round(x - upright.width / 2), round(y - (upright.height / 2 if anchor == "middle" else 0))
+    page.paste("black", corner, upright)
+
+
+def _write_counts(
+    draw: ImageDraw.ImageDraw, counts: np.ndarray, shares: np.ndarray, left: int, head: int, cell: int
+) -> None:
+    """Write the counts that are not 0 into cells of so many pixels, from the corner of the matrix on."""
+    sizes = (size for size in range(HEADER_SIZE, 5, -1) if _font(size).getlength(str(counts.max())) < cell)
+    font = _font(next(sizes, 6))
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if shares[row, column] > 0.5 else "black"
-        text = str(counts[row, column])
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=points)
+        place = left + cell * (column + 0.5), head + cell * (row + 0.5)
+        draw.text(place, str(counts[row, column]), color, font, anchor="mm")

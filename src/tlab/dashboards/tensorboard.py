@@ -85,7 +85,12 @@ def add_figure(board: "SummaryWriter", tag: str, figure: "Figure", step: int) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script the font lacks
         canvas.draw()
-    _add_encoded(board, tag, np.asarray(canvas.buffer_rgba())[..., :3], ".png", PNG, step)
+    add_drawing(board, tag, np.asarray(canvas.buffer_rgba())[..., :3], step)
+
+
+def add_drawing(board: "SummaryWriter", tag: str, rgb_HWC: np.ndarray, step: int) -> None:
+    """Write a drawing of few colors, `rgb_HWC` (uint8, `H W 3`), as a PNG image."""
+    _add_encoded(board, tag, rgb_HWC, ".png", PNG, step)
 
 
 def add_photos(board: "SummaryWriter", tag: str, rgb_HWC: np.ndarray, step: int) -> None:

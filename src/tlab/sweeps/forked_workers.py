@@ -38,7 +38,7 @@ IMPORTS = (
 # What a run imports besides that has a TensorBoard
 BOARD_IMPORTS = (
     *("torch.utils.tensorboard", "torch.utils.tensorboard.summary", "tensorboard.plugins.hparams.summary_v2"),
-    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *("matplotlib", "PIL.ImageFont"),
 )
 
 
