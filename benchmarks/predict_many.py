@@ -43,7 +43,7 @@ def finish(process: subprocess.Popen[bytes]) -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{process.args} ended with code {process.returncode}")
+        sys.exit(f"{process.args!r} ended with code {process.returncode}")
     return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

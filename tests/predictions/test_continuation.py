@@ -99,6 +99,12 @@ def test_a_killed_command_is_continued(give, folder, tmp_path, killed_after, cap
     assert "1 without a prediction: 4.png (" in caplog.text
 
 
+def test_processes_that_decode_give_the_same_rows(give, folder, tmp_path):
+    give("input=new", read=None)
+    give("input=new", "num_workers=2", "output=other.csv", read=None)
+    assert (tmp_path / "other.csv").read_bytes() == (tmp_path / "preds.csv").read_bytes()
+
+
 def test_what_has_changed_since_is_made_anew(give, folder, photos, tmp_path, killed_after, caplog):
     with killed_after(2):
         give("input=new", read=None)

@@ -128,12 +128,14 @@ def test_what_is_left_out_is_left_out_and_a_pattern_for_nothing_is_told(place, c
         ("-", "input=- names 1 files, of which none exists"),
         ("new/book.xlsx", "input: .*book.xlsx is an Excel workbook"),
         ("new/empty.csv", "is empty"),
+        ("new/far.csv", "None of the 2 images that .*far.csv names is in .*/new"),
     ],
 )
 def test_mistakes_name_what_is_wrong(place, monkeypatch, given, words):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone.png\n")))
     (place / "new/book.xlsx").write_bytes(b"PK\x03\x04")
     (place / "new/empty.csv").write_bytes(b"")
+    (place / "new/far.csv").write_text("id\n8\n9\n")
     with pytest.raises(UserError, match=words):
         find_files(given, {})
 

@@ -99,7 +99,7 @@ def test_a_packed_sample_and_images_from_a_list(submit, answers, images, tmp_pat
     ("sample", "words"),
     [
         ("id,label\n1,\n9,\n8,\n", r"'9' \(row 2\) has no image in .* \(2 of 3 ids have none\)"),
-        ("id,label\n8,\n", "None of the 1 images that sample.csv names"),
+        ("id,label\n8,\n", r"'8' \(row 1\) has no image in .* \(1 of 1 ids"),
         ("id,label\n1,\n,\n2,\n,red\n", r"'' \(row 3\) has no image"),
         ("id,label\n1,0\n2,2\n", "the column 'label' holds numbers"),
         ("id,label\n1,0.5\n2,0.5\n", "the column 'label' holds numbers"),

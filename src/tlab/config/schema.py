@@ -48,7 +48,7 @@ def key(
             home directory.
         several: Whether such a list is possible besides one path.
     """
-    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
+    rules: dict[str, Any] = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
     rules |= {"path": path, "several": several}
     return field(**{"default_factory" if callable(default) else "default": default}, metadata=rules)
 

@@ -169,7 +169,9 @@ def _of_table(file: Path, data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
     names = [*filter(None, map(str.strip, table.column(column)))]
     if not names:
         raise UserError(f"input={file} names no image in its column {column}; give data.image_column=COLUMN")
-    found, missing, remarks = images.find(names, column)
+    found, missing, remarks = images.find(names)
+    if missing and not found:
+        raise UserError(images.none_found(column, missing))
     for sentence in remarks:
         log.warning(sentence)
     if empty := len(table.rows) - len(names):

@@ -99,7 +99,7 @@ class Sample:
         images = TableImages(self.table, root, root, exclude, data.get("extension"), names)
         self.id_column = column_of(self.table, images, data.get("image_column"))
         ids = [cell.strip() for cell in self.table.column(self.id_column)]
-        found, _, remarks = images.find([*filter(None, ids)], self.id_column)
+        found, _, remarks = images.find([*filter(None, ids)])
         if missing := [number for number, name in enumerate(ids) if name not in found]:
             raise UserError(
                 f"submission={self.file}: {ids[missing[0]]!r} (row {missing[0] + 1}) has no image in {root} "

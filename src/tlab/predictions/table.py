@@ -176,8 +176,8 @@ def _records(lines: Iterable[bytes], has_quotes: bool) -> Iterator[bytes]:
 
 
 def _has_changed(path: str, since: int) -> bool:
-    """Tell whether a file, or its name, has changed since a time in ns; one that is not there has not."""
+    """Tell whether a file, or its name, has changed at a time in ns or later; one that is not there has not."""
     try:
-        return os.stat(path).st_ctime_ns > since  # noqa: PTH116 - Path is slow here
+        return os.stat(path).st_ctime_ns >= since  # noqa: PTH116 - Path is slow here
     except OSError:
         return False

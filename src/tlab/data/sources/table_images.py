@@ -53,14 +53,16 @@ class TableImages:
         Raises:
             UserError: A name may be several files, or no name is a file.
         """
-        files, missing, sentences = self.find(names, image_column)
+        files, missing, sentences = self.find(names)
+        if missing and not files:
+            raise UserError(self.none_found(image_column, missing))
         return files, [*sentences, *self._missing([*dict.fromkeys(names)], missing)]
 
-    def find(self, names: Sequence[str], image_column: str) -> tuple[dict[str, str], list[str], list[str]]:
+    def find(self, names: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
         """Return name -> file, the names without one that are not excluded, and what was passed over.
 
         Raises:
-            UserError: A name may be several files, or no name is a file.
+            UserError: A name may be several files.
         """
         names = [*dict.fromkeys(names)]
         matches, files, missing = self._kept.match_all(names), {}, []
@@ -81,8 +83,6 @@ class TableImages:
                 missing.append(name)
         if doubtful := {name: match for name, match in matches.items() if len(match.files) > 1}:
             raise UserError(self._doubt(doubtful))
-        if missing and not files:
-            raise UserError(nothing_found(self.base, self.table, self._kept, image_column, missing))
         return files, missing, [*self._passed_over(matches, files)]
 
     def column_of_images(self) -> str:
@@ -92,6 +92,10 @@ class TableImages:
             for name, cells in first_cells(self.table).items()
         }
         return max(found, key=found.__getitem__)
+
+    def none_found(self, image_column: str, missing: Sequence[str]) -> str:
+        """Return the sentence on a table none of whose names is a file."""
+        return nothing_found(self.base, self.table, self._kept, image_column, missing)
 
     def knows(self, name: str) -> bool:
         """Tell whether an image in the folder has this name."""
