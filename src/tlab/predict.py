@@ -130,7 +130,7 @@ def _output(cfg: DictConfig) -> tuple[Path, bool]:
         example = "submission.csv" if suffix in ("", ".csv") else f"submission{kind}"
     path = Path(output or example)
     check_output(str(path), example, "CSV table" if is_csv else "file of JSON lines")
-    if sample and path.exists() and path.samefile(sample):
+    if sample and Path(sample).exists() and path.exists() and path.samefile(sample):
         raise UserError(f"output={path} is the sample itself; give output=FILE with another name")
     if not is_device_or_pipe(path):
         check_writable(path.parent, "give output=FILE in another folder")

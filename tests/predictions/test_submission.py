@@ -13,9 +13,10 @@ from tlab.core.errors import UserError
 
 @pytest.fixture(scope="module")
 def images(photos, tmp_path_factory):
-    """`{1..4}.png` and `more/{5,6}.png`: two red, two green and two blue images."""
+    """`{1..4}.png` and `more/{5,6}.png`: two red, two green and two blue images; `no.png` is none."""
     root = tmp_path_factory.mktemp("test")
     (root / "more").mkdir()
+    (root / "no.png").touch()
     for number in range(1, 7):
         color = ("red", "green", "blue")[(number - 1) // 2]
         target = root / ("more" if number > 4 else "") / f"{number}.png"
@@ -26,7 +27,7 @@ def images(photos, tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(trained, images):
     """Image -> prediction."""
-    files = sorted(images.rglob("*.png"))
+    files = sorted(images.rglob("[1-6].png"))
     found = tlab.load(trained, accelerator="cpu").predict(files)
     return {file.stem: answer for file, answer in zip(files, found, strict=True)}
 
@@ -69,7 +70,7 @@ def test_it_has_the_sample_s_spelling_of_classes(submit, answers, caplog):
     rows = [line.split(",") for line in submit(sample).splitlines()[1:]]
     assert rows == [[str(i), spelled[answers[str(i)].label]] for i in (1, 2, 3)]
     assert "2 classes are spelled as in sample.csv" in caplog.text
-    assert "3 images in" in caplog.text
+    assert "4 images in" in caplog.text
     assert "are in no row of sample.csv and not used" in caplog.text
 
 
@@ -111,6 +112,7 @@ def test_a_packed_sample_and_images_from_a_list(submit, answers, images, tmp_pat
         ("id\n1\n", "at least an id and a label"),
         ("id,label\n", "a row for each image"),
         ("", "needs a line that names its columns"),
+        ("id,label\nno,\n", r"no\.png has no prediction \(empty file\)"),
         ('id,label\n1,"red\n2,red\n', "a quote that is not closed"),
         (b"PK\x03\x04", "submission: .* is an Excel workbook"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
@@ -78,9 +78,8 @@ class Table:
             earlier: Function that is told the number of each row that is there, and the reason in it.
         """
         self._layout = layout
-        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
         if self.is_streamed:
-            self._file = self.target.open("w", **options)  # type: ignore[call-overload]
+            self._file = _opened(self.target, "w")
             self._write(layout.header)
             return
         part = self._beside("-".join(digest.hex()[:8] for digest in made_by.values()) + ".part")
@@ -88,17 +87,15 @@ class Table:
         if part.exists():
             self.start = self._count = _take_up(part, layout, files, batch_size, earlier)
         self._part = part
-        self._file = part.open("a", **options)  # type: ignore[call-overload]
+        self._file = _opened(part, "a")
         if not part.stat().st_size:
             self._write(layout.header)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Write the rows of a batch, which then outlive the command."""
-        lines = []
-        for row in rows:
-            lines.append(self._layout.line(self._count, row))
-            self._count += 1
+        lines = [self._layout.line(number, row) for number, row in enumerate(rows, self._count)]
         self._write("".join(lines))
+        self._count += len(lines)
 
     def finish(self) -> None:
         """Give the file its name."""
@@ -131,6 +128,10 @@ class Table:
                 different = " and ".join(what for what, one, two in pairs if one != two)
                 log.warning("Begins anew: an unfinished %s is of other %s", self.target.name, different)
                 other.unlink()
+
+
+def _opened(path: Path, mode: Literal["w", "a"]) -> IO[str]:
+    return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _take_up(
