@@ -1,27 +1,28 @@
 """Predictions of a trained run: `python -m tlab.predict run=RUN_OR_CKPT input=FILE_OR_DIR output=preds.csv`."""
 
-import logging
 import sys
-from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import quiet, run_command
 from tlab.config.schema import PredictConfig
-from tlab.config.validation import check_output, check_values
-from tlab.core.text import as_text, few
-
-log = logging.getLogger(__name__)
-
-FEW = 10  # images, up to which the answers are printed too
+from tlab.config.validation import check_output, check_value, check_values
+from tlab.core.errors import UserError
+from tlab.core.text import as_text
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
-    from tlab.runs.trained_model import Prediction
+    from tlab.predictions.ensemble import Ensemble
+    from tlab.predictions.rows import Layout, Row
+
+FEW = 10  # images, up to which the answers are printed too
+# Keys that change nothing in the rows, or of which another digest tells
+NOT_IN_ROWS = ("run", "input", "output", "batch_size", "num_workers", "trust", "debug")
 
 
-def predict(cfg: DictConfig) -> list[dict[str, Any]]:
+def predict(cfg: DictConfig) -> "list[Row]":
     """Return a row per image: `path`, `prediction`, `probability`, and `p(<class>)` for each class.
 
     A file that cannot be decoded has a row too, with an empty prediction and the `reason`. One that is cut short is
@@ -33,74 +34,114 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: The run or the input is missing, or the input holds no image.
     """
-    from tlab.core.hardware import stay_within_cores
-    from tlab.core.machine_failures import naming_batch_size
-    from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, beyond_levels
-    from tlab.data.sources.verify import by_reason, check_files, unreadable
-    from tlab.runs.load import load_trained
-    from tlab.runs.trained_model import TrainedModel, files_to_predict
+    from tlab.predictions.inputs import find_files
+    from tlab.predictions.rows import rounded
 
     check_values(cfg, PredictConfig)
-    quiet()
-    stay_within_cores()
-    source = Path(cfg.input)
-    root = (source if source.is_dir() else source.parent).absolute()
-    files = files_to_predict(source, "input=")
-    model = TrainedModel(load_trained(Path(cfg.run), trust=bool(cfg.get("trust"))), cfg.accelerator, cfg.precision)
-    options = replace(model.trained.decode_options, truncated=True)
-    if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:
-        options = replace(options, max_megapixels=limit)
-    checks = check_files(root, files, options.max_megapixels)
-    unread = unreadable(checks, truncated=True)
-    broken = {item.path for item in unread}
-    if unread:
-        names = by_reason(unread, lambda path: path.relative_to(root).as_posix(), most=10)
-        log.warning("%d without a prediction: %s", len(unread), names)
-    if cut := [path for path, check in checks.items() if check.reason == MOSTLY_THERE]:
-        names = few(path.relative_to(root).as_posix() for path in cut)
-        log.warning("%d predicted from the part of the image that is there: %s", len(cut), names)
-    if extra := [path for path, check in checks.items() if check.damage == EXTRA_BYTES]:
-        names = few(path.relative_to(root).as_posix() for path in extra)
-        log.warning("%d with %s: %s", len(extra), EXTRA_BYTES, names)
-    for remark in beyond_levels((check.samples for check in checks.values() if check.samples), options.levels):
-        log.warning(remark)
-    readable = [path for path in files if path not in broken]
-    batch_size = cfg.batch_size or model.trained.config.data.batch_size
-    rows: dict[Path, dict[str, Any]] = {path: {"path": str(path), "prediction": ""} for path in files}
-    with naming_batch_size(batch_size):
-        damaged = [str(path) for path, check in checks.items() if check.damage]
-        predictions = model.predict_files(readable, options, batch_size, cfg.num_workers, damaged)
-        for path, prediction in zip(readable, predictions, strict=True):
-            rows[path] |= _row(prediction)
-    for path, check in checks.items():
-        if check.reason:
-            rows[path]["reason"] = check.reason
-    return list(rows.values())
+    files = find_files(cfg.input, cfg.get("data") or {})
+    model = _model(cfg)
 
+    from tlab.predictions.batches import predict_batches
+    from tlab.predictions.remarks import Remarks
 
-def _row(prediction: "Prediction") -> dict[str, str]:
-    shares = {f"p({name})": f"{p:.6f}" for name, p in prediction.probabilities.items()}
-    return {"prediction": prediction.label, "probability": f"{prediction.probability:.6f}", **shares}
+    remarks = Remarks(files, model.levels)
+    batches = predict_batches(model, remarks, cfg.batch_size or model.batch_size, cfg.num_workers)
+    rows = [rounded(row) for batch in batches for row in batch]
+    remarks.log()
+    return rows
 
 
 def run(cfg: DictConfig) -> None:
-    """Predict, and write the table."""
-    from tlab.core.files import check_writable, is_device_or_pipe, write_csv
+    """Predict, and write the rows as they come, behind those that a command which was killed has left."""
+    from tlab.predictions.inputs import find_files  # before torch is imported, which then takes the same memory
+    from tlab.predictions.rows import CsvRows, JsonRows
+    from tlab.predictions.submission import Sample
+    from tlab.predictions.table import Table
 
-    check_output(cfg.output, "preds.csv", "CSV table")
-    streamed = is_device_or_pipe(Path(cfg.output))  # also /dev/stdout, which the table has for itself
-    if not streamed:
-        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
-    rows = predict(cfg)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    columns.sort(key=lambda column: column == "reason")  # the last one
-    write_csv(Path(cfg.output), columns, rows)
-    unread = sum(row["prediction"] == "" for row in rows)
-    told = f"{len(rows) - unread} predictions in {cfg.output}" + (f", {unread} unreadable" if unread else "")
-    print(told, file=sys.stderr if streamed else sys.stdout)
-    for row in rows if len(rows) <= FEW and not streamed else ():
+    output, is_csv = _output(cfg)
+    check_values(cfg, PredictConfig)
+    data = cfg.get("data") or {}
+    sample = Sample(Path(cfg.submission)) if cfg.get("submission") else None
+    with Table(output) as table:
+        files = find_files(cfg.input, data, for_ids=sample is not None)
+        if sample is not None:
+            files = sample.find_files(files, data)
+        model = _model(cfg)
+        layout: Layout = CsvRows(model.classes) if is_csv else JsonRows(model.classes)
+        if sample is not None:
+            layout = sample.filled_by(model.classes)
+
+        from tlab.predictions.batches import predict_batches
+        from tlab.predictions.remarks import Remarks
+
+        remarks, batch_size = Remarks(files, model.levels), cfg.batch_size or model.batch_size
+        made_by = {"models": model.digest(), "images": files.digest(), "settings": _digest(cfg, layout)}
+        table.begin(layout, files, batch_size, made_by, remarks.add_reason)
+        few: list[Row] = []
+        try:
+            for rows in predict_batches(model, remarks, batch_size, cfg.num_workers, table.start):
+                table.write(rows)
+                few += rows if len(files) <= FEW else []
+            table.finish()
+        except KeyboardInterrupt:
+            print("tlab: stopped; the same command continues", file=sys.stderr)
+            raise
+        except BrokenPipeError:  # nobody reads it any more, as with `| head`
+            return
+    remarks.log()
+    told = f"{len(files) - remarks.unreadable} predictions in {output}"
+    told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
+    print(told, file=sys.stderr if table.is_streamed else sys.stdout)
+    for row in few if not table.is_streamed else ():
         if row["prediction"]:
-            print(f"{as_text(row['path'])}: {row['prediction']} ({float(row['probability']):.1%})")
+            print(f"{as_text(row['path'])}: {row['prediction']} ({row['probability']:.1%})")
+
+
+def _model(cfg: DictConfig) -> "Ensemble":
+    from tlab.core.hardware import stay_within_cores
+    from tlab.predictions.ensemble import load_ensemble
+
+    quiet()
+    stay_within_cores()
+    limit = OmegaConf.select(cfg, "data.max_megapixels")
+    flip = cfg.get("tta") == "flip"
+    return load_ensemble(cfg.run, bool(cfg.get("trust")), cfg.accelerator, cfg.precision, limit, flip)
+
+
+def _output(cfg: DictConfig) -> tuple[Path, bool]:
+    """Return the file to write, and whether it is a CSV table, rather than JSON lines.
+
+    Raises:
+        UserError: It cannot be written, or is of another kind.
+    """
+    from tlab.core.files import check_writable, is_device_or_pipe
+
+    sample, format_, output = cfg.get("submission"), cfg.get("format"), cfg.get("output")
+    check_value("format", format_, PredictConfig)
+    suffix = Path(output).suffix.lower() if output else ""
+    is_csv = sample is not None or format_ == "csv" or (format_ is None and suffix not in (".jsonl", ".ndjson"))
+    example = "preds.csv" if is_csv else "preds.ndjson" if suffix == ".ndjson" else "preds.jsonl"
+    if sample:
+        if format_:
+            raise UserError(
+                f"format={format_} is not for a submission, which is written as its sample is; leave it out"
+            )
+        kind = Path(sample.removesuffix(".gz").removesuffix(".zip")).suffix.lower()
+        example = "submission.csv" if suffix in ("", ".csv") else f"submission{kind}"
+    path = Path(output or example)
+    check_output(str(path), example, "CSV table" if is_csv else "file of JSON lines")
+    if sample and path.exists() and path.samefile(sample):
+        raise UserError(f"output={path} is the sample itself; give output=FILE with another name")
+    if not is_device_or_pipe(path):
+        check_writable(path.parent, "give output=FILE in another folder")
+    return path, is_csv
+
+
+def _digest(cfg: DictConfig, layout: "Layout") -> bytes:
+    """Return a hash of what makes the rows what they are, besides images and models."""
+    settings = {key: value for key, value in cfg.items() if key not in NOT_IN_ROWS}
+    text = OmegaConf.to_yaml(OmegaConf.create(settings), resolve=True, sort_keys=True)
+    return blake2b(f"{text}\0{layout.pattern}".encode("utf-8", "surrogatepass")).digest()
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def readable(text: str, *, path: bool = False, container: bool = True, sweep: bo
     home = in_home(text)
     path = path or home != text
     exists = os.path.lexists(home)  # False for what is longer than a path can be, too
-    listed = container and text[:1] in ("[", "{")
+    listed = container and text[:1] in ("[", "{") and not (path and exists)
     if not path:
         if re.fullmatch(r"[\w./-]*", text):
             return text

@@ -32,6 +32,7 @@ def key(
     most: float | None = None,
     below: Sequence[type] = (),
     path: bool = False,
+    several: bool = False,
 ) -> Any:
     """Declare a key: a field of one of the dataclasses below.
 
@@ -45,8 +46,10 @@ def key(
         below: Dataclasses of the keys below it, where its type does not name them.
         path: Whether it names a file or folder, or (as a list or mapping) several: taken as typed, with `~` for the
             home directory.
+        several: Whether such a list is possible besides one path.
     """
-    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below, "path": path}
+    rules = {"help": help, "choices": choices, "bounds": (least, above, most), "below": below}
+    rules |= {"path": path, "several": several}
     return field(**{"default_factory" if callable(default) else "default": default}, metadata=rules)
 
 
@@ -70,7 +73,9 @@ def keys(*nodes: Any, prefix: str = "") -> dict[str, Field[Any]]:
 def path_keys(command: str) -> dict[str, bool]:
     """Return the keys of a command that name a path, and whether a list or a mapping of them is possible."""
     found = {name: each for name, each in _keys_of(command).items() if each.metadata["path"]}
-    several = {name: get_origin(each.type) in (dict, list) for name, each in found.items()}
+    several = {
+        name: get_origin(each.type) in (dict, list) or each.metadata["several"] for name, each in found.items()
+    }
     return {"hydra.run.dir": False, "hydra.sweep.dir": False, "hydra.searchpath": True, **several}
 
 
@@ -459,10 +464,16 @@ class OtherDataConfig:
 
 
 @dataclass
-class LimitsConfig:
-    """Which images are read."""
+class PredictedDataConfig:
+    """Which images are predicted."""
 
     max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+    exclude: list[str] = key(list, "what to leave out below input, as glob patterns: one, or a list of them")
+    images: str | None = key(None, "input=TABLE: folder of the images; null: the table's own", path=True)
+    image_column: str | None = key(
+        None, "of a table or a submission: column of file names, paths or ids; null: the one whose images are found"
+    )
+    extension: str | None = key(None, "of a table or a submission: where two files differ in nothing else")
 
 
 @dataclass
@@ -480,9 +491,35 @@ class EvaluateConfig(_ReadConfig):
 class PredictConfig(_ReadConfig):
     """Predictions of a trained run (tlab-predict)."""
 
-    input: str = key(MISSING, "an image file, or a folder of them (subfolders included)", path=True)
-    output: str = key("preds.csv", "path, prediction, probability, and the probability of each class", path=True)
-    data: LimitsConfig = key(LimitsConfig)
+    run: Any = key(
+        MISSING,
+        "run directory or a checkpoint; the mean of several: [RUN1,RUN2], or a folder of runs, such as a sweep's",
+        path=True,
+        several=True,
+    )
+    input: Any = key(
+        MISSING,
+        "an image file, a folder of them (subfolders included), a pattern ('photos/**/*.jpg'), a table of paths or "
+        "ids (test.csv), - for paths on standard input, or a list of these",
+        path=True,
+        several=True,
+    )
+    output: str | None = key(
+        None,
+        "path, prediction, probability, the probability of each class, and the reason where there is none; null: "
+        "preds.csv, preds.jsonl or submission.csv",
+        path=True,
+    )
+    format: str | None = key(None, "null: by the ending of output, else csv", choices=(None, "csv", "jsonl"))
+    tta: str | None = key(
+        None, "flip: the mean over each image and its mirror image, at twice the cost", choices=(None, "flip")
+    )
+    submission: str | None = key(
+        None,
+        "a sample submission: output is the same with the predictions in it, for the ids that it lists",
+        path=True,
+    )
+    data: PredictedDataConfig = key(PredictedDataConfig)
 
 
 @dataclass

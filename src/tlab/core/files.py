@@ -101,6 +101,13 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
     write_text(target, as_text(text.getvalue()))
 
 
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return a line of such a table."""
+    text = _Rows()
+    csv.writer(text).writerow(cells)
+    return as_text(text.getvalue())
+
+
 class _Rows(io.StringIO):
     """Rows that end as Unix lines do; the writer quotes a carriage return only where it takes it for an end."""
 

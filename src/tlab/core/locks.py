@@ -5,6 +5,7 @@ machine and on others that share the folder, not between threads.
 """
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,16 +44,18 @@ class FileLock:
     """A lock that one process holds at a time.
 
     Args:
-        path: The lock file; created if missing, and never removed.
+        path: The lock file; created if missing.
         way_out: Advice for the user where the file system has no locks; None: there every process gets the lock.
+        removed: Whether the file is removed on release; else it stays for good.
 
     Attributes:
         excludes: Whether it keeps others out while it is held: False where the file system has no locks.
     """
 
-    def __init__(self, path: Path, way_out: str | None = None) -> None:
+    def __init__(self, path: Path, way_out: str | None = None, removed: bool = False) -> None:
         self.path = path
         self.way_out = way_out
+        self.removed = removed
         self.excludes = THERE_ARE_LOCKS
         self._file: IO[Any] | None = None
 
@@ -74,12 +77,17 @@ class FileLock:
                 file.close()
                 raise UserError(f"{self.path} cannot be locked ({error.strerror}); {self.way_out}") from error
             self.excludes = False
+        if self.removed and not _is_at(file, self.path):  # its holder has removed it since it was opened
+            file.close()
+            return self.acquire(wait)
         self._file = file
         return True
 
     def release(self) -> None:
         """Release the lock, if it is held."""
         if self._file is not None:
+            if self.removed and os.name != "nt":  # where an open file stays
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
@@ -91,3 +99,11 @@ class FileLock:
             yield self.excludes
         finally:
             self.release()
+
+
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Tell whether an open file is the one that has this path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -179,13 +179,31 @@ def level_remarks(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
 
 def beyond_levels(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
     """Return a sentence for each kind of samples of which images go far beyond the training images' levels."""
+    found = _by_kind(ranges)
+    far = {kind: sum(is_far(one, levels) for one in each) for kind, each in found.items()}
+    return far_remarks(far, {kind: len(each) for kind, each in found.items()}, levels)
+
+
+def is_far(found: SampleRange, levels: Levels) -> bool:
+    """Tell whether the samples of an image go far beyond black and white."""
+    black, white = getattr(levels, found.kind) or (-math.inf, math.inf)
+    return max(found.high - black, white - found.low) > 4 * (white - black)
+
+
+def far_remarks(far: Mapping[str, int], images: Mapping[str, int], levels: Levels) -> list[str]:
+    """Return the sentences of `beyond_levels`.
+
+    Args:
+        far: Kind of samples -> number of images of which `is_far` is true.
+        images: Kind of samples -> number of images in all.
+        levels: Black and white.
+    """
     remarks = []
-    for kind, each in _by_kind(ranges).items():
-        black, white = getattr(levels, kind) or (-math.inf, math.inf)
-        far = sum(max(found.high - black, white - found.low) > 4 * (white - black) for found in each)
-        if far:
+    for kind, count in images.items():
+        if far[kind]:
+            black, white = getattr(levels, kind)
             remarks.append(
-                f"{far} of {len(each)} images of {NAMES[kind]} go far beyond {black:g} to {white:g}, black and "
+                f"{far[kind]} of {count} images of {NAMES[kind]} go far beyond {black:g} to {white:g}, black and "
                 "white by the training images, and lose what lies there: scale them as those are."
             )
     return remarks

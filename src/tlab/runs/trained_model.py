@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -17,12 +17,8 @@ from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
 from tlab.data.augment.evaluation import evaluation_transform
 from tlab.data.decode import decode, upright_rgb
-from tlab.data.decode_options import MOSTLY_THERE, DecodeOptions, Levels
-from tlab.data.image_batches import ImageBatches
-from tlab.data.loader import make_loader
-from tlab.data.sampler import SequentialSampler
-from tlab.data.sources.folder import Sample
-from tlab.data.sources.scan import extensions, in_order, read_folder
+from tlab.data.decode_options import MOSTLY_THERE, Levels
+from tlab.data.sources.scan import images_to_predict
 from tlab.data.sources.verify import examine
 from tlab.models.autotune.precision import Precision, autocast, find_accelerator
 from tlab.models.classifier import POOL
@@ -48,6 +44,12 @@ class Prediction(NamedTuple):
     probability: float
     probabilities: dict[str, float]
 
+    @classmethod
+    def of(cls, probabilities: dict[str, float]) -> "Prediction":
+        """Return the prediction that has these probabilities; of equal ones the first class counts."""
+        label = max(probabilities, key=probabilities.__getitem__)
+        return cls(label, probabilities[label], probabilities)
+
 
 class TrainedModel:
     """A run's network with its best weights, on the device that computes.
@@ -56,6 +58,9 @@ class TrainedModel:
         trained: The network as read from a checkpoint.
         accelerator: `auto` (the first GPU, else the CPU), `cpu`, `gpu`, `cuda` or `mps`.
         precision: Precision of the arithmetic; None: as in the run.
+
+    Attributes:
+        square: Transform from a decoded image, uint8 `3 H W`, to what the network takes: `3 S S`.
     """
 
     def __init__(self, trained: Trained, accelerator: str = "auto", precision: Precision | None = None) -> None:
@@ -63,7 +68,7 @@ class TrainedModel:
         self.device = torch.device(find_accelerator(accelerator, "accelerator"))
         self.precision = precision or trained.precision
         self.module = trained.module.to(self.device)
-        self._square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
+        self.square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -87,7 +92,7 @@ class TrainedModel:
         Raises:
             UserError: A file is missing or cannot be read, a folder holds no image, or pixels are none.
         """
-        return [prediction for x in self._batches(images) for prediction in self._predictions(x)]
+        return [prediction for x in self._batches(images) for prediction in self.predictions(x)]
 
     def features(self, images: OneImage | Iterable[OneImage], upto: str | None = None) -> Tensor:
         """Return the features of each image: `N D`, float32, on the CPU.
@@ -110,32 +115,24 @@ class TrainedModel:
                 rows.append(pool(y, "avg", net.backbone.prefix_tokens).float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, 0)
 
-    def predict_files(
-        self,
-        files: Sequence[Path],
-        options: DecodeOptions,
-        batch_size: int,
-        num_workers: int | None,
-        damaged: Collection[str] = (),
-    ) -> Iterator[Prediction]:
-        """Yield a prediction for each of many image files, decoded as in training (see `ImageBatches`)."""
-        images = ImageBatches(
-            [Sample(str(file), 0) for file in files],
-            finish=self._square,
-            image_size=self.trained.image_size,
-            decode_options=options,
-            damaged=damaged,
-        )
-        for batch in make_loader(images, SequentialSampler(len(images)), batch_size, num_workers):
-            yield from self._predictions(batch.image)
+    def predictions(self, x: Tensor, flip: bool = False) -> Iterator[Prediction]:
+        """Yield a prediction for each image of a batch.
 
-    def _predictions(self, x: Tensor) -> Iterator[Prediction]:
+        Args:
+            x: Images as `square` makes them: uint8 `B 3 S S`.
+            flip: Whether the probabilities are the mean over each image and its mirror image.
+        """
+        x = x.to(self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            probabilities = self.module(x.to(self.device)).softmax(dim=1).cpu()
+            probabilities = self._probabilities(x)
+            if flip:
+                probabilities = (probabilities + self._probabilities(x.flip(-1))) / 2
         for row in probabilities.tolist():
-            shares = dict(zip(self.classes, row, strict=True))
-            best = max(self.classes, key=shares.__getitem__)
-            yield Prediction(best, shares[best], shares)
+            yield Prediction.of(dict(zip(self.classes, row, strict=True)))
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities of each image on the device: `B K`, float32, on the CPU."""
+        return self.module(x).softmax(dim=1).float().cpu()
 
     def _batches(self, images: OneImage | Iterable[OneImage]) -> Iterator[Tensor]:
         """Yield batches `B 3 S S` of images of any kind, in order."""
@@ -151,45 +148,30 @@ class TrainedModel:
         """Return an image as evaluation sees it: uint8 `3 S S`."""
         options = self.trained.decode_options
         if not isinstance(image, Path):
-            return self._square(_pixels(image, options.levels))
+            return self.square(_pixels(image, options.levels))
         check, name = examine(image, options.max_megapixels), as_text(str(image))
         if check.reason not in ("", MOSTLY_THERE):
             raise UserError(f"no prediction for {name}: {check.reason}")
         if check.reason:
             log.warning("%s is cut short: only the part of the image that is there is looked at", name)
         options = replace(options, truncated=True)
-        return self._square(decode(image, self._square.least_side, options, not check.damage))
+        return self.square(decode(image, self.square.least_side, options, not check.damage))
 
 
-def files_to_predict(path: Path, key: str = "") -> list[Path]:
-    """Return the file of this path, or the image files in a folder and below, in order of their names.
-
-    Other files in it are counted in a warning.
-
-    Args:
-        path: Path of the file or the folder.
-        key: What the error calls the path: `input=`.
+def _files(image: OneImage) -> Sequence[Path | Pixels]:
+    """Return the files that a path stands for, of a folder in order of their names; pixels as they are.
 
     Raises:
         UserError: It does not exist, or the folder holds no image file.
     """
-    remedy = "give an image file, or a folder of images"
-    if path.is_file():
-        return [path.absolute()]
-    if not path.is_dir():
-        raise UserError(f"{key}{path} does not exist; {remedy}")
-    folder = read_folder(path)
-    if folder.others:
-        log.warning("Not images by their extensions below %s: %s", path, extensions(folder.others))
-    names = in_order(folder.files())
-    if not names:
-        raise UserError(f"{key}{path} holds no image file; {remedy}")
-    return [path.absolute() / name for name in names]
-
-
-def _files(image: OneImage) -> Sequence[Path | Pixels]:
-    """Return the files that a path stands for; pixels as they are."""
-    return files_to_predict(Path(image).expanduser()) if isinstance(image, str | Path) else [image]
+    if not isinstance(image, str | Path):
+        return [image]
+    path = Path(image).expanduser()
+    if path.is_dir():
+        return [path.absolute() / name for name in images_to_predict(path)]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give an image file, or a folder of images")
+    return [path.absolute()]
 
 
 def _pixels(image: Pixels, levels: Levels) -> Tensor:

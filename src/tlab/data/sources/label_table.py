@@ -79,20 +79,21 @@ class LabelTable(NamedTuple):
             )
 
 
-def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
+def read_table(file: Path, wanted: Sequence[str], key: str = "data.labels") -> LabelTable:
     """Return the cells of a table whose first line names its columns.
 
     Args:
         file: The table, also packed with gzip or alone in a zip archive; columns are separated by commas,
             semicolons, tabs or bars, or else by blanks.
         wanted: Names of columns, which tell the delimiter where several are possible.
+        key: The key that names it, for the error.
 
     Raises:
         FileNotFoundError: There is no such file.
         UserError: It is no table, or in an unknown encoding.
     """
     try:
-        text, encoding = _decode(file, _unpacked(file, file.read_bytes()))
+        text, encoding = table_text(file, key)
         header, rest = _first_line(text)
         if named := re.fullmatch(r"sep=(.)", header, re.IGNORECASE):  # as Excel writes it
             header, rest = _first_line(rest)
@@ -113,12 +114,22 @@ def read_table(file: Path, wanted: Sequence[str]) -> LabelTable:
         raise
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(
-            f"data.labels: {file} cannot be read as a table ({error}): correct it, or save it as CSV in UTF-8."
+            f"{key}: {file} cannot be read as a table ({error}): correct it, or save it as CSV in UTF-8."
         ) from None
     width = len(names)
     ragged = [number for number, row in enumerate(rows, 1) if any(map(str.strip, row[width:]))]
     cells = [(row + [""] * width)[:width] for row in rows]
     return LabelTable(file, encoding, delimiter, names, cells, ragged)
+
+
+def table_text(file: Path, key: str = "data.labels") -> tuple[str, str]:
+    """Return the text of a table, unpacked, and its encoding.
+
+    Raises:
+        OSError, UnicodeError: It cannot be read.
+        UserError: It is no text.
+    """
+    return _decode(file, _unpacked(file, file.read_bytes(), key), key)
 
 
 def _first_line(text: str) -> tuple[str, str]:
@@ -141,7 +152,7 @@ def _names(rows: Iterator[list[str]]) -> list[str]:
     return [as_seen(cell) for cell in next(rows, [])]
 
 
-def _unpacked(file: Path, content: bytes) -> bytes:
+def _unpacked(file: Path, content: bytes, key: str) -> bytes:
     """Return the content of a file packed with gzip, or of the only one in a zip archive; else what is given."""
     try:
         if content.startswith(b"\x1f\x8b"):
@@ -152,25 +163,25 @@ def _unpacked(file: Path, content: bytes) -> bytes:
                 if len(inner) == 1:
                     return archive.read(inner[0])
                 if "[Content_Types].xml" not in inner:  # which workbooks have
-                    raise UserError(f"data.labels: {file} holds {len(inner)} files: unpack it, and name the table.")
+                    raise UserError(f"{key}: {file} holds {len(inner)} files: unpack it, and name the table.")
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-        raise UserError(f"data.labels: {file} cannot be read ({error}): unpack it, and name the table.") from None
+        raise UserError(f"{key}: {file} cannot be read ({error}): unpack it, and name the table.") from None
     return content
 
 
-def _decode(file: Path, content: bytes) -> tuple[str, str]:
+def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
     """Return the text of a table and its encoding.
 
     Without a byte order mark, and not UTF-8, it is Chinese if all bytes beyond ASCII come in pairs that GB 2312
     assigns, which accented letters of Western text do not; else it is read as such text.
     """
     if content.startswith(WORKBOOKS):
-        raise UserError(f"data.labels: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
+        raise UserError(f"{key}: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
     kind = "a Parquet file" if content.startswith(b"PAR1") else ""
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson") and content.lstrip()[:1] in (b"[", b"{"):
         kind = "JSON"
     if kind:
-        raise UserError(f"data.labels: {file} is {kind}, no table: save it as CSV in UTF-8, and name that file.")
+        raise UserError(f"{key}: {file} is {kind}, no table: save it as CSV in UTF-8, and name that file.")
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
             return content.decode(encoding), encoding
@@ -178,7 +189,7 @@ def _decode(file: Path, content: bytes) -> tuple[str, str]:
         halves = {content[1:40:2].strip(b"\0"): "utf-16-le", content[:40:2].strip(b"\0"): "utf-16-be"}
         wide = halves.get(b"")
         if wide is None:
-            raise UserError(f"data.labels: {file} is no text: save it as CSV in UTF-8, and name that file.")
+            raise UserError(f"{key}: {file} is no text: save it as CSV in UTF-8, and name that file.")
         return content.decode(wide), wide
     for encoding, reader in (("utf-8", "utf-8"), ("gb2312", "gb18030"), ("cp1252", "cp1252")):
         try:

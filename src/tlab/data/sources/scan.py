@@ -1,6 +1,7 @@
 """Fast, ordered listing of the folders and image files below a root, and exclusion patterns."""
 
 import glob
+import logging
 import os
 import re
 import unicodedata
@@ -19,6 +20,8 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.core.text import as_text, few
+
+log = logging.getLogger(__name__)
 
 # Pictures that Pillow may lack a decoder for: they are listed, so that each gets a reason why it cannot be read.
 PICTURES = frozenset(
@@ -240,6 +243,25 @@ def read_folder(root: Path, exclude: Exclude | None = None) -> Folder:
 def image_files(folder: Path) -> list[str]:
     """Return the POSIX paths, relative to `folder`, of the image files in it and below, sorted."""
     return in_order(read_folder(folder).files())
+
+
+def images_to_predict(folder: Path, key: str = "", exclude: Exclude | None = None) -> list[str]:
+    """Return `image_files` of a folder of which each is wanted; other files in it are counted in a warning.
+
+    Args:
+        folder: The folder.
+        key: What the error calls it: `input=`.
+        exclude: Patterns of files and folders to leave out.
+
+    Raises:
+        UserError: It holds no image file.
+    """
+    found = read_folder(folder, exclude)
+    if found.others:
+        log.warning("Not images by their extensions below %s: %s", folder, extensions(found.others))
+    if not found.count:
+        raise UserError(f"{key}{folder} holds no image file; give an image file, or a folder of images")
+    return in_order(found.files())
 
 
 def in_order(names: Sequence[str]) -> list[str]:

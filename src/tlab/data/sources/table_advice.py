@@ -34,7 +34,7 @@ def wrong_keys(
     if not folder.is_dir():
         wrong.append(f"data.images={images} {'is a file' if folder.exists() else 'does not exist'} ({folder})")
     names = ImageNames(folder, image_files(folder) if folder.is_dir() else [])
-    tried = _tried(table)
+    tried = first_cells(table)
     if found := [name for name in names.match_all(table.columns) if names.match_all(tried[name])]:
         others = iter([label_column, *(f"column{number}" for number in range(3, 2 + len(table.columns)))])
         header = [image_column if name == found[0] else next(others) for name in table.columns]
@@ -119,15 +119,15 @@ def _label_column(table: LabelTable, used: Sequence[str]) -> str | None:
     return next(iter(known + several + others), None)
 
 
-def _tried(table: LabelTable) -> dict[str, list[str]]:
-    """Return the first cells of each column."""
+def first_cells(table: LabelTable) -> dict[str, list[str]]:
+    """Return the first cells of each column, without empty ones."""
     return {name: [*filter(None, map(str.strip, table.column(name)[:MOST_TRIED]))] for name in table.columns}
 
 
 def _better_keys(base: Path, table: LabelTable, names: ImageNames, image_column: str) -> tuple[dict[str, str], str]:
     """Return the keys, and the column, with which most of the first rows are found; no keys where none is."""
     columns = sorted(table.columns, key=lambda name: name != image_column)  # that one where others find no more
-    tried = _tried(table)
+    tried = first_cells(table)
     places = [names] if names.folder == base else [names, ImageNames(base, image_files(base))]
     found = [(len(place.match_all(tried[name])), place, name) for place in places for name in columns]
     count, place, column = max(found, key=lambda each: each[0], default=(0, names, image_column))

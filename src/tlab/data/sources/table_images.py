@@ -12,28 +12,52 @@ from tlab.core.text import counted, few
 from tlab.data.sources.image_names import ImageNames, Match, is_absolute
 from tlab.data.sources.label_table import LabelTable
 from tlab.data.sources.scan import Exclude, image_files
-from tlab.data.sources.table_advice import nothing_found
+from tlab.data.sources.table_advice import first_cells, nothing_found
 
 
 class TableImages:
-    """Finds the images of a table, as paths relative to the root of the data (absolute for a file elsewhere)."""
+    """Finds the images of a table, as paths relative to the root of the data (absolute for a file elsewhere).
+
+    Args:
+        table: The table.
+        base: Absolute root of the data.
+        folder: Absolute folder of the images.
+        left_out: Patterns of what is left out below the root.
+        extension: See `ImageNames`.
+        files: POSIX paths of the images, relative to the folder; None: all that lie below it.
+    """
 
     def __init__(
-        self, table: LabelTable, base: Path, folder: Path, left_out: Exclude, extension: str | None
+        self,
+        table: LabelTable,
+        base: Path,
+        folder: Path,
+        left_out: Exclude,
+        extension: str | None,
+        files: Sequence[str] | None = None,
     ) -> None:
         self.table, self.base, self.folder, self._left_out = table, base, folder, left_out
         away = Path(os.path.relpath(folder, base))
         if away.parts[:1] == ("..",):  # behind a link, `..` is not what the text says
             away = Path(os.path.relpath(folder.resolve(), base.resolve()))
         self._prefix = "" if folder == base else f"{away.as_posix()}/"
-        listed = image_files(folder)
+        listed = image_files(folder) if files is None else files
         gone = {file for file in listed if left_out.file(self._prefix + file)} if left_out.patterns else set()
         self._kept = ImageNames(folder, [file for file in listed if file not in gone], extension)
         self._gone = ImageNames(folder, [file for file in listed if file in gone], extension)
         self._is_folder = cache(os.path.isdir)  # of very many names in a few folders that are not there
 
     def locate(self, names: Sequence[str], image_column: str) -> tuple[dict[str, str], list[str]]:
-        """Return name -> file, and sentences on the names without one that are not excluded.
+        """Return name -> file, and sentences on what was passed over, and on the names of `find` without one.
+
+        Raises:
+            UserError: A name may be several files, or no name is a file.
+        """
+        files, missing, sentences = self.find(names, image_column)
+        return files, [*sentences, *self._missing([*dict.fromkeys(names)], missing)]
+
+    def find(self, names: Sequence[str], image_column: str) -> tuple[dict[str, str], list[str], list[str]]:
+        """Return name -> file, the names without one that are not excluded, and what was passed over.
 
         Raises:
             UserError: A name may be several files, or no name is a file.
@@ -59,7 +83,19 @@ class TableImages:
             raise UserError(self._doubt(doubtful))
         if missing and not files:
             raise UserError(nothing_found(self.base, self.table, self._kept, image_column, missing))
-        return files, [*self._passed_over(matches, files), *self._missing(names, missing)]
+        return files, missing, [*self._passed_over(matches, files)]
+
+    def column_of_images(self) -> str:
+        """Return the column of the table of whose first cells the most name an image; else the first one."""
+        found = {
+            name: len(self._kept.match_all(cells)) or sum(self._file_itself(cell) is not None for cell in cells)
+            for name, cells in first_cells(self.table).items()
+        }
+        return max(found, key=found.__getitem__)
+
+    def knows(self, name: str) -> bool:
+        """Tell whether an image in the folder has this name."""
+        return bool(self._kept.match_all([name]))
 
     def _file_itself(self, name: str) -> str | None:
         """Return the absolute path of the file with this name, whether or not it looks like an image."""

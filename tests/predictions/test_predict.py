@@ -21,11 +21,10 @@ from tlab.train import train
 
 
 @pytest.fixture
-def ask(compose_run, tmp_path):
-    """Train once, then compose what tlab.predict is asked."""
-    train(compose_run("trainer.max_epochs=5"))
+def ask(trained):
+    """Return a function that composes what tlab.predict is asked."""
     common = {"batch_size": 5, "num_workers": 0, "accelerator": "cpu", "precision": None}
-    return lambda **keys: OmegaConf.create({"run": str(tmp_path / "run"), **common, **keys})
+    return lambda **keys: OmegaConf.create({"run": str(trained), **common, **keys})
 
 
 def test_a_row_per_image_in_order(ask, photos, tmp_path):
@@ -65,8 +64,8 @@ def test_a_name_for_another_kind_of_table_is_refused(pasted, tmp_path, name):
     assert argument.rstrip('"').endswith(".csv")
 
 
-def test_a_single_file_and_a_checkpoint(ask, photos, tmp_path):
-    (row,) = predict(ask(run=str(tmp_path / "run/checkpoints/last.ckpt"), input=str(photos / "test/green/00.png")))
+def test_a_single_file_and_a_checkpoint(ask, trained, photos):
+    (row,) = predict(ask(run=str(trained / "checkpoints/last.ckpt"), input=str(photos / "test/green/00.png")))
     assert row["prediction"] == "green"
 
 

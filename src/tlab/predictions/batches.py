@@ -1,0 +1,60 @@
+"""From files to rows: the images of a batch are read, the models answer, and the answers become cells."""
+
+from collections.abc import Iterator
+
+from tlab.core.machine_failures import naming_batch_size
+from tlab.data import progress_bar
+from tlab.predictions.ensemble import Ensemble
+from tlab.predictions.images import ImageReader, Images, read_images
+from tlab.predictions.remarks import Remarks
+from tlab.predictions.rows import Row
+from tlab.runs.trained_model import Prediction
+
+
+def predict_batches(
+    model: Ensemble, remarks: Remarks, batch_size: int, num_workers: int | None, start: int = 0
+) -> Iterator[list[Row]]:
+    """Yield the rows of the files in batches, with a progress bar on a terminal.
+
+    A file that cannot be read has a row too, with an empty prediction and the `reason`. One that is cut short is
+    predicted from what can be read, if that is most of it.
+
+    Args:
+        model: What predicts.
+        remarks: The files, and what is to be said of them.
+        batch_size: Number of files in a batch.
+        num_workers: Number of processes that decode; None chooses.
+        start: Number of the first file.
+
+    Raises:
+        OutOfMemory: A batch is too large.
+    """
+    files = remarks.files
+    reader = ImageReader(files, model.views, model.max_megapixels)
+    with naming_batch_size(batch_size):
+        batches = read_images(reader, start, batch_size, num_workers)
+        for images in progress_bar.shown(batches, "Predicting", len(files) - start, _size):
+            yield _rows(images, model, remarks)
+
+
+def _size(images: Images) -> int:
+    return len(images.checks)
+
+
+def _rows(images: Images, model: Ensemble, remarks: Remarks) -> list[Row]:
+    rows: list[Row] = []
+    for number, check in enumerate(images.checks, images.start):
+        remarks.add(number, check)
+        rows.append({"path": remarks.files.path(number), "prediction": ""})
+        if check.reason:
+            rows[-1]["reason"] = check.reason
+    if images.readable:
+        for place, prediction in zip(images.readable, model.predictions(images.views), strict=True):
+            rows[place] |= _cells(prediction)
+    return rows
+
+
+def _cells(prediction: Prediction) -> Row:
+    """Return what a prediction says in a row; `rows.columns_of` lists the columns."""
+    shares = {f"p({name})": p for name, p in prediction.probabilities.items()}
+    return {"prediction": prediction.label, "probability": prediction.probability, **shares}

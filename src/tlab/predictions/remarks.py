@@ -1,0 +1,68 @@
+"""What is said of the files in the end: those without a prediction, and those that are not quite in order."""
+
+import logging
+from collections import Counter
+
+from tlab.core.text import as_text
+from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, Levels, far_remarks, is_far
+from tlab.data.sources.verify import FileCheck
+from tlab.predictions.file_list import FileList
+
+log = logging.getLogger(__name__)
+
+NAMED = {MOSTLY_THERE: 3, EXTRA_BYTES: 3}  # files that are named; of those without a prediction 10 for each reason
+REASONS = 8  # that are told
+
+
+class Remarks:
+    """Counts files by what is to be said of them, with the names of a few.
+
+    Args:
+        files: The files.
+        levels: Black and white of samples of more than 8 bits, by the training images.
+    """
+
+    def __init__(self, files: FileList, levels: Levels) -> None:
+        self.files, self.levels = files, levels
+        self._counts: Counter[str] = Counter()  # reason or damage -> number of files
+        self._names: dict[str, list[str]] = {}
+        self._deep: Counter[str] = Counter()  # kind of samples of more than 8 bits -> number of images
+        self._far: Counter[str] = Counter()
+
+    @property
+    def unreadable(self) -> int:
+        """Number of files without a prediction."""
+        return sum(count for what, count in self._counts.items() if what not in NAMED)
+
+    def add(self, number: int, check: FileCheck) -> None:
+        """Count a file."""
+        if what := check.reason or check.damage:
+            self._counts[what] += 1
+            names = self._names.setdefault(what, [])
+            if len(names) < NAMED.get(what, 10):
+                names.append(as_text(self.files.name(number)))
+        if check.samples is not None:
+            self._deep[check.samples.kind] += 1
+            self._far[check.samples.kind] += is_far(check.samples, self.levels)
+
+    def add_reason(self, number: int, reason: str) -> None:
+        """Count a file by the reason in its row, which an earlier command has written."""
+        self.add(number, FileCheck(reason=reason))
+
+    def log(self) -> None:
+        """Log a line for each kind of remark."""
+        reasons = [what for what, _ in self._counts.most_common() if what not in NAMED]
+        if reasons:
+            told = ", ".join(f"{self._few(what)} ({what})" for what in reasons[:REASONS])
+            more = f" and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
+            log.warning("%d without a prediction: %s", self.unreadable, told + more)
+        if count := self._counts[MOSTLY_THERE]:
+            log.warning("%d predicted from the part of the image that is there: %s", count, self._few(MOSTLY_THERE))
+        if count := self._counts[EXTRA_BYTES]:
+            log.warning("%d with %s: %s", count, EXTRA_BYTES, self._few(EXTRA_BYTES))
+        for remark in far_remarks(self._far, self._deep, self.levels):
+            log.warning(remark)
+
+    def _few(self, what: str) -> str:
+        more = self._counts[what] - len(self._names[what])
+        return ", ".join(self._names[what]) + (f" and {more} more" if more else "")

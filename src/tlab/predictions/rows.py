@@ -1,0 +1,106 @@
+"""How the rows of a table of predictions are written: as CSV or as JSON lines."""
+
+import csv
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from tlab.core.files import csv_line
+from tlab.core.text import as_text
+
+Row = dict[str, Any]  # column -> a text, a number, true or false, or a list of texts; what is missing is empty
+
+DIGITS = 6  # behind the point
+
+
+class Layout(ABC):
+    """How rows are written, one after the other, so that a file can be taken up again where it ends.
+
+    Attributes:
+        header: What stands before the first row.
+        pattern: All that the rows have besides predictions.
+        footer: What stands behind the last one.
+        has_quotes: Whether a line end between double quotes belongs to a cell.
+    """
+
+    header = footer = pattern = ""
+    has_quotes = False
+
+    @abstractmethod
+    def line(self, number: int, row: Row) -> str:
+        """Return a row as written, with its line end.
+
+        Args:
+            number: Its number, from 0.
+            row: The row.
+        """
+
+    @abstractmethod
+    def reason(self, record: str) -> str:
+        """Return the reason in a row as written, mostly "".
+
+        Raises:
+            ValueError, csv.Error: It is no whole row.
+        """
+
+
+class CsvRows(Layout):
+    """A CSV table with a header."""
+
+    has_quotes = True
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.columns = columns_of(classes)
+        self.header = self.pattern = csv_line(self.columns)
+
+    def line(self, number: int, row: Row) -> str:
+        """Return a row as written, with its line end."""
+        return csv_line(map(_cell, map(row.get, self.columns)))
+
+    def reason(self, record: str) -> str:
+        """Return the reason in a row as written."""
+        cells = next(csv.reader([record]))
+        if len(cells) != len(self.columns):
+            raise ValueError("a row of another table")
+        return cells[-1]
+
+
+class JsonRows(Layout):
+    """An object a line, which has all columns."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.columns = columns_of(classes)
+        self.pattern = json.dumps(self.columns)
+
+    def line(self, number: int, row: Row) -> str:
+        """Return a row as written, with its line end; what is missing is null."""
+        cells = dict.fromkeys(self.columns) | rounded(row)
+        cells |= {"path": as_text(row["path"]), "prediction": row["prediction"] or None}
+        return json.dumps(cells, ensure_ascii=False) + "\n"
+
+    def reason(self, record: str) -> str:
+        """Return the reason in a row as written."""
+        row = json.loads(record)
+        if not isinstance(row, dict) or [*row] != self.columns:
+            raise ValueError("a row of another table")
+        return row["reason"] or ""
+
+
+def columns_of(classes: Sequence[str]) -> list[str]:
+    """Return the columns of all rows."""
+    return ["path", "prediction", "probability", *(f"p({name})" for name in classes), "reason"]
+
+
+def rounded(row: Row) -> Row:
+    """Return a row with its numbers as they are written."""
+    return {key: round(value, DIGITS) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _cell(value: Any) -> str:
+    """Return a value as a cell; between the texts of a list are bars."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.{DIGITS}f}"
+    return "|".join(value) if isinstance(value, list) else value or ""
