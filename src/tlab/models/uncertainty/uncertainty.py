@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tlab.models.uncertainty.conformal import adaptive_scores
+from tlab.models.uncertainty.conformal import adaptive_scores, prediction_sets
 from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, negative_energy, threshold
 
 KEPT = 0.95  # share of validation images that count as known
@@ -52,6 +52,17 @@ class Uncertainty:
         """Tell which images, of features `B D` and logits `B K`, are like those of training: `B`, bool."""
         scores = _scores(self.features, features, logits)
         return scores["mahalanobis"] >= self.thresholds["mahalanobis"]
+
+    def sets(self, logits: Tensor, uniform: Tensor, coverage: float) -> Tensor:
+        """Return which classes belong to the set of each image, `B K`, bool; see `prediction_sets`.
+
+        Args:
+            logits: Logits of the images, `B K`.
+            uniform: As for `adaptive_scores`.
+            coverage: Probability with which a set holds the right class.
+        """
+        scores = adaptive_scores(logits.cpu().softmax(dim=1), uniform)
+        return prediction_sets(scores, self.calibration, coverage)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data for a checkpoint."""
