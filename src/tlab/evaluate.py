@@ -25,6 +25,9 @@ SPLITS = ("train", "val", "test", "all")
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them; print `N images`.
 
+    Besides them `<split>/unknown`, the share of images that are not like those of training, where the checkpoint
+    can tell.
+
     A class without an image has no accuracy. `f1` is the mean over the classes found among labels or predictions.
 
     Args:
@@ -39,6 +42,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
     from tlab.models.autotune.precision import find_accelerator
+    from tlab.models.uncertainty.unknown_images import UnknownImages
     from tlab.runs.load import blamed_on, load_trained
 
     check_values(cfg, EvaluateConfig)
@@ -90,7 +94,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     print(f"{len(samples)} images ({shown} of {data.index.root})")
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
+    unknown = UnknownImages(trained.uncertainty) if trained.uncertainty is not None else None
     trainer = L.Trainer(
+        callbacks=[] if unknown is None else [unknown],
         accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,
@@ -102,6 +108,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
+    if unknown is not None:
+        metrics["test/unknown"] = unknown.share
     return {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in absent}
 
 

@@ -25,6 +25,9 @@ NOT_IN_ROWS = ("run", "input", "output", "batch_size", "num_workers", "trust", "
 def predict(cfg: DictConfig) -> "list[Row]":
     """Return a row per image: `path`, `prediction`, `probability`, and `p(<class>)` for each class.
 
+    After these `known`, where the checkpoint tells whether an image is like those of training, and `set`, the
+    possible classes, where there is a coverage.
+
     A file that cannot be decoded has a row too, with an empty prediction and the `reason`. One that is cut short is
     predicted from what can be read, if that is most of it.
 
@@ -67,7 +70,7 @@ def run(cfg: DictConfig) -> None:
         if sample is not None:
             files = sample.find_files(files, data)
         model = _model(cfg)
-        layout: Layout = CsvRows(model.classes) if is_csv else JsonRows(model.classes)
+        layout: Layout = (CsvRows if is_csv else JsonRows)(model.classes, model.additions)
         if sample is not None:
             layout = sample.filled_by(model.classes)
 
@@ -76,7 +79,7 @@ def run(cfg: DictConfig) -> None:
 
         remarks, batch_size = Remarks(files, model.levels), cfg.batch_size or model.batch_size
         made_by = {"models": model.digest(), "images": files.digest(), "settings": _digest(cfg, layout)}
-        table.begin(layout, files, batch_size, made_by, remarks.add_reason)
+        table.begin(layout, files, batch_size, made_by, remarks.add_row)
         few: list[Row] = []
         try:
             for rows in predict_batches(model, remarks, batch_size, cfg.num_workers, table.start):
@@ -91,6 +94,7 @@ def run(cfg: DictConfig) -> None:
     remarks.log()
     told = f"{len(files) - remarks.unreadable} predictions in {output}"
     told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
+    told += f", {remarks.unknown:.1%} unknown" if remarks.unknown is not None else ""
     print(told, file=sys.stderr if table.is_streamed else sys.stdout)
     for row in few if not table.is_streamed else ():
         if row["prediction"]:
@@ -105,7 +109,8 @@ def _model(cfg: DictConfig) -> "Ensemble":
     stay_within_cores()
     limit = OmegaConf.select(cfg, "data.max_megapixels")
     flip = cfg.get("tta") == "flip"
-    return load_ensemble(cfg.run, bool(cfg.get("trust")), cfg.accelerator, cfg.precision, limit, flip)
+    coverage = cfg.get("coverage")
+    return load_ensemble(cfg.run, bool(cfg.get("trust")), cfg.accelerator, cfg.precision, limit, flip, coverage)
 
 
 def _output(cfg: DictConfig) -> tuple[Path, bool]:
@@ -122,6 +127,10 @@ def _output(cfg: DictConfig) -> tuple[Path, bool]:
     is_csv = sample is not None or format_ == "csv" or (format_ is None and suffix not in (".jsonl", ".ndjson"))
     example = "preds.csv" if is_csv else "preds.ndjson" if suffix == ".ndjson" else "preds.jsonl"
     if sample:
+        if cfg.get("coverage") is not None:
+            raise UserError(
+                f"coverage={cfg.coverage} is not for a submission, which has its sample's columns; leave it out"
+            )
         if format_:
             raise UserError(
                 f"format={format_} is not for a submission, which is written as its sample is; leave it out"

@@ -214,7 +214,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
         remarks = Remarks(files, Levels())
         with Table(tmp_path / "preds.csv") as table:
             made_by = {"models": b"1234"}
-            table.begin(CsvRows(["a", "b"]), files, 8, made_by, remarks.add_reason)
+            table.begin(CsvRows(["a", "b"]), files, 8, made_by, remarks.add_row)
             for rows in predict_batches(model, remarks, 8, 0):
                 table.write(rows)
             table.finish()

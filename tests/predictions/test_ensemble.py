@@ -50,7 +50,14 @@ def test_the_mean_of_several_runs_each_with_its_own_image_size(give, trained, an
     expected = np.mean([shares(model, photos / "test/red") for model in models], 0)
     np.testing.assert_allclose(written(rows), expected, atol=2e-6)
     assert [row["prediction"] for row in rows] == [NAMES[i] for i in expected.argmax(1)]
-    assert list(rows[0]) == ["path", "prediction", "probability", *(f"p({name})" for name in NAMES), "reason"]
+    assert list(rows[0]) == [
+        "path",
+        "prediction",
+        "probability",
+        *(f"p({name})" for name in NAMES),
+        "known",
+        "reason",
+    ]
 
 
 def test_the_finished_runs_of_a_sweep(give, trained, another, photos, tmp_path, caplog):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from tlab.assembly.fold_predictions import write_predictions
+from tlab.assembly.uncertainty import keep_uncertainty
 from tlab.core.processes import from_first_process
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def evaluate_best(
     from tlab.runs.data_check import unmeasured
 
     metrics = make_soup(cfg, run, trainer, module, data)
+    keep_uncertainty(cfg, run.used, trainer, module, data)
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():
         metrics |= test["metrics"]

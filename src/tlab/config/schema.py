@@ -524,13 +524,20 @@ class PredictConfig(_ReadConfig):
     )
     output: str | None = key(
         None,
-        "path, prediction, probability, the probability of each class, and the reason where there is none; null: "
-        "preds.csv, preds.jsonl or submission.csv",
+        "path, prediction, probability, the probability of each class, whether the image is like those of training "
+        "(known), and the reason where there is none; null: preds.csv, preds.jsonl or submission.csv",
         path=True,
     )
     format: str | None = key(None, "null: by the ending of output, else csv", choices=(None, "csv", "jsonl"))
     tta: str | None = key(
         None, "flip: the mean over each image and its mirror image, at twice the cost", choices=(None, "flip")
+    )
+    coverage: float | None = key(
+        None,
+        "also set: the classes among which is the right one with this probability, such as 0.9, if images are like "
+        "the run's; it may be empty where the run is right more often",
+        above=0,
+        most=0.999,
     )
     submission: str | None = key(
         None,

@@ -51,10 +51,14 @@ def _rows(images: Images, model: Ensemble, remarks: Remarks) -> list[Row]:
     if images.readable:
         for place, prediction in zip(images.readable, model.predictions(images.views), strict=True):
             rows[place] |= _cells(prediction)
+            remarks.count(prediction.known)
     return rows
 
 
 def _cells(prediction: Prediction) -> Row:
     """Return what a prediction says in a row; `rows.columns_of` lists the columns."""
     shares = {f"p({name})": p for name, p in prediction.probabilities.items()}
-    return {"prediction": prediction.label, "probability": prediction.probability, **shares}
+    possible = None if prediction.prediction_set is None else list(prediction.prediction_set)
+    additions = {"known": prediction.known, "set": possible}
+    additions = {name: value for name, value in additions.items() if value is not None}
+    return {"prediction": prediction.label, "probability": prediction.probability, **shares, **additions}

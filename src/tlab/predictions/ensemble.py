@@ -1,6 +1,7 @@
 """The model or models that predict: one run, several, or all runs of a sweep."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,15 +41,20 @@ class Ensemble:
         models: The models, which have the same classes in any order.
         max_megapixels: Largest readable image; None: as in each run.
         flip: Whether each model's probabilities are the mean over an image and its mirror image.
+        coverage: Probability with which the prediction sets hold the right class; None: no sets.
 
     Attributes:
         views: The ways in which its models want images, each once.
     """
 
     def __init__(
-        self, models: Sequence[TrainedModel], max_megapixels: float | None = None, flip: bool = False
+        self,
+        models: Sequence[TrainedModel],
+        max_megapixels: float | None = None,
+        flip: bool = False,
+        coverage: float | None = None,
     ) -> None:
-        self.models, self.flip = models, flip
+        self.models, self.flip, self.coverage = models, flip, coverage
         self.views: list[View] = []
         self._view_of: list[int] = []
         for model in models:
@@ -64,6 +70,12 @@ class Ensemble:
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes, in the order of the first model."""
         return self.models[0].classes
+
+    @property
+    def additions(self) -> list[str]:
+        """Columns that rows have besides the probabilities: `known` and `set`."""
+        known = ["known"] if all(model.trained.uncertainty is not None for model in self.models) else []
+        return known + (["set"] if self.coverage is not None else [])
 
     @property
     def batch_size(self) -> int:
@@ -95,7 +107,7 @@ class Ensemble:
             images: The batch in each of the `views`: uint8 `B 3 S S`.
         """
         each = [
-            model.predictions(images[view], self.flip)
+            model.predictions(images[view], self.flip, self.coverage)
             for model, view in zip(self.models, self._view_of, strict=True)
         ]
         for several in zip(*each, strict=True):
@@ -103,10 +115,19 @@ class Ensemble:
 
 
 def mean_prediction(predictions: Sequence[Prediction]) -> Prediction:
-    """Return the prediction with the mean probability of each class, in the order of the first one's classes."""
-    names = predictions[0].probabilities
+    """Return the prediction with the mean probability of each class, in the order of the first one's classes.
+
+    At least half of the models know a known image, and at least half of their sets have each class of its set: a
+    vote, which misses the right class at most twice as often as one set does (Gasparin and Ramdas 2024, "Merging
+    uncertainty sets via majority vote", arXiv:2401.09379, theorem 2.1), and mostly about as often.
+    """
+    names, half = predictions[0].probabilities, len(predictions) / 2
+    known = [each.known for each in predictions if each.known is not None]
+    sets = [each.prediction_set for each in predictions if each.prediction_set is not None]
     return Prediction.of(
-        {name: sum(p.probabilities[name] for p in predictions) / len(predictions) for name in names}
+        {name: sum(p.probabilities[name] for p in predictions) / len(predictions) for name in names},
+        sum(known) >= half if len(known) == len(predictions) else None,
+        [name for name in names if sum(name in each for each in sets) >= half] if sets else None,
     )
 
 
@@ -117,6 +138,7 @@ def load_ensemble(
     precision: Precision | None = None,
     max_megapixels: float | None = None,
     flip: bool = False,
+    coverage: float | None = None,
 ) -> Ensemble:
     """Read the models that `run` names: a run or checkpoint, a list of them, or a folder of runs.
 
@@ -127,9 +149,10 @@ def load_ensemble(
         precision: See `TrainedModel`.
         max_megapixels: See `Ensemble`.
         flip: See `Ensemble`.
+        coverage: See `Ensemble`.
 
     Raises:
-        UserError: One of them is not there, or their classes differ.
+        UserError: One of them is not there or has no sets, or their classes differ.
     """
     texts = [str(run)] if isinstance(run, str | os.PathLike) else list(map(str, run))
     paths = [path for text in texts for path in _members(Path(text))]
@@ -140,7 +163,24 @@ def load_ensemble(
         _check_classes(paths[0], models[0].classes, path, model.classes)
     if len(paths) > 1:
         log.warning("The mean of %d runs: %s", len(paths), few(map(str, paths), 5))
-    return Ensemble(models, max_megapixels, flip)
+    for model in models:
+        model.check_coverage(coverage)
+    _remark(models, coverage)
+    return Ensemble(models, max_megapixels, flip, coverage)
+
+
+def _remark(models: Sequence[TrainedModel], coverage: float | None) -> None:
+    """Log which models cannot tell known images, and whether validation images were too few for the coverage."""
+    kept = [model.trained.uncertainty for model in models]
+    if silent := [str(model.trained.checkpoint) for model in models if model.trained.uncertainty is None]:
+        log.warning("No column known: %s (unfinished, or of an earlier version) does not tell", few(silent))
+    numbers = [len(each.calibration) for each in kept if each is not None]
+    if coverage is not None and coverage * (min(numbers) + 1) > min(numbers):
+        least = math.ceil(coverage / (1 - coverage) - 1e-9)
+        log.warning(
+            "coverage=%g needs %d validation images, and %d were there: no set leaves a class out",
+            *(coverage, least, min(numbers)),
+        )
 
 
 def _members(path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from tlab.core.text import as_text
 from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, Levels, far_remarks, is_far
 from tlab.data.sources.verify import FileCheck
 from tlab.predictions.file_list import FileList
+from tlab.predictions.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,17 @@ class Remarks:
         self._names: dict[str, list[str]] = {}
         self._deep: Counter[str] = Counter()  # kind of samples of more than 8 bits -> number of images
         self._far: Counter[str] = Counter()
+        self._known: Counter[bool] = Counter()
 
     @property
     def unreadable(self) -> int:
         """Number of files without a prediction."""
         return sum(count for what, count in self._counts.items() if what not in NAMED)
+
+    @property
+    def unknown(self) -> float | None:
+        """Share of the predicted images that are not like those of training; None where that cannot be told."""
+        return self._known[False] / self._known.total() if self._known else None
 
     def add(self, number: int, check: FileCheck) -> None:
         """Count a file."""
@@ -45,9 +52,15 @@ class Remarks:
             self._deep[check.samples.kind] += 1
             self._far[check.samples.kind] += is_far(check.samples, self.levels)
 
-    def add_reason(self, number: int, reason: str) -> None:
-        """Count a file by the reason in its row, which an earlier command has written."""
-        self.add(number, FileCheck(reason=reason))
+    def count(self, known: bool | None) -> None:
+        """Count a predicted image by whether it is like those of training."""
+        if known is not None:
+            self._known[known] += 1
+
+    def add_row(self, number: int, row: Row) -> None:
+        """Count a file by what its row says, which an earlier command has written."""
+        self.add(number, FileCheck(reason=row["reason"]))
+        self.count(row.get("known"))
 
     def log(self) -> None:
         """Log a line for each kind of remark."""

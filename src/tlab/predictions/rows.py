@@ -1,6 +1,7 @@
 """How the rows of a table of predictions are written: as CSV or as JSON lines."""
 
 import csv
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def reason(self, record: str) -> str:
-        """Return the reason in a row as written, mostly "".
+    def read(self, record: str) -> Row:
+        """Return what a row as written says besides the prediction: `reason`, mostly "", and `known`, where it can.
 
         Raises:
             ValueError, csv.Error: It is no whole row.
@@ -46,31 +47,37 @@ class Layout(ABC):
 
 
 class CsvRows(Layout):
-    """A CSV table with a header."""
+    """A CSV table with a header.
+
+    Args:
+        classes: Names of the classes.
+        additions: Columns after their probabilities.
+    """
 
     has_quotes = True
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.columns = columns_of(classes)
+    def __init__(self, classes: Sequence[str], additions: Sequence[str] = ()) -> None:
+        self.columns = columns_of(classes, additions)
         self.header = self.pattern = csv_line(self.columns)
 
     def line(self, number: int, row: Row) -> str:
         """Return a row as written, with its line end."""
         return csv_line(map(_cell, map(row.get, self.columns)))
 
-    def reason(self, record: str) -> str:
-        """Return the reason in a row as written."""
+    def read(self, record: str) -> Row:
+        """Return what a row as written says besides the prediction."""
         cells = next(csv.reader([record]))
         if len(cells) != len(self.columns):
             raise ValueError("a row of another table")
-        return cells[-1]
+        known = dict(zip(self.columns, cells, strict=True)).get("known")
+        return {"reason": cells[-1], "known": known == "true" if known else None}
 
 
 class JsonRows(Layout):
-    """An object a line, which has all columns."""
+    """An object a line, which has all columns; arguments as for `CsvRows`."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.columns = columns_of(classes)
+    def __init__(self, classes: Sequence[str], additions: Sequence[str] = ()) -> None:
+        self.columns = columns_of(classes, additions)
         self.pattern = json.dumps(self.columns)
 
     def line(self, number: int, row: Row) -> str:
@@ -79,17 +86,17 @@ class JsonRows(Layout):
         cells |= {"path": as_text(row["path"]), "prediction": row["prediction"] or None}
         return json.dumps(cells, ensure_ascii=False) + "\n"
 
-    def reason(self, record: str) -> str:
-        """Return the reason in a row as written."""
+    def read(self, record: str) -> Row:
+        """Return what a row as written says besides the prediction."""
         row = json.loads(record)
         if not isinstance(row, dict) or [*row] != self.columns:
             raise ValueError("a row of another table")
-        return row["reason"] or ""
+        return {"reason": row["reason"] or "", "known": row.get("known")}
 
 
-def columns_of(classes: Sequence[str]) -> list[str]:
-    """Return the columns of all rows."""
-    return ["path", "prediction", "probability", *(f"p({name})" for name in classes), "reason"]
+def columns_of(classes: Sequence[str], additions: Sequence[str] = ()) -> list[str]:
+    """Return the columns of all rows; `additions` are those after the probabilities."""
+    return ["path", "prediction", "probability", *(f"p({name})" for name in classes), *additions, "reason"]
 
 
 def rounded(row: Row) -> Row:
@@ -98,9 +105,16 @@ def rounded(row: Row) -> Row:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as a cell; between the texts of a list are bars."""
+    """Return a value as a cell; a list's texts are a CSV line of their own, with bars between them."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.{DIGITS}f}"
-    return "|".join(value) if isinstance(value, list) else value or ""
+    return joined(value) if isinstance(value, list) else value or ""
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names with bars between them, each that has a bar or a quote in double quotes."""
+    text = io.StringIO()
+    csv.writer(text, delimiter="|", lineterminator="").writerow(names)
+    return text.getvalue()

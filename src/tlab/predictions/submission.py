@@ -213,9 +213,9 @@ class SubmissionRows(Layout):
         special = re.search(rf"[{re.escape(self.sample.table.delimiter)}\"\r\n]|^\s|\s$", new)
         return f'"{new.replace(chr(34), chr(34) * 2)}"' if special or old.strip().startswith('"') else new
 
-    def reason(self, record: str) -> str:
-        """Return "": a row without a prediction is not written."""
-        return ""
+    def read(self, record: str) -> Row:
+        """Return no reason: a row without a prediction is not written."""
+        return {"reason": ""}
 
 
 def _cell_pattern(delimiter: str) -> re.Pattern[str]:

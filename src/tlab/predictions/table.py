@@ -66,7 +66,7 @@ class Table:
         files: FileList,
         batch_size: int,
         made_by: Mapping[str, bytes],
-        earlier: Callable[[int, str], None],
+        earlier: Callable[[int, Row], None],
     ) -> None:
         """Open the file, with what an earlier command has left of it.
 
@@ -75,7 +75,7 @@ class Table:
             files: The files that the rows are of.
             batch_size: Number of files in a batch.
             made_by: What makes the rows what they are, and its digest.
-            earlier: Function that is told the number of each row that is there, and the reason in it.
+            earlier: Function that is told the number of each row that is there, and what `Layout.read` says of it.
         """
         self._layout = layout
         if self.is_streamed:
@@ -135,30 +135,30 @@ def _opened(path: Path, mode: Literal["w", "a"]) -> IO[str]:
 
 
 def _take_up(
-    part: Path, layout: Layout, files: FileList, batch_size: int, earlier: Callable[[int, str], None]
+    part: Path, layout: Layout, files: FileList, batch_size: int, earlier: Callable[[int, Row], None]
 ) -> int:
     """Cut a file behind its last whole batch of rows, and return their number."""
     written = part.stat().st_mtime_ns
     head = layout.header.encode("utf-8", "backslashreplace")
     with part.open("rb+") as file:
-        kept, rows, reasons = 0, 0, list[str]()
+        kept, rows, batch = 0, 0, list[Row]()
         if file.read(len(head)) == head:
             kept = end = len(head)
             for record in _records(file, layout.has_quotes):
-                if rows + len(reasons) == len(files):
+                if rows + len(batch) == len(files):
                     break
-                if _has_changed(path := files.path(rows + len(reasons)), written):
+                if _has_changed(path := files.path(rows + len(batch)), written):
                     log.warning("%s has changed: its row, and those after it, are made anew", path)
                     break
                 try:
-                    reasons.append(layout.reason(record.decode("utf-8")))
+                    batch.append(layout.read(record.decode("utf-8")))
                 except (ValueError, csv.Error):
                     break
                 end += len(record)
-                if len(reasons) == batch_size or rows + len(reasons) == len(files):
-                    for number, reason in enumerate(reasons, rows):
-                        earlier(number, reason)
-                    kept, rows, reasons = end, rows + len(reasons), []
+                if len(batch) == batch_size or rows + len(batch) == len(files):
+                    for number, row in enumerate(batch, rows):
+                        earlier(number, row)
+                    kept, rows, batch = end, rows + len(batch), []
         file.truncate(kept)
     if rows:
         log.warning("Continues after %d of %d rows, which an earlier command has left", rows, len(files))

@@ -72,8 +72,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def write_best(self) -> None:
         """Write `best.ckpt` if it has not been written yet."""
         if self._best is not None:
-            with atomic_path(self.run.best) as temporary:
-                _write(self._best, temporary)
+            write_checkpoint(self._best, self.run.best)
             self._best = None
 
     def load_checkpoint(
@@ -269,11 +268,16 @@ class HeadCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.run.head)
 
 
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint that is complete, in place of the one that may be there."""
+    with atomic_path(path) as temporary:
+        _write(checkpoint, temporary)
+
+
 def write_soup(run: RunDirectory, weights: dict[str, Tensor]) -> None:
     """Write `soup.ckpt`: what the best checkpoint says of its network, with other weights."""
     best = torch.load(run.best, map_location="cpu", weights_only=True)
-    with atomic_path(run.soup) as temporary:
-        _write({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, temporary)
+    write_checkpoint({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, run.soup)
 
 
 def resumable(run: RunDirectory) -> Path | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tlab.data.sources.verify import Unreadable
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # format of times in records
-PERCENT = ("acc", "f1", "acc_top5")  # shares of 1, printed as percent
+PERCENT = ("acc", "f1", "acc_top5", "unknown")  # shares of 1, printed as percent
 MEASURES = ("loss", *PERCENT)  # of a split; those of classes are called `test/acc_class/NAME`
 ELSEWHERE = "give another hydra.run.dir, or the same settings"
 TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # files of `core.files.atomic_path`: `.run.json.ab12cd09`

@@ -28,6 +28,7 @@ from tlab.models.head import Head
 from tlab.models.losses import Loss, fitting
 from tlab.models.module import ImageClassifier
 from tlab.models.stages import StagedBackbone
+from tlab.models.uncertainty.uncertainty import Uncertainty
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Trained:
     resize: str  # `crop` or `pad`
     crop_fraction: float  # share of the shorter side that `crop` keeps
     decode_options: DecodeOptions  # how image files are decoded
+    uncertainty: Uncertainty | None  # where known images end; None in a checkpoint that does not tell
     checkpoint: Path
 
 
@@ -201,9 +203,19 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
             net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), loss, channels_last=True
         )
         module.load_state_dict(state_dict if loss is not None else _without_loss(state_dict))
+        kept, width = about.get("uncertainty"), head.pooled_features
+        uncertainty = None if kept is None else Uncertainty.read(kept, len(about["classes"]), width)
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
     options = options_of(config.data, levels_from(about.get("levels")))
-    return Trained(module.eval(), tuple(about["classes"]), config, **told, decode_options=options, checkpoint=file)
+    return Trained(
+        module.eval(),
+        tuple(about["classes"]),
+        config,
+        **told,
+        decode_options=options,
+        uncertainty=uncertainty,
+        checkpoint=file,
+    )
 
 
 def _read_loss(about: Mapping[str, Any], config: DictConfig, file: Path, trust: bool) -> Loss | None:

@@ -2,8 +2,9 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tlab.config.schema import PredictConfig
+from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
@@ -38,17 +41,32 @@ class Prediction(NamedTuple):
         label: The most probable class.
         probability: Its probability, in 0..1.
         probabilities: The probability of each class, in the order of the model's classes.
+        known: Whether the image is like those of training; None where the model cannot tell.
+        prediction_set: The classes, most probable first, among which is the right one with the probability that was
+            asked for; None where none was.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    known: bool | None = None
+    prediction_set: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, probabilities: dict[str, float]) -> "Prediction":
-        """Return the prediction that has these probabilities; of equal ones the first class counts."""
+    def of(
+        cls, probabilities: dict[str, float], known: bool | None = None, possible: Collection[str] | None = None
+    ) -> "Prediction":
+        """Return the prediction that has these probabilities; of equal ones the first class counts.
+
+        Args:
+            probabilities: Class -> its probability.
+            known: Whether the image is like those of training.
+            possible: The classes of the prediction set, in any order.
+        """
         label = max(probabilities, key=probabilities.__getitem__)
-        return cls(label, probabilities[label], probabilities)
+        if possible is not None:
+            possible = tuple(sorted(possible, key=probabilities.__getitem__, reverse=True))
+        return cls(label, probabilities[label], probabilities, known, possible)
 
 
 class TrainedModel:
@@ -80,7 +98,7 @@ class TrainedModel:
         """Names of the backbone's stages, in forward order."""
         return tuple(self.module.net.backbone.stage_names)
 
-    def predict(self, images: OneImage | Iterable[OneImage]) -> list[Prediction]:
+    def predict(self, images: OneImage | Iterable[OneImage], coverage: float | None = None) -> list[Prediction]:
         """Return a prediction for each image.
 
         Args:
@@ -88,11 +106,23 @@ class TrainedModel:
                 tensor `3 H W`, of uint8 or of floats in 0..1; an array also of uint16 where the run has seen files
                 of more than 8 bits. Of a folder the files come in order of their names. A file that is cut short
                 counts, with a warning, if most of the image is there.
+            coverage: Probability with which each `prediction_set` holds the right class; None: no sets.
 
         Raises:
-            UserError: A file is missing or cannot be read, a folder holds no image, or pixels are none.
+            UserError: A file is missing or cannot be read, a folder holds no image, or pixels are none; or the
+                coverage is none, or the checkpoint cannot tell.
         """
-        return [prediction for x in self._batches(images) for prediction in self.predictions(x)]
+        self.check_coverage(coverage)
+        return [prediction for x in self._batches(images) for prediction in self.predictions(x, coverage=coverage)]
+
+    def check_coverage(self, coverage: float | None) -> None:
+        """Raise a `UserError` where the model has no sets of this coverage."""
+        check_value("coverage", coverage, PredictConfig)
+        if coverage is not None and self.trained.uncertainty is None:
+            raise UserError(
+                f"coverage={coverage}: {self.trained.checkpoint} does not keep how sure it is of validation "
+                "images, as it is unfinished, or of an earlier version; train it again, or leave coverage out"
+            )
 
     def features(self, images: OneImage | Iterable[OneImage], upto: str | None = None) -> Tensor:
         """Return the features of each image: `N D`, float32, on the CPU.
@@ -115,24 +145,34 @@ class TrainedModel:
                 rows.append(pool(y, "avg", net.backbone.prefix_tokens).float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, 0)
 
-    def predictions(self, x: Tensor, flip: bool = False) -> Iterator[Prediction]:
+    def predictions(self, x: Tensor, flip: bool = False, coverage: float | None = None) -> Iterator[Prediction]:
         """Yield a prediction for each image of a batch.
 
         Args:
             x: Images as `square` makes them: uint8 `B 3 S S`.
-            flip: Whether the probabilities are the mean over each image and its mirror image.
+            flip: Whether the probabilities are the mean over each image and its mirror image. What is known and the
+                sets, which were calibrated so, are those of the image as it is.
+            coverage: As for `predict`, and possible.
         """
-        x = x.to(self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            probabilities = self._probabilities(x)
+            features, logits = self._look(x)
+            probabilities = logits.softmax(dim=1).cpu()
             if flip:
-                probabilities = (probabilities + self._probabilities(x.flip(-1))) / 2
-        for row in probabilities.tolist():
-            yield Prediction.of(dict(zip(self.classes, row, strict=True)))
+                probabilities = (probabilities + self._look(x.flip(-1))[1].softmax(dim=1).cpu()) / 2
+        known: Sequence[bool | None] = [None] * len(x)
+        sets: Sequence[list[str] | None] = [None] * len(x)
+        if (uncertainty := self.trained.uncertainty) is not None:
+            known = uncertainty.known(features, logits).tolist()
+            if coverage is not None:
+                members = uncertainty.sets(logits, _uniform(x), coverage).tolist()
+                sets = [list(itertools.compress(self.classes, row)) for row in members]
+        for row, is_known, possible in zip(probabilities.tolist(), known, sets, strict=True):
+            yield Prediction.of(dict(zip(self.classes, row, strict=True)), is_known, possible)
 
-    def _probabilities(self, x: Tensor) -> Tensor:
-        """Return the probabilities of each image on the device: `B K`, float32, on the CPU."""
-        return self.module(x).softmax(dim=1).float().cpu()
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the head classifies, `B D`, and logits `B K` (float32) of images, on the device."""
+        features = self.module.net.prefix(self.module.to_memory_format(x.to(self.device)), POOL)
+        return features, self.module.net.head(features).float()
 
     def _batches(self, images: OneImage | Iterable[OneImage]) -> Iterator[Tensor]:
         """Yield batches `B 3 S S` of images of any kind, in order."""
@@ -156,6 +196,12 @@ class TrainedModel:
             log.warning("%s is cut short: only the part of the image that is there is looked at", name)
         options = replace(options, truncated=True)
         return self.square(decode(image, self.square.least_side, options, not check.damage))
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """Return a number in [0, 1) for each image uint8 `B 3 S S`, by its pixels: a copy gets the same one."""
+    digests = (blake2b(image.contiguous().numpy(), digest_size=8).digest() for image in x.cpu())
+    return torch.tensor([int.from_bytes(digest, "big") / 2**64 for digest in digests], dtype=torch.float64)
 
 
 def _files(image: OneImage) -> Sequence[Path | Pixels]:

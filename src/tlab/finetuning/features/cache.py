@@ -23,14 +23,17 @@ from tlab.core.processes import from_all_processes, from_first_process
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.feature_batches import FeatureBatches
+from tlab.data.image_batches import ImageBatches
 from tlab.data.loader import make_loader
+from tlab.data.sampler import SampleKey
+from tlab.data.sources.folder import Sample
 from tlab.finetuning.features import fingerprint
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
 from tlab.finetuning.features.rows import fill, row_dtype, to_rows
 from tlab.finetuning.plan import Phase
 from tlab.finetuning.run_state import PhaseRecord
-from tlab.models.classifier import POOL, Classifier
+from tlab.models.classifier import POOL, Classifier, digest
 from tlab.models.logistic_regression import QUICK_UP_TO, memory_to_solve
 from tlab.models.module import ImageClassifier
 
@@ -138,6 +141,28 @@ class FeatureCache:
             return None
         prefix = _Prefix(module, trainer, upto, digests)
         return prefix.features({data.test_split: [view]}, data, self.max_bytes).get(data.test_split)
+
+    def of_samples(
+        self, trainer: L.Trainer, module: ImageClassifier, samples: Sequence[Sample]
+    ) -> FeatureBatches | None:
+        """Return what the head classifies of some images as evaluation sees them, where they can be kept.
+
+        Args:
+            trainer: As in `of_phase`.
+            module: The module, no stage of which any phase has trained.
+            samples: The images, whose features come in this order.
+        """
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if (view := ImageView.of_samples(data, samples)) is None:
+            return None
+        digests = {name: digest(module.net.group(name)) for name in module.net.backbone.stage_names}
+        prefix = _Prefix(module, trainer, POOL, digests)
+        try:
+            array = prefix.array(view)
+        except OSError:  # the disk is full
+            return None
+        rows = [view.row[sample.path] for sample in samples]
+        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=rows)
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -320,9 +345,8 @@ class _Prefix:
     def _inputs(self, view: ImageView, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
         """Return the deepest stored stage and chunks of its rows from `first` on; without one, "" and images."""
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        device = self.module.device.type
-        size, rows = BATCH.get(device, 64), range(first, len(view.keys))
-        chunks = list(chunks_of(rows, size, cpus_per_process() if device == "cpu" else 1))
+        device, rows = self.module.device.type, range(first, len(view.keys))
+        chunks = _chunks(rows, device)
         for stage in reversed(self.steps if self.upto == POOL else self.steps[:-1]):
             path = self.path(view, stage)
             if path.exists():
@@ -331,11 +355,44 @@ class _Prefix:
                 stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
                 addresses = [[(0, row) for row in chunk] for chunk in chunks]
                 return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
-        if device == "cpu" and view.images.is_threadsafe:
-            keys = [view.keys[chunk.start : chunk.stop] for chunk in chunks]
-            return "", (functools.partial(view.images.pixels, chunk) for chunk in keys)
-        loader = make_loader(view.images, view.keys[first:], size, data.num_workers)
-        return "", ((lambda image=batch.image: image) for batch in loader)
+        return "", _image_chunks(view.images, view.keys[first:], device, data.num_workers)
+
+
+def pooled_features(
+    module: ImageClassifier,
+    images: ImageBatches,
+    keys: Sequence[SampleKey],
+    precision: str,
+    num_workers: int | None,
+) -> Tensor:
+    """Return what the head classifies of the images of some keys, computed in one pass: `N D`, on the CPU.
+
+    Args:
+        module: The module, in evaluation mode.
+        images: The images.
+        keys: Which of them.
+        precision: Precision of the arithmetic, as in the run.
+        num_workers: As in `make_loader`.
+    """
+    chunks = _image_chunks(images, keys, module.device.type, num_workers)
+    outputs = run_prefix(module.net, chunks, POOL, "", precision, module.memory_format)
+    return torch.cat([y.cpu() for y in progress_bar.shown(outputs, "Features", len(keys), size=len)])
+
+
+def _chunks(rows: range, device: str) -> list[range]:
+    """Return the rows in chunks for a kind of device."""
+    return list(chunks_of(rows, BATCH.get(device, 64), cpus_per_process() if device == "cpu" else 1))
+
+
+def _image_chunks(
+    images: ImageBatches, keys: Sequence[SampleKey], device: str, num_workers: int | None
+) -> Iterator[Callable[[], Tensor]]:
+    """Return functions that return chunks of the images of these keys."""
+    if device == "cpu" and images.is_threadsafe:
+        chunks = [keys[chunk.start : chunk.stop] for chunk in _chunks(range(len(keys)), device)]
+        return (functools.partial(images.pixels, chunk) for chunk in chunks)
+    loader = make_loader(images, keys, BATCH.get(device, 64), num_workers)
+    return ((lambda image=batch.image: image) for batch in loader)
 
 
 def _is_whole(limit: int | float) -> bool:

@@ -1,8 +1,11 @@
 """A view of images: one way in which each of them may be seen, whose features are cached."""
 
+from collections.abc import Iterable
+
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.image_batches import ImageBatches
 from tlab.data.sampler import SampleKey
+from tlab.data.sources.folder import Sample
 from tlab.finetuning.features import fingerprint
 
 
@@ -35,7 +38,12 @@ class ImageView:
 
         In the order of their paths: however a seed shuffles them over the splits, the rows are the same.
         """
-        files = {sample.path: sample for split in splits for sample in data.samples(split)}
+        return cls.of_samples(data, (sample for split in splits for sample in data.samples(split)))
+
+    @classmethod
+    def of_samples(cls, data: ImageDataModule, samples: Iterable[Sample]) -> "ImageView | None":
+        """Return some of the images as evaluation sees them, as `plain` does."""
+        files = {sample.path: sample for sample in samples}
         images = data.images([files[path] for path in sorted(files)])
         pixels = fingerprint.of_transforms({"finish": images.finish})
         return cls(images, pixels) if pixels else None
