@@ -46,7 +46,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     source = Path(cfg.input)
     root = (source if source.is_dir() else source.parent).absolute()
     files = files_to_predict(source, "input=")
-    model = TrainedModel(load_trained(Path(cfg.run), trust=bool(cfg.get("trust"))), cfg.accelerator, cfg.precision)
+    trained = load_trained(Path(cfg.run), trust=bool(cfg.get("trust")))
+    model = TrainedModel(trained, cfg.accelerator, cfg.precision, cfg.get("calibrate"))
     options = replace(model.trained.decode_options, truncated=True)
     if (limit := OmegaConf.select(cfg, "data.max_megapixels")) is not None:
         options = replace(options, max_megapixels=limit)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tlab.dashboards.figures import confusion_figure, shorten, tile_figure
+from tlab.dashboards.figures import confusion_figure, reliability_figure, shorten, tile_figure
 
 GREY = [0xA0, 0xA0, 0xA0]
 
@@ -48,6 +48,20 @@ def test_confusion_colours_are_shares_of_the_row():
 def test_confusion_of_a_class_without_images():
     figure = confusion_figure(torch.tensor([[0, 0], [0, 2]]), ["a", "b"], "t")
     assert figure.axes[0].images[0].get_array().tolist() == [[0.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "names", [["as they are: ECE 0.123"], ["as they are: ECE 0.123", "temperature 0.0512: ECE 0.1"]]
+)
+def test_reliability_is_accuracy_by_confidence(names):
+    sums = np.zeros((3, 16))
+    sums[:, 7], sums[:, 14], sums[:, 15] = (4, 2, 1), (3, 2.9, 2), (5, 5, 4)
+    figure = reliability_figure(dict.fromkeys(names, sums), "Probabilities in validation, 1,234,567 images")
+    assert texts_inside(figure)
+    _, *lines = figure.axes[0].lines
+    assert len(lines) == len(names)
+    for line in lines:
+        assert np.allclose(line.get_xydata(), [[0.5, 0.25], [7.9 / 8, 0.75]])  # 1 itself counts with the last bin
 
 
 def test_tiles_lie_beside_each_other_and_keep_their_pixels():

@@ -1,7 +1,7 @@
 """The figures of the dashboards, as functions of plain values; matplotlib is imported when one is drawn."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from tlab.models.calibration.reliability import BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,3 +143,34 @@ def _write_counts(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
         color = "white" if shares[row, column] > 0.5 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=points)
+
+
+def reliability_figure(series: Mapping[str, np.ndarray], title: str) -> "Figure":
+    """Draw accuracy by confidence as lines, and the share of the images by confidence as bars.
+
+    Args:
+        series: Name -> images, sum of confidence and correct ones of each bin, `3 16`, see
+            `models.calibration.reliability`.
+        title: Heading.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 4.4), dpi=DPI)
+    axes = figure.add_axes((0.13, 0.12, 0.83, 0.8))
+    axes.plot((0, 1), (0, 1), color="0.6", linestyle="--", linewidth=1)
+    width = 0.8 / BINS / len(series)  # of a bar; 260 points are 1
+    for number, (name, sums) in enumerate(series.items()):
+        last = sums[:, BINS - 1 :].sum(axis=1, keepdims=True)  # with confidence 1 itself
+        images, confidence, correct = np.hstack([sums[:, : BINS - 1], last])
+        some, color = images > 0, f"C{number}"
+        axes.plot(
+            confidence[some] / images[some], correct[some] / images[some], color, marker="o", ms=4, label=name
+        )
+        left = (np.arange(BINS) + 0.1) / BINS + number * width
+        axes.vlines(left + width / 2, 0, images / images.sum(), colors=color, alpha=0.35, linewidth=260 * width)
+    axes.set_title(title, fontsize=11)
+    axes.legend(fontsize=9, loc="upper left")
+    ticks = np.linspace(0, 1, 6)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=ticks, yticks=ticks)
+    axes.set(xlabel="confidence", ylabel="accuracy (lines), share of images (bars)")
+    return figure

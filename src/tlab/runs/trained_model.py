@@ -56,10 +56,19 @@ class TrainedModel:
         trained: The network as read from a checkpoint.
         accelerator: `auto` (the first GPU, else the CPU), `cpu`, `gpu`, `cuda` or `mps`.
         precision: Precision of the arithmetic; None: as in the run.
+        calibrate: Whether probabilities are scaled by the checkpoint's temperature; `auto`: where that lowers the
+            loss of validation images. The most probable class is the same.
     """
 
-    def __init__(self, trained: Trained, accelerator: str = "auto", precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        trained: Trained,
+        accelerator: str = "auto",
+        precision: Precision | None = None,
+        calibrate: str | bool | None = "auto",
+    ) -> None:
         self.trained = trained
+        self.temperature = trained.temperature.applied(calibrate)
         self.device = torch.device(find_accelerator(accelerator, "accelerator"))
         self.precision = precision or trained.precision
         self.module = trained.module.to(self.device)
@@ -131,11 +140,18 @@ class TrainedModel:
 
     def _predictions(self, x: Tensor) -> Iterator[Prediction]:
         with torch.inference_mode(), autocast(self.device, self.precision):
-            probabilities = self.module(x.to(self.device)).softmax(dim=1).cpu()
+            probabilities = self._probabilities(x.to(self.device))
         for row in probabilities.tolist():
             shares = dict(zip(self.classes, row, strict=True))
             best = max(self.classes, key=shares.__getitem__)
             yield Prediction(best, shares[best], shares)
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities of each image on the device: `B K`, on the CPU.
+
+        In float64, in which scaling makes no two of them equal whose logits are not.
+        """
+        return (self.module(x).cpu().double() / self.temperature).softmax(dim=1)
 
     def _batches(self, images: OneImage | Iterable[OneImage]) -> Iterator[Tensor]:
         """Yield batches `B 3 S S` of images of any kind, in order."""
