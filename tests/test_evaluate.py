@@ -87,7 +87,8 @@ def measured(run: Path, root: Path, *overrides: str) -> dict[str, float]:
 
 def predicted(run: Path, folder: Path, *overrides: str) -> dict[str, float]:
     """Return what predict's rows come to, where paths name the class: accuracy, cross-entropy, images."""
-    rows = [row for row in predict(asked("predict", run, f"input={folder}", *overrides)) if row["prediction"]]
+    asked_for = asked("predict", run, f"input={folder}", "calibrate=false", *overrides)
+    rows = [row for row in predict(asked_for) if row["prediction"]]
     true = [next(part for part in Path(row["path"]).parts[::-1] if part in CLASSES) for row in rows]
     right = [row["prediction"] == name for row, name in zip(rows, true, strict=True)]
     losses = [-math.log(float(row[f"p({name})"])) for row, name in zip(rows, true, strict=True)]

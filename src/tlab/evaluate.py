@@ -1,9 +1,11 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=test]`."""
 
 import json
+import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -13,17 +15,87 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_output, check_values
 from tlab.core.errors import UserError
+from tlab.core.text import as_text, few
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
+    from tlab.models.calibration.measures import Measures
     from tlab.runs.load import Trained
+
+log = logging.getLogger(__name__)
 
 TABLE_KEYS = ("labels", "images", "image_column", "label_column", "extension")
 SPLITS = ("train", "val", "test", "all")
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained run is worth on a split.
+
+    Attributes:
+        metrics: `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them.
+        trained: The run.
+        split: What was measured: `test`, or `test/NAME` of a further test.
+        root: Folder of the images.
+        images: Number of images.
+        absent: Classes without an image.
+        divisor: What logits were divided by.
+        measures: See `models.calibration.measures`.
+        by_divisor: `nll` and `ece` with logits as they are (1), and divided by the checkpoint's temperature.
+    """
+
+    metrics: dict[str, float]
+    trained: "Trained"
+    split: str
+    root: Path
+    images: int
+    absent: list[str]
+    divisor: float
+    measures: "Measures"
+    by_divisor: "dict[float, Measures]"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the contents of `evaluation_<split>.json`."""
+        value, lowers_nll = self.trained.temperature
+        without, scaled = (_plain(self.by_divisor[divisor]) for divisor in (1.0, value))
+        return {
+            "split": self.split,
+            "root": as_text(str(self.root)),
+            "checkpoint": as_text(str(self.trained.checkpoint)),
+            "images": self.images,
+            "absent_classes": self.absent,
+            **_plain(self.measures),
+            "calibrated": self.divisor != 1,
+            "temperature": {"value": value, "lowers_nll_of_val": lowers_nll, "without": without, "with": scaled},
+            **self.metrics,
+        }
+
+    @property
+    def of_temperature(self) -> str:
+        """What the checkpoint's temperature changes, and whether it was applied, in a sentence."""
+        value = self.trained.temperature.value
+        if value == 1:
+            return "temperature 1: probabilities are those of the network"
+        parts = []
+        for name, title in (("nll", "NLL"), ("ece", "ECE")):
+            before, after = (self.by_divisor[divisor][name] for divisor in (1.0, value))
+            if before is not None and after is not None:
+                parts.append(f"{title} {before.value:.4f} without, {after.value:.4f} with it")
+        applied = "not applied (calibrate=true applies it)" if self.divisor == 1 else "applied"
+        return f"temperature {value:.3g}, {applied}: {'; '.join(parts)}"
+
+
+def _plain(measures: "Measures") -> dict[str, Any]:
+    return {name: found and found._asdict() for name, found in measures.items()}
+
+
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them; print `N images`.
+    """Return `<split>/acc`, `<split>/loss` and the rest, see `measure`."""
+    return measure(cfg).metrics
+
+
+def measure(cfg: DictConfig) -> Evaluation:
+    """Measure a run on a split; print `N images`.
 
     Besides them `<split>/unknown`, the share of images that are not like those of training, where the checkpoint
     can tell.
@@ -41,7 +113,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
+    from tlab.finetuning.temperature import LogitCollector
     from tlab.models.autotune.precision import find_accelerator
+    from tlab.models.calibration.measures import calibration_measures, measures
     from tlab.models.uncertainty.unknown_images import UnknownImages
     from tlab.runs.load import blamed_on, load_trained
 
@@ -100,6 +174,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,
+        callbacks=[collector := LogitCollector()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -107,10 +182,21 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     with naming_batch_size(config.data.batch_size):
         (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
-    absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
+    absent = [name for name in trained.classes if name not in present]
+    unmeasured = {f"test/acc_class/{name}" for name in absent}
     if unknown is not None:
         metrics["test/unknown"] = unknown.share
-    return {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in absent}
+    temperature, (logits, labels) = trained.temperature, collector.logits.arrays()
+    divisor = temperature.applied(cfg.get("calibrate"))
+    found = measures(logits, labels, divisor)
+    by_divisor = {divisor: found} | {
+        other: calibration_measures(logits, labels, other) for other in {1.0, temperature.value} - {divisor}
+    }
+    return Evaluation(
+        {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
+        *(trained, shown, data.index.root, len(samples), absent, divisor, found),
+        {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
+    )
 
 
 def _tests_of(trained: "Trained", run: Path) -> dict[str, str]:
@@ -138,19 +224,37 @@ def _known_classes(index: "ImageIndex", classes: tuple[str, ...]) -> "ImageIndex
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate, print, and write the metrics where they are wanted."""
+    """Evaluate, print, and write the measures beside the run, or where they are wanted."""
     from rich.console import Console
 
-    from tlab.core.files import check_writable, write_text
-    from tlab.dashboards.summary_table import print_metrics
+    from tlab.core.files import check_writable, is_device_or_pipe, write_text
+    from tlab.dashboards.summary_table import print_measures, print_metrics, print_paths
 
-    if cfg.output is not None:
+    output = None if cfg.output is None else Path(cfg.output)
+    if output is not None:
         check_output(cfg.output, "metrics.json", "JSON file")
-        check_writable(Path(cfg.output).parent, "give output=FILE in another folder")
-    metrics = evaluate(cfg)
-    print_metrics(Console(), metrics)
-    if cfg.output is not None:
-        write_text(Path(cfg.output), json.dumps(metrics, indent=2) + "\n")
+        check_writable(output.parent, "give output=FILE in another folder")
+    found = measure(cfg)
+    print_metrics(Console(), found.metrics)
+    print_measures(Console(), found.measures)
+    if found.absent:
+        print(f"no image of {few(map(as_text, found.absent), 10)}")
+    print(found.of_temperature)
+    folder = Path(cfg.run) if Path(cfg.run).is_dir() else Path(cfg.run).parent
+    folder = folder if output is None or is_device_or_pipe(output) else output.parent
+    of_other = "" if cfg.data.root is None else f"_of_{Path(cfg.data.root).resolve().name}"
+    file = folder / f"evaluation_{found.split.replace('/', '_')}{of_other}.json"
+    if output is not None and output.resolve() != file.resolve():
+        write_text(output, json.dumps(found.metrics, indent=2) + "\n")
+    try:
+        write_text(file, json.dumps(found.plain(), indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        way_out = f"{shell_argument('output', 'metrics.json')} puts them into this folder"
+        log.warning(
+            "the intervals are not kept, since %s cannot be written (%s); %s", file, error.strerror, way_out
+        )
+    else:
+        print_paths(Console(), {"with intervals": file})
 
 
 def main() -> None:

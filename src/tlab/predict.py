@@ -108,9 +108,16 @@ def _model(cfg: DictConfig) -> "Ensemble":
     quiet()
     stay_within_cores()
     limit = OmegaConf.select(cfg, "data.max_megapixels")
-    flip = cfg.get("tta") == "flip"
-    coverage = cfg.get("coverage")
-    return load_ensemble(cfg.run, bool(cfg.get("trust")), cfg.accelerator, cfg.precision, limit, flip, coverage)
+    return load_ensemble(
+        cfg.run,
+        bool(cfg.get("trust")),
+        cfg.accelerator,
+        cfg.precision,
+        max_megapixels=limit,
+        flip=cfg.get("tta") == "flip",
+        coverage=cfg.get("coverage"),
+        calibrate=cfg.get("calibrate"),
+    )
 
 
 def _output(cfg: DictConfig) -> tuple[Path, bool]:

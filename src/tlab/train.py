@@ -117,6 +117,7 @@ def train(
     config = plain(cfg)
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     if not run.has_begun:  # what there may be is of other weights
+        known |= {key: None for key in ("temperature", "calibration") if key in run.record}
         known |= {key: {} for key in ("soup", "tests") if key in run.record}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):

@@ -44,6 +44,7 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         "LearningRateFinder",
         "RunRecorder",  # writes rows and the best epoch
         "ConfusionRecorder",
+        "TemperatureScaling",
         "StageTable",
         "ConfigText",
         "Scalars",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tlab.dashboards.figures import confusion_figure, shorten, tile_figure
+from tlab.dashboards.figures import confusion_figure, reliability_figure, shorten, tile_figure
 
 GREY = [0xA0, 0xA0, 0xA0]
 
@@ -62,6 +62,25 @@ def test_confusion_colors_are_shares_of_the_row():
 def test_confusion_of_a_class_without_images():
     colors = cells(confusion_figure(torch.tensor([[0, 0], [0, 2]]), ["a", "b"], "t"), 2)
     assert colors.tolist() == [[LIGHTEST] * 2, [LIGHTEST, DARKEST]]
+
+
+@pytest.mark.parametrize(
+    "names", [["as they are: ECE 0.123"], ["as they are: ECE 0.123", "temperature 0.0512: ECE 0.1"]]
+)
+def test_reliability_is_accuracy_by_confidence(names):
+    sums = np.zeros((3, 16))
+    sums[:, 7], sums[:, 14], sums[:, 15] = (4, 2, 1), (3, 2.9, 2), (5, 5, 4)
+    pixels = reliability_figure(dict.fromkeys(names, sums), "Probabilities in validation, 1,234,567 images")
+    drawn = inked(pixels)
+    assert not drawn[[0, -1]].any()
+    assert not drawn[:, [0, -1]].any()
+    color = [0x1F, 0x77, 0xB4] if len(names) == 1 else [0xFF, 0x7F, 0x0E]
+    rows, columns = np.nonzero((pixels == color).all(axis=2))
+    line = rows > 90  # and not of the legend
+    left, wide = pixels.shape[1] - 20 - 340, 340
+    low, high = columns[line].min(), columns[line].max()
+    assert (low + 3 - left) / wide == pytest.approx(0.5, abs=0.01)
+    assert (high - 3 - left) / wide == pytest.approx(7.9 / 8, abs=0.01)  # 1 itself counts with the last bin
 
 
 def test_tiles_lie_beside_each_other_and_keep_their_pixels():

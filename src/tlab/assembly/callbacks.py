@@ -63,6 +63,7 @@ def build_callbacks(
     from tlab.dashboards.top_losses import TopLosses
     from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FeatureCache, LearningRateFinder
     from tlab.finetuning.schedules import check_schedules
+    from tlab.finetuning.temperature import TemperatureScaling
     from tlab.runs.checkpoints import BestCheckpoint, HeadCheckpoint, LastCheckpoint
     from tlab.runs.confusion import ConfusionRecorder
     from tlab.runs.graceful_stop import GracefulStop
@@ -84,6 +85,7 @@ def build_callbacks(
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
         RunRecorder(run, state, monitor, best_is(monitor, cfg.checkpoint.mode)),
         ConfusionRecorder(run, state),
+        TemperatureScaling(state),
         StageTable(cfg.data.image_size, state.plan),
         ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
         Scalars(state),

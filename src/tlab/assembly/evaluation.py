@@ -41,6 +41,7 @@ def _soup(
     import torch
 
     from tlab.finetuning.soup import wise_soup
+    from tlab.models.calibration.temperature import fit_temperature
     from tlab.runs.checkpoints import write_soup
     from tlab.runs.confusion import write_counts
 
@@ -56,16 +57,45 @@ def _soup(
     head, end = (best, last) if of_head else (head, best)
     module.to(trainer.strategy.root_device)
     weights, chosen, record = wise_soup(module, data, head, end, trainer.precision)
-    write_soup(run, weights)
+    write_soup(run, weights, fit_temperature(*chosen.logits.arrays()))
     write_counts(run, "val", chosen.confusion, module.classes)
     run.update(soup=record)
     return record["metrics"]
 
 
+def record_temperature(run: "RunDirectory", trainer: "L.Trainer") -> dict[str, float]:
+    """Write the temperature of the checkpoint for use into `run.json`, and draw what it changes.
+
+    Returns:
+        `val/nll` and `val/ece` of the probabilities that it gives; empty where it has no temperature, since it was
+        trained with an earlier version.
+    """
+    import torch
+
+    from tlab.dashboards.reliability import draw_reliability
+    from tlab.models.calibration.temperature import temperature_of
+
+    about = torch.load(run.used, map_location="cpu", weights_only=True, mmap=True)["tlab"]
+    if "temperature" not in about:
+        return {}
+    draw_reliability(trainer, about)
+    told = {key: value for key, value in about["calibration"].items() if not key.startswith("reliability")}
+    run.update(temperature=about["temperature"], calibration=told)
+    scaled = "_scaled" if temperature_of(about).lowers_nll else ""
+    log.info(
+        "temperature %.3g, fitted on %d validation images: their NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
+        *(about["temperature"], told["images"], told["nll"], told["nll_scaled"], told["ece"], told["ece_scaled"]),
+        "predictions are scaled by it" if scaled else "predictions are left as they are",
+    )
+    return {"val/nll": told[f"nll{scaled}"], "val/ece": told[f"ece{scaled}"]}
+
+
 def evaluate_best(
     cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return `test/*` of the checkpoint for use, on the test split and `data.tests`; of a soup also its `val/*`.
+    """Return `test/*` of the checkpoint for use, on the test split and `data.tests`; `val/nll`, `val/ece`.
+
+    Of a soup also its other `val/*`.
 
     Where `data.folds` is used, what that checkpoint predicts for the fold is written too.
     What a run that was finished before has measured is not measured again.
@@ -74,7 +104,7 @@ def evaluate_best(
 
     from tlab.runs.data_check import unmeasured
 
-    metrics = make_soup(cfg, run, trainer, module, data)
+    metrics = make_soup(cfg, run, trainer, module, data) | record_temperature(run, trainer)
     keep_uncertainty(cfg, run.used, trainer, module, data)
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():

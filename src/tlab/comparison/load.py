@@ -59,6 +59,11 @@ class Run:
         return self.metrics.get("fit_seconds")
 
     @property
+    def ece(self) -> float | None:
+        """Expected calibration error in validation; None for a run of an earlier version."""
+        return self.metrics.get("val/ece")
+
+    @property
     def images_per_second(self) -> float | None:
         """Training speed in the last phase, in which the most trains; earlier ones may train on cached features."""
         return self.phases[-1].get("images_per_second") if self.phases else None

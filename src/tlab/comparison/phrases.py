@@ -115,6 +115,7 @@ def methods(comparison: Comparison) -> list[str]:
         f"by seed ({TEST_NAMES[comparison.test]}, two-sided), p-values are corrected for their number (Holm).",
         "The best was chosen by the same numbers, so its lead is a little flattered; the test split was not used "
         "to choose it.",
+        "ECE is the expected calibration error in validation (15 bins), of the probabilities that predict gives.",
         "Speed is that of the last phase; time is that of all epochs, without start-up.",
     ]
     if comparison.target is not None:

@@ -42,6 +42,7 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         **_numbers(
             setting.behind, behind_seeds="n", behind_mean="mean", behind_ci_low="low", behind_ci_high="high"
         ),
+        "val/ece_mean": setting.mean_of("ece"),
         "paired_test": comparison.test,
         "p": setting.difference.p if setting.difference else None,
         "p_holm": setting.p,
@@ -63,6 +64,7 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "counted": int(setting is not None and setting.counted.get(run.seed) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
         **{name: run.metrics.get(name) for name in (comparison.test_metric, *comparison.further_tests)},
+        "val/ece": run.ece,
         "best_epoch": run.metrics.get("best_epoch"),
         "epochs": len(run.history),
         "epochs_to_target": None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode),

@@ -52,12 +52,14 @@ def _statistics(comparison: Comparison) -> Columns:
         "p (Holm)": lambda s: p_value(s.p) if s.difference else "",
         comparison.test_metric: lambda s: value(s.test.mean if s.test else None, metric),
         **{name: partial(_further_test, name, metric) for name in comparison.further_tests},
+        "ECE": lambda s: value(s.mean_of("ece"), "val/ece"),
     }
     told = {
         interval: any(len(setting.values) > 1 for setting in ranked),
         "behind": len(ranked) > 1,
         "p (Holm)": any(setting.p is not None for setting in ranked),
         comparison.test_metric: any(setting.test for setting in ranked),
+        "ECE": any(setting.mean_of("ece") is not None for setting in ranked),
     }
     return {name: cell for name, cell in columns.items() if told.get(name, True)}
 

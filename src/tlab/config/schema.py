@@ -449,11 +449,21 @@ class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
     run: str = key(MISSING, "run directory (its soup.ckpt, else best.ckpt) or a checkpoint", path=True)
-    output: str | None = key(None, "write the metrics to this JSON file too", path=True)
+    output: str | None = key(
+        None,
+        "write the metrics to this JSON file too, and evaluation_<split>.json beside it; null: into the run",
+        path=True,
+    )
     batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
     num_workers: int | None = key(None, "processes that decode images", least=0)
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
     precision: str | None = key(None, "null: as in the run", choices=(None, *PRECISIONS))
+    calibrate: Any = key(
+        "auto",
+        "whether probabilities are scaled by the checkpoint's temperature, which changes no prediction; auto: if "
+        "it lowers the loss (NLL) of validation images",
+        choices=(None, "auto", True, False),
+    )
     trust: Any = key(
         False,
         "true, only for files you trust: build whatever they name, which may run any code",

@@ -123,7 +123,7 @@ def check_monitors(cfg: DictConfig, metrics: Sequence[str]) -> None:
 
 def best_is(monitor: str, mode: str | None = None) -> str:
     """Return `mode`, or else `min` or `max`: which of a metric's values is the best, by its name."""
-    return mode or ("min" if monitor.endswith("loss") else "max")
+    return mode or ("min" if monitor.endswith(("loss", "/nll", "/ece")) else "max")
 
 
 def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> None:

@@ -1,8 +1,8 @@
-"""The figures of the dashboards, as functions of plain values; matplotlib is imported when one is drawn."""
+"""The figures of the dashboards, drawn with Pillow from plain values."""
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from tlab.models.calibration.reliability import BINS
 
 DPI = 100
 TITLE_SIZE, HEADER_SIZE, CAPTION_SIZE = 15, 12, 10  # height of the letters of tiles' figures, in pixels
@@ -29,7 +31,9 @@ CELLS = (
     (200, 5, 8),
     (math.inf, 2, 8),
 )
+SQUARE_SIDE = 340  # of a diagram, in pixels
 AXIS_SPACE, BAR_SPACE = 36, 100  # room for an axis' label, and for the colors' legend, in pixels
+LINES, PALE = ("#1f77b4", "#ff7f0e"), ("#b5d2e7", "#ffd5ad")  # colors of a diagram's lines and bars
 BLUES = (
     *((247, 251, 255), (222, 235, 247), (198, 219, 239), (158, 202, 225), (107, 174, 214)),
     *((66, 146, 198), (33, 113, 181), (8, 81, 156), (8, 48, 107)),
@@ -201,3 +205,54 @@ def _write_counts(
         color = "white" if shares[row, column] > 0.5 else "black"
         place = left + cell * (column + 0.5), head + cell * (row + 0.5)
         draw.text(place, str(counts[row, column]), color, font, anchor="mm")
+
+
+def reliability_figure(series: Mapping[str, np.ndarray], title: str) -> np.ndarray:
+    """Draw accuracy by confidence as lines, and the share of the images by confidence as bars.
+
+    Args:
+        series: Name -> images, sum of confidence and correct ones of each bin, `3 16`, see
+            `models.calibration.reliability`; at most two.
+        title: Heading.
+
+    Returns:
+        The figure `H W 3` (uint8, RGB).
+    """
+    side, left, head = SQUARE_SIDE, AXIS_SPACE + HEADER_SPACE, TITLE_SPACE
+    page = Image.new("RGB", (left + side + HEADER_SPACE, head + side + AXIS_SPACE + HEADER_SPACE), "white")
+    draw = ImageDraw.Draw(page)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x * side, head + (1 - y) * side
+
+    draw.text((page.width / 2, TITLE_SPACE / 2), title, "black", _font(HEADER_SIZE + 1), anchor="mm")
+    wide = 0.8 / BINS / len(series)
+    found = []
+    for number, sums in enumerate(series.values()):
+        last = sums[:, BINS - 1 :].sum(axis=1, keepdims=True)  # with confidence 1 itself
+        images, confidence, correct = np.hstack([sums[:, : BINS - 1], last])
+        found.append((images > 0, confidence, correct, images))
+        for each, share in enumerate(images / images.sum()):
+            x = (each + 0.1) / BINS + number * wide
+            if share > 0:
+                draw.rectangle((place(x, share), place(x + wide, 0)), PALE[number])
+    draw.line((place(0, 0), place(1, 1)), "#999999")
+    for number, (some, confidence, correct, images) in enumerate(found):
+        means = confidence[some] / images[some], correct[some] / images[some]
+        points = [place(x, y) for x, y in zip(*means, strict=True)]
+        draw.line(points, LINES[number], width=2)
+        for x, y in points:
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), LINES[number])
+    draw.rectangle((place(0, 1), place(1, 0)), outline="black")
+    for tick in np.linspace(0, 1, 6):
+        (x, low), (start, y) = place(tick, 0), place(0, tick)
+        draw.text((x, low + 4), f"{tick:.1f}", "black", _font(CAPTION_SIZE), anchor="ma")
+        draw.text((start - 4, y), f"{tick:.1f}", "black", _font(CAPTION_SIZE), anchor="rm")
+    for number, name in enumerate(series):
+        y = head + HEADER_SPACE * (number + 0.7)
+        draw.line((left + 8, y, left + 28, y), LINES[number], width=3)
+        draw.text((left + 34, y), name, "black", _font(HEADER_SIZE), anchor="lm")
+    draw.text((left + side / 2, page.height - 6), "confidence", "black", _font(HEADER_SIZE), anchor="ms")
+    label = "accuracy (lines), share of images (bars)"
+    _draw_upright(page, (HEADER_SIZE, head + side / 2), label, _font(HEADER_SIZE))
+    return np.asarray(page)

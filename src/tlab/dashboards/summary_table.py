@@ -13,6 +13,14 @@ from tlab.core.text import duration, short_path
 from tlab.runs.directory import MEASURES, PERCENT, tests_in
 
 SPLITS = ("train", "val", "test", "all")
+TITLES = {
+    "ece": "ECE",
+    "nll": "NLL",
+    "brier": "Brier",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "kappa": "Cohen's kappa",
+}
 
 
 def print_summary_table(
@@ -56,6 +64,15 @@ def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
     table = _table("Result", "split", *measures)
     for split in splits:
         table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
+    console.print(table)
+
+
+def print_measures(console: Console, measures: Mapping[str, tuple[float, float, float] | None]) -> None:
+    """Print measures with their intervals, see `models.calibration.measures`; a dash for one that there is not."""
+    table = _table("Measures", "measure", "value", "95 % interval")
+    for name, found in measures.items():
+        value, low, high = ("–",) * 3 if found is None else (f"{number:.4f}" for number in found)
+        table.add_row(TITLES.get(name, name.replace("_", " ")), value, "–" if found is None else f"{low} to {high}")
     console.print(table)
 
 

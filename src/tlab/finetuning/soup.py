@@ -14,6 +14,8 @@ from tlab.data.loader import make_loader
 from tlab.data.sampler import SequentialSampler
 from tlab.finetuning.batchnorm import batchnorm_layers, training_statistics
 from tlab.models.autotune.precision import autocast
+from tlab.models.calibration.collected_logits import CollectedLogits
+from tlab.models.calibration.temperature import every_of
 from tlab.models.losses import each
 from tlab.models.module import ImageClassifier
 
@@ -36,12 +38,14 @@ class Candidate:
         batchnorm: Whose the statistics of BatchNorm are: "between" the two as the weights are, or "estimated".
         metrics: `val/acc`, `val/loss` and the rest.
         confusion: Counts `K K` (int64; label, prediction).
+        logits: Those of the validation images.
     """
 
     alpha: float
     batchnorm: str
     metrics: dict[str, float]
     confusion: Tensor
+    logits: CollectedLogits
 
     @property
     def badness(self) -> tuple[float, float]:
@@ -78,7 +82,7 @@ def wise_soup(
             for key in (f"net.backbone.{name}.running_mean", f"net.backbone.{name}.running_var")
         )
     ]
-    candidates = []
+    tried: list[dict[str, Any]] = []
     best: tuple[Candidate, Weights] | None = None
     for alpha, batchnorm in ((alpha, way) for alpha in ALPHAS for way in (BETWEEN, ESTIMATED)):
         if batchnorm == BETWEEN:
@@ -89,24 +93,21 @@ def wise_soup(
         else:
             continue
         found = Candidate(alpha, batchnorm, *_validated(module, data, precision))
-        candidates.append(found)
+        decisive = {name: found.metrics[name] for name in DECISIVE}
+        tried.append({"alpha": alpha, "batchnorm": batchnorm, **decisive})
         if best is None or found.badness < best[0].badness:
             best = found, {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
     assert best is not None
     chosen, weights = best
     module.load_state_dict(weights)
     best_of: dict[float, float] = {}
-    for one in candidates:
-        best_of[one.alpha] = max(one.metrics["val/acc"], best_of.get(one.alpha, 0.0))
+    for one in tried:
+        best_of[one["alpha"]] = max(one["val/acc"], best_of.get(one["alpha"], 0.0))
     accuracies = ", ".join(f"{alpha:g}: {accuracy:.1%}" for alpha, accuracy in best_of.items())
     log.info(
         "soup of head and end, val/acc by alpha: %s; alpha %g with BatchNorm's statistics %s is kept",
         *(accuracies, chosen.alpha, chosen.batchnorm),
     )
-    tried = [
-        {"alpha": one.alpha, "batchnorm": one.batchnorm, **{name: one.metrics[name] for name in DECISIVE}}
-        for one in candidates
-    ]
     return (
         weights,
         chosen,
@@ -129,11 +130,14 @@ def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
     return torch.lerp(first, second, alpha)
 
 
-def _validated(module: ImageClassifier, data: ImageDataModule, precision: str) -> tuple[dict[str, float], Tensor]:
-    """Return metrics and confusion counts of the module as it is on the validation images, as an epoch has them."""
+def _validated(
+    module: ImageClassifier, data: ImageDataModule, precision: str
+) -> tuple[dict[str, float], Tensor, CollectedLogits]:
+    """Return metrics, confusion counts and logits of the module as it is on the validation images."""
     module.eval()
     metrics, samples, device = module.val_metrics.clone(), data.samples("val"), module.device
     counts = torch.zeros(len(module.classes), len(module.classes), dtype=torch.int64)
+    collected = CollectedLogits(every_of(len(samples), len(module.classes)))
     total = 0.0
     metrics.reset()
     for batch in make_loader(
@@ -144,6 +148,7 @@ def _validated(module: ImageClassifier, data: ImageDataModule, precision: str) -
             logits = module.net(module.to_memory_format(batch.image.to(device))).float()
             total += float(each(module.loss, logits, labels).double().sum())
         metrics.update(logits, labels)
+        collected.add(logits.cpu(), batch.label, batch.index)
         counts += multiclass_confusion_matrix(logits, labels, len(module.classes), validate_args=False).cpu()
     values = {name: float(value) for name, value in metrics.compute().items() if value.numel() == 1}
-    return {**values, "val/loss": total / len(samples)}, counts
+    return {**values, "val/loss": total / len(samples)}, counts, collected

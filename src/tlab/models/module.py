@@ -168,7 +168,7 @@ class ImageClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what prediction needs (class names, preprocessing, configuration), and the epoch's sums so far."""
-        checkpoint["tlab"] = {"classes": list(self.classes), **self.about}
+        checkpoint.setdefault("tlab", {}).update(classes=list(self.classes), **self.about)
         checkpoint["train_metrics"] = {name: _sums(metric) for name, metric in self._train_metrics()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

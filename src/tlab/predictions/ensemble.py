@@ -139,6 +139,7 @@ def load_ensemble(
     max_megapixels: float | None = None,
     flip: bool = False,
     coverage: float | None = None,
+    calibrate: str | bool | None = "auto",
 ) -> Ensemble:
     """Read the models that `run` names: a run or checkpoint, a list of them, or a folder of runs.
 
@@ -150,6 +151,7 @@ def load_ensemble(
         max_megapixels: See `Ensemble`.
         flip: See `Ensemble`.
         coverage: See `Ensemble`.
+        calibrate: See `TrainedModel`.
 
     Raises:
         UserError: One of them is not there or has no sets, or their classes differ.
@@ -158,7 +160,7 @@ def load_ensemble(
     paths = [path for text in texts for path in _members(Path(text))]
     if not paths:
         raise UserError("run=[] names no run; give the directory of a finished run, or a .ckpt file")
-    models = [TrainedModel(load_trained(path, trust), accelerator, precision) for path in paths]
+    models = [TrainedModel(load_trained(path, trust), accelerator, precision, calibrate) for path in paths]
     for path, model in zip(paths, models, strict=True):
         _check_classes(paths[0], models[0].classes, path, model.classes)
     if len(paths) > 1:

@@ -274,9 +274,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         _write(checkpoint, temporary)
 
 
-def write_soup(run: RunDirectory, weights: dict[str, Tensor]) -> None:
-    """Write `soup.ckpt`: what the best checkpoint says of its network, with other weights."""
+def write_soup(run: RunDirectory, weights: dict[str, Tensor], temperature: Mapping[str, Any]) -> None:
+    """Write `soup.ckpt`: what the best checkpoint says of its network, with other weights and their temperature."""
     best = torch.load(run.best, map_location="cpu", weights_only=True)
+    about = {name: value for name, value in best["tlab"].items() if name not in ("temperature", "calibration")}
+    best["tlab"] = {**about, **temperature}
     write_checkpoint({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, run.soup)
 
 

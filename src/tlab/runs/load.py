@@ -23,6 +23,7 @@ from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
 from tlab.data.decode_options import DecodeOptions, levels_from, options_of
 from tlab.models.autotune.precision import Precision
+from tlab.models.calibration.temperature import Temperature, is_temperature, temperature_of
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.losses import Loss, fitting
@@ -47,6 +48,7 @@ class Trained:
     crop_fraction: float  # share of the shorter side that `crop` keeps
     decode_options: DecodeOptions  # how image files are decoded
     uncertainty: Uncertainty | None  # where known images end; None in a checkpoint that does not tell
+    temperature: Temperature  # what probabilities are calibrated by
     checkpoint: Path
 
 
@@ -73,6 +75,7 @@ TOLD: dict[str, Callable[[Any], bool]] = {
     "levels": _are_levels,
     "class_counts": lambda value: value is None or (_is_list(value, (int,)) and min(value) >= 0),
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "temperature": lambda value: value is None or is_temperature(value),
 }
 
 
@@ -208,11 +211,10 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
     options = options_of(config.data, levels_from(about.get("levels")))
     return Trained(
-        module.eval(),
-        tuple(about["classes"]),
-        config,
+        *(module.eval(), tuple(about["classes"]), config),
         **told,
         decode_options=options,
+        temperature=temperature_of(about),
         uncertainty=uncertainty,
         checkpoint=file,
     )

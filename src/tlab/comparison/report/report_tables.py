@@ -31,7 +31,7 @@ def settings_table(comparison: Comparison) -> str:
     metric = comparison.monitor
     heads = [
         *("#", *(factor.name for factor in comparison.factors), "n", f"{metric} ± sd", "95 % interval", "behind"),
-        *("p (Holm)", *_tested(comparison), *comparison.further_tests),
+        *("p (Holm)", *_tested(comparison), *comparison.further_tests, "ECE"),
         *(f"epochs to {value(comparison.target, metric)}", "time", "images/s", "trained"),
     ]
     rows = []
@@ -40,7 +40,7 @@ def settings_table(comparison: Comparison) -> str:
         test = setting.test.mean if setting.test else None
         further = [setting.further_tests.get(name) for name in comparison.further_tests]
         seconds, speed = setting.mean_of("seconds"), setting.mean_of("images_per_second")
-        trained = setting.mean_of("trained_parameters")
+        trained, ece = setting.mean_of("trained_parameters"), setting.mean_of("ece")
         cells: list[Cell] = [
             (str(place + 1), place + 1),
             *_level_cells(comparison, setting),
@@ -51,6 +51,7 @@ def settings_table(comparison: Comparison) -> str:
             (p_value(setting.p), setting.p),
             *((value(test, metric), test) for _ in _tested(comparison)),
             *((mean_span(found, metric), found.mean if found else None) for found in further),
+            (value(ece, "val/ece"), ece),
             (epochs(setting) if summary else "–", setting.epochs_to_target),
             (or_dash(seconds, duration), seconds),
             (or_dash(speed, whole), speed),
@@ -65,7 +66,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
     metric = comparison.monitor
     heads = [
         *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, *_tested(comparison)),
-        *(*comparison.further_tests, "best epoch", "epochs", "time", "remark"),
+        *(*comparison.further_tests, "ECE", "best epoch", "epochs", "time", "remark"),
     ]
     rows = []
     for run, setting, place in comparison.places():
@@ -85,6 +86,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             (value(result, metric), result),
             *((value(test, metric), test) for _ in _tested(comparison)),
             *((value(found := run.metrics.get(name), metric), found) for name in comparison.further_tests),
+            (value(run.ece, "val/ece"), run.ece),
             (or_dash(best, lambda epoch: str(round(epoch) + 1)), best),
             (or_dash(done, str), done),
             (or_dash(run.seconds, duration), run.seconds),
