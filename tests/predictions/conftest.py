@@ -14,6 +14,7 @@ from tlab.train import train
 QUICK = (
     *("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null", "trainer=cpu"),
     *("trainer.precision=32-true", "trainer.max_epochs=1", "finetune=head", "logger=none"),
+    "backbone.upto=layer1",
 )
 
 

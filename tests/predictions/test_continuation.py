@@ -79,9 +79,12 @@ def hidden(place):
     return [path for path in place.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("format_", ["csv", "jsonl"])
 @pytest.mark.parametrize(
-    ("batches", "cut", "kept"), [(1, 0, 4), (2, 0, 8), (3, 0, 11), (1, 1, 0), (2, 30, 4), (3, 1, 8)]
+    ("format_", "batches", "cut", "kept"),
+    [
+        *(("csv", 1, 0, 4), ("csv", 3, 0, 11), ("csv", 1, 1, 0), ("csv", 2, 30, 4)),
+        *(("jsonl", 2, 0, 8), ("jsonl", 3, 1, 8)),
+    ],
 )
 def test_a_killed_command_is_continued(give, folder, tmp_path, killed_after, caplog, format_, batches, cut, kept):
     whole, output = (tmp_path / f"{name}.{format_}" for name in ("whole", "preds"))
@@ -223,5 +226,5 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
         tracemalloc.stop()
         return size
 
-    peak(100)
-    assert peak(1000) - peak(200) < 100_000  # a row takes about a kilobyte
+    peak(50)
+    assert peak(700) - peak(200) < 100_000  # a row takes about a kilobyte
