@@ -1,6 +1,7 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=test]`."""
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +14,23 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_output, check_values
 from tlab.core.errors import UserError
+from tlab.core.text import short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
     from tlab.runs.load import Trained
 
+log = logging.getLogger(__name__)
+
 TABLE_KEYS = ("labels", "images", "image_column", "label_column", "extension")
 SPLITS = ("train", "val", "test", "all")
+TRAINED = ("val", "all")  # splits of which a refit has trained on more than train
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them; print `N images`.
+    """Return `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them.
+
+    What is printed: `N images`, and the checkpoint that is measured.
 
     A class without an image has no accuracy. `f1` is the mean over the classes found among labels or predictions.
 
@@ -88,6 +95,12 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     ((split, samples),) = data.index.splits.items()
     shown = f"test/{named}" if named else split
     print(f"{len(samples)} images ({shown} of {data.index.root})")
+    print(f"checkpoint: {short_path(trained.checkpoint)}")
+    if trained.refitted and split in TRAINED and cfg.data.root is None:
+        log.warning(
+            "%s was trained on val too, so %s says nothing of new images; %s was not",
+            *(trained.checkpoint.name, split, shell_argument("run", trained.checkpoint.with_name("best.ckpt"))),
+        )
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     trainer = L.Trainer(

@@ -63,7 +63,7 @@ def _soup(
 def evaluate_best(
     cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return `test/*` of the checkpoint for use, on the test split and `data.tests`; of a soup also its `val/*`.
+    """Return `test/*` of the selected checkpoint, on the test split and `data.tests`; of a soup also its `val/*`.
 
     What a run that was finished before has measured is not measured again.
     """
@@ -80,7 +80,7 @@ def evaluate_best(
     if not own and not left:
         return metrics
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.used, map_location="cpu", weights_only=True)
+    best = torch.load(run.selected, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     for name in [*own, *left]:
         data.test_split = "test" if name in own else f"test/{name}"

@@ -177,6 +177,8 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append("not all runs had the same images")
     if changed := sum(bool(run.record.get("data_changes")) for run in runs):
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")
+    if refitted := sum(run.is_refitted for run in runs if run.status == FINISHED):
+        notes.append(f"{refitted} of {len(runs)} refitted: what is compared is how they were before, by validation")
     fewest = min((len(setting.values) for setting in ranked), default=0)
     if interval == "bootstrap" and 1 < fewest < 10:
         notes.append(f"{INTERVAL_NAMES[interval]} intervals of less than 10 seeds are too narrow")

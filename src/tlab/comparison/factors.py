@@ -9,7 +9,7 @@ from typing import Any
 from tlab.comparison.load import Run, number
 from tlab.config.diff import without_effect
 
-NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests")
+NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests", "refit")
 SOLVER = "head.solver"
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
 

@@ -54,6 +54,11 @@ class Run:
         return list(self.record.get("phases") or [])
 
     @property
+    def is_refitted(self) -> bool:
+        """Whether it was trained once more, on its validation images too; its metrics are those of before."""
+        return bool(self.record.get("refit"))
+
+    @property
     def seconds(self) -> float | None:
         """Wall-clock seconds of all epochs."""
         return self.metrics.get("fit_seconds")

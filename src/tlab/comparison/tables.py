@@ -68,6 +68,7 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "epochs_to_target": None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode),
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
+        "refitted": int(run.is_refitted),
         "error": run.error,
     }
 

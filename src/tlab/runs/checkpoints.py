@@ -276,6 +276,31 @@ def write_soup(run: RunDirectory, weights: dict[str, Tensor]) -> None:
         _write({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, temporary)
 
 
+def write_refit(run: RunDirectory, images: int, chosen_by: str) -> None:
+    """Write `refit.ckpt`, and what it comes from as `refit` in `run.json`; remove what only resuming it needed.
+
+    It has the weights with which the refit ended, averaged ones where there are some, and says of its network what
+    the checkpoint says that validation has chosen: classes, preprocessing, and all that was found on validation
+    images, of which none are left.
+
+    Args:
+        run: The run's directory.
+        images: Number of images that the refit has trained on.
+        chosen_by: Metric that has chosen the number of its epochs.
+    """
+    ended = torch.load(run.refitting.last, map_location="cpu", weights_only=True)
+    told = torch.load(run.selected, map_location="cpu", weights_only=True)["tlab"]
+    steps = ended["global_step"]
+    record = {"epochs": ended["epoch"] + 1, "steps": steps, "images": images, "chosen_by": chosen_by}
+    told |= {"class_counts": ended["tlab"]["class_counts"], "refit": record}
+    kept = {name: ended[name] for name in (*KEPT, "state_dict")}
+    with atomic_path(run.refit) as temporary:
+        _write(kept | {"tlab": told}, temporary)
+    run.update(refit=record)
+    for file in (run.refitting.last, run.refitting.previous):
+        file.unlink(missing_ok=True)
+
+
 def resumable(run: RunDirectory) -> Path | None:
     """Return the newest intact checkpoint to resume from; None without one.
 

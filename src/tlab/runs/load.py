@@ -46,6 +46,7 @@ class Trained:
     crop_fraction: float  # share of the shorter side that `crop` keeps
     decode_options: DecodeOptions  # how image files are decoded
     checkpoint: Path
+    refitted: bool = False  # whether it has been trained on the run's validation images too
 
 
 def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
@@ -203,7 +204,8 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
         module.load_state_dict(state_dict if loss is not None else _without_loss(state_dict))
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
     options = options_of(config.data, levels_from(about.get("levels")))
-    return Trained(module.eval(), tuple(about["classes"]), config, **told, decode_options=options, checkpoint=file)
+    told |= {"decode_options": options, "checkpoint": file, "refitted": "refit" in about}
+    return Trained(module.eval(), tuple(about["classes"]), config, **told)
 
 
 def _read_loss(about: Mapping[str, Any], config: DictConfig, file: Path, trust: bool) -> Loss | None:

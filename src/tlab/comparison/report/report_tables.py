@@ -74,7 +74,8 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             remark, done = f"{run.name}: {run.error or run.status}", None
         else:
             again = setting.counted.get(run.seed, run) is not run
-            remark, done = run.error or ("the same again, left out" if again else ""), len(run.history)
+            told = "the same again, left out" if again else "refitted" if run.is_refitted else ""
+            remark, done = run.error or told, len(run.history)
         remark = remark.partition("\n")[0]
         path = Path(os.path.relpath(run.path.resolve(), directory.resolve()))
         cells: list[Cell] = [
