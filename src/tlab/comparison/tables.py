@@ -31,6 +31,7 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         "metric": comparison.monitor,
         **_numbers(setting.summary, mean="mean", sd="sd", ci_low="low", ci_high="high"),
         "interval": comparison.interval,
+        **({"oof_acc": setting.out_of_fold} if comparison.replicate != "seed" else {}),
         **_numbers(setting.test, test_mean="mean", test_sd="sd"),
         **{
             f"{name}_{column}": number
@@ -59,8 +60,9 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "run": run.name,
         **_levels(comparison, setting),
         "seed": run.seed,
+        **({"fold": run.fold} if comparison.replicate != "seed" else {}),
         "status": run.status,
-        "counted": int(setting is not None and setting.counted.get(run.seed) is run),
+        "counted": int(setting is not None and setting.counted.get(run.replicate) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
         **{name: run.metrics.get(name) for name in (comparison.test_metric, *comparison.further_tests)},
         "best_epoch": run.metrics.get("best_epoch"),
