@@ -15,7 +15,7 @@ from tlab.train import compose_baselines
 from tlab.tune import define
 
 RATES = {"finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales"}
-SPLIT = {"data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude"}
+SPLIT = {"data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude", "data.group"}
 STORED = {"features.views", "features.max_gb"}
 WEIGHTS = {"backbone.weights_classes", "head.reuse"}
 HEAD = "finetune.phases.head.lr_scale"

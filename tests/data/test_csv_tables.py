@@ -380,3 +380,100 @@ def test_large_tables_are_quick(data):
     start = time.process_time()
     assert sum(map(len, csv_index(root).splits.values())) == count
     assert time.process_time() - start < 8
+
+
+def table(**cells):
+    """A table of IMAGES, which are of two classes in turn, with further columns: functions of the number."""
+    lines = [",".join(("id", "label", *cells))]
+    for i in NUMBERS:
+        lines.append(",".join((str(i), "ab"[i % 2], *(cell(i) for cell in cells.values()))))
+    return "\n".join(lines)
+
+
+def sides(index):
+    return {index.relative(s.path): split for split, samples in index.splits.items() for s in samples}
+
+
+@pytest.mark.parametrize("names", [("Training", "VALID ", "test"), ("trn", " dev", "Test_set")])
+def test_a_column_says_the_splits(data, names):
+    text = table(set=lambda i: names[(i // 8)], patient=lambda i: f"p{i // 4}")
+    index = csv_index(data(*IMAGES, table=text), split_column="set")
+    assert sides(index) == {f"images/{i}.jpg": ("train", "val", "test")[i // 8] for i in NUMBERS}
+    assert index.issues == ()
+
+
+def test_without_val_rows_val_is_drawn_and_rows_without_a_split_are_named(data):
+    text = table(set=lambda i: ("trainval", "test", "", "NaN")[i // 6])
+    index = csv_index(data(*IMAGES, table=text), split_column="set", val_fraction=0.25)
+    found = sides(index)
+    assert {path for path, side in found.items() if side == "test"} == {f"images/{i}.jpg" for i in range(6, 12)}
+    assert set(found.values()) == {"train", "val", "test"}
+    assert len(found) == 12
+    (remark,) = index.issues
+    assert re.match("12 rows of .* without a split in the column set are not used: 12, 13, 14 and 9", remark)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "offered"),
+    [
+        (
+            {"split_column": "fold"},
+            r"has '1' \(12\), '0' \(12\), of which '1', '0' are none of train, val and test",
+            None,
+        ),
+        ({"split_column": "part"}, r"is no column of .*labels\.csv, which has id, label, fold, set, vals", "set"),
+        ({"split_column": "vals"}, r"has 'val' \(24\), so that there is nothing to train on", None),
+    ],
+)
+def test_columns_that_say_no_splits(data, options, words, offered):
+    text = table(fold=lambda i: str(1 - i // 12), set=lambda i: ("train", "val")[i // 16], vals=lambda i: "val")
+    root = data(*IMAGES, table=text)
+    with pytest.raises(UserError, match=words) as caught:
+        csv_index(root, **options)
+    assert pasted(str(caught.value)) == {"split_column": offered}
+    assert csv_index(root, val_fraction=None, **options).splits.keys() <= {"all", "val"}, "to be measured on"
+
+
+def test_two_splits_of_one_image_are_refused(data):
+    text = table(set=lambda i: ("train", "val")[i // 16]) + "\n0,a,val"
+    with pytest.raises(UserError, match=r"gives 1 image two splits, 'images/0\.jpg' for example 'train' and 'val'"):
+        csv_index(data(*IMAGES, table=text), split_column="set")
+
+
+@pytest.mark.parametrize("group", ["patient", r"(\d+)\.jpg"])
+def test_images_of_a_group_stay_together(data, group):
+    root = data(*IMAGES, table=table(patient=lambda i: f"p{i // 3}" if i < 21 else " "))
+    for seed in range(5):
+        index = csv_index(root, group=group, val_fraction=0.3, seed=seed)
+        found = sides(index)
+        assert set(found.values()) == {"train", "val"}
+        if group == "patient":
+            assert all(len({found[f"images/{3 * k + i}.jpg"] for i in range(3)}) == 1 for k in range(7))
+            assert any(re.match("Without patient: 3 images, each a group", issue) for issue in index.issues)
+
+
+def test_groups_that_a_table_cuts_or_gives_twice(data):
+    cells = {"set": lambda i: ("train", "val")[i % 5 == 0], "patient": lambda i: f"p{i // 12}"}
+    root = data(*IMAGES, table=table(**cells))
+    index = csv_index(root, split_column="set", group="patient")
+    (remark,) = (issue for issue in index.issues if "cut in two" in issue)
+    assert "2 groups" in remark
+    assert "data.split_column=null" in remark
+    with pytest.raises(
+        UserError, match=r"data\.group=patients is no column of .*; give data\.group=patient, or a regular"
+    ):
+        csv_index(root, group="patients")
+    root = data(table=table(**cells) + "\n0,a,val,p9")
+    with pytest.raises(UserError, match=r"two values of patient, 'images/0\.jpg' for example 'p0' and 'p9'"):
+        csv_index(root, group="patient")
+
+
+def test_other_columns_are_kept(data):
+    text = table(site=lambda i: f"s{i}", digest=lambda i: "mine", note=lambda i: '"a, ü"')
+    index = csv_index(data(*IMAGES, table=text + "\n0,a,other,x,y"), min_images=2)
+    columns = index.without([index.root / "images/3.jpg"]).columns
+    assert columns is not None
+    assert [*columns.cells] == ["site", "digest", "note"]
+    assert {*zip(columns.files, columns.cells["site"], columns.cells["note"], strict=True)} == {
+        (f"images/{i}.jpg", f"s{i}", "a, ü") for i in NUMBERS
+    }

@@ -36,6 +36,12 @@ def test_ten_classes_and_three_splits():
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
+def test_the_demo_in_folds_and_within_a_limit():
+    options = {"images_per_class": SMALL, "image_size": 32, "folds": 3, "fold": 2}
+    numbers = {split: len(samples) for split, samples in demo_index(**options, limit=1).splits.items()}
+    assert numbers == {"train": 10, "val": 10, "test": 10}
+
+
 def test_an_image_is_a_function_of_seed_split_class_and_number(tmp_path):
     for name, seed, counts in (
         ("a", 3, SMALL),

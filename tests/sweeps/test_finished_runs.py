@@ -75,6 +75,17 @@ def test_on_other_images_no_run_is_finished(images, finish, looks):
     assert looks == [str(images)]
 
 
+def test_folds_share_a_look_and_limits_of_several_seeds_do_not(images, finish, looks):
+    jobs = finish(str(images), extra=["data.folds=3", "data.fold=1"])
+    looks.clear()
+    assert finished(jobs) == [True, True, True]
+    assert len(looks) == 1
+    jobs = finish(str(images), extra=["data.limit=3"])
+    looks.clear()
+    assert finished(jobs) == [False, False, False], "of the whole of which they have a list here"
+    assert len(looks) == 3
+
+
 def test_other_settings_of_the_images_are_another_look(images, finish, looks):
     jobs = [*finish(str(images)), *finish(str(images), extra=["data.exclude=[red/00.png]"])]
     looks.clear()

@@ -1,10 +1,11 @@
-"""What a run measures when its training is over: a soup of its weights, its test split, and `data.tests`."""
+"""What a run measures when its training is over: a soup of its weights, its fold, its test split, `data.tests`."""
 
 import logging
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from tlab.assembly.fold_predictions import write_predictions
 from tlab.core.processes import from_first_process
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def evaluate_best(
 ) -> dict[str, float]:
     """Return `test/*` of the selected checkpoint, on the test split and `data.tests`; of a soup also its `val/*`.
 
+    Where `data.folds` is used, what that checkpoint predicts for the fold is written too.
     What a run that was finished before has measured is not measured again.
     """
     import torch
@@ -77,11 +79,14 @@ def evaluate_best(
         metrics |= test["metrics"]
     left = unmeasured(run, data.test_sources)
     own = ["test"] if "test" in data.index.splits and "test/acc" not in metrics else []
-    if not own and not left:
+    folds = cfg.data.get("folds") is not None
+    if not own and not left and not folds:
         return metrics
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
     best = torch.load(run.selected, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
+    if folds:
+        write_predictions(run, trainer, module, data)
     for name in [*own, *left]:
         data.test_split = "test" if name in own else f"test/{name}"
         found = dict(trainer.test(module, datamodule=data, verbose=False)[0])

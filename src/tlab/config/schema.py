@@ -109,6 +109,21 @@ class DataConfig:
     val_fraction: float = key(MISSING, "share split off train where there is no val folder", least=0, most=0.99)
     test_fraction: float = key(MISSING, "share split off train where there is no test folder", least=0, most=0.99)
     split_seed: int = key(MISSING, "what the split follows from; a fixed number keeps it when seed changes")
+    group: str | None = key(
+        None,
+        "images of one group stay on one side of every split: a regular expression over paths that captures it, "
+        "such as 'person(\\d+)_', or of data=csv a column",
+        path=True,
+    )
+    limit: Any = key(
+        None,
+        "training images that are kept of each class: an integer, or a share; a larger one adds to them",
+        above=0,
+    )
+    folds: int | None = key(
+        None, "parts into which train and val together are divided, classes evenly and groups whole", least=2
+    )
+    fold: int | None = key(None, "the one that is val: data.folds=5 data.fold=0; sweep it with -m", least=0)
     exclude: list[str] = key(
         MISSING, "glob patterns of what to leave out: files and folders relative to root, or classes"
     )
@@ -161,6 +176,9 @@ class CsvDataConfig(DataConfig):
     image_column: str = key(MISSING, "data=csv: column of the image's file name or path, with or without extension")
     label_column: str = key(MISSING, "data=csv: column of the class name")
     extension: str | None = key(None, "data=csv: for example .png, where two files differ in nothing else")
+    split_column: str | None = key(
+        None, "data=csv: column that says train, val or test; without val rows, val is split off train"
+    )
 
 
 @dataclass

@@ -115,7 +115,10 @@ def _is(key: str, value: Any) -> Callable[[Run, str], str | None]:
 
 RATES = ("finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales")
 DECAY, L2_SP = "finetune.stage_lr_decay", "finetune.l2_sp"
-SPLIT = ("data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude")
+SPLIT = (
+    *("data.val_fraction", "data.test_fraction", "data.split_seed", "data.exclude", "data.group"),
+    *("data.limit", "data.folds", "data.fold"),
+)
 WEIGHTS = ("backbone.weights_classes", "head.reuse")
 STORED = ("features.views", "features.max_gb")
 DRAWN = ("dashboards.preview_images", "dashboards.top_losses")

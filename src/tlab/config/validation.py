@@ -59,6 +59,7 @@ def check(cfg: DictConfig) -> None:
                 f"'callbacks.{name}={{_target_: lightning.pytorch.callbacks.Timer, duration: {{hours: 1}}}}'"
             )
     check_values(cfg, TrainConfig)
+    check_folds(cfg.data.get("folds"), cfg.data.get("fold"))
     if cfg.finetune.l2_sp and cfg.finetune.pretrained and cfg.backbone.weights is None:
         raise UserError(
             f"finetune.l2_sp={cfg.finetune.l2_sp} decays towards pretrained weights, but backbone.weights=null has "
@@ -78,6 +79,24 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"
         )
+
+
+def check_folds(folds: int | None, fold: int | None) -> None:
+    """Refuse a fold that is none of the folds, and folds of which none is for validation.
+
+    Raises:
+        UserError: One is missing, or out of range.
+    """
+    check_value("data.folds", folds)
+    check_value("data.fold", fold)
+    if folds is None and fold is not None:
+        raise UserError(
+            f"data.fold={fold} needs data.folds, the number of folds; give data.folds={max(5, fold + 1)}"
+        )
+    if folds is not None and (fold is None or fold >= folds):
+        every = ",".join(map(str, range(folds)))
+        wrong = "needs data.fold, the one that is val" if fold is None else f"has no data.fold={fold}"
+        raise UserError(f"data.folds={folds} {wrong}; give data.fold={folds - 1}, or -m data.fold={every} for all")
 
 
 def _check_tests(tests: Mapping[str, str]) -> None:
@@ -162,6 +181,8 @@ def check_value(key: str, value: Any, command: type = TrainConfig) -> None:
         raise UserError(f"{key}={value} is not a whole number")
     if key.startswith("trainer.limit_") and isinstance(value, float) and value > 1:
         raise UserError(f"{key}={value} is neither a whole number of batches nor a share of them up to 1.0")
+    if key == "data.limit" and isinstance(value, float) and value >= 1:
+        raise UserError(f"{key}={value} is neither a whole number of images nor a share of them below 1")
     if least is not None and value < least:
         raise UserError(f"{key}={value} is too small; give {key}={least:g} or more")
     if above is not None and value <= above:

@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from tlab.core.text import as_text
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
+from tlab.data.sources.table_columns import ExtraColumns
 from tlab.data.sources.verify import check_files, digests, unreadable
 
 
@@ -44,11 +45,13 @@ class Contents:
         classes: Class names, in the order of the labels.
         entries: The images, sorted by split, class and path.
         unreadable: Paths of the unreadable files, as in `Entry`.
+        columns: What a table says of the images besides, which makes them no others.
     """
 
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     unreadable: frozenset[str] = frozenset()
+    columns: ExtraColumns | None = field(default=None, compare=False)
 
     def fingerprint(self) -> str:
         """Return a hex digest of the images' names, classes and content, but not of their splits."""
@@ -60,8 +63,18 @@ class Contents:
         return dict(Counter(entry.split for entry in self.entries))
 
     def write(self, file: Path) -> None:
-        """Write the entries as a CSV table."""
-        write_csv(file, Entry._fields, (entry._asdict() for entry in self.entries))
+        """Write the entries as a CSV table, with the columns of their own table that are called otherwise."""
+        cells = self.columns.cells if self.columns else {}
+        cells = {name: column for name, column in cells.items() if name not in Entry._fields}
+        rows = {as_text(path): row for row, path in enumerate(self.columns.files)} if self.columns and cells else {}
+        write_csv(
+            file,
+            (*Entry._fields, *cells),
+            (
+                entry._asdict() | {name: column[rows[entry.path]] for name, column in cells.items()}
+                for entry in self.entries
+            ),
+        )
 
 
 def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable[Path] = ()) -> Contents:
@@ -79,7 +92,8 @@ def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable
         for split, samples in index.splits.items()
         for file, label in samples
     )
-    return Contents(classes, entries, frozenset(as_text(str(path).removeprefix(prefix)) for path in left_out))
+    unreadable = frozenset(as_text(str(path).removeprefix(prefix)) for path in left_out)
+    return Contents(classes, entries, unreadable, index.columns)
 
 
 def read_contents(source: Callable[[], ImageIndex], decode: bool, options: DecodeOptions = DEFAULTS) -> Contents:
@@ -123,7 +137,7 @@ def keeping_order(source: Callable[[], ImageIndex], classes: Sequence[str]) -> C
 
 
 def read_entries(file: Path) -> tuple[Entry, ...]:
-    """Return the rows of a `data.csv`.
+    """Return the rows of a `data.csv`, without further columns.
 
     Raises:
         UserError: The file cannot be read, or is damaged.
@@ -131,12 +145,12 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = csv.reader(lines)
-            if tuple(next(rows, ())) != Entry._fields:
+            if tuple(next(rows, ()))[: len(Entry._fields)] != Entry._fields:
                 raise ValueError(f"its first line is not {','.join(Entry._fields)}")
             # the replacement is for earlier versions, which wrote \xe9 as \udce9
             return tuple(
                 Entry(split, path.replace("\\udc", "\\x"), label.replace("\\udc", "\\x"), int(size), digest)
-                for split, path, label, size, digest in rows
+                for split, path, label, size, digest, *_ in rows
             )
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(

@@ -54,6 +54,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.json"
         self.record_file = path / "run.json"
         self.data_file = path / "data.csv"
+        self.val_predictions_file = path / "predictions_val.csv"
         self.unreadable_file = path / "unreadable.csv"
         self.traceback_file = path / "traceback.txt"
         self.overrides_file = path / ".hydra" / "overrides.yaml"

@@ -20,11 +20,11 @@ from tlab.data.contents import read_contents
 from tlab.runs.data_check import UNLISTED
 from tlab.sweeps.jobs import Job
 
-ONLY_SPLIT = ("seed", "val_fraction", "test_fraction")  # arguments of a source that leave the images the same
-SPLITTING = (
-    "tlab.data.sources.folder.folder_index",
-    "tlab.data.sources.csv_table.csv_index",
-)  # sources of which that is true
+# arguments of a source that leave the images the same, unless it has a limit
+ONLY_SPLIT = ("seed", "val_fraction", "test_fraction", "group", "folds", "fold")
+TABLE = "tlab.data.sources.csv_table.csv_index"
+SPLITTING = ("tlab.data.sources.folder.folder_index", TABLE)  # sources of which that is true
+OF_CELLS = ("split_column", "group")  # arguments with which other cells of a table divide the same images otherwise
 
 
 class Finished:
@@ -48,8 +48,11 @@ class Finished:
         if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
+            source = _source(job)
+            if source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS):
+                return False
             with self._lock:  # several threads ask
-                fingerprint, classes, number = self._look(_source(job))
+                fingerprint, classes, number = self._look(source)
         except Exception as error:
             if not is_mistake(error):
                 raise
@@ -65,7 +68,8 @@ class Finished:
 
     def _look(self, source: dict[str, Any]) -> tuple[str, tuple[str, ...], int]:
         """Return fingerprint, classes and number of the present images."""
-        once = ONLY_SPLIT if source["_target_"] in SPLITTING else ()  # one look for all seeds
+        splits = source["_target_"] in SPLITTING and source.get("limit") is None
+        once = ONLY_SPLIT if splits else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
             images = read_contents(instantiate(source, _convert_="all"), decode=False)

@@ -3,22 +3,30 @@
 import difflib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import counted, few
-from tlab.data.sources.folder import UNSPLIT, Files, ImageIndex, build_index, unsplit_index
+from tlab.data.sources.folder import UNSPLIT, ImageIndex, build_index, unsplit_index
 from tlab.data.sources.label_table import LabelTable, as_seen, read_table
 from tlab.data.sources.scan import Exclude, check_root
-from tlab.data.sources.split_folders import split_of
+from tlab.data.sources.splitting.division import Division
+from tlab.data.sources.splitting.groups import Files
 from tlab.data.sources.table_advice import few_classes, one_class_of_many, wrong_keys
+from tlab.data.sources.table_columns import (
+    MISSING,
+    extra_columns,
+    one_of_each,
+    read_splits,
+    table_groups,
+    unused_splits,
+)
 from tlab.data.sources.table_images import TableImages
 
-MISSING = ("nan", "n/a", "na", "null", "<na>", "nat")  # as pandas and spreadsheets write it
-MOST_NAMED = 20  # images in an argument to type
 # Letters of other alphabets that look like Latin ones
 LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf", "aeopcyxijso")
 
@@ -35,10 +43,16 @@ def csv_index(
     seed: int = 0,
     exclude: Iterable[str] = (),
     min_images: int | None = None,
+    split_column: str | None = None,
+    group: str | None = None,
+    limit: int | float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> ImageIndex:
     """Index the images that a table labels; other images in the folder are not used.
 
-    Labels that differ in nothing a person would see (`label_table.as_seen`) are one class.
+    Labels that differ in nothing a person would see (`label_table.as_seen`) are one class. Further columns are kept
+    (`ImageIndex.columns`).
 
     Args:
         root: Folder of the data.
@@ -48,15 +62,24 @@ def csv_index(
         label_column: Column of the class name; rows where it is empty are not used.
         images: Folder of the images, relative to `root`.
         extension: Extension to append to a name that is not an image file; None finds it.
-        val_fraction: Share of the validation split, in (0, 1); None keeps all images in one split, "all".
+        val_fraction: Share of the validation split, in (0, 1); None divides nothing: all images are in one split,
+            "all", or in those of `split_column`, if the table has it.
         test_fraction: Share of the test split, in [0, 1).
         seed: Seed of the split.
         exclude: Glob patterns of files and folders to leave out, relative to `root`, or of class names.
         min_images: Least number of images of a class; classes with fewer are left out. None keeps all.
+        split_column: Column that says train, val or test, as folders' names do (`split_folders`); rows where it is
+            empty are not used. Without val rows, val is drawn from train.
+        group: Column, or regular expression over paths (`groups.groups_by_pattern`), of what groups images; a group
+            is drawn into one split.
+        limit: See `Division`, as for `folds` and `fold`.
+        folds: Number of folds.
+        fold: The fold that is val.
 
     Raises:
         UserError: The table or the folder cannot be used, or a name in the table may be several images.
     """
+    division = Division(val_fraction, test_fraction, seed, folds, fold, limit)
     base, left_out = check_root(root), Exclude(exclude, root)
     table = _table(base, labels, (image_column, label_column))
     folder = Path(os.path.abspath(base / images))  # noqa: PTH100 - keeps symbolic links as typed
@@ -71,46 +94,55 @@ def csv_index(
             f"{table.file} has a quote that is not closed, so that the rows after it are one cell: "
             f"{as_seen(swallowed)[:60]!r}...; remove the quote, or write two of them for one in a name"
         )
-    written = [(name.strip(), label) for name, label in cells if name.strip() and as_seen(label)]
+    written = [number for number, (name, label) in enumerate(cells) if name.strip() and as_seen(label)]
     issues = [
-        *table.remarks([cell for row in written for cell in row]),
-        *_spellings(table, (label for _, label in written)),
+        *table.remarks([cell for number in written for cell in cells[number]]),
+        *_spellings(table, (cells[number][1] for number in written)),
     ]
     if blank := len(table.rows) - len(written):
         issues.append(f"{blank} rows of {table.file} have no label or no image, and are not used.")
-    seen = {label: as_seen(label) for _, label in written}
+    seen = {label: as_seen(label) for label in {cells[number][1] for number in written}}
     unwanted = {label for label in {*seen.values()} if left_out.folder(label)}
-    rows = [(name, seen[label]) for name, label in written if seen[label] not in unwanted]
+    rows = {
+        number: (cells[number][0].strip(), label)
+        for number in written
+        if (label := seen[cells[number][1]]) not in unwanted
+    }
+    split_of_row: dict[int, str] = {}
+    if split_column is not None:
+        names = {number: name for number, (name, _) in rows.items()}
+        split_of_row, told = read_splits(table, split_column, names, val_fraction is not None)
+        rows = {number: row for number, row in rows.items() if number in split_of_row} if split_of_row else rows
+        issues += told
 
     images_of = TableImages(table, base, folder, left_out, extension)
-    files, remarks = images_of.locate([name for name, _ in rows], image_column)
-    label_of: dict[str, str] = {}
-    two_labels: dict[str, str] = {}
-    for name, label in rows:
-        if (file := files.get(name)) and label_of.setdefault(file, label) != label:
-            two_labels[file] = label
-    if two_labels:
-        first = next(iter(two_labels))
-        way_out = (
-            f", or leave them out with {exclude_argument(two_labels)}" if len(two_labels) <= MOST_NAMED else ""
-        )
-        raise UserError(
-            f"{table.file} gives {counted(two_labels, 'image', 'images')} two labels, {first!r} for example "
-            f"{label_of[first]!r} and {two_labels[first]!r}: keep one of the rows{way_out}"
-        )
-    if repeated := sum(name in files for name, _ in rows) - len(label_of):
+    files, remarks = images_of.locate([name for name, _ in rows.values()], image_column)
+    file_of = {number: file for number, (name, _) in rows.items() if (file := files.get(name))}
+    label_of = one_of_each(table, ((file, rows[number][1]) for number, file in file_of.items()), "labels")
+    if repeated := len(file_of) - len(label_of):
         issues.append(f"{repeated} rows of {table.file} repeat an image and its label.")
-    by_class: Files = {}
+    given = ((file, split_of_row[number]) for number, file in file_of.items() if split_of_row)
+    splits = one_of_each(table, given, "splits")
+    found: dict[str, Files] = {"train": {}}
     for file, label in label_of.items():
-        by_class.setdefault(label, []).append(file)
+        found.setdefault(splits.get(file, "train"), {}).setdefault(label, []).append(file)
     unused = {name for name in map(str.strip, table.column(image_column)) if name not in files}
     issues += [*remarks, *images_of.unlabeled(label_of, unused), *left_out.issues()]
+    columns = extra_columns(table, file_of, (image_column, label_column))
     if val_fraction is None:
-        return unsplit_index(base, {UNSPLIT: by_class}, issues)
+        there = {split: classes for split, classes in found.items() if classes}
+        return replace(unsplit_index(base, there if splits else {UNSPLIT: found["train"]}, issues), columns=columns)
+    by_class = {label for classes in found.values() for label in classes}
     if len(by_class) < 2:
         raise UserError(few_classes(table, by_class, (image_column, label_column), remarks, blank))
-    issues += _split_columns(table, (image_column, label_column))
-    return build_index(base, {"train": by_class}, val_fraction, test_fraction, seed, issues, min_images)
+    issues += unused_splits(table, (image_column, label_column, split_column))
+    group_of = None
+    if group is not None:
+        group_of, told = table_groups(table, group, file_of)
+        issues += told
+    if_cut = "data.split_column=null has all drawn by groups"
+    index = build_index(base, found, division, issues, min_images, group_of, if_cut)
+    return replace(index, columns=columns)
 
 
 def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
@@ -129,16 +161,6 @@ def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
 def _takes_rows(cell: str, delimiter: str) -> bool:
     """Tell whether a cell holds whole rows, as after a quote that is not closed."""
     return delimiter in cell and re.search(r"[\r\n]", cell.strip()) is not None
-
-
-def _split_columns(table: LabelTable, used: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence on each column that names splits, which is not used."""
-    for name in table.columns:
-        images = Counter(table.column(name)) if name not in used else {}
-        splits = {split_of(cell) for cell in images} if len(images) < MOST_NAMED else set()
-        if "train" in splits and len(splits) > 1 and None not in splits:
-            sizes = ", ".join(f"{cell} {count}" for cell, count in images.items())
-            yield f"The column {name} of {table.file} names splits ({sizes}), but is not used: all are split anew."
 
 
 def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:

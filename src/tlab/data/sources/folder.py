@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import groupby
 from operator import attrgetter
@@ -28,15 +28,15 @@ from tlab.data.sources.scan import (
     read_folder,
     with_decoder,
 )
-from tlab.data.sources.split import check_fractions, split_classes
 from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
+from tlab.data.sources.splitting.division import Division, divide
+from tlab.data.sources.splitting.groups import Files, GroupOf, groups_by_pattern
+from tlab.data.sources.table_columns import ExtraColumns
 
 _MASKS = re.compile(
     r"(.*[ _-])?(masks?|segmentations?|annotations?|annots?|ground[ _-]?truths?|gt|labels?)([ _-].*)?"
 )
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
-
-Files = dict[str, list[str]]  # class name -> POSIX paths relative to the root
 
 
 class Sample(NamedTuple):
@@ -61,12 +61,14 @@ class ImageIndex:
         splits: Name -> samples, sorted by class, then by path: "train", "val", and maybe "test"; of data that are
             only evaluated, those that exist, or "all".
         issues: Sentences about files that were left out.
+        columns: What a table says of the images besides their labels; None without a table.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]]
     issues: tuple[str, ...] = ()
+    columns: ExtraColumns | None = field(default=None, compare=False)
 
     def fingerprint(self) -> str:
         """Return a hex digest of the relative paths, labels, sizes and modification times of every split."""
@@ -139,12 +141,16 @@ def folder_index(
     exclude: Iterable[str] = (),
     min_images: int | None = None,
     nested: bool = False,
+    group: str | None = None,
+    limit: int | float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> ImageIndex:
     """Index a folder of class folders.
 
     Two layouts: `root/<split>/<class>/**`, with the splits' names as people use them (see `split_folders`), or
     `root/<class>/**`; either may lie in the only folder of the root. A missing val or test is split off train (see
-    `split.split_class`). A folder for it without class folders has no labels and is not used.
+    `splitting.division`). A folder for it without class folders has no labels and is not used.
 
     Args:
         root: Folder of the data.
@@ -155,10 +161,15 @@ def folder_index(
             (`scan.Exclude`).
         min_images: Least number of images of a class below train; classes with fewer are left out. None keeps all.
         nested: Whether all class folders may hold the same folders, which otherwise are probably the classes.
+        group: Regular expression that finds in a path what groups it with others (`groups.groups_by_pattern`).
+        limit: See `Division`, as for `folds` and `fold`.
+        folds: Number of folds.
+        fold: The fold that is val.
 
     Raises:
         UserError: The folder, a class or a fraction cannot be used.
     """
+    division = Division(val_fraction, test_fraction, seed, folds, fold, limit)
     base, left_out = check_root(root), Exclude(exclude, root)
     top = read_folder(base, left_out)
     layout = find_splits(top)
@@ -168,7 +179,14 @@ def folder_index(
     if not nested:
         _check_nesting(places["train"])
     remarks = [*_remarks(base, top, layout, places), *left_out.issues(), *_join_spellings(found, found["train"])]
-    return build_index(base, found, val_fraction, test_fraction, seed, remarks, min_images)
+    group_of = None
+    if group is not None:
+        every = (file for classes in found.values() for files in classes.values() for file in files)
+        group_of, told = groups_by_pattern(group, every)
+        remarks += told
+    by_folds = "val" in found and not folds
+    if_cut = "data.folds=5 data.fold=0 divides train and val by groups" if by_folds else "keep each in one folder"
+    return build_index(base, found, division, remarks, min_images, group_of, if_cut)
 
 
 def evaluation_index(
@@ -223,33 +241,39 @@ def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str])
 def build_index(
     root: Path,
     found: Mapping[str, Files],
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
+    division: Division,
     issues: Iterable[str],
     min_images: int | None = None,
+    group_of: GroupOf | None = None,
+    if_cut: str = "",
 ) -> ImageIndex:
-    """Build an index: leave out rare classes, split off what is missing, and check the classes of the splits.
+    """Build an index: leave out rare classes, divide what is there, and check the classes of the splits.
 
     Args:
         root: Absolute path of the data.
         found: Split name -> class name -> POSIX paths relative to `root`; "train" is required.
-        val_fraction: Share of the validation split, if `found` has no "val".
-        test_fraction: Share of the test split, if `found` has no "test".
-        seed: Seed of the split.
+        division: How to divide them.
         issues: Sentences to keep with the index.
         min_images: Least number of images, with a decoder, of a class in train before anything is split off; None
             keeps all.
+        group_of: File -> group; None: there are no groups.
+        if_cut: What to do about groups that the given splits cut in two, for a remark.
 
     Raises:
         UserError: There are fewer than two classes, or val or test has one that train has not.
     """
     check_value("data.min_images", min_images)
+    remarks = [*issues]
+    if division.folds and (val := found.get("val")):
+        train = {name: [*found["train"].get(name, ()), *val.get(name, ())] for name in {**found["train"], **val}}
+        found = {split: files for split, files in found.items() if split != "val"} | {"train": train}
+        given = _images(sum(map(len, val.values())))
+        remarks.append(f"The given val ({given}) is divided together with train, as data.folds asks.")
     readable = {name: with_decoder(files) or files for name, files in found["train"].items()}
     rare = {name: files for name, files in readable.items() if len(files) < (min_images or 0)}
     kept = {split: {c: files[c] for c in files if c not in rare} for split, files in found.items()}
     splits = {split: classes for split, classes in kept.items() if classes or split == "train"}
-    train, remarks = splits["train"], [*issues]
+    train = splits["train"]
     if rare:
         remarks.append(
             f"data.min_images={min_images} leaves out {counted(rare, 'class', 'classes')} of fewer images: "
@@ -270,22 +294,8 @@ def build_index(
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
             remarks.append(f"The {split} split has no image of {few(map(repr, missing))}{way_out}.")
     remarks += [f"The {split} split has no image of a class that is used." for split in kept if split not in splits]
-    val = None if "val" in splits else val_fraction
-    test = None if "test" in splits else test_fraction
-    check_fractions(val, test)
-    if val or test:
-        # files without a decoder stay in train, so that val consists of those with one
-        parts = split_classes({name: readable[name] for name in train}, val, test, seed)
-        if lone := {name: readable[name] for name in train if len(readable[name]) < len(parts)}:
-            remarks.append(
-                f"{counted(lone, 'class has', 'classes have')} too few images to be split into "
-                f"{' and '.join(parts)}, so all of them are trained on and none is measured: {_sizes(lone)}; "
-                f"data.min_images={len(parts)} leaves such classes out."
-            )
-        for name, files in train.items():
-            parts["train"][name] += {*files}.difference(readable[name])
-        splits |= parts
-    return unsplit_index(root, splits, remarks)
+    parts, told = divide(splits, readable, division, group_of, if_cut)
+    return unsplit_index(root, parts, [*remarks, *told])
 
 
 def _images(count: int) -> str:

@@ -49,6 +49,14 @@ def split_of(name: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
+def splits_of(names: Iterable[str]) -> dict[str, str | None]:
+    """Return the split that each of several names says; `trainval` is train where no other is, nor val."""
+    found = {name: split_of(name) for name in names}
+    if not {"train", "val"}.intersection(found.values()):
+        found |= {name: "train" for name in found if _TRAIN_AND_VAL.fullmatch(name.strip().lower())}
+    return found
+
+
 def is_plain(name: str) -> bool:
     """Tell whether a folder's name says nothing but that it holds images: `data`, `images`."""
     return all(map(_PLAIN_WORD.fullmatch, _words(name) or " "))

@@ -5,10 +5,7 @@ import inspect
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from http.client import HTTPException
-from itertools import groupby, islice
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +51,11 @@ def torchvision_index(
     seed: int = 0,
     exclude: Iterable[str] = (),
     min_images: int | None = None,
-    limit: int | None = None,
+    limit: int | float | None = None,
     options: Mapping[str, Any] | None = None,
+    group: str | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> ImageIndex:
     """Index one of torchvision's classification datasets.
 
@@ -71,27 +71,22 @@ def torchvision_index(
         seed: Seed of the split.
         exclude: Glob patterns of files to leave out, relative to the written folder (`train/<class>`).
         min_images: Least number of training images of a class; classes with fewer are left out. None keeps all.
-        limit: Largest number of images of each class in each split, for a quick try; None for all.
+        limit: See `Division`, as for `folds` and `fold`.
         options: Further arguments of the torchvision class, such as `{"split": "letters"}` of EMNIST.
+        group: Regular expression that finds in a path what groups it with others (`groups.groups_by_pattern`).
+        folds: Number of folds.
+        fold: The fold that is val.
 
     Raises:
         UserError: The name is unknown, or the dataset is not for classification or cannot be downloaded.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"The limit of a torchvision data set must be at least 1 image per class, not {limit}.")
     base = cache_dir().absolute() / "torchvision"
     source = Path(root).expanduser().absolute() if root else base / "downloads"
     options = dict(options or {})
     label = "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))]).replace("/", "_")
     folder = build_atomically(base / label, lambda fresh: _export(_dataset_class(name), source, options, fresh))
-    index = folder_index(folder, val_fraction, test_fraction, seed, exclude, min_images)
-    splits = {
-        split: tuple(
-            sample for _, group in groupby(samples, attrgetter("label")) for sample in islice(group, limit)
-        )
-        for split, samples in index.splits.items()
-    }
-    return replace(index, splits=splits)
+    fractions = (val_fraction, test_fraction)
+    return folder_index(folder, *fractions, seed, exclude, min_images, False, group, limit, folds, fold)
 
 
 def _dataset_class(name: str) -> type:

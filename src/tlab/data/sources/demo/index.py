@@ -57,14 +57,21 @@ def demo_index(
     seed: int = 0,
     images_per_class: Mapping[str, int] = IMAGES_PER_CLASS,
     image_size: int = 96,
+    limit: int | float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> ImageIndex:
     """Index the built-in sample; it is drawn the first time and kept.
 
     Args:
         root: Folder below which it is kept; the cache directory by default.
-        seed: Seed of the drawing; independent of the run's seed, so that runs with several seeds share their data.
+        seed: Seed of the drawing, of the limit and of the folds; independent of the run's seed, so that runs with
+            several seeds share their data.
         images_per_class: Split name (train, val, test) -> number of images in each class.
         image_size: Side of the drawn images, in pixels.
+        limit: See `Division`, as for `folds` and `fold`.
+        folds: Number of folds.
+        fold: The fold that is val.
 
     Raises:
         UserError: A number is out of range, or the folder cannot be written or holds other things.
@@ -89,4 +96,4 @@ def demo_index(
                 f"{shell_argument('data.root', parent)}"
             )
     folder = build_atomically(parent / name, lambda fresh: draw_demo(fresh, seed, counts, image_size))
-    return folder_index(folder)
+    return folder_index(folder, seed=seed, limit=limit, folds=folds, fold=fold)
