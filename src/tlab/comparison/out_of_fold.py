@@ -15,8 +15,7 @@ from tlab.core.text import as_text, few
 from tlab.data.contents import read_entries
 from tlab.runs.directory import RunDirectory
 
-PREDICTIONS = "predictions_val.csv"  # of a run with folds: path, label, prediction, probability, p(<class>)...
-OWN = ("fold", "seed", "setting")  # columns of `oof.csv` that come after those
+OWN = ("fold", "seed", "setting")  # columns of `oof.csv` that come after those of `predictions_val.csv`
 
 
 def join_folds(setting: Setting, factors: Sequence[Factor]) -> list[str]:
@@ -72,7 +71,7 @@ def _accuracy(runs: Sequence[Run]) -> float:
 
 
 def _rows(run: Run) -> Iterator[dict[str, str]]:
-    file = run.path / PREDICTIONS
+    file = RunDirectory(run.path).val_predictions_file
     if not file.exists():
         raise UserError(f"{file} is missing")
     with file.open(encoding="utf-8", newline="") as lines:
