@@ -96,14 +96,13 @@ def test_it_is_the_same_training_on_the_images_of_both(photos, begun, tmp_path, 
     def save_and_crash(self, trainer):
         save(self, trainer)
         saved.append(self.run.last.name)
-        if len(saved) in (3, 5):
+        if len(saved) == 3:  # inside an epoch of the second phase
             raise CrashError
 
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "save", save_and_crash)
-        for _ in range(2):
-            with pytest.raises(CrashError):
-                train(command(photos, runs["crashed"]))
+        with pytest.raises(CrashError):
+            train(command(photos, runs["crashed"]))
     assert set(saved) == {"refit_last.ckpt"}
     train(command(photos, runs["crashed"]))
 
@@ -198,16 +197,6 @@ def test_phases_are_as_long_as_they_were():
         5: [("head", 2, 5), ("all", 4, 18)],
         8: [("head", 2, 5), ("all", 7, 18)],
     }
-
-
-def test_what_the_user_adds_to_watch_a_metric_is_left_out(photos, run, caplog):
-    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
-    mine = f"callbacks={{stop: {stop}, timer: {{_target_: lightning.pytorch.callbacks.Timer}}}}"
-    path = run.parent / "watched"
-    caplog.set_level("INFO")
-    train(command(photos, path, mine))
-    assert "refit: without EarlyStopping" in caplog.text
-    assert RunDirectory(path).is_refitted
 
 
 def test_weights_that_were_replaced_are_refused(photos, run, tmp_path):
