@@ -1,6 +1,7 @@
 """The list of a run's images: what it depends on, and that it reads as it was written."""
 
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,16 @@ def test_images_beside_the_root_move_with_it(root, tmp_path):
         folder = tmp_path / place / "tables"
         folder.mkdir(parents=True)
         shutil.copytree(root, tmp_path / place / "pictures")
-        rows = [f"{name}/{i},{name}\n" for name in ("cat", "dog") for i in range(6)]
-        (folder / "labels.csv").write_text("id,label\n" + "".join(rows))
+        rows = [f"{name}/{i},{name},s{i}\n" for name in ("cat", "dog") for i in range(6)]
+        (folder / "labels.csv").write_text("id,label,site\n" + "".join(rows))
     here, there = (
         read_contents(partial(csv_index, tmp_path / place / "tables", images="../pictures"), False)
         for place in ("here", "there")
     )
     assert {entry.path.rpartition("/")[0] for entry in here.entries} == {"../pictures/cat", "../pictures/dog"}
     assert here == there
+    here.write(tmp_path / "data.csv")
+    assert all(re.search(r"/(\d)\.jpg,.*,s\1$", line) for line in (tmp_path / "data.csv").read_text().split()[1:])
 
 
 def test_what_is_no_image_is_told_by_decoding_and_remembered(root):

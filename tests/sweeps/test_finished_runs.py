@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tlab.config.digest import config_digest
 from tlab.config.provenance import plain
 from tlab.data.contents import read_contents
 from tlab.data.sources import folder
+from tlab.data.sources.csv_table import csv_index
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.resume import Finished
@@ -84,6 +86,21 @@ def test_folds_share_a_look_and_limits_of_several_seeds_do_not(images, finish, l
     looks.clear()
     assert finished(jobs) == [False, False, False], "of the whole of which they have a list here"
     assert len(looks) == 3
+
+
+def test_whether_a_run_on_a_split_of_a_table_is_finished_is_left_to_the_run(images, compose_run, tmp_path):
+    files = sorted(images.rglob("*.png"))
+    rows = [f"{f.parent.name}/{f.name},{f.parent.name},{('train', 'val')[f.stem < '04']}" for f in files]
+    (images / "labels.csv").write_text("\n".join(["id,label,set", *rows]))
+    contents, told = read_contents(partial(csv_index, images, images="."), decode=False), []
+    for extra in ((), ("data.split_column=set",), ("data.group=set",)):
+        overrides = (f"data.root={images}", "data=csv", "data.images=.", *extra)
+        run = RunDirectory(tmp_path / f"sweep/{extra}/seed=0")
+        data = {"images": contents.numbers(), "content": contents.fingerprint()}
+        known = {"composition": config_digest(overrides, "yaml"), "config": plain(compose_run(*overrides))}
+        run.update(status="finished", data=data, class_names=list(contents.classes), **known)
+        told.append(Finished("yaml").has(Job(overrides, "default", "0", run)))
+    assert told == [True, False, False]
 
 
 def test_other_settings_of_the_images_are_another_look(images, finish, looks):

@@ -96,7 +96,7 @@ def check_folds(folds: int | None, fold: int | None) -> None:
     if folds is not None and (fold is None or fold >= folds):
         every = ",".join(map(str, range(folds)))
         wrong = "needs data.fold, the one that is val" if fold is None else f"has no data.fold={fold}"
-        raise UserError(f"data.folds={folds} {wrong}; give data.fold={folds - 1}, or -m data.fold={every} for all")
+        raise UserError(f"data.folds={folds} {wrong}; give data.fold=0, or -m data.fold={every} for all")
 
 
 def _check_tests(tests: Mapping[str, str]) -> None:

@@ -95,10 +95,11 @@ def _draw(
         return split_classes(train, val, test, seed)
     parts = split_groups(train, group_of, val, test, seed)
     if not all(parts.values()):
+        found = {group_of.get(file, file): None for files in train.values() for file in files}
         raise UserError(
-            f"The {_count([file for files in train.values() for file in files], group_of)} groups of data.group "
-            f"cannot be split into {' and '.join(parts)} so that train keeps every class: give another data.group, "
-            "or data.group=null to split by images"
+            f"data.group finds {counted(found, 'group', 'groups')} ({few(found)}), which cannot be split into "
+            f"{' and '.join(parts)} so that train keeps every class: give another data.group, or data.group=null "
+            "to split by images"
         )
     return parts
 
