@@ -93,7 +93,9 @@ class Refit:
                 f"callbacks: one of them has ended the refit after {len(own.rows)} of {epochs} epochs; leave it "
                 "out, or give refit=false"
             )
-        from_first_process(write_refit, run, images, monitor)
+        run.update(refit=from_first_process(write_refit, run, images, monitor))
+        for file in (run.refitting.last, run.refitting.previous):  # which only resuming needs
+            file.unlink(missing_ok=True)
 
     def _start(self, data: "ImageDataModule") -> "Classifier":
         """Return the network as the run began with it.

@@ -276,8 +276,8 @@ def write_soup(run: RunDirectory, weights: dict[str, Tensor]) -> None:
         _write({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, temporary)
 
 
-def write_refit(run: RunDirectory, images: int, chosen_by: str) -> None:
-    """Write `refit.ckpt`, and what it comes from as `refit` in `run.json`; remove what only resuming it needed.
+def write_refit(run: RunDirectory, images: int, chosen_by: str) -> dict[str, Any]:
+    """Write `refit.ckpt`, and return what it comes from: `epochs`, `steps`, `images` and `chosen_by`.
 
     It has the weights with which the refit ended, averaged ones where there are some, and says of its network what
     the checkpoint says that validation has chosen: classes, preprocessing, and all that was found on validation
@@ -296,9 +296,7 @@ def write_refit(run: RunDirectory, images: int, chosen_by: str) -> None:
     kept = {name: ended[name] for name in (*KEPT, "state_dict")}
     with atomic_path(run.refit) as temporary:
         _write(kept | {"tlab": told}, temporary)
-    run.update(refit=record)
-    for file in (run.refitting.last, run.refitting.previous):
-        file.unlink(missing_ok=True)
+    return record
 
 
 def resumable(run: RunDirectory) -> Path | None:

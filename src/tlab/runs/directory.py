@@ -234,7 +234,7 @@ class RunDirectory:
         if not self.has_begun:
             gone = f"{self.path} is finished, but checkpoints/last.ckpt is gone, so"
             if refit:
-                raise UserError(f"{gone} refit=true cannot tell how it went; give another hydra.run.dir")
+                raise UserError(f"{gone} refit=true cannot train as it did; give another hydra.run.dir")
             raise UserError(
                 f"{gone} no further data.tests can be measured in it; measure each with python -m tlab.evaluate "
                 f"{shell_argument('run', self.path)} data.root=DIR"
