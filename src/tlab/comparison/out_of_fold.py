@@ -12,7 +12,6 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
 from tlab.core.text import as_text, few
-from tlab.data.contents import read_entries
 from tlab.runs.directory import RunDirectory
 
 OWN = ("fold", "seed", "setting")  # columns of `oof.csv` that come after those of `predictions_val.csv`
@@ -51,6 +50,8 @@ def _accuracy(runs: Sequence[Run]) -> float:
         UserError: A fold is missing, or an image is in none or in several.
         OSError, ValueError, KeyError, csv.Error: A table cannot be read.
     """
+    from tlab.data.contents import read_entries  # with the checks of images, for which --help need not wait
+
     folds = range(runs[0].folds or 0)
     if missing := [str(fold) for fold in folds if fold not in {run.fold for run in runs}]:
         raise UserError(f"fold {few(missing)} of {len(folds)} has no finished run")
