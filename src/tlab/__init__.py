@@ -86,10 +86,10 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
 
 
 def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = "auto") -> "TrainedModel":
-    """Return the model of a run, with its best weights.
+    """Return the model of a run, with its best weights, or those of its refit.
 
     Args:
-        run: What `fit` returned, the directory of a run, or a checkpoint.
+        run: What `fit` returned, the directory of a run, or a checkpoint, such as its `checkpoints/best.ckpt`.
         trust: Whether to build whatever the file names as backbone and head, which may run any code.
         accelerator: What computes: `auto` (the first GPU, else the CPU), `cpu`, `gpu`, `cuda` or `mps`.
 

@@ -15,7 +15,7 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_output, check_values
 from tlab.core.errors import UserError
-from tlab.core.text import as_text, few
+from tlab.core.text import as_text, few, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TABLE_KEYS = ("labels", "images", "image_column", "label_column", "extension")
 SPLITS = ("train", "val", "test", "all")
+TRAINED = ("val", "all")  # splits of which a refit has trained on more than train
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def measure(cfg: DictConfig) -> Evaluation:
-    """Measure a run on a split; print `N images`.
+    """Measure a run on a split; print `N images`, and the checkpoint that is measured.
 
     Besides them `<split>/unknown`, the share of images that are not like those of training, where the checkpoint
     can tell.
@@ -166,15 +167,20 @@ def measure(cfg: DictConfig) -> Evaluation:
     ((split, samples),) = data.index.splits.items()
     shown = f"test/{named}" if named else split
     print(f"{len(samples)} images ({shown} of {data.index.root})")
+    print(f"checkpoint: {short_path(trained.checkpoint)}")
+    if trained.refitted and split in TRAINED and cfg.data.root is None:
+        log.warning(
+            "%s was trained on val too, so %s says nothing of new images; %s was not",
+            *(trained.checkpoint.name, split, shell_argument("run", trained.checkpoint.with_name("best.ckpt"))),
+        )
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     unknown = UnknownImages(trained.uncertainty) if trained.uncertainty is not None else None
     trainer = L.Trainer(
-        callbacks=[] if unknown is None else [unknown],
+        callbacks=[collector := LogitCollector(), *([] if unknown is None else [unknown])],
         accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,
-        callbacks=[collector := LogitCollector()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

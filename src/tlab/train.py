@@ -26,6 +26,7 @@ from tlab.assembly.build import (
 from tlab.assembly.describe import describe, settings, swept_keys
 from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
+from tlab.assembly.refit import Refit
 from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
@@ -106,11 +107,14 @@ def train(
         changed = check_images(run, source, cfg.resume, options=options)
     if finished:
         left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
-        if not left:
+        refits = cfg.refit and not run.is_refitted
+        if not left and not refits:
             log.info("%s is finished: this is its result, nothing was trained", run.path)
             return run.metrics()
-        log.info("%s is finished: only %s is measured, nothing is trained", run.path, ", ".join(left))
-        run.reopen()
+        if left:
+            log.info("%s is finished: only %s is measured", run.path, ", ".join(left))
+        log.info("%s is finished: %s", run.path, "only its refit is trained" if refits else "nothing is trained")
+        run.reopen(refits)
     if run.has_begun:
         cfg = as_decided(cfg, run.record)
     cfg = as_values_ask(as_overrides_ask(cfg, given))
@@ -118,7 +122,7 @@ def train(
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     if not run.has_begun:  # what there may be is of other weights
         known |= {key: None for key in ("temperature", "calibration") if key in run.record}
-        known |= {key: {} for key in ("soup", "tests") if key in run.record}
+        known |= {key: {} for key in ("soup", "tests", "refit") if key in run.record}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -212,7 +216,7 @@ def fit_as_chosen(
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
-        run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled))
+        run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled, begun))
         log_start(cfg, overrides, run, trainer, checkpoint)
         if group is not None and checkpoint is None:
             share_training(group, cfg, trainer, module, data, state)
@@ -223,6 +227,10 @@ def fit_as_chosen(
             return metrics
         metrics |= evaluate_best(cfg, run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
+        if cfg.refit:
+            run.write_metrics(metrics)
+            chosen = Refit(cfg, config, overrides, begun, state, precision, compiled)
+            chosen.train(run, data, signals)
         run.finish(metrics, phases=phases)
     return metrics
 
@@ -349,7 +357,12 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
         Console(),
         metrics,
         directory.record["phases"],
-        {"run": directory.path, "best checkpoint": directory.used, "history": directory.history_file},
+        {
+            "run": directory.path,
+            "best checkpoint": directory.selected,
+            **({"refit checkpoint": directory.refit} if directory.is_refitted else {}),
+            "history": directory.history_file,
+        },
         {"this run": metrics, **baselines} if baselines else None,
     )
     return metrics[cfg.checkpoint.monitor]

@@ -109,6 +109,11 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
     runs = list(map(composed, space.corners() if new is not None else space.corners()[:1]))
     for run in runs:
         check(run)
+        if run.refit:
+            raise UserError(
+                "refit=true is of no use in a search, which goes by validation alone; leave it out, and give it "
+                "with tlab.train to the best trial's settings"
+            )
     if new is not None:
         others = (Run(composed(values)) for values in space.combinations())
         for remark in check_used(new, list(map(Run, runs)), others):

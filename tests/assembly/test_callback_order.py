@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from tlab.assembly.callbacks import build_callbacks
+from tlab.assembly.callbacks import build_callbacks, build_refit_callbacks
 from tlab.core.errors import UserError
 from tlab.finetuning import RunState, build_plan
 from tlab.runs.checkpoints import check_states
@@ -66,6 +66,18 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         logger=False, default_root_dir=tmp_path,
     )  # fmt: skip
     assert [type(callback).__name__ for callback in trainer.callbacks] == expected  # Lightning sorts, too
+
+
+def test_a_refit_has_those_that_train_and_save(compose_run, tmp_path, caplog):
+    mine = "{stop: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
+    mine += ", own: {_target_: lightning.pytorch.callbacks.Timer}}"
+    cfg = compose_run("finetune.ema=0.9", "find_lr=true", "dashboards.top_losses=3", f"callbacks={mine}")
+    state = RunState(build_plan({"head": {"train": "head", "epochs": None}}, 1, ("stem",)))
+    caplog.set_level("INFO")
+    built = build_refit_callbacks(cfg, RunDirectory(tmp_path), state, [], StopSignals())
+    expected = ["AddressedRandomness", "BackboneFinetuning", "EMA", "RunRecorder", "EpochLines", "Timer"]
+    assert [type(callback).__name__ for callback in built] == [*expected, "LastCheckpoint", "GracefulStop"]
+    assert "refit: without EarlyStopping" in caplog.text
 
 
 @pytest.mark.parametrize(

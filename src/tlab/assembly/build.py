@@ -207,9 +207,10 @@ def choose_solver(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
     if solver(cfg) != AUTO:
         return cfg
     cache = FeatureCache(cfg.features.views, cfg.features.max_gb)
-    for phase in plan.phases:
-        if phase.solved and (reason := cache.obstacle(data, phase, net.head.pooled_features)):
-            return by_steps(cfg, reason)
+    for images in (data, data.joined()) if cfg.refit else (data,):
+        for phase in plan.phases:
+            if phase.solved and (reason := cache.obstacle(images, phase, net.head.pooled_features)):
+                return by_steps(cfg, reason)
     log.info("head: solved at its optimum (head.solver=auto); head.solver=sgd trains it")
     return with_value(cfg, "head.solver", SOLVED)
 

@@ -1,14 +1,17 @@
 """The callbacks of a run, in the one order in which they may stand."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.validation import best_is, check_monitors
 from tlab.core.errors import UserError
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
@@ -61,7 +64,7 @@ def build_callbacks(
     from tlab.dashboards.scalars import ConfigText, Scalars
     from tlab.dashboards.stage_table import StageTable
     from tlab.dashboards.top_losses import TopLosses
-    from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FeatureCache, LearningRateFinder
+    from tlab.finetuning import LearningRateFinder
     from tlab.finetuning.schedules import check_schedules
     from tlab.finetuning.temperature import TemperatureScaling
     from tlab.runs.checkpoints import BestCheckpoint, HeadCheckpoint, LastCheckpoint
@@ -71,17 +74,11 @@ def build_callbacks(
 
     monitor = cfg.checkpoint.monitor
     check_monitors(cfg, metrics)
-    schedule = instantiate(cfg.scheduler, _convert_="all")
-    check_schedules(state.plan, schedule, metrics)
-    features = FeatureCache(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
-    decays = cfg.finetune.l2_sp and cfg.finetune.pretrained  # a baseline from scratch has nothing to decay towards
+    check_schedules(state.plan, instantiate(cfg.scheduler, _convert_="all"), metrics)
     last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
     users = build_own_callbacks(cfg.callbacks)
     before: list[L.Callback] = [
-        AddressedRandomness(cfg.seed),
-        BackboneFinetuning(state, schedule, features),
-        *([L2SP(cfg.finetune.l2_sp)] if decays else []),
-        *([EMA(cfg.finetune.ema)] if cfg.finetune.ema is not None else []),
+        *_of_steps(cfg, state),
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
         RunRecorder(run, state, monitor, best_is(monitor, cfg.checkpoint.mode)),
         ConfusionRecorder(run, state),
@@ -101,6 +98,62 @@ def build_callbacks(
     if any(isinstance(callback, ProgressBar) for callback in users):  # there can be one
         before = [callback for callback in before if not isinstance(callback, ProgressBar)]
     return [*before, *users, *after]
+
+
+def build_refit_callbacks(
+    cfg: DictConfig,
+    run: "RunDirectory",
+    state: "RunState",
+    replayed: Sequence[Mapping[str, Any]],
+    signals: "StopSignals",
+) -> list["L.Callback"]:
+    """Return the callbacks of a refit, which validates nothing: what trains, its history, and the last checkpoint.
+
+    Of the user's own those are left out, with a remark, that go by a metric or write checkpoints.
+
+    Args:
+        cfg: The run's configuration.
+        run: The run's directory with the names of a refit.
+        state: The refit's state.
+        replayed: Metrics of each epoch for the schedule, see `BackboneFinetuning`.
+        signals: Signals that may stop the run.
+    """
+    from lightning.pytorch.callbacks import Checkpoint
+
+    from tlab.dashboards.epoch_lines import progress
+    from tlab.runs.checkpoints import LastCheckpoint
+    from tlab.runs.graceful_stop import GracefulStop
+    from tlab.runs.history import RunRecorder
+
+    last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
+    users = build_own_callbacks(cfg.callbacks)
+    idle = [each for each in users if isinstance(each, Checkpoint) or getattr(each, "monitor", None) is not None]
+    if idle:
+        log.info("refit: without %s of callbacks", ", ".join(type(each).__name__ for each in idle))
+    return [
+        *_of_steps(cfg, state, replayed),
+        RunRecorder(run, state, "train/loss", "min"),
+        *progress(state),
+        *(each for each in users if each not in idle),
+        *(last, GracefulStop(signals, last)),
+    ]
+
+
+def _of_steps(
+    cfg: DictConfig, state: "RunState", replayed: Sequence[Mapping[str, Any]] | None = None
+) -> list["L.Callback"]:
+    """Return the callbacks that say what a step trains, and how: the first ones of every list."""
+    from tlab.finetuning import EMA, L2SP, AddressedRandomness, BackboneFinetuning, FeatureCache
+
+    schedule = instantiate(cfg.scheduler, _convert_="all")
+    features = FeatureCache(cfg.features.views, cfg.features.max_gb) if cfg.features.cache == "auto" else None
+    decays = cfg.finetune.l2_sp and cfg.finetune.pretrained  # a baseline from scratch has nothing to decay towards
+    return [
+        AddressedRandomness(cfg.seed),
+        BackboneFinetuning(state, schedule, features, replayed),
+        *([L2SP(cfg.finetune.l2_sp)] if decays else []),
+        *([EMA(cfg.finetune.ema)] if cfg.finetune.ema is not None else []),
+    ]
 
 
 def build_own_callbacks(nodes: DictConfig) -> list["L.Callback"]:

@@ -84,7 +84,12 @@ def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
 
 
 def describe(
-    data: "ImageDataModule", images: "Contents", net: "Classifier", trainer: "L.Trainer", compiled: list[str]
+    data: "ImageDataModule",
+    images: "Contents",
+    net: "Classifier",
+    trainer: "L.Trainer",
+    compiled: list[str],
+    begun: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what run.json says about a run besides its configuration.
 
@@ -94,6 +99,7 @@ def describe(
         net: The run's network.
         trainer: The run's trainer.
         compiled: Names of the phases whose trainable part is compiled.
+        begun: Record of a resumed run, which says with which weights it began; empty for a new run.
     """
     from tlab.runs.environment import command, versions
 
@@ -119,6 +125,6 @@ def describe(
         "parameters": {
             name: sum(parameter.numel() for parameter in net.group(name).parameters()) for name in net.group_names
         },
-        "weights": net.backbone.pretraining.description,
-        "weights_digest": net.backbone.pretraining.digest,
+        "weights": begun.get("weights", net.backbone.pretraining.description),
+        "weights_digest": begun.get("weights_digest", net.backbone.pretraining.digest),
     }

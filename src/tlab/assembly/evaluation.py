@@ -64,7 +64,7 @@ def _soup(
 
 
 def record_temperature(run: "RunDirectory", trainer: "L.Trainer") -> dict[str, float]:
-    """Write the temperature of the checkpoint for use into `run.json`, and draw what it changes.
+    """Write the temperature of the selected checkpoint into `run.json`, and draw what it changes.
 
     Returns:
         `val/nll` and `val/ece` of the probabilities that it gives; empty where it has no temperature, since it was
@@ -75,7 +75,7 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer") -> dict[str, f
     from tlab.dashboards.reliability import draw_reliability
     from tlab.models.calibration.temperature import temperature_of
 
-    about = torch.load(run.used, map_location="cpu", weights_only=True, mmap=True)["tlab"]
+    about = torch.load(run.selected, map_location="cpu", weights_only=True, mmap=True)["tlab"]
     if "temperature" not in about:
         return {}
     draw_reliability(trainer, about)
@@ -93,7 +93,7 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer") -> dict[str, f
 def evaluate_best(
     cfg: DictConfig, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule"
 ) -> dict[str, float]:
-    """Return `test/*` of the checkpoint for use, on the test split and `data.tests`; `val/nll`, `val/ece`.
+    """Return `test/*` of the selected checkpoint, on the test split and `data.tests`; `val/nll`, `val/ece`.
 
     Of a soup also its other `val/*`.
 
@@ -105,7 +105,7 @@ def evaluate_best(
     from tlab.runs.data_check import unmeasured
 
     metrics = make_soup(cfg, run, trainer, module, data) | record_temperature(run, trainer)
-    keep_uncertainty(cfg, run.used, trainer, module, data)
+    keep_uncertainty(cfg, run.selected, trainer, module, data)
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():
         metrics |= test["metrics"]
@@ -115,7 +115,7 @@ def evaluate_best(
     if not own and not left and not folds:
         return metrics
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.used, map_location="cpu", weights_only=True)
+    best = torch.load(run.selected, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     if folds:
         write_predictions(run, trainer, module, data)

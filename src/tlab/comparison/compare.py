@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from tlab.comparison.effects import main_effects
 from tlab.comparison.factors import group
-from tlab.comparison.load import FINISHED, PRUNED, Run, read_runs
+from tlab.comparison.load import FINISHED, PRUNED, Replicate, Run, differ_in, read_runs
+from tlab.comparison.out_of_fold import join_folds
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
 from tlab.config.validation import best_is
@@ -29,7 +30,8 @@ def compare_runs(
 
     The setting with the highest mean (lowest, for a loss) over its seeds is the best, provided that it has more
     than half as many seeds as the fullest one. The others are held against it seed by seed. The best was chosen
-    by the same numbers, so its lead is slightly optimistic; its test metric was not used to choose it.
+    by the same numbers, so its lead is slightly optimistic; its test metric was not used to choose it. Of runs with
+    folds (`data.folds`) each fold stands for a seed.
 
     Args:
         directory: A sweep, `outputs/`, or one run.
@@ -55,7 +57,7 @@ def compare_runs(
     if finished and not any(setting.values for setting in settings):
         there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
         raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
-    settings = _ranked(settings, mode, notes)
+    settings = _ranked(settings, mode, notes, differ_in(runs))
     ranked = [setting for setting in settings if setting.summary is not None]
     if ranked:
         if target is None:
@@ -65,8 +67,10 @@ def compare_runs(
             reached = [number for number in epochs if number is not None]
             setting.epochs_to_target, setting.reached = median(reached) if reached else None, len(reached)
         _test_differences(ranked, mode, interval, test)
+        for setting in ranked:
+            notes += join_folds(setting, factors)
     effects = main_effects(factors, [s.levels for s in ranked], [s.result for s in ranked])
-    notes += _cautions(runs, ranked, monitor, interval)
+    notes += _cautions(runs, ranked, monitor, interval, test)
     how = (directory, monitor, mode, test_metric, further, interval, test, target)
     return Comparison(*how, factors, tuple(settings), effects, tuple(runs), tuple(notes))
 
@@ -98,29 +102,37 @@ def _setting(
     interval: str,
     notes: list[str],
 ) -> Setting:
-    counted: dict[int, Run] = {}
+    counted: dict[Replicate, Run] = {}
     for run in sorted(runs, key=lambda run: str(run.record.get("ended"))):
         if run.status == FINISHED and monitor in run.metrics:
-            if run.seed in counted:
-                notes.append(f"{counted[run.seed].name} is left out: {run.name} is the same again, and later")
-            counted[run.seed] = run
-    counted = dict(sorted(counted.items()))
-    values = {seed: run.metrics[monitor] for seed, run in counted.items()}
+            if run.replicate in counted:
+                again = f"{run.name} is the same again, and later"
+                notes.append(f"{counted[run.replicate].name} is left out: {again}")
+            counted[run.replicate] = run
+    counted = {run.replicate: run for run in sorted(counted.values(), key=_place)}
+    overlap = fmean(run.overlap for run in counted.values()) if counted else 0.0
+    values = {replicate: run.metrics[monitor] for replicate, run in counted.items()}
     tested = {name: [run.metrics[name] for run in counted.values() if name in run.metrics] for name in tests}
-    summaries = {name: summarize(found, interval) for name, found in tested.items() if found and name != monitor}
+    summaries = {
+        name: summarize(found, interval, overlap) for name, found in tested.items() if found and name != monitor
+    }
     return Setting(
         levels,
-        tuple(sorted(runs, key=lambda run: (run.seed, run.name))),
+        tuple(sorted(runs, key=_place)),
         counted,
         values,
-        summarize(list(values.values()), interval) if values else None,
+        summarize(list(values.values()), interval, overlap) if values else None,
         summaries.pop(tests[0], None),
         summaries,
     )
 
 
-def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Setting]:
-    """Sort by mean, with the best of the settings that have enough seeds first."""
+def _place(run: Run) -> tuple[int, int, str]:
+    return run.seed, -1 if run.fold is None else run.fold, run.name
+
+
+def _ranked(settings: list[Setting], mode: str, notes: list[str], replicate: str) -> list[Setting]:
+    """Sort by mean, with the best of the settings that have enough seeds or folds first."""
     sign = -1 if mode == "max" else 1
     settings = sorted(settings, key=lambda s: (s.summary is None, sign * s.summary.mean if s.summary else 0.0))
     most = max(len(setting.values) for setting in settings)
@@ -128,7 +140,7 @@ def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Settin
     if first:
         notes.append(
             f"{first} of the settings with a better mean "
-            f"{'has' if first == 1 else 'have'} too few finished seeds to be called the best"
+            f"{'has' if first == 1 else 'have'} too few finished {replicate}s to be called the best"
         )
     return [settings[first], *settings[:first], *settings[first + 1 :]]
 
@@ -136,19 +148,25 @@ def _ranked(settings: list[Setting], mode: str, notes: list[str]) -> list[Settin
 def _test_differences(ranked: Sequence[Setting], mode: str, interval: str, test: str) -> None:
     best, *others = ranked
     pairs = [(best, other) if mode == "max" else (other, best) for other in others]
-    differences = [paired_difference(first.values, second.values, interval, test) for first, second in pairs]
+    differences = [
+        paired_difference(
+            *(first.values, second.values, interval, test), max(first.result.overlap, second.result.overlap)
+        )
+        for first, second in pairs
+    ]
     corrected = holm([difference.p for difference in differences])
     for other, difference, p in zip(others, differences, corrected, strict=True):
         other.difference = replace(difference, p_corrected=p)
 
 
 def _had_other_images(runs: Sequence[Run]) -> bool:
-    """Tell whether two runs had different images, or two of one seed split them differently."""
-    data = [(run.seed, run.record["data"]) for run in runs if "data" in run.record]
+    """Tell whether two runs had different images, or two of one seed and fold split them differently."""
+    data = [(run.replicate, run.record["data"]) for run in runs if "data" in run.record]
+    alike = len({which for which, _ in data})
     if not all("content" in images for _, images in data):  # earlier versions recorded only times and places
-        return len({(seed, images["fingerprint"]) for seed, images in data}) > len({seed for seed, _ in data})
-    splits = {(seed, *sorted(images["images"].items())) for seed, images in data}
-    return len({images["content"] for _, images in data}) > 1 or len(splits) > len({seed for seed, _ in data})
+        return len({(which, images["fingerprint"]) for which, images in data}) > alike
+    splits = {(which, *sorted(images["images"].items())) for which, images in data}
+    return len({images["content"] for _, images in data}) > 1 or len(splits) > alike
 
 
 def _losses(runs: Sequence[Run]) -> list[str]:
@@ -163,7 +181,7 @@ def _losses(runs: Sequence[Run]) -> list[str]:
     return sorted(told)
 
 
-def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str) -> list[str]:
+def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str, test: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
     notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
     if pruned := sum(run.status == PRUNED for run in runs):
@@ -177,7 +195,11 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append("not all runs had the same images")
     if changed := sum(bool(run.record.get("data_changes")) for run in runs):
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")
+    if refitted := sum(run.is_refitted for run in runs if run.status == FINISHED):
+        notes.append(f"{refitted} of {len(runs)} refitted: what is compared is how they were before, by validation")
     fewest = min((len(setting.values) for setting in ranked), default=0)
+    if any(setting.result.overlap for setting in ranked) and (interval, test) != ("t", "t"):
+        notes.append("folds share training images, which only interval=t and test=t take into account")
     if interval == "bootstrap" and 1 < fewest < 10:
         notes.append(f"{INTERVAL_NAMES[interval]} intervals of less than 10 seeds are too narrow")
     return notes

@@ -19,7 +19,7 @@ class Level:
     Attributes:
         name: Its value, or range of values.
         mean: Mean of the metric at this level, the other factors held in balance.
-        half_width: Half of its 95 % interval, from the spread between seeds; None without any.
+        half_width: Half of its 95 % interval, from the spread between seeds or folds; None without any.
         settings: Number of settings at this level.
     """
 
@@ -55,7 +55,7 @@ class Effects:
     Attributes:
         factors: Main effect of each factor.
         rest: Share of the sum of squares that main effects leave to interactions.
-        seed_sd: Standard deviation between seeds of one setting, pooled; None without repeated seeds.
+        seed_sd: Standard deviation between seeds or folds of one setting, pooled; None without several.
     """
 
     factors: tuple[Effect, ...]
@@ -87,7 +87,7 @@ def main_effects(
     blocks = [_contrasts(len(levels))[at] for _, levels, at in kept]
     design, residual = _fit(blocks, means)
     seed_sd, half_of_one = _seed_noise(summaries)
-    sizes = np.array([summary.n for summary in summaries])
+    noise = np.array([summary.noise for summary in summaries])
     effects = []
     for place, (name, names, at) in enumerate(kept):
         others, left = _fit(blocks[:place] + blocks[place + 1 :], means)
@@ -100,7 +100,7 @@ def main_effects(
         own = weights @ means
         halves = [None] * len(own)
         if half_of_one is not None:
-            halves = (half_of_one * np.sqrt((weights**2 / sizes).sum(axis=1))).tolist()
+            halves = (half_of_one * np.sqrt((weights**2 * noise).sum(axis=1))).tolist()
         levels = tuple(map(Level, names, own.tolist(), halves, np.bincount(at).tolist()))
         share = max(0.0, (left - residual) / total)
         effects.append(Effect(name, levels, float(np.ptp(own)), share, separable))

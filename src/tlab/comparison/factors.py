@@ -9,7 +9,7 @@ from typing import Any
 from tlab.comparison.load import Run, number
 from tlab.config.diff import without_effect
 
-NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests")
+NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests", "refit")
 SOLVER = "head.solver"
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
 
@@ -33,7 +33,7 @@ class Factor:
 
 
 def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...], list[Run]]]:
-    """Group runs by everything but the seed.
+    """Group runs by everything but the seed and the fold.
 
     A factor is a choice or override that is not the same in all runs. Where two runs with the same choices and
     overrides still have other configurations (a YAML file was changed in between), the keys in which they differ
@@ -72,7 +72,8 @@ def _named_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def _may_matter(key: str) -> bool:
-    return not key.startswith(NOT_A_FACTOR) and not without_effect(key)
+    is_fold = key.startswith("data.") and key.endswith(".fold")
+    return not key.startswith(NOT_A_FACTOR) and not is_fold and not without_effect(key)
 
 
 def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from tlab.runs.directory import RunDirectory
 
 FINISHED, UNFINISHED, FAILED, PRUNED = "finished", "unfinished", "failed", "pruned"
 STATUSES = (FINISHED, FAILED, UNFINISHED, PRUNED)
+
+Replicate = (
+    int | tuple[int, int]
+)  # what runs of one setting differ in: the seed, or where there are folds (seed, fold)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,34 @@ class Run:
         return list(self.record.get("phases") or [])
 
     @property
+    def folds(self) -> int | None:
+        """Number of folds into which its images are divided; None without folds."""
+        return self.config.get("data.folds")
+
+    @property
+    def fold(self) -> int | None:
+        """The fold on which it is validated; None without folds."""
+        return self.config.get("data.fold") if self.folds else None
+
+    @property
+    def replicate(self) -> Replicate:
+        """What it is paired by with runs of other settings."""
+        return self.seed if self.fold is None else (self.seed, self.fold)
+
+    @property
+    def overlap(self) -> float:
+        """Validation images as a multiple of the training images, where the latter are shared with other folds."""
+        if not self.folds:
+            return 0.0
+        images = self.record.get("data", {}).get("images", {})
+        return images["val"] / images["train"] if images.get("train") else 1 / (self.folds - 1)
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether it was trained once more, on its validation images too; its metrics are those of before."""
+        return bool(self.record.get("refit"))
+
+    @property
     def seconds(self) -> float | None:
         """Wall-clock seconds of all epochs."""
         return self.metrics.get("fit_seconds")
@@ -88,6 +120,13 @@ class Run:
             if isinstance(value, float) and (value >= target if mode == "max" else value <= target):
                 return number
         return None
+
+
+def differ_in(runs: Sequence[Run]) -> str:
+    """Return what the runs of a setting are called: `seed`, `fold`, or `run` where they differ in both."""
+    if not any(run.folds for run in runs):
+        return "seed"
+    return "fold" if len({run.seed for run in runs if run.folds}) == 1 else "run"
 
 
 def read_runs(directory: Path) -> tuple[list[Run], list[str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tlab.comparison.load import STATUSES
+from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
 from tlab.runs.directory import PERCENT
@@ -30,7 +30,7 @@ def lead(difference: float, metric: str) -> str:
 def span(summary: Summary | None, metric: str) -> str:
     """Return the interval of a mean, `90.1 to 92.3 %`, of a share within 0 and 100 %.
 
-    A dash for one seed; `all equal` where several seeds have the same value.
+    A dash for one value; `all equal` where several are the same.
     """
     if summary is None or summary.low is None or summary.high is None:
         return "–"
@@ -38,6 +38,11 @@ def span(summary: Summary | None, metric: str) -> str:
         return "all equal"
     low, high = (max(0.0, summary.low), min(1.0, summary.high)) if is_share(metric) else (summary.low, summary.high)
     return f"{value(low, metric, unit=False)} to {value(high, metric)}"
+
+
+def replicate_name(run: Run) -> str:
+    """Return what a run is called among those of its setting: `seed 0`, of folds `seed 0, fold 2`."""
+    return f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
 
 
 def p_value(p: float | None) -> str:
@@ -73,7 +78,7 @@ def headline(comparison: Comparison) -> str:
     if equal := sum(other.result.mean == best.result.mean for other in others):
         return f"{name} is as good as {count(equal, 'other')}"
     if len(best.values) < 2:
-        return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one seed"
+        return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one {comparison.replicate}"
     return f"{name} is ahead, but not significantly" if any(other.is_tied for other in others) else f"{name} wins"
 
 
@@ -86,6 +91,9 @@ def detail(comparison: Comparison) -> str:
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:
         sentences.append(_lead_sentence(ranked, comparison))
+    if best.out_of_fold is not None:
+        images = "each image by the fold that has not trained on it"
+        sentences.append(f"Out of fold: accuracy {value(best.out_of_fold, 'acc')}, {images}.")
     if best.test is not None:
         sentences.append(f"On the test split: {comparison.test_metric} {value(best.test.mean, metric)}.")
     return " ".join(sentences)
@@ -99,7 +107,9 @@ def effects_sentence(comparison: Comparison) -> str | None:
     shares = ", ".join(f"{effect.factor} {100 * effect.share:.0f} %" for effect in effects.factors[:4])
     rest = f", the rest {100 * effects.rest:.0f} %" if effects.rest >= 0.005 else ""
     top, metric = effects.factors[0], comparison.monitor
-    noise = f", seeds of one setting by {lead(effects.seed_sd, metric)} (sd)" if effects.seed_sd is not None else ""
+    noise = ""
+    if effects.seed_sd is not None:
+        noise = f", {comparison.replicate}s of one setting by {lead(effects.seed_sd, metric)} (sd)"
     return (
         f"Of the differences between settings: {shares}{rest}. "
         f"Levels of {top.factor} differ by {lead(top.range, metric)}{noise}."
@@ -108,16 +118,23 @@ def effects_sentence(comparison: Comparison) -> str | None:
 
 def methods(comparison: Comparison) -> list[str]:
     """Return how the numbers were computed, a sentence each."""
-    metric, mode = comparison.monitor, comparison.mode
+    metric, mode, each = comparison.monitor, comparison.mode, comparison.replicate
     told = [
-        f"{metric} is that of the epoch that a run kept as its best; a setting's value is the mean over its seeds.",
-        f"Intervals are 95 % ({INTERVAL_NAMES[comparison.interval]}). Settings are held against the best one seed "
-        f"by seed ({TEST_NAMES[comparison.test]}, two-sided), p-values are corrected for their number (Holm).",
+        f"{metric} is that of the epoch that a run kept as its best; a setting's value is the mean over its "
+        f"{each}s.",
+        f"Intervals are 95 % ({INTERVAL_NAMES[comparison.interval]}). Settings are held against the best one "
+        f"{each} by {each} ({TEST_NAMES[comparison.test]}, two-sided), p-values are corrected for their number "
+        "(Holm).",
         "The best was chosen by the same numbers, so its lead is a little flattered; the test split was not used "
         "to choose it.",
         "ECE is the expected calibration error in validation (15 bins), of the probabilities that predict gives.",
         "Speed is that of the last phase; time is that of all epochs, without start-up.",
     ]
+    if each != "seed":
+        told.append(
+            "Folds share training images: t intervals and t tests take the variance of a mean as "
+            "1/n + n_val/n_train times that of one value, in place of 1/n (Nadeau and Bengio 2003)."
+        )
     if comparison.target is not None:
         side = "reached" if mode == "max" else "came down to"
         told.insert(3, f"Epochs: the median until {metric} {side} {value(comparison.target, metric)}.")
@@ -130,24 +147,25 @@ def methods(comparison: Comparison) -> list[str]:
 
 
 def _result(setting: Setting, comparison: Comparison) -> str:
-    summary, metric = setting.result, comparison.monitor
+    summary, metric, each = setting.result, comparison.monitor, comparison.replicate
     text = value(summary.mean, metric)
     if summary.low is None:
-        return f"{text} (one seed, so nothing can be said about its spread; add seeds)"
+        return f"{text} (one {each}, so nothing can be said about its spread; add {each}s)"
     if summary.all_equal:
-        return f"{text} ({summary.n} equal seeds, which give no interval: nothing is sure yet; add seeds)"
+        return f"{text} ({summary.n} equal {each}s, which give no interval: nothing is sure yet; add {each}s)"
     name = INTERVAL_NAMES[comparison.interval]
-    return f"{text} (95 % interval {span(summary, metric)}, {name}, {summary.n} seeds)"
+    return f"{text} (95 % interval {span(summary, metric)}, {name}, {summary.n} {each}s)"
 
 
 def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
     best, second, *_ = ranked
+    each = comparison.replicate
     ahead = best.result.mean - second.result.mean
     gap, name = lead(ahead, comparison.monitor), comparison.label(second)
     if ahead == 0:
         first = f"The next, {name}, has the same"
     elif (ahead < 0) == (comparison.mode == "max"):
-        first = f"{name} is {gap} better, but of {count(len(second.values), 'finished seed')} only"
+        first = f"{name} is {gap} better, but of {count(len(second.values), f'finished {each}')} only"
     else:
         first = f"That is {gap} {'above' if ahead > 0 else 'below'} the next, {name}"
     others, tied = len(ranked) - 1, sum(setting.is_tied for setting in ranked[1:])
@@ -157,9 +175,9 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
         at_most = "< 0.001" if largest < 0.001 else f"≤ {largest:.3f}"
         return f"{first}; the difference to {whom} is significant (corrected p {at_most})."
     if len(best.values) < 2:
-        return f"{first}; with one seed nothing can be said about how sure that is."
+        return f"{first}; with one {each} nothing can be said about how sure that is."
     p = f"p = {p_value(second.p)}" if second.p is not None else ""
     if others == 1:
-        return f"{first}; these seeds cannot tell the two apart{f' ({p})' if p else ''}."
+        return f"{first}; these {each}s cannot tell the two apart{f' ({p})' if p else ''}."
     whom = f"any of the other {others}" if tied == others else f"{tied} of the other {others}"
-    return f"{first}; these seeds cannot tell it from {whom}{f' (against the next {p})' if p else ''}."
+    return f"{first}; these {each}s cannot tell it from {whom}{f' (against the next {p})' if p else ''}."

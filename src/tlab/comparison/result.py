@@ -6,38 +6,42 @@ from statistics import fmean
 
 from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
-from tlab.comparison.load import Run
+from tlab.comparison.load import Replicate, Run, differ_in
 from tlab.comparison.statistics import SIGNIFICANT, Difference, Summary
 from tlab.runs.loggers import short_name
 
 
 @dataclass
 class Setting:
-    """Runs that differ in their seed only, and their statistics.
+    """Runs that differ in their seed and fold only, and their statistics.
 
     Attributes:
         levels: Level of each factor, in their order.
         runs: All of its runs, of any status.
-        counted: Seed -> the finished run that counts for it.
-        values: Seed -> monitored metric of that run.
+        counted: Seed, or seed and fold -> the finished run that counts for it.
+        values: The same -> monitored metric of that run.
         summary: Summary of the values; None without any.
         test: Summary of the metric on the test split; None where there is none.
         further_tests: Summary of the metric on each further test of some run, by the test's metric.
         difference: Difference to the best setting; None for the best itself and where no run has finished.
         epochs_to_target: Median epochs, counted from 1, of the runs that reached the target; None if none did.
         reached: Number of runs that did.
+        joined: Of the counted runs with folds those whose predictions have each image once, in `oof.csv`.
+        out_of_fold: Accuracy of these predictions over all images, the mean over the seeds; None without any.
     """
 
     levels: tuple[str, ...]
     runs: tuple[Run, ...]
-    counted: dict[int, Run]
-    values: dict[int, float]
+    counted: dict[Replicate, Run]
+    values: dict[Replicate, float]
     summary: Summary | None
     test: Summary | None
     further_tests: dict[str, Summary] = field(default_factory=dict)
     difference: Difference | None = None
     epochs_to_target: float | None = None
     reached: int = 0
+    joined: tuple[Run, ...] = ()
+    out_of_fold: float | None = None
 
     @property
     def result(self) -> Summary:
@@ -47,7 +51,7 @@ class Setting:
 
     @property
     def behind(self) -> Summary | None:
-        """Summary of the differences to the best setting, seed by seed; None without any."""
+        """Summary of the differences to the best setting, seed by seed or fold by fold; None without any."""
         return self.difference.summary if self.difference else None
 
     @property
@@ -108,6 +112,11 @@ class Comparison:
     def ranked(self) -> tuple[Setting, ...]:
         """The settings with a finished run, the best one first."""
         return tuple(setting for setting in self.settings if setting.summary is not None)
+
+    @property
+    def replicate(self) -> str:
+        """What the runs of a setting are called, see `differ_in`."""
+        return differ_in(self.runs)
 
     def places(self) -> list[tuple[Run, Setting | None, int]]:
         """Return every run with its setting and that one's place; last, without one, those that never began."""

@@ -31,6 +31,7 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         "metric": comparison.monitor,
         **_numbers(setting.summary, mean="mean", sd="sd", ci_low="low", ci_high="high"),
         "interval": comparison.interval,
+        **({"oof_acc": setting.out_of_fold} if comparison.replicate != "seed" else {}),
         **_numbers(setting.test, test_mean="mean", test_sd="sd"),
         **{
             f"{name}_{column}": number
@@ -60,8 +61,9 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "run": run.name,
         **_levels(comparison, setting),
         "seed": run.seed,
+        **({"fold": run.fold} if comparison.replicate != "seed" else {}),
         "status": run.status,
-        "counted": int(setting is not None and setting.counted.get(run.seed) is run),
+        "counted": int(setting is not None and setting.counted.get(run.replicate) is run),
         comparison.monitor: run.metrics.get(comparison.monitor),
         **{name: run.metrics.get(name) for name in (comparison.test_metric, *comparison.further_tests)},
         "val/ece": run.ece,
@@ -70,6 +72,7 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "epochs_to_target": None if target is None else run.epochs_to(comparison.monitor, target, comparison.mode),
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
+        "refitted": int(run.is_refitted),
         "error": run.error,
     }
 

@@ -50,6 +50,7 @@ def _statistics(comparison: Comparison) -> Columns:
         interval: lambda s: span(s.summary, metric),
         "behind": lambda s: value(s.behind.mean, metric, unit=False) if s.behind else "",
         "p (Holm)": lambda s: p_value(s.p) if s.difference else "",
+        "oof acc": lambda s: value(s.out_of_fold, "acc"),
         comparison.test_metric: lambda s: value(s.test.mean if s.test else None, metric),
         **{name: partial(_further_test, name, metric) for name in comparison.further_tests},
         "ECE": lambda s: value(s.mean_of("ece"), "val/ece"),
@@ -58,6 +59,7 @@ def _statistics(comparison: Comparison) -> Columns:
         interval: any(len(setting.values) > 1 for setting in ranked),
         "behind": len(ranked) > 1,
         "p (Holm)": any(setting.p is not None for setting in ranked),
+        "oof acc": any(setting.out_of_fold is not None for setting in ranked),
         comparison.test_metric: any(setting.test for setting in ranked),
         "ECE": any(setting.mean_of("ece") is not None for setting in ranked),
     }
@@ -109,7 +111,7 @@ def _print_lost(console: Console, comparison: Comparison) -> None:
 
 
 def mean_sd(summary: Summary | None, metric: str) -> str:
-    """Return `36.5 ± 1.3 %`; of one seed the value alone, of none a dash."""
+    """Return `36.5 ± 1.3 %`; of one run the value alone, of none a dash."""
     if summary is None or summary.sd is None:
         return value(summary.mean if summary else None, metric)
     return f"{value(summary.mean, metric, unit=False)} ± {value(summary.sd, metric)}"
@@ -120,7 +122,7 @@ def _further_test(name: str, metric: str, setting: Setting) -> str:
 
 
 def mean_span(summary: Summary | None, metric: str) -> str:
-    """Return a mean and its interval, `36.5 % (34.0 to 39.0 %)`; of one seed the value alone, of none a dash."""
+    """Return a mean and its interval, `36.5 % (34.0 to 39.0 %)`; of one run the value alone, of none a dash."""
     mean = value(summary.mean if summary else None, metric)
     return f"{mean} ({span(summary, metric)})" if summary and summary.low is not None else mean
 

@@ -1,4 +1,4 @@
-"""The comparison of runs, printed and written: two tables and a report."""
+"""The comparison of runs, printed and written: two tables, a report, and the predictions of folds."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ def compare(
 ) -> Comparison:
     """Compare the runs in and below `directory`; print the answer, write `comparison.csv` and `report.html`.
 
+    Of runs with folds, also `oof.csv`.
+
     Args:
         directory: A sweep, any folder of runs, or one run.
         monitor: Metric that decides; None takes the runs' own `checkpoint.monitor`.
@@ -37,6 +39,7 @@ def compare(
     """
     from rich.console import Console
 
+    from tlab.comparison.out_of_fold import write_out_of_fold
     from tlab.comparison.report.report import write_report
     from tlab.comparison.tables import write_tables
     from tlab.comparison.terminal import print_comparison
@@ -48,6 +51,8 @@ def compare(
     comparison = compare_runs(directory, monitor, target, interval, test)
     table, _ = write_tables(comparison, output or directory)
     report = write_report(comparison, output or directory)
+    joined = write_out_of_fold(comparison, output or directory)
     print_comparison(console, comparison)
-    print_paths(console, {"table": table, "report": report})
+    out_of_fold = {"out of fold": joined} if joined is not None else {}
+    print_paths(console, {"table": table, "report": report, **out_of_fold})
     return comparison

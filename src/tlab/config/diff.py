@@ -21,7 +21,8 @@ WITHOUT_EFFECT = (
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
-TESTS = "data.tests."  # measured when a run is over, so a finished run may be asked for further ones
+# What is done when a run is over, so a finished run may be asked for it besides
+AFTERWARDS = ("data.tests.", "refit")
 
 AUTO = "auto"
 # Keys that a run records as decided where they were `auto` -> what was done before there was such a key
@@ -56,7 +57,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         and not (key == "backbone.weights" and _same_file(before.get(key), after.get(key)))
         and not key.startswith(WITHOUT_EFFECT)
         and key not in PLACES
-        and not key.startswith(TESTS)
+        and not key.startswith(AFTERWARDS)
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and not (key in DECIDED_BY_RUNS and AUTO in (before.get(key), after.get(key)))  # a run keeps its own
         and (key in before or not _is_neutral(key, after[key]))

@@ -34,7 +34,7 @@ LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume"}
+NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit"}
 NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir"}  # one for all runs
 
 

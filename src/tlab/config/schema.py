@@ -386,6 +386,11 @@ class TrainConfig:
     checkpoint: CheckpointConfig = key(CheckpointConfig)
     dashboards: DashboardsConfig = key(DashboardsConfig)
     baseline: dict[str, list[str]] = key(dict, "runs to compare with: name -> overrides (see experiment/demo.yaml)")
+    refit: bool = key(
+        False,
+        "true: when the best epoch is known, train as far once more, on train and val together, for checkpoints/"
+        "refit.ckpt, which predict then takes; also of a run that is finished",
+    )
     find_lr: bool = key(False, "true: suggest a value for optimizer.lr at each phase's start")
     seed: int = key(0, "everything random follows from it", least=0, most=2**32 - 1)
     run_dir: str = key(MISSING, "the run's directory; hydra.run.dir sets it", path=True)
@@ -448,7 +453,9 @@ class TuneConfig:
 class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
-    run: str = key(MISSING, "run directory (its soup.ckpt, else best.ckpt) or a checkpoint", path=True)
+    run: str = key(
+        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
+    )
     output: str | None = key(
         None,
         "write the metrics to this JSON file too, and evaluation_<split>.json beside it; null: into the run",

@@ -70,6 +70,11 @@ def check(cfg: DictConfig) -> None:
             "finetune.batchnorm=estimated takes the place of pretrained statistics, but backbone.weights=null has "
             "none; give backbone.weights, or finetune.batchnorm=pretrained"
         )
+    if cfg.refit and cfg.finetune.soup is not None:
+        raise UserError(
+            f"finetune.soup={cfg.finetune.soup} is mixed by validation images, of which refit=true leaves none; "
+            "give finetune.soup=null, or refit=false"
+        )
     if cfg.trainer.sync_batchnorm and cfg.trainer.devices * cfg.trainer.num_nodes == 1:
         raise UserError(
             "trainer.sync_batchnorm=true says nothing of one process; leave it out, or give trainer=ddp"

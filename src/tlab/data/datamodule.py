@@ -1,5 +1,6 @@
 """The data of a run: indexed, checked, split, and a loader for each split."""
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -293,6 +294,21 @@ class ImageDataModule(L.LightningDataModule):
         """Return the loader of the split that a test measures."""
         return self.loader(self.test_split)
 
+    def fit_loaders(self) -> list[Loader]:
+        """Return the training loader, and the validation loader where there are such images."""
+        return [self.train_dataloader(), *([self.val_dataloader()] if "val" in self.index.splits else [])]
+
+    def joined(self) -> "ImageDataModule":
+        """Return the data of a refit: the same images, of which those of train and val are trained on together.
+
+        Nothing is read or checked again, and what was chosen by the training images (`levels`) stays as it is.
+        """
+        data = copy.copy(self)
+        data.index = self.index.with_val_in_train()
+        data.trainer = None
+        data._loaders, data._training_images = {}, {}
+        return data
+
     def prepare(self, phase: str, features: Mapping[str, FeatureBatches] | None = None, epochs: int = 0) -> None:
         """Choose where the batches of training and validation come from in a phase of the run.
 
@@ -303,10 +319,11 @@ class ImageDataModule(L.LightningDataModule):
                 processes decides for all. 0: no image is kept.
         """
         features = features or {}
-        train, val = self.train_dataloader(), self.val_dataloader()
+        train, *val = self.fit_loaders()
         train.use(self.training_images(phase), features.get("train"))
-        val.use(val.images, features.get("val"))
-        for loader in (train, val) if epochs else ():
+        for loader in val:
+            loader.use(loader.images, features.get("val"))
+        for loader in (train, *val) if epochs else ():
             reads = loader.source is loader.images and not loader.has_workers
             if from_first_process(bool, reads):
                 loader.images.keep_decoded(self.store, epochs)

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -48,13 +48,19 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         state: The run's state; its plan is followed, its records, scales and rates are written.
         schedule: Builder of a phase's learning-rate schedule.
         features: Cache of the frozen stages' output; None: every epoch runs all stages.
+        replayed: Metrics of each epoch, which a schedule that goes by one gets in place of the run's own: a refit
+            has the rates of the training before it, whose history this is. None: the run's own.
 
     Attributes:
         scheduler: The scheduler of all phases; None before the fit.
     """
 
     def __init__(
-        self, state: RunState, schedule: BuildSchedule = constant, features: FeatureCache | None = None
+        self,
+        state: RunState,
+        schedule: BuildSchedule = constant,
+        features: FeatureCache | None = None,
+        replayed: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         plan = state.plan
         unfrozen = (start for start, phase in zip(plan.starts, plan.phases, strict=True) if phase.trained != {HEAD})
@@ -62,6 +68,7 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self.state = state
         self.schedule = schedule
         self.features = features
+        self.replayed = replayed
         self.scheduler: PhasedScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
@@ -117,7 +124,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         self._apply(trainer, pl_module)
         steps = _steps_per_epoch(trainer)
         assert self.scheduler is not None
-        self.scheduler.start_phase(self.state.records[-1].length * steps, steps, self.state.phase.schedule)
+        epochs = self.state.phase.scheduled or self.state.records[-1].length
+        self.scheduler.start_phase(epochs * steps, steps, self.state.phase.schedule)
 
     def finetune_function(self, pl_module: L.LightningModule, epoch: int, optimizer: Optimizer) -> None:
         """Enter the next phase at `epoch`: close the record of the last one and open a new one."""
@@ -154,7 +162,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step an epoch-wise schedule and see whether the phase is over (Lightning has validated by now)."""
         assert self.scheduler is not None
-        self.scheduler.after_epoch(trainer.callback_metrics)
+        own: Mapping[str, Any] = trainer.callback_metrics
+        self.scheduler.after_epoch(own if self.replayed is None else self.replayed[trainer.current_epoch])
         self._count_epoch(trainer.callback_metrics)
         record, until = self.state.records[-1], self.state.phase.until
         if until is not None and self.state.phase_is_over and record.epochs < record.length:
@@ -214,7 +223,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         if self.features is not None:
             features = self.features.of_phase(trainer, _module(pl_module), self.state.phase, self.state.records[-1])
         if self.state.phase.solved and self.state.records[-1].solution is None:
-            self.state.records[-1].solution = solve_head(_module(pl_module), features.get("train"), data)
+            train, l2 = features.get("train"), self.state.phase.l2
+            self.state.records[-1].solution = solve_head(_module(pl_module), train, data, l2)
         data.prepare(phase, features, epochs=self.state.plan.epochs - trainer.current_epoch)
         if _is_small(_module(pl_module), data):
             self._single_thread.enter_context(single_threaded())
@@ -268,7 +278,7 @@ def _is_small(module: ImageClassifier, data: ImageDataModule) -> bool:
 
     Then the result is the same for any number of cores, too: the order in which sums are taken depends on it.
     """
-    sources = [loader.source for loader in (data.train_dataloader(), data.val_dataloader())]
+    sources = [loader.source for loader in data.fit_loaders()]
     weights = sum(parameter.numel() for parameter in module.net.head.parameters())
     pooled = all(isinstance(source, FeatureBatches) and source.is_pooled for source in sources)
     return module.device.type == "cpu" and pooled and data.batch_size * weights <= ONE_CORE

@@ -47,6 +47,9 @@ class Phase:
         schedule: Arguments of the scheduler that differ in this phase.
         weight_decay: Weight decay of the groups that decay; None: the optimizer's.
         solved: Whether the head is set to its optimum at once; the phase then lasts one epoch, which measures it.
+        l2: Strength of the penalty of a head that is solved; None: chosen by cross-validation.
+        scheduled: Epochs over which the schedule is laid; None: the phase's own length. A phase that is cut short
+            ends at the rate that it has by then.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Phase:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float | None = None
     solved: bool = False
+    l2: float | None = None
+    scheduled: int | None = None
 
     @property
     def key(self) -> str:

@@ -1,6 +1,6 @@
 """The state of a run: the phase of its plan, and the results so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tlab.finetuning.plan import Phase, Plan, Until
@@ -103,6 +103,29 @@ class RunState:
             "epochs": len(self.rows),
             "fit_seconds": round(self.fit_seconds, 3),
         }
+
+    def plan_to_best(self) -> Plan:
+        """Return the plan that leads to the best epoch as this training has; its phases are as long as they were.
+
+        The last of them is cut behind the best epoch. Each schedule stays laid over the epochs of this training, so
+        the rates of each epoch are those that it had, and training ends at the rate at which the best weights were
+        found. An annealing squeezed into fewer epochs would be another training, of which nobody knows which epoch
+        is the best.
+        """
+        assert self.best_epoch is not None
+        epochs = self.best_epoch + 1
+        phases = tuple(
+            replace(
+                phase,
+                epochs=min(record.epochs, epochs - record.start),
+                until=None,
+                scheduled=record.length,
+                l2=(record.solution or {}).get("l2"),
+            )
+            for phase, record in zip(self.plan.phases, self.records, strict=False)
+            if record.start < epochs
+        )
+        return Plan(phases, epochs, self.plan.group_scales)
 
     def phase_summaries(self) -> list[dict[str, Any]]:
         """Return each phase's record, with the `seconds` of its epochs and their mean `images_per_second`."""

@@ -210,7 +210,7 @@ class PhasedScheduler:
         if self.current.interval == "step":
             self.current.scheduler.step()
 
-    def after_epoch(self, metrics: Mapping[str, torch.Tensor]) -> None:
+    def after_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Advance a schedule that counts epochs.
 
         Raises:

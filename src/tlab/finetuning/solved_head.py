@@ -22,7 +22,9 @@ class NoStoredFeatures(UserError):  # noqa: N818 - named for what is missing
     """The features on which a head is to be solved are not stored."""
 
 
-def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: ImageDataModule) -> dict[str, Any]:
+def solve_head(
+    module: ImageClassifier, features: FeatureBatches | None, data: ImageDataModule, l2: float | None = None
+) -> dict[str, Any]:
     """Set the head's last layer to the optimum of cross-entropy with an L2 penalty, see `solve`.
 
     A head that standardizes its features gets their mean and variance; the layer then is for standardized ones.
@@ -31,6 +33,7 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
         module: The module, whose stages are frozen; its loss may weight the classes.
         features: Pooled features of the training images.
         data: Data module of the images.
+        l2: Strength of the penalty; None: chosen by cross-validation.
 
     Returns:
         `solver`, `iterations` and `l2`.
@@ -45,7 +48,7 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
             "give head.solver=sgd"
         )
     began = time.perf_counter()
-    found = from_first_process(_solution, module, features, data)
+    found = from_first_process(_solution, module, features, data, l2)
     head, device = module.net.head, module.device
     weight, bias = torch.from_numpy(found.weight), torch.from_numpy(found.bias)
     if isinstance(head.norm, Standardize):
@@ -57,14 +60,16 @@ def solve_head(module: ImageClassifier, features: FeatureBatches | None, data: I
         head.linear.weight.copy_(weight.to(device))
         head.linear.bias.copy_(bias.to(device))
     log.info(
-        "the head is at its optimum on %d views of %d images (L-BFGS, %d iterations, l2=%.3g by cross-validation, "
-        "%.1f s)",
-        *(len(features.views), len(features.labels), found.iterations, found.l2, time.perf_counter() - began),
+        "the head is at its optimum on %d views of %d images (L-BFGS, %d iterations, l2=%.3g%s, %.1f s)",
+        *(len(features.views), len(features.labels), found.iterations, found.l2),
+        *(" by cross-validation" if l2 is None else "", time.perf_counter() - began),
     )
     return {"solver": "lbfgs", "iterations": found.iterations, "l2": found.l2}
 
 
-def _solution(module: ImageClassifier, features: FeatureBatches, data: ImageDataModule) -> Solution:
+def _solution(
+    module: ImageClassifier, features: FeatureBatches, data: ImageDataModule, l2: float | None
+) -> Solution:
     weights = getattr(module.loss, "class_weights", None)
     weights = torch.ones(data.num_classes) if weights is None else weights.cpu()
     if data.balanced:
@@ -72,7 +77,7 @@ def _solution(module: ImageClassifier, features: FeatureBatches, data: ImageData
     count = len(features.views)
     views = (features.view(number).float().numpy() for number in range(count))
     labels = features.labels.numpy()
-    found = solve(views, labels, data.num_classes, weights.double().numpy(), num_views=count)
+    found = solve(views, labels, data.num_classes, weights.double().numpy(), l2, num_views=count)
     if not np.isfinite(found.weight).all():
         raise UserError(
             f"the features behind {features.after} are not finite numbers; "

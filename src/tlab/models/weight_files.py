@@ -27,7 +27,8 @@ from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
 from tlab.core.text import shell_command, shell_word
 
-# A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names.
+# A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names. None of a
+# refit: who trains on from it with the same images would validate on what it has learned.
 OF_A_RUN = ("checkpoints/soup.ckpt", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar", ".th", ".pkl")
 BEGINNINGS = {  # of files that are none of torch's

@@ -282,6 +282,30 @@ def write_soup(run: RunDirectory, weights: dict[str, Tensor], temperature: Mappi
     write_checkpoint({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, run.soup)
 
 
+def write_refit(run: RunDirectory, images: int, chosen_by: str) -> dict[str, Any]:
+    """Write `refit.ckpt`, and return what it comes from: `epochs`, `steps`, `images` and `chosen_by`.
+
+    It has the weights with which the refit ended, averaged ones where there are some, and says of its network what
+    the checkpoint says that validation has chosen: classes, preprocessing, and all that was found on validation
+    images, of which none are left; but not what the features of other weights look like.
+
+    Args:
+        run: The run's directory.
+        images: Number of images that the refit has trained on.
+        chosen_by: Metric that has chosen the number of its epochs.
+    """
+    ended = torch.load(run.refitting.last, map_location="cpu", weights_only=True)
+    told = torch.load(run.selected, map_location="cpu", weights_only=True)["tlab"]
+    steps = ended["global_step"]
+    record = {"epochs": ended["epoch"] + 1, "steps": steps, "images": images, "chosen_by": chosen_by}
+    told.pop("uncertainty", None)
+    told |= {"class_counts": ended["tlab"]["class_counts"], "refit": record}
+    kept = {name: ended[name] for name in (*KEPT, "state_dict")}
+    with atomic_path(run.refit) as temporary:
+        _write(kept | {"tlab": told}, temporary)
+    return record
+
+
 def resumable(run: RunDirectory) -> Path | None:
     """Return the newest intact checkpoint to resume from; None without one.
 

@@ -38,17 +38,19 @@ class RunDirectory:
 
     Args:
         path: Path of the directory, which is made on the first write.
+        stage: What the files of training begin with; "" for the run itself, see `refitting`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stage: str = "") -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.best = self.checkpoints / "best.ckpt"
-        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / f"{stage}best.ckpt"
+        self.last = self.checkpoints / f"{stage}last.ckpt"
+        self.previous = self.checkpoints / f"{stage}previous.ckpt"
         self.head = self.checkpoints / "head.ckpt"
         self.soup = self.checkpoints / "soup.ckpt"
-        self.previous = self.checkpoints / "previous.ckpt"
-        self.history_file = path / "history.csv"
+        self.refit = self.checkpoints / "refit.ckpt"
+        self.history_file = path / f"{stage}history.csv"
         self.metrics_file = path / "metrics.json"
         self.record_file = path / "run.json"
         self.data_file = path / "data.csv"
@@ -77,9 +79,24 @@ class RunDirectory:
         return self.last.exists() or self.previous.exists()
 
     @property
-    def used(self) -> Path:
-        """The checkpoint that prediction and evaluation take: of a soup, else of the best epoch."""
+    def selected(self) -> Path:
+        """The checkpoint that validation has chosen, and that `metrics.json` is of: a soup, else the best epoch."""
         return self.soup if self.soup.exists() else self.best
+
+    @property
+    def used(self) -> Path:
+        """The checkpoint that prediction and evaluation take: of a refit, else the selected one."""
+        return self.refit if self.refit.exists() else self.selected
+
+    @property
+    def refitting(self) -> "RunDirectory":
+        """The same directory with the names that a refit's own training has: `refit_last.ckpt` and the like."""
+        return RunDirectory(self.path, "refit_")
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the run has been trained again, on its validation images too."""
+        return bool(self.record.get("refit")) and self.refit.exists()
 
     def metrics(self) -> dict[str, float]:
         """Return `metrics.json`; empty before the run has finished.
@@ -138,7 +155,11 @@ class RunDirectory:
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
             self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
-            self.traceback_file.unlink(missing_ok=True)
+            other = self.refitting
+            # the rest is of the weights whose checkpoints are gone
+            left = () if self.has_begun else (self.metrics_file, self.refit, other.last, other.previous)
+            for file in (self.traceback_file, *left):
+                file.unlink(missing_ok=True)
             try:
                 yield
             except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
@@ -197,20 +218,26 @@ class RunDirectory:
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=now(), **entries)
         self.previous.unlink(missing_ok=True)
-        for checkpoint in (self.best, self.last, self.head, self.soup):
+        for checkpoint in (self.best, self.last, self.head, self.soup, self.refit):
             leave_memory(checkpoint)
 
-    def reopen(self) -> None:
-        """Record that a finished run is to be measured on something else.
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        """Write `metrics.json` before the run is finished, since a refit may still take long."""
+        self._write_json(self.metrics_file, metrics)
+
+    def reopen(self, refit: bool = False) -> None:
+        """Record that a finished run is to be measured on something else, or to be refitted.
 
         Raises:
             UserError: There is no checkpoint to go on from.
         """
         if not self.has_begun:
+            gone = f"{self.path} is finished, but checkpoints/last.ckpt is gone, so"
+            if refit:
+                raise UserError(f"{gone} refit=true cannot train as it did; give another hydra.run.dir")
             raise UserError(
-                f"{self.path} is finished, but checkpoints/last.ckpt is gone, so no further data.tests can be "
-                f"measured in it; measure each with python -m tlab.evaluate {shell_argument('run', self.path)} "
-                "data.root=DIR"
+                f"{gone} no further data.tests can be measured in it; measure each with python -m tlab.evaluate "
+                f"{shell_argument('run', self.path)} data.root=DIR"
             )
         self.update(status="running")
 

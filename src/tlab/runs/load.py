@@ -50,6 +50,7 @@ class Trained:
     uncertainty: Uncertainty | None  # where known images end; None in a checkpoint that does not tell
     temperature: Temperature  # what probabilities are calibrated by
     checkpoint: Path
+    refitted: bool = False  # whether it has been trained on the run's validation images too
 
 
 def _is_list(value: Any, kinds: tuple[type, ...]) -> bool:
@@ -210,14 +211,9 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
         uncertainty = None if kept is None else Uncertainty.read(kept, len(about["classes"]), width)
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
     options = options_of(config.data, levels_from(about.get("levels")))
-    return Trained(
-        *(module.eval(), tuple(about["classes"]), config),
-        **told,
-        decode_options=options,
-        temperature=temperature_of(about),
-        uncertainty=uncertainty,
-        checkpoint=file,
-    )
+    told |= {"decode_options": options, "checkpoint": file, "refitted": "refit" in about}
+    told |= {"temperature": temperature_of(about), "uncertainty": uncertainty}
+    return Trained(module.eval(), tuple(about["classes"]), config, **told)
 
 
 def _read_loss(about: Mapping[str, Any], config: DictConfig, file: Path, trust: bool) -> Loss | None:

@@ -27,6 +27,7 @@ def write_report(comparison: Comparison, directory: Path) -> Path:
     name = directory.resolve().name
     body = Template(asset("page.html")).substitute(
         heading=escape(heading(comparison)),
+        each=comparison.replicate,
         effects=escape(effects_sentence(comparison) or ""),
         filters=filters(comparison),
         settings=settings_table(comparison),
@@ -59,8 +60,11 @@ def _tiles(comparison: Comparison) -> str:
         best = ranked[0].result
         interval = f"{span(best, metric)} ({INTERVAL_NAMES[comparison.interval]})"
         if best.low is None or best.all_equal:
-            interval = "one seed" if best.low is None else f"{best.n} equal seeds, no interval"
+            each = comparison.replicate
+            interval = f"one {each}" if best.low is None else f"{best.n} equal {each}s, no interval"
         tiles.append((f"best {metric}", value(best.mean, metric), interval))
+        if ranked[0].out_of_fold is not None:
+            tiles.append(("out-of-fold accuracy", value(ranked[0].out_of_fold, "acc"), "of all folds together"))
         if ranked[0].test:
             tiles.append((comparison.test_metric, value(ranked[0].test.mean, metric), "not used to choose"))
         if len(ranked) > 1:

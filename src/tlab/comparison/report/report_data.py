@@ -6,7 +6,7 @@ from statistics import median_low
 from typing import Any
 
 from tlab.comparison.classes import class_report
-from tlab.comparison.phrases import is_share
+from tlab.comparison.phrases import is_share, replicate_name
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import spread
 
@@ -20,6 +20,7 @@ def report_data(comparison: Comparison) -> dict[str, Any]:
     data = {
         "metric": comparison.monitor,
         "mode": comparison.mode,
+        "replicate": comparison.replicate,
         "share": is_share(comparison.monitor),
         "factors": [{"name": f.name, "levels": f.levels, "number": f.is_number} for f in comparison.factors],
         "settings": [
@@ -27,7 +28,7 @@ def report_data(comparison: Comparison) -> dict[str, Any]:
                 "label": comparison.label(setting),
                 "levels": setting.levels,
                 "values": list(setting.values.values()),
-                "seeds": list(setting.values),
+                "replicates": [replicate_name(run) for run in setting.counted.values()],
                 "mean": setting.result.mean,
                 "low": setting.result.low,
                 "high": setting.result.high,
@@ -37,7 +38,12 @@ def report_data(comparison: Comparison) -> dict[str, Any]:
             for setting in ranked
         ],
         "runs": [
-            {"setting": place, "seed": run.seed, "value": setting.values[run.seed], "seconds": run.seconds}
+            {
+                "setting": place,
+                "replicate": replicate_name(run),
+                "value": setting.values[run.replicate],
+                "seconds": run.seconds,
+            }
             for place, setting in enumerate(ranked)
             for run in setting.counted.values()
         ],

@@ -31,7 +31,7 @@ def settings_table(comparison: Comparison) -> str:
     metric = comparison.monitor
     heads = [
         *("#", *(factor.name for factor in comparison.factors), "n", f"{metric} ± sd", "95 % interval", "behind"),
-        *("p (Holm)", *_tested(comparison), *comparison.further_tests, "ECE"),
+        *("p (Holm)", *_out_of_fold(comparison), *_tested(comparison), *comparison.further_tests, "ECE"),
         *(f"epochs to {value(comparison.target, metric)}", "time", "images/s", "trained"),
     ]
     rows = []
@@ -49,6 +49,7 @@ def settings_table(comparison: Comparison) -> str:
             (span(summary, metric), summary.low if summary else None),
             (value(behind.mean, metric, unit=False) if behind else "–", behind.mean if behind else None),
             (p_value(setting.p), setting.p),
+            *((value(setting.out_of_fold, "acc"), setting.out_of_fold) for _ in _out_of_fold(comparison)),
             *((value(test, metric), test) for _ in _tested(comparison)),
             *((mean_span(found, metric), found.mean if found else None) for found in further),
             (value(ece, "val/ece"), ece),
@@ -64,9 +65,10 @@ def settings_table(comparison: Comparison) -> str:
 def runs_table(comparison: Comparison, directory: Path) -> str:
     """Return a row per run, with a link to its directory."""
     metric = comparison.monitor
+    folds = ["fold"] if comparison.replicate != "seed" else []
     heads = [
-        *("run", *(factor.name for factor in comparison.factors), "seed", "status", metric, *_tested(comparison)),
-        *(*comparison.further_tests, "ECE", "best epoch", "epochs", "time", "remark"),
+        *("run", *(factor.name for factor in comparison.factors), "seed", *folds, "status", metric),
+        *(*_tested(comparison), *comparison.further_tests, "ECE", "best epoch", "epochs", "time", "remark"),
     ]
     rows = []
     for run, setting, place in comparison.places():
@@ -74,14 +76,16 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
         if setting is None:
             remark, done = f"{run.name}: {run.error or run.status}", None
         else:
-            again = setting.counted.get(run.seed, run) is not run
-            remark, done = run.error or ("the same again, left out" if again else ""), len(run.history)
+            again = setting.counted.get(run.replicate, run) is not run
+            told = "the same again, left out" if again else "refitted" if run.is_refitted else ""
+            remark, done = run.error or told, len(run.history)
         remark = remark.partition("\n")[0]
         path = Path(os.path.relpath(run.path.resolve(), directory.resolve()))
         cells: list[Cell] = [
             (f"<a href='{escape(quote(path.as_posix(), safe='/=,+@'))}/'>open</a>", run.name),
             *_level_cells(comparison, setting),
             (str(run.seed), run.seed),
+            *((or_dash(run.fold, str), run.fold) for _ in folds),
             (f"<span class='status {run.status}'>{run.status}</span>", run.status),
             (value(result, metric), result),
             *((value(test, metric), test) for _ in _tested(comparison)),
@@ -92,7 +96,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             (or_dash(run.seconds, duration), run.seconds),
             (escape(remark), remark),
         ]
-        words = f"{run.name} {run.status} seed={run.seed}"
+        words = f"{run.name} {run.status} seed={run.seed}" + (f" fold={run.fold}" if folds else "")
         rows.append((_attributes(comparison, setting, place, words), cells))
     return _table("runs", "Every run", heads, rows)
 
@@ -100,6 +104,11 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
 def _tested(comparison: Comparison) -> list[str]:
     """Return the metric on the test split, which has a column where it does not decide."""
     return [comparison.test_metric] if comparison.test_metric != comparison.monitor else []
+
+
+def _out_of_fold(comparison: Comparison) -> list[str]:
+    """Return the heading of the out-of-fold accuracy, which has a column where some setting has one."""
+    return ["oof acc"] if any(setting.out_of_fold is not None for setting in comparison.settings) else []
 
 
 def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:

@@ -94,6 +94,12 @@ class ImageIndex:
         }
         return replace(self, classes=tuple(classes), splits=splits)
 
+    def with_val_in_train(self) -> "ImageIndex":
+        """Return the index with the validation images among those to train on, and no validation split."""
+        joined = sorted([*self.splits["train"], *self.splits["val"]], key=attrgetter("label", "file"))
+        splits = {split: samples for split, samples in self.splits.items() if split != "val"}
+        return replace(self, splits={**splits, "train": tuple(joined)})
+
     def without(self, paths: Collection[Path]) -> "ImageIndex":
         """Return the index without these files.
 

@@ -80,7 +80,8 @@ class FeatureCache:
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         upto = deepest(module.net.frozen_stages, module.net)
-        whole = _is_whole(trainer.limit_train_batches) and _is_whole(trainer.limit_val_batches)
+        measures = "val" in data.index.splits
+        whole = _is_whole(trainer.limit_train_batches) and (not measures or _is_whole(trainer.limit_val_batches))
         # One epoch of maps is not worth the disk
         if not upto or not whole or (record.length == 1 and upto != POOL):
             return {}
@@ -114,7 +115,7 @@ class FeatureCache:
         if fingerprint.of_transforms({**images.augment.steps, "finish": images.finish}) is None:
             return "a transform of its images cannot be pickled, so no features are kept"
         rows = len(images) * (1 if images.is_fixed else self.views or VIEWS)
-        size = (rows + len(data.index.splits["val"])) * features * 4
+        size = (rows + len(data.index.splits.get("val", ()))) * features * 4
         if size > self.max_bytes:
             return f"features.max_gb={self.max_bytes / GB:g} does not hold the {size / GB:.2g} GB of its features"
         if rows * features * data.num_classes > QUICK_UP_TO:
@@ -169,9 +170,10 @@ class FeatureCache:
     ) -> dict[str, list[ImageView]]:
         """Return the views that each split has in a phase; a split that is missing reads its images."""
         images = data.training_images(phase.key)
+        measured = ["val"] if "val" in data.index.splits else []  # those of a refit are trained on
         train: list[ImageView | None]
         if images.is_fixed:
-            train = val = [ImageView.plain(data, "train", "val")]
+            train = val = [ImageView.plain(data, "train", *measured)]
         else:
             count = self.views or VIEWS
             if not phase.solved:
@@ -179,14 +181,14 @@ class FeatureCache:
             train = [ImageView.augmented(images, record.start + number) for number in range(count)]
             if count == record.length and not pooled:
                 train = []  # large, and each would be read once
-            val = [ImageView.plain(data, "val")]
+            val = [ImageView.plain(data, *measured)]
         if images.mixing is not None and images.mixing.cutmix_alpha > 0:
             log.info("phase %s: CutMix needs images, so training reads them in every epoch", phase.key)
             train = []
         if None in train:
             log.info("phase %s: a transform cannot be pickled, so training reads images in every epoch", phase.key)
             train = []
-        wanted = {"train": train, "val": val}
+        wanted = {"train": train, **dict.fromkeys(measured, val)}
         return {split: [view for view in views if view] for split, views in wanted.items() if any(views)}
 
 

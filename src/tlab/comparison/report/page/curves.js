@@ -1,4 +1,4 @@
-// Learning curves: mean and range over the seeds, and where the phases begin.
+// Learning curves: mean and range over the runs, and where the phases begin.
 function drawCurves() {
   const colours = theme();
   const metric = document.getElementById("curve-metric").value;

@@ -22,12 +22,12 @@ function drawRanking() {
     settings.length < all.length ? `The first ${settings.length} of ${all.length}; filter to see others.` : "";
   const rows = settings.map((_, i) => i);
   const half = settings.map((s) => (s.low === null ? 0 : (s.high - s.low) / 2));
-  const seeds = settings.flatMap((s, i) => (s.values.length === 1 ? [] : s.values).map((value, k) => ({ value, row: i, seed: s.seeds[k], s })));
+  const several = settings.flatMap((s, i) => (s.values.length === 1 ? [] : s.values).map((value, k) => ({ value, row: i, name: s.replicates[k], s })));
   const traces = [
     {
-      type: "scatter", mode: "markers", x: seeds.map((p) => p.value), y: seeds.map((p) => p.row + 0.24),
+      type: "scatter", mode: "markers", x: several.map((p) => p.value), y: several.map((p) => p.row + 0.24),
       marker: { size: 5, color: colours.soft, opacity: 0.65 },
-      text: seeds.map((p) => `seed ${p.seed}: ${asText(p.value)}<br>${described(p.s)}`), hoverinfo: "text",
+      text: several.map((p) => `${p.name}: ${asText(p.value)}<br>${described(p.s)}`), hoverinfo: "text",
     },
     {
       type: "scatter", mode: "markers", x: settings.map((s) => s.mean), y: rows,
@@ -38,8 +38,8 @@ function drawRanking() {
         arrayminus: settings.map((s, i) => (half[i] ? s.mean - s.low : 0)),
       },
       text: settings.map((s) => {
-        const several = s.low === s.high ? "equal seeds, no interval" : `${asText(s.low)} to ${asText(s.high)}`;
-        const interval = s.low === null ? "one seed" : several;
+        const span = s.low === s.high ? `equal ${data.replicate}s, no interval` : `${asText(s.low)} to ${asText(s.high)}`;
+        const interval = s.low === null ? `one ${data.replicate}` : span;
         return `<b>${asText(s.mean)}</b> (${interval})<br>${described(s)}`;
       }),
       hoverinfo: "text",
@@ -62,7 +62,7 @@ function drawRanking() {
   }));
 }
 
-// A range that holds the means and seeds and, unless they are far wider, the intervals.
+// A range that holds the means and single values and, unless they are far wider, the intervals.
 function padded(settings, share) {
   const inner = settings.flatMap((s) => [s.mean, ...s.values]);
   const [least, most] = [Math.min(...inner), Math.max(...inner)];
@@ -93,7 +93,7 @@ function drawTime() {
     {
       type: "scatter", mode: "markers", x: seconds, y: runs.map((run) => run.value),
       marker: { size: 5, opacity: 0.6, color: runs.map((run) => colourOf(colours, at.get(run.setting))) },
-      text: runs.map((run) => `seed ${run.seed}: ${asText(run.value)}, ${asTime(run.seconds)}<br>`
+      text: runs.map((run) => `${run.replicate}: ${asText(run.value)}, ${asTime(run.seconds)}<br>`
         + described(data.settings[run.setting])),
       hoverinfo: "text",
     },
