@@ -186,7 +186,7 @@ def measure(cfg: DictConfig) -> Evaluation:
         enable_model_summary=False,
     )
     with naming_batch_size(config.data.batch_size):
-        (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
+        metrics = dict(trainer.test(trained.module, data.loader(split), verbose=False)[0])
     present = {trained.classes[sample.label] for sample in samples}
     absent = [name for name in trained.classes if name not in present]
     unmeasured = {f"test/acc_class/{name}" for name in absent}

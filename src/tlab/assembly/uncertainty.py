@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,9 @@ def _keep(
     began = time.perf_counter()
     if not file.exists() or "uncertainty" in (checkpoint := _read(file))["tlab"]:
         return
+    told = None if validated is None else _read(validated)["tlab"].get("uncertainty")
+    if validated is not None and told is None:  # of an earlier version
+        return
     device, weights, now = trainer.strategy.root_device, checkpoint["state_dict"], module.state_dict()
     stages = [name for name in now if name.startswith("net.backbone.")]
     # then what is stored of the images is what the checkpoint sees, too
@@ -82,7 +86,7 @@ def _keep(
     looked, finite = f"{len(samples)} training", bool(features.isfinite().all())
     distribution = FeatureDistribution.fit(features.float(), _labels(samples), data.num_classes)
     if validated is not None:
-        others = Uncertainty.read(_read(validated)["tlab"]["uncertainty"], data.num_classes, features.shape[1])
+        others = Uncertainty.read(told, data.num_classes, features.shape[1])
         kept = replace(others, features=distribution)
     else:
         features, samples = _look(cfg, trainer, module, data, "val", as_trained)
@@ -106,7 +110,7 @@ def _read(file: Path) -> dict[str, Any]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _labels(samples: "list[Sample]") -> "Tensor":
+def _labels(samples: "Sequence[Sample]") -> "Tensor":
     import torch
 
     return torch.tensor([sample.label for sample in samples])
@@ -147,7 +151,7 @@ def _look(
         if (plain := cache.of_samples(trainer, module, samples)) is not None:
             return plain.view(0), samples
     if not images.is_fixed:
-        images, rows = data.images(samples), range(len(samples))
+        images, rows = data.images(samples), [*range(len(samples))]
     keys = [SampleKey(0, row) for row in rows]
     return pooled_features(module, images, keys, str(trainer.precision), data.num_workers), samples
 

@@ -132,7 +132,7 @@ def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> n
     names = [shorten(name, 20) for name in classes] if number <= NAMED_CLASSES else []
     longest = round(max((font.getlength(name) for name in names), default=0))
     flat = longest < 0.9 * cell  # else the names of the columns stand upright
-    left, below = AXIS_SPACE + longest, (font.size if flat else longest) + AXIS_SPACE
+    left, below = AXIS_SPACE + longest, (round(font.size) if flat else longest) + AXIS_SPACE
     head, right = 2 * TITLE_SPACE, left + side
     correct, total = int(counts.trace()), int(counts.sum())
     told = f"{correct} of {total} right" + (f" ({correct / total:.1%})" if total else "")
