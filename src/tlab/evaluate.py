@@ -108,8 +108,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         (metrics,) = trainer.test(trained.module, data.loader(split), verbose=False)
     present = {trained.classes[sample.label] for sample in samples}
     absent = {f"test/acc_class/{name}" for name in trained.classes if name not in present}
-    if unknown is not None:
-        metrics["test/unknown"] = unknown.share
+    metrics = {**metrics, **({} if unknown is None else {"test/unknown": unknown.share})}
     return {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in absent}
 
 

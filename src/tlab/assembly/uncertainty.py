@@ -13,6 +13,8 @@ from tlab.core.processes import from_first_process
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    from collections.abc import Sequence
+
     import lightning.pytorch as L
     from torch import Tensor
 
@@ -106,7 +108,7 @@ def _read(file: Path) -> dict[str, Any]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _labels(samples: "list[Sample]") -> "Tensor":
+def _labels(samples: "Sequence[Sample]") -> "Tensor":
     import torch
 
     return torch.tensor([sample.label for sample in samples])
@@ -147,7 +149,7 @@ def _look(
         if (plain := cache.of_samples(trainer, module, samples)) is not None:
             return plain.view(0), samples
     if not images.is_fixed:
-        images, rows = data.images(samples), range(len(samples))
+        images, rows = data.images(samples), [*range(len(samples))]
     keys = [SampleKey(0, row) for row in rows]
     return pooled_features(module, images, keys, str(trainer.precision), data.num_workers), samples
 
