@@ -1,9 +1,10 @@
 r"""Which score tells images of another kind from those of training, and how often conformal sets hold the class.
 
-Each network is trained on `--home`, and scores its test images and those of other sets. Printed per score and other
+A network is trained on `--home`, and scores its test images and those of other sets. Printed per score and other
 set: AUROC, and the share that is unknown at the threshold that keeps 95 % of the home's validation images. Where
-pytorch-ood is installed, its scores on the same features stand beside tlab's. Then the coverage of the conformal
-sets, mean over random halves of the home's test images: one calibrates, the other is covered.
+pytorch-ood is installed, its scores on the same features stand below; its Mahalanobis distance is computed in
+float64, since a covariance of fewer images than features has no inverse in float32. Then the coverage of the
+conformal sets, mean over random halves of the home's test images: one calibrates, the other is covered.
 
     python benchmarks/unknown.py --home sets/pacs_photo --other sets/pacs_sketch sets/rsscn7 -- \
         backbone=efficientnet_lite0 backbone.weights=packaged finetune=head
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchmetrics.functional.classification import binary_auroc
 
 import tlab
+from tlab.data.sources.scan import images_to_predict
 from tlab.models.uncertainty.conformal import adaptive_scores, prediction_sets
 from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, negative_energy, threshold
-from tlab.runs.trained_model import TrainedModel, files_to_predict
+from tlab.runs.trained_model import TrainedModel
 
 HALVES = 100  # random halves of the test images
 COVERAGE = 0.9
@@ -29,7 +32,7 @@ COVERAGE = 0.9
 
 def features_of(model: TrainedModel, folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Return features `N D`, logits `N K` and labels `N` (-1: no class of the model) of the images in a folder."""
-    files = files_to_predict(folder)
+    files = [folder / name for name in images_to_predict(folder)]
     features = model.features(files)
     with torch.inference_mode():
         logits = model.module.net.head(features)
@@ -37,21 +40,14 @@ def features_of(model: TrainedModel, folder: Path) -> tuple[Tensor, Tensor, Tens
     return features, logits, torch.tensor([names.get(file.parent.name, -1) for file in files])
 
 
-def relative(train: Tensor) -> FeatureDistribution:
-    """Return all classes as one Gaussian: what the relative Mahalanobis distance subtracts (Ren et al. 2021)."""
-    return FeatureDistribution.fit(train, torch.zeros(len(train), dtype=torch.int64), 1)
-
-
 def own_scores(
     train: Tensor, labels: Tensor, num_classes: int, features: Tensor, logits: Tensor
 ) -> dict[str, Tensor]:
     """Return name -> score of each image, larger for known ones."""
-    distances = FeatureDistribution.fit(train, labels, num_classes).distances(features)
     return {
         "energy": negative_energy(logits),
         "largest probability": logits.double().softmax(dim=1).amax(dim=1),
-        "mahalanobis": -distances,
-        "relative mahalanobis": relative(train).distances(features) - distances,
+        "mahalanobis": -FeatureDistribution.fit(train, labels, num_classes).distances(features),
     }
 
 
@@ -60,13 +56,19 @@ def oracle_scores(
 ) -> dict[str, Tensor]:
     """Return the same of pytorch-ood; empty where it is not installed."""
     try:
-        from pytorch_ood.detector import RMD, EnergyBased, Mahalanobis, MaxSoftmax
+        from pytorch_ood.detector import EnergyBased, Mahalanobis, MaxSoftmax
     except ImportError:
         return {}
-    found = {"energy": -EnergyBased.score(logits), "largest probability": -MaxSoftmax.score(logits.softmax(dim=1))}
-    for name, detector in {"mahalanobis": Mahalanobis(None), "relative mahalanobis": RMD(None)}.items():
-        found[name] = -detector.fit_features(train, labels).predict_features(features)
-    return found
+    torch.set_default_dtype(torch.float64)  # which it computes in
+    directions = Mahalanobis(None).fit_features(normalize(train.double(), dim=1), labels)
+    as_they_are = Mahalanobis(None).fit_features(train.double(), labels)
+    torch.set_default_dtype(torch.float32)
+    return {
+        "energy": -EnergyBased.score(logits.double()),
+        "largest probability": -MaxSoftmax.score(logits.double()),
+        "mahalanobis": -directions.predict_features(normalize(features.double(), dim=1)),
+        "mahalanobis of features of any length": -as_they_are.predict_features(features.double()),
+    }
 
 
 def by_ranks(scores: Mapping[str, Tensor], names: tuple[str, ...], validation: Mapping[str, Tensor]) -> Tensor:
@@ -114,21 +116,20 @@ def main() -> None:
     others = {folder.name: features_of(model, folder / "test")[:2] for folder in args.other}
     known = (train, labels, len(model.classes))
     print(f"test accuracy {run['test/acc']:.1%}; {len(train)} training images of {train.shape[1]} features")
-    print(f"{'score':36}" + "".join(f"{name:>40}" for name in ("home: unknown", *others)))
+    print(f"{'score':50}" + "".join(f"{name:>40}" for name in ("home: unknown", *others)))
     for whose, scores_of in {"tlab": own_scores, "pytorch-ood": oracle_scores}.items():
         of_validation, of_test = scores_of(*known, *validation), scores_of(*known, test, logits)
         of_others = {name: scores_of(*known, *each) for name, each in others.items()}
         if whose == "tlab":
-            for names in (("energy", "mahalanobis"), ("energy", "relative mahalanobis")):
-                for scores in (of_test, *of_others.values(), of_validation):
-                    scores[" and ".join(names)] = by_ranks(scores, names, of_validation)
+            for scores in (of_test, *of_others.values(), of_validation):
+                scores["energy and mahalanobis"] = by_ranks(scores, ("energy", "mahalanobis"), of_validation)
         for name, home in of_test.items():
             least = threshold(of_validation[name], 0.95)
             cells = [f"{float((home < least).double().mean()):.1%}"]
             for scores in of_others.values():
                 unknown = float((scores[name] < least).double().mean())
                 cells.append(f"AUROC {auroc(home, scores[name]):.4f}, unknown {unknown:.1%}")
-            print(f"{whose + ', ' + name:36}" + "".join(f"{cell:>40}" for cell in cells), flush=True)
+            print(f"{whose + ', ' + name:50}" + "".join(f"{cell:>40}" for cell in cells), flush=True)
     covered, size = mean_coverage(logits, test_labels)
     print(f"conformal sets at {COVERAGE:.0%}: {covered:.2%} covered, {size:.2f} classes in a set")
 

@@ -55,6 +55,7 @@ def test_the_best_on_validation_is_kept_measured_and_used(soup):
         assert (candidate["val/acc"], candidate["val/loss"]) == (pytest.approx(acc), pytest.approx(loss, rel=1e-4))
     own = load_trained(run.path).module.state_dict()
     assert all(torch.equal(own[name], value) for name, value in weights(run.path, "soup").items())
+    assert load_trained(run.path).uncertainty is not None
     asked = ["num_workers=0", "accelerator=cpu"]
     for split in ("val", "test"):
         measured = evaluate(compose([f"run={run.path}", f"split={split}", *asked], "evaluate"))

@@ -14,6 +14,8 @@ from tlab.core.processes import from_first_process
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    from collections.abc import Sequence
+
     import lightning.pytorch as L
     from torch import Tensor
 

@@ -394,7 +394,11 @@ def _image_chunks(
         chunks = [keys[chunk.start : chunk.stop] for chunk in _chunks(range(len(keys)), device)]
         return (functools.partial(images.pixels, chunk) for chunk in chunks)
     loader = make_loader(images, keys, BATCH.get(device, 64), num_workers)
-    return ((lambda image=batch.image: image) for batch in loader)
+    return (functools.partial(_itself, batch.image) for batch in loader)
+
+
+def _itself(image: Tensor) -> Tensor:
+    return image
 
 
 def _is_whole(limit: int | float) -> bool:
