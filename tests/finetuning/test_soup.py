@@ -60,6 +60,11 @@ def test_the_best_on_validation_is_kept_measured_and_used(soup):
     for split in ("val", "test"):
         measured = evaluate(compose([f"run={run.path}", f"split={split}", *asked], "evaluate"))
         assert measured[f"{split}/loss"] == pytest.approx(metrics[f"{split}/loss"], rel=1e-4)
+    told = torch.load(run.soup, weights_only=True)["tlab"]
+    assert (told["temperature"], told["calibration"]["nll"]) == (
+        run.record["temperature"],
+        pytest.approx(metrics["val/loss"], rel=1e-4),  # of the soup's own logits
+    )
     right = sum(int(row["count"]) for row in run.confusion("val") if row["label"] == row["prediction"])
     assert right / 18 == pytest.approx(metrics["val/acc"])
 

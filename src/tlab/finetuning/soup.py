@@ -140,6 +140,8 @@ def _validated(
     collected = CollectedLogits(every_of(len(samples), len(module.classes)))
     total = 0.0
     metrics.reset()
+    for metric in metrics.values():
+        metric.distributed_available_fn = None  # no other process is here, and waiting for them would never end
     for batch in make_loader(
         data.images(samples), SequentialSampler(len(samples)), data.batch_size, data.num_workers
     ):
