@@ -46,6 +46,7 @@ def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path, monkeypa
     assert (shown.aug, shown.finetune) == ("light", "lp_ft")
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_one_entry_for_a_run_that_goes_on(compose_run, tmp_path):
     from mlflow import MlflowClient
 

@@ -253,7 +253,7 @@ def test_a_solved_head_is_not_asked_for_a_rate(compose_run, caplog):
     assert any("no optimizer.lr suggested, the head is solved" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize("crash", [2, 5])
+@pytest.mark.parametrize("crash", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_that_crashed_in_or_after_its_solved_phase_goes_on_there(compose_run, tmp_path, monkeypatch, crash):
     """Three steps an epoch; the command line that goes on names a rate, which changes nothing."""
     plan = ("finetune.head_epochs=2", "trainer.max_epochs=3", "head.solver=auto", "checkpoint.every_n_steps=1")

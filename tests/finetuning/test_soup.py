@@ -112,7 +112,9 @@ def test_it_lies_between_with_the_statistics_of_the_training_images(soup, monkey
             torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("when", ["training", "soup", "test"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("training", marks=pytest.mark.slow), "soup", pytest.param("test", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_to_the_same(soup, compose_run, tmp_path, monkeypatch, when):
     def stop(*_, **__):
         raise RuntimeError("killed")

@@ -50,7 +50,7 @@ def run_again(run_entry_point, pasted) -> Callable[[str], None]:
     return again
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("backbone", [pytest.param("resnet18", marks=pytest.mark.slow), "mobilenet_v3_small"])
 def test_weights_that_cannot_be_fetched(command, run_again, backbone, monkeypatch, capfd):
     for weights in (ResNet18_Weights, MobileNet_V3_Small_Weights):
         monkeypatch.setattr(weights.DEFAULT.value, "url", "http://127.0.0.1:9/w.pth")
@@ -102,7 +102,7 @@ def test_more_epochs_for_a_finished_run(command, run_again, capsys):
     assert [row["phase"] for row in history("my run-2")] == ["all"]
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
 def test_another_rate_goes_on_where_the_run_stood(command, run_again, capsys, head):
     """With a rate at which nothing moves, so that the first epoch shows what it began with."""
     given = (f"head={head}", "finetune=head", "hydra.run.dir=r")

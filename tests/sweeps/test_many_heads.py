@@ -144,7 +144,12 @@ MIXED = [
         pytest.param(ALIKE, ["trainer.early_stopping=1"], 9, 9, id="rate, decay and seed"),
         pytest.param(MIXED, ["trainer.precision=bf16-mixed", "head=probe"], 27, 27, id="optimizer, loss, dropout"),
         pytest.param(
-            ALIKE[:2], ["head=mlp", "head.hidden=[8]", "aug=light", "aug.mix.mixup_alpha=0.3"], 9, 18, id="mixed"
+            ALIKE[:2],
+            ["head=mlp", "head.hidden=[8]", "aug=light", "aug.mix.mixup_alpha=0.3"],
+            9,
+            18,
+            marks=pytest.mark.slow,
+            id="mixed",
         ),
     ],
 )
@@ -172,8 +177,16 @@ def test_each_run_is_the_one_it_is_alone(
             *(math.inf, ["lbfgs", "sgd", "sgd", "lbfgs", "lbfgs"]),
             id="overrides",
         ),
-        pytest.param([(), ("data.balanced=true",), ("optimizer.lr=0.1",)], 0, ["sgd"] * 3, id="data"),
-        pytest.param([("seed=0",), ("seed=1",), ("head=mlp",)], math.inf, ["lbfgs", "lbfgs", "sgd"], id="mlp"),
+        pytest.param(
+            *([(), ("data.balanced=true",), ("optimizer.lr=0.1",)], 0, ["sgd"] * 3),
+            marks=pytest.mark.slow,
+            id="data",
+        ),
+        pytest.param(
+            *([("seed=0",), ("seed=1",), ("head=mlp",)], math.inf, ["lbfgs", "lbfgs", "sgd"]),
+            marks=pytest.mark.slow,
+            id="mlp",
+        ),
     ],
 )
 def test_heads_that_are_solved_train_in_no_pass(
