@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,12 +84,24 @@ class Evaluation:
             before, after = (self.by_divisor[divisor][name] for divisor in (1.0, value))
             if before is not None and after is not None:
                 parts.append(f"{title} {before.value:.4f} without, {after.value:.4f} with it")
+        told = f": {'; '.join(parts)}" if parts else ""
         applied = "not applied (calibrate=true applies it)" if self.divisor == 1 else "applied"
-        return f"temperature {value:.3g}, {applied}: {'; '.join(parts)}"
+        return f"temperature {value:.3g}, {applied}{told}"
 
 
 def _plain(measures: "Measures") -> dict[str, Any]:
     return {name: found and found._asdict() for name, found in measures.items()}
+
+
+def _as_json(values: Mapping[str, Any]) -> str:
+    """Return JSON in which what is no finite number is null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(each) for key, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -248,12 +262,14 @@ def run(cfg: DictConfig) -> None:
     print(found.of_temperature)
     folder = Path(cfg.run) if Path(cfg.run).is_dir() else Path(cfg.run).parent
     folder = folder if output is None or is_device_or_pipe(output) else output.parent
-    of_other = "" if cfg.data.root is None else f"_of_{Path(cfg.data.root).resolve().name}"
+    own = found.trained.config.data.get("root")
+    is_own = cfg.data.root is None or (own is not None and Path(cfg.data.root).resolve() == Path(own).resolve())
+    of_other = "" if is_own else f"_of_{Path(cfg.data.root).resolve().name}"
     file = folder / f"evaluation_{found.split.replace('/', '_')}{of_other}.json"
     if output is not None and output.resolve() != file.resolve():
-        write_text(output, json.dumps(found.metrics, indent=2) + "\n")
+        write_text(output, _as_json(found.metrics))
     try:
-        write_text(file, json.dumps(found.plain(), indent=2, ensure_ascii=False) + "\n")
+        write_text(file, _as_json(found.plain()))
     except OSError as error:
         way_out = f"{shell_argument('output', 'metrics.json')} puts them into this folder"
         log.warning(

@@ -79,22 +79,24 @@ def run(cfg: DictConfig) -> None:
 
         remarks, batch_size = Remarks(files, model.levels), cfg.batch_size or model.batch_size
         made_by = {"models": model.digest(), "images": files.digest(), "settings": _digest(cfg, layout)}
-        table.begin(layout, files, batch_size, made_by, remarks.add_row)
         few: list[Row] = []
         try:
+            table.begin(layout, files, batch_size, made_by, remarks.add_row)
             for rows in predict_batches(model, remarks, batch_size, cfg.num_workers, table.start):
                 table.write(rows)
                 few += rows if len(files) <= FEW else []
             table.finish()
         except KeyboardInterrupt:
-            print("tlab: stopped; the same command continues", file=sys.stderr)
+            if not table.is_streamed:
+                print("tlab: stopped; the same command continues", file=sys.stderr)
             raise
         except BrokenPipeError:  # nobody reads it any more, as with `| head`
             return
     remarks.log()
+    is_part = sample is not None and table.start > 0  # a submission does not keep what is known
     told = f"{len(files) - remarks.unreadable} predictions in {output}"
     told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
-    told += f", {remarks.unknown:.1%} unknown" if remarks.unknown is not None else ""
+    told += f", {remarks.unknown:.1%} unknown" if remarks.unknown is not None and not is_part else ""
     print(told, file=sys.stderr if table.is_streamed else sys.stdout)
     for row in few if not table.is_streamed else ():
         if row["prediction"]:

@@ -229,6 +229,7 @@ def fit_as_chosen(
         log_result(cfg, overrides, run, trainer, metrics)
         if cfg.refit:
             run.write_metrics(metrics)
+            module.cpu()  # to make room
             chosen = Refit(cfg, config, overrides, begun, state, precision, compiled)
             chosen.train(run, data, signals)
         run.finish(metrics, phases=phases)

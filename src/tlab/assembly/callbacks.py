@@ -109,7 +109,7 @@ def build_refit_callbacks(
 ) -> list["L.Callback"]:
     """Return the callbacks of a refit, which validates nothing: what trains, its history, and the last checkpoint.
 
-    Of the user's own those are left out, with a remark, that go by a metric or write checkpoints.
+    Of the user's own those are left out, with a remark, that go by a metric, write checkpoints or need a logger.
 
     Args:
         cfg: The run's configuration.
@@ -118,7 +118,7 @@ def build_refit_callbacks(
         replayed: Metrics of each epoch for the schedule, see `BackboneFinetuning`.
         signals: Signals that may stop the run.
     """
-    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor
 
     from tlab.dashboards.epoch_lines import progress
     from tlab.runs.checkpoints import LastCheckpoint
@@ -127,7 +127,8 @@ def build_refit_callbacks(
 
     last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
     users = build_own_callbacks(cfg.callbacks)
-    idle = [each for each in users if isinstance(each, Checkpoint) or getattr(each, "monitor", None) is not None]
+    kinds = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor)
+    idle = [each for each in users if isinstance(each, kinds) or getattr(each, "monitor", None) is not None]
     if idle:
         log.info("refit: without %s of callbacks", ", ".join(type(each).__name__ for each in idle))
     return [

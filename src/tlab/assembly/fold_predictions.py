@@ -19,6 +19,8 @@ def write_predictions(
 ) -> None:
     """Write a row for each validation image: `path`, `label`, `prediction`, `probability`, `p(<class>)` ...
 
+    The probabilities are those before any temperature, which was fitted on these images.
+
     Args:
         run: The run's directory.
         trainer: Its trainer, which says the device and the precision.

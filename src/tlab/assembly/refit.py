@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ class Refit:
             )
         record = from_first_process(write_refit, run, images, monitor)
         keep_uncertainty(self.cfg, run.refit, trainer, module, joined, validated=run.selected)
-        run.update(refit=record)
+        from_first_process(partial(run.update, refit=record))  # before a process removes what it comes from
         for file in (run.refitting.last, run.refitting.previous):  # which only resuming needs
             file.unlink(missing_ok=True)
 

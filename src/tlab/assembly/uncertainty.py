@@ -14,8 +14,6 @@ from tlab.core.processes import from_first_process
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
-    from collections.abc import Sequence
-
     import lightning.pytorch as L
     from torch import Tensor
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.data.sources.folder import Sample
     from tlab.models.module import ImageClassifier
 
+NOT_FINITE = "features are not finite numbers, so %s cannot tell which images it knows"
 MOST = {"train": 5_000, "val": 10_000}  # images of a split that are looked at
 
 
@@ -49,7 +48,7 @@ def keep_uncertainty(
         cfg: The run's configuration.
         file: The checkpoint, without which nothing is done (training may have ended before there was one).
         trainer: Its trainer, which has fitted the module.
-        module: Its module; holds the checkpoint's weights afterwards.
+        module: Its module; in the first process, it has the checkpoint's weights afterwards where there is work.
         data: Its data, with the images that the checkpoint has learned from as `train`.
         validated: Checkpoint whose thresholds and calibration hold; None: they are measured on `val`.
     """
@@ -85,22 +84,25 @@ def _keep(
     module.load_state_dict(weights)
     module.to(device).eval()
     features, samples = _look(cfg, trainer, module, data, "train", as_trained)
-    looked, finite = f"{len(samples)} training", bool(features.isfinite().all())
+    looked = f"{len(samples)} training"
+    if not features.isfinite().all():
+        log.warning(NOT_FINITE, file.name)
+        return
     distribution = FeatureDistribution.fit(features.float(), _labels(samples), data.num_classes)
     if validated is not None:
         others = Uncertainty.read(told, data.num_classes, features.shape[1])
         kept = replace(others, features=distribution)
     else:
         features, samples = _look(cfg, trainer, module, data, "val", as_trained)
-        looked, finite = f"{looked} and {len(samples)} validation", finite and bool(features.isfinite().all())
+        looked = f"{looked} and {len(samples)} validation"
         with torch.inference_mode(), autocast(device, str(trainer.precision)):
             logits = module.net.head(features.to(device)).float().cpu()
         paths = (data.index.relative(sample.path) for sample in samples)
         uniform = torch.tensor([addressed_seed("conformal", path) / 2**64 for path in paths])
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            log.warning(NOT_FINITE, file.name)
+            return
         kept = Uncertainty.fit(distribution, features.float(), logits, _labels(samples), uniform)
-    if not finite:
-        log.warning("features are not finite numbers, so %s cannot tell which images it knows", file.name)
-        return
     checkpoint["tlab"]["uncertainty"] = kept.plain()
     write_checkpoint(checkpoint, file)
     log.info("%s tells what it knows by %s images (%.1f s)", file.name, looked, time.perf_counter() - began)

@@ -166,7 +166,9 @@ def _had_other_images(runs: Sequence[Run]) -> bool:
     if not all("content" in images for _, images in data):  # earlier versions recorded only times and places
         return len({(which, images["fingerprint"]) for which, images in data}) > alike
     splits = {(which, *sorted(images["images"].items())) for which, images in data}
-    return len({images["content"] for _, images in data}) > 1 or len(splits) > alike
+    limited = any(run.config.get("data.limit") is not None for run in runs)  # to others in each seed and fold
+    contents = {(which if limited else None, images["content"]) for which, images in data}
+    return len(contents) > (alike if limited else 1) or len(splits) > alike
 
 
 def _losses(runs: Sequence[Run]) -> list[str]:

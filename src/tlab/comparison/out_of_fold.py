@@ -56,18 +56,18 @@ def _accuracy(runs: Sequence[Run]) -> float:
     if missing := [str(fold) for fold in folds if fold not in {run.fold for run in runs}]:
         raise UserError(f"fold {few(missing)} of {len(folds)} has no finished run")
     seen: Counter[str] = Counter()
-    right, known = 0, set[str]()
+    right, measured = 0, set[str]()  # a class of one image is trained on in every fold
     for run in runs:
         entries = read_entries(RunDirectory(run.path).data_file)
-        known |= {entry.path for entry in entries if entry.split in ("train", "val")}
+        measured |= {entry.path for entry in entries if entry.split == "val"}
         for row in _rows(run):
             seen[row["path"]] += 1
             right += row["label"] == row["prediction"]
     doubled = [path for path, times in seen.items() if times > 1]
-    lacking = sorted(known - seen.keys())
+    lacking = sorted(measured - seen.keys())
     for paths, what in ((doubled, "predicted by several folds"), (lacking, "predicted by no fold")):
         if paths:
-            raise UserError(f"{len(paths)} of {len(known)} images are {what} ({few(paths)})")
+            raise UserError(f"{len(paths)} of {len(measured)} images are {what} ({few(paths)})")
     return right / seen.total()
 
 

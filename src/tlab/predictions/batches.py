@@ -1,14 +1,18 @@
 """From files to rows: the images of a batch are read, the models answer, and the answers become cells."""
 
+import math
 from collections.abc import Iterator
 
 from tlab.core.machine_failures import naming_batch_size
 from tlab.data import progress_bar
+from tlab.data.sources.verify import FileCheck
 from tlab.predictions.ensemble import Ensemble
 from tlab.predictions.images import ImageReader, Images, read_images
 from tlab.predictions.remarks import Remarks
 from tlab.predictions.rows import Row
 from tlab.runs.trained_model import Prediction
+
+NO_ANSWER = "the network's answer is no finite number"
 
 
 def predict_batches(
@@ -50,6 +54,10 @@ def _rows(images: Images, model: Ensemble, remarks: Remarks) -> list[Row]:
             rows[-1]["reason"] = check.reason
     if images.readable:
         for place, prediction in zip(images.readable, model.predictions(images.views), strict=True):
+            if not math.isfinite(prediction.probability):
+                rows[place]["reason"] = NO_ANSWER
+                remarks.add(images.start + place, FileCheck(reason=NO_ANSWER))
+                continue
             rows[place] |= _cells(prediction)
             remarks.count(prediction.known)
     return rows

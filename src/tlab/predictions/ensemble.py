@@ -97,7 +97,7 @@ class Ensemble:
         found = blake2b(digest_size=16)
         for model in self.models:
             file = model.trained.checkpoint.resolve()
-            found.update(f"{file} {file_identity(file)} {model.precision} {model.device.type}\0".encode())
+            found.update(os.fsencode(f"{file} {file_identity(file)} {model.precision} {model.device.type}\0"))
         return found.digest()
 
     def predictions(self, images: Sequence[Tensor]) -> Iterator[Prediction]:

@@ -4,10 +4,12 @@ import logging
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
 from tlab.core.text import few
 from tlab.data.sources.label_table import as_seen, read_table, table_text
 from tlab.data.sources.scan import Exclude
@@ -34,6 +36,8 @@ class Sample:
     """
 
     def __init__(self, file: Path) -> None:
+        if is_device_or_pipe(file):
+            raise UserError(f"submission={file} is a pipe; give the file itself, which may be packed")
         try:
             self.table = read_table(file, [], "submission")
             text, encoding = table_text(file, "submission")
@@ -168,8 +172,6 @@ class SubmissionRows(Layout):
         spelled: Class -> how it is written as a label.
     """
 
-    has_quotes = True
-
     def __init__(
         self, sample: Sample, columns: Sequence[str], class_of: Mapping[str, str] | None, spelled: Mapping[str, str]
     ) -> None:
@@ -178,6 +180,10 @@ class SubmissionRows(Layout):
         self.header = sample.mark + sample.text[: sample.header_end]
         self.pattern = sample.text
         self.footer = sample.text[sample.ends[-1] :]
+        # else a quote may be an inch
+        self.has_quotes = any(
+            re.search(r"[\r\n]", sample.text[a:b].strip("\r\n")) for a, b in pairwise(sample.ends)
+        )
 
     def line(self, number: int, row: Row) -> str:
         """Return a row of the sample with its prediction.

@@ -301,8 +301,7 @@ def write_refit(run: RunDirectory, images: int, chosen_by: str) -> dict[str, Any
     told.pop("uncertainty", None)
     told |= {"class_counts": ended["tlab"]["class_counts"], "refit": record}
     kept = {name: ended[name] for name in (*KEPT, "state_dict")}
-    with atomic_path(run.refit) as temporary:
-        _write(kept | {"tlab": told}, temporary)
+    write_checkpoint(kept | {"tlab": told}, run.refit)
     return record
 
 

@@ -157,7 +157,8 @@ class RunDirectory:
             self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
             other = self.refitting
             # the rest is of the weights whose checkpoints are gone
-            left = () if self.has_begun else (self.metrics_file, self.refit, other.last, other.previous)
+            old = (self.metrics_file, self.refit, self.soup, self.head, other.last, other.previous)
+            left = () if self.has_begun else old
             for file in (self.traceback_file, *left):
                 file.unlink(missing_ok=True)
             try:

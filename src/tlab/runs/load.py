@@ -207,8 +207,8 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
             net, tuple(about["classes"]), lambda groups: torch.optim.SGD(groups, lr=0.0), loss, channels_last=True
         )
         module.load_state_dict(state_dict if loss is not None else _without_loss(state_dict))
-        kept, width = about.get("uncertainty"), head.pooled_features
-        uncertainty = None if kept is None else Uncertainty.read(kept, len(about["classes"]), width)
+        kept = about.get("uncertainty")
+        uncertainty = None if kept is None else Uncertainty.read(kept, len(about["classes"]), head.pooled_features)
     told = {name: about[name] for name in ("precision", "image_size", "resize", "crop_fraction")}
     options = options_of(config.data, levels_from(about.get("levels")))
     told |= {"decode_options": options, "checkpoint": file, "refitted": "refit" in about}

@@ -158,6 +158,8 @@ class FeatureCache:
             return None
         digests = {name: digest(module.net.group(name)) for name in module.net.backbone.stage_names}
         prefix = _Prefix(module, trainer, POOL, digests)
+        if not prefix.fits([view], self.max_bytes):
+            return None
         try:
             array = prefix.array(view)
         except OSError:  # the disk is full

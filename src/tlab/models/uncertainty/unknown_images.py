@@ -31,7 +31,7 @@ class UnknownImages(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the pooled features on their way through the head."""
         self._known = []
-        self._hook = network(pl_module).head.norm.register_forward_pre_hook(self._keep)
+        self._hook = network(pl_module).head.register_forward_pre_hook(self._keep)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -45,5 +45,5 @@ class UnknownImages(L.Callback):
         self._hook.remove()
         self.share = self._known.count(False) / len(self._known)
 
-    def _keep(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        (self._features,) = inputs
+    def _keep(self, head: Any, inputs: tuple[Tensor, ...]) -> None:
+        self._features = head.pool(inputs[0])
