@@ -129,9 +129,9 @@ def measure(cfg: DictConfig) -> Evaluation:
     from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
     from tlab.finetuning.temperature import LogitCollector
+    from tlab.finetuning.unknown_images import UnknownImages
     from tlab.models.autotune.precision import find_accelerator
     from tlab.models.calibration.measures import calibration_measures, measures
-    from tlab.models.uncertainty.unknown_images import UnknownImages
     from tlab.runs.load import blamed_on, load_trained
 
     check_values(cfg, EvaluateConfig)

@@ -1,7 +1,8 @@
 """What a run measures when its training is over: a soup of its weights, its fold, its test split, `data.tests`."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -63,19 +64,21 @@ def _soup(
     return record["metrics"]
 
 
-def record_temperature(run: "RunDirectory", trainer: "L.Trainer") -> dict[str, float]:
+def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping[str, Any]) -> dict[str, float]:
     """Write the temperature of the selected checkpoint into `run.json`, and draw what it changes.
+
+    Args:
+        run: The run's directory.
+        trainer: Its trainer.
+        about: What the checkpoint says of itself.
 
     Returns:
         `val/nll` and `val/ece` of the probabilities that it gives; empty where it has no temperature, since it was
         trained with an earlier version.
     """
-    import torch
-
     from tlab.dashboards.reliability import draw_reliability
     from tlab.models.calibration.temperature import temperature_of
 
-    about = torch.load(run.selected, map_location="cpu", weights_only=True, mmap=True)["tlab"]
     if "temperature" not in about:
         return {}
     draw_reliability(trainer, about)
@@ -104,7 +107,10 @@ def evaluate_best(
 
     from tlab.runs.data_check import unmeasured
 
-    metrics = make_soup(cfg, run, trainer, module, data) | record_temperature(run, trainer)
+    metrics = make_soup(cfg, run, trainer, module, data)
+    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
+    selected = torch.load(run.selected, map_location="cpu", weights_only=True)
+    metrics |= record_temperature(run, trainer, selected["tlab"])
     keep_uncertainty(cfg, run.selected, trainer, module, data)
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():
@@ -114,9 +120,7 @@ def evaluate_best(
     folds = cfg.data.get("folds") is not None
     if not own and not left and not folds:
         return metrics
-    # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
-    best = torch.load(run.selected, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
+    module.load_state_dict(selected["state_dict"])
     if folds:
         write_predictions(run, trainer, module, data)
     for name in [*own, *left]:

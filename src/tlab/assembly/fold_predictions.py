@@ -24,7 +24,7 @@ def write_predictions(
     Args:
         run: The run's directory.
         trainer: Its trainer, which says the device and the precision.
-        module: Its module, with the weights of the checkpoint for use.
+        module: Its module, with the weights of the selected checkpoint.
         data: Its data.
     """
     from_first_process(_write, run, trainer, module, data)

@@ -11,7 +11,7 @@ from tlab.dashboards.tensorboard import add_drawing, writer
 
 
 def draw_reliability(trainer: L.Trainer, about: Mapping[str, Any]) -> None:
-    """Draw `val/reliability` of the checkpoint for use: its probabilities as they are, and with its temperature.
+    """Draw `val/reliability` of the selected checkpoint: its probabilities as they are, and with its temperature.
 
     Args:
         trainer: The run's trainer.
