@@ -112,7 +112,7 @@ def test_processes_that_decode_give_the_same_rows(give, folder, tmp_path):
 def test_a_killed_submission_with_inches_in_it_is_continued(
     give, photos, tmp_path, killed_after, caplog, name, kept
 ):
-    """A line end in a cell, too, makes it begin anew."""
+    """With a line end in a cell besides, which leaves rows in doubt, it begins anew."""
     (tmp_path / "lenses").mkdir()
     names = ["0", '1" lens', name, "3", '4" lens', *map(str, range(5, COUNT))]
     for each, source in zip(names, sorted(photos.glob("test/*/*.png")), strict=False):
