@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,23 @@ def test_files_of_other_images_and_places_have_names_of_their_own(run, tmp_path,
     assert json.loads((tmp_path / "out/evaluation_val.json").read_text()).items() >= flat.items()
     evaluate_and_print(asked("evaluate", run.path, "split=val", f"output={tmp_path / 'out/evaluation_val.json'}"))
     assert json.loads((tmp_path / "out/evaluation_val.json").read_text()).items() >= flat.items()
+
+
+def test_the_run_s_own_root_is_no_other_folder(run, tmp_path):
+    checkpoint = shutil.copyfile(run.best, tmp_path / "my.ckpt")
+    evaluate_and_print(asked("evaluate", checkpoint, f"data.root={run.path.parent}/./"))
+    assert [each.name for each in tmp_path.glob("*.json")] == ["evaluation_test.json"]
+
+
+def test_what_is_no_number_is_null(run, tmp_path, monkeypatch):
+    found = measure(cfg := asked("evaluate", run.path, f"output={tmp_path}/flat.json"))
+    odd = replace(found, metrics=found.metrics | {"test/loss": float("nan")})
+    monkeypatch.setattr("tlab.evaluate.measure", lambda cfg: odd)
+    evaluate_and_print(cfg)
+    for name in ("evaluation_test", "flat"):
+        found = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=pytest.fail)
+        assert found["test/loss"] is None
+        assert found["test/acc"] is not None
 
 
 @pytest.mark.parametrize("file", ["with", "without"])

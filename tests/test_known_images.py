@@ -17,9 +17,11 @@ from tlab.assembly.uncertainty import drawn
 from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
+from tlab.models.module import ImageClassifier
 from tlab.predict import run as predict
 from tlab.predictions.rows import joined
 from tlab.predictions.table import Table
+from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
 QUICK = (
@@ -95,6 +97,21 @@ def test_evaluate_tells_what_share_is_unknown_as_predict_does(alone, tuned, phot
     share = evaluate(asked("evaluate", alone, f"data.root={mixed}"))["all/unknown"]
     predictions = tlab.load(alone, accelerator="cpu").predict(mixed)
     assert share == sum(not one.known for one in predictions) / len(predictions)
+
+
+def test_a_run_whose_features_are_no_numbers_finishes_without(photos, tmp_path, monkeypatch, caplog):
+    def spoil(module):
+        for each in module.modules():
+            if isinstance(each, torch.nn.BatchNorm2d):
+                each.running_mean.fill_(torch.nan)
+
+    monkeypatch.setattr(ImageClassifier, "on_validation_end", spoil)  # which would refuse them
+    plan = ("finetune.head_epochs=0", "finetune.head_first=false", "trainer.max_epochs=1", "backbone.upto=layer1")
+    few = "data.limit=4"  # of a larger matrix eigenvectors are found, whatever they are
+    trained(photos / "train", tmp_path / "run", *plan, few)
+    assert "best.ckpt cannot tell which images it knows" in caplog.text
+    assert "uncertainty" not in about(tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").status == "finished"
 
 
 def predicted(tmp_path, run, folder, *overrides, kind="csv"):

@@ -244,3 +244,14 @@ def test_a_run_whose_checkpoints_are_gone_begins_anew(photos, tmp_path):
     own.refit.write_bytes(b"of other weights")
     train(compose(options))
     assert same(weights(own.refit), first)
+
+
+def test_callbacks_that_need_a_logger_are_left_out(photos, tmp_path, caplog):
+    names = ("LearningRateMonitor", "DeviceStatsMonitor")
+    options = [each for each in SMALL if each.startswith(("backbone", "data", "trainer"))]
+    options += ["finetune=head", "aug=none", f"data.root={photos}", f"run_dir={tmp_path / 'run'}", "refit=true"]
+    options += [f"callbacks.{name}={{_target_: lightning.pytorch.callbacks.{name}}}" for name in names]
+    with caplog.at_level("INFO"):
+        train(compose([*options, "logger=csv"]))
+    assert f"refit: without {', '.join(names)} of callbacks" in caplog.text
+    assert RunDirectory(tmp_path / "run").is_refitted

@@ -75,6 +75,19 @@ def test_seeds_may_split_the_same_images_in_other_ways(make_run, sweep):
     assert "same images" not in " ".join(compare_runs(sweep).notes)
 
 
+def test_folds_of_a_limit_have_images_of_their_own(make_run, sweep):
+    for number in range(2):
+        for fold in range(2):
+            config = {"data.folds": 2, "data.fold": fold, "data.limit": 0.5, "data.source.fold": fold}
+            run = RunDirectory(
+                make_run(f"lr={number},fold={fold}", overrides=[f"optimizer.lr={number}"], config=config)
+            )
+            run.update(data={"content": str(fold), "fingerprint": "x", "images": {"train": 9, "val": 3}})
+    assert "same images" not in " ".join(compare_runs(sweep).notes)
+    run.update(data={"content": "others", "fingerprint": "x", "images": {"train": 9, "val": 3}})
+    assert "same images" in " ".join(compare_runs(sweep).notes)
+
+
 def test_the_answer_says_who_is_ahead_and_whom_the_seeds_cannot_tell_from_it(three):
     comparison = compare_runs(three)
     assert headline(comparison) == "aug=strong is ahead, but not significantly"

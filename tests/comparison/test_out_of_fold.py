@@ -131,6 +131,16 @@ def test_what_is_missing_or_double_is_told(two, tmp_path, spoil, words):
     assert "aug=none" not in (tmp_path / "out/oof.csv").read_text()
 
 
+def test_a_class_of_one_image_is_trained_on_in_every_fold(two, tmp_path):
+    for file in two.rglob("data.csv"):
+        with file.open("a") as lines:
+            lines.write("train,rare/0.jpg,rare,1,00\n")
+    comparison = compare(two, output=tmp_path / "out")
+    assert comparison.notes == ()
+    assert [setting.out_of_fold for setting in comparison.settings] == [14 / 16, 12 / 16]
+    assert "rare" not in (tmp_path / "out/oof.csv").read_text()
+
+
 def add(run: RunDirectory, path: str) -> None:
     with (run.path / "predictions_val.csv").open("a") as lines:
         lines.write(f"{path},cat,cat,0.9,0.9,0.1\n")

@@ -3,6 +3,7 @@
 import csv
 import errno
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -173,8 +174,6 @@ def test_another_seed_has_other_views(head_run):
 
 
 def test_a_changed_file_makes_new_ones(head_run, photos, tmp_path):
-    import shutil
-
     copy = shutil.copytree(photos, tmp_path / "photos")
     head_run(f"data.root={copy}")
     file = next((copy / "val" / "red").iterdir())
@@ -200,6 +199,19 @@ def test_old_stores_make_room(head_run, cache):
     head_run("head.pooling=max", f"features.max_gb={1.2 * size / 1e9}")
     assert head_run("head.pooling=max") == 0
     assert head_run() > 0
+
+
+def test_features_of_what_a_checkpoint_knows_make_room_too(head_run, cache, photos):
+    options = (f"data.root={photos}/train", "aug=light", "features.views=1")
+
+    def size() -> int:
+        return sum(file.stat().st_size for file in (cache / "features").glob("*.npy"))
+
+    head_run(*options)
+    most = size() - 5_000  # less than two rows of it
+    shutil.rmtree(cache)
+    head_run(*options, f"features.max_gb={most / 1e9}")
+    assert size() <= most
 
 
 def test_a_cache_that_cannot_be_written_streams(head_run, cache, caplog):

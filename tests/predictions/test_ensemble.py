@@ -1,7 +1,9 @@
 """Several runs that predict together, and images that are looked at twice."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,12 @@ def test_each_image_and_its_mirror_image(give, another, tmp_path):
     np.testing.assert_allclose(written([row])[0], np.mean([one, two], 0), atol=2e-6)
     with pytest.raises(UserError, match="tta=rotate is not one of null, flip"):
         give("input=image.png", "tta=rotate")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_checkpoint_may_lie_in_a_folder_of_any_bytes(give, trained, photos, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    shutil.copyfile(trained / "checkpoints/best.ckpt", folder / "model.ckpt")
+    (row,) = give(f"run={folder}/model.ckpt", f"input={photos}/test/red/00.png")
+    assert row["prediction"] == "red"

@@ -108,6 +108,26 @@ def test_processes_that_decode_give_the_same_rows(give, folder, tmp_path):
     assert (tmp_path / "other.csv").read_bytes() == (tmp_path / "preds.csv").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "kept"), [("2", 8), ("2\n2", 0)])
+def test_a_killed_submission_with_inches_in_it_is_continued(
+    give, photos, tmp_path, killed_after, caplog, name, kept
+):
+    """With a line end in a cell besides, which leaves rows in doubt, it begins anew."""
+    (tmp_path / "lenses").mkdir()
+    names = ["0", '1" lens', name, "3", '4" lens', *map(str, range(5, COUNT))]
+    for each, source in zip(names, sorted(photos.glob("test/*/*.png")), strict=False):
+        shutil.copyfile(source, tmp_path / "lenses" / f"{each}.png")
+    ids = [f'"{each}"' if "\n" in each else each for each in names]
+    (tmp_path / "sample.csv").write_text("\n".join(["id,label", *(f"{each}," for each in ids)]))
+    command = ("input=lenses", "submission=sample.csv")
+    give(*command, "output=whole.csv", read=None)
+    with killed_after(2):
+        give(*command, "output=half.csv", read=None)
+    give(*command, "output=half.csv", read=None)
+    assert (f"Continues after {kept} of 11 rows" in caplog.text) == (kept > 0)
+    assert (tmp_path / "half.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_has_changed_since_is_made_anew(give, folder, photos, tmp_path, killed_after, caplog):
     with killed_after(2):
         give("input=new", read=None)

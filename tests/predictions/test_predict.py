@@ -1,12 +1,14 @@
 """Predictions of a trained run."""
 
 import csv
+import json
 import os
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -55,6 +57,24 @@ def test_few_answers_are_printed(ask, photos, tmp_path, capsys):
     assert line.endswith(f"00.png: {row['prediction']} ({float(row['probability']):.1%})")
 
 
+def test_an_answer_that_is_no_number_is_no_prediction(give, trained, photos, tmp_path, caplog):
+    content = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    for name, tensor in content["state_dict"].items():
+        if name.startswith("net.head."):
+            tensor.fill_(torch.nan)
+    torch.save(content, tmp_path / "nan.ckpt")
+    asked = ("run=nan.ckpt", f"input={photos}/test/red")
+    for row in give(*asked):
+        assert row.pop("path")
+        assert "no finite number" in row.pop("reason")
+        assert {*row.values()} == {""}
+    give(*asked, "output=preds.jsonl", read=None)
+    for line in (tmp_path / "preds.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=pytest.fail)
+        assert (row["prediction"], row["probability"], row["p(red)"], row["known"]) == (None,) * 4
+    assert caplog.text.count("6 without a prediction: 00.png") == 2
+
+
 @pytest.mark.parametrize("name", ["p.xlsx", "p.parquet", "lr=0.1.txt", "p.csv.gz"])
 def test_a_name_for_another_kind_of_table_is_refused(pasted, tmp_path, name):
     cfg = OmegaConf.create({"run": "r", "input": "photos", "output": str(tmp_path / name)})
@@ -86,8 +106,6 @@ def test_mistakes(ask, photos, tmp_path, monkeypatch, keys, words):
 
 
 def test_a_file_that_is_no_checkpoint_of_ours(ask, photos, tmp_path):
-    import torch
-
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
     for name, words in {

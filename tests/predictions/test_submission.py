@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import os
 import re
 import shutil
 
@@ -164,3 +165,13 @@ def test_two_classes_can_have_one_column(submit, trained, images):
 def test_keys_that_contradict_it(submit, arguments, words):
     with pytest.raises(UserError, match=words):
         submit("id,label\n1,red\n", *arguments)
+
+
+def test_a_pipe_is_no_sample(give, images):
+    """As `<(zcat sample.csv.gz)` is one, which can be read only once."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "w") as sample:
+        sample.write("id,label\n1,red\n")
+        sample.close()
+        with pytest.raises(UserError, match=rf"submission=/dev/fd/{reader} is a pipe; give the file itself"):
+            give(f"input={images}", f"submission=/dev/fd/{reader}", "output=out.csv", read=None)

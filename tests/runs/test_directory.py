@@ -82,6 +82,18 @@ def test_a_run_from_before_tlab_chose_what_to_compile_goes_on(tmp_path):
         run.is_finished({**CONFIG, "trainer": {"compile": True}}, "auto")
 
 
+def test_a_soup_without_the_checkpoint_to_go_on_from_is_not_the_next_result(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    for file in (run.last, run.soup):
+        file.touch()
+    with run.recording(CONFIG):
+        assert run.selected == run.soup  # of this very run, which goes on
+    run.last.unlink()
+    with run.recording(CONFIG):
+        assert run.selected == run.best
+
+
 @pytest.mark.parametrize("content", ["null", "5", "[1]"])
 def test_a_record_that_is_none_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)

@@ -48,7 +48,7 @@ class Sample:
         if not encoding.startswith("utf-8"):
             log.warning("%s is in %s; the submission is in UTF-8", file, encoding)
         self._cell = _cell_pattern(self.table.delimiter)
-        rows = iter(self._rows())
+        rows = iter(self.rows(text))
         header = next(rows, (0, 0))
         if re.fullmatch(r"\s*sep=.\s*", text[: header[1]], re.IGNORECASE):  # as Excel writes it
             header = next(rows, header)
@@ -65,27 +65,27 @@ class Sample:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def _rows(self) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each row that is not empty; blank lines belong to the next one."""
+    def rows(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each row of a text that is not empty; blank lines belong to the next one."""
         start = end = 0
-        while end < len(self.text):
-            spans, end = self.cells(end)
-            if any(self.text[one:two].strip(' \t"') for one, two in spans):
+        while end < len(text):
+            spans, end = self.cells(text, end)
+            if any(text[one:two].strip(' \t"') for one, two in spans):
                 yield start, end
                 start = end
 
-    def cells(self, start: int) -> tuple[list[tuple[int, int]], int]:
+    def cells(self, text: str, start: int) -> tuple[list[tuple[int, int]], int]:
         """Return start and end of each cell of a row that begins at `start`, and the end of its line."""
         spans = []
         while True:
-            match = self._cell.match(self.text, start)
+            match = self._cell.match(text, start)
             assert match is not None  # an empty cell is one
             spans.append(match.span())
             start = match.end()
-            if self.text[start : start + 1] != self.table.delimiter:
+            if text[start : start + 1] != self.table.delimiter:
                 break
             start += 1
-        line_end = LINE_END.match(self.text, start)
+        line_end = LINE_END.match(text, start)
         return spans, line_end.end() if line_end else start
 
     def find_files(self, files: FileList, data: Mapping[str, Any]) -> FileList:
@@ -198,9 +198,9 @@ class SubmissionRows(Layout):
                 "command continues"
             )
         text, (place, end) = self.sample.text, self.sample.ends[number : number + 2]
-        spans, stop = self.sample.cells(place)
+        spans, stop = self.sample.cells(text, place)
         while stop != end:  # a blank line before it
-            spans, stop = self.sample.cells(stop)
+            spans, stop = self.sample.cells(text, stop)
         pieces = []
         for column, (one, two) in enumerate(spans):
             pieces += [text[place:one], self._cell(column, text[one:two], row)]
@@ -220,7 +220,13 @@ class SubmissionRows(Layout):
         return f'"{new.replace(chr(34), chr(34) * 2)}"' if special or old.strip().startswith('"') else new
 
     def read(self, record: str) -> Row:
-        """Return no reason: a row without a prediction is not written."""
+        """Return no reason: a row without a prediction is not written.
+
+        Raises:
+            ValueError: It is no single row, since a quote that is an inch was taken for one around a cell.
+        """
+        if len([*self.sample.rows(record)]) != 1:
+            raise ValueError("no single row")
         return {"reason": ""}
 
 
