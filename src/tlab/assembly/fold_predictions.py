@@ -36,19 +36,12 @@ def _write(run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier",
 
 
 def _rows(trainer: "L.Trainer", module: "ImageClassifier", data: "ImageDataModule") -> Iterator[dict[str, str]]:
-    import torch
+    from tlab.finetuning.split_logits import split_logits
 
-    from tlab.data.loader import make_loader
-    from tlab.data.sampler import SequentialSampler
-    from tlab.models.autotune.precision import autocast
-
-    samples, device = data.samples("val"), trainer.strategy.root_device
-    module.to(device).eval()
-    loader = make_loader(data.images(samples), SequentialSampler(len(samples)), data.batch_size, data.num_workers)
-    for batch in loader:
-        with torch.inference_mode(), autocast(device, trainer.precision):
-            probabilities = module(batch.image.to(device)).softmax(dim=1).cpu()
-        for index, shares in zip(batch.index.tolist(), probabilities.tolist(), strict=True):
+    samples = data.samples("val")
+    module.to(trainer.strategy.root_device)
+    for batch, logits in split_logits(module, data, "val", str(trainer.precision)):
+        for index, shares in zip(batch.index.tolist(), logits.softmax(dim=1).tolist(), strict=True):
             best = max(range(len(shares)), key=shares.__getitem__)
             yield {
                 "path": data.index.relative(samples[index].path),

@@ -10,9 +10,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tlab.data.datamodule import ImageDataModule
-from tlab.data.loader import make_loader
-from tlab.data.sampler import SequentialSampler
 from tlab.finetuning.batchnorm import batchnorm_layers, training_statistics
+from tlab.finetuning.split_logits import split_logits
 from tlab.models.autotune.precision import autocast
 from tlab.models.calibration.collected_logits import CollectedLogits
 from tlab.models.calibration.temperature import every_of
@@ -134,20 +133,16 @@ def _validated(
     module: ImageClassifier, data: ImageDataModule, precision: str
 ) -> tuple[dict[str, float], Tensor, CollectedLogits]:
     """Return metrics, confusion counts and logits of the module as it is on the validation images."""
-    module.eval()
-    metrics, samples, device = module.val_metrics.clone(), data.samples("val"), module.device
+    metrics, samples = module.val_metrics.clone(), data.samples("val")
     counts = torch.zeros(len(module.classes), len(module.classes), dtype=torch.int64)
     collected = CollectedLogits(every_of(len(samples), len(module.classes)))
     total = 0.0
     metrics.reset()
     for metric in metrics.values():
         metric.distributed_available_fn = None  # no other process is here, and waiting for them would never end
-    for batch in make_loader(
-        data.images(samples), SequentialSampler(len(samples)), data.batch_size, data.num_workers
-    ):
-        labels = batch.label.to(device)
-        with torch.inference_mode(), autocast(device, precision):
-            logits = module.net(module.to_memory_format(batch.image.to(device))).float()
+    for batch, logits in split_logits(module, data, "val", precision):
+        labels = batch.label.to(module.device)
+        with torch.inference_mode(), autocast(module.device, precision):
             total += float(each(module.loss, logits, labels).double().sum())
         metrics.update(logits, labels)
         collected.add(logits.cpu(), batch.label, batch.index)
