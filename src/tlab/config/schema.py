@@ -453,14 +453,6 @@ class TuneConfig:
 class _ReadConfig:
     """Keys that evaluate and predict have in common."""
 
-    run: str = key(
-        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
-    )
-    output: str | None = key(
-        None,
-        "write the metrics to this JSON file too, and evaluation_<split>.json beside it; null: into the run",
-        path=True,
-    )
     batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
     num_workers: int | None = key(None, "processes that decode images", least=0)
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
@@ -515,6 +507,14 @@ class PredictedDataConfig:
 class EvaluateConfig(_ReadConfig):
     """Evaluation of a trained run (tlab-evaluate)."""
 
+    run: str = key(
+        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
+    )
+    output: str | None = key(
+        None,
+        "write the metrics to this JSON file too, and evaluation_<split>.json beside it; null: into the run",
+        path=True,
+    )
     split: str | None = key(
         None,
         "train, val, test, all, or a name in the run's data.tests; null: the first of test, val, train, all",
