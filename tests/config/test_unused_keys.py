@@ -22,7 +22,7 @@ HEAD = "finetune.phases.head.lr_scale"
 UNMIXED = {"finetune.last_stages", "aug.mix.p"}  # of the default plan and augmentation
 KEYS = {
     *(*RATES, *SPLIT, *STORED, *UNMIXED, *WEIGHTS, HEAD, "finetune.head_epochs", "finetune.l2_sp", "finetune.ema"),
-    *("backbone.weights", "backbone.input_size", "features.cache", "aug"),
+    *("backbone.weights", "backbone.input_size", "backbone.sgd_lr", "features.cache", "aug"),
     *("data.crop_fraction", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
     *("trainer.strategy", "trainer.early_stopping", "dashboards.top_losses", "checkpoint.mode", "seed"),
 }
@@ -54,8 +54,8 @@ GIVEN = ("backbone.weights_classes=names.json",)
             {*UNMIXED, *STORED, "finetune.head_epochs", "finetune.l2_sp", *WEIGHTS, "backbone.weights"},
         ),
         (
-            ["finetune=last", "head=probe"],
-            {"aug.mix.p", "finetune.stage_lr_decay", HEAD, "backbone.weights_classes"},
+            ["finetune=last", "head=probe", "optimizer=adamw"],
+            {"aug.mix.p", "finetune.stage_lr_decay", HEAD, "backbone.weights_classes", "backbone.sgd_lr"},
         ),
         (
             [
@@ -67,7 +67,10 @@ GIVEN = ("backbone.weights_classes=names.json",)
             ],
             {"aug.mix.p", *STORED},
         ),
-        (["finetune=gradual", "aug=none", "backbone.weights=null"], {*UNMIXED, *WEIGHTS, "features.views"}),
+        (
+            ["finetune=gradual", "aug=none", "backbone.weights=null", "optimizer.lr=0.1"],
+            {*UNMIXED, *WEIGHTS, "features.views", "backbone.sgd_lr"},
+        ),
         (
             ["finetune.phases.head.epochs=2", "finetune.stage_lr_scales={stem: 0.1}"],
             {*UNMIXED, "finetune.head_epochs", "finetune.stage_lr_decay"},

@@ -21,6 +21,9 @@ WITHOUT_EFFECT = (
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
+# Default of another key, in which the difference shows: optimizer.lr
+DEFAULTS_OF_KEYS = ("backbone.sgd_lr",)
+
 # What is done when a run is over, so a finished run may be asked for it besides
 AFTERWARDS = ("data.tests.", "refit")
 
@@ -56,7 +59,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         if before.get(key) != after.get(key)
         and not (key == "backbone.weights" and _same_file(before.get(key), after.get(key)))
         and not key.startswith(WITHOUT_EFFECT)
-        and key not in PLACES
+        and key not in (*PLACES, *DEFAULTS_OF_KEYS)
         and not key.startswith(AFTERWARDS)
         and (before.get(key), after.get(key)) != CHOSEN_SINCE.get(key)
         and not (key in DECIDED_BY_RUNS and AUTO in (before.get(key), after.get(key)))  # a run keeps its own

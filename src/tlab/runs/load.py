@@ -167,7 +167,8 @@ def instantiate_backbone(
         image_size: Side of the images in pixels.
         record: As in `token_options`.
     """
-    node, options = dict(cfg.backbone.items()), token_options(cfg, record)
+    node = {key: value for key, value in cfg.backbone.items() if key != "sgd_lr"}  # which is the optimizer's
+    options = token_options(cfg, record)
     if node["_target_"] not in TARGETS["backbone"]:
         options = {}
         if not node.get("kwargs"):
