@@ -1,6 +1,7 @@
 """Data loaders, and the number of their worker processes."""
 
 import functools
+import itertools
 import logging
 import signal
 import sys
@@ -99,8 +100,8 @@ class Loader(DataLoader[Batch]):
         batches: Iterable[list[SampleKey]] = self.batch_sampler  # type: ignore[assignment]
         pooled = isinstance(self.source, FeatureBatches) and self.source.is_pooled
         if pooled and not isinstance(self.sampler, EpochSampler):
-            keys = list(self.sampler)
-            batches = (keys[start : start + POOLED_ROWS] for start in range(0, len(keys), POOLED_ROWS))
+            keys = iter(self.sampler)
+            batches = iter(lambda: list(itertools.islice(keys, POOLED_ROWS)), [])
         for keys in batches:
             batch = self.source.batch(keys)
             yield pin_memory(batch) if self.pin_memory else batch
