@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
             are not UTF-8 are escaped.
         label: Name of the class.
         size: File size in bytes.
-        digest: Hash of the file's content, hexadecimal.
+        digest: Hash of the file's content, hexadecimal; "" of a file that was passed over (`verify.check_files`).
     """
 
     split: str
@@ -54,8 +54,15 @@ class Contents:
     columns: ExtraColumns | None = field(default=None, compare=False)
 
     def fingerprint(self) -> str:
-        """Return a hex digest of the images' names, classes and content, but not of their splits."""
-        lines = sorted(f"{nfc(entry.path)}\0{entry.label}\0{entry.digest}" for entry in self.entries)
+        """Return a hex digest of the images' names, classes and content, but not of their splits.
+
+        Where some were passed over their sizes stand for the content of all, so that it is the same whichever they
+        were.
+        """
+        whole = all(entry.digest for entry in self.entries)
+        lines = sorted(
+            f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}" for entry in self.entries
+        )
         return blake2b("\n".join([*self.classes, "", *lines]).encode(), digest_size=16).hexdigest()
 
     def numbers(self) -> dict[str, int]:
@@ -115,7 +122,16 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
         broken = [item.path for item in unreadable(verdicts, options.truncated)]
         return contents(index.without(broken), {file: found.digest for file, found in verdicts.items()}, broken)
     found = digests(index.root, files, options)
-    return contents(index.without([Path(file) for file, digest in found.items() if not digest]), found)
+    return contents(index.without([Path(file) for file in files if file not in found]), found)
+
+
+def as_far_as_known(one: Contents, other: Contents) -> tuple[Contents, Contents]:
+    """Return both, without the hashes of images that the other has at the same size, but has passed over."""
+    if all(entry.digest for each in (one, other) for entry in each.entries):
+        return one, other
+    unknown = {(nfc(e.path), e.size) for each in (one, other) for e in each.entries if not e.digest}
+    known = ((e._replace(digest="") if (nfc(e.path), e.size) in unknown else e for e in c.entries) for c in (one, other))
+    return replace(one, entries=tuple(next(known))), replace(other, entries=tuple(next(known)))
 
 
 def keeping_order(source: Callable[[], ImageIndex], classes: Sequence[str]) -> Callable[[], ImageIndex]:

@@ -34,7 +34,7 @@ from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addres
 from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex, Sample
 from tlab.data.sources.issues import find_issues, find_leaks
-from tlab.data.sources.verify import FileCheck, Unreadable, by_reason, check_files, unreadable
+from tlab.data.sources.verify import CHECK_SECONDS, FileCheck, Unreadable, by_reason, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class ImageDataModule(L.LightningDataModule):
             there for the most part, "error" raises.
         bits: Bits of samples of more than 8 bits; "auto" looks at the range of all training images.
         max_megapixels: See `DecodeOptions`.
+        check_seconds: What the check of the files may take (see `verify.check_files`); None: as long as it needs.
         seed: Seed of order, augmentation and mixing.
 
     Attributes:
@@ -100,13 +101,15 @@ class ImageDataModule(L.LightningDataModule):
         unreadable: Literal["skip", "read", "error"] = "skip",
         bits: int | Literal["auto"] = "auto",
         max_megapixels: float = MAX_MEGAPIXELS,
+        check_seconds: float | None = CHECK_SECONDS,
         seed: int = 0,
     ) -> None:
         super().__init__()
         numbers = {"image_size": image_size, "batch_size": batch_size, "max_megapixels": max_megapixels}
         ways = {"resize": resize, "store": store, "unreadable": unreadable, "bits": bits}
-        for key, value in {**numbers, **ways, "num_workers": num_workers, "crop_fraction": crop_fraction}.items():
-            if value is None and key != "num_workers":
+        may_be_null = {"num_workers": num_workers, "check_seconds": check_seconds}
+        for key, value in {**numbers, **ways, **may_be_null, "crop_fraction": crop_fraction}.items():
+            if value is None and key not in may_be_null:
                 raise UserError(f"data.{key}=null is not possible; leave it out, or give a value")
             check_value(f"data.{key}", value)
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
@@ -114,7 +117,7 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = phases or {}
         self.store, self.on_unreadable = store, unreadable
-        self.bits, self.max_megapixels = bits, max_megapixels
+        self.bits, self.max_megapixels, self.check_seconds = bits, max_megapixels, check_seconds
         self.unreadable: list[Unreadable] = []
         self.checks: dict[str, FileCheck] = {}
         self.issues: list[str] = []
@@ -151,7 +154,7 @@ class ImageDataModule(L.LightningDataModule):
     def _readable(self, index: ImageIndex) -> tuple[ImageIndex, list[Unreadable]]:
         """Check the files of an index; return it without the unreadable ones, and those."""
         files = [sample.file for samples in index.splits.values() for sample in samples]
-        checks = check_files(index.root, files, self.max_megapixels)
+        checks = check_files(index.root, files, self.max_megapixels, self.check_seconds)
         broken = unreadable(checks, truncated=self.on_unreadable == "read")
         if broken and self.on_unreadable == "error":
             raise UserError(
@@ -168,6 +171,13 @@ class ImageDataModule(L.LightningDataModule):
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
+            if passed_over := sum(not check.is_decoded for check in checks.values()):
+                log.warning(
+                    "Of %d images %d were not decoded before training, within data.check_seconds=%g; what cannot be "
+                    "read among them is skipped and listed as it comes (data.check_seconds=null decodes all of them "
+                    "first).",
+                    *(len(checks), passed_over, self.check_seconds),
+                )
             if cut and self.on_unreadable == "read":
                 log.warning("%d images end too early: they are read as far as they go.", cut)
         return readable, broken

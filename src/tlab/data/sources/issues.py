@@ -29,7 +29,8 @@ def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[st
         for sample in samples:
             check = verdicts[sample.file]
             formats[check.format].append(sample)
-            copies[check.digest].append((split, sample))
+            if check.digest:
+                copies[check.digest].append((split, sample))
     return [*_odd_formats(index, formats), *_same_content(index, copies), *_damaged(index, verdicts)]
 
 
@@ -46,7 +47,8 @@ def find_leaks(index: ImageIndex, test: ImageIndex, name: str, verdicts: Mapping
     (measured,) = test.splits.values()
     for split, samples in (("train", index.splits["train"]), (name, measured)):
         for sample in samples:
-            copies[verdicts[sample.file].digest].append((split, sample))
+            if digest := verdicts[sample.file].digest:
+                copies[digest].append((split, sample))
     return _same_content(index, {digest: twins for digest, twins in copies.items() if twins[-1][0] == name})
 
 
