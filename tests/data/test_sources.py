@@ -6,7 +6,8 @@ from pictures import SHARED, jpeg
 
 from tlab.core.errors import UserError
 from tlab.data.sources.csv_table import csv_index
-from tlab.data.sources.folder import ImageIndex, Sample, folder_index
+from tlab.data.sources.folder import ImageIndex, folder_index
+from tlab.data.sources.samples import Sample, Samples
 
 
 def names(index, split):
@@ -170,7 +171,7 @@ def test_fingerprint_stays_the_same_from_version_to_version(tmp_path):
         file.write_bytes(bytes(number + 1))
         os.utime(file, ns=(10**18 + number, 10**18 + number))
         samples.append(Sample(str(file), number))
-    index = ImageIndex(tmp_path, ("a", "b"), {"train": tuple(samples), "val": tuple(samples[:1])})
+    index = ImageIndex(tmp_path, ("a", "b"), {"train": Samples(samples), "val": Samples(samples[:1])})
     assert index.fingerprint() == "dfbb48d9f1d06af915f0eb08b43f2efc"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from torch import Tensor
 
     from tlab.data.datamodule import ImageDataModule
-    from tlab.data.sources.folder import Sample
+    from tlab.data.sources.samples import Sample
     from tlab.models.module import ImageClassifier
 
 NOT_FINITE = "features are not finite numbers, so %s cannot tell which images it knows"

@@ -15,7 +15,7 @@ from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.table_columns import ExtraColumns
-from tlab.data.sources.verify import check_files, digests, unreadable
+from tlab.data.sources.verify import FileCheck, check_files, read_files, unreadable
 
 
 class Entry(NamedTuple):
@@ -84,18 +84,20 @@ class Contents:
         )
 
 
-def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable[Path] = ()) -> Contents:
+def contents(index: ImageIndex, checks: Mapping[str, FileCheck], left_out: Iterable[Path] = ()) -> Contents:
     """Return the images of an index.
 
     Args:
         index: Index of the readable files.
-        digest_of: `Sample.file` -> hash of its content.
+        checks: `Sample.file` -> what is known of it.
         left_out: Paths of the unreadable files.
     """
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], digest_of[file])
+        Entry(
+            split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], checks[file].digest
+        )
         for split, samples in index.splits.items()
         for file, label in samples
     )
@@ -120,9 +122,9 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
     if decode:
         verdicts = check_files(index.root, files, options.max_megapixels)
         broken = [item.path for item in unreadable(verdicts, options.truncated)]
-        return contents(index.without(broken), {file: found.digest for file, found in verdicts.items()}, broken)
-    found = digests(index.root, files, options)
-    return contents(index.without([Path(file) for file in files if file not in found]), found)
+        return contents(index.without(broken), verdicts, broken)
+    found = read_files(index.root, files, options)
+    return contents(index.without([Path(item) for item in found if found[item].reason]), found)
 
 
 def as_far_as_known(one: Contents, other: Contents) -> tuple[Contents, Contents]:
@@ -130,7 +132,9 @@ def as_far_as_known(one: Contents, other: Contents) -> tuple[Contents, Contents]
     if all(entry.digest for each in (one, other) for entry in each.entries):
         return one, other
     unknown = {(nfc(e.path), e.size) for each in (one, other) for e in each.entries if not e.digest}
-    known = ((e._replace(digest="") if (nfc(e.path), e.size) in unknown else e for e in c.entries) for c in (one, other))
+    known = (
+        (e._replace(digest="") if (nfc(e.path), e.size) in unknown else e for e in c.entries) for c in (one, other)
+    )
     return replace(one, entries=tuple(next(known))), replace(other, entries=tuple(next(known)))
 
 

@@ -32,9 +32,10 @@ from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
 from tlab.data.sources.evaluation_sources import TestSource
-from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.issues import find_issues, find_leaks
-from tlab.data.sources.verify import CHECK_SECONDS, FileCheck, Unreadable, by_reason, check_files, unreadable
+from tlab.data.sources.samples import Sample, Samples
+from tlab.data.sources.verify import CHECK_SECONDS, FileChecks, Unreadable, by_reason, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class ImageDataModule(L.LightningDataModule):
         self.store, self.on_unreadable = store, unreadable
         self.bits, self.max_megapixels, self.check_seconds = bits, max_megapixels, check_seconds
         self.unreadable: list[Unreadable] = []
-        self.checks: dict[str, FileCheck] = {}
+        self.checks: FileChecks[str] = FileChecks()
         self.issues: list[str] = []
         self.test_sources: Mapping[str, TestSource] = {}
         self.tests: dict[str, ImageIndex] = {}
@@ -165,18 +166,17 @@ class ImageDataModule(L.LightningDataModule):
             readable = index.without([item.path for item in broken])
         except UserError as error:
             raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
-        self.checks |= checks
+        self.checks.add(checks)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
-            if passed_over := sum(not check.is_decoded for check in checks.values()):
+            if passed_over := sum(not checks[file].is_decoded for file in files):
                 log.warning(
-                    "Of %d images %d were not decoded before training, within data.check_seconds=%g; what cannot be "
-                    "read among them is skipped and listed as it comes (data.check_seconds=null decodes all of them "
-                    "first).",
-                    *(len(checks), passed_over, self.check_seconds),
+                    "Of %d images %d were not decoded before training, for data.check_seconds=%g; those of them that "
+                    "cannot be read are skipped and listed as they come (data.check_seconds=null decodes all first).",
+                    *(len(files), passed_over, self.check_seconds),
                 )
             if cut and self.on_unreadable == "read":
                 log.warning("%d images end too early: they are read as far as they go.", cut)
@@ -215,7 +215,7 @@ class ImageDataModule(L.LightningDataModule):
         """The splits of the further tests, "test/NAME"."""
         return [f"{TEST}/{name}" for name in self.tests]
 
-    def samples(self, split: str) -> tuple[Sample, ...]:
+    def samples(self, split: str) -> Samples:
         """Return the readable files of a split or a further test."""
         if split in self.further_tests:
             (samples,) = self.tests[split.removeprefix(f"{TEST}/")].splits.values()
@@ -224,13 +224,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def contents(self) -> Contents:
         """Return the images by name, class, split and content."""
-        digests = {file: check.digest for file, check in self.checks.items()}
-        return contents(self.index, digests, [item.path for item in self.unreadable])
+        return contents(self.index, self.checks, [item.path for item in self.unreadable])
 
     def class_counts(self) -> Tensor:
         """Return the number of training images of each class: K, int64."""
-        labels = torch.tensor([sample.label for sample in self.index.splits["train"]])
-        return torch.bincount(labels, minlength=self.num_classes)
+        return torch.bincount(torch.tensor(self.index.splits["train"].labels), minlength=self.num_classes)
 
     def class_weights(self) -> Tensor:
         """Return the weights of the training images' classes, see the function `class_weights`."""
@@ -280,7 +278,7 @@ class ImageDataModule(L.LightningDataModule):
             sampler: Sampler[SampleKey] = SequentialSampler(len(samples), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
-                    [sample.label for sample in samples],
+                    torch.tensor(samples.labels),
                     seed=self.seed,
                     balanced=self.balanced,
                     batch_size=self.batch_size,

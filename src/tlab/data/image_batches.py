@@ -1,6 +1,6 @@
 """Batches of images: decoded, augmented under addressed randomness, mixed and stacked."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from tlab.data.decode import DecodeError, decode
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.image_cache import ImageStore, choose_store
 from tlab.data.sampler import SampleKey, addressed_seed, kept_random_state
-from tlab.data.sources.folder import Sample
+from tlab.data.sources.samples import Sample, Samples
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -53,7 +53,7 @@ class ImageBatches:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Iterable[Sample],
         *,
         finish: Transform,
         image_size: int,
@@ -64,7 +64,7 @@ class ImageBatches:
         decode_options: DecodeOptions = DEFAULTS,
         damaged: Collection[str] = (),
     ) -> None:
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Samples) else Samples(samples)
         self.finish = finish
         self.image_size = image_size
         self.augment = Compose(augment or {})

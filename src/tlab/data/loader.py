@@ -100,8 +100,8 @@ class Loader(DataLoader[Batch]):
         batches: Iterable[list[SampleKey]] = self.batch_sampler  # type: ignore[assignment]
         pooled = isinstance(self.source, FeatureBatches) and self.source.is_pooled
         if pooled and not isinstance(self.sampler, EpochSampler):
-            keys = iter(self.sampler)
-            batches = iter(lambda: list(itertools.islice(keys, POOLED_ROWS)), [])
+            ordered = iter(self.sampler)
+            batches = iter(lambda: list(itertools.islice(ordered, POOLED_ROWS)), [])
         for keys in batches:
             batch = self.source.batch(keys)
             yield pin_memory(batch) if self.pin_memory else batch

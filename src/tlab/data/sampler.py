@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-
 KEYS_AT_ONCE = 1024  # keys made from the tensors of an epoch at once
 
 
@@ -185,7 +184,9 @@ class EpochKeys(Sequence[SampleKey]):
     def at(self, places: Tensor) -> Iterator[SampleKey]:
         """Yield the keys at these places, int64."""
         for some in places.split(KEYS_AT_ONCE):
-            next_ones = (some + 1) % len(self)  # the order closes to a ring, so that the last sample has a partner too
+            next_ones = (some + 1) % len(
+                self
+            )  # the order closes to a ring, so that the last sample has a partner too
             columns = (self.order[some], self.repeats[some], self.order[next_ones], self.repeats[next_ones])
             for key in zip(*(column.tolist() for column in columns), strict=True):
                 yield SampleKey(self.epoch, *key)
@@ -197,6 +198,29 @@ def _occurrences(order: Tensor) -> Tensor:
     counts = torch.bincount(order)
     first = (counts.cumsum(0) - counts)[order[by_value]]
     return torch.empty_like(order).scatter_(0, by_value, torch.arange(len(order)) - first)
+
+
+class OrderedKeys(Sequence[SampleKey]):
+    """Keys of samples as they are in one epoch, each made when it is asked for.
+
+    Args:
+        indices: Their positions in the split.
+        epoch: Number of the epoch.
+    """
+
+    def __init__(self, indices: range, epoch: int = 0) -> None:
+        self.indices, self.epoch = indices, epoch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleKey: ...
+    @overload
+    def __getitem__(self, place: slice) -> "OrderedKeys": ...
+    def __getitem__(self, place: int | slice) -> "SampleKey | OrderedKeys":
+        chosen = self.indices[place]
+        return SampleKey(self.epoch, chosen) if isinstance(chosen, int) else OrderedKeys(chosen, self.epoch)
 
 
 class SequentialSampler(Sampler[SampleKey]):

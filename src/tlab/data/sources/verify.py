@@ -78,12 +78,30 @@ class FileCheck(NamedTuple):
         return bool(self.digest) and not self.damage
 
 
+class FileChecks(dict[F, FileCheck]):
+    """Path -> `FileCheck`; any other path gives that of a file that was passed over, which needs no entry.
+
+    Attributes:
+        others: The `FileCheck` of all other files.
+    """
+
+    others = FileCheck()
+
+    def __missing__(self, path: F) -> FileCheck:
+        return self.others
+
+    def add(self, more: "FileChecks[F]") -> None:
+        """Add what is known of the files of another root."""
+        self.update(more)
+        self.others = self.others if self.others.format else more.others
+
+
 def check_files(
     root: Path,
     paths: Sequence[F],
     max_megapixels: float = MAX_MEGAPIXELS,
     seconds: float | None = CHECK_SECONDS,
-) -> dict[F, FileCheck]:
+) -> "FileChecks[F]":
     """Decode every file once; where they are too many, a sample of them.
 
     Results are kept in the cache directory, in one file per root, by absolute path, size and modification time, so
@@ -99,12 +117,18 @@ def check_files(
         seconds: What the check may take; None: whatever it takes to decode every file.
 
     Returns:
-        Path as given -> `FileCheck`, in the order given.
+        Path as given -> `FileCheck`.
     """
     start = time.monotonic()
     store = _Store(root, max_megapixels)
-    verdicts: dict[F, FileCheck | None] = {path: store.get(str(path)) for path in paths}
-    unknown = [path for path, v in verdicts.items() if v is None or (seconds is None and not v.is_decoded)]
+    verdicts: FileChecks[F] = FileChecks()
+    unknown: list[F] = []
+    for path in paths:
+        known = store.get(str(path))
+        if known is not None and (known.is_decoded or seconds is not None):
+            verdicts[path] = known
+        else:
+            unknown.append(path)
     if unknown and (seconds is None or not store.has_passed_over(unknown)):
         clock = _Clock(start, seconds)
         work = partial(_examine_or_glance, clock, max_megapixels)
@@ -113,11 +137,13 @@ def check_files(
         decoded = {path: verdict for path, verdict in done.items() if verdict.is_decoded}
         if taken > progress_bar.SHOWN_AFTER and decoded:
             count, broken = len(decoded), len(unreadable(decoded))
-            log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, taken, count / taken, broken)
+            log.info(
+                "Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, taken, count / taken, broken
+            )
         store.update({str(path): verdict for path, verdict in done.items()}, [*map(str, unknown)])
-        verdicts |= done
-    passed_over = FileCheck(store.usual_format)
-    return {path: verdict or passed_over for path, verdict in verdicts.items()}
+        verdicts.update((path, verdict) for path, verdict in done.items() if verdict != store.passed_over)
+    verdicts.others = store.passed_over
+    return verdicts
 
 
 def unreadable(verdicts: Mapping[F, FileCheck], truncated: bool = False) -> list[Unreadable]:
@@ -160,8 +186,8 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples, damage)
 
 
-def digests(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> dict[str, str]:
-    """Return the hash of each file's content, as in its `FileCheck`, without decoding images.
+def read_files(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> FileChecks[str]:
+    """Return what is known of each file, and the hash of its content where nothing is; no image is decoded.
 
     Args:
         root: Root of the dataset, which names the cache file of the check.
@@ -169,27 +195,28 @@ def digests(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS)
         options: Which files are readable.
 
     Returns:
-        Path -> hash, "" of a file that was passed over as in a check; without the files that cannot be read, or
-        failed the check and have not changed since.
+        Path -> `FileCheck`, with a reason for files that cannot be read, or failed the check and have not changed
+        since. As in a check, some may be passed over.
     """
     clock = _Clock(time.monotonic(), CHECK_SECONDS)
     store = _Store(root, options.max_megapixels)
-    known = {path: store.get(path) for path in paths}
-    unknown = [path for path, verdict in known.items() if verdict is None]
-    done: dict[str, str | None] = {}
-    if not store.has_passed_over(unknown):
-        done = dict(_worked_on(unknown, _digest_of, "Reading images", clock))
-    checked = {path: verdict for path, verdict in known.items() if verdict is not None}
-    broken = {str(item.path) for item in unreadable(checked, options.truncated)}
-    broken |= {path for path, digest in done.items() if digest is None}
-    return {p: checked[p].digest if p in checked else done.get(p) or "" for p in paths if p not in broken}
+    found: FileChecks[str] = FileChecks()
+    unknown = []
+    for path in paths:
+        if (known := store.get(path)) is None:
+            unknown.append(path)
+        else:
+            found[path] = known._replace(reason="") if known.reason == MOSTLY_THERE and options.truncated else known
+    if unknown and not store.has_passed_over(unknown):
+        found.update(_worked_on(unknown, _read, "Reading images", clock))
+    return found
 
 
-def _digest_of(path: str) -> str | None:
+def _read(path: str) -> FileCheck:
     try:
-        return _digest(Path(path).read_bytes())
-    except OSError:
-        return None
+        return FileCheck(digest=_digest(Path(path).read_bytes()))
+    except OSError as error:
+        return FileCheck(reason=str(error))
 
 
 def _digest(content: bytes) -> str:
@@ -233,7 +260,9 @@ def _format_of_first_bytes(path: str | Path) -> str:
     return next((name for magic, name in MAGIC.items() if first.startswith(magic)), "")
 
 
-def _worked_on(paths: Sequence[F], work: Callable[[F], T], description: str, clock: _Clock) -> Iterator[tuple[F, T]]:
+def _worked_on(
+    paths: Sequence[F], work: Callable[[F], T], description: str, clock: _Clock
+) -> Iterator[tuple[F, T]]:
     """Yield files with what `work` finds in them, as many as there is time for, and show the progress.
 
     Threads take groups of neighbors on the disk; the groups are in a random order, so that those that come to
@@ -253,7 +282,7 @@ class _Store:
 
     Attributes:
         records: Path -> stamp of the file, and `FileCheck`; of files that were decoded, or have an odd format.
-        passed_over: Digest of the other files of a check that ended for its time, for each of the last few.
+        passed_over_sets: Digest of the other files of a check that ended for its time, for each of the last few.
         usual_format: Format of most of their files.
     """
 
@@ -264,13 +293,13 @@ class _Store:
         # Results may differ with another Pillow, or once HEIC can be read
         self.version = f"6 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}
-        self.passed_over: list[str] = []
+        self.passed_over_sets: list[str] = []
         self.usual_format = ""
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
             if stored["version"] == self.version:
                 self.records = dict(zip(stored["files"], zip(*stored["columns"], strict=True), strict=True))
-                self.passed_over, self.usual_format = stored.get("passed_over", ([], ""))
+                self.passed_over_sets, self.usual_format = stored.get("passed_over", ([], ""))
 
     def get(self, path: str) -> FileCheck | None:
         record = self.records.get(path)
@@ -282,7 +311,12 @@ class _Store:
 
     def has_passed_over(self, paths: Sequence[str | Path]) -> bool:
         """Tell whether a check was about these files, and its time was over before they were decoded."""
-        return bool(paths and self.passed_over) and _identities(paths) in self.passed_over
+        return bool(paths and self.passed_over_sets) and _identities(paths) in self.passed_over_sets
+
+    @property
+    def passed_over(self) -> FileCheck:
+        """What is known of such a file."""
+        return FileCheck(self.usual_format)
 
     def update(self, verdicts: Mapping[str, FileCheck], checked: Sequence[str]) -> None:
         """Add results.
@@ -294,18 +328,17 @@ class _Store:
         if len(verdicts) < len(checked) or not all(verdict.is_decoded for verdict in verdicts.values()):
             formats = Counter(verdict.format for verdict in verdicts.values() if verdict.format)
             self.usual_format = max(formats, key=formats.__getitem__, default=self.usual_format)
-        usual = FileCheck(self.usual_format)
         for path, verdict in verdicts.items():
             self.records.pop(path, None)
-            if verdict != usual:
+            if verdict != self.passed_over:
                 with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
                     self.records[path] = (*file_identity(path), *verdict)
-        if passed_over := [path for path in checked if verdicts.get(path, usual) == usual]:
-            self.passed_over = [*self.passed_over, _identities(passed_over)][-REMEMBERED:]
+        if others := [path for path in checked if verdicts.get(path, self.passed_over) == self.passed_over]:
+            self.passed_over_sets = [*self.passed_over_sets, _identities(others)][-REMEMBERED:]
         columns = list(zip(*self.records.values(), strict=True))
         stored = {
             "version": self.version,
-            "passed_over": (self.passed_over, self.usual_format),
+            "passed_over": (self.passed_over_sets, self.usual_format),
             "files": list(self.records),
             "columns": columns,
         }

@@ -26,7 +26,7 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches
 from tlab.data.loader import make_loader
 from tlab.data.sampler import SampleKey
-from tlab.data.sources.folder import Sample
+from tlab.data.sources.samples import Sample
 from tlab.finetuning.features import fingerprint
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
@@ -164,8 +164,7 @@ class FeatureCache:
             array = prefix.array(view)
         except OSError:  # the disk is full
             return None
-        rows = [view.row[sample.path] for sample in samples]
-        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=rows)
+        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=view.rows(samples))
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -275,8 +274,8 @@ class _Prefix:
             self.channels_last,
             after=self.upto,
             start=start,
-            rows=[views[0].row[sample.path] for sample in samples],
-            labels=[sample.label for sample in samples],
+            rows=views[0].rows(samples),
+            labels=torch.tensor(samples.labels),
             num_classes=data.num_classes,
             seed=data.seed,
         )
@@ -357,8 +356,7 @@ class _Prefix:
                 touch(path)
                 array = np.load(path, mmap_mode="r")
                 stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
-                addresses = [[(0, row) for row in chunk] for chunk in chunks]
-                return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
+                return stage, (functools.partial(stored.read, [(0, row) for row in chunk]) for chunk in chunks)
         return "", _image_chunks(view.images, view.keys[first:], device, data.num_workers)
 
 
@@ -393,8 +391,8 @@ def _image_chunks(
 ) -> Iterator[Callable[[], Tensor]]:
     """Return functions that return chunks of the images of these keys."""
     if device == "cpu" and images.is_threadsafe:
-        chunks = [keys[chunk.start : chunk.stop] for chunk in _chunks(range(len(keys)), device)]
-        return (functools.partial(images.pixels, chunk) for chunk in chunks)
+        chunks = _chunks(range(len(keys)), device)
+        return (functools.partial(images.pixels, keys[chunk.start : chunk.stop]) for chunk in chunks)
     loader = make_loader(images, keys, BATCH.get(device, 64), num_workers)
     return (functools.partial(_itself, batch.image) for batch in loader)
 
