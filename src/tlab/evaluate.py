@@ -125,6 +125,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     """
     import lightning.pytorch as L
 
+    from tlab.assembly.skipped_images import SkippedImages
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
@@ -191,7 +192,11 @@ def measure(cfg: DictConfig) -> Evaluation:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     unknown = UnknownImages(trained.uncertainty) if trained.uncertainty is not None else None
     trainer = L.Trainer(
-        callbacks=[collector := LogitCollector(), *([] if unknown is None else [unknown])],
+        callbacks=[
+            collector := LogitCollector(),
+            SkippedImages(data=data),
+            *([] if unknown is None else [unknown]),
+        ],
         accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,

@@ -175,6 +175,18 @@ def test_fingerprint_stays_the_same_from_version_to_version(tmp_path):
     assert index.fingerprint() == "dfbb48d9f1d06af915f0eb08b43f2efc"
 
 
+def test_samples_are_those_that_were_given():
+    """Names that are no valid text among them."""
+    given = [Sample("/a/1.png", 0), Sample(os.fsdecode(b"/b/\xff.png"), 1), Sample("/照片/ä", 12)]
+    samples = Samples(given)
+    assert (list(samples), len(samples), samples[-1], samples[1:]) == (given, 3, given[2], Samples(given[1:]))
+    assert samples.labels.tolist() == [0, 1, 12]
+    assert samples == Samples(iter(given)) != Samples(given[:2])
+    with pytest.raises(IndexError):
+        samples[3]
+    assert list(Samples()) == []
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
 def test_shared_data_sets():
     index = folder_index(SHARED / "hymenoptera")

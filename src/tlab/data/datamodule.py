@@ -31,6 +31,7 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
+from tlab.data.skipping import IfUnreadable
 from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.issues import find_issues, find_leaks
@@ -73,6 +74,8 @@ class ImageDataModule(L.LightningDataModule):
         index: The readable files, by split.
         unreadable: The unreadable files, and why.
         checks: Absolute path -> `FileCheck` of each file.
+        passed_over: Number of files that were not decoded before training.
+        skipped: Files that turned out to be unreadable while they were used: absolute path -> reason.
         issues: Sentences about files that deserve a look.
         levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
             run has them.
@@ -121,6 +124,8 @@ class ImageDataModule(L.LightningDataModule):
         self.bits, self.max_megapixels, self.check_seconds = bits, max_megapixels, check_seconds
         self.unreadable: list[Unreadable] = []
         self.checks: FileChecks[str] = FileChecks()
+        self.passed_over = 0
+        self.skipped: dict[str, str] = {}
         self.issues: list[str] = []
         self.test_sources: Mapping[str, TestSource] = {}
         self.tests: dict[str, ImageIndex] = {}
@@ -167,15 +172,17 @@ class ImageDataModule(L.LightningDataModule):
         except UserError as error:
             raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
         self.checks.add(checks)
+        passed_over = sum(not checks[file].is_decoded for file in files)
+        self.passed_over += passed_over
         if os.environ.get("LOCAL_RANK", "0") == "0":
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
-            if passed_over := sum(not checks[file].is_decoded for file in files):
+            if passed_over:
                 log.warning(
-                    "Of %d images %d were not decoded before training, for data.check_seconds=%g; those of them that "
-                    "cannot be read are skipped and listed as they come (data.check_seconds=null decodes all first).",
+                    "Of %d images %d were not decoded before training for data.check_seconds=%g; those that cannot "
+                    "be read are skipped and listed as they come (data.check_seconds=null decodes all first).",
                     *(len(files), passed_over, self.check_seconds),
                 )
             if cut and self.on_unreadable == "read":
@@ -342,20 +349,24 @@ class ImageDataModule(L.LightningDataModule):
         test.use(test.images, features)
 
     def images(self, samples: Sequence[Sample]) -> ImageBatches:
-        """Return the images of these files as evaluation sees them."""
-        return self._images(samples, None, None)
+        """Return the images of these files as evaluation sees them; one that cannot be read is left out."""
+        return self._images(samples, None, None, "drop")
 
     def training_images(self, phase: str = "") -> ImageBatches:
         """Return the training images as a phase augments and mixes them; the same object at every call."""
         phase = phase if phase in self.phases else ""
         if phase not in self._training_images:
             own = self.phases.get(phase, {"transforms": self.augment, "mix": self.mix})
-            images = self._images(self.index.splits["train"], own["transforms"], own.get("mix"))
+            images = self._images(self.index.splits["train"], own["transforms"], own.get("mix"), "replace")
             self._training_images[phase] = images
         return self._training_images[phase]
 
     def _images(
-        self, samples: Sequence[Sample], augment: Mapping[str, Transform | None] | None, mixing: Mixing | None
+        self,
+        samples: Sequence[Sample],
+        augment: Mapping[str, Transform | None] | None,
+        mixing: Mixing | None,
+        if_unreadable: IfUnreadable,
     ) -> ImageBatches:
         return ImageBatches(
             samples,
@@ -366,7 +377,9 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
             decode_options=self.decode_options,
-            damaged=[file for file, check in self.checks.items() if check.damage],
+            is_sound=self.checks.is_sound,
+            if_unreadable="error" if self.on_unreadable == "error" else if_unreadable,
+            skipped=self.skipped,
         )
 
 

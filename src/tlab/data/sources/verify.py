@@ -90,6 +90,10 @@ class FileChecks(dict[F, FileCheck]):
     def __missing__(self, path: F) -> FileCheck:
         return self.others
 
+    def is_sound(self, path: F) -> bool:
+        """Tell whether a file was decoded, and nothing in it is damaged."""
+        return self[path].is_sound
+
     def add(self, more: "FileChecks[F]") -> None:
         """Add what is known of the files of another root."""
         self.update(more)

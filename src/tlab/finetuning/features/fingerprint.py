@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +34,8 @@ def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes, times and inodes, in their order."""
     sha = hashlib.sha256()
     for sample in samples:
-        sha.update(f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n".encode())
+        with suppress(OSError):  # one that is gone will be skipped
+            sha.update(f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n".encode())
     return sha.hexdigest()
 
 
