@@ -21,7 +21,7 @@ PICTURES = 4_000
 CLASSES = 1_000
 TRAIN = (
     *("backbone=resnet18", "backbone.weights=null", "finetune=full", "trainer=cpu", "trainer.precision=32-true"),
-    *("trainer.max_epochs=1", "+trainer.limit_train_batches=50", "+trainer.limit_val_batches=10"),
+    *("trainer.max_epochs=1", "trainer.limit_train_batches=50", "trainer.limit_val_batches=10"),
     *("data.image_size=32", "logger=none"),
 )
 

@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import PIL
 
@@ -135,17 +135,26 @@ def check_files(
             unknown.append(path)
     if unknown and (seconds is None or not store.has_passed_over(unknown)):
         clock = _Clock(start, seconds)
-        work = partial(_examine_or_glance, clock, max_megapixels)
-        done = dict(_worked_on(unknown, work, "Checking images", clock))
+        decoded: dict[F, FileCheck] = {}
+        glanced: dict[str, list[F]] = defaultdict(list)  # without an object for each of very many
+        for path, verdict in _worked_on(
+            unknown, partial(_examine_or_glance, clock, max_megapixels), "Checking images", clock
+        ):
+            if verdict.is_decoded:
+                decoded[path] = verdict
+            else:
+                glanced[verdict.format].append(path)
         taken = time.monotonic() - start
-        decoded = {path: verdict for path, verdict in done.items() if verdict.is_decoded}
         if taken > progress_bar.SHOWN_AFTER and decoded:
             count, broken = len(decoded), len(unreadable(decoded))
-            log.info(
-                "Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, taken, count / taken, broken
-            )
-        store.update({str(path): verdict for path, verdict in done.items()}, [*map(str, unknown)])
-        verdicts.update((path, verdict) for path, verdict in done.items() if verdict != store.passed_over)
+            rate = count / taken
+            log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, taken, rate, broken)
+        formats = Counter(verdict.format for verdict in decoded.values() if verdict.format)
+        formats.update({format_: len(files) for format_, files in glanced.items()})
+        usual = max(formats, key=formats.__getitem__, default="")
+        odd = {file: FileCheck(kind) for kind, files in glanced.items() if kind != usual for file in files}
+        store.update(decoded | odd, [path for path in unknown if path not in decoded and path not in odd], usual)
+        verdicts.update(decoded | odd)
     verdicts.others = store.passed_over
     return verdicts
 
@@ -322,23 +331,23 @@ class _Store:
         """What is known of such a file."""
         return FileCheck(self.usual_format)
 
-    def update(self, verdicts: Mapping[str, FileCheck], checked: Sequence[str]) -> None:
+    def update(
+        self, verdicts: Mapping[Any, FileCheck], passed_over: Sequence[str | Path], usual_format: str
+    ) -> None:
         """Add results.
 
         Args:
             verdicts: Path -> result.
-            checked: The files that the check was about, which has passed over the others.
+            passed_over: The other files that the check was about.
+            usual_format: Format of most of all these files.
         """
-        if len(verdicts) < len(checked) or not all(verdict.is_decoded for verdict in verdicts.values()):
-            formats = Counter(verdict.format for verdict in verdicts.values() if verdict.format)
-            self.usual_format = max(formats, key=formats.__getitem__, default=self.usual_format)
         for path, verdict in verdicts.items():
-            self.records.pop(path, None)
-            if verdict != self.passed_over:
-                with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
-                    self.records[path] = (*file_identity(path), *verdict)
-        if others := [path for path in checked if verdicts.get(path, self.passed_over) == self.passed_over]:
-            self.passed_over_sets = [*self.passed_over_sets, _identities(others)][-REMEMBERED:]
+            self.records.pop(str(path), None)
+            with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
+                self.records[str(path)] = (*file_identity(path), *verdict)
+        if passed_over:
+            self.usual_format = usual_format
+            self.passed_over_sets = [*self.passed_over_sets, _identities(passed_over)][-REMEMBERED:]
         columns = list(zip(*self.records.values(), strict=True))
         stored = {
             "version": self.version,
