@@ -267,10 +267,8 @@ def no_time_left(monkeypatch, examined):
     monkeypatch.setattr(verify, "_format_of_first_bytes", lambda path: glances.append(path) or true(path))
     monkeypatch.setattr(
         verify._Clock,
-        "is_past",
-        lambda self, share: (
-            self.seconds is not None and (len(examined) >= 6 if share < 0.7 else len(examined) + len(glances) >= 8)
-        ),
+        "spent",
+        property(lambda self: (self.seconds or 0) and 0.1 * len(examined) + 0.05 * len(glances)),
     )
     return glances
 

@@ -63,7 +63,10 @@ class Contents:
         lines = sorted(
             f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}" for entry in self.entries
         )
-        return blake2b("\n".join([*self.classes, "", *lines]).encode(), digest_size=16).hexdigest()
+        digest = blake2b("\n".join([*self.classes, ""]).encode(), digest_size=16)
+        for line in lines:
+            digest.update(f"\n{line}".encode())
+        return digest.hexdigest()
 
     def numbers(self) -> dict[str, int]:
         """Return the number of images of each split."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from importlib.util import find_spec
-from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,7 +30,8 @@ F = TypeVar("F", str, Path)
 T = TypeVar("T")
 
 CHECK_SECONDS = 60.0  # for all files of a root, by default
-EXAMINED_SHARE, GLANCED_SHARE = 0.6, 0.8  # of the seconds, after which files are glanced at, and passed over
+EXAMINED_SHARE, GLANCED_SHARE = 0.5, 0.65  # of the seconds, after which files are glanced at, and passed over
+WHOLE_SHARE = 0.9  # of the seconds, within which all files may be decoded
 REMEMBERED = 8  # checks of one root that have passed over files: of splits and limits of their own
 AHEAD = 128  # neighboring files queued for the threads at once
 MAGIC = {  # first bytes of a file -> name of its format
@@ -242,18 +242,33 @@ class _Clock:
     Args:
         start: Its beginning, by `time.monotonic`.
         seconds: What it may take; None: as long as it needs.
+
+    Attributes:
+        done: Share of the files that are done.
     """
 
     def __init__(self, start: float, seconds: float | None) -> None:
         self.start, self.seconds = start, seconds
+        self.done = 0.0
+        self._only_glances = False
 
-    def is_past(self, share: float) -> bool:
-        """Tell whether more than a share of the time is over."""
-        return self.seconds is not None and time.monotonic() - self.start > share * self.seconds
+    @property
+    def spent(self) -> float:
+        """Share of the time that is over."""
+        return (time.monotonic() - self.start) / self.seconds if self.seconds is not None else 0.0
+
+    def only_glances(self) -> bool:
+        """Tell whether half of the time is over, and the rest will not do for decoding; from then on always."""
+        self._only_glances |= self.spent > EXAMINED_SHARE and self.spent > WHOLE_SHARE * self.done
+        return self._only_glances
+
+    def is_over(self) -> bool:
+        """Tell whether the files that are left must be passed over."""
+        return self.spent > (GLANCED_SHARE if self._only_glances else WHOLE_SHARE)
 
 
 def _examine_or_glance(clock: _Clock, max_megapixels: float, path: str | Path) -> FileCheck:
-    if clock.is_past(EXAMINED_SHARE) and (format_ := _format_of_first_bytes(path)):
+    if clock.only_glances() and (format_ := _format_of_first_bytes(path)):
         return FileCheck(format_)
     return examine(Path(path), max_megapixels)
 
@@ -284,10 +299,16 @@ def _worked_on(
     groups = [paths[start : start + AHEAD] for start in range(0, len(paths), AHEAD)]
     if clock.seconds is not None:
         random.Random(0).shuffle(groups)
-    with ThreadPoolExecutor(min(16, cpu_count())) as pool:
-        timely = takewhile(lambda _: not clock.is_past(GLANCED_SHARE), groups)
-        found = chain.from_iterable(zip(group, pool.map(work, group), strict=True) for group in timely)
-        yield from progress_bar.shown(found, description, len(paths))
+
+    def found(pool: ThreadPoolExecutor) -> Iterator[tuple[F, T]]:
+        for number, group in enumerate(groups):
+            clock.done = number / len(groups)
+            if clock.is_over():
+                return
+            yield from zip(group, pool.map(work, group), strict=True)
+
+    with ThreadPoolExecutor(min(16, cpu_count())) as threads:
+        yield from progress_bar.shown(found(threads), description, len(paths))
 
 
 class _Store:
