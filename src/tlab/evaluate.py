@@ -206,6 +206,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     )
     with naming_batch_size(config.data.batch_size):
         metrics = dict(trainer.test(trained.module, data.loader(split), verbose=False)[0])
+    measured = sum(sample.file not in data.skipped for sample in samples)
     present = {trained.classes[sample.label] for sample in samples}
     absent = [name for name in trained.classes if name not in present]
     unmeasured = {f"test/acc_class/{name}" for name in absent}
@@ -219,7 +220,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     }
     return Evaluation(
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
-        *(trained, shown, data.index.root, len(samples), absent, divisor, found),
+        *(trained, shown, data.index.root, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
     )
 
