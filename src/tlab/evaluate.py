@@ -125,6 +125,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     """
     import lightning.pytorch as L
 
+    from tlab.assembly.skipped_images import SkippedImages
     from tlab.core.hardware import stay_within_cores
     from tlab.core.machine_failures import naming_batch_size
     from tlab.data.sources.evaluation_sources import evaluation_source, index_of_test, one_split
@@ -191,7 +192,11 @@ def measure(cfg: DictConfig) -> Evaluation:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     unknown = UnknownImages(trained.uncertainty) if trained.uncertainty is not None else None
     trainer = L.Trainer(
-        callbacks=[collector := LogitCollector(), *([] if unknown is None else [unknown])],
+        callbacks=[
+            collector := LogitCollector(),
+            SkippedImages(data=data),
+            *([] if unknown is None else [unknown]),
+        ],
         accelerator=find_accelerator(cfg.accelerator, "accelerator"),
         devices=1,
         precision=cfg.precision or trained.precision,
@@ -201,6 +206,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     )
     with naming_batch_size(config.data.batch_size):
         metrics = dict(trainer.test(trained.module, data.loader(split), verbose=False)[0])
+    measured = sum(sample.file not in data.skipped for sample in samples)
     present = {trained.classes[sample.label] for sample in samples}
     absent = [name for name in trained.classes if name not in present]
     unmeasured = {f"test/acc_class/{name}" for name in absent}
@@ -214,7 +220,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     }
     return Evaluation(
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
-        *(trained, shown, data.index.root, len(samples), absent, divisor, found),
+        *(trained, shown, data.index.root, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
     )
 

@@ -54,7 +54,6 @@ FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "f
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
-    from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import RunState
     from tlab.models.module import ImageClassifier
@@ -209,14 +208,14 @@ def fit_as_chosen(
             run.update(config=config)
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
-        contents = agreed_contents(cfg, run, data)
+        content = agreed_content(cfg, run, data)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
-        images, done = contents.numbers()["train"], len(run.history()) if begun else 0
+        images, done = len(data.samples("train")), len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
         module = build_module(cfg, config, net, data, state.plan, precision, compiled)
         callbacks = build_callbacks(cfg, run, state, module.metric_names, signals, pruning)
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
-        run.update(seed=cfg.seed, **describe(data, contents, net, trainer, compiled, begun))
+        run.update(seed=cfg.seed, **describe(data, content, net, trainer, compiled, begun))
         log_start(cfg, overrides, run, trainer, checkpoint)
         if group is not None and checkpoint is None:
             share_training(group, cfg, trainer, module, data, state)
@@ -259,8 +258,8 @@ def carry_out(
         log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
-def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> "Contents":
-    """Return the images by content, when all processes have found the same and each has a share; write the list.
+def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> str:
+    """Return the images' fingerprint, when all processes have found the same and each has a share; write the list.
 
     Raises:
         UserError: They differ, or are too few.
@@ -274,7 +273,7 @@ def agreed_contents(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule
     check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
     run.write_unreadable(data.unreadable)
     run.write_data(contents)
-    return contents
+    return contents.fingerprint()
 
 
 def log_start(

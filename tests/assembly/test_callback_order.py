@@ -43,6 +43,7 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         "EMA",
         "LearningRateFinder",
         "RunRecorder",  # writes rows and the best epoch
+        "SkippedImages",
         "ConfusionRecorder",
         "TemperatureScaling",
         "StageTable",
@@ -75,7 +76,15 @@ def test_a_refit_has_those_that_train_and_save(compose_run, tmp_path, caplog):
     state = RunState(build_plan({"head": {"train": "head", "epochs": None}}, 1, ("stem",)))
     caplog.set_level("INFO")
     built = build_refit_callbacks(cfg, RunDirectory(tmp_path), state, [], StopSignals())
-    expected = ["AddressedRandomness", "BackboneFinetuning", "EMA", "RunRecorder", "EpochLines", "Timer"]
+    expected = [
+        "AddressedRandomness",
+        "BackboneFinetuning",
+        "EMA",
+        "RunRecorder",
+        "SkippedImages",
+        "EpochLines",
+        "Timer",
+    ]
     assert [type(callback).__name__ for callback in built] == [*expected, "LastCheckpoint", "GracefulStop"]
     assert "refit: without EarlyStopping" in caplog.text
 

@@ -24,7 +24,8 @@ from tlab.core.processes import (
     from_first_process,
     run_in_processes,
 )
-from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.data.sources.folder import ImageIndex
+from tlab.data.sources.samples import Sample, Samples
 from tlab.finetuning.ddp import verify_same_images
 from tlab.runs.graceful_stop import MOST_STEPS, GracefulStop, StopSignals
 from tlab.train import train
@@ -100,7 +101,7 @@ def _enter_alone():
 
 def _find_other_images():
     samples = tuple(Sample(f"/data/{number}.jpg", 0) for number in range(5 - int(os.environ["RANK"])))
-    verify_same_images(ImageIndex(Path("/data"), ("a",), {"train": samples}))
+    verify_same_images(ImageIndex(Path("/data"), ("a",), {"train": Samples(samples)}))
 
 
 def _stop_one():

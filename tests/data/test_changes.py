@@ -92,3 +92,26 @@ def test_many_are_counted_and_a_few_named():
 def test_another_order_of_the_classes_is_a_change():
     before = listed(LISTED)
     assert changes(before, Contents(("dog", "cat"), before.entries)) == ["the classes in another order"]
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ("train/cat/1=a train/cat/2= train/dog/1=c val/dog/3=f", []),
+        ("train/cat/1= train/cat/2= train/dog/1= val/dog/3=", []),  # another sample was decoded
+        ("train/cat/1= train/cat/2=b train/dog/1=x val/dog/3=", ["1 changed in content (train/dog/1)"]),
+        ("train/cat/1= train/cat/9= train/dog/1=c val/dog/3=f", ["1 added (train/cat/9)", "1 gone (train/cat/2)"]),
+        ("train/cat/1=a train/dog/2= train/dog/1=c val/dog/3=f", ["1 added (train/dog/2)", "1 gone (train/cat/2)"]),
+    ],
+)
+def test_images_that_were_passed_over_are_told_by_name_and_size(now, expected):
+    before = listed("train/cat/1= train/cat/2= train/dog/1=c val/dog/3=f")
+    assert changes(before, listed(now)) == expected
+    assert changes(listed(now), listed(now)) == []
+
+
+def test_the_fingerprint_does_not_tell_which_images_were_passed_over():
+    whole, some, others = map(
+        listed, ("train/cat/1=a val/dog/1=b", "train/cat/1= val/dog/1=b", "train/cat/1=a val/dog/1=")
+    )
+    assert some.fingerprint() == others.fingerprint() != whole.fingerprint()

@@ -139,7 +139,7 @@ def test_batches_are_counted_when_they_are_taken(root):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_file_is_named_after_the_batches_before_it(root, workers):
-    data = module(root, num_workers=workers)
+    data = module(root, num_workers=workers, unreadable="error")
     loader = data.train_dataloader()
     data.index.splits["train"][loader.sampler.keys(0)[7].index].path.unlink()  # in the second batch
     batches = iter(loader)
@@ -215,7 +215,7 @@ def test_class_without_readable_images_is_named(root):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_file_that_vanishes_during_training_is_named_in_one_sentence(root, workers):
-    data = module(root, num_workers=workers)
+    data = module(root, num_workers=workers, unreadable="error")
     gone = data.index.splits["train"][4].path
     gone.write_bytes(jpeg()[:100])
     with pytest.raises(UserError) as caught:

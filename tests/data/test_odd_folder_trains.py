@@ -1,6 +1,7 @@
 """A folder with every oddity that users' folders have, through a whole run."""
 
 import csv
+import math
 import shlex
 from pathlib import Path
 
@@ -34,3 +35,25 @@ def test_no_run_is_written_among_the_images(odd_folder, compose_run):
     (root / "cats/run.json").touch()  # as earlier versions did
     with pytest.raises(UserError, match=r"output of tlab.*: cats/;"):
         folder_index(root)
+
+
+@pytest.mark.parametrize(
+    "how", [("finetune=head",), ("finetune=lp_ft", "features.cache=off"), ("aug=light", "data.num_workers=1")]
+)
+def test_what_the_check_has_passed_over_is_skipped_as_it_comes(odd_folder, compose_run, tmp_path, how):
+    root, unreadable = odd_folder
+    run_dir = tmp_path / "run"
+    cfg = compose_run(f"data.root={root}", "data.batch_size=4", "data.check_seconds=1e-9", *how, run_dir=run_dir)
+    metrics = train(cfg)
+    assert math.isfinite(metrics["val/loss"])
+    with (run_dir / "unreadable.csv").open(encoding="utf-8") as file:
+        rows = {Path(row["path"]).relative_to(root).as_posix(): row["reason"] for row in csv.DictReader(file)}
+    assert rows.keys() == unreadable.keys()
+    assert all(word in rows[path] for path, word in unreadable.items())
+    index = folder_index(root)
+    readable = [s for s in index.splits["val"] if index.relative(s.path) not in unreadable]
+    counts = sum(
+        int(row["count"]) for row in csv.DictReader((run_dir / "confusion_val.csv").open(encoding="utf-8"))
+    )
+    assert counts == len(readable)
+    assert train(cfg) == metrics

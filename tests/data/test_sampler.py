@@ -1,8 +1,17 @@
+import tracemalloc
 from collections import Counter
 
 import pytest
+import torch
 
-from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator, addressed_seed
+from tlab.data.sampler import (
+    EpochSampler,
+    OrderedKeys,
+    SampleKey,
+    SequentialSampler,
+    addressed_generator,
+    addressed_seed,
+)
 
 
 def indices(sampler):
@@ -101,3 +110,23 @@ def test_rank_out_of_range():
 
 
 SEED = 3148214947260623304
+
+
+def test_an_epoch_takes_no_object_for_each_sample():
+    for balanced in (False, True):
+        sampler = EpochSampler(torch.arange(200_000) % 7, balanced=balanced, batch_size=8)
+        tracemalloc.start()
+        count = sum(1 for _ in sampler)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 200_000
+        assert peak < 1e6  # a list of so many keys would take 30
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_keys_can_be_asked_for_one_by_one(balanced):
+    sampler = EpochSampler([0] * 5 + [1] * 2, balanced=balanced)
+    keys = sampler.keys(1)
+    assert [keys[place] for place in range(7)] == list(keys) == keys[:]
+    assert keys[2:4] == [keys[-5], keys[3]]
+    assert OrderedKeys(range(2, 9), epoch=3)[1:3][1] == SampleKey(3, 4)

@@ -6,7 +6,8 @@ from pictures import SHARED, jpeg
 
 from tlab.core.errors import UserError
 from tlab.data.sources.csv_table import csv_index
-from tlab.data.sources.folder import ImageIndex, Sample, folder_index
+from tlab.data.sources.folder import ImageIndex, folder_index
+from tlab.data.sources.samples import Sample, Samples
 
 
 def names(index, split):
@@ -170,8 +171,20 @@ def test_fingerprint_stays_the_same_from_version_to_version(tmp_path):
         file.write_bytes(bytes(number + 1))
         os.utime(file, ns=(10**18 + number, 10**18 + number))
         samples.append(Sample(str(file), number))
-    index = ImageIndex(tmp_path, ("a", "b"), {"train": tuple(samples), "val": tuple(samples[:1])})
+    index = ImageIndex(tmp_path, ("a", "b"), {"train": Samples(samples), "val": Samples(samples[:1])})
     assert index.fingerprint() == "dfbb48d9f1d06af915f0eb08b43f2efc"
+
+
+def test_samples_are_those_that_were_given():
+    """Names that are no valid text among them."""
+    given = [Sample("/a/1.png", 0), Sample(os.fsdecode(b"/b/\xff.png"), 1), Sample("/照片/ä", 12)]
+    samples = Samples(given)
+    assert (list(samples), len(samples), samples[-1], samples[1:]) == (given, 3, given[2], Samples(given[1:]))
+    assert samples.labels.tolist() == [0, 1, 12]
+    assert samples == Samples(iter(given)) != Samples(given[:2])
+    with pytest.raises(IndexError):
+        samples[3]
+    assert list(Samples()) == []
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")

@@ -255,3 +255,51 @@ def test_gif_that_is_no_photograph():
     assert "'data.exclude=[train/ants/imageNotFound.gif]'" in lone[0]
     excluded = folder_index(root, exclude=["train/ants/imageNotFound.gif"])
     assert len(excluded.splits["train"]) == 244
+
+
+@pytest.fixture
+def no_time_left(monkeypatch, examined):
+    """Let the time of a check be over once three groups of two files were examined and one was glanced at."""
+    monkeypatch.setattr(verify, "AHEAD", 2)
+    monkeypatch.setattr(verify, "cpu_count", lambda: 1)
+    glances: list[str] = []
+    true = verify._format_of_first_bytes
+    monkeypatch.setattr(verify, "_format_of_first_bytes", lambda path: glances.append(path) or true(path))
+    monkeypatch.setattr(
+        verify._Clock,
+        "spent",
+        property(lambda self: (self.seconds or 0) and 0.1 * len(examined) + 0.05 * len(glances)),
+    )
+    return glances
+
+
+def test_a_check_whose_time_is_over_passes_over_the_rest_the_same_in_later_runs(
+    make_folder, examined, no_time_left
+):
+    root = make_folder({"a": 10, "b": 10})
+    paths = [str(path) for path in files(root)]
+    first = check_files(root, paths)
+    decoded = [path for path in paths if first[path].is_decoded]
+    assert len(decoded) == 6 == len(examined)
+    assert {path[len(str(root)) + 1] for path in decoded} == {"a", "b"}  # a sample, not the first
+    assert {first[path].format for path in paths} == {"JPEG"}
+    assert not unreadable(first)
+    assert check_files(root, paths[::-1]) == first
+    assert {path: check.digest for path, check in verify.read_files(root, paths).items()} == {
+        path: first[path].digest for path in decoded
+    }
+    assert len(examined) == 6
+    Path(paths[0]).write_bytes(jpeg(99))
+    more = check_files(root, paths)  # other files: the check goes on
+    assert sum(more[path].is_decoded for path in paths) >= 6
+    whole = check_files(root, paths, seconds=None)
+    assert all(whole[path].digest for path in paths)
+
+
+def test_first_bytes_that_are_no_image_are_looked_into(make_folder, examined, no_time_left):
+    root = make_folder({"a": 10, "b": 10})
+    paths = [str(path) for path in files(root)]
+    for path in paths:
+        Path(path).write_bytes(b"<html>not found</html>")
+    found = check_files(root, paths)
+    assert len(unreadable(found)) == len(examined) > 6  # those of the glance too

@@ -56,6 +56,7 @@ def build_callbacks(
     """
     from lightning.pytorch.callbacks import ProgressBar
 
+    from tlab.assembly.skipped_images import SkippedImages
     from tlab.dashboards.confusion import ConfusionMatrix
     from tlab.dashboards.epoch_lines import progress
     from tlab.dashboards.lr_curve import draw_lr_curve
@@ -81,6 +82,7 @@ def build_callbacks(
         *_of_steps(cfg, state),
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
         RunRecorder(run, state, monitor, best_is(monitor, cfg.checkpoint.mode)),
+        SkippedImages(run),
         ConfusionRecorder(run, state),
         TemperatureScaling(state),
         StageTable(cfg.data.image_size, state.plan),
@@ -120,6 +122,7 @@ def build_refit_callbacks(
     """
     from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor
 
+    from tlab.assembly.skipped_images import SkippedImages
     from tlab.dashboards.epoch_lines import progress
     from tlab.runs.checkpoints import LastCheckpoint
     from tlab.runs.graceful_stop import GracefulStop
@@ -134,6 +137,7 @@ def build_refit_callbacks(
     return [
         *_of_steps(cfg, state, replayed),
         RunRecorder(run, state, "train/loss", "min"),
+        SkippedImages(run),
         *progress(state),
         *(each for each in users if each not in idle),
         *(last, GracefulStop(signals, last)),

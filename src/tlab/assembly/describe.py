@@ -16,7 +16,6 @@ from tlab.runs.manifest import read_manifest
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
-    from tlab.data.contents import Contents
     from tlab.data.datamodule import ImageDataModule
     from tlab.models.classifier import Classifier
 
@@ -85,7 +84,7 @@ def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
 
 def describe(
     data: "ImageDataModule",
-    images: "Contents",
+    content: str,
     net: "Classifier",
     trainer: "L.Trainer",
     compiled: list[str],
@@ -95,7 +94,7 @@ def describe(
 
     Args:
         data: The run's data module.
-        images: The run's images, by content.
+        content: Fingerprint of the run's images.
         net: The run's network.
         trainer: The run's trainer.
         compiled: Names of the phases whose trainable part is compiled.
@@ -116,7 +115,7 @@ def describe(
         "data": {
             "root": str(data.index.root),
             "fingerprint": data.index.fingerprint(),
-            "content": images.fingerprint(),
+            "content": content,
             "images": {split: len(samples) for split, samples in data.index.splits.items()},
             "unreadable": len(data.unreadable),
             "remarks": data.issues,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from torch import Tensor
 
     from tlab.data.datamodule import ImageDataModule
-    from tlab.data.sources.folder import Sample
+    from tlab.data.sources.samples import Sample
     from tlab.models.module import ImageClassifier
 
 NOT_FINITE = "features are not finite numbers, so %s cannot tell which images it knows"
@@ -150,14 +150,25 @@ def _look(
     images, stored = loader.images, loader.source
     if as_trained and isinstance(stored, FeatureBatches) and stored.is_pooled:
         if images.is_fixed:
-            return stored.read([(stored.start, row) for row in rows]), samples
+            return _readable(stored.read([(stored.start, row) for row in rows]), samples, data)
         cache = FeatureCache(cfg.features.views, cfg.features.max_gb)  # what is there is augmented
         if (plain := cache.of_samples(trainer, module, samples)) is not None:
-            return plain.view(0), samples
+            return _readable(plain.view(0), samples, data)
     if not images.is_fixed:
         images, rows = data.images(samples), [*range(len(samples))]
     keys = [SampleKey(0, row) for row in rows]
-    return pooled_features(module, images, keys, str(trainer.precision), data.num_workers), samples
+    features = pooled_features(module, images, keys, str(trainer.precision), data.num_workers)
+    return _readable(features, samples, data)
+
+
+def _readable(
+    features: "Tensor", samples: "list[Sample]", data: "ImageDataModule"
+) -> "tuple[Tensor, list[Sample]]":
+    """Return both without the images that could not be read."""
+    if not data.skipped:
+        return features, samples
+    kept = [row for row, sample in enumerate(samples) if sample.file not in data.skipped]
+    return features[kept], [samples[row] for row in kept]
 
 
 def _most(split: str, trainer: "L.Trainer", data: "ImageDataModule") -> int:

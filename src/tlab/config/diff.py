@@ -35,6 +35,7 @@ DECIDED_BY_RUNS = {"head.solver": "sgd", "finetune.batchnorm": "pretrained"}
 CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
 CHOSEN_SINCE |= {"head.solver": (None, "sgd")}
 CHOSEN_SINCE |= {f"data.{node}bits": (None, "auto") for node in ("", "module.")}
+CHOSEN_SINCE |= {f"data.{node}check_seconds": (None, 60.0) for node in ("", "module.")}
 CHOSEN_SINCE |= {f"data.{node}max_megapixels": (None, 179.0) for node in ("", "module.")}
 
 

@@ -146,6 +146,11 @@ class DataConfig:
         choices=("auto", *range(8, 17)),
     )
     max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
+    check_seconds: float | None = key(
+        MISSING,
+        "what the check of the images may take, beyond which a sample is decoded; null: every image",
+        above=0,
+    )
     resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))
     crop_fraction: float = key(MISSING, "share of the shorter side that crop keeps", above=0, most=1)
     store: str = key(

@@ -2,10 +2,11 @@
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from tlab.core.text import few
-from tlab.data.contents import Contents, Entry
+from tlab.data.contents import Contents, Entry, as_far_as_known
 from tlab.data.sources.scan import nfc
 
 
@@ -13,7 +14,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
     """Describe which images were added, lost, relabeled, renamed, moved to another split or changed in content.
 
     Images are identified by content: a new file with the content of a missing one is that image, renamed. An old
-    name with new content counts as changed.
+    name with new content counts as changed. An image that was passed over is identified by its name and size.
 
     Args:
         before: The images that the run had.
@@ -22,6 +23,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
     Returns:
         Phrases such as "2 gone (train/cat/1.jpg, train/cat/2.jpg)"; empty if nothing has changed.
     """
+    before, now = (replace(c, entries=tuple(map(_identified, c.entries))) for c in as_far_as_known(before, now))
     renamed = _renamed_classes(before, now)
     olds = [entry._replace(label=renamed.get(entry.label, entry.label)) for entry in before.entries]
     news = list(now.entries)
@@ -51,6 +53,10 @@ def changes(before: Contents, now: Contents) -> list[str]:
         *class_changes(before.classes, now.classes, renamed),
         *(f"{len(names)} {what} ({few(names)})" for what, names in found.items() if names),
     ]
+
+
+def _identified(entry: Entry) -> Entry:
+    return entry if entry.digest else entry._replace(digest=f"{nfc(entry.path)}, {entry.size} bytes")
 
 
 def _take_pairs(

@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.table_columns import ExtraColumns
-from tlab.data.sources.verify import check_files, digests, unreadable
+from tlab.data.sources.verify import FileCheck, check_files, read_files, unreadable
 
 
 class Entry(NamedTuple):
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
             are not UTF-8 are escaped.
         label: Name of the class.
         size: File size in bytes.
-        digest: Hash of the file's content, hexadecimal.
+        digest: Hash of the file's content, hexadecimal; "" of a file that was passed over (`verify.check_files`).
     """
 
     split: str
@@ -54,9 +54,19 @@ class Contents:
     columns: ExtraColumns | None = field(default=None, compare=False)
 
     def fingerprint(self) -> str:
-        """Return a hex digest of the images' names, classes and content, but not of their splits."""
-        lines = sorted(f"{nfc(entry.path)}\0{entry.label}\0{entry.digest}" for entry in self.entries)
-        return blake2b("\n".join([*self.classes, "", *lines]).encode(), digest_size=16).hexdigest()
+        """Return a hex digest of the images' names, classes and content, but not of their splits.
+
+        Where some were passed over their sizes stand for the content of all, so that it is the same whichever they
+        were.
+        """
+        whole = all(entry.digest for entry in self.entries)
+        lines = sorted(
+            f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}" for entry in self.entries
+        )
+        digest = blake2b("\n".join([*self.classes, ""]).encode(), digest_size=16)
+        for line in lines:
+            digest.update(f"\n{line}".encode())
+        return digest.hexdigest()
 
     def numbers(self) -> dict[str, int]:
         """Return the number of images of each split."""
@@ -77,18 +87,20 @@ class Contents:
         )
 
 
-def contents(index: ImageIndex, digest_of: Mapping[str, str], left_out: Iterable[Path] = ()) -> Contents:
+def contents(index: ImageIndex, checks: Mapping[str, FileCheck], left_out: Iterable[Path] = ()) -> Contents:
     """Return the images of an index.
 
     Args:
         index: Index of the readable files.
-        digest_of: `Sample.file` -> hash of its content.
+        checks: `Sample.file` -> what is known of it.
         left_out: Paths of the unreadable files.
     """
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], digest_of[file])
+        Entry(
+            split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], checks[file].digest
+        )
         for split, samples in index.splits.items()
         for file, label in samples
     )
@@ -113,9 +125,20 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
     if decode:
         verdicts = check_files(index.root, files, options.max_megapixels)
         broken = [item.path for item in unreadable(verdicts, options.truncated)]
-        return contents(index.without(broken), {file: found.digest for file, found in verdicts.items()}, broken)
-    found = digests(index.root, files, options)
-    return contents(index.without([Path(file) for file, digest in found.items() if not digest]), found)
+        return contents(index.without(broken), verdicts, broken)
+    found = read_files(index.root, files, options)
+    return contents(index.without([Path(item) for item in found if found[item].reason]), found)
+
+
+def as_far_as_known(one: Contents, other: Contents) -> tuple[Contents, Contents]:
+    """Return both, without the hashes of images that the other has at the same size, but has passed over."""
+    if all(entry.digest for each in (one, other) for entry in each.entries):
+        return one, other
+    unknown = {(nfc(e.path), e.size) for each in (one, other) for e in each.entries if not e.digest}
+    known = (
+        (e._replace(digest="") if (nfc(e.path), e.size) in unknown else e for e in c.entries) for c in (one, other)
+    )
+    return replace(one, entries=tuple(next(known))), replace(other, entries=tuple(next(known)))
 
 
 def keeping_order(source: Callable[[], ImageIndex], classes: Sequence[str]) -> Callable[[], ImageIndex]:

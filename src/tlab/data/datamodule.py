@@ -31,10 +31,12 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches, Transform
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, SequentialSampler, addressed_generator
+from tlab.data.skipping import IfUnreadable
 from tlab.data.sources.evaluation_sources import TestSource
-from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.issues import find_issues, find_leaks
-from tlab.data.sources.verify import FileCheck, Unreadable, by_reason, check_files, unreadable
+from tlab.data.sources.samples import Sample, Samples
+from tlab.data.sources.verify import CHECK_SECONDS, FileChecks, Unreadable, by_reason, check_files, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,15 @@ class ImageDataModule(L.LightningDataModule):
             there for the most part, "error" raises.
         bits: Bits of samples of more than 8 bits; "auto" looks at the range of all training images.
         max_megapixels: See `DecodeOptions`.
+        check_seconds: What the check of the files may take (see `verify.check_files`); None: as long as it needs.
         seed: Seed of order, augmentation and mixing.
 
     Attributes:
         index: The readable files, by split.
         unreadable: The unreadable files, and why.
         checks: Absolute path -> `FileCheck` of each file.
+        passed_over: Number of files that were not decoded before training.
+        skipped: Files that turned out to be unreadable while they were used: absolute path -> reason.
         issues: Sentences about files that deserve a look.
         levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
             run has them.
@@ -100,13 +105,15 @@ class ImageDataModule(L.LightningDataModule):
         unreadable: Literal["skip", "read", "error"] = "skip",
         bits: int | Literal["auto"] = "auto",
         max_megapixels: float = MAX_MEGAPIXELS,
+        check_seconds: float | None = CHECK_SECONDS,
         seed: int = 0,
     ) -> None:
         super().__init__()
         numbers = {"image_size": image_size, "batch_size": batch_size, "max_megapixels": max_megapixels}
         ways = {"resize": resize, "store": store, "unreadable": unreadable, "bits": bits}
-        for key, value in {**numbers, **ways, "num_workers": num_workers, "crop_fraction": crop_fraction}.items():
-            if value is None and key != "num_workers":
+        may_be_null = {"num_workers": num_workers, "check_seconds": check_seconds}
+        for key, value in {**numbers, **ways, **may_be_null, "crop_fraction": crop_fraction}.items():
+            if value is None and key not in may_be_null:
                 raise UserError(f"data.{key}=null is not possible; leave it out, or give a value")
             check_value(f"data.{key}", value)
         self.source, self.image_size, self.batch_size = source, image_size, batch_size
@@ -114,9 +121,11 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.mix, self.balanced, self.seed = augment, mix, balanced, seed
         self.phases = phases or {}
         self.store, self.on_unreadable = store, unreadable
-        self.bits, self.max_megapixels = bits, max_megapixels
+        self.bits, self.max_megapixels, self.check_seconds = bits, max_megapixels, check_seconds
         self.unreadable: list[Unreadable] = []
-        self.checks: dict[str, FileCheck] = {}
+        self.checks: FileChecks[str] = FileChecks()
+        self.passed_over = 0
+        self.skipped: dict[str, str] = {}
         self.issues: list[str] = []
         self.test_sources: Mapping[str, TestSource] = {}
         self.tests: dict[str, ImageIndex] = {}
@@ -151,7 +160,7 @@ class ImageDataModule(L.LightningDataModule):
     def _readable(self, index: ImageIndex) -> tuple[ImageIndex, list[Unreadable]]:
         """Check the files of an index; return it without the unreadable ones, and those."""
         files = [sample.file for samples in index.splits.values() for sample in samples]
-        checks = check_files(index.root, files, self.max_megapixels)
+        checks = check_files(index.root, files, self.max_megapixels, self.check_seconds)
         broken = unreadable(checks, truncated=self.on_unreadable == "read")
         if broken and self.on_unreadable == "error":
             raise UserError(
@@ -162,12 +171,20 @@ class ImageDataModule(L.LightningDataModule):
             readable = index.without([item.path for item in broken])
         except UserError as error:
             raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
-        self.checks |= checks
+        self.checks.add(checks)
+        passed_over = sum(not checks[file].is_decoded for file in files)
+        self.passed_over += passed_over
         if os.environ.get("LOCAL_RANK", "0") == "0":
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
+            if passed_over:
+                log.warning(
+                    "Of %d images %d were not decoded before training for data.check_seconds=%g; those that cannot "
+                    "be read are skipped and listed as they come (data.check_seconds=null decodes all first).",
+                    *(len(files), passed_over, self.check_seconds),
+                )
             if cut and self.on_unreadable == "read":
                 log.warning("%d images end too early: they are read as far as they go.", cut)
         return readable, broken
@@ -205,7 +222,7 @@ class ImageDataModule(L.LightningDataModule):
         """The splits of the further tests, "test/NAME"."""
         return [f"{TEST}/{name}" for name in self.tests]
 
-    def samples(self, split: str) -> tuple[Sample, ...]:
+    def samples(self, split: str) -> Samples:
         """Return the readable files of a split or a further test."""
         if split in self.further_tests:
             (samples,) = self.tests[split.removeprefix(f"{TEST}/")].splits.values()
@@ -214,13 +231,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def contents(self) -> Contents:
         """Return the images by name, class, split and content."""
-        digests = {file: check.digest for file, check in self.checks.items()}
-        return contents(self.index, digests, [item.path for item in self.unreadable])
+        return contents(self.index, self.checks, [item.path for item in self.unreadable])
 
     def class_counts(self) -> Tensor:
         """Return the number of training images of each class: K, int64."""
-        labels = torch.tensor([sample.label for sample in self.index.splits["train"]])
-        return torch.bincount(labels, minlength=self.num_classes)
+        return torch.bincount(torch.tensor(self.index.splits["train"].labels), minlength=self.num_classes)
 
     def class_weights(self) -> Tensor:
         """Return the weights of the training images' classes, see the function `class_weights`."""
@@ -270,7 +285,7 @@ class ImageDataModule(L.LightningDataModule):
             sampler: Sampler[SampleKey] = SequentialSampler(len(samples), num_replicas=replicas, rank=rank)
             if train:
                 sampler = EpochSampler(
-                    [sample.label for sample in samples],
+                    torch.tensor(samples.labels),
                     seed=self.seed,
                     balanced=self.balanced,
                     batch_size=self.batch_size,
@@ -334,20 +349,24 @@ class ImageDataModule(L.LightningDataModule):
         test.use(test.images, features)
 
     def images(self, samples: Sequence[Sample]) -> ImageBatches:
-        """Return the images of these files as evaluation sees them."""
-        return self._images(samples, None, None)
+        """Return the images of these files as evaluation sees them; one that cannot be read is left out."""
+        return self._images(samples, None, None, "drop")
 
     def training_images(self, phase: str = "") -> ImageBatches:
         """Return the training images as a phase augments and mixes them; the same object at every call."""
         phase = phase if phase in self.phases else ""
         if phase not in self._training_images:
             own = self.phases.get(phase, {"transforms": self.augment, "mix": self.mix})
-            images = self._images(self.index.splits["train"], own["transforms"], own.get("mix"))
+            images = self._images(self.index.splits["train"], own["transforms"], own.get("mix"), "replace")
             self._training_images[phase] = images
         return self._training_images[phase]
 
     def _images(
-        self, samples: Sequence[Sample], augment: Mapping[str, Transform | None] | None, mixing: Mixing | None
+        self,
+        samples: Sequence[Sample],
+        augment: Mapping[str, Transform | None] | None,
+        mixing: Mixing | None,
+        if_unreadable: IfUnreadable,
     ) -> ImageBatches:
         return ImageBatches(
             samples,
@@ -358,7 +377,9 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=self.num_classes,
             seed=self.seed,
             decode_options=self.decode_options,
-            damaged=[file for file, check in self.checks.items() if check.damage],
+            is_sound=self.checks.is_sound,
+            if_unreadable="error" if self.on_unreadable == "error" else if_unreadable,
+            skipped=self.skipped,
         )
 
 

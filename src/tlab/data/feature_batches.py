@@ -27,6 +27,7 @@ class FeatureBatches:
         start: Epoch of the first view.
         rows: Row of each sample of the split; None if they are in the same order.
         labels: Label of each sample of the split.
+        there: Whether a sample has features; those that have none are left out of the batches. None: all have.
         mixing: Mixup, which blends the rows; None for no mixing.
         num_classes: Number of classes K, for mixing.
         seed: Seed of the run, for mixing.
@@ -40,15 +41,16 @@ class FeatureBatches:
         *,
         after: str,
         start: int = 0,
-        rows: Sequence[int] | None = None,
-        labels: Sequence[int] = (),
+        rows: Sequence[int] | np.ndarray | None = None,
+        labels: Sequence[int] | Tensor = (),
+        there: np.ndarray | None = None,
         mixing: Mixing | None = None,
         num_classes: int = 0,
         seed: int = 0,
     ) -> None:
         self.views, self.dtype, self.channels_last = list(views), dtype, channels_last
         self.rows = np.arange(len(views[0])) if rows is None else np.asarray(rows)
-        self.labels = torch.as_tensor(labels)
+        self.labels, self.there = torch.as_tensor(labels), there
         self.after, self.start = after, start
         self.mixing, self.num_classes, self.seed = mixing, num_classes, seed
 
@@ -62,8 +64,9 @@ class FeatureBatches:
         return self.read([(self.start + number, index) for index in range(len(self.rows))])
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
-        """Return the batch of these keys."""
-        index = torch.tensor([key.index for key in keys])
+        """Return the batch of these keys, without samples that have no features."""
+        keys = keys if self.there is None else [key for key in keys if self.there[key.index]]
+        index = torch.tensor([key.index for key in keys], dtype=torch.int64)
         rows = self.read([(key.epoch + key.repeat, key.index) for key in keys])
         labels = self.labels[index]
         if self.mixing is None:

@@ -1,6 +1,9 @@
 """Batches of images: decoded, augmented under addressed randomness, mixed and stacked."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +21,8 @@ from tlab.data.decode import DecodeError, decode
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.image_cache import ImageStore, choose_store
 from tlab.data.sampler import SampleKey, addressed_seed, kept_random_state
-from tlab.data.sources.folder import Sample
+from tlab.data.skipping import MOST_TRIES, IfUnreadable, no_image_left, others_of_class
+from tlab.data.sources.samples import Sample, Samples
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -39,7 +43,9 @@ class ImageBatches:
         num_classes: Number of classes K.
         seed: Seed of the run.
         decode_options: How the files are decoded.
-        damaged: Files that are known to be damaged, though they can be read.
+        is_sound: Function that tells of a file whether it is known to be undamaged; None: all are.
+        if_unreadable: What takes the place of an image that cannot be read, see `skipping`.
+        skipped: Where such files are noted: absolute path -> reason.
 
     Attributes:
         augment: The transforms as one, without null entries.
@@ -53,7 +59,7 @@ class ImageBatches:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Iterable[Sample],
         *,
         finish: Transform,
         image_size: int,
@@ -62,9 +68,11 @@ class ImageBatches:
         num_classes: int | None = None,
         seed: int = 0,
         decode_options: DecodeOptions = DEFAULTS,
-        damaged: Collection[str] = (),
+        is_sound: Callable[[str], bool] | None = None,
+        if_unreadable: IfUnreadable = "error",
+        skipped: dict[str, str] | None = None,
     ) -> None:
-        self.samples = tuple(samples)
+        self.samples = samples if isinstance(samples, Samples) else Samples(samples)
         self.finish = finish
         self.image_size = image_size
         self.augment = Compose(augment or {})
@@ -75,21 +83,28 @@ class ImageBatches:
         self.num_classes = num_classes
         self.seed = seed
         self.decode_options = decode_options
-        self.damaged = frozenset(damaged)
+        self.is_sound = is_sound
+        self.if_unreadable = if_unreadable
+        self.skipped = {} if skipped is None else skipped
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
-        """Return the batch of these keys.
+        """Return the batch of these keys, maybe without some that cannot be read.
 
         Raises:
-            UserError: A file can no longer be read.
+            UserError: A file cannot be read, and is neither left out nor replaced.
         """
         partners = [SampleKey(key.epoch, key.partner, key.partner_repeat) for key in keys if self._mixes(key)]
         wanted = {key[:3]: key for key in [*partners, *keys]}
         with kept_random_state(), single_threaded():
-            images = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
+            made = dict(zip(wanted, self._images(list(wanted.values())), strict=True))
+        images = {address: image for address, image in made.items() if image is not None}
+        keys = [key for key in keys if key[:3] in images]
+        if not keys:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Batch(torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8), nothing, nothing)
         index = torch.tensor([key.index for key in keys])
         if self.mixing is None:
             labels = torch.tensor([self.samples[key.index].label for key in keys])
@@ -97,21 +112,69 @@ class ImageBatches:
         mixed, rows = zip(*(self._mix(key, images) for key in keys), strict=True)
         return Batch(torch.stack(mixed), torch.stack(rows), index)
 
-    def _images(self, keys: Sequence[SampleKey]) -> list[Tensor]:
+    def _images(self, keys: Sequence[SampleKey]) -> list[Tensor | None]:
         """Return the images of these keys; outside worker processes made by a thread per core, if that is safe."""
         threads = cpus_per_process() if self.is_threadsafe and get_worker_info() is None else 1
         if min(threads, len(keys)) < 2:
-            return [self.image(key) for key in keys]
+            return [self._image_or_substitute(key) for key in keys]
         with thread_pool(threads) as pool:
-            return list(pool.map(self.image, keys))
+            return list(pool.map(self._image_or_substitute, keys))
 
     def pixels(self, keys: Sequence[SampleKey]) -> Tensor:
         """Return the images of these keys before mixing, made in this thread: B 3 S S, uint8."""
-        return torch.stack([self.image(key) for key in keys])
+        found = map(self._image_or_substitute, keys)
+        return torch.stack([self._blank() if image is None else image for image in found])
+
+    def with_blanks(self) -> "ImageBatches":
+        """Return the same images, but none of a batch is dropped: what cannot be read is black."""
+        images = copy.copy(self)
+        images.if_unreadable = "blank" if self.if_unreadable == "drop" else self.if_unreadable
+        return images
+
+    def are_skipped(self, keys: Sequence[SampleKey]) -> list[bool]:
+        """Return for each key whether its file could not be read so far, and nothing replaces it."""
+        if not self.skipped or self.if_unreadable == "replace":
+            return [False] * len(keys)
+        return [self.samples[key.index].file in self.skipped for key in keys]
+
+    def _blank(self) -> Tensor:
+        return torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+
+    def _image_or_substitute(self, key: SampleKey) -> Tensor | None:
+        """Return the image of a key, or what takes its place."""
+        try:
+            return self.image(key)
+        except DecodeError as error:
+            path, reason = self.samples[key.index].path, error.reason
+        if self.if_unreadable == "error":
+            raise UserError(
+                f"{path} can no longer be read ({reason}), though it could before training: put it back, "
+                "or start again and it will be listed and skipped."
+            )
+        self.skipped[str(path)] = reason
+        if self.if_unreadable == "replace":
+            return self._of_same_class(key)
+        return self._blank() if self.if_unreadable == "blank" else None
+
+    def _of_same_class(self, key: SampleKey) -> Tensor:
+        for index in islice(others_of_class(self.samples.labels, key.index), MOST_TRIES):
+            file = self.samples[index].file
+            if file not in self.skipped:
+                try:
+                    return self.image(key._replace(index=index))
+                except DecodeError as error:
+                    self.skipped[file] = error.reason
+        raise no_image_left(self.skipped[self.samples[key.index].file])
 
     def image(self, key: SampleKey) -> Tensor:
-        """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state."""
+        """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state.
+
+        Raises:
+            DecodeError: It cannot be read.
+        """
         x = self.store.read(key.index) if self.store else self.original(key.index)
+        if not x.numel():  # it could not be read when the store was written
+            x = self.original(key.index)
         if not self.is_fixed:
             x = self.augment(x, addressed_seed(self.seed, "augment", key.epoch, key.index, key.repeat))
             if x.shape[-2:] != (self.image_size, self.image_size):
@@ -126,15 +189,13 @@ class ImageBatches:
 
         Returns:
             The image, uint8: `3 S S` after `finish` if `is_fixed`, else `3 H W` as decoded.
+
+        Raises:
+            DecodeError: It cannot be read.
         """
-        path, is_sound = self.samples[index].path, self.samples[index].file not in self.damaged
-        try:
-            x = decode(path, self.least_side, self.decode_options, is_sound)
-        except DecodeError as error:
-            raise UserError(
-                f"{path} can no longer be read ({error.reason}), though it could before training: put it back, "
-                "or start again and it will be listed and skipped."
-            ) from None
+        file = self.samples[index].file
+        is_sound = self.is_sound is None or self.is_sound(file)
+        x = decode(Path(file), self.least_side, self.decode_options, is_sound)
         return self.finish(x) if self.is_fixed else x
 
     def keep_decoded(self, mode: str, epochs: int | None) -> None:
@@ -142,7 +203,13 @@ class ImageBatches:
         decoding = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         decoding += f" {self.decode_options}"
         paths = [sample.file for sample in self.samples]
-        self.store = choose_store(mode, paths, decoding, self.original, epochs)
+        self.store = choose_store(mode, paths, decoding, self._original_or_empty, epochs)
+
+    def _original_or_empty(self, index: int) -> Tensor:
+        try:
+            return self.original(index)
+        except DecodeError:
+            return torch.empty(3, 0, 0, dtype=torch.uint8)
 
     def _mixes(self, key: SampleKey) -> bool:
         return self.mixing is not None and key.partner >= 0

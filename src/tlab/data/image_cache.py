@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def _key(paths: Sequence[str], decoding: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), decoding]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        digest.update(f"\n{os.fsencode(path)!r} {file_identity(path)}".encode())
+        with suppress(OSError):  # one that is gone will be skipped
+            digest.update(f"\n{os.fsencode(path)!r} {file_identity(path)}".encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Data loaders, and the number of their worker processes."""
 
 import functools
+import itertools
 import logging
 import signal
 import sys
@@ -13,6 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tlab.core.error_messages import is_mistake
+from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, free_shared_memory
 from tlab.core.processes import first_process
 from tlab.core.signals import STOPPING
@@ -30,6 +32,9 @@ POOLED_ROWS = 1024  # batch size of pooled features in evaluation, where a step 
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it saves
 
 
+Made = tuple[Batch, dict[str, str]]  # and the files that were skipped for it, with the reason
+
+
 class Loader(DataLoader[Batch]):
     """A data loader whose batches come from images or cached features, and that can resume inside an epoch.
 
@@ -38,7 +43,7 @@ class Loader(DataLoader[Batch]):
     """
 
     def __init__(self, images: ImageBatches, **options: Any) -> None:
-        super().__init__(_WorkerImages(images), collate_fn=whole_batches, **options)
+        super().__init__(_WorkerImages(images), collate_fn=whole_batches, **options)  # type: ignore[arg-type]
         self.source: BatchSource = images
         self._taken = {"epoch": -1, "batches": 0}
         self._resumed: dict[str, int] | None = None
@@ -64,19 +69,30 @@ class Loader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._taken = self._start()
         in_workers = self.num_workers > 0 and self.source is self.images
-        batches = super().__iter__() if in_workers else self._batches()
+        batches: Iterator[Any] = super().__iter__() if in_workers else self._batches()
+        count = 0
         try:
-            for batch in batches:
-                if isinstance(batch, Exception):
+            for made in batches:
+                if isinstance(made, Exception):
                     self._end_workers(batches)
-                    raise batch
+                    raise made
+                batch, skipped = made
+                self.images.skipped.update(skipped)
                 self._taken["batches"] += 1
-                yield batch
+                if len(batch.index):  # else no image of it can be read
+                    yield batch
+                    count += 1
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             if not in_workers or str(error).startswith("Caught "):  # what a worker that lives has met
                 raise
             self._end_workers(batches)  # one was killed while it handed a batch over
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
+        if not count and self.images.skipped and len(self):
+            file, reason = next(iter(self.images.skipped.items()))
+            raise UserError(
+                f"no image of a split can be read any more, such as {file} ({reason}): look whether its folder is "
+                "still there, and give the same command again"
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches taken (Lightning saves this in checkpoints)."""
@@ -94,16 +110,16 @@ class Loader(DataLoader[Batch]):
         """Begin the next iteration with the first batch, even after `load_state_dict`."""
         self._resumed = None
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator["Made"]:
         """Yield the batches that are made in this process."""
         batches: Iterable[list[SampleKey]] = self.batch_sampler  # type: ignore[assignment]
         pooled = isinstance(self.source, FeatureBatches) and self.source.is_pooled
         if pooled and not isinstance(self.sampler, EpochSampler):
-            keys = list(self.sampler)
-            batches = (keys[start : start + POOLED_ROWS] for start in range(0, len(keys), POOLED_ROWS))
+            ordered = iter(self.sampler)
+            batches = iter(lambda: list(itertools.islice(ordered, POOLED_ROWS)), [])
         for keys in batches:
             batch = self.source.batch(keys)
-            yield pin_memory(batch) if self.pin_memory else batch
+            yield (pin_memory(batch) if self.pin_memory else batch), {}  # the files are noted already
 
     def _end_workers(self, workers: Any) -> None:
         """End the worker processes of an iterator; the garbage collector would wait five seconds for each."""
@@ -122,18 +138,21 @@ class Loader(DataLoader[Batch]):
         return start
 
 
-class _WorkerImages(Dataset[Batch]):
+class _WorkerImages(Dataset[Made]):
     """What worker processes read; the images in it can change, while torch fixes a loader's dataset."""
 
     def __init__(self, images: ImageBatches) -> None:
         self.images = images
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | Exception:
-        """Return a batch, or the mistake as a value: raised it would arrive wrapped in the worker's traceback.
+    def __getitems__(self, keys: Sequence[SampleKey]) -> "Made | Exception":
+        """Return a batch and the files newly skipped for it, or the mistake as a value.
+
+        Raised it would arrive wrapped in the worker's traceback.
 
         The batch moves into shared memory here. Where there is too little of it, torch's queue would drop the batch
         without a word, and the run wait for it forever.
         """
+        known = len(self.images.skipped)
         try:
             batch = self.images.batch(keys)
             for tensor in (batch.image, batch.label, batch.index):
@@ -142,7 +161,7 @@ class _WorkerImages(Dataset[Batch]):
             if is_mistake(error):
                 return error
             raise
-        return batch
+        return batch, dict(itertools.islice(self.images.skipped.items(), known, None))
 
 
 def whole_batches(batch: Any) -> Any:

@@ -4,12 +4,14 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+
+KEYS_AT_ONCE = 1024  # keys made from the tensors of an epoch at once
 
 
 def addressed_seed(*parts: int | str) -> int:
@@ -102,35 +104,28 @@ class EpochSampler(Sampler[SampleKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._positions())
+        whole, tail = self._global_batches()
+        return whole * self.batch_size + tail
 
     def __iter__(self) -> Iterator[SampleKey]:
-        keys = self.keys(self.epoch)
-        skip, self.skip = self.skip, 0
-        return iter([keys[place] for place in self._positions()[skip:]])
+        keys, skip = self.keys(self.epoch), self.skip
+        self.skip = 0
+        return keys.at(self._positions()[skip:])
 
-    def keys(self, epoch: int) -> list[SampleKey]:
+    def keys(self, epoch: int) -> "EpochKeys":
         """Return the N keys of an epoch over all ranks, in order."""
         order = self._order(epoch)
-        seen: dict[int, int] = {}
-        repeats = []
-        for index in order:
-            repeats.append(seen.get(index, 0))
-            seen[index] = repeats[-1] + 1
-        # The order closes to a ring, so that the last sample has a partner too
-        partners, partner_repeats = order[1:] + order[:1], repeats[1:] + repeats[:1]
-        columns = zip(order, repeats, partners, partner_repeats, strict=True)
-        return [SampleKey(epoch, *column) for column in columns]
+        return EpochKeys(epoch, order, _occurrences(order) if self.balanced else torch.zeros_like(order))
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> Tensor:
         generator = addressed_generator(self.seed, "order", epoch)
         if self.balanced:
             return self._balanced_order(generator)
         if self.shuffle:
-            return torch.randperm(len(self.labels), generator=generator).tolist()
-        return list(range(len(self.labels)))
+            return torch.randperm(len(self.labels), generator=generator)
+        return torch.arange(len(self.labels))
 
-    def _balanced_order(self, generator: torch.Generator) -> list[int]:
+    def _balanced_order(self, generator: torch.Generator) -> Tensor:
         total, classes = len(self.labels), self.labels.unique()
         # Whole shares for all classes, and one more for some, drawn anew in each epoch
         shares = torch.full((len(classes),), total // len(classes))
@@ -142,19 +137,90 @@ class EpochSampler(Sampler[SampleKey]):
             runs = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
             drawn.append(torch.cat(runs)[:share] if runs else members[:0])
         order = torch.cat(drawn)
-        return order[torch.randperm(total, generator=generator)].tolist() if self.shuffle else order.tolist()
+        return order[torch.randperm(total, generator=generator)] if self.shuffle else order
 
-    def _positions(self) -> list[int]:
-        """Return the positions in the epoch's keys that this rank takes."""
-        total, ranks = len(self.labels), self.num_replicas
-        whole, rest = divmod(total, self.batch_size * ranks)
-        starts = [(g * ranks + self.rank) * self.batch_size for g in range(whole)]
-        slices = [range(start, start + self.batch_size) for start in starts]
-        tail = rest // ranks
-        if tail > 1 or (tail == 1 and (self.batch_size == 1 or not whole)):
-            start = whole * self.batch_size * ranks + self.rank * tail
-            slices.append(range(start, start + tail))
-        return [position for part in slices for position in part]
+    def _global_batches(self) -> tuple[int, int]:
+        """Return the number of whole global batches, and this rank's share of the last, smaller one."""
+        whole, rest = divmod(len(self.labels), self.batch_size * self.num_replicas)
+        tail = rest // self.num_replicas
+        return whole, tail if tail > 1 or (tail == 1 and (self.batch_size == 1 or not whole)) else 0
+
+    def _positions(self) -> Tensor:
+        """Return the positions in the epoch's keys that this rank takes, int64."""
+        whole, tail = self._global_batches()
+        batches = torch.arange(whole * self.batch_size * self.num_replicas)
+        own = batches.view(whole, self.num_replicas, self.batch_size)[:, self.rank].flatten()
+        start = len(batches) + self.rank * tail
+        return torch.cat([own, torch.arange(start, start + tail)])
+
+
+class EpochKeys(Sequence[SampleKey]):
+    """The keys of an epoch, each made when it is asked for: an epoch of millions takes 16 bytes for each of them.
+
+    Args:
+        epoch: Number of the epoch.
+        order: Samples in the order of the epoch, `N`, int64.
+        repeats: Number of earlier occurrences of each, `N`, int64.
+    """
+
+    def __init__(self, epoch: int, order: Tensor, repeats: Tensor) -> None:
+        self.epoch, self.order, self.repeats = epoch, order, repeats
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleKey: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[SampleKey]: ...
+    def __getitem__(self, place: int | slice) -> SampleKey | list[SampleKey]:
+        if isinstance(place, slice):
+            return list(self.at(torch.arange(*place.indices(len(self)))))
+        return next(self.at(torch.tensor([range(len(self))[place]])))
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return self.at(torch.arange(len(self)))
+
+    def at(self, places: Tensor) -> Iterator[SampleKey]:
+        """Yield the keys at these places, int64."""
+        for some in places.split(KEYS_AT_ONCE):
+            next_ones = (some + 1) % len(
+                self
+            )  # the order closes to a ring, so that the last sample has a partner too
+            columns = (self.order[some], self.repeats[some], self.order[next_ones], self.repeats[next_ones])
+            for key in zip(*(column.tolist() for column in columns), strict=True):
+                yield SampleKey(self.epoch, *key)
+
+
+def _occurrences(order: Tensor) -> Tensor:
+    """Return how often each entry has occurred before it, int64."""
+    by_value = order.argsort(stable=True)
+    counts = torch.bincount(order)
+    first = (counts.cumsum(0) - counts)[order[by_value]]
+    return torch.empty_like(order).scatter_(0, by_value, torch.arange(len(order)) - first)
+
+
+class OrderedKeys(Sequence[SampleKey]):
+    """Keys of samples as they are in one epoch, each made when it is asked for.
+
+    Args:
+        indices: Their positions in the split.
+        epoch: Number of the epoch.
+    """
+
+    def __init__(self, indices: range, epoch: int = 0) -> None:
+        self.indices, self.epoch = indices, epoch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleKey: ...
+    @overload
+    def __getitem__(self, place: slice) -> "OrderedKeys": ...
+    def __getitem__(self, place: int | slice) -> "SampleKey | OrderedKeys":
+        chosen = self.indices[place]
+        return SampleKey(self.epoch, chosen) if isinstance(chosen, int) else OrderedKeys(chosen, self.epoch)
 
 
 class SequentialSampler(Sampler[SampleKey]):

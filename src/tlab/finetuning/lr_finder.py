@@ -237,10 +237,10 @@ def trial_loader(loader: Loader, epoch: int, steps: int) -> Loader:
     whole = len(sampler.labels) // size * size
     keys: list[SampleKey] = []
     for later in count(epoch):
-        if len(keys) >= steps * size:
+        if not (missing := steps * size - len(keys)):
             break
-        keys += sampler.keys(later)[:whole]
-    return make_loader(loader.images, keys[: steps * size], size, loader.num_workers)
+        keys += sampler.keys(later)[: min(whole, missing)]
+    return make_loader(loader.images, keys, size, loader.num_workers)
 
 
 def findings(phase: str, curve: LrCurve) -> str:

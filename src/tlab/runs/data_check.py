@@ -8,7 +8,7 @@ from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
 from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, keeping_order, read_contents, read_entries
+from tlab.data.contents import Contents, as_far_as_known, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
@@ -54,7 +54,8 @@ def check_images(
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
         now = read_contents(source, False, options)
-        if before.classes == now.classes and set(before.entries) == set(now.entries):
+        one, other = as_far_as_known(before, now)
+        if one.classes == other.classes and set(one.entries) == set(other.entries):
             return []
         now = read_contents(source, True, options)  # says which of the files are no images
         changed = changes(before, now)

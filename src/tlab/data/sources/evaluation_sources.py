@@ -12,6 +12,7 @@ from tlab.core.errors import UserError
 from tlab.core.text import counted, few
 from tlab.data.sources.csv_table import csv_index
 from tlab.data.sources.folder import ImageIndex, evaluation_index
+from tlab.data.sources.samples import Samples
 from tlab.data.sources.scan import check_root, read_folder
 from tlab.data.sources.split_folders import find_splits
 
@@ -68,7 +69,7 @@ def one_split(index: ImageIndex, split: str | None = None) -> ImageIndex:
     """
     there = index.splits
     if split == "all":
-        return dataclasses.replace(index, splits={"all": tuple(itertools.chain.from_iterable(there.values()))})
+        return dataclasses.replace(index, splits={"all": Samples(itertools.chain.from_iterable(there.values()))})
     if split is not None and [*there] == ["all"]:
         raise UserError(f"split={split}: {index.root} is not split; leave split out to measure all of it")
     if split is not None and split not in there:
@@ -121,6 +122,6 @@ def index_of_test(source: Source, name: str, root: str, classes: Sequence[str]) 
         )
     if missing := [each for each in classes if each not in found]:
         remarks.append(f"{key} has no image of {few(map(repr, missing))}.")
-    known = tuple(sample for sample in samples if index.classes[sample.label] in classes)
+    known = Samples(sample for sample in samples if index.classes[sample.label] in classes)
     issues = (*(f"{key}: {issue}" for issue in index.issues), *remarks)
     return dataclasses.replace(index, splits={split: known}, issues=issues).with_classes(classes)

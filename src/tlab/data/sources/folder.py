@@ -10,13 +10,13 @@ from hashlib import blake2b
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
 from tlab.core.text import as_text, counted, few, shell_word
+from tlab.data.sources.samples import Sample, Samples
 from tlab.data.sources.scan import (
     Exclude,
     Folder,
@@ -39,18 +39,6 @@ _MASKS = re.compile(
 UNSPLIT = "all"  # name of the only split of data that are evaluated unsplit
 
 
-class Sample(NamedTuple):
-    """One image file: its absolute path, and its label as an index into the classes."""
-
-    file: str  # a `Path` for each of very many files takes seconds and hundreds of megabytes
-    label: int
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return Path(self.file)
-
-
 @dataclass(frozen=True)
 class ImageIndex:
     """All image files of a dataset, before any is opened.
@@ -66,7 +54,7 @@ class ImageIndex:
 
     root: Path
     classes: tuple[str, ...]
-    splits: dict[str, tuple[Sample, ...]]
+    splits: dict[str, Samples]
     issues: tuple[str, ...] = ()
     columns: ExtraColumns | None = field(default=None, compare=False)
 
@@ -89,7 +77,7 @@ class ImageIndex:
         place = {name: number for number, name in enumerate(classes)}
         numbers = [place.get(name, -1) for name in self.classes]
         splits = {
-            split: tuple(sorted((s._replace(label=numbers[s.label]) for s in samples), key=attrgetter("label")))
+            split: Samples(sorted((s._replace(label=numbers[s.label]) for s in samples), key=attrgetter("label")))
             for split, samples in self.splits.items()
         }
         return replace(self, classes=tuple(classes), splits=splits)
@@ -98,7 +86,7 @@ class ImageIndex:
         """Return the index with the validation images among those to train on, and no validation split."""
         joined = sorted([*self.splits["train"], *self.splits["val"]], key=attrgetter("label", "file"))
         splits = {split: samples for split, samples in self.splits.items() if split != "val"}
-        return replace(self, splits={**splits, "train": tuple(joined)})
+        return replace(self, splits={**splits, "train": Samples(joined)})
 
     def without(self, paths: Collection[Path]) -> "ImageIndex":
         """Return the index without these files.
@@ -109,10 +97,10 @@ class ImageIndex:
         if not paths:
             return self
         gone = set(map(str, paths))
-        kept = {split: tuple(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
+        kept = {split: Samples(s for s in samples if s.file not in gone) for split, samples in self.splits.items()}
         issues = []
         for split in kept if {"train", "val"} <= kept.keys() else ():
-            had, has = ({sample.label for sample in splits[split]} for splits in (self.splits, kept))
+            had, has = ({*splits[split].labels.tolist()} for splits in (self.splits, kept))
             empty = [self.classes[label] for label in sorted(had - has)]
             if empty and (split == "train" or (split == "val" and not has)):
                 leave_out = exclude_argument((split == "val" and self._folder_of(split)) or empty)
@@ -227,7 +215,7 @@ def unsplit_index(root: Path, found: Mapping[str, Files], issues: Iterable[str])
     """
     classes = tuple(in_class_order({name for files in found.values() for name, paths in files.items() if paths}))
     splits = {
-        split: tuple(
+        split: Samples(
             Sample(name if name.startswith("/") else f"{root}/{name}", label)
             for label, c in enumerate(classes)
             for name in in_order(found[split].get(c, ()))

@@ -1,12 +1,14 @@
 """Readable files that look out of place: an odd format, or duplicates across splits or labels."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 
 from tlab.config.overrides import exclude_argument
 from tlab.core.text import counted, few
 from tlab.data.decode_options import EXTRA_BYTES
-from tlab.data.sources.folder import ImageIndex, Sample
+from tlab.data.sources.folder import ImageIndex
+from tlab.data.sources.samples import Sample
 from tlab.data.sources.verify import FileCheck
 
 MANY = 50  # number of files of the usual format from which another format can be odd
@@ -23,14 +25,13 @@ def find_issues(index: ImageIndex, verdicts: Mapping[str, FileCheck]) -> list[st
         index: Index of the readable files.
         verdicts: `Sample.file` -> `FileCheck` of each of them.
     """
-    formats: dict[str, list[Sample]] = defaultdict(list)
+    formats = Counter(verdicts[sample.file].format for samples in index.splits.values() for sample in samples)
     copies: dict[str, list[Place]] = defaultdict(list)
     for split, samples in index.splits.items():
         for sample in samples:
-            check = verdicts[sample.file]
-            formats[check.format].append(sample)
-            copies[check.digest].append((split, sample))
-    return [*_odd_formats(index, formats), *_same_content(index, copies), *_damaged(index, verdicts)]
+            if digest := verdicts[sample.file].digest:
+                copies[digest].append((split, sample))
+    return [*_odd_formats(index, formats, verdicts), *_same_content(index, copies), *_damaged(index, verdicts)]
 
 
 def find_leaks(index: ImageIndex, test: ImageIndex, name: str, verdicts: Mapping[str, FileCheck]) -> list[str]:
@@ -46,22 +47,23 @@ def find_leaks(index: ImageIndex, test: ImageIndex, name: str, verdicts: Mapping
     (measured,) = test.splits.values()
     for split, samples in (("train", index.splits["train"]), (name, measured)):
         for sample in samples:
-            copies[verdicts[sample.file].digest].append((split, sample))
+            if digest := verdicts[sample.file].digest:
+                copies[digest].append((split, sample))
     return _same_content(index, {digest: twins for digest, twins in copies.items() if twins[-1][0] == name})
 
 
-def _odd_formats(index: ImageIndex, formats: dict[str, list[Sample]]) -> list[str]:
-    total = sum(map(len, formats.values()))
-    usual, common = max(formats.items(), key=lambda item: len(item[1]), default=("", []))
+def _odd_formats(index: ImageIndex, formats: Counter[str], verdicts: Mapping[str, FileCheck]) -> list[str]:
+    usual, common = max(formats.items(), key=itemgetter(1), default=("", 0))
     sentences = []
-    for kind, odd in formats.items():
-        if kind == usual or len(common) < MANY or len(odd) > max(1, RARE * total):
+    for kind, number in formats.items():
+        if kind == usual or common < MANY or number > max(1, RARE * formats.total()):
             continue
-        names = [index.relative(sample.path) for sample in odd]
+        every = (sample for samples in index.splits.values() for sample in samples)
+        names = [index.relative(sample.path) for sample in every if verdicts[sample.file].format == kind]
         what = "it" if len(names) <= MOST else f"the first {MOST}"
         is_are = "is a" if len(names) == 1 else "are"
         sentences.append(
-            f"{few(names)} {is_are} {kind} among {len(common)} {usual} files: look whether it belongs "
+            f"{few(names)} {is_are} {kind} among {common} {usual} files: look whether it belongs "
             f"to the data; {exclude_argument(names[:MOST])} leaves {what} out."
         )
     return sentences

@@ -26,11 +26,13 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches
 from tlab.data.loader import make_loader
 from tlab.data.sampler import SampleKey
-from tlab.data.sources.folder import Sample
+from tlab.data.skipping import replaced_rows
+from tlab.data.sources.samples import Sample
+from tlab.data.sources.verify import examine
 from tlab.finetuning.features import fingerprint
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import CHUNK, chunks_of, run_prefix
-from tlab.finetuning.features.rows import fill, row_dtype, to_rows
+from tlab.finetuning.features.rows import fill, has_features, row_dtype, to_rows, without_features
 from tlab.finetuning.plan import Phase
 from tlab.finetuning.run_state import PhaseRecord
 from tlab.models.classifier import POOL, Classifier, digest
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 VIEWS = 4  # stored views of an augmented image, unless the phase has fewer epochs
 BATCH = {"cpu": CHUNK, "cuda": 256}  # images at once: a GPU wants many
 GB = 10**9
+NOT_READ = "it could not be read when its features were computed"
 
 
 class FeatureCache:
@@ -164,8 +167,7 @@ class FeatureCache:
             array = prefix.array(view)
         except OSError:  # the disk is full
             return None
-        rows = [view.row[sample.path] for sample in samples]
-        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=rows)
+        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=view.rows(samples))
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -269,14 +271,23 @@ class _Prefix:
         """Return the batches of a split, whose epochs take the views in turn."""
         arrays = [self.array(view) for view in views]
         samples = data.samples(split)
+        rows, there = views[0].rows(samples), None
+        if data.passed_over or data.skipped:
+            there = has_features(arrays[0])[rows]
+            for index in np.flatnonzero(~there).tolist():
+                file = samples[index].file
+                data.skipped.setdefault(file, examine(Path(file), data.max_megapixels).reason or NOT_READ)
+            if split == "train":
+                rows, there = replaced_rows(rows, samples.labels, there), None
         return FeatureBatches(
             arrays,
             row_dtype(arrays[0]),
             self.channels_last,
             after=self.upto,
             start=start,
-            rows=[views[0].row[sample.path] for sample in samples],
-            labels=[sample.label for sample in samples],
+            rows=rows,
+            labels=torch.tensor(samples.labels),
+            there=there,
             num_classes=data.num_classes,
             seed=data.seed,
         )
@@ -339,15 +350,23 @@ class _Prefix:
 
     def _compute(self, view: ImageView, first: int) -> Iterator[np.ndarray]:
         """Yield blocks of rows from row `first` on."""
-        after, chunks = self._inputs(view, first)
+        after, chunks, inputs = self._inputs(view, first)
         total, precision = len(view.keys) - first, str(self.trainer.precision)
         outputs = run_prefix(self.module.net, chunks, self.upto, after, precision, self.module.memory_format)
         for y in progress_bar.shown(outputs, f"Frozen stages to {self.upto}", total, size=len):
             self.computed += len(y)
-            yield to_rows(y, self.channels_last)
+            rows = slice(first, first := first + len(y))
+            if inputs is None:
+                missing = np.array(view.images.are_skipped(view.keys[rows]))
+            else:
+                missing = ~has_features(inputs[rows])
+            yield without_features(to_rows(y, self.channels_last), missing)
 
-    def _inputs(self, view: ImageView, first: int) -> tuple[str, Iterator[Callable[[], Tensor]]]:
-        """Return the deepest stored stage and chunks of its rows from `first` on; without one, "" and images."""
+    def _inputs(self, view: ImageView, first: int) -> tuple[str, Iterator[Callable[[], Tensor]], np.ndarray | None]:
+        """Return the deepest stored stage, chunks of its rows from `first` on, and all rows.
+
+        Without one, "", chunks of images, and None.
+        """
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         device, rows = self.module.device.type, range(first, len(view.keys))
         chunks = _chunks(rows, device)
@@ -357,9 +376,9 @@ class _Prefix:
                 touch(path)
                 array = np.load(path, mmap_mode="r")
                 stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
-                addresses = [[(0, row) for row in chunk] for chunk in chunks]
-                return stage, (functools.partial(stored.read, chunk) for chunk in addresses)
-        return "", _image_chunks(view.images, view.keys[first:], device, data.num_workers)
+                read = (functools.partial(stored.read, [(0, row) for row in chunk]) for chunk in chunks)
+                return stage, read, array
+        return "", _image_chunks(view.images, view.keys[first:], device, data.num_workers), None
 
 
 def pooled_features(
@@ -371,6 +390,8 @@ def pooled_features(
 ) -> Tensor:
     """Return what the head classifies of the images of some keys, computed in one pass: `N D`, on the CPU.
 
+    The features of an image that cannot be read are NaN.
+
     Args:
         module: The module, in evaluation mode.
         images: The images.
@@ -380,7 +401,8 @@ def pooled_features(
     """
     chunks = _image_chunks(images, keys, module.device.type, num_workers)
     outputs = run_prefix(module.net, chunks, POOL, "", precision, module.memory_format)
-    return torch.cat([y.cpu() for y in progress_bar.shown(outputs, "Features", len(keys), size=len)])
+    found = torch.cat([y.cpu() for y in progress_bar.shown(outputs, "Features", len(keys), size=len)])
+    return found.masked_fill(torch.tensor(images.are_skipped(keys))[:, None], torch.nan)
 
 
 def _chunks(rows: range, device: str) -> list[range]:
@@ -391,10 +413,11 @@ def _chunks(rows: range, device: str) -> list[range]:
 def _image_chunks(
     images: ImageBatches, keys: Sequence[SampleKey], device: str, num_workers: int | None
 ) -> Iterator[Callable[[], Tensor]]:
-    """Return functions that return chunks of the images of these keys."""
+    """Return functions that return chunks of the images of these keys; one that cannot be read is black."""
+    images = images.with_blanks()
     if device == "cpu" and images.is_threadsafe:
-        chunks = [keys[chunk.start : chunk.stop] for chunk in _chunks(range(len(keys)), device)]
-        return (functools.partial(images.pixels, chunk) for chunk in chunks)
+        chunks = _chunks(range(len(keys)), device)
+        return (functools.partial(images.pixels, keys[chunk.start : chunk.stop]) for chunk in chunks)
     loader = make_loader(images, keys, BATCH.get(device, 64), num_workers)
     return (functools.partial(_itself, batch.image) for batch in loader)
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlab.core.files import file_identity
-from tlab.data.sources.folder import Sample
+from tlab.data.sources.samples import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
 CODE = (
@@ -31,8 +32,11 @@ LIBRARIES = ("torch", "torchvision", "pillow", "numpy", "opencv-python-headless"
 
 def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes, times and inodes, in their order."""
-    lines = (f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n" for sample in samples)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    sha = hashlib.sha256()
+    for sample in samples:
+        with suppress(OSError):  # one that is gone will be skipped
+            sha.update(f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n".encode())
+    return sha.hexdigest()
 
 
 def of_transforms(transforms: Mapping[str, Any]) -> str | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.image_batches import ImageBatches
-from tlab.data.sampler import SampleKey
-from tlab.data.sources.folder import Sample
+from tlab.data.sampler import OrderedKeys
+from tlab.data.sources.samples import Sample
 from tlab.finetuning.features import fingerprint
 
 
@@ -19,18 +21,21 @@ class ImageView:
         epoch: Epoch whose augmentation it is.
 
     Attributes:
-        keys: Key of each image.
-        row: File -> its number among the keys.
+        keys: Key of each image, whose place is its row.
         recipe: Everything that the pixels depend on, as plain data.
     """
 
     def __init__(self, images: ImageBatches, pixels: str, seed: int | None = None, epoch: int = 0) -> None:
         self.images = images
-        self.keys = [SampleKey(epoch, index) for index in range(len(images))]
-        self.row = {sample.path: number for number, sample in enumerate(images.samples)}
+        self.keys = OrderedKeys(range(len(images)), epoch)
         view = None if seed is None else [seed, epoch]
         pixels = f"{pixels} {images.decode_options}"
         self.recipe = {"pixels": pixels, "files": fingerprint.of_files(images.samples), "view": view}
+
+    def rows(self, samples: Iterable[Sample]) -> np.ndarray:
+        """Return the row of each of these samples: N, int64."""
+        row = {sample.file: number for number, sample in enumerate(self.images.samples)}
+        return np.fromiter((row[sample.file] for sample in samples), np.int64)
 
     @classmethod
     def plain(cls, data: ImageDataModule, *splits: str) -> "ImageView | None":
@@ -43,8 +48,7 @@ class ImageView:
     @classmethod
     def of_samples(cls, data: ImageDataModule, samples: Iterable[Sample]) -> "ImageView | None":
         """Return some of the images as evaluation sees them, as `plain` does."""
-        files = {sample.path: sample for sample in samples}
-        images = data.images([files[path] for path in sorted(files)])
+        images = data.images(sorted({*samples}))
         pixels = fingerprint.of_transforms({"finish": images.finish})
         return cls(images, pixels) if pixels else None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tlab.core.files import write_text
 
+BFLOAT16_NAN = 0x7FC0  # as int16
 SAVE_EVERY = 5.0  # seconds between records of a file's progress
 
 
@@ -75,6 +76,26 @@ def to_rows(x: Tensor, channels_last: bool) -> np.ndarray:
     x = x.cpu()
     x = (x.movedim(1, -1) if channels_last and x.ndim == 4 else x).contiguous()
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def has_features(rows: np.ndarray) -> np.ndarray:
+    """Tell which rows hold features: bool, one for each."""
+    first = torch.tensor(rows.reshape(len(rows), -1)[:, 0]).view(row_dtype(rows))
+    return ~first.isnan().numpy()
+
+
+def without_features(rows: np.ndarray, are: np.ndarray) -> np.ndarray:
+    """Return rows of which some are marked as without features, since their images could not be read.
+
+    Args:
+        rows: The rows, as `to_rows` makes them.
+        are: Which ones: bool, one for each row.
+    """
+    if not are.any():
+        return rows
+    rows = rows.copy()
+    rows[are] = BFLOAT16_NAN if rows.dtype == np.int16 else np.nan
+    return rows
 
 
 def row_dtype(array: np.ndarray) -> torch.dtype:

@@ -1,0 +1,57 @@
+"""What takes the place of images that turn out to be unreadable while they are used.
+
+In training another image of the class does, so that every batch keeps its size and every process its number of
+batches; in evaluation nothing does.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from tlab.core.errors import UserError
+
+# What a batch has in the place of an image that cannot be read: an error, nothing, another image of the class, or a
+# black one, whose features `rows.NO_FEATURES` marks afterwards
+IfUnreadable = Literal["error", "drop", "replace", "blank"]
+MOST_TRIES = 100  # images of a class in a row, beyond which their folder is probably gone
+
+
+def others_of_class(labels: np.ndarray, index: int) -> Iterator[int]:
+    """Yield the samples of one's class after sample `index`, in a ring without itself.
+
+    Args:
+        labels: Label of each sample of the split: N, int64.
+        index: Position of the sample.
+    """
+    of_class = np.flatnonzero(labels == labels[index])
+    place = int(np.searchsorted(of_class, index))
+    yield from np.roll(of_class, -place)[1:].tolist()
+
+
+def replaced_rows(rows: np.ndarray, labels: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the rows of a split's samples, with that of another one of the class where there are no features.
+
+    Args:
+        rows: Row of each sample: N, int64.
+        labels: Label of each sample: N, int64.
+        there: Whether a sample has features: N, bool.
+
+    Raises:
+        UserError: No image of a class has any.
+    """
+    found = rows.copy()
+    for index in np.flatnonzero(~there).tolist():
+        other = next((each for each in others_of_class(labels, index) if there[each]), None)
+        if other is None:
+            raise no_image_left()
+        found[index] = rows[other]
+    return found
+
+
+def no_image_left(reason: str = "") -> UserError:
+    """Return the error for images of which so many cannot be read that others should not take their places."""
+    return UserError(
+        f"of one class no image can be read any more{f' ({reason})' if reason else ''}: look whether the folder "
+        "data.root is still there, and give the same command again"
+    )
