@@ -74,7 +74,10 @@ RECIPES = {
 
 
 def test_every_recipe_is_tested():
-    assert {*RECIPES, "demo"} == {file.stem for file in (conf_dir() / "experiment").glob("*.yaml")}
+    """That of a competition with its submission, in `test_competitions`."""
+    assert {*RECIPES, "demo", "kaggle_cifar10"} == {
+        file.stem for file in (conf_dir() / "experiment").glob("*.yaml")
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -92,7 +95,7 @@ def test_the_demo_runs_with_its_baseline(run_entry_point, tmp_path, capsys):
     assert (tmp_path / "baselines/scratch/metrics.json").exists()
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, "demo"])
+@pytest.mark.parametrize("recipe", [*RECIPES, "demo", "kaggle_cifar10"])
 def test_every_recipe_opens_with_its_command_and_its_source(recipe):
     text = (Path(conf_dir()) / "experiment" / f"{recipe}.yaml").read_text()
     assert f"python -m tlab.train experiment={recipe}" in text
