@@ -32,7 +32,7 @@ def runs(photos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     quick = (
         *(f"data.root={photos}", "data.image_size=32", "data.batch_size=12", "data.num_workers=0"),
-        *("backbone=mobilenet_v3_small", "backbone.weights=null", "trainer=cpu", "trainer.precision=32-true"),
+        *("backbone.upto=layer1", "backbone.weights=null", "trainer=cpu", "trainer.precision=32-true"),
         *("trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none"),
     )
     for lr in (0.01, 0.1):

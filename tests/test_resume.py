@@ -27,7 +27,7 @@ from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
 from tlab.train import train
 
-SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
+SMALL = ("backbone.upto=layer1", "head.dropout=0.5")
 
 
 class CrashError(Exception):

@@ -16,7 +16,7 @@ import pytest
 from tlab.runs.unique_directory import ClaimRunDirectory, is_named_by_time, reserve_directory
 
 QUICK = [
-    *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
+    *("backbone.upto=layer1", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1"),
     *("finetune=head", "head.solver=sgd"),
     *("logger=none", "aug=none"),
