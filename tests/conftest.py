@@ -1,11 +1,12 @@
 """One tiny image folder and one tiny backbone, drawn once, for all tests."""
 
+import copy
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def compose_quick(photos: Path) -> Callable[..., DictConfig]:
     """
     from tlab.config.hydra import compose
 
-    def compose_(*overrides: str, run_dir: Path) -> DictConfig:
+    @cache
+    def composed(*overrides: str) -> DictConfig:
         quick = (
             f"data.root={photos}",
             "data.image_size=32",
@@ -74,10 +76,15 @@ def compose_quick(photos: Path) -> Callable[..., DictConfig]:
             "finetune.head_epochs=1",
             "head.solver=sgd",
             "logger=none",
-            f"run_dir={run_dir}",
+            "run_dir=run",
         )
         cut = () if any(override.startswith("backbone") for override in overrides) else ("backbone.upto=layer1",)
         return compose([*quick, *cut, *overrides])
+
+    def compose_(*overrides: str, run_dir: Path) -> DictConfig:
+        cfg = copy.deepcopy(composed(*overrides))
+        cfg.run_dir = str(run_dir)
+        return cfg
 
     return compose_
 
