@@ -34,10 +34,10 @@ demo: setup  ## train on the built-in sample, offline: freeze, train the head, u
 	@rm -f outputs/.demo
 
 test: $(DEV_READY)  ## run the tests, without those marked slow
-	@$(PY) -m pytest -n 2 -m "not slow"
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(DEV_READY)  ## run every test
-	@$(PY) -m pytest -n 2
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 lint: $(DEV_READY)  ## check style (ruff) and types (mypy)
 	@$(PY) -m ruff check

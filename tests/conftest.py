@@ -1,10 +1,12 @@
 """One tiny image folder and one tiny backbone, drawn once, for all tests."""
 
+import copy
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from PIL import Image
 from tlab.core.hardware import limit_spinning
 
 limit_spinning()  # several workers test at once; here, since the tests import torch
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the hundreds of processes that tests start compile tlab once
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,15 +53,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """Compose a run on `photos` that is over in seconds: random ResNet-18 at 32 px, fp32, no event files.
+@pytest.fixture(scope="session")
+def compose_quick(photos: Path) -> Callable[..., DictConfig]:
+    """Compose a run on `photos` that is soon over: the first stages of a random ResNet-18, 32 px, fp32, no events.
 
-    The head is trained by steps, since most tests are about these; `head.solver=auto` is the user's default.
+    A test that chooses anything of the backbone gets all of its stages. The head is trained by steps, since most
+    tests are about these; `head.solver=auto` is the user's default.
     """
     from tlab.config.hydra import compose
 
-    def compose_(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
+    @cache
+    def composed(*overrides: str) -> DictConfig:
         quick = (
             f"data.root={photos}",
             "data.image_size=32",
@@ -70,11 +76,23 @@ def compose_run(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
             "finetune.head_epochs=1",
             "head.solver=sgd",
             "logger=none",
-            f"run_dir={run_dir}",
+            "run_dir=run",
         )
-        return compose([*quick, *overrides])
+        cut = () if any(override.startswith("backbone") for override in overrides) else ("backbone.upto=layer1",)
+        return compose([*quick, *cut, *overrides])
+
+    def compose_(*overrides: str, run_dir: Path) -> DictConfig:
+        cfg = copy.deepcopy(composed(*overrides))
+        cfg.run_dir = str(run_dir)
+        return cfg
 
     return compose_
+
+
+@pytest.fixture
+def compose_run(compose_quick: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose a quick run, by default in the test's own directory."""
+    return partial(compose_quick, run_dir=tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

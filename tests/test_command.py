@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from forked_command import run_forked
 from tlab.config.hydra import compose, conf_dir, prepare_hydra
 from tlab.config.overrides import as_override, key_and_value, named_choices, of_baseline, read_sweep, tidy
 from tlab.core.errors import UserError
@@ -111,7 +112,7 @@ def test_nothing_heavy_is_imported_before_a_run_begins(arguments, tmp_path):
 
 
 def test_cfg_job_is_yaml_that_names_every_group():
-    result = tlab("--cfg", "job", "data.root=photos")
+    result = run_forked("tlab.train", "--cfg", "job", "data.root=photos")
     assert result.returncode == 0
     cfg = yaml.safe_load(result.stdout)
     assert cfg["data"]["root"] == "photos"
@@ -148,7 +149,7 @@ def test_cfg_job_is_yaml_that_names_every_group():
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_sentence(overrides, sentence, tmp_path):
-    result = tlab(*overrides, f"hydra.run.dir={tmp_path}/run")
+    result = run_forked("tlab.train", *overrides, f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith(f"tlab: {sentence}")
@@ -158,7 +159,7 @@ def test_a_mistake_is_one_sentence(overrides, sentence, tmp_path):
 def test_a_mistake_in_the_plan_shows_before_the_images_are_looked_at_and_leaves_no_directory(tmp_path):
     (tmp_path / "photos").mkdir()  # without any, which is a mistake too
     plan = ("backbone.weights=null", "backbone=mobilenet_v3_small", "finetune.phases.all.train=[layer9]")
-    result = tlab("data.root=photos", *plan, cwd=tmp_path)
+    result = run_forked("tlab.train", "data.root=photos", *plan, cwd=tmp_path)
     assert result.returncode == 2
     assert "finetune.phases.all.train names layer9, which the backbone does not have" in result.stderr
     assert list((tmp_path / "outputs/runs").iterdir()) == []
@@ -169,13 +170,13 @@ def test_a_mistake_leaves_what_was_in_its_directory(tmp_path):
     (tmp_path / "run/notes.txt").write_text("mine")
     place = ("data.root=photos", f"hydra.run.dir={tmp_path}/run", "backbone.weights=null", "backbone.upto=x")
     (tmp_path / "photos").mkdir()
-    assert tlab(*place, cwd=tmp_path).returncode == 2
+    assert run_forked("tlab.train", *place, cwd=tmp_path).returncode == 2
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("debug", ["debug=true", "++debug='yes'"])
 def test_debug_shows_the_traceback(debug, tmp_path):
-    result = tlab("data.root=/no/such", debug, f"hydra.run.dir={tmp_path}/run")
+    result = run_forked("tlab.train", "data.root=/no/such", debug, f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
@@ -183,7 +184,9 @@ def test_debug_shows_the_traceback(debug, tmp_path):
 def test_an_unknown_key_in_an_experiment_names_the_file(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata:\n  bach_size: 3\n")
-    result = tlab("--config-dir", str(tmp_path), "experiment=mine", "data.root=x", "--cfg", "job")
+    result = run_forked(
+        "tlab.train", "--config-dir", str(tmp_path), "experiment=mine", "data.root=x", "--cfg", "job"
+    )
     assert result.returncode == 2
     assert "data.bach_size is not a key of the configuration (in conf/experiment/mine.yaml)" in result.stderr
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from forked_command import run_forked
 from tlab.train import train
 
 
-def compare(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tlab.compare", *arguments],
-        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -32,7 +32,7 @@ def runs(photos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     quick = (
         *(f"data.root={photos}", "data.image_size=32", "data.batch_size=12", "data.num_workers=0"),
-        *("backbone=mobilenet_v3_small", "backbone.weights=null", "trainer=cpu", "trainer.precision=32-true"),
+        *("backbone.upto=layer1", "backbone.weights=null", "trainer=cpu", "trainer.precision=32-true"),
         *("trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none"),
     )
     for lr in (0.01, 0.1):
@@ -74,7 +74,7 @@ def test_a_single_run_is_compared_with_nothing(runs):
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, words, tmp_path):
-    result = compare(*arguments, cwd=tmp_path)
+    result = run_forked("tlab.compare", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("tlab: ")
     assert words in result.stderr

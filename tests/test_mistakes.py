@@ -26,7 +26,7 @@ ROOT = "data.root=my [photos]"
 RUN = "outputs/multirun/a=1 (b)/x/seed=0"
 QUICK = (
     *("data.image_size=32", "data.batch_size=6", "data.num_workers=0", "trainer.precision=32-true", "logger=none"),
-    *("backbone=mobilenet_v3_small", "backbone.weights=null", "finetune=head", "trainer=cpu"),
+    *("backbone.upto=layer1", "backbone.weights=null", "finetune=head", "trainer=cpu"),
 )
 MEASURED = (f"run={RUN}", "num_workers=0", "accelerator=cpu")
 

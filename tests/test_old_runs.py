@@ -6,8 +6,6 @@
 import csv
 import json
 import shlex
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from forked_command import run_forked
 from old_runs.make import arithmetic
 from tlab.comparison.write import compare
 from tlab.config.hydra import compose
@@ -147,8 +146,7 @@ def test_the_command_of_a_sweep_returns_what_is_finished(old):
     sweep = old / "outputs/multirun/old"
     before = {run: untouched(run.parent) for run in sweep.glob("*/seed=*/run.json")}
     command = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["command"]
-    arguments = [sys.executable, "-m", "tlab.train", *shlex.split(command)]
-    result = subprocess.run(arguments, cwd=old, check=False, capture_output=True, text=True)
+    result = run_forked("tlab.train", *shlex.split(command), cwd=old)
     assert result.returncode == 0, result.stderr
     assert len(before) == 4
     assert {run: untouched(run.parent) for run in before} == before

@@ -18,6 +18,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from forked_command import ForkedCommand
 from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path
@@ -27,7 +28,7 @@ from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
 from tlab.train import train
 
-SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
+SMALL = ("backbone.upto=layer1", "head.dropout=0.5")
 
 
 class CrashError(Exception):
@@ -248,8 +249,8 @@ def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, paste
     """Inside an epoch, in the second phase, without any other checkpoint inside an epoch."""
     common = ["data.image_size=32", "data.batch_size=2", "backbone.weights=null", "trainer=cpu", "logger=none"]
     more = ["finetune.head_epochs=1", "trainer.max_epochs=200", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "tlab.train", f"data.root={photos}", *common, *more]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    arguments = [f"data.root={photos}", *common, *more]
+    process = ForkedCommand("tlab.train", *arguments)
     while not (tmp_path / "run/history.csv").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -257,7 +258,7 @@ def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, paste
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
     again = printed[printed.index("stopped; ") + len("stopped; ") : printed.index(" resumes it")]
-    assert pasted(again) == ["python", *command[1:]]
+    assert pasted(again) == ["python", "-m", "tlab.train", *arguments]
     assert "Traceback" not in printed
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")

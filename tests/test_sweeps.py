@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from forked_command import ForkedCommand, run_forked
 from tlab.runs.unique_directory import ClaimRunDirectory, is_named_by_time, reserve_directory
 
 QUICK = [
-    *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
+    *("backbone.upto=layer1", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
     *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1"),
     *("finetune=head", "head.solver=sgd"),
     *("logger=none", "aug=none"),
@@ -31,7 +32,13 @@ def command(photos: Path, directory: Path, *overrides: str) -> list[str]:
 
 
 def sweep(photos: Path, directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Give the command in a process of its own, from which others can be forked."""
     return subprocess.run(command(photos, directory, *overrides), check=False, capture_output=True, text=True)
+
+
+def sweep_alone(photos: Path, directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Give the command where all of its runs take place in one process."""
+    return run_forked("tlab.train", *command(photos, directory, *overrides)[3:])
 
 
 def records(directory: Path) -> dict[str, dict]:
@@ -60,11 +67,12 @@ def result(run: Path) -> tuple[dict[str, float], list[dict[str, str]]]:
 def test_the_same_command_passes_over_what_is_finished_tries_again_what_failed_and_adds_what_is_new(
     photos, tmp_path, launcher
 ):
+    give = sweep if launcher else sweep_alone
     directory = tmp_path / "sweep"
     obstacle = directory / "default/seed=1/checkpoints"  # a file where a folder should be
     obstacle.parent.mkdir(parents=True)
     obstacle.touch()
-    first = sweep(photos, directory, "seed=0,1", *launcher)
+    first = give(photos, directory, "seed=0,1", *launcher)
     assert first.returncode == 1, first.stderr
     assert statuses(directory) == {"default/seed=0": "finished", "default/seed=1": "failed"}
     assert "1 of 2 runs are finished, 1 failed" in first.stdout
@@ -74,11 +82,11 @@ def test_the_same_command_passes_over_what_is_finished_tries_again_what_failed_a
 
     obstacle.unlink()
     before = {file: file.stat().st_mtime_ns for file in (directory / "default/seed=0").rglob("*") if file.is_file()}
-    second = sweep(photos, directory, "seed=0,1", "optimizer.weight_decay=1e-4,0", *launcher)
+    second = give(photos, directory, "seed=0,1", "optimizer.weight_decay=1e-4,0", *launcher)
     assert second.returncode == 0, second.stderr
     names = ["optimizer.weight_decay=0/seed=0", "optimizer.weight_decay=0.0001/seed=0"]
     assert set(names) <= set(statuses(directory))
-    third = sweep(photos, directory, "seed=0,1", *launcher)
+    third = give(photos, directory, "seed=0,1", *launcher)
     assert third.returncode == 0, third.stderr
     assert set(statuses(directory).values()) == {"finished"}
     assert len(statuses(directory)) == 6
@@ -103,7 +111,7 @@ def test_runs_in_other_processes_are_the_same_runs(photos, tmp_path):
 def test_a_sweep_prints_a_line_for_each_run_and_the_remarks_on_the_images_once(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/train/red/broken.png").write_bytes(b"no image")
-    done = sweep(tmp_path / "photos", tmp_path / "sweep", "seed=0,1,2")
+    done = sweep_alone(tmp_path / "photos", tmp_path / "sweep", "seed=0,1,2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Skipping 1 file") == 1
     line = r"^default seed=(\d)  val/acc .*%  test/acc .*%  [\d.]+ s  \((\d) of 3 done"
@@ -206,7 +214,7 @@ def owner(lock: Path) -> int | None:
     ],
 )
 def test_a_mistake_in_any_value_shows_before_anything_runs(photos, tmp_path, overrides, words):
-    refused = sweep(photos, tmp_path / "sweep", *overrides, "seed=0,1")
+    refused = sweep_alone(photos, tmp_path / "sweep", *overrides, "seed=0,1")
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines() == [refused.stderr.strip()]
     assert words in refused.stderr
@@ -220,19 +228,19 @@ def test_a_yaml_file_or_images_that_have_changed_make_another_run(photos, tmp_pa
     experiment = tmp_path / "conf/experiment/mine.yaml"
     experiment.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.0\n")
     options = ("experiment=mine", "seed=0,1", f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
-    assert sweep(photos, tmp_path / "sweep", *options).returncode == 0
+    assert sweep_alone(photos, tmp_path / "sweep", *options).returncode == 0
     experiment.write_text("# @package _global_\n# as before\noptimizer:\n  weight_decay: 0.0\n")
-    assert sweep(photos, tmp_path / "sweep", *options).returncode == 0
+    assert sweep_alone(photos, tmp_path / "sweep", *options).returncode == 0
     experiment.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.5\n")
-    refused = sweep(photos, tmp_path / "sweep", *options)
+    refused = sweep_alone(photos, tmp_path / "sweep", *options)
     assert refused.returncode == 1
     assert "holds a run with another optimizer.weight_decay" in refused.stdout
     experiment.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.0\n")
     (photos / "train/red/00.png").unlink()
-    refused = sweep(photos, tmp_path / "sweep", *options)
+    refused = sweep_alone(photos, tmp_path / "sweep", *options)
     assert refused.returncode == 1
     assert refused.stdout.count("failed: ") == refused.stdout.count("1 gone (train/red/00.png)") // 2 == 2
-    anyway = sweep(photos, tmp_path / "sweep", *options, "resume=anyway")
+    anyway = sweep_alone(photos, tmp_path / "sweep", *options, "resume=anyway")
     assert anyway.returncode == 0
     assert "2 of 2 runs are finished" in anyway.stdout
     assert set(statuses(tmp_path / "sweep").values()) == {"finished"}
@@ -251,9 +259,8 @@ def test_launches_in_the_same_second_get_a_directory_each(tmp_path):
 def test_two_commands_at_once_share_no_directory(photos, tmp_path, flag):
     clock = f"{tmp_path}/${{now:at-%%S}}"  # a clock that stands still
     place = f"hydra.sweep.dir='{clock}'" if flag else f"hydra.run.dir='{clock}'"
-    arguments = [sys.executable, "-m", "tlab.train", *flag, f"data.root={photos}", *QUICK, place]
-    both = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    both = [ForkedCommand("tlab.train", *flag, f"data.root={photos}", *QUICK, place) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at-%S", "at-%S-2"]
     assert len(list(tmp_path.rglob("metrics.json"))) == 2
 

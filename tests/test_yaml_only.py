@@ -68,8 +68,8 @@ def test_one_file_each_and_no_python(photos, tmp_path):
 RECIPES = {
     "cats_dogs": [],
     "small_lr_full": [],
-    "stl10_vgg16": ["data=folder", "backbone=vgg11", "backbone.upto=block5"],
-    "vgg16_last_layer": ["backbone=vgg11", "backbone.upto=block5"],
+    "stl10_vgg16": ["data=folder", "backbone=vgg11", "backbone.upto=block2"],
+    "vgg16_last_layer": ["backbone=vgg11", "backbone.upto=block2"],
 }
 
 
@@ -90,7 +90,8 @@ def test_every_recipe_runs(compose_run, photos, recipe):
 def test_the_demo_runs_with_its_baseline(run_entry_point, tmp_path, capsys):
     """In small; the file gives its plan epochs of the head, for which the baseline has no use."""
     small = ("data.image_size=32", "trainer=cpu", "trainer.max_epochs=2", "finetune.head_epochs=1", "logger=none")
-    run_entry_point(run, "train", "experiment=demo", *small, f"hydra.run.dir={tmp_path}")
+    few = "+data.source.images_per_class={train: 6, val: 3, test: 3}"
+    run_entry_point(run, "train", "experiment=demo", *small, few, f"hydra.run.dir={tmp_path}")
     assert "scratch" in capsys.readouterr().out
     assert (tmp_path / "baselines/scratch/metrics.json").exists()
 

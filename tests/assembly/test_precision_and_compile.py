@@ -27,7 +27,6 @@ GRADUAL = Plan(
     max_epochs=10,
     group_scales={},
 )
-SMALL = ("backbone=mobilenet_v3_small", "head.dropout=0.5")
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_a_plan_of_which_nothing_was_timed_has_no_long_phase():
     [
         (["finetune=lp_ft", "trainer.max_epochs=3", "finetune.ema=0.9"], ["all"]),
         (
-            ["finetune=gradual", "trainer.max_epochs=5"],
+            ["finetune=gradual", "trainer.max_epochs=5", "backbone.upto=null"],
             ["unfreeze/layer4", "unfreeze/layer3", "unfreeze/layer1", "unfreeze/stem"],
         ),
         (["finetune=last", "features.cache=off", "trainer.max_epochs=2"], ["last"]),
@@ -178,7 +177,7 @@ def test_elsewhere_than_on_cuda_nothing_is_timed(compose_run, timed, monkeypatch
 
 def test_a_run_goes_on_compiled_as_it_has_begun(compose_run, tmp_path, graphs, monkeypatch):
     """Also one that an earlier tlab has begun to compile on a CPU, where nothing is now."""
-    options = (*SMALL, "trainer.max_epochs=3")
+    options = ("head.dropout=0.5", "trainer.max_epochs=3")
     train(compose_run(*options, "trainer.compile=true", run_dir=tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "write_history", Mock(side_effect=[None, RuntimeError("a power cut")]))
@@ -193,7 +192,7 @@ def test_a_run_goes_on_compiled_as_it_has_begun(compose_run, tmp_path, graphs, m
 
 
 def test_looking_for_a_rate_compiles_nothing(compose_run, tmp_path, graphs):
-    options = (*SMALL, "finetune=full", "trainer.compile=true")
+    options = ("head.dropout=0.5", "finetune=full", "trainer.compile=true")
     train(compose_run(*options, run_dir=tmp_path / "plain"))
     before = len(graphs)
     train(compose_run(*options, "find_lr=true", run_dir=tmp_path / "run"))

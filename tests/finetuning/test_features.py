@@ -100,7 +100,7 @@ def head_run(compose_run, tmp_path, reads, pretrained):
         reads.clear()
         plan = ("finetune=head", "finetune.head_epochs=null", "trainer.max_epochs=3", "aug=none")
         stated = "finetune.batchnorm=pretrained"  # to choose it reads images too
-        options = (*plan, stated, f"backbone.weights={pretrained}")
+        options = (*plan, stated, f"backbone.weights={pretrained}", "backbone.upto=layer2")
         train(compose_run(*options, *overrides, run_dir=tmp_path / f"run{next(number)}"))
         return len(reads)
 
@@ -149,7 +149,7 @@ def test_runs_of_other_seeds_share_the_images_of_a_folder_that_is_split_by_the_s
         ("data.normalize=dataset", 2 * TRAIN + VAL + TEST),  # once more to find mean and standard deviation
         ("trainer.precision=bf16-mixed", TRAIN + VAL + TEST),
         ("head.pooling=max", TRAIN + VAL + TEST),
-        ("backbone.upto=layer3", TRAIN + VAL + TEST),
+        ("backbone.upto=layer1", TRAIN + VAL + TEST),
         ("aug=light", 3 * TRAIN + VAL + KNOWN),  # the tested images are those of the run before
     ],
 )
@@ -202,7 +202,7 @@ def test_old_stores_make_room(head_run, cache):
 
 
 def test_features_of_what_a_checkpoint_knows_make_room_too(head_run, cache, photos):
-    options = (f"data.root={photos}/train", "aug=light", "features.views=1")
+    options = (f"data.root={photos}/train", "aug=light", "features.views=1", "backbone.upto=null")
 
     def size() -> int:
         return sum(file.stat().st_size for file in (cache / "features").glob("*.npy"))
@@ -259,7 +259,7 @@ def threads(monkeypatch):
     [
         ([], {(0, 1), (1, 1), (2, 2)}),
         (["features.cache=off"], {(0, 2), (1, 2), (2, 2)}),
-        (["finetune.phases.head.train=[layer4,head]", "finetune.head_first=false"], {(0, 2), (1, 2), (2, 2)}),
+        (["finetune.phases.head.train=[layer1,head]", "finetune.head_first=false"], {(0, 2), (1, 2), (2, 2)}),
     ],
 )
 def test_a_small_head_alone_trains_on_one_core(compose_run, tmp_path, threads, options, expected):

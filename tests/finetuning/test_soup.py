@@ -24,15 +24,11 @@ def weights(run, name):
 
 
 @pytest.fixture(scope="module")
-def soup(photos, tmp_path_factory):
+def soup(compose_quick, tmp_path_factory):
     """A finished run with a soup, and the same run without."""
-    quick = (
-        *(f"data.root={photos}", "data.image_size=32", "data.batch_size=12", "data.num_workers=0", "logger=none"),
-        *("backbone.weights=null", "trainer=cpu", "trainer.precision=32-true", *WISE),
-    )
     runs = {name: tmp_path_factory.mktemp(name) for name in ("wise", "plain")}
     for name, run in runs.items():
-        train(compose([*quick, f"run_dir={run}", *(["finetune.soup=null"] if name == "plain" else [])]))
+        train(compose_quick(*WISE, *(["finetune.soup=null"] if name == "plain" else []), run_dir=run))
     return runs
 
 

@@ -25,7 +25,7 @@ class Sweep:
 
     def command(self, *arguments: str) -> list[str]:
         quick = (
-            *("backbone=mobilenet_v3_small", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
+            *("backbone.upto=layer1", "backbone.weights=null", "data.image_size=32", "data.batch_size=12"),
             *("data.num_workers=0", "trainer=cpu", "trainer.precision=32-true", "finetune.head_epochs=1"),
             "head.solver=sgd",
             *("logger=none", "dashboards.preview_images=0", "dashboards.top_losses=0"),

@@ -8,16 +8,19 @@ import time
 import pytest
 from remote_sweeps import differing, history, record
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("sinfo") is None
-        or subprocess.run(["sinfo", "-h"], capture_output=True, check=False).returncode != 0,
-        reason="no Slurm answers here",
-    ),
-]
+pytestmark = pytest.mark.slow
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
 LONG = ("trainer.max_epochs=30",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _slurm() -> None:
+    """Skip where no Slurm answers, which takes some seconds to find out: not on import, which every run does."""
+    if (
+        shutil.which("sinfo") is None
+        or subprocess.run(["sinfo", "-h"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no Slurm answers here")
 
 
 def jobs_of(sweep):

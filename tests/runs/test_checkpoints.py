@@ -11,7 +11,7 @@ from tlab.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint, on_host
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
-SMALL = ("backbone=mobilenet_v3_small", "trainer.max_epochs=5", "finetune.head_epochs=2")
+SMALL = ("trainer.max_epochs=5", "finetune.head_epochs=2")
 
 
 @pytest.fixture

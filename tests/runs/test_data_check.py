@@ -12,13 +12,12 @@ import pytest
 from omegaconf import DictConfig
 
 from test_resume import crashing
-from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.core.files import cache_dir
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
-SMALL = ("backbone=mobilenet_v3_small", "checkpoint.every_n_steps=1", "trainer.max_epochs=2")
+SMALL = ("checkpoint.every_n_steps=1", "trainer.max_epochs=2")
 HEAD = ("trainer.max_epochs=1", "finetune=head")
 
 
@@ -49,13 +48,11 @@ class Begun:
 
 
 @pytest.fixture(scope="module")
-def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def made(compose_quick, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run, and one that has crashed inside its second epoch."""
     folder = tmp_path_factory.mktemp("made")
-    quick = ("data.image_size=32", "data.batch_size=12", "data.num_workers=0", "backbone.weights=null")
-    more = ("trainer=cpu", "trainer.precision=32-true", "finetune.head_epochs=1", "head.solver=sgd", "logger=none")
     for name in ("finished", "crashed"):
-        cfg = compose([f"data.root={photos}", *quick, *more, *SMALL, f"run_dir={folder / name}"])
+        cfg = compose_quick(*SMALL, run_dir=folder / name)
         if name == "finished":
             train(cfg)
         else:

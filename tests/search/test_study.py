@@ -40,7 +40,7 @@ def hold_a_trial(directory: Path, storage: str | None, claimed) -> None:
 @pytest.mark.parametrize("storage", [None, "journal"])
 def test_a_trial_is_taken_by_one_worker_and_taken_over_when_that_is_gone(tmp_path, storage):
     """Three workers are killed in the middle of their trials."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # which imports nothing anew
     claimed = context.Queue()
     workers = [context.Process(target=hold_a_trial, args=(tmp_path, storage, claimed)) for _ in range(3)]
     for worker in workers:

@@ -25,7 +25,7 @@ from tlab.sweeps.head_groups import head_groups
 from tlab.sweeps.jobs import Job
 from tlab.train import train
 
-HEAD = ("finetune=head", "finetune.head_epochs=null", "aug=none", "trainer.max_epochs=3")
+HEAD = ("backbone.upto=layer1", "finetune=head", "finetune.head_epochs=null", "aug=none", "trainer.max_epochs=3")
 CLOCK = ("seconds", "images_per_second", "fit_seconds")
 
 
