@@ -206,7 +206,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     )
     with naming_batch_size(config.data.batch_size):
         metrics = dict(trainer.test(trained.module, data.loader(split), verbose=False)[0])
-    measured = sum(sample.file not in data.skipped for sample in samples)
+    measured = data.readable(split)
     present = {trained.classes[sample.label] for sample in samples}
     absent = [name for name in trained.classes if name not in present]
     unmeasured = {f"test/acc_class/{name}" for name in absent}

@@ -185,6 +185,7 @@ def fit_as_chosen(
     from tlab.finetuning import RunState
     from tlab.models.autotune.precision import allow_tf32
     from tlab.runs.checkpoints import resumable
+    from tlab.runs.data_check import membership
     from tlab.runs.directory import RunDirectory
     from tlab.runs.graceful_stop import StopSignals
 
@@ -197,6 +198,7 @@ def fit_as_chosen(
         begun = run.record if (checkpoint := from_first_process(resumable, run)) else {}
         with first_process_first():
             data = build_data(cfg, begun)
+            data.before = membership(run) if begun else data.before
             backbone = build_backbone(cfg, begun, checkpoint, overrides)
             plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
@@ -258,12 +260,13 @@ def carry_out(
         log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
-def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> str:
-    """Return the images' fingerprint, when all processes have found the same and each has a share; write the list.
+def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> dict[str, str]:
+    """Return the images' fingerprints, when all processes have found the same and each has a share; write the list.
 
     Raises:
         UserError: They differ, or are too few.
     """
+    from tlab.data.sources.verify import Unreadable
     from tlab.finetuning.ddp import verify_same_images
 
     for index in (data.index, *data.tests.values()):
@@ -271,9 +274,12 @@ def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule"
     contents = data.contents()
     tested = {split: len(data.samples(split)) for split in data.further_tests}
     check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
-    run.write_unreadable(data.unreadable)
+    earlier = run.unreadable()  # of a resumed run, also those that were met in an epoch
+    every = (sample for samples in data.index.splits.values() for sample in samples if earlier)
+    met = [Unreadable(sample.path, earlier[sample.file]) for sample in every if sample.file in earlier]
+    run.write_unreadable([*data.unreadable, *met])
     run.write_data(contents)
-    return contents.fingerprint()
+    return {"content": contents.fingerprint(), "sizes": contents.fingerprint(by_size=True)}
 
 
 def log_start(

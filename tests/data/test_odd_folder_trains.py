@@ -2,14 +2,17 @@
 
 import csv
 import math
+import shutil
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tlab.core.errors import UserError
+from tlab.core.errors import RunDirectoryConflict, UserError
+from tlab.core.files import cache_dir
 from tlab.data.sources.folder import folder_index
 from tlab.data.sources.scan import check_apart
+from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
 
@@ -57,3 +60,20 @@ def test_what_the_check_has_passed_over_is_skipped_as_it_comes(odd_folder, compo
     )
     assert counts == len(readable)
     assert train(cfg) == metrics
+
+
+def test_another_check_of_the_same_images_changes_no_run(odd_folder, compose_run, tmp_path):
+    """One that decodes all images, or, with an empty cache, others."""
+    root, unreadable = odd_folder
+    options = (f"data.root={root}", "data.batch_size=4", "finetune=head")
+    sampled, whole = (tmp_path / name for name in ("sampled", "whole"))
+    first = train(compose_run(*options, "data.check_seconds=1e-9", run_dir=sampled))
+    train(compose_run(*options, "data.check_seconds=null", run_dir=whole))
+    assert train(compose_run(*options, "data.check_seconds=1e-9", run_dir=sampled)) == first
+    files = [root / name for name in unreadable]
+    assert {Path(path) for path in RunDirectory(sampled).unreadable()} == set(files)
+    shutil.rmtree(cache_dir() / "check")
+    assert train(compose_run(*options, "data.check_seconds=null", run_dir=whole))
+    files[0].write_bytes((root / "cats" / "0.jpg").read_bytes())  # mended: another image
+    with pytest.raises(RunDirectoryConflict):
+        train(compose_run(*options, "data.check_seconds=1e-9", run_dir=sampled))

@@ -10,6 +10,7 @@ from tlab.data.datamodule import ImageDataModule
 from tlab.data.sampler import SampleKey
 from tlab.data.skipping import replaced_rows
 from tlab.data.sources.folder import folder_index
+from tlab.data.sources.samples import Sample, Samples
 
 SIZE = 16
 
@@ -84,7 +85,7 @@ def test_augmented_images_are_replaced_under_their_own_address(root):
 
 
 def test_rows_without_features_are_those_of_the_next_of_the_class():
-    labels, there = np.array([0, 0, 1, 0, 1]), np.array([True, False, True, True, False])
-    assert replaced_rows(np.array([5, 6, 7, 8, 9]), labels, there).tolist() == [5, 8, 7, 8, 7]
+    samples, there = Samples(Sample("x", y) for y in (0, 0, 1, 0, 1)), np.array([True, False, True, True, False])
+    assert replaced_rows(np.array([5, 6, 7, 8, 9]), samples, there).tolist() == [5, 8, 7, 8, 7]
     with pytest.raises(UserError):
-        replaced_rows(np.arange(2), np.array([0, 1]), np.array([True, False]))
+        replaced_rows(np.arange(2), Samples([Sample("a", 0), Sample("b", 1)]), np.array([True, False]))

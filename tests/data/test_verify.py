@@ -303,3 +303,20 @@ def test_first_bytes_that_are_no_image_are_looked_into(make_folder, examined, no
         Path(path).write_bytes(b"<html>not found</html>")
     found = check_files(root, paths)
     assert len(unreadable(found)) == len(examined) > 6  # those of the glance too
+
+
+def test_what_cannot_be_opened_now_and_more_time_let_a_check_go_on(make_folder, examined, no_time_left):
+    root = make_folder({"a": 10, "b": 10})
+    paths = [str(path) for path in files(root)]
+    for path in paths[::2]:  # half of all, so that some come to their turn
+        Path(path).rename(f"{path}.away")
+    first = check_files(root, paths)
+    away = {path for path in paths if first[path].reason}
+    assert away
+    examined.clear()
+    no_time_left.clear()
+    assert check_files(root, paths) == first
+    assert {str(path) for path in examined} == away  # these alone are tried again
+    examined.clear()
+    check_files(root, paths, seconds=1e9)
+    assert len(examined) > len(away)

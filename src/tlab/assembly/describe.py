@@ -84,7 +84,7 @@ def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", p
 
 def describe(
     data: "ImageDataModule",
-    content: str,
+    content: dict[str, str],
     net: "Classifier",
     trainer: "L.Trainer",
     compiled: list[str],
@@ -94,7 +94,7 @@ def describe(
 
     Args:
         data: The run's data module.
-        content: Fingerprint of the run's images.
+        content: Fingerprints of the run's images, `content` and `sizes`.
         net: The run's network.
         trainer: The run's trainer.
         compiled: Names of the phases whose trainable part is compiled.
@@ -115,9 +115,10 @@ def describe(
         "data": {
             "root": str(data.index.root),
             "fingerprint": data.index.fingerprint(),
-            "content": content,
+            **content,
             "images": {split: len(samples) for split, samples in data.index.splits.items()},
             "unreadable": len(data.unreadable),
+            "passed_over": data.passed_over,
             "remarks": data.issues,
         },
         "reused_rows": net.head.reused,

@@ -128,7 +128,7 @@ def evaluate_best(
         found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
         metrics |= found
         if name in left:
-            test = {"root": str(data.tests[name].root), "images": len(data.samples(data.test_split))}
+            test = {"root": str(data.tests[name].root), "images": data.readable(data.test_split)}
             test |= {"fingerprint": left[name], "metrics": found}
             run.update(tests={**run.record.get("tests", {}), name: test})
     return metrics

@@ -37,13 +37,14 @@ class SkippedImages(L.Callback):
     def _tell(self, data: ImageDataModule) -> None:
         for found in from_all_processes(data.skipped):
             data.skipped |= found
-        new = [Unreadable(Path(file), reason) for file, reason in data.skipped.items() if file not in self._told]
+        known = {*self._told, *(self.run.unreadable() if self.run is not None and len(data.skipped) else ())}
+        new = [Unreadable(Path(file), reason) for file, reason in data.skipped.items() if file not in known]
         if not new:
             return
-        self._told.update(str(item.path) for item in new)
+        self._told |= data.skipped.keys()
         if first_process():
             what = f"{counted(new, 'image', 'images')} skipped, which cannot be read"
             log.warning("%s: %s", what, by_reason(new, data.index.relative))
         if self.run is not None:
-            skipped = [Unreadable(Path(file), reason) for file, reason in data.skipped.items()]
-            self.run.write_unreadable([*data.unreadable, *skipped])
+            before = (Unreadable(Path(file), reason) for file, reason in self.run.unreadable().items())
+            self.run.write_unreadable([*before, *new])

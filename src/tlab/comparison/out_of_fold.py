@@ -59,7 +59,8 @@ def _accuracy(runs: Sequence[Run]) -> float:
     right, measured = 0, set[str]()  # a class of one image is trained on in every fold
     for run in runs:
         entries = read_entries(RunDirectory(run.path).data_file)
-        measured |= {entry.path for entry in entries if entry.split == "val"}
+        skipped, root = RunDirectory(run.path).unreadable(), run.record.get("data", {}).get("root")
+        measured |= {e.path for e in entries if e.split == "val" and f"{root}/{e.path}" not in skipped}
         for row in _rows(run):
             seen[row["path"]] += 1
             right += row["label"] == row["prediction"]

@@ -139,6 +139,14 @@ def file_signature(file: str | os.PathLike[str], name: str | None = None) -> byt
     return os.fsencode(file if name is None else name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
 
 
+def identity_if_there(file: str | os.PathLike[str]) -> tuple[int, int, int, int] | None:
+    """Return a file's `file_identity`; None if it is gone, or was never there, as behind a broken link."""
+    try:
+        return file_identity(file)
+    except OSError:
+        return None
+
+
 def file_identity(file: str | os.PathLike[str]) -> tuple[int, int, int, int]:
     """Return what changes with a file's content, also where a copy keeps times or another folder takes its name.
 

@@ -80,7 +80,8 @@ class AugmentationPreview(L.Callback):
         after = list(augmented.batch(keys).image) if views else []
         tiles: list[Tensor] = []
         captions: list[str] = []
-        for row, (image, label) in enumerate(zip(before.image, before.label, strict=True)):
+        for image, label, index in zip(before.image, before.label, before.index.tolist(), strict=True):
+            row = chosen.index(index)  # one that cannot be read is left out
             tiles += [image, *after[row * views : (row + 1) * views]]
             captions += [label_caption(label, classes), *[""] * views]
         headers = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(views))]

@@ -69,10 +69,14 @@ class TopLosses(L.Callback):
         losses, index, logits = (part.cpu() for part in self._worst)
         samples = data.index.splits["val"]
         batch = data.loader("val").images.batch([SampleKey(0, i) for i in index.tolist()])
+        there = set(batch.index.tolist())  # without those that cannot be read any more
         captions = [
             _caption(loss, row.softmax(0), samples[i].label, as_text(samples[i].path.name), data.classes)
             for loss, row, i in zip(losses.tolist(), logits, index.tolist(), strict=True)
+            if i in there
         ]
+        if not captions:
+            return
         figure = tile_figure(list(batch.image), captions, self._title, 8, tile_inches=TILE_INCHES)
         add_photos(board, "val/top_losses", figure, trainer.global_step)
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
-from tlab.core.files import file_identity, write_csv
+from tlab.core.files import identity_if_there, write_csv
 from tlab.core.text import as_text
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.table_columns import ExtraColumns
-from tlab.data.sources.verify import FileCheck, check_files, read_files, unreadable
+from tlab.data.sources.verify import FileCheck, FileChecks, Unreadable, check_files, read_files, unreadable
 
 
 class Entry(NamedTuple):
@@ -53,13 +54,16 @@ class Contents:
     unreadable: frozenset[str] = frozenset()
     columns: ExtraColumns | None = field(default=None, compare=False)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, by_size: bool = False) -> str:
         """Return a hex digest of the images' names, classes and content, but not of their splits.
 
         Where some were passed over their sizes stand for the content of all, so that it is the same whichever they
         were.
+
+        Args:
+            by_size: Let sizes stand for the content in any case.
         """
-        whole = all(entry.digest for entry in self.entries)
+        whole = not by_size and all(entry.digest for entry in self.entries)
         lines = sorted(
             f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}" for entry in self.entries
         )
@@ -98,9 +102,7 @@ def contents(index: ImageIndex, checks: Mapping[str, FileCheck], left_out: Itera
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(
-            split, as_text(file.removeprefix(prefix)), classes[label], file_identity(file)[0], checks[file].digest
-        )
+        Entry(split, as_text(file.removeprefix(prefix)), classes[label], _size(file), checks[file].digest)
         for split, samples in index.splits.items()
         for file, label in samples
     )
@@ -108,7 +110,54 @@ def contents(index: ImageIndex, checks: Mapping[str, FileCheck], left_out: Itera
     return Contents(classes, entries, unreadable, index.columns)
 
 
-def read_contents(source: Callable[[], ImageIndex], decode: bool, options: DecodeOptions = DEFAULTS) -> Contents:
+class Membership(NamedTuple):
+    """Which images a run has that its check has passed over, and which it has not for their damage.
+
+    Another check, which decodes others, must not change that.
+
+    Attributes:
+        kept: Paths, as in `Entry`, of images that were passed over.
+        left_out: Path, as in `Entry`, -> reason of files that the check has found to be unreadable.
+    """
+
+    kept: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+    def unreadable(
+        self, root: Path, files: Iterable[str], found: list[Unreadable], checks: FileChecks[str]
+    ) -> list[Unreadable]:
+        """Return the files to leave out.
+
+        Args:
+            root: Root of the data.
+            files: Absolute paths of all files.
+            found: The files that a check has found to be unreadable.
+            checks: What it has found.
+        """
+        if not self.kept and not self.left_out:
+            return found
+
+        def name(file: object) -> str:
+            return as_text(str(file).removeprefix(f"{root}/"))
+
+        still = [item for item in found if name(item.path) not in self.kept]
+        before = [
+            Unreadable(Path(file), self.left_out[name(file)])
+            for file in files
+            if not checks[file].is_decoded and name(file) in self.left_out
+        ]
+        return [*still, *before]
+
+
+NO_CHECK_BEFORE = Membership()
+
+
+def read_contents(
+    source: Callable[[], ImageIndex],
+    decode: bool,
+    options: DecodeOptions = DEFAULTS,
+    before: Membership = NO_CHECK_BEFORE,
+) -> Contents:
     """Return the present images of a source.
 
     Args:
@@ -116,6 +165,7 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
         decode: Decode files not checked before, and leave out unreadable ones. Otherwise their content is only
             hashed, and all count as images; that needs no torch.
         options: Which files are readable.
+        before: Which of those that a check has passed over a run has.
 
     Raises:
         UserError: The data cannot be used.
@@ -124,10 +174,17 @@ def read_contents(source: Callable[[], ImageIndex], decode: bool, options: Decod
     files = [sample.file for samples in index.splits.values() for sample in samples]
     if decode:
         verdicts = check_files(index.root, files, options.max_megapixels)
-        broken = [item.path for item in unreadable(verdicts, options.truncated)]
-        return contents(index.without(broken), verdicts, broken)
+        broken = before.unreadable(index.root, files, unreadable(verdicts, options.truncated), verdicts)
+        paths = [item.path for item in broken]
+        return contents(index.without(paths), verdicts, paths)
     found = read_files(index.root, files, options)
-    return contents(index.without([Path(item) for item in found if found[item].reason]), found)
+    broken = before.unreadable(index.root, files, unreadable(found), found)
+    return contents(index.without([item.path for item in broken]), found)
+
+
+def _size(file: str) -> int:
+    identity = identity_if_there(file)
+    return identity[0] if identity else 0
 
 
 def as_far_as_known(one: Contents, other: Contents) -> tuple[Contents, Contents]:

@@ -16,7 +16,7 @@ from tlab.core.errors import UserError
 from tlab.core.processes import from_first_process
 from tlab.data.augment.evaluation import CROP_FRACTION, evaluation_transform
 from tlab.data.augment.mixup import Mixing
-from tlab.data.contents import Contents, contents
+from tlab.data.contents import NO_CHECK_BEFORE, Contents, Membership, contents
 from tlab.data.decode_options import (
     MAX_MEGAPIXELS,
     MOSTLY_THERE,
@@ -79,6 +79,7 @@ class ImageDataModule(L.LightningDataModule):
         issues: Sentences about files that deserve a look.
         levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
             run has them.
+        before: Which of the images that a check has passed over a resumed run has; set before `setup`.
         test_sources: Name -> function of the classes that builds the index of a further test; set before `setup`.
         tests: Name -> index of its readable files, which has one split.
         test_split: The split that a test measures: "test", or "test/NAME" of a further one.
@@ -86,6 +87,7 @@ class ImageDataModule(L.LightningDataModule):
 
     index: ImageIndex
     levels: Levels | None = None
+    before: Membership = NO_CHECK_BEFORE
     test_split: str = TEST
 
     def __init__(
@@ -161,7 +163,8 @@ class ImageDataModule(L.LightningDataModule):
         """Check the files of an index; return it without the unreadable ones, and those."""
         files = [sample.file for samples in index.splits.values() for sample in samples]
         checks = check_files(index.root, files, self.max_megapixels, self.check_seconds)
-        broken = unreadable(checks, truncated=self.on_unreadable == "read")
+        found = unreadable(checks, truncated=self.on_unreadable == "read")
+        broken = self.before.unreadable(index.root, files, found, checks)
         if broken and self.on_unreadable == "error":
             raise UserError(
                 f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
@@ -181,8 +184,8 @@ class ImageDataModule(L.LightningDataModule):
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
             if passed_over:
                 log.warning(
-                    "Of %d images %d were not decoded before training for data.check_seconds=%g; those that cannot "
-                    "be read are skipped and listed as they come (data.check_seconds=null decodes all first).",
+                    "Of %d images %d were not decoded beforehand, by data.check_seconds=%g of training (null takes "
+                    "what it needs); those that cannot be read are skipped and listed as they come.",
                     *(len(files), passed_over, self.check_seconds),
                 )
             if cut and self.on_unreadable == "read":
@@ -228,6 +231,10 @@ class ImageDataModule(L.LightningDataModule):
             (samples,) = self.tests[split.removeprefix(f"{TEST}/")].splits.values()
             return samples
         return self.index.splits[split]
+
+    def readable(self, split: str) -> int:
+        """Return the number of samples of a split without those that turned out to be unreadable so far."""
+        return sum(sample.file not in self.skipped for sample in self.samples(split))
 
     def contents(self) -> Contents:
         """Return the images by name, class, split and content."""

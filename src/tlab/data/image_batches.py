@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import get_worker_info
 
-from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.data.augment.compose import Compose
 from tlab.data.augment.mixup import Mixing
@@ -21,7 +20,7 @@ from tlab.data.decode import DecodeError, decode
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.image_cache import ImageStore, choose_store
 from tlab.data.sampler import SampleKey, addressed_seed, kept_random_state
-from tlab.data.skipping import MOST_TRIES, IfUnreadable, no_image_left, others_of_class
+from tlab.data.skipping import MOST_TRIES, IfUnreadable, cannot_be_read, no_other_of_class, others_of_class
 from tlab.data.sources.samples import Sample, Samples
 
 Transform = Callable[[Tensor], Tensor]
@@ -147,10 +146,7 @@ class ImageBatches:
         except DecodeError as error:
             path, reason = self.samples[key.index].path, error.reason
         if self.if_unreadable == "error":
-            raise UserError(
-                f"{path} can no longer be read ({reason}), though it could before training: put it back, "
-                "or start again and it will be listed and skipped."
-            )
+            raise cannot_be_read(path, reason)
         self.skipped[str(path)] = reason
         if self.if_unreadable == "replace":
             return self._of_same_class(key)
@@ -164,7 +160,8 @@ class ImageBatches:
                     return self.image(key._replace(index=index))
                 except DecodeError as error:
                     self.skipped[file] = error.reason
-        raise no_image_left(self.skipped[self.samples[key.index].file])
+        file = self.samples[key.index].file
+        raise no_other_of_class(file, self.skipped[file])
 
     def image(self, key: SampleKey) -> Tensor:
         """Return the image of a key before mixing: 3 S S, uint8. May seed the global random state.

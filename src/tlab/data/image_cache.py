@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torchvision
 from torch import Tensor
 
 from tlab.core.eviction import evict, free_bytes, open_locked, size_of, touch
-from tlab.core.files import cache_dir, file_identity
+from tlab.core.files import cache_dir, identity_if_there
 from tlab.core.hardware import cpu_count, free_memory, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
 from tlab.data import progress_bar
@@ -146,8 +145,7 @@ def _key(paths: Sequence[str], decoding: str) -> str:
     versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), decoding]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
-        with suppress(OSError):  # one that is gone will be skipped
-            digest.update(f"\n{os.fsencode(path)!r} {file_identity(path)}".encode())
+        digest.update(f"\n{os.fsencode(path)!r} {identity_if_there(path)}".encode())
     return digest.hexdigest()
 
 

@@ -87,7 +87,8 @@ class Loader(DataLoader[Batch]):
                 raise
             self._end_workers(batches)  # one was killed while it handed a batch over
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
-        if not count and self.images.skipped and len(self):
+        skipped = self.images.skipped
+        if not count and skipped and all(sample.file in skipped for sample in self.images.samples):
             file, reason = next(iter(self.images.skipped.items()))
             raise UserError(
                 f"no image of a split can be read any more, such as {file} ({reason}): look whether its folder is "

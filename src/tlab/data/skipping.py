@@ -9,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from tlab.config.overrides import exclude_argument
 from tlab.core.errors import UserError
+from tlab.data.sources.samples import Samples
 
 # What a batch has in the place of an image that cannot be read: an error, nothing, another image of the class, or a
 # black one, whose features `rows.NO_FEATURES` marks afterwards
@@ -29,12 +31,12 @@ def others_of_class(labels: np.ndarray, index: int) -> Iterator[int]:
     yield from np.roll(of_class, -place)[1:].tolist()
 
 
-def replaced_rows(rows: np.ndarray, labels: np.ndarray, there: np.ndarray) -> np.ndarray:
+def replaced_rows(rows: np.ndarray, samples: Samples, there: np.ndarray) -> np.ndarray:
     """Return the rows of a split's samples, with that of another one of the class where there are no features.
 
     Args:
         rows: Row of each sample: N, int64.
-        labels: Label of each sample: N, int64.
+        samples: The samples.
         there: Whether a sample has features: N, bool.
 
     Raises:
@@ -42,16 +44,24 @@ def replaced_rows(rows: np.ndarray, labels: np.ndarray, there: np.ndarray) -> np
     """
     found = rows.copy()
     for index in np.flatnonzero(~there).tolist():
-        other = next((each for each in others_of_class(labels, index) if there[each]), None)
+        other = next((each for each in others_of_class(samples.labels, index) if there[each]), None)
         if other is None:
-            raise no_image_left()
+            raise no_other_of_class(samples[index].file)
         found[index] = rows[other]
     return found
 
 
-def no_image_left(reason: str = "") -> UserError:
-    """Return the error for images of which so many cannot be read that others should not take their places."""
+def no_other_of_class(file: str, reason: str = "") -> UserError:
+    """Return the error for an image that cannot be read, if nor can others of its class take its place."""
     return UserError(
-        f"of one class no image can be read any more{f' ({reason})' if reason else ''}: look whether the folder "
-        "data.root is still there, and give the same command again"
+        f"{file} cannot be read{f' ({reason})' if reason else ''}, nor can others of its class: look whether "
+        f"data.root is still there, mend the files, or give {exclude_argument([file])} to leave this one out"
+    )
+
+
+def cannot_be_read(file: object, reason: str) -> UserError:
+    """Return the error for an image that could be read before training."""
+    return UserError(
+        f"{file} can no longer be read ({reason}), though it could before training: put it back, "
+        "or start again and it will be listed and skipped."
     )

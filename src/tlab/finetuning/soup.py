@@ -136,7 +136,7 @@ def _validated(
     metrics, samples = module.val_metrics.clone(), data.samples("val")
     counts = torch.zeros(len(module.classes), len(module.classes), dtype=torch.int64)
     collected = CollectedLogits(every_of(len(samples), len(module.classes)))
-    total = 0.0
+    total, count = 0.0, 0
     metrics.reset()
     for metric in metrics.values():
         metric.distributed_available_fn = None  # no other process is here, and waiting for them would never end
@@ -144,8 +144,9 @@ def _validated(
         labels = batch.label.to(module.device)
         with torch.inference_mode(), autocast(module.device, precision):
             total += float(each(module.loss, logits, labels).double().sum())
+        count += len(labels)
         metrics.update(logits, labels)
         collected.add(logits.cpu(), batch.label, batch.index)
         counts += multiclass_confusion_matrix(logits, labels, len(module.classes), validate_args=False).cpu()
     values = {name: float(value) for name, value in metrics.compute().items() if value.numel() == 1}
-    return {**values, "val/loss": total / len(samples)}, counts, collected
+    return {**values, "val/loss": total / count}, counts, collected

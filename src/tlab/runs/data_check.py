@@ -8,7 +8,7 @@ from tlab.core.errors import RunDirectoryConflict
 from tlab.core.processes import first_process
 from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
-from tlab.data.contents import Contents, as_far_as_known, keeping_order, read_contents, read_entries
+from tlab.data.contents import Contents, Membership, as_far_as_known, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
@@ -53,11 +53,12 @@ def check_images(
     if run.data_file.exists():
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
-        now = read_contents(source, False, options)
+        members = membership(run)
+        now = read_contents(source, False, options, members)
         one, other = as_far_as_known(before, now)
         if one.classes == other.classes and set(one.entries) == set(other.entries):
             return []
-        now = read_contents(source, True, options)  # says which of the files are no images
+        now = read_contents(source, True, options, members)  # says which of the files are no images
         changed = changes(before, now)
     else:
         now = read_contents(source, True, options)
@@ -77,6 +78,24 @@ def check_images(
         way_out = f"or resume=anyway to {purpose} all the same"
     raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
+    )
+
+
+def membership(run: RunDirectory) -> Membership:
+    """Return which images a run has that its check had passed over.
+
+    Raises:
+        UserError: One of its tables cannot be read.
+    """
+    data = run.record.get("data", {})
+    if not data.get("passed_over") or not run.data_file.exists():
+        return Membership()
+    entries = read_entries(run.data_file)
+    listed, root = {entry.path for entry in entries}, f"{data['root']}/"
+    unreadable = {as_text(path.removeprefix(root)): reason for path, reason in run.unreadable().items()}
+    return Membership(
+        frozenset(entry.path for entry in entries if not entry.digest),
+        {path: reason for path, reason in unreadable.items() if path not in listed},
     )
 
 

@@ -276,13 +276,20 @@ class RunDirectory:
         if first_process():
             contents.write(self.data_file)
 
-    def write_unreadable(self, files: "list[Unreadable]") -> None:
+    def write_unreadable(self, files: "Iterable[Unreadable]") -> None:
         """Write `unreadable.csv`: the image files that were skipped (`path`, `reason`); none, no file."""
-        if first_process() and files:
-            rows = [{"path": str(file.path), "reason": file.reason} for file in files]
+        rows = [{"path": str(file.path), "reason": file.reason} for file in files]
+        if first_process() and rows:
             write_csv(self.unreadable_file, ["path", "reason"], rows)
         elif first_process():
             self.unreadable_file.unlink(missing_ok=True)
+
+    def unreadable(self) -> dict[str, str]:
+        """Return path -> reason of the files in `unreadable.csv`."""
+        if not self.unreadable_file.exists():
+            return {}
+        with self.unreadable_file.open(encoding="utf-8", newline="") as lines:
+            return {row["path"]: row["reason"] for row in csv.DictReader(lines)}
 
     def _read_json(self, file: Path) -> dict[str, Any]:
         try:

@@ -65,7 +65,11 @@ class ImageIndex:
             digest.update(f"\n\n{split}".encode())
             prefix = f"{self.root}/"
             for file, label in samples:
-                digest.update(b"\n" + file_signature(file, f"{file.removeprefix(prefix)}\0{label}"))
+                name = f"{file.removeprefix(prefix)}\0{label}"
+                try:
+                    digest.update(b"\n" + file_signature(file, name))
+                except OSError:  # gone, or behind a broken link; it will be skipped
+                    digest.update(b"\n" + os.fsencode(name))
         return digest.hexdigest()
 
     def relative(self, path: Path) -> str:

@@ -121,7 +121,7 @@ def check_files(
         seconds: What the check may take; None: whatever it takes to decode every file.
 
     Returns:
-        Path as given -> `FileCheck`.
+        Path as given -> `FileCheck`, in the order given.
     """
     start = time.monotonic()
     store = _Store(root, max_megapixels)
@@ -133,7 +133,9 @@ def check_files(
             verdicts[path] = known
         else:
             unknown.append(path)
-    if unknown and (seconds is None or not store.has_passed_over(unknown)):
+    if unknown and store.has_passed_over(unknown, seconds):
+        unknown = [path for path in unknown if str(path) in store.transient]
+    if unknown:
         clock = _Clock(start, seconds)
         decoded: dict[F, FileCheck] = {}
         glanced: dict[str, list[F]] = defaultdict(list)  # without an object for each of very many
@@ -153,8 +155,10 @@ def check_files(
         formats.update({format_: len(files) for format_, files in glanced.items()})
         usual = max(formats, key=formats.__getitem__, default="")
         odd = {file: FileCheck(kind) for kind, files in glanced.items() if kind != usual for file in files}
-        store.update(decoded | odd, [path for path in unknown if path not in decoded and path not in odd], usual)
+        left = [path for path in unknown if path not in decoded and path not in odd]
+        store.update(decoded | odd, left, usual, seconds)
         verdicts.update(decoded | odd)
+        verdicts = FileChecks((path, verdicts[path]) for path in paths if path in verdicts)
     verdicts.others = store.passed_over
     return verdicts
 
@@ -220,7 +224,7 @@ def read_files(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAUL
             unknown.append(path)
         else:
             found[path] = known._replace(reason="") if known.reason == MOSTLY_THERE and options.truncated else known
-    if unknown and not store.has_passed_over(unknown):
+    if unknown and not store.has_passed_over(unknown, CHECK_SECONDS):
         found.update(_worked_on(unknown, _read, "Reading images", clock))
     return found
 
@@ -316,8 +320,10 @@ class _Store:
 
     Attributes:
         records: Path -> stamp of the file, and `FileCheck`; of files that were decoded, or have an odd format.
-        passed_over_sets: Digest of the other files of a check that ended for its time, for each of the last few.
+        passed_over_sets: Digest of the other files of a check that ended for its time, and that time, for each of
+            the last few.
         usual_format: Format of most of their files.
+        transient: Files that could not be opened, which every check tries again.
     """
 
     def __init__(self, root: Path, max_megapixels: float) -> None:
@@ -327,13 +333,15 @@ class _Store:
         # Results may differ with another Pillow, or once HEIC can be read
         self.version = f"6 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}
-        self.passed_over_sets: list[str] = []
+        self.passed_over_sets: list[tuple[str, float]] = []
         self.usual_format = ""
+        self.transient: set[str] = set()
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self.file.read_text(encoding="utf-8"))
             if stored["version"] == self.version:
                 self.records = dict(zip(stored["files"], zip(*stored["columns"], strict=True), strict=True))
-                self.passed_over_sets, self.usual_format = stored.get("passed_over", ([], ""))
+                self.passed_over_sets, self.usual_format, transient = stored.get("passed_over", ([], "", []))
+                self.transient = set(transient)
 
     def get(self, path: str) -> FileCheck | None:
         record = self.records.get(path)
@@ -343,9 +351,12 @@ class _Store:
                 return check._replace(samples=SampleRange(*check.samples)) if check.samples else check
         return None
 
-    def has_passed_over(self, paths: Sequence[str | Path]) -> bool:
-        """Tell whether a check was about these files, and its time was over before they were decoded."""
-        return bool(paths and self.passed_over_sets) and _identities(paths) in self.passed_over_sets
+    def has_passed_over(self, paths: Sequence[str | Path], seconds: float | None) -> bool:
+        """Tell whether so long a check was about these files, and its time was over before they were decoded."""
+        if seconds is None or not self.passed_over_sets:
+            return False
+        identities = _identities(path for path in paths if str(path) not in self.transient)
+        return any(identities == other and seconds <= spent for other, spent in self.passed_over_sets)
 
     @property
     def passed_over(self) -> FileCheck:
@@ -353,7 +364,11 @@ class _Store:
         return FileCheck(self.usual_format)
 
     def update(
-        self, verdicts: Mapping[Any, FileCheck], passed_over: Sequence[str | Path], usual_format: str
+        self,
+        verdicts: Mapping[Any, FileCheck],
+        passed_over: Sequence[str | Path],
+        usual_format: str,
+        seconds: float | None,
     ) -> None:
         """Add results.
 
@@ -361,18 +376,21 @@ class _Store:
             verdicts: Path -> result.
             passed_over: The other files that the check was about.
             usual_format: Format of most of all these files.
+            seconds: What the check could take.
         """
         for path, verdict in verdicts.items():
             self.records.pop(str(path), None)
+            self.transient.add(str(path))
             with suppress(OSError), open(path, "rb"):  # noqa: PTH123 - what cannot be opened was not checked
                 self.records[str(path)] = (*file_identity(path), *verdict)
-        if passed_over:
+                self.transient.discard(str(path))
+        if passed_over and seconds is not None:
             self.usual_format = usual_format
-            self.passed_over_sets = [*self.passed_over_sets, _identities(passed_over)][-REMEMBERED:]
+            self.passed_over_sets = [*self.passed_over_sets, (_identities(passed_over), seconds)][-REMEMBERED:]
         columns = list(zip(*self.records.values(), strict=True))
         stored = {
             "version": self.version,
-            "passed_over": (self.passed_over_sets, self.usual_format),
+            "passed_over": (self.passed_over_sets, self.usual_format, sorted(self.transient)),
             "files": list(self.records),
             "columns": columns,
         }

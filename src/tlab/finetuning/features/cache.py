@@ -26,7 +26,7 @@ from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches
 from tlab.data.loader import make_loader
 from tlab.data.sampler import SampleKey
-from tlab.data.skipping import replaced_rows
+from tlab.data.skipping import cannot_be_read, replaced_rows
 from tlab.data.sources.samples import Sample
 from tlab.data.sources.verify import examine
 from tlab.finetuning.features import fingerprint
@@ -167,7 +167,8 @@ class FeatureCache:
             array = prefix.array(view)
         except OSError:  # the disk is full
             return None
-        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=view.rows(samples))
+        prefix.note_skipped(view, array, rows := view.rows(samples), samples, data)
+        return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=rows)
 
     def _views(
         self, data: ImageDataModule, phase: Phase, record: PhaseRecord, pooled: bool
@@ -271,14 +272,10 @@ class _Prefix:
         """Return the batches of a split, whose epochs take the views in turn."""
         arrays = [self.array(view) for view in views]
         samples = data.samples(split)
-        rows, there = views[0].rows(samples), None
-        if data.passed_over or data.skipped:
-            there = has_features(arrays[0])[rows]
-            for index in np.flatnonzero(~there).tolist():
-                file = samples[index].file
-                data.skipped.setdefault(file, examine(Path(file), data.max_megapixels).reason or NOT_READ)
-            if split == "train":
-                rows, there = replaced_rows(rows, samples.labels, there), None
+        rows = views[0].rows(samples)
+        there = self.note_skipped(views[0], arrays[0], rows, samples, data)
+        if split == "train":
+            rows = replaced_rows(rows, samples, there)
         return FeatureBatches(
             arrays,
             row_dtype(arrays[0]),
@@ -287,10 +284,43 @@ class _Prefix:
             start=start,
             rows=rows,
             labels=torch.tensor(samples.labels),
-            there=there,
+            there=None if split == "train" or there.all() else there,
             num_classes=data.num_classes,
             seed=data.seed,
         )
+
+    def note_skipped(
+        self,
+        view: ImageView,
+        array: np.ndarray,
+        rows: np.ndarray,
+        samples: Sequence[Sample],
+        data: ImageDataModule,
+    ) -> np.ndarray:
+        """Return which samples have features: N, bool; note the others as skipped.
+
+        Where such an image can be read after all, the file of the view goes, and the next run computes it anew.
+
+        Args:
+            view: The view.
+            array: All its rows.
+            rows: Row of each sample: N, int64.
+            samples: The samples.
+            data: Data module of the samples.
+
+        Raises:
+            UserError: One has none, and `data.unreadable=error`.
+        """
+        there = has_features(array)[rows]
+        for index in np.flatnonzero(~there).tolist():
+            file = samples[index].file
+            reason = examine(Path(file), data.max_megapixels).reason
+            if not reason:
+                self.path(view, self.upto).unlink(missing_ok=True)
+            reason = data.skipped.setdefault(file, reason or NOT_READ)
+            if data.on_unreadable == "error":
+                raise cannot_be_read(file, reason)
+        return there
 
     def fits(self, views: Sequence[ImageView], max_bytes: int) -> bool:
         """Make room for the rows; return False, with a warning, where they do not fit."""

@@ -6,7 +6,6 @@ import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlab.core.files import file_identity
+from tlab.core.files import identity_if_there
 from tlab.data.sources.samples import Sample
 
 # What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
@@ -34,8 +33,7 @@ def of_files(samples: Iterable[Sample]) -> str:
     """Return a digest of the files' paths, sizes, times and inodes, in their order."""
     sha = hashlib.sha256()
     for sample in samples:
-        with suppress(OSError):  # one that is gone will be skipped
-            sha.update(f"{os.fsencode(sample.file)!r} {file_identity(sample.file)}\n".encode())
+        sha.update(f"{os.fsencode(sample.file)!r} {identity_if_there(sample.file)}\n".encode())
     return sha.hexdigest()
 
 
