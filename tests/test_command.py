@@ -144,6 +144,7 @@ def test_cfg_job_is_yaml_that_names_every_group():
         (["trainer.gradient_clip_val=-1", "data=demo"], "trainer.gradient_clip_val=-1.0 is too small"),
         (["optimizer.lr=null", "data=demo"], "optimizer.lr=null is not a number"),
         (["data"], "data cannot be read; write KEY=VALUE"),
+        (["-m", "seed=0,1", "--cfg", "job"], "-m and --cfg cannot be given together; leave out -m"),
         (["experiment=nope"], "experiment=nope is not a choice of the group experiment"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -18,7 +18,7 @@ QUICK = (
     *("backbone=resnet18", "backbone.weights=null", "backbone.upto=layer1", "logger=none"),
 )
 LABELLED, ASKED = 54, 18
-CIFAR10 = ("experiment=kaggle_cifar10", "trainer.max_epochs=2", "data.batch_size=8", "optimizer.lr=0.03")
+CIFAR10 = ("experiment=kaggle_cifar10", "trainer.max_epochs=2")
 HEAD = ("data=csv", "finetune=head", "aug=none", "refit=true")
 
 

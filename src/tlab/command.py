@@ -26,6 +26,12 @@ from tlab.core.signals import end_when_stopped
 from tlab.core.standard_streams import guard_streams
 from tlab.sweeps.task import Task
 
+# Hydra's flags for what a command does, of which it takes one, and how each is named here
+MODES = {
+    **{"-m": "-m", "--multirun": "-m", "-r": "--run", "--run": "--run", "-c": "--cfg", "--cfg": "--cfg"},
+    **{"-i": "--info", "--info": "--info", "-sc": "--shell-completion", "--shell-completion": "--shell-completion"},
+}
+
 
 def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose `config_name` from the command line and hand it to `function`; in a sweep (`-m`) for each run.
@@ -43,6 +49,7 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing; `user_message` prints
     try:
         sys.argv[1:] = arguments = tidy(sys.argv[1:], config_name)
+        _check_modes(arguments)
     except UserError as error:
         exit_with_error(str(error))
     debug = dict(map(key_and_value, arguments)).get("debug", "").lower()
@@ -65,6 +72,17 @@ def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None
         atexit.register(end_when_stopped)  # one more Ctrl-C while Python shuts down
     if task.failures or (task.result is not None and task.result.failed):
         sys.exit(FAILED)
+
+
+def _check_modes(arguments: list[str]) -> None:
+    """Refuse a command line that says in two ways what it does.
+
+    Raises:
+        UserError: It does; `-m` is the one to leave out, since the others are about a single run.
+    """
+    given = sorted({MODES[flag] for each in arguments if (flag := each.partition("=")[0]) in MODES}, reverse=True)
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} cannot be given together; leave out {given[0]}")
 
 
 def _compare(sweep: Path, debug: bool) -> None:

@@ -66,6 +66,40 @@ IMAGES = [f"images/{i}.jpg" for i in NUMBERS]
 
 
 @pytest.mark.parametrize(
+    ("images", "tables", "expected"),
+    [
+        (
+            IMAGES,
+            {"train.csv": "image,label", "test.csv": "image", "labels_sample.csv": "image,label"},
+            {"labels": "train.csv", "image_column": "image"},
+        ),
+        (
+            [f"train/{i}.jpg" for i in NUMBERS],
+            {"sample.csv.zip": "", "all_breeds.csv": "id,breed", "sample_labels.csv": "id,a,b", "labels.md": ""},
+            {"labels": "all_breeds.csv", "images": "train", "label_column": "breed"},
+        ),
+        (IMAGES, {"labels.csv.gz": "id,label", "test_label.csv": "id"}, {"labels": "labels.csv.gz"}),
+    ],
+)
+def test_of_several_tables_the_one_that_holds_labels_is_offered(data, images, tables, expected):
+    """With all keys that it needs, not one after the other."""
+    root = data(*images)
+    (root / "labels.csv").unlink()
+    for name, header in tables.items():
+        label = ",0.5,0.5" if header == "id,a,b" else ",a" if "sample" in name else ""
+        lines = [f"{each.removeprefix('train/').removesuffix('.jpg')}{label}" for each in images]
+        lines = [header, *lines] if label or "," not in header else rows(lines, header).split("\n")
+        content = "\n".join(lines).encode() if header else b"no table"
+        (root / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(UserError, match=r"there is no file .*labels\.csv, a path relative to data\.root") as caught:
+        csv_index(root)
+    assert pasted(str(caught.value)) == expected
+    index = csv_index(root, **expected)
+    assert index.classes == ("a", "b")
+    assert len(labels(index)) == len(images)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("{}", "{}.JPG", "{}.jpeg", " {}.jpg\u00a0", "root/images/{}", "./images/{}.jpg", "{root}/images/{}.jpg"),

@@ -1,14 +1,13 @@
 """Index of images labeled by a CSV table, the layout of most Kaggle competitions."""
 
-import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tlab.config.overrides import exclude_argument, shell_argument
+from tlab.config.overrides import exclude_argument
 from tlab.core.errors import UserError
 from tlab.core.text import counted, few
 from tlab.data.sources.folder import UNSPLIT, ImageIndex, build_index, unsplit_index
@@ -16,7 +15,7 @@ from tlab.data.sources.label_table import LabelTable, as_seen, read_table
 from tlab.data.sources.scan import Exclude, check_root
 from tlab.data.sources.splitting.division import Division
 from tlab.data.sources.splitting.groups import Files
-from tlab.data.sources.table_advice import few_classes, one_class_of_many, wrong_keys
+from tlab.data.sources.table_advice import few_classes, no_table, one_class_of_many, wrong_keys
 from tlab.data.sources.table_columns import (
     MISSING,
     extra_columns,
@@ -81,8 +80,11 @@ def csv_index(
     """
     division = Division(val_fraction, test_fraction, seed, folds, fold, limit)
     base, left_out = check_root(root), Exclude(exclude, root)
-    table = _table(base, labels, (image_column, label_column))
     folder = Path(os.path.abspath(base / images))  # noqa: PTH100 - keeps symbolic links as typed
+    try:
+        table = read_table(base / labels, (image_column, label_column))
+    except FileNotFoundError:
+        raise UserError(no_table(base, labels, folder, image_column, label_column)) from None
     if {image_column, label_column} - {*table.columns} or not folder.is_dir():
         raise UserError(wrong_keys(base, table, folder, images, image_column, label_column))
     check_root(folder, "data.images")
@@ -143,19 +145,6 @@ def csv_index(
     if_cut = "data.split_column=null has all drawn by groups"
     index = build_index(base, found, division, issues, min_images, group_of, if_cut)
     return replace(index, columns=columns)
-
-
-def _table(base: Path, labels: str, wanted: Sequence[str]) -> LabelTable:
-    """Return the table, or raise a `UserError` that names the tables there are."""
-    try:
-        return read_table(base / labels, wanted)
-    except FileNotFoundError:
-        there = [file.name for file in base.iterdir() if file.suffix.lower() in (".csv", ".tsv", ".txt")]
-        nearest = difflib.get_close_matches(labels, sorted(there), n=1, cutoff=0)
-        way_out = f"give {shell_argument('data.labels', nearest[0])}" if nearest else "name the table of labels"
-        raise UserError(
-            f"data.labels: there is no file {base / labels}, a path relative to data.root: {way_out}"
-        ) from None
 
 
 def _takes_rows(cell: str, delimiter: str) -> bool:

@@ -3,13 +3,16 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tlab.config.overrides import shell_argument
+from tlab.core.errors import UserError
 from tlab.core.text import few, shell_word
 from tlab.data.sources.image_names import ImageNames
-from tlab.data.sources.label_table import LabelTable
+from tlab.data.sources.label_table import LabelTable, read_table
 from tlab.data.sources.scan import image_files
 
 # Usual names of a column of classes
@@ -17,8 +20,37 @@ LABELS = ("label", "labels", "class", "class_name", "category", "target", "speci
 # Cells of a column for one class, in lower case
 NO, YES = ("", "0", "0.0", "0.00", "false", "no", "n"), ("1", "1.0", "1.00", "true", "yes", "y", "x")
 FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
+TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", re.IGNORECASE)
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
+
+
+def no_table(base: Path, labels: str, folder: Path, image_column: str, label_column: str) -> str:
+    """Return the sentence on a table that is not there, with the arguments that name the one that is likely meant.
+
+    Beside the labels a competition hands out tables of ids alone, and samples whose labels are all the same.
+    """
+    what = f"data.labels: there is no file {base / labels}, a path relative to data.root"
+    there = sorted(
+        each.name for each in base.iterdir() if re.search(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", each.name, re.I)
+    )
+    tables = {}
+    for name in there:
+        with suppress(UserError, OSError):
+            tables[name] = read_table(base / name, (image_column, label_column))
+
+    def likelihood(name: str) -> tuple[int, float]:
+        columns = _columns_of_classes(tables[name]) if name in tables else []
+        named = any(column == label_column or column.lower() in LABELS for column in columns)
+        return named + bool(columns), difflib.SequenceMatcher(None, name, labels).ratio()
+
+    if not there:
+        return f"{what}: name the table of labels"
+    arguments = {"data.labels": max(there, key=likelihood)}
+    if (table := tables.get(arguments["data.labels"])) is not None:
+        names = ImageNames(folder, image_files(folder) if folder.is_dir() else [])
+        arguments |= _keys_that_fit(base, table, names, image_column, label_column)
+    return f"{what}: give {' '.join(shell_argument(key, value) for key, value in arguments.items())}"
 
 
 def wrong_keys(
@@ -40,12 +72,10 @@ def wrong_keys(
         header = [image_column if name == found[0] else next(others) for name in table.columns]
         command = f"sed -i {shell_word(f'1i {table.delimiter.join(header)}')} {shell_word(str(table.file))}"
         return f"The first line of {table.file} names no columns, but holds {here}: add one with {command}"
-    arguments, column = _better_keys(base, table, names, image_column)
-    if label_column not in table.columns:
-        if classes := _one_hot(table):
-            return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
-        if label := _label_column(table, (column,)):
-            arguments["data.label_column"] = label
+    if label_column not in table.columns and (classes := _one_hot(table)):
+        arguments, column = _better_keys(base, table, names, image_column)
+        return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
+    arguments = _keys_that_fit(base, table, names, image_column, label_column)
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
     return f"{'; '.join(wrong)}: give {way_out}"
 
@@ -114,9 +144,14 @@ def _one_label(
 def _label_column(table: LabelTable, used: Sequence[str]) -> str | None:
     """Return the column, other than the used ones, that most likely holds the classes."""
     others = [name for name in table.columns if name not in used]
-    several = [name for name in others if 1 < len({*table.column(name)}) <= len(table.rows) / 2]
+    several = [name for name in _columns_of_classes(table) if name in others]
     known = [name for label in LABELS for name in several if name.lower() == label]
     return next(iter(known + several + others), None)
+
+
+def _columns_of_classes(table: LabelTable) -> list[str]:
+    """Return the columns whose values come again, while there are several."""
+    return [name for name in table.columns if 1 < len({*table.column(name)}) <= len(table.rows) / 2]
 
 
 def first_cells(table: LabelTable) -> dict[str, list[str]]:
@@ -139,6 +174,16 @@ def _better_keys(base: Path, table: LabelTable, names: ImageNames, image_column:
         common = os.path.commonpath([f"./{match.files[0].rpartition('/')[0]}" for match in every.values()])
         arguments["data.images"] = Path(common).as_posix()
     return arguments, column if count else ""
+
+
+def _keys_that_fit(
+    base: Path, table: LabelTable, names: ImageNames, image_column: str, label_column: str
+) -> dict[str, str]:
+    """Return the keys that differ from those given, with which images are found and there are labels."""
+    arguments, column = _better_keys(base, table, names, image_column)
+    if label_column not in table.columns and (label := _label_column(table, (column,))):
+        arguments["data.label_column"] = label
+    return arguments
 
 
 def nothing_found(
