@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -21,20 +22,19 @@ from tlab.core.signals import STOPPING
 class ForkedCommand:
     """What `subprocess.Popen([sys.executable, "-m", module, *arguments])` is, as far as tests ask for it."""
 
-    def __init__(self, module: str, *arguments: str, cwd: Path | None = None, own_session: bool = False) -> None:
+    def __init__(self, module: str, *arguments: str, cwd: Path | None = None) -> None:
         """Start the command.
 
         Args:
             module: For example `tlab.train`.
             arguments: Its arguments.
             cwd: Where it runs; None: here.
-            own_session: Whether it leads a group of processes, which a signal can reach together.
         """
         self._printed = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in ("stdout", "stderr")]  # noqa: SIM115
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            _carry_out(module, arguments, cwd or Path.cwd(), own_session, self._printed)
+            _carry_out(module, arguments, cwd or Path.cwd(), self._printed)
 
     def poll(self) -> int | None:
         """Return the exit code, None while the command runs."""
@@ -78,21 +78,20 @@ def run_forked(module: str, *arguments: str, cwd: Path | None = None) -> subproc
     return subprocess.CompletedProcess([module, *arguments], process.returncode, stdout, stderr)
 
 
-def _carry_out(
-    module: str, arguments: tuple[str, ...], cwd: Path, own_session: bool, printed: list[IO[str]]
-) -> NoReturn:
+def _carry_out(module: str, arguments: tuple[str, ...], cwd: Path, printed: list[IO[str]]) -> NoReturn:
     """Be the command, without what the tests have set up around it."""
     code = 1
     try:
         for number in STOPPING:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if own_session:
-            os.setsid()
         for number, file in enumerate(printed, 1):
             os.dup2(file.fileno(), number)
         sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
         logging.root.handlers.clear()
+        warnings.showwarning = _show_warning
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)  # as Python does outside tests
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         os.environ.pop("TLAB_THIS_COMMAND", None)
@@ -106,6 +105,12 @@ def _carry_out(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)  # nothing of pytest's goes on here
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
