@@ -14,7 +14,8 @@ from forked_command import run_forked
 from tlab.assembly.build import build_optimizer
 from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
-from tlab.train import train
+from tlab.finetuning.plan import build_plan
+from tlab.train import log_length, train
 
 QUICK = (
     *("data.image_size=32", "backbone.weights=null", "backbone.upto=layer1", "trainer=cpu", "logger=none"),
@@ -90,11 +91,31 @@ def test_the_record_is_of_the_whole_run_and_not_of_the_best_epoch(compose_run, t
     assert [(p["name"], p["epochs"]) for p in record["phases"]] == [("head", 1), ("all", 4)]
 
 
-def test_a_finished_run_returns_its_result(compose_run, tmp_path):
+def test_a_finished_run_returns_its_result(compose_run, tmp_path, caplog):
     metrics = train(compose_run())
     written = (tmp_path / "run/history.csv").stat().st_mtime_ns
     assert train(compose_run("data.num_workers=1")) == metrics
     assert (tmp_path / "run/history.csv").stat().st_mtime_ns == written
+    assert train(compose_run(f"data.root={tmp_path / 'gone'}")) == metrics
+    assert "is finished: this is its result, though its images are gone" in caplog.text
+    with pytest.raises(UserError, match="gone"):
+        train(compose_run(f"data.root={tmp_path / 'gone'}", "refit=true"))
+
+
+def test_a_run_shorter_than_its_command_says_so(compose_run, caplog):
+    caplog.set_level("INFO")
+    cfg, given = compose_run("trainer.max_epochs=9"), ["trainer.max_epochs=9"]
+    phases = {"head": {"train": "head", "epochs": 3}, "all": {"train": "all", "epochs": 2}}
+    log_length(cfg, given, build_plan(phases, 9, ["stem"]))
+    assert (
+        caplog.messages.pop() == "trainer.max_epochs=9: the plan takes 5, since its phases have epochs of their own"
+    )
+    log_length(cfg, given, build_plan(phases | {"all": {"train": "all"}}, 9, ["stem"]).with_solved_heads())
+    assert caplog.messages.pop() == "trainer.max_epochs=9: the plan takes 7, since the head is solved in one epoch"
+    caplog.clear()
+    log_length(cfg, given, build_plan({"all": {"train": "all"}}, 9, ["stem"]))
+    log_length(cfg, [], build_plan(phases, 9, ["stem"]))
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

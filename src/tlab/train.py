@@ -31,7 +31,7 @@ from tlab.command import quiet, run_command
 from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.hydra import compose
-from tlab.config.overrides import as_override, of_baseline
+from tlab.config.overrides import as_override, given_keys, of_baseline
 from tlab.config.provenance import (
     as_decided,
     choices,
@@ -45,7 +45,7 @@ from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
-from tlab.core.errors import UserError
+from tlab.core.errors import RunDirectoryConflict, UserError
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import RunState
+    from tlab.finetuning.plan import Plan
     from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
@@ -103,7 +104,15 @@ def train(
     changed: list[str] = []
     if finished or run.has_begun:
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
-        changed = check_images(run, source, cfg.resume, options=options)
+        try:
+            changed = check_images(run, source, cfg.resume, options=options)
+        except UserError as error:
+            untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
+            is_asked = untested or (cfg.refit and not run.is_refitted)
+            if not finished or is_asked or isinstance(error, RunDirectoryConflict):
+                raise
+            log.warning("%s is finished: this is its result, though its images are gone (%s)", run.path, error)
+            return run.metrics()
     if finished:
         left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
         refits = cfg.refit and not run.is_refitted
@@ -219,6 +228,7 @@ def fit_as_chosen(
         trainer = build_trainer(cfg, run, precision, state.plan, callbacks, loggers)
         run.update(seed=cfg.seed, **describe(data, content, net, trainer, compiled, begun))
         log_start(cfg, overrides, run, trainer, checkpoint)
+        log_length(cfg, overrides, state.plan)
         if group is not None and checkpoint is None:
             share_training(group, cfg, trainer, module, data, state)
         carry_out(trainer, module, data, state, checkpoint, pruning)
@@ -292,6 +302,15 @@ def log_start(
         log.info("resuming from %s", checkpoint)
     else:
         log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
+
+
+def log_length(cfg: DictConfig, overrides: list[str], plan: "Plan") -> None:
+    """Log how long a run is, where that is not as long as its command says."""
+    epochs = cfg.trainer.max_epochs
+    if plan.epochs != epochs and "trainer.max_epochs" in given_keys(overrides):
+        solved = any(phase.solved for phase in plan.phases)
+        why = "the head is solved in one epoch" if solved else "its phases have their own epochs"
+        log.info("trainer.max_epochs=%d: the plan takes %d, since %s", epochs, plan.epochs, why)
 
 
 def log_result(

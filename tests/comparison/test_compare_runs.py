@@ -68,6 +68,35 @@ def test_runs_with_other_images_are_a_caution(make_run, sweep, data, cautioned):
     assert "1 went on over other images" in " ".join(compare_runs(sweep).notes)
 
 
+def test_runs_of_other_classes_do_not_compare(make_run, sweep):
+    for number, classes in enumerate((["a", "b"], ["a", "b"], ["c", "d", "e", "f"])):
+        run = RunDirectory(make_run(f"optimizer.lr={number}", overrides=[f"optimizer.lr={number}"]))
+        run.update(class_names=classes, data={"content": str(number), "fingerprint": "", "images": {}})
+    notes = " ".join(compare_runs(sweep).notes)
+    assert "2 sets of images with other classes (a | b (2 runs), c | d | e (1 runs))" in notes
+    assert "same images" not in notes
+
+
+@pytest.mark.parametrize(
+    ("images", "splits", "p"),
+    [
+        (14, ("one", "other"), 0.5),  # an image in each
+        (14, ("same", "same"), 1.0),
+        (1400, ("one", "other"), 0.01),
+        (None, ("one", "other"), 0.01),  # of an earlier version
+    ],
+)
+def test_so_few_images_prove_nothing(make_run, sweep, images, splits, p):
+    for lr, ahead in ((1, (0.0714, 0.0715)), (2, (0.0, 0.0))):
+        for seed in (0, 1):
+            run = make_run(f"lr={lr}", 0.8 + ahead[seed], seed, [f"optimizer.lr={lr}"], val_loss=0.5)
+            if images:
+                RunDirectory(run).update(data={"fingerprint": splits[seed], "images": {"train": 9, "val": images}})
+    other = compare_runs(sweep).settings[1]
+    assert other.p == p if p > 0.1 else other.p < p
+    assert compare_runs(sweep, monitor="val/loss").settings[1].p == 1.0
+
+
 def test_seeds_may_split_the_same_images_in_other_ways(make_run, sweep):
     for seed in (0, 1):
         run = RunDirectory(make_run("a", seed=seed))

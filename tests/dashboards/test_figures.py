@@ -1,7 +1,11 @@
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
 
+from tlab.dashboards import fonts
 from tlab.dashboards.figures import confusion_figure, reliability_figure, shorten, tile_figure
 
 GREY = [0xA0, 0xA0, 0xA0]
@@ -116,3 +120,33 @@ def test_names_are_cut_in_the_middle():
     assert shorten("short", 5) == "short"
     assert shorten("abcdefghij", 7) == "abc…hij"
     assert len(shorten("abcdefghij", 6)) == 6
+
+
+@pytest.fixture
+def no_fonts(monkeypatch):
+    for cached in (fonts._other_font, fonts._say_what_is_missing):
+        cached.cache_clear()
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: [Path("nowhere.ttf")])
+    yield monkeypatch
+    for cached in (fonts._other_font, fonts._say_what_is_missing):
+        cached.cache_clear()
+
+
+def test_letters_that_no_font_has_are_written_by_number(no_fonts, caplog):
+    caplog.set_level("WARNING")
+    names = ["玫瑰", "rose é"]
+    assert [fonts.line(name, 10)[0] for name in names] == [r"\u73ab\u7470", "rose é"]
+    counts = torch.eye(2, dtype=torch.int64)
+    drawn = confusion_figure(counts, names, "Validation")
+    assert (drawn == confusion_figure(counts, [r"\u73ab\u7470", "rose é"], "Validation")).all()
+    tile_figure(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["百合"], "t", 1)
+    assert [record.message.count("Noto Sans CJK") for record in caplog.records] == [1]
+
+
+def test_a_font_of_this_machine_that_has_the_letters_is_taken(no_fonts):
+    other = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")
+    no_fonts.setattr(fonts, "_system_fonts", lambda: [Path("nowhere.ttf"), other])
+    letters = fonts._letters
+    no_fonts.setattr(fonts, "_letters", lambda file: letters(file) | ({ord("玫")} if file == other else set()))
+    shown, font = fonts.line("玫 a", 10)
+    assert (shown, Path(font.path)) == ("玫 a", other)

@@ -104,7 +104,7 @@ def test_of_several_tables_the_one_that_holds_labels_is_offered(data, images, ta
     [
         *("{}", "{}.JPG", "{}.jpeg", " {}.jpg\u00a0", "root/images/{}", "./images/{}.jpg", "{root}/images/{}.jpg"),
         *("/somewhere/else/images/{}.jpg", "C:\\data\\pictures\\{}.jpg", "\\\\server\\share\\{}"),
-        "https://example.org/a/{}.jpg",
+        *("https://example.org/a/{}.jpg", "https://x.org/a/{}.jpg?size=1.5&v=2", "s3://bucket/a%20b/{}.jpg#top"),
     ],
 )
 def test_names_of_other_kinds_find_their_images(data, name):

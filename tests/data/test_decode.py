@@ -83,10 +83,10 @@ def png(x_HWC):
     return b"\x89PNG\r\n\x1a\n" + content
 
 
-def tiff(x_HWC, extra=(), photometric=2, planar=False, packed=False):
+def tiff(x_HWC, extra=(), photometric=2, planar=False, packed=False, order="<"):
     """A TIFF whose bands after the third are `extra` (2: alpha, 1: premultiplied, 0: not said)."""
     height, width, bands = x_HWC.shape
-    x = x_HWC.astype(x_HWC.dtype.newbyteorder("<"))
+    x = x_HWC.astype(x_HWC.dtype.newbyteorder(order))
     raw = (x.transpose(2, 0, 1) if planar else x).tobytes()
     strips = bands if planar else 1
     size = len(raw) // strips
@@ -97,15 +97,15 @@ def tiff(x_HWC, extra=(), photometric=2, planar=False, packed=False):
     tags |= {262: [photometric], 273: [8 + sum(sizes[:k]) for k in range(strips)], 277: [bands], 278: [height]}
     tags |= {279: sizes}
     tags |= {284: [1 + planar]} | ({338: list(extra)} if extra else {})
-    tags |= {339: [2 if x.dtype.kind == "i" else 1] * bands}
+    tags |= {339: [{"u": 1, "i": 2, "f": 3}[x.dtype.kind]] * bands}
     entries, tail, place = b"", b"", 8 + len(raw) + 6 + 12 * len(tags)
     for tag, values in tags.items():
-        packed = struct.pack(f"<{len(values)}I", *values)
-        entries += struct.pack("<HHI", tag, 4, len(values))
-        entries += packed if len(packed) == 4 else struct.pack("<I", place + len(tail))
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values))
+        entries += packed if len(packed) == 4 else struct.pack(f"{order}I", place + len(tail))
         tail += packed if len(packed) > 4 else b""
-    ifd = struct.pack("<H", len(tags)) + entries + bytes(4)
-    return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + ifd + tail
+    ifd = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(raw)) + raw + ifd + tail
 
 
 def test_16_bit_rgb_png(tmp_path):
@@ -127,6 +127,11 @@ DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
         (tiff(DEEP[..., :3], planar=True), [0, 1, 2]),
         (tiff(DEEP[..., :3], planar=True, packed=True), [0, 1, 2]),
         (tiff(DEEP[..., :1], photometric=1, planar=True), [0, 0, 0]),
+        (tiff(DEEP, planar=True), [0, 1, 2]),
+        (tiff(DEEP, planar=True, packed=True), [0, 1, 2]),
+        (tiff(DEEP, planar=True, packed=True, order=">"), [0, 1, 2]),
+        (tiff(DEEP, extra=[0], planar=True), [0, 1, 2]),
+        (tiff(DEEP[..., [0, 1, 2, 3, 3]], extra=[0, 0], planar=True, packed=True), [0, 1, 2]),
         (tiff(DEEP, extra=[0]), [0, 1, 2]),
         (tiff(DEEP), [0, 1, 2]),
         (b"P5 7 5 4095\n" + DEEP[..., 0].astype(">u2").tobytes(), None),
@@ -139,6 +144,33 @@ def test_12_bits_in_16_keep_their_high_bits(tmp_path, content, bands):
         bands, options = [0, 0, 0], DecodeOptions()
     x = decode(tmp_path / "x.png", options=options).permute(1, 2, 0).numpy()
     assert np.abs(x.astype(int) - (DEEP[..., bands] >> 4)).max() <= (content[:2] == b"P5")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("extra", [(), (0,), (2,)])
+def test_planes_are_those_of_bands_that_lie_together(tmp_path, extra, packed):
+    for photometric, x in ((2, DEEP), (5, DEEP), (1, DEEP[..., :2])):
+        if photometric == 5 and extra:
+            continue
+        for dtype in (np.uint8, np.uint16):
+            found = []
+            for planar in (False, True):
+                content = tiff(x.astype(dtype), extra, photometric, planar, packed and planar)
+                (tmp_path / "x.tif").write_bytes(content)
+                try:
+                    found.append(decode(tmp_path / "x.tif", options=TWELVE_BITS).tolist())
+                except DecodeError as error:
+                    found.append(error.reason.partition(" with")[0].partition(",")[0])
+            assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<i4", ">i4", "<f4", ">f4", ">u2"])
+def test_packed_gray_of_either_byte_order(tmp_path, dtype):
+    x = DEEP[..., :1].astype(dtype)
+    (tmp_path / "x.tif").write_bytes(tiff(x, photometric=1, packed=True, order=dtype[0]))
+    levels = Levels(integers=(0, 4095), floats=(0, 4095))
+    seen = decode(tmp_path / "x.tif", options=DecodeOptions(levels)).numpy()[0]
+    assert np.abs(seen - x[..., 0] / 4095 * 255).max() <= 1
 
 
 @pytest.mark.parametrize("white", [4095, 65535])
@@ -402,7 +434,9 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
             tiff(np.zeros((4, 4, 13), np.uint16), [0] * 10, 1),
             "a TIFF of 13 bands of 16 bits, which tlab cannot read: ",
         ),
+        (tiff(np.zeros((4, 4, 13), np.uint16), [0] * 12, 1, planar=True), "a TIFF of 13 bands of 16 bits"),
         (tiff(np.zeros((4, 4, 2), np.uint16), [0], 1), "a TIFF of 2 bands of 16 bits"),
+        (b"MM\0+\0\x08\0\0" + bytes(50), "a BigTIFF of big-endian"),
         (tiff(np.zeros((4, 4, 1), np.uint64), (), 1), "a TIFF of one band of 64 bits"),
         (tiff(np.zeros((4, 4, 1), np.int8), (), 1), "a TIFF of one band of 8 bits (signed)"),
         (tiff(np.zeros((4, 4, 3), np.uint16), (), 1, planar=True), "a TIFF of 3 bands of 16 bits"),

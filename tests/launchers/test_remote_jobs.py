@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from remote_sweeps import environment, record
 
+from tlab.core.signals import WARNINGS
+from tlab.launchers import slurm
 from tlab.launchers.remote_jobs import lost
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.result import Failure, over
@@ -101,6 +104,27 @@ def test_the_presets_keys_are_those_of_their_files_only(preset, tmp_path):
     command = [sys.executable, "-m", "tlab.train", "data=demo", f"hydra/launcher={preset}", "--cfg", "hydra"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert set(OmegaConf.create(shown).hydra.launcher) == set(OmegaConf.load(conf))
+
+
+@pytest.mark.parametrize(
+    ("failures", "state", "requeued"), [(2, "RUNNING", True), (2, "PENDING", False), (99, "RUNNING", False)]
+)
+def test_a_preempted_job_waits_for_a_slurm_that_does_not_answer(monkeypatch, tmp_path, failures, state, requeued):
+    for name, answer in {"squeue": f"echo 7 {state}", "scontrol": f"touch {tmp_path}/requeued"}.items():
+        count = tmp_path / f"{name}.calls"
+        script = f'#!/bin/sh\necho >> {count}\n[ "$(wc -l < {count})" -gt {failures} ] || exit 1\n{answer}\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(slurm, "PAUSES", (0, 0, 0))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, *WARNINGS)}
+    try:
+        slurm._queue_again(128 + signal.SIGTERM, 3)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (tmp_path / "requeued").exists() == requeued
 
 
 def test_a_machine_without_slurm_is_told_so(make_sweep, tmp_path):

@@ -352,6 +352,48 @@ def test_safetensors(state: dict[str, Tensor], plain_digest: str, tmp_path: Path
         build(tmp_path / "cut.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("model{}.safetensors", safetensors.torch.save_file),
+        ("pytorch_model{}.bin", torch.save),
+    ],
+)
+def test_numbered_files_are_one(
+    name: str, save: Any, state: dict[str, Tensor], plain_digest: str, tmp_path: Path
+) -> None:
+    parts = [name.format(f"-0000{number}-of-00002") for number in (1, 2)]
+    keys = [*state]
+    for part, of in zip(parts, (keys[:60], keys[60:]), strict=True):
+        save({key: state[key] for key in of}, tmp_path / part)
+    index = tmp_path / f"{name.format('')}.index.json"
+    index.write_text(json.dumps({"weight_map": {key: parts[place >= 60] for place, key in enumerate(keys)}}))
+    for path in (tmp_path / parts[0], tmp_path / parts[1], index, tmp_path):
+        assert build(path).pretraining.digest == plain_digest
+    (tmp_path / parts[0]).unlink()
+    for path in (tmp_path / parts[1], index, tmp_path):
+        with pytest.raises(UserError, match=f"in 2 files, of which {parts[0]} is not in {tmp_path}; fetch all"):
+            build(path)
+
+
+def test_a_layer_that_is_sparse(state: dict[str, Tensor], plain_digest: str, tmp_path: Path) -> None:
+    for key in ("layer1.0.conv1.weight", "fc.weight"):
+        state[key] = state[key].to_sparse()
+    assert build(saved(state, tmp_path)).pretraining.digest == plain_digest
+    state["huge"] = torch.sparse_coo_tensor(torch.zeros(1, 1).long(), torch.ones(1), (10**15,))
+    assert build(saved(state, tmp_path)).pretraining.digest == plain_digest
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("key", ["layer1.0.conv1.weight", "fc.weight"])
+@pytest.mark.parametrize("kind", ["int8", "complex64", "bool", "qint8"])
+def test_numbers_that_are_not_real(key: str, kind: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    dtype = getattr(torch, kind)
+    state[key] = torch.quantize_per_tensor(state[key], 0.01, 0, dtype) if kind == "qint8" else state[key].to(dtype)
+    with pytest.raises(UserError, match=rf"holds {kind} in place of real numbers \({key}\)"):
+        build(saved(state, tmp_path))
+
+
 def test_the_directory_of_a_run_is_its_best_checkpoint(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     cut = build_backbone("resnet18", weights=None, upto="layer2", image_size=32)

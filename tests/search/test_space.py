@@ -1,4 +1,6 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tlab.config.hydra import conf_dir, prepare_hydra
@@ -107,6 +109,15 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
     assert gather(["study=a", "workers=2", "hydra/launcher=ray"])[-1] == "hydra/launcher=ray"
     assert gather(["++study=a", "workers=2", "+hydra/launcher=ray"])[-1] == "+hydra/launcher=ray"
     assert gather(["--shell-completion", "query=bash"]) == ["--shell-completion", "query=bash"]
+
+
+def test_a_trials_reference_to_another_key_is_the_trials(monkeypatch):
+    monkeypatch.setenv("RATE", "0.5")
+    (argument,) = gather(["study=a", "a=${data.batch_size}", "b=${oc.env:RATE}", r"c=\${d}"])[1:]
+    (one,) = OverridesParser.create().parse_overrides([argument])
+    assert OmegaConf.create({"overrides": one.value()}).overrides == [
+        *("a=${data.batch_size}", "b=0.5", "c=${d}"),
+    ]
 
 
 @pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])

@@ -11,9 +11,10 @@ from tlab.comparison.factors import group
 from tlab.comparison.load import FINISHED, PRUNED, Replicate, Run, differ_in, read_runs
 from tlab.comparison.out_of_fold import join_folds
 from tlab.comparison.result import Comparison, Setting
-from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
+from tlab.comparison.statistics import INTERVAL_NAMES, Difference, holm, least_p, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
+from tlab.core.text import few
 from tlab.runs.directory import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
@@ -66,7 +67,7 @@ def compare_runs(
             epochs = [run.epochs_to(monitor, target, mode) for run in setting.counted.values()]
             reached = [number for number in epochs if number is not None]
             setting.epochs_to_target, setting.reached = median(reached) if reached else None, len(reached)
-        _test_differences(ranked, mode, interval, test)
+        _test_differences(ranked, monitor, mode, interval, test)
         for setting in ranked:
             notes += join_folds(setting, factors)
     effects = main_effects(factors, [s.levels for s in ranked], [s.result for s in ranked])
@@ -145,18 +146,37 @@ def _ranked(settings: list[Setting], mode: str, notes: list[str], replicate: str
     return [settings[first], *settings[:first], *settings[first + 1 :]]
 
 
-def _test_differences(ranked: Sequence[Setting], mode: str, interval: str, test: str) -> None:
+def _test_differences(ranked: Sequence[Setting], monitor: str, mode: str, interval: str, test: str) -> None:
     best, *others = ranked
     pairs = [(best, other) if mode == "max" else (other, best) for other in others]
-    differences = [
-        paired_difference(
-            *(first.values, second.values, interval, test), max(first.result.overlap, second.result.overlap)
-        )
-        for first, second in pairs
-    ]
+    differences = [_difference(first, second, monitor, interval, test) for first, second in pairs]
     corrected = holm([difference.p for difference in differences])
     for other, difference, p in zip(others, differences, corrected, strict=True):
         other.difference = replace(difference, p_corrected=p)
+
+
+def _difference(first: Setting, second: Setting, monitor: str, interval: str, test: str) -> Difference:
+    """Return the paired difference of two settings, no surer than their numbers of images allow."""
+    overlap = max(first.result.overlap, second.result.overlap)
+    found = paired_difference(first.values, second.values, interval, test, overlap)
+    images = _own_images(first, second, monitor)
+    if found.p is None or images is None:
+        return found
+    return replace(found, p=max(found.p, least_p(first.values, second.values, images)))
+
+
+def _own_images(first: Setting, second: Setting, monitor: str) -> dict[Replicate, float] | None:
+    """Return seed or fold -> images that an accuracy is measured on, shared out where all have the same.
+
+    None for another metric, and where runs of earlier versions do not tell.
+    """
+    split, _, measure = monitor.rpartition("/")
+    common = [each for each in first.counted if each in second.counted]
+    data = {each: first.counted[each].record.get("data", {}) for each in common}
+    if measure != "acc" or not all(split in each.get("images", {}) for each in data.values()):
+        return None
+    alike = Counter(each.get("fingerprint") for each in data.values())
+    return {each: about["images"][split] / alike[about.get("fingerprint")] for each, about in data.items()}
 
 
 def _had_other_images(runs: Sequence[Run]) -> bool:
@@ -195,7 +215,14 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
     losses = _losses([run for run in runs if run.status == FINISHED and "loss._target_" in run.config])
     if len(losses) > 1:
         notes.append(f"val/loss and test/loss are those of different losses ({', '.join(losses)})")
-    if _had_other_images(runs):
+    kinds = Counter(tuple(run.record["class_names"]) for run in runs if run.record.get("class_names"))
+    if len(kinds) > 1:
+        told = few(f"{' | '.join(names[:3])} ({number} runs)" for names, number in kinds.most_common())
+        notes.append(
+            f"the runs are of {len(kinds)} sets of images with other classes ({told}), whose numbers do not "
+            "compare; give sweep=DIR with the runs of one set"
+        )
+    elif _had_other_images(runs):
         notes.append("not all runs had the same images")
     if changed := sum(bool(run.record.get("data_changes")) for run in runs):
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")

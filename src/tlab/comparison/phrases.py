@@ -125,6 +125,8 @@ def methods(comparison: Comparison) -> list[str]:
         f"Intervals are 95 % ({INTERVAL_NAMES[comparison.interval]}). Settings are held against the best one "
         f"{each} by {each} ({TEST_NAMES[comparison.test]}, two-sided), p-values are corrected for their number "
         "(Holm).",
+        "No p-value of an accuracy is below what its images allow: that of McNemar's exact test if every image on "
+        "which two settings differ spoke for the same one.",
         "The best was chosen by the same numbers, so its lead is a little flattered; the test split was not used "
         "to choose it.",
         "ECE is the expected calibration error in validation (15 bins), of the probabilities that predict gives.",

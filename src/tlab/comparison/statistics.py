@@ -140,6 +140,22 @@ def paired_difference(
     return Difference(summary, p)
 
 
+def least_p(first: Mapping[R, float], second: Mapping[R, float], images: Mapping[R, float]) -> float:
+    """Return the p-value below which so few images cannot bring a difference of two accuracies.
+
+    It is that of the exact test of McNemar (1947, Note on the sampling error of the difference between correlated
+    proportions), if every image on which two settings differ spoke for the same one: the most that their
+    accuracies allow.
+
+    Args:
+        first: Seed, or seed and fold -> accuracy of one setting.
+        second: The same of the other.
+        images: The same -> number of its images that no other one has.
+    """
+    differing = abs(sum((first[each] - second[each]) * number for each, number in images.items()))
+    return min(1.0, 2 ** (1 - round(differing)))
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values corrected for their number.
 

@@ -33,7 +33,8 @@ def check(cfg: DictConfig) -> None:
         way_out = shell_argument("hydra.sweep.dir", cfg.sweep)
         raise UserError(f"sweep={cfg.sweep} is no name of a folder in outputs/multirun; give {way_out} instead")
     makes_its_own = cfg.data.source._target_.endswith(("demo_index", "torchvision_index"))
-    if cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists():
+    is_gone = cfg.data.root is not None and not makes_its_own and not Path(cfg.data.root).expanduser().exists()
+    if is_gone and not _has_result(cfg):
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
@@ -97,6 +98,12 @@ def check_folds(folds: int | None, fold: int | None) -> None:
         every = ",".join(map(str, range(folds)))
         wrong = "needs data.fold, the one that is val" if fold is None else f"has no data.fold={fold}"
         raise UserError(f"data.folds={folds} {wrong}; give data.fold=0, or -m data.fold={every} for all")
+
+
+def _has_result(cfg: DictConfig) -> bool:
+    """Tell whether the run's directory holds a result, which needs no images."""
+    directory = OmegaConf.select(cfg, "run_dir", throw_on_resolution_failure=False, throw_on_missing=False)
+    return directory is not None and Path(directory, "metrics.json").exists()
 
 
 def _check_tests(tests: Mapping[str, str]) -> None:

@@ -1,9 +1,7 @@
 """The figures of the dashboards, drawn with Pillow from plain values."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -11,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from tlab.dashboards.fonts import line
 from tlab.models.calibration.reliability import BINS
 
 DPI = 100
@@ -97,17 +96,14 @@ def tile_figure(
         # By area: smooth where it shrinks, the pixels stay visible where it grows
         tile = cv2.resize(image.permute(1, 2, 0).cpu().numpy(), (side, side), interpolation=cv2.INTER_AREA)
         page.paste(Image.fromarray(tile), (x, y))
-        for line, text in enumerate(reversed(caption.split("\n"))):
-            place = x + side / 2, y - 4 - CAPTION_LINE * line
-            draw.text(place, text, "black", _font(CAPTION_SIZE), anchor="ms")
+        for number, text in enumerate(reversed(caption.split("\n"))):
+            shown, font = line(text, CAPTION_SIZE)
+            draw.text((x + side / 2, y - 4 - CAPTION_LINE * number), shown, "black", font, anchor="ms")
     return np.asarray(page)
 
 
-@functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    return line("", size)[1]
 
 
 def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> np.ndarray:
@@ -126,22 +122,22 @@ def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> n
     """
     counts, number = counts_KK.cpu().numpy(), len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    least_cell, font = next((cell, _font(size)) for most, cell, size in CELLS if number <= most)
+    least_cell, size = next((cell, size) for most, cell, size in CELLS if number <= most)
     cell = max(least_cell, -(-MATRIX_SIDE // number))
     side = cell * number
-    names = [shorten(name, 20) for name in classes] if number <= NAMED_CLASSES else []
-    longest = round(max((font.getlength(name) for name in names), default=0))
+    names = [line(shorten(name, 20), size) for name in classes] if number <= NAMED_CLASSES else []
+    longest = round(max((font.getlength(name) for name, font in names), default=0))
     flat = longest < 0.9 * cell  # else the names of the columns stand upright
-    left, below = AXIS_SPACE + longest, (round(font.size) if flat else longest) + AXIS_SPACE
+    left, below = AXIS_SPACE + longest, (size if flat else longest) + AXIS_SPACE
     head, right = 2 * TITLE_SPACE, left + side
     correct, total = int(counts.trace()), int(counts.sum())
     told = f"{correct} of {total} right" + (f" ({correct / total:.1%})" if total else "")
-    width = max(right + BAR_SPACE, *(round(_font(TITLE_SIZE).getlength(line)) + 2 * GAP for line in (title, told)))
+    width = max(right + BAR_SPACE, *(round(_font(TITLE_SIZE).getlength(text)) + 2 * GAP for text in (title, told)))
     page = Image.new("RGB", (width, head + side + below), "white")
     draw = ImageDraw.Draw(page)
-    for line, text in enumerate((title, told)):
+    for place, text in enumerate((title, told)):
         middle = min(max(left + side / 2, _font(TITLE_SIZE).getlength(text) / 2 + GAP), width / 2)
-        draw.text((middle, TITLE_SPACE * (0.6 + 0.7 * line)), text, "black", _font(TITLE_SIZE), anchor="mm")
+        draw.text((middle, TITLE_SPACE * (0.6 + 0.7 * place)), text, "black", _font(TITLE_SIZE), anchor="mm")
 
     root = 0.5 if number > CELL_TEXT_CLASSES else 1.0
     squares = Image.fromarray(_blues(shares**root)).resize((side, side), Image.Resampling.NEAREST)
@@ -151,7 +147,7 @@ def confusion_figure(counts_KK: Tensor, classes: Sequence[str], title: str) -> n
     for x, wide in ((left, side), (bar, GAP)):
         draw.rectangle((x - 1, head - 1, x + wide, head + side), outline="black")
 
-    for i, name in enumerate(names):
+    for i, (name, font) in enumerate(names):
         middle = cell * i + cell / 2
         draw.text((left - 4, head + middle), name, "black", font, anchor="rm")
         if flat:
@@ -187,9 +183,9 @@ def _draw_upright(
 ) -> None:
     """Draw text that is read from below to above, with the middle of its line, or of its upper end, at `place`."""
     wide, high = round(font.getlength(text)) + 2, round(font.size * 1.5)
-    line = Image.new("L", (wide, high))
-    ImageDraw.Draw(line).text((wide / 2, high / 2), text, 255, font, anchor="mm")
-    upright = line.transpose(Image.Transpose.ROTATE_90)
+    flat = Image.new("L", (wide, high))
+    ImageDraw.Draw(flat).text((wide / 2, high / 2), text, 255, font, anchor="mm")
+    upright = flat.transpose(Image.Transpose.ROTATE_90)
     x, y = place
     corner = round(x - upright.width / 2), round(y - (upright.height / 2 if anchor == "middle" else 0))
     page.paste("black", corner, upright)

@@ -2,9 +2,10 @@
 
 import io
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from math import ceil
@@ -37,15 +38,27 @@ from tlab.data.file_kinds import (
     PLANES,
     SAMPLE_FORMAT,
     SAMPLES,
+    TIFF,
     is_camera_raw,
     is_heic,
     kind_of,
+    tiff_tags,
 )
 from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, lacks_scan, loads_exactly
 
-ORIENTATION = 0x0112  # the EXIF tag
-EXTRA_SAMPLES, PHOTOMETRIC, WHITE_IS_ZERO = 338, 262, 0  # TIFF tags, and a value
-KEPT_TAGS = (256, 257, 259, 266, 278, 317, 322, 323)  # size, compression, fill order, rows, predictor, tiles' size
+ORIENTATION = 0x0112  # the EXIF tag, and TIFF's
+EXTRA_SAMPLES, PHOTOMETRIC, ROWS = 338, 262, 278  # TIFF tags
+WHITE_IS_ZERO, BLACK_IS_ZERO, OF_RGB, OF_YCBCR = 0, 1, 2, 6  # photometric interpretations
+SIZE = (256, 257)
+PACKING = (
+    259,
+    266,
+    ROWS,
+    317,
+    322,
+    323,
+    347,
+)  # compression, fill order, rows, predictor, tiles' size, JPEG's tables
 STRIPS, TILES = (273, 279), (324, 325)  # where they are, and their numbers of bytes
 UNSIGNED, SIGNED = 1, 2  # values of the tag of the sample format
 TRANSPOSED = {
@@ -241,12 +254,16 @@ def _load(path: Path, content: bytes, draft: bool, least_side: int | None, optio
 def _load_with_text(
     path: Path, content: bytes, draft: bool, least_side: int | None, options: DecodeOptions
 ) -> _Loaded:
-    image = _with_deep_planes(_opened(content))
+    planes = _tags_of_planes(content)
+    image = _opened(_with_joined_planes(b"", planes) if planes else content)
     if isinstance(image, TiffImageFile) and is_camera_raw(image.tag_v2, content):
         raise DecodeError(path, CAMERA_RAW)
     if image.mode == "L" and _sample_format(image) == SIGNED:  # Pillow would take them for unsigned
         raise UnidentifiedImageError
     size = _decoded_size(path, image, 8 if draft else _scale(image.size, least_side), options.max_megapixels)
+    if planes:
+        content = _with_joined_planes(content, planes)
+        image = _opened(content)
     full = image.size if megapixels(image.size) <= options.max_megapixels else size
     if size != image.size:
         image.draft(None, size)
@@ -331,24 +348,32 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
             raise UnidentifiedImageError from None
         return HeifImageFile(io.BytesIO(content))
     try:
-        return Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
         # Pillow's limit is one for the whole process, and not ours to change
         for factory, accepts in Image.OPEN.values():
             if accepts is not None and accepts(content[:16]) is True:
                 return factory(io.BytesIO(content), "")
         raise
-
-
-def _with_deep_planes(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
-    """Return the image; of a TIFF with a plane of 16 bits per color, which Pillow takes for bytes, as they are."""
-    tags: Any = getattr(image, "tag_v2", {})
-    if tags.get(PLANES) == 2 and 16 in tags.get(BITS, ()):
-        end = "B" if tags.prefix == b"MM" else "" if image.mode == "I;16" else "L"
+    if isinstance(image, TiffImageFile):
+        # libtiff unpacks gray in this machine's byte order, of which Pillow knows for unsigned samples only
         image.tile = [
-            _with_rawmode(tile, lambda raw: raw if ";" in raw else f"{raw};16{end}") for tile in image.tile
+            _with_rawmode(tile, lambda raw: re.sub(r"B(?=[SF]$)", "N", raw))
+            if tile.codec_name == "libtiff"
+            else tile
+            for tile in image.tile
         ]
     return image
+
+
+def _tags_of_planes(content: bytes) -> ImageFileDirectory_v2 | None:
+    """Return the tags of a TIFF with a plane per band, of which Pillow reads few, some wrong; of others None."""
+    with suppress(Exception):  # tags of any type and length
+        if content.startswith(TIFF):
+            tags = tiff_tags(content)
+            whole = {*tags[BITS]} in ({8}, {16}) and tags[PHOTOMETRIC] != OF_YCBCR  # not halved as colors may be
+            return tags if tags.get(PLANES) == 2 and whole else None
+    return None
 
 
 def _without_text(png: bytes) -> bytes:
@@ -434,7 +459,7 @@ def _with_rawmode(tile: Any, change: Callable[[str], str]) -> Any:
 def _deep_color(image: ImageFile.ImageFile) -> str:
     """Return the raw mode of an image of 16-bit color (of which Pillow keeps the high bytes), else ""."""
     rawmode = _rawmode(image.tile[0]) if image.tile else ""
-    return rawmode if rawmode.startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16", "R;16")) else ""
+    return rawmode if rawmode.startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16")) else ""
 
 
 def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | None:
@@ -443,11 +468,7 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
         return None
     big = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
     end = "L" if big else "B"
-    image = _with_deep_planes(_opened(content))
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(PLANES) == 2 and image.tile[0].codec_name == "libtiff":
-        # of packed planes Pillow always takes the high bytes; of gray it takes both
-        planes = [_opened(_plane(content, image.tag_v2, band)) for band in range(len(image.getbands()))]
-        return np.stack([np.asarray(plane) & 255 for plane in planes], axis=2).astype(np.uint8)
+    image = _opened(content)
     image.tile = [
         _with_rawmode(tile, lambda raw: "RGBA" if raw == "LA;16B" else raw[:-1] + end) for tile in image.tile
     ]
@@ -458,26 +479,66 @@ def _low_bytes(content: bytes, rawmode: str, levels: Levels) -> np.ndarray | Non
     return low[..., [1, 1, 1, 3]] if rawmode == "LA;16B" else low
 
 
+def _with_joined_planes(content: bytes, tags: ImageFileDirectory_v2) -> bytes:
+    """Return a TIFF with a plane per band as one whose bands lie together, unpacked.
+
+    Bands beyond those of RGB are left out, unless there is alpha among them.
+
+    Args:
+        content: Bytes of the file; none make a file without pixels.
+        tags: Its tags.
+    """
+    kept = {
+        tag: tags[tag] for tag in (*SIZE, BITS, SAMPLES, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION) if tag in tags
+    }
+    if tags[PHOTOMETRIC] == OF_RGB and not any(tags.get(EXTRA_SAMPLES, ())):
+        kept |= {SAMPLES: 3, BITS: 3 * tags[BITS][:1]}
+    elif EXTRA_SAMPLES in tags:
+        kept[EXTRA_SAMPLES] = tags[EXTRA_SAMPLES]
+    bands = []
+    for band in range(kept.get(SAMPLES, 1) if content else 0):
+        plane = _opened(_plane(content, tags, band))
+        _read_pixels(plane)
+        bands.append(np.asarray(plane))
+    dtype = f"{'>' if tags.prefix == b'MM' else '<'}u{tags[BITS][0] // 8}"
+    pixels = np.stack(bands, axis=2).astype(dtype).tobytes() if bands else b""
+    return _tiff(tags, {**kept, ROWS: tags[SIZE[1]]}, STRIPS, [pixels])
+
+
 def _plane(content: bytes, tags: ImageFileDirectory_v2, band: int) -> bytes:
-    """Return a TIFF with a plane per color as a gray one of a single plane."""
-    start = 16 if content[2:4] in (b"+\0", b"\0+") else 8  # BigTIFF
-    own = ImageFileDirectory_v2(content[:start])
-    for tag in {*KEPT_TAGS} & {*tags}:
-        own[tag] = tags[tag]
-    offsets, sizes = TILES if TILES[0] in tags else STRIPS
-    each = len(tags[offsets]) // tags[SAMPLES]
+    """Return a TIFF with a plane per band as a gray one of a single plane."""
+    places = TILES if TILES[0] in tags else STRIPS
+    offsets, sizes = (tags[tag] for tag in places)
+    each = len(offsets) // tags.get(SAMPLES, 1)
     mine = slice(band * each, (band + 1) * each)
-    pieces = [
-        content[place : place + size] for place, size in zip(tags[offsets][mine], tags[sizes][mine], strict=True)
-    ]
-    places = [0, *accumulate(map(len, pieces))]
-    own[BITS], own[SAMPLES], own[PHOTOMETRIC], own[sizes] = 16, 1, WHITE_IS_ZERO + 1, tuple(map(len, pieces))
-    own.tagtype[offsets], own[offsets] = TiffTags.LONG, tuple(places[:-1])
+    pieces = [content[place : place + size] for place, size in zip(offsets[mine], sizes[mine], strict=True)]
+    kept = {tag: tags[tag] for tag in (*SIZE, *PACKING) if tag in tags}
+    own = {BITS: tags[BITS][0], SAMPLES: 1, PHOTOMETRIC: BLACK_IS_ZERO}
+    return _tiff(tags, {**kept, **own}, places, pieces)
+
+
+def _tiff(
+    like: ImageFileDirectory_v2, tags: Mapping[int, Any], places: tuple[int, int], pieces: Sequence[bytes]
+) -> bytes:
+    """Return a TIFF.
+
+    Args:
+        like: Tags of another one in the same byte order.
+        tags: Its tags, besides those of the pieces.
+        places: `STRIPS` or `TILES`, whichever the pieces are.
+        pieces: What they hold.
+    """
+    offsets, sizes = places
+    start = like.prefix + (b"\0*\0\0\0\x08" if like.prefix == b"MM" else b"*\0\x08\0\0\0")
+    own = ImageFileDirectory_v2(start)
+    for tag, value in {**tags, sizes: tuple(map(len, pieces))}.items():
+        own[tag] = value
+    at = [*accumulate(map(len, pieces), initial=0)][:-1]
+    own.tagtype[offsets], own[offsets] = TiffTags.LONG, tuple(at)
     if offsets == TILES[0]:  # Pillow itself counts strips from the end of the tags
-        end = start + len(own.tobytes(start))
-        own[offsets] = tuple(place + end for place in places[:-1])
-    first = start.to_bytes(start // 2, "big" if tags.prefix == b"MM" else "little")
-    return content[: start // 2] + first + own.tobytes(start) + b"".join(pieces)
+        end = len(start) + len(own.tobytes(len(start)))
+        own[offsets] = tuple(place + end for place in at)
+    return start + own.tobytes(len(start)) + b"".join(pieces)
 
 
 def upright_rgb(

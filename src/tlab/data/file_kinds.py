@@ -98,12 +98,20 @@ def _of_media(brands: list[bytes]) -> str:
     return "a video (MP4 or QuickTime), of which no frame is taken"
 
 
+def tiff_tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Return the tags of the first image in a TIFF; raises nearly anything for a damaged one."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2:4] in (b"+\0", b"\0+") else 8])
+    file = io.BytesIO(content)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
 def _of_tiff(content: bytes) -> str:
+    if content.startswith(b"MM\0+"):  # of whose tags Pillow knows nothing
+        return "a BigTIFF of big-endian byte order, which tlab cannot read: convert it to PNG"
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2:4] in (b"+\0", b"\0+") else 8])
-        file = io.BytesIO(content)
-        file.seek(tags.next)
-        tags.load(file)
+        tags = tiff_tags(content)
         if is_camera_raw(tags, content):
             return CAMERA_RAW
         bands, bits, compression = int(tags.get(SAMPLES, 1)), int(tags.get(BITS, (1,))[0]), tags.get(COMPRESSION, 1)
@@ -113,7 +121,7 @@ def _of_tiff(content: bytes) -> str:
     if not len(tags):
         return DAMAGED
     of = f"{bands} bands of {samples}" if bands > 1 else f"one band of {samples}"
-    advice = "choose three bands" if bands > 1 and bands != 3 else "convert it to PNG"
+    advice = "choose three bands" if bands > 3 else "convert it to PNG"
     packed = f" with compression {compression}" if bands in (1, 3) and compression != 1 else ""
     return f"a TIFF of {of}{packed}, which tlab cannot read: {advice}"
 

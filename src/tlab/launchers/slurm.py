@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
@@ -32,8 +32,11 @@ ADVICE = {
     "CANCELLED": "the same command resumes it",
 }
 ASK = 10.0  # seconds between two questions to Slurm
+PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between tries, within the 30 that Slurm mostly gives a job to end
 LEAVING = 60.0  # seconds that cancelled jobs are given to save
 NAMES = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")  # without the prefix `slurm_`
+
+T = TypeVar("T")
 
 
 def launch(jobs: Sequence[RemoteJob], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
@@ -100,7 +103,7 @@ def _queue_again(code: Any, max_requeues: int) -> None:
     name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     warned = code in [128 + number for number in WARNINGS]
     # Cancelling or requeueing a job by hand takes it out of this state before the signal comes
-    preempted = code == 128 + signal.SIGTERM and _ask(name).get(name) == "RUNNING"
+    preempted = code == 128 + signal.SIGTERM and _patiently(lambda: _ask(name).get(name)) == "RUNNING"
     if not (warned or preempted):
         return
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= max_requeues:
@@ -109,7 +112,19 @@ def _queue_again(code: Any, max_requeues: int) -> None:
             f"hydra.launcher.max_requeues, and give the command again"
         )
     print(f"tlab: job {name} is queued again", flush=True)
-    subprocess.run(["scontrol", "requeue", name], check=True)
+    if _patiently(lambda: subprocess.run(["scontrol", "requeue", name], check=True)) is None:
+        print(f"tlab: Slurm does not answer; scontrol requeue {name}, or the same command, resumes it", flush=True)
+
+
+def _patiently(ask: Callable[[], T]) -> T | None:
+    """Return Slurm's answer; None where it gives none within the time that a job has left, as while it restarts."""
+    for wait in (*PAUSES, None):
+        try:
+            return ask()
+        except (subprocess.CalledProcessError, OSError):
+            if wait is not None:
+                time.sleep(wait)
+    return None
 
 
 def _submit(jobs: Sequence[RemoteJob], folder: Path, options: dict[str, Any]) -> list[Any]:

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # the names of Python 2, which protocol 2 writes
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,6 +26,7 @@ import torch
 from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
 from tlab.core.text import shell_command, shell_word
+from tlab.models.weight_shards import index_in, shards
 
 # A run's checkpoints below its directory, the one to take first; `tlab.runs.directory` has the names. None of a
 # refit: who trains on from it with the same images would validate on what it has learned.
@@ -90,7 +91,7 @@ class MappingStandIn:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file to read: of a run's directory its best checkpoint.
+    """Return the file to read: of a run's directory its best checkpoint, of another the index of numbered files.
 
     Raises:
         UserError: There is nothing, or a directory that is no run's.
@@ -107,6 +108,8 @@ def weights_file(path: Path) -> Path:
     for name in OF_A_RUN:
         if (path / name).is_file():
             return path / name
+    if index := index_in(path):
+        return index
     inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     way_out = "the directory of a trained run, or a weights file"
     if inside:
@@ -115,11 +118,18 @@ def weights_file(path: Path) -> Path:
 
 
 def read_content(path: Path) -> Any:
-    """Return what a file of torch or of safetensors holds, on the CPU.
+    """Return what a file of torch or of safetensors holds, or all files of a numbered set, on the CPU.
 
     Raises:
-        UserError: The file is damaged or of another kind, or holds more than data.
+        UserError: A file is missing, damaged or of another kind, or holds more than data.
     """
+    first, *others = (_content_of(file) for file in shards(path))
+    for content in others if isinstance(first, Mapping) else ():
+        first = {**first, **content} if isinstance(content, Mapping) else first
+    return first
+
+
+def _content_of(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -60,7 +60,7 @@ def fit_to(
 
     Raises:
         UserError: A key of `stages` is missing, a key has no place among the model's layers, a shape differs, or a
-            number is not finite.
+            number is not finite, or not real.
     """
     own = model.state_dict()
     needed = {key for keys in stages.values() for key in keys}
@@ -78,6 +78,7 @@ def fit_to(
     below = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     found = {key: tensor for key, tensor in below.items() if key in own or not key.startswith(AUXILIARY)}
     outside = [key for key in tensors if not key.startswith(prefix)]
+    _check_kinds(found, own, weights.pretraining.description)
     _resize_positions(found, model, own)
     if classifier:
         _take_classifier(weights, found, own, classifier, needed)
@@ -104,6 +105,20 @@ def fit_to(
         )
     own.update(weights.tensors)  # it says the versions of the layers, which MNASNet wants to know
     model.load_state_dict(own)
+
+
+def _check_kinds(found: Mapping[str, Tensor], own: Mapping[str, Tensor], description: str) -> None:
+    """Refuse tensors of other than real numbers where the model has such."""
+    other = {
+        key: str(tensor.dtype).removeprefix("torch.")
+        for key, tensor in found.items()
+        if tensor.is_quantized or (key in own and own[key].is_floating_point() and not tensor.is_floating_point())
+    }
+    if other:
+        raise UserError(
+            f"backbone.weights ({description}) holds {few(dict.fromkeys(other.values()))} in place of real numbers "
+            f"({few(other, NAMED)}), as after quantization; give the file from before that"
+        )
 
 
 def _numbers_named(

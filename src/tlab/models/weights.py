@@ -25,6 +25,7 @@ BUNDLED_MODEL = "mobilenet_v3_small"
 BUNDLED_FILE = "mobilenet_v3_small_tinyimagenet64.pth"  # trained at 64, then 96 px; 33.5 % on Tiny-ImageNet at 96
 BUNDLED_CLASSES = "tinyimagenet200_classes.json"
 BUNDLED_SIZE = 96  # pixels
+MOST_DENSE = 2**28  # numbers in the largest sparse tensor that may be a layer's; a file of bytes can say any size
 STAGE_KEY = re.compile(r"^(?:net\.)?backbone\.stages\.[^.]+\.(.+)$")  # key of a tlab checkpoint
 HEAD_KEY = re.compile(r"^(?:net\.)?head\.(.+)$")
 OFFLINE = (
@@ -152,11 +153,13 @@ def _tensors(content: Any) -> dict[str, Tensor]:
         ".".join(place): leaf
         for place, each in leaves(content)
         for leaf in [_as_tensor(each)]
-        if isinstance(leaf, Tensor) and place and leaf.layout == torch.strided and leaf.device.type == "cpu"
+        if isinstance(leaf, Tensor) and place and leaf.device.type == "cpu"
     }
 
 
 def _as_tensor(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor) and leaf.layout != torch.strided:  # a pruned layer
+        return leaf.to_dense() if leaf.numel() <= MOST_DENSE else None
     if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
         return leaf
     return torch.from_numpy(leaf.astype(leaf.dtype.newbyteorder("=")))  # a copy, which can be written

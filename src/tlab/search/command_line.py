@@ -1,5 +1,6 @@
 """The command line of tlab.tune, split into its own keys and the trials' overrides."""
 
+import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,6 +11,8 @@ from tlab.config.overrides import CONFIG_DIR, key_and_value
 from tlab.config.schema import TuneConfig
 from tlab.core.errors import UserError
 
+# A reference to another key, `${data.batch_size}`: the search has other keys than its trials
+OF_A_TRIAL = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
 OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}
 
 
@@ -38,7 +41,7 @@ def gather(arguments: Sequence[str]) -> list[str]:
         elif argument.startswith("-") or root in OWN_KEYS or not ("=" in argument or argument[:1] == "~"):
             own.append(argument)
         else:
-            trials.append(QuotedString(argument, Quote.single).with_quotes())
+            trials.append(QuotedString(OF_A_TRIAL.sub(r"\\\g<0>", argument), Quote.single).with_quotes())
     asks = any(argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR for argument in own)
     given = dict(map(key_and_value, own))
     if not asks and "study" not in given:

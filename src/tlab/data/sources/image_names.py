@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from tlab.data.sources.label_table import as_seen
 from tlab.data.sources.scan import image_extensions, nfc
 
 SPELLINGS = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/?#]*")  # scheme and server of a URL
 CONVERTED = {".dcm", ".dicom"}  # extensions of files that are no images here, but are made into images
 
 
@@ -133,7 +135,7 @@ def _settle(matches: dict[str, Match], claimants: Sequence[str]) -> None:
     """Keep those of several names of one file that fit it best; none, if they fit badly and are different."""
     fit = {name: matches[name][1:] for name in claimants}
     best = min(fit.values())
-    images = {tuple(map(_fold, _parts(_split(name)[0]))) for name in claimants if fit[name] == best}
+    images = {tuple(map(_fold, _parts(_split(_posix(name))[0]))) for name in claimants if fit[name] == best}
     for name in claimants:
         if fit[name] != best or (any(best) and len(images) > 1):
             del matches[name]
@@ -149,6 +151,9 @@ def _likeness(last: str, extension: str, file: str) -> int:
 
 
 def _posix(name: str) -> str:
+    """Return a name with forward slashes; of an address on a network its path, without what it asks there."""
+    if address := ADDRESS.match(name):
+        name = unquote(re.split(r"[?#]", name[address.end() :], maxsplit=1)[0])
     return nfc(name).replace("\\", "/").removeprefix("./")
 
 
