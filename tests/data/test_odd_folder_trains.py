@@ -2,8 +2,8 @@
 
 import csv
 import math
-import shutil
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
