@@ -17,21 +17,24 @@ def test_what_asks_a_resolver_is_resolved_and_the_rest_may_still_be_changed(comp
 
 
 @pytest.mark.parametrize(
-    ("overrides", "rate"),
+    ("overrides", "scale"),
     [
-        ([], 0.03),
-        (["backbone=efficientnet_lite0"], 0.003),
-        (["backbone=efficientnet_lite0", "optimizer.lr=0.02"], 0.02),
-        (["backbone=efficientnet_lite0", "optimizer=adamw"], 0.001),
-        (["backbone=ones_own"], 0.03),
-        (["backbone=resnet34", "backbone.sgd_lr=0.01"], 0.01),
+        ([], 0.3),
+        (["backbone=efficientnet_lite0"], 0.03),
+        (["backbone=efficientnet_lite0", "finetune.phases.all.lr_scale=0.2"], 0.2),
+        (["backbone=efficientnet_lite0", "finetune=full"], 1.0),
+        (["backbone=ones_own"], 0.3),
+        (["backbone=resnet34", "backbone.unfrozen_lr_scale=0.1"], 0.1),
     ],
 )
-def test_a_backbone_may_have_its_own_rate_of_which_a_run_keeps_the_number(compose_run, tmp_path, overrides, rate):
+def test_a_backbone_may_bear_lower_rates_of_which_a_run_keeps_the_number(compose_run, tmp_path, overrides, scale):
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone/ones_own.yaml").write_text("_target_: mine.build\nname: mine\n")
     config = plain(compose_run(f"hydra.searchpath=[{tmp_path}]", *overrides))
-    assert config["optimizer"]["lr"] == rate
-    before = {**config, "backbone": {key: value for key, value in config["backbone"].items() if key != "sgd_lr"}}
-    assert differences(before, config) == set()  # of a run that began before backbones had one
-    assert differences({**before, "optimizer": {**config["optimizer"], "lr": 1.0}}, config) == {"optimizer.lr"}
+    assert config["finetune"]["phases"]["all"]["lr_scale"] == scale
+    backbone = dict(config["backbone"])
+    del backbone["unfrozen_lr_scale"]
+    before = {**config, "backbone": backbone}  # of a run that began before backbones had one
+    assert differences(before, config) == set()
+    finetune = {**config["finetune"], "phases": {**config["finetune"]["phases"], "all": {"lr_scale": 1.5}}}
+    assert "finetune.phases.all.lr_scale" in differences({**before, "finetune": finetune}, config)

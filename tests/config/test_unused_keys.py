@@ -19,10 +19,11 @@ SPLIT = {"data.val_fraction", "data.test_fraction", "data.split_seed", "data.exc
 STORED = {"features.views", "features.max_gb"}
 WEIGHTS = {"backbone.weights_classes", "head.reuse"}
 HEAD = "finetune.phases.head.lr_scale"
+UNFROZEN = "backbone.unfrozen_lr_scale"
 UNMIXED = {"finetune.last_stages", "aug.mix.p"}  # of the default plan and augmentation
 KEYS = {
     *(*RATES, *SPLIT, *STORED, *UNMIXED, *WEIGHTS, HEAD, "finetune.head_epochs", "finetune.l2_sp", "finetune.ema"),
-    *("backbone.weights", "backbone.input_size", "backbone.sgd_lr", "features.cache", "aug"),
+    *("backbone.weights", "backbone.input_size", "features.cache", "aug", UNFROZEN),
     *("data.crop_fraction", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
     *("trainer.strategy", "trainer.early_stopping", "dashboards.top_losses", "checkpoint.mode", "seed"),
 }
@@ -36,13 +37,14 @@ GIVEN = ("backbone.weights_classes=names.json",)
         (["aug.mix._target_=mine.Mix", "aug.mix.p=0.5"], {"finetune.last_stages"}),
         (
             ["finetune=head", "data=demo", "logger=none", "aug.mix.mixup_alpha=0.2"],
-            {*RATES, *SPLIT, "finetune.l2_sp", "finetune.last_stages", "dashboards.top_losses"},
+            {*RATES, *SPLIT, UNFROZEN, "finetune.l2_sp", "finetune.last_stages", "dashboards.top_losses"},
         ),
         (
             ["finetune=full", "data.resize=pad", "data.image_size=64", "trainer.strategy=ddp"],
             {
                 *UNMIXED,
                 *STORED,
+                UNFROZEN,
                 "finetune.head_epochs",
                 "data.crop_fraction",
                 "backbone.input_size",
@@ -51,11 +53,11 @@ GIVEN = ("backbone.weights_classes=names.json",)
         ),
         (
             ["finetune=scratch", "logger=none", "dashboards.top_losses=0"],
-            {*UNMIXED, *STORED, "finetune.head_epochs", "finetune.l2_sp", *WEIGHTS, "backbone.weights"},
+            {*UNMIXED, *STORED, UNFROZEN, "finetune.head_epochs", "finetune.l2_sp", *WEIGHTS, "backbone.weights"},
         ),
         (
-            ["finetune=last", "head=probe", "optimizer=adamw"],
-            {"aug.mix.p", "finetune.stage_lr_decay", HEAD, "backbone.weights_classes", "backbone.sgd_lr"},
+            ["finetune=last", "head=probe"],
+            {"aug.mix.p", UNFROZEN, "finetune.stage_lr_decay", HEAD, "backbone.weights_classes"},
         ),
         (
             [
@@ -65,12 +67,9 @@ GIVEN = ("backbone.weights_classes=names.json",)
                 "features.cache=off",
                 "trainer=ddp",
             ],
-            {"aug.mix.p", *STORED},
+            {"aug.mix.p", UNFROZEN, *STORED},
         ),
-        (
-            ["finetune=gradual", "aug=none", "backbone.weights=null", "optimizer.lr=0.1"],
-            {*UNMIXED, *WEIGHTS, "features.views", "backbone.sgd_lr"},
-        ),
+        (["finetune=gradual", "aug=none", "backbone.weights=null"], {*UNMIXED, *WEIGHTS, "features.views"}),
         (
             ["finetune.phases.head.epochs=2", "finetune.stage_lr_scales={stem: 0.1}"],
             {*UNMIXED, "finetune.head_epochs", "finetune.stage_lr_decay"},
@@ -87,7 +86,7 @@ GIVEN = ("backbone.weights_classes=names.json",)
         *(
             (
                 ["finetune=full", f"finetune.phases.all.epochs={reference}", "finetune.head_epochs=2"],
-                {*UNMIXED, *STORED},
+                {*UNMIXED, UNFROZEN, *STORED},
             )
             for reference in ("${finetune.head_epochs}", "${...head_epochs}", "${oc.select:finetune.head_epochs}")
         ),

@@ -165,8 +165,6 @@ def test_what_only_steps_use_asks_for_them(compose_run, said, override):
         (["finetune=full"], ""),
         (["finetune=last", "finetune.head_epochs=0"], ""),
         (["head=probe"], None),
-        (["backbone=efficientnet_lite0"], None),
-        (["backbone.sgd_lr=0.01"], None),
         (["finetune.head_epochs=2"], None),
         (["trainer.early_stopping=1"], None),
         (["finetune=gradual", "trainer.max_epochs=6"], None),

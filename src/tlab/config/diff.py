@@ -21,8 +21,8 @@ WITHOUT_EFFECT = (
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
 PLACES = ("data.root", "data.source.root", "data.module.source.root")
 
-# Default of another key, in which the difference shows: optimizer.lr
-DEFAULTS_OF_KEYS = ("backbone.sgd_lr",)
+# Default of another key, in which the difference shows: lr_scale of a phase
+DEFAULTS_OF_KEYS = ("backbone.unfrozen_lr_scale",)
 
 # What is done when a run is over, so a finished run may be asked for it besides
 AFTERWARDS = ("data.tests.", "refit")

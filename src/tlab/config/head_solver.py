@@ -127,7 +127,7 @@ def with_solver_in_effect(config: dict[str, Any]) -> dict[str, Any]:
 def _unusual(cfg: DictConfig) -> Iterator[str]:
     """Yield the keys that concern steps and have other values than a command gets that gives none of them."""
     own: dict[str, Any] = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
-    usual, held = _usual(cfg.backbone.get("sgd_lr")), flat(own)
+    usual, held = _usual(), flat(own)
     yield from (key.removesuffix("._target_") for key in usual | held if held.get(key) != usual.get(key))
     if cfg.head.get("dropout") not in _usual_dropout(bool(cfg.head.get("normalize"))):
         yield "head.dropout"
@@ -136,15 +136,12 @@ def _unusual(cfg: DictConfig) -> Iterator[str]:
 
 
 @cache
-def _usual(sgd_lr: float) -> dict[str, Any]:
-    """Return the keys of the choices in conf/train.yaml, flat, with their values for a backbone of this rate."""
+def _usual() -> dict[str, Any]:
+    """Return the keys of the choices in conf/train.yaml, flat, with their values."""
     listed = OmegaConf.load(conf_dir() / "train.yaml").defaults
     choices = {group: choice for each in listed if OmegaConf.is_dict(each) for group, choice in each.items()}
-    nodes = {group: OmegaConf.load(conf_dir() / group / f"{choices[group]}.yaml") for group in GROUPS}
-    usual = OmegaConf.to_container(OmegaConf.create({"backbone": {"sgd_lr": sgd_lr}, **nodes}), resolve=True)
-    assert isinstance(usual, dict)
-    del usual["backbone"]
-    return flat(usual)
+    files = {group: conf_dir() / group / f"{choices[group]}.yaml" for group in GROUPS}
+    return flat({group: OmegaConf.to_container(OmegaConf.load(file)) for group, file in files.items()})
 
 
 @cache

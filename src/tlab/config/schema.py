@@ -216,7 +216,9 @@ class BackboneConfig:
         None, "share of a batch in BatchNorm's running statistics; null: the model's own"
     )
     input_size: int = key(224, "side of the images that it was made for, in pixels")
-    sgd_lr: float = key(0.03, "optimizer.lr of optimizer=sgd where that is not given", least=0)
+    unfrozen_lr_scale: float = key(
+        0.3, "factor on every learning rate while it trains after the head, in lp_ft and gradual", least=0
+    )
     kwargs: dict[str, Any] = key(_open_mapping, "arguments of the model's builder, e.g. drop_path_rate=0.1")
 
 

@@ -122,7 +122,6 @@ SPLIT = (
 WEIGHTS = ("backbone.weights_classes", "head.reuse")
 STORED = ("features.views", "features.max_gb")
 DRAWN = ("dashboards.preview_images", "dashboards.top_losses")
-SGD = "torch.optim.SGD"
 MIXING = "tlab.data.augment.mixup.Mixing"
 ALPHAS = ("aug.mix.mixup_alpha", "aug.mix.cutmix_alpha")
 PHASES = "finetune.phases."
@@ -130,21 +129,15 @@ OWN = "each phase has its own"
 
 
 RULES = (
-    Rule(("finetune.head_epochs",), _where("finetune"), "none of its phases refers to it", "finetune=lp_ft"),
+    Rule(
+        ("finetune.head_epochs", "backbone.unfrozen_lr_scale"),
+        _where("finetune"),
+        "none of its phases refers to it",
+        "finetune=lp_ft",
+    ),
     Rule(("finetune.last_stages",), _where("finetune"), "none of its phases refers to it", "finetune=last"),
     Rule(SPLIT, _where("data"), "its images and splits are fixed", "data=folder"),
     Rule(("backbone.input_size",), _where("data.image_size"), "which says the size"),
-    Rule(
-        ("backbone.sgd_lr",),
-        _where("optimizer", lambda run: run.value("optimizer._target_") != SGD),
-        "it has a rate of its own",
-        "optimizer=sgd",
-    ),
-    Rule(
-        ("backbone.sgd_lr",),
-        _where("optimizer.lr", lambda run: run.value("optimizer._target_") == SGD),
-        "which says the rate",
-    ),
     Rule(
         (*RATES, L2_SP),
         _where("finetune", lambda run: run.trains("head")),

@@ -167,7 +167,7 @@ def instantiate_backbone(
         image_size: Side of the images in pixels.
         record: As in `token_options`.
     """
-    node = {key: value for key, value in cfg.backbone.items() if key != "sgd_lr"}  # which is the optimizer's
+    node = {key: value for key, value in cfg.backbone.items() if key != "unfrozen_lr_scale"}  # the plan's
     options = token_options(cfg, record)
     if node["_target_"] not in TARGETS["backbone"]:
         options = {}
