@@ -21,6 +21,7 @@ class Images:
     """Four images, whose worker dies at the third where it is told so."""
 
     image_size, is_threadsafe, kills = 4, True, False
+    samples, skipped = (), {}
 
     def batch(self, keys):
         if self.kills and keys[0].index == 2:

@@ -25,7 +25,7 @@ ESTIMATED = "finetune.batchnorm=estimated"
 def pretrained(compose_run, tmp_path_factory):
     """Weights of a run, whose statistics are far from those of the images."""
     directory = tmp_path_factory.mktemp("pretrained")
-    train(compose_run("finetune=head", "trainer.max_epochs=1", run_dir=directory))
+    train(compose_run("backbone.weights=null", "finetune=head", "trainer.max_epochs=1", run_dir=directory))
     return f"backbone.weights={directory}"
 
 

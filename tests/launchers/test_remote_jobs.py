@@ -47,7 +47,8 @@ def test_a_fresh_process_carries_a_run_out(make_sweep, tmp_path):
     """It knows a backbone without a YAML file, and the folder that relative paths start from."""
     sweep = make_sweep("sweep")
     arguments = sweep.command(
-        "backbone=shufflenet_v2_x0_5", "finetune=head", "trainer.max_epochs=1", "hydra/launcher=submitit_slurm"
+        *("backbone=shufflenet_v2_x0_5", "backbone.upto=null"),
+        *("finetune=head", "trainer.max_epochs=1", "hydra/launcher=submitit_slurm"),
     )[3:]
     code = ELSEWHERE.replace("open('", f"open('{tmp_path}/")
     result = subprocess.run(

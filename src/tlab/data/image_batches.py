@@ -205,7 +205,9 @@ class ImageBatches:
     def _original_or_empty(self, index: int) -> Tensor:
         try:
             return self.original(index)
-        except DecodeError:
+        except DecodeError as error:
+            if self.if_unreadable == "error":
+                raise cannot_be_read(self.samples[index].file, error.reason) from None
             return torch.empty(3, 0, 0, dtype=torch.uint8)
 
     def _mixes(self, key: SampleKey) -> bool:
