@@ -98,7 +98,8 @@ def test_the_same_command_passes_over_what_is_finished_tries_again_what_failed_a
 
 def test_runs_in_other_processes_are_the_same_runs(photos, tmp_path):
     for name, launcher in {"here": [], "there": JOBLIB}.items():
-        done = sweep(photos, tmp_path / name, "seed=0,1", "optimizer.lr=0.1,0.01", *launcher)
+        give = sweep if launcher else sweep_alone
+        done = give(photos, tmp_path / name, "seed=0,1", "optimizer.lr=0.1,0.01", *launcher)
         assert done.returncode == 0, done.stderr
     assert statuses(tmp_path / "here") == statuses(tmp_path / "there")
     for name in statuses(tmp_path / "here"):

@@ -66,7 +66,7 @@ def test_the_best_on_validation_is_kept_measured_and_used(soup):
 
 
 def test_where_the_best_epoch_is_of_the_head_phase_it_lies_between_that_and_the_last(compose_run, tmp_path):
-    train(compose_run(*WISE, "backbone.weights=null", "optimizer.lr=0.1"))  # of all stages
+    train(compose_run(*WISE, "optimizer.lr=0.1", "backbone.upto=null"))
     run = RunDirectory(tmp_path / "run")
     rows, tried = run.history(), run.record["soup"]["candidates"]
     best = max(rows, key=lambda row: (float(row["val/acc"]), -float(row["val/loss"])))
