@@ -107,9 +107,7 @@ def test_a_run_shorter_than_its_command_says_so(compose_run, caplog):
     cfg, given = compose_run("trainer.max_epochs=9"), ["trainer.max_epochs=9"]
     phases = {"head": {"train": "head", "epochs": 3}, "all": {"train": "all", "epochs": 2}}
     log_length(cfg, given, build_plan(phases, 9, ["stem"]))
-    assert (
-        caplog.messages.pop() == "trainer.max_epochs=9: the plan takes 5, since its phases have epochs of their own"
-    )
+    assert caplog.messages.pop() == "trainer.max_epochs=9: the plan takes 5, since its phases have their own epochs"
     log_length(cfg, given, build_plan(phases | {"all": {"train": "all"}}, 9, ["stem"]).with_solved_heads())
     assert caplog.messages.pop() == "trainer.max_epochs=9: the plan takes 7, since the head is solved in one epoch"
     caplog.clear()

@@ -144,3 +144,9 @@ def test_keys_of_tables_are_refused_for_others(place):
     with pytest.raises(UserError, match=r"data\.extension is for a table"):
         find_files("new", {"extension": ".png"})
     assert len(find_files("new", {"extension": ".png"}, for_ids=True)) == 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_with_a_mark_of_its_byte_order(place, monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("new/x.png\r\nnew/a/0.png\r\n".encode(encoding))))
+    assert [*find_files("-", {}).names()] == ["new/x.png", "new/a/0.png"]

@@ -115,9 +115,8 @@ def test_a_trials_reference_to_another_key_is_the_trials(monkeypatch):
     monkeypatch.setenv("RATE", "0.5")
     (argument,) = gather(["study=a", "a=${data.batch_size}", "b=${oc.env:RATE}", r"c=\${d}"])[1:]
     (one,) = OverridesParser.create().parse_overrides([argument])
-    assert OmegaConf.create({"overrides": one.value()}).overrides == [
-        *("a=${data.batch_size}", "b=0.5", "c=${d}"),
-    ]
+    given = list(OmegaConf.create({"overrides": one.value()}).overrides)
+    assert given == ["a=${data.batch_size}", "b=0.5", "c=${d}"]
 
 
 @pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])

@@ -13,7 +13,7 @@ from typing import Any
 from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import few, shell_word
-from tlab.data.sources.label_table import LabelTable, read_table
+from tlab.data.sources.label_table import BYTE_ORDER_MARKS, LabelTable, read_table
 from tlab.data.sources.scan import (
     PICTURES,
     Exclude,
@@ -126,6 +126,9 @@ def _matching(pattern: str, data: Mapping[str, Any]) -> tuple[FileList, Exclude]
 def _listed(data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
     """Return the files whose paths standard input holds, one a line or with NUL between them."""
     content = sys.stdin.buffer.read()
+    for mark, encoding in BYTE_ORDER_MARKS.items():  # as a file saved on Windows has
+        if content.startswith(mark):
+            content = content.decode(encoding, "replace").encode()
     lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
     pieces = content.split(b"\0") if b"\0" in content else lines
     folders: list[str] = []
