@@ -199,6 +199,8 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")
     if refitted := sum(run.is_refitted for run in runs if run.status == FINISHED):
         notes.append(f"{refitted} of {len(runs)} refitted: what is compared is how they were before, by validation")
+    if lacking := sum(run.lacks_refit for run in runs):
+        notes.append(f"{lacking} of {len(runs)} not refitted yet: the same command goes on with the refit")
     fewest = min((len(setting.values) for setting in ranked), default=0)
     if any(setting.result.overlap for setting in ranked) and (interval, test) != ("t", "t"):
         notes.append("folds share training images, which only interval=t and test=t take into account")

@@ -74,7 +74,7 @@ def _accuracy(runs: Sequence[Run]) -> float:
 def _rows(run: Run) -> Iterator[dict[str, str]]:
     file = RunDirectory(run.path).val_predictions_file
     if not file.exists():
-        raise UserError(f"{file} is missing")
+        raise UserError(f"{file} is missing; the run's command writes it again")
     with file.open(encoding="utf-8", newline="") as lines:
         yield from csv.DictReader(lines)
 

@@ -53,9 +53,12 @@ class Contents:
     unreadable: frozenset[str] = frozenset()
     columns: ExtraColumns | None = field(default=None, compare=False)
 
-    def fingerprint(self) -> str:
-        """Return a hex digest of the images' names, classes and content, but not of their splits."""
-        lines = sorted(f"{nfc(entry.path)}\0{entry.label}\0{entry.digest}" for entry in self.entries)
+    def fingerprint(self, divided: bool = False) -> str:
+        """Return a hex digest of the images' names, classes and content; of their splits only if `divided`."""
+        lines = sorted(
+            f"{nfc(entry.path)}\0{entry.label}\0{entry.digest}" + (f"\0{entry.split}" if divided else "")
+            for entry in self.entries
+        )
         return blake2b("\n".join([*self.classes, "", *lines]).encode(), digest_size=16).hexdigest()
 
     def numbers(self) -> dict[str, int]:

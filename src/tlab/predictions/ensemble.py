@@ -163,6 +163,8 @@ def load_ensemble(
     models = [TrainedModel(load_trained(path, trust), accelerator, precision, calibrate) for path in paths]
     for path, model in zip(paths, models, strict=True):
         _check_classes(paths[0], models[0].classes, path, model.classes)
+    if waiting := [str(path) for path in paths if RunDirectory(path).lacks_refit]:
+        log.warning("Not refitted yet, so it is best.ckpt that predicts: %s", few(waiting))
     if len(paths) > 1:
         log.warning("The mean of %d runs: %s", len(paths), few(map(str, paths), 5))
     for model in models:
@@ -191,7 +193,7 @@ def _members(path: Path) -> list[Path]:
     if not path.is_dir() or run.record_file.exists() or run.used.exists():
         return [path]
     runs = [file.parent for file in sorted(path.rglob("run.json")) if file.parent.parent.name != "baselines"]
-    finished = [each for each in runs if (one := RunDirectory(each)).status == "finished" and one.used.exists()]
+    finished = [each for each in runs if (one := RunDirectory(each)).is_trained and one.used.exists()]
     if not runs:
         return [path]  # which loading then refuses
     left_out = [str(each.relative_to(path)) for each in runs if each not in finished]
