@@ -14,6 +14,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, holm, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
+from tlab.core.text import counted
 from tlab.runs.directory import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
@@ -185,7 +186,7 @@ def _losses(runs: Sequence[Run]) -> list[str]:
 
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str, test: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
-    notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
+    notes = [f"{counted(number, 'run')} {status}, left out" for status, number in sorted(counts.items())]
     if pruned := sum(run.status == PRUNED for run in runs):
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):

@@ -100,7 +100,7 @@ class RunDirectory:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the training that `metrics.json` is of is over; a refit or a further test may not have ended."""
+        """Whether the training that `metrics.json` is of is over; a refit, or a further test, may not be."""
         return self.metrics_file.exists()
 
     def lacking(self, config: Mapping[str, Any]) -> list[str]:
@@ -257,9 +257,9 @@ class RunDirectory:
         """
         there = {self.last: self.has_begun, self.selected: self.selected.exists()}
         if gone := next((file for file, is_there in there.items() if not is_there), None):
-            what = few([*lacking, *(f"data.tests.{name}" for name in tests)])
+            what = few([*lacking, *(f"data.tests.{name}" for name in tests)]) or "the rest of its command"
             way_out = "give another hydra.run.dir"
-            if not lacking and there[self.selected]:
+            if tests and not lacking and there[self.selected]:
                 way_out = (
                     f"measure each with python -m tlab.evaluate {shell_argument('run', self.path)} data.root=DIR"
                 )
