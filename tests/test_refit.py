@@ -293,4 +293,5 @@ def test_callbacks_that_need_a_logger_are_left_out(photos, tmp_path, caplog):
     with caplog.at_level("INFO"):
         train(compose([*options, "logger=csv"]))
     assert f"refit: without {', '.join(names)} of callbacks" in caplog.text
+    assert sum("random init" in record.message for record in caplog.records) == 1
     assert RunDirectory(tmp_path / "run").is_refitted
