@@ -56,8 +56,21 @@ def test_each_image_is_predicted_in_one_fold(compose_run, table, tmp_path, monke
     assert [*listed[0]] == ["split", "path", "label", "size", "digest", "patient", "site"]
     assert all(row["site"] == f"site {Path(row['path']).stem}" and row["size"] != "9" for row in listed)
     assert len(read_entries(run.data_file)) == 36
+    written = run.val_predictions_file.read_bytes()
+    run.val_predictions_file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning.pytorch.Trainer.test", None)
+        assert train(compose_run(*given, "data.fold=1", run_dir=run.path)) == runs[1]
+    assert run.val_predictions_file.read_bytes() == written
     monkeypatch.setattr("tlab.train.fit", None)
     assert train(compose_run(*given, "data.fold=1", run_dir=run.path)) == runs[1]
+    for gone in (run.best, run.last):
+        run.val_predictions_file.unlink(missing_ok=True)
+        gone.replace(kept := gone.with_suffix(".kept"))
+        with pytest.raises(UserError, match=rf"{gone.name} is gone, which predictions_val\.csv needs"):
+            train(compose_run(*given, "data.fold=1", run_dir=run.path))
+        kept.replace(gone)
+    run.val_predictions_file.write_bytes(written)
     with pytest.raises(UserError, match=r"with another data\.fold"):
         train(compose_run(*given, "data.fold=0", run_dir=run.path))
     cells = (table / "labels.csv").read_text()

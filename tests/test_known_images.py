@@ -21,6 +21,7 @@ from tlab.models.module import ImageClassifier
 from tlab.predict import run as predict
 from tlab.predictions.rows import joined
 from tlab.predictions.table import Table
+from tlab.runs import checkpoints
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
 
@@ -86,6 +87,50 @@ def test_stored_features_say_the_same_as_those_computed_anew(photos, tmp_path):
     for name in ("beside", "anew"):
         for key, value in found["stored"].items():
             torch.testing.assert_close(found[name][key], value, msg=f"{name}: {key}", rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_on_stored_features_writes_its_checkpoint_once(photos, tmp_path, monkeypatch):
+    write, written = checkpoints.write_checkpoint, []
+    monkeypatch.setattr(checkpoints, "write_checkpoint", lambda *a: written.append(a[1].name) or write(*a))
+    trained(
+        photos, tmp_path / "run", "finetune=head", "aug=none", "head.solver=sgd", "head.dropout=0.5", "refit=true"
+    )
+    assert written == ["best.ckpt", "refit.ckpt"]
+    for name in ("best", "refit"):
+        assert "uncertainty" in about(tmp_path / "run", name)
+
+
+def test_one_image_is_one(alone, photos, tmp_path, capsys):
+    for name in ("blue", "green", "red"):
+        (tmp_path / "one" / name).mkdir(parents=True)
+    shutil.copy(photos / "test/red/00.png", tmp_path / "one/red")
+    evaluate(asked("evaluate", alone, f"data.root={tmp_path / 'one'}"))
+    predicted(tmp_path, alone, tmp_path / "one")
+    told = capsys.readouterr().out
+    assert "1 image (" in told
+    assert "1 prediction in" in told
+
+
+@pytest.mark.slow
+def test_two_processes_refit_and_know_as_one_does(photos, tmp_path):
+    """With a head on stored features, and with a backbone that trains: nothing waits for the other process."""
+    runs = {}
+    several = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=6")
+    for name, given in {"alone": ("finetune=head",), "head": ("finetune=head", *several), "full": several}.items():
+        more = ("trainer.max_epochs=1", "refit=true", "head.solver=sgd", "aug=none", "finetune.head_epochs=0")
+        runs[name] = trained(photos, tmp_path / name, *more, *given)
+    one, alike = (about(runs[name])["uncertainty"] for name in ("alone", "head"))
+    torch.testing.assert_close(alike["means"], one["means"])
+    assert alike["thresholds"]["mahalanobis"] == pytest.approx(one["thresholds"]["mahalanobis"])
+    for run in runs.values():
+        record = RunDirectory(run).record
+        assert record["refit"]["images"] == 54
+        assert {"temperature", "calibration"} <= record.keys()
+        model = tlab.load(run, accelerator="cpu")
+        assert model.trained.checkpoint.name == "refit.ckpt"
+        assert all(isinstance(each.known, bool) for each in model.predict(photos / "test", coverage=0.8))
+        found = evaluate(asked("evaluate", run, "calibrate=true"))
+        assert 0 <= found["test/unknown"] <= 1
 
 
 def test_evaluate_tells_what_share_is_unknown_as_predict_does(alone, tuned, photos, stripes, tmp_path):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from tlab.config.overrides import as_override
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
 from tlab.finetuning import PhaseRecord, RunState, Until, build_plan
+from tlab.predictions.ensemble import load_ensemble
 from tlab.runs.checkpoints import LastCheckpoint
 from tlab.runs.directory import RunDirectory
 from tlab.runs.history import RunRecorder
@@ -155,6 +157,43 @@ def test_it_is_what_is_used_and_its_metrics_are_not(photos, run, capsys, caplog)
     assert any("1 of 1 refitted" in note for note in comparison.notes)
 
 
+def test_a_run_whose_refit_has_not_ended_counts_as_it_was_before(photos, run, monkeypatch, caplog):
+    own, before = RunDirectory(run), RunDirectory(run).metrics()
+    history = own.history_file.read_text()
+    with monkeypatch.context() as patch:
+        for error in (KeyboardInterrupt, CrashError):
+            patch.setattr(LastCheckpoint, "save", lambda *_, error=error: (_ for _ in ()).throw(error))
+            with pytest.raises((SystemExit, CrashError)):
+                train(command(photos, run))
+    for status in ("failed", "running"):  # as a killed one leaves it
+        own.update(status=status)
+        comparison = compare_runs(run.parent)
+        assert comparison.settings[0].values == {0: before["val/acc"]}
+        assert [one.status for one in comparison.runs] == ["finished"]
+        assert any("1 of 1 not refitted yet" in note for note in comparison.notes)
+    (model,) = load_ensemble(run.parent).models
+    assert model.trained.checkpoint == own.best
+    assert f"Not refitted yet, so it is best.ckpt that predicts: {run}" in caplog.text
+    fits = []
+    fit = L.Trainer.fit
+    monkeypatch.setattr(L.Trainer, "fit", lambda self, *a, **k: fits.append(fit(self, *a, **k) or self.global_step))
+    monkeypatch.setattr(L.Trainer, "test", None)
+    assert train(command(photos, run)) == before
+    assert fits == [12, 15], "the first one has had its steps before"
+    assert own.history_file.read_text() == history
+    assert own.is_refitted
+    assert own.status == "finished"
+    assert not any("not refitted" in note for note in compare_runs(run.parent).notes)
+
+
+def test_a_run_that_is_not_to_be_refitted_after_all_is_finished(photos, run, monkeypatch):
+    own, before = RunDirectory(run), RunDirectory(run).metrics()
+    own.update(status="failed", error="interrupted", config=own.record["config"] | {"refit": True})
+    assert train(command(photos, run, "refit=false")) == before
+    assert own.status == "finished"
+    assert not any("not refitted" in note for note in compare_runs(run.parent).notes)
+
+
 def test_a_schedule_that_goes_by_a_metric_has_the_same_rates(photos, tmp_path):
     falling = ("head=linear", "scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.9")
     train(command(photos, tmp_path / "run", *falling, "finetune.head_epochs=0", "finetune.head_first=false"))
@@ -238,7 +277,7 @@ def test_a_run_whose_checkpoints_are_gone_begins_anew(photos, tmp_path):
     first = weights(own.refit)
     for file in (own.last, own.previous, own.refit):
         file.unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"last\.ckpt is gone, so refit=true"):
+    with pytest.raises(UserError, match=r"last\.ckpt is gone, which its refit needs"):
         train(compose(options))
     own.update(status="failed")
     own.refit.write_bytes(b"of other weights")
@@ -254,4 +293,5 @@ def test_callbacks_that_need_a_logger_are_left_out(photos, tmp_path, caplog):
     with caplog.at_level("INFO"):
         train(compose([*options, "logger=csv"]))
     assert f"refit: without {', '.join(names)} of callbacks" in caplog.text
+    assert sum("random init" in record.message for record in caplog.records) == 1
     assert RunDirectory(tmp_path / "run").is_refitted

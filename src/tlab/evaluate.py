@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from tlab.command import quiet, run_command
 from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.schema import EvaluateConfig
 from tlab.config.validation import check_output, check_values
-from tlab.core.errors import UserError
-from tlab.core.text import as_text, few, short_path
+from tlab.core.errors import NotFinite, UserError
+from tlab.core.text import as_text, few, noun, short_path
+from tlab.predictions.rows import NO_ANSWER, OTHER_PRECISION
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.data.sources.folder import ImageIndex
@@ -181,7 +183,7 @@ def measure(cfg: DictConfig) -> Evaluation:
         )
     ((split, samples),) = data.index.splits.items()
     shown = f"test/{named}" if named else split
-    print(f"{len(samples)} images ({shown} of {data.index.root})")
+    print(f"{len(samples)} {noun(len(samples), 'image')} ({shown} of {data.index.root})")
     print(f"checkpoint: {short_path(trained.checkpoint)}")
     if trained.refitted and split in TRAINED and cfg.data.root is None:
         log.warning(
@@ -204,7 +206,7 @@ def measure(cfg: DictConfig) -> Evaluation:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    with naming_batch_size(config.data.batch_size):
+    with naming_batch_size(config.data.batch_size), _no_answer_told(cfg):
         metrics = dict(trainer.test(trained.module, data.loader(split), verbose=False)[0])
     measured = data.readable(split)
     present = {trained.classes[sample.label] for sample in samples}
@@ -223,6 +225,21 @@ def measure(cfg: DictConfig) -> Evaluation:
         *(trained, shown, data.index.root, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
     )
+
+
+@contextmanager
+def _no_answer_told(cfg: DictConfig) -> Iterator[None]:
+    """Give a remedy for a loss that is no finite number where nothing is trained.
+
+    Raises:
+        UserError: The block has met such a loss.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        raise UserError(
+            f"{shell_argument('run', cfg.run)}: of some image {NO_ANSWER}, so there is no loss; {OTHER_PRECISION}"
+        ) from error
 
 
 def _tests_of(trained: "Trained", run: Path) -> dict[str, str]:

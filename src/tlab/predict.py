@@ -11,7 +11,7 @@ from tlab.command import quiet, run_command
 from tlab.config.schema import PredictConfig
 from tlab.config.validation import check_output, check_value, check_values
 from tlab.core.errors import UserError
-from tlab.core.text import as_text
+from tlab.core.text import as_text, noun
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.predictions.ensemble import Ensemble
@@ -94,7 +94,8 @@ def run(cfg: DictConfig) -> None:
             return
     remarks.log()
     is_part = sample is not None and table.start > 0  # a submission does not keep what is known
-    told = f"{len(files) - remarks.unreadable} predictions in {output}"
+    number = len(files) - remarks.unreadable
+    told = f"{number} {noun(number, 'prediction')} in {output}"
     told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
     told += f", {remarks.unknown:.1%} unknown" if remarks.unknown is not None and not is_part else ""
     print(told, file=sys.stderr if table.is_streamed else sys.stdout)

@@ -46,6 +46,7 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
 from tlab.core.errors import RunDirectoryConflict, UserError
+from tlab.core.text import few
 
 log = logging.getLogger(__name__)
 
@@ -108,21 +109,20 @@ def train(
             changed = check_images(run, source, cfg.resume, options=options)
         except UserError as error:
             untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
-            is_asked = untested or (cfg.refit and not run.is_refitted)
+            is_asked = untested or run.lacking(cfg)
             if not finished or is_asked or isinstance(error, RunDirectoryConflict):
                 raise
             log.warning("%s is finished: this is its result, though its images are gone (%s)", run.path, error)
             return run.metrics()
     if finished:
-        left = unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))
-        refits = cfg.refit and not run.is_refitted
-        if not left and not refits:
+        lacking = run.lacking(cfg)
+        tests = [*unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))]
+        if run.status == "finished" and not lacking and not tests:
             log.info("%s is finished: this is its result, nothing was trained", run.path)
             return run.metrics()
-        if left:
-            log.info("%s is finished: only %s is measured", run.path, ", ".join(left))
-        log.info("%s is finished: %s", run.path, "only its refit is trained" if refits else "nothing is trained")
-        run.reopen(refits)
+        left = few([*lacking, *(f"the test {name}" for name in tests)]) or "nothing"
+        log.info("%s is trained: only %s is left to do", run.path, left)
+        run.reopen(lacking, tests)
     if run.has_begun:
         cfg = as_decided(cfg, run.record)
     cfg = as_values_ask(as_overrides_ask(cfg, given))
@@ -239,7 +239,7 @@ def fit_as_chosen(
         metrics |= evaluate_best(cfg, run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         if cfg.refit:
-            run.write_metrics(metrics)
+            run.end_training(metrics, phases=phases)
             module.cpu()  # to make room
             chosen = Refit(cfg, config, overrides, begun, state, precision, compiled)
             chosen.train(run, data, signals)

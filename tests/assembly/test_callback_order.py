@@ -62,6 +62,8 @@ def test_the_order_is_this_one(callbacks, tmp_path):
         "GracefulStop",
     ]
     assert [type(callback).__name__ for callback in built] == expected
+    kinds = [type(callback).__name__ for callback in callbacks()]
+    assert kinds[kinds.index("TemperatureScaling") + 1] == "KnownImages", "of the module's own weights, no average"
     trainer = L.Trainer(
         accelerator="cpu", callbacks=built, enable_progress_bar=False, enable_model_summary=False,
         logger=False, default_root_dir=tmp_path,

@@ -115,9 +115,9 @@ def test_seeds_and_folds_are_paired_by_both(make_fold, sweep):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda run: run.update(status="failed"), "fold 2 of 4 has no finished run"),
+        (lambda run: run.metrics_file.unlink() or run.update(status="failed"), "fold 2 of 4 has no finished run"),
         (lambda run: (run.path / "predictions_val.csv").unlink(), r"predictions_val\.csv is missing"),
-        (lambda run: add(run, "cat/0.jpg"), r"1 of 16 images are predicted by several folds \(cat/0\.jpg\)"),
+        (lambda run: add(run, "cat/0.jpg"), r"1 of 16 images is predicted by several folds \(cat/0\.jpg\)"),
         (lambda run: cut(run), r"4 of 16 images are predicted by no fold \(cat/2\.jpg"),
     ],
 )

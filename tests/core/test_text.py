@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tlab.core.text import as_text, shell_word
+from tlab.core.text import as_text, counted, shell_word
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_a_word_of_bash(text):
     assert shell_word(text).isprintable()
     if "\udce9" not in text and text.isprintable():
         assert shell_word(text) == shlex.quote(text)
+
+
+def test_a_number_has_the_noun_that_it_takes():
+    assert [counted(number, "image") for number in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+    assert [counted("a" * number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]

@@ -1,7 +1,9 @@
-"""Scores of images that a network does not know, against their definitions and against pytorch-ood."""
+"""Scores of images that a network does not know, against their definitions and those of pytorch-ood."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
 from torch.nn.functional import normalize
 from torchmetrics.functional.classification import binary_auroc
 
@@ -94,8 +96,26 @@ def test_validation_images_are_known_and_far_ones_are_not():
             Uncertainty.read({**made.plain(), **broken} if broken else broken, 3, 20)
 
 
-def test_scores_rank_as_those_of_pytorch_ood():
+def by_formulas(features, labels, others):
+    """Scores as the papers define them: the nearest class's Mahalanobis distance, with the pseudoinverse.
+
+    Lee et al. 2018, equations 1 and 2: one empirical covariance of all classes.
+    """
+    x, y, z = (each.double().numpy() for each in (features, labels, others))
+    means = np.stack([x[y == label].mean(axis=0) for label in np.unique(y)])
+    centered = x - means[y.astype(int)]
+    inverse = np.linalg.pinv(centered.T @ centered / len(x))
+    away = z[:, None] - means
+    return torch.tensor(np.einsum("bkd,de,bke->bk", away, inverse, away).min(axis=1))
+
+
+def by_pytorch_ood(features, labels, others):
     detectors = pytest.importorskip("pytorch_ood.detector", reason="pytorch-ood is not installed")
+    return detectors.Mahalanobis(None).fit_features(features, labels).predict_features(others)
+
+
+@pytest.mark.parametrize("oracle", [by_formulas, by_pytorch_ood])
+def test_scores_rank_as_those_of(oracle):
     features, labels = drawn(600, 64, classes=7)
     known, _ = drawn(300, 64, classes=7, seed=1)
     unknown = drawn(300, 64, classes=7, seed=2)[0]
@@ -105,9 +125,15 @@ def test_scores_rank_as_those_of_pytorch_ood():
         return float(binary_auroc(scores.argsort().argsort() / 600, torch.arange(600).lt(300).long()))
 
     both = torch.cat([known, unknown])
-    oracle = detectors.Mahalanobis(None).fit_features(normalize(features, dim=1), labels)
+    theirs = auroc(-oracle(normalize(features, dim=1), labels, normalize(both, dim=1)))
     ours = auroc(-FeatureDistribution.fit(features, labels, 7).distances(both))
-    assert ours == pytest.approx(auroc(-oracle.predict_features(normalize(both, dim=1))), abs=0.01)
+    assert ours == pytest.approx(theirs, abs=0.01)
     assert 0.6 < ours < 0.99
-    logits = both[:, :7]
-    torch.testing.assert_close(negative_energy(logits).float(), -detectors.EnergyBased.score(logits))
+
+
+def test_the_energy_is_that_of_its_definition():
+    logits = 300 * torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    found = negative_energy(logits)
+    np.testing.assert_allclose(found, logsumexp(logits.double().numpy(), axis=1), rtol=1e-12)
+    detectors = pytest.importorskip("pytorch_ood.detector", reason="pytorch-ood is not installed")
+    torch.testing.assert_close(found.float(), -detectors.EnergyBased.score(logits))

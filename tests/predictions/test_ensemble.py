@@ -67,14 +67,15 @@ def test_the_finished_runs_of_a_sweep(give, trained, another, photos, tmp_path, 
         shutil.copytree(run, tmp_path / f"sweep/a=b/seed={number}")
     last = tmp_path / "sweep/a=b/seed=2/run.json"
     last.write_text(json.dumps(json.loads(last.read_text()) | {"status": "failed"}))
+    (last.parent / "metrics.json").unlink()
     shutil.copytree(trained, tmp_path / "sweep/a=b/seed=0/baselines/none")
     rows = give("run=sweep", f"input={photos}/test/red/00.png")
-    assert "1 of 3 runs in sweep are not finished" in caplog.text
+    assert "1 of 3 runs in sweep is not finished" in caplog.text
     assert "The mean of 2 runs" in caplog.text
     assert written(rows) == written(give(f"run=[{trained},{another}]", f"input={photos}/test/red/00.png"))
     for each in (0, 1):
         shutil.rmtree(tmp_path / f"sweep/a=b/seed={each}")
-    with pytest.raises(UserError, match="holds 1 runs, none of them finished"):
+    with pytest.raises(UserError, match="holds 1 run, of which none is finished"):
         give("run=sweep", f"input={photos}/test")
 
 

@@ -80,7 +80,7 @@ def test_a_list_on_standard_input(place, give, monkeypatch, text, caplog):
     assert [os.path.relpath(row["path"]) for row in rows] == ["new/x.png", "new/a/0.png", "no.png"]
     assert [row["reason"] for row in rows] == [None, None, "no such file"]
     assert rows[2]["prediction"] is rows[2]["probability"] is None
-    assert ("1 folders" in caplog.text) == ("new/a\r" in text)
+    assert ("1 folder in the list" in caplog.text) == ("new/a\r" in text)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_is_left_out_is_left_out_and_a_pattern_for_nothing_is_told(place, c
         ("new/*.gif", "input=new/\\*.gif names no image file"),
         ([], "names nothing"),
         (["new", "gone"], "input=gone does not exist"),
-        ("-", "input=- names 1 files, of which none exists"),
+        ("-", "input=- names 1 file, of which none exists"),
         ("new/book.xlsx", "input: .*book.xlsx is an Excel workbook"),
         ("new/empty.csv", "is empty"),
         ("new/far.csv", "None of the 2 images that .*far.csv names is in .*/new"),

@@ -15,12 +15,11 @@ from tlab.core.errors import UserError
 from tlab.data.augment.evaluation import ResizeCrop
 from tlab.data.decode_options import DecodeOptions, Levels
 from tlab.predictions.batches import predict_batches
-from tlab.predictions.ensemble import View
 from tlab.predictions.file_list import FileList
 from tlab.predictions.remarks import Remarks
 from tlab.predictions.rows import CsvRows
 from tlab.predictions.table import Table
-from tlab.runs.trained_model import Prediction
+from tlab.runs.trained_model import Prediction, View
 
 HOLDER = """
 import sys

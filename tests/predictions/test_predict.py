@@ -14,8 +14,10 @@ from PIL import Image
 
 import tlab
 from tlab.assembly.build import build_data
+from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.data.decode_options import Levels
+from tlab.evaluate import evaluate
 from tlab.predict import predict, run
 from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
@@ -73,6 +75,14 @@ def test_an_answer_that_is_no_number_is_no_prediction(give, trained, photos, tmp
         row = json.loads(line, parse_constant=pytest.fail)
         assert (row["prediction"], row["probability"], row["p(red)"], row["known"]) == (None,) * 4
     assert caplog.text.count("6 without a prediction: 00.png") == 2
+    (tmp_path / "sample.csv").write_text("id,label\n00,\n")
+    with pytest.raises(UserError, match=r"no finite number.*precision=32-true.*another run") as caught:
+        give(*asked, "submission=sample.csv", read=None)
+    assert "repair" not in str(caught.value)
+    cfg = compose(["run=nan.ckpt", f"data.root={photos}", "num_workers=0", "accelerator=cpu"], "evaluate")
+    with pytest.raises(UserError, match=r"run=nan\.ckpt.*no finite number.*precision=32-true.*another") as caught:
+        evaluate(cfg)
+    assert "optimizer" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["p.xlsx", "p.parquet", "lr=0.1.txt", "p.csv.gz"])

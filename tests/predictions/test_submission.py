@@ -7,9 +7,11 @@ import re
 import shutil
 
 import pytest
+import torch
 
 import tlab
 from tlab.core.errors import UserError
+from tlab.predictions.table import Table
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,69 @@ def test_it_has_the_sample_s_spelling_of_classes(submit, answers, caplog):
     assert "are in no row of sample.csv and not used" in caplog.text
 
 
+ODD = ("=SUM(1,2)", "two\r\nlines", 'say "x"; or |y| ')
+
+
+@pytest.fixture(scope="module")
+def odd(trained, tmp_path_factory):
+    """The checkpoint, with other names of the classes."""
+    content = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    content["tlab"]["classes"] = [*ODD]
+    torch.save(content, file := tmp_path_factory.mktemp("odd") / "odd.ckpt")
+    return file
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_odd_names_come_back_as_the_sample_has_them(give, odd, images, answers, tmp_path, delimiter):
+    labels = [ODD[("blue", "green", "red").index(answers[image].label)] for image in "123456"]
+
+    def submission(*rows):
+        with (tmp_path / "sample.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=delimiter).writerows(rows)
+        give(f"run={odd}", f"input={images}", "submission=sample.csv", "output=out.csv", read=None)
+        with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+            return [*csv.reader(file, delimiter=delimiter)]
+
+    found = submission(("id", "label"), *((str(i + 1), ODD[i % 3]) for i in range(6)))
+    assert found == [["id", "label"], *([str(i + 1), label] for i, label in enumerate(labels))]
+    columns = [ODD[1], "id", *ODD[::2]]
+    header, *rows = submission(columns, *(("0", str(i + 1), "0", "0") for i in range(6)))
+    assert header == columns
+    for row, label in zip(rows, labels, strict=True):
+        shares = {name: float(cell) for name, cell in zip(columns, row, strict=True) if name != "id"}
+        assert max(shares, key=shares.get) == label
+
+
+def test_odd_names_come_back_from_a_table_of_predictions(give, odd, images):
+    rows = give(f"run={odd}", f"input={images}/[1-4].png", "coverage=0.8")
+    assert [*rows[0]][3:6] == [f"p({name})" for name in ODD]
+    for row in rows:
+        assert row["prediction"] == max(ODD, key=lambda name: float(row[f"p({name})"]))
+        assert {*next(csv.reader([row["set"]], delimiter="|"), [])} <= {*ODD}
+
+
+def test_a_killed_submission_whose_labels_have_line_ends_is_continued(
+    give, odd, images, tmp_path, monkeypatch, caplog
+):
+    """Although its sample has none."""
+    (tmp_path / "sample.csv").write_text("id,label\n" + "".join(f"{i},\n" for i in range(1, 7)))
+    command = (f"run={odd}", f"input={images}", "submission=sample.csv", "output=out.csv")
+    whole = give(*command, read="out.csv")
+    assert ODD[1] in {row["label"] for row in whole[:4]}
+    write = Table.write
+
+    def stop(table, rows):
+        write(table, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            give(*command, read=None)
+    assert give(*command, read="out.csv") == whole
+    assert "Continues after 4 of 6 rows" in caplog.text
+
+
 @pytest.mark.parametrize("columns", ["green,id,red,blue", "id,Green,RED,blue", "id,blue,green,red"])
 def test_it_is_the_sample_with_probabilities(submit, answers, columns):
     names = columns.split(",")
@@ -101,7 +166,7 @@ def test_a_packed_sample_and_images_from_a_list(submit, answers, images, tmp_pat
     ("sample", "words"),
     [
         ("id,label\n1,\n9,\n8,\n", r"'9' \(row 2\) has no image in .* \(2 of 3 ids have none\)"),
-        ("id,label\n8,\n", r"'8' \(row 1\) has no image in .* \(1 of 1 ids"),
+        ("id,label\n8,\n", r"'8' \(row 1\) has no image in .* \(1 of 1 id"),
         ("id,label\n1,\n,\n2,\n,red\n", r"'' \(row 3\) has no image"),
         ("id,label\n1,0\n2,2\n", "the column 'label' holds numbers"),
         ("id,label\n1,0.5\n2,0.5\n", "the column 'label' holds numbers"),

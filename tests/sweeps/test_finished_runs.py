@@ -79,6 +79,8 @@ def test_on_other_images_no_run_is_finished(images, finish, looks):
 
 def test_folds_share_a_look_and_limits_of_several_seeds_do_not(images, finish, looks):
     jobs = finish(str(images), extra=["data.folds=3", "data.fold=1"])
+    for job in jobs:
+        job.run.val_predictions_file.touch()
     looks.clear()
     assert finished(jobs) == [True, True, True]
     assert len(looks) == 1
@@ -88,19 +90,42 @@ def test_folds_share_a_look_and_limits_of_several_seeds_do_not(images, finish, l
     assert len(looks) == 3
 
 
-def test_whether_a_run_on_a_split_of_a_table_is_finished_is_left_to_the_run(images, compose_run, tmp_path):
+def test_a_run_on_a_table_is_finished_while_the_table_divides_alike(images, compose_run, tmp_path):
     files = sorted(images.rglob("*.png"))
     rows = [f"{f.parent.name}/{f.name},{f.parent.name},{('train', 'val')[f.stem < '04']}" for f in files]
-    (images / "labels.csv").write_text("\n".join(["id,label,set", *rows]))
-    contents, told = read_contents(partial(csv_index, images, images="."), decode=False), []
-    for extra in ((), ("data.split_column=set",), ("data.group=set",)):
-        overrides = (f"data.root={images}", "data=csv", "data.images=.", *extra)
-        run = RunDirectory(tmp_path / f"sweep/{extra}/seed=0")
-        data = {"images": contents.numbers(), "content": contents.fingerprint()}
+    table = images / "labels.csv"
+    table.write_text("\n".join(["id,label,set", *rows]))
+    jobs = []
+    for own in ({}, {"split_column": "set"}, {"group": "set"}, {"group": r"/(\d)"}):
+        keys = [f"data.{key}='{value}'" for key, value in own.items()]
+        overrides = (f"data.root={images}", "data=csv", "data.images=.", *keys)
+        found = read_contents(partial(csv_index, images, images=".", **own), decode=False)
+        run = RunDirectory(tmp_path / f"sweep/{len(jobs)}/seed=0")
+        run.write_data(found)
+        data = {"images": found.numbers(), "content": found.fingerprint()}
         known = {"composition": config_digest(overrides, "yaml"), "config": plain(compose_run(*overrides))}
-        run.update(status="finished", data=data, class_names=list(contents.classes), **known)
-        told.append(Finished("yaml").has(Job(overrides, "default", "0", run)))
-    assert told == [True, False, False]
+        run.update(status="finished", data=data, class_names=list(found.classes), **known)
+        jobs.append(Job(overrides, "default", "0", run))
+    assert finished(jobs) == [True] * 4
+    for job in jobs:
+        job.run.data_file.rename(job.run.path / "kept.csv")
+    assert finished(jobs) == [True, False, False, False]
+    for job in jobs:
+        (job.run.path / "kept.csv").rename(job.run.data_file)
+    table.write_text("\n".join(["id,label,set", rows[0].replace("val", "train"), *rows[1:]]))
+    assert finished(jobs) == [True, False, False, True], "which image is in which split"
+
+
+def test_what_a_finished_run_has_lost_is_left_to_the_run(images, finish):
+    jobs = finish(str(images), extra=["data.folds=3", "data.fold=1"])
+    for job in jobs[1:]:
+        job.run.val_predictions_file.touch()
+    assert finished(jobs) == [False, True, True]
+    jobs = finish(str(images), extra=["refit=true"])
+    jobs[0].run.update(refit={"epochs": 1})
+    jobs[0].run.checkpoints.mkdir()
+    jobs[0].run.refit.touch()
+    assert finished(jobs) == [True, False, False]
 
 
 def test_other_settings_of_the_images_are_another_look(images, finish, looks):

@@ -56,6 +56,7 @@ def build_callbacks(
     """
     from lightning.pytorch.callbacks import ProgressBar
 
+    from tlab.assembly.known_images import KnownImages
     from tlab.assembly.skipped_images import SkippedImages
     from tlab.dashboards.confusion import ConfusionMatrix
     from tlab.dashboards.epoch_lines import progress
@@ -66,6 +67,7 @@ def build_callbacks(
     from tlab.dashboards.stage_table import StageTable
     from tlab.dashboards.top_losses import TopLosses
     from tlab.finetuning import LearningRateFinder
+    from tlab.finetuning.plan import HEAD
     from tlab.finetuning.schedules import check_schedules
     from tlab.finetuning.temperature import TemperatureScaling
     from tlab.runs.checkpoints import BestCheckpoint, HeadCheckpoint, LastCheckpoint
@@ -78,6 +80,8 @@ def build_callbacks(
     check_schedules(state.plan, instantiate(cfg.scheduler, _convert_="all"), metrics)
     last = LastCheckpoint(run, state, cfg.checkpoint.every_n_steps)
     users = build_own_callbacks(cfg.callbacks)
+    # averaged weights are not those of the module at the end of an epoch
+    of_head = all(phase.trained == {HEAD} for phase in state.plan.phases) and cfg.finetune.ema is None
     before: list[L.Callback] = [
         *_of_steps(cfg, state),
         *([LearningRateFinder(state, draw_lr_curve)] if cfg.find_lr else []),
@@ -85,6 +89,7 @@ def build_callbacks(
         SkippedImages(run),
         ConfusionRecorder(run, state),
         TemperatureScaling(state),
+        *([KnownImages(cfg, state)] if of_head else []),
         StageTable(cfg.data.image_size, state.plan),
         ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
         Scalars(state),

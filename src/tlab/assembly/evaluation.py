@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tlab.assembly.fold_predictions import write_predictions
-from tlab.assembly.uncertainty import keep_uncertainty
+from tlab.assembly.uncertainty import add_uncertainty
 from tlab.core.processes import from_first_process
+from tlab.core.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,9 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping
     run.update(temperature=about["temperature"], calibration=told)
     scaled = "_scaled" if temperature_of(about).lowers_nll else ""
     log.info(
-        "temperature %.3g, fitted on %d validation images: their NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
-        *(about["temperature"], told["images"], told["nll"], told["nll_scaled"], told["ece"], told["ece_scaled"]),
+        "temperature %.3g, fitted on %s: NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
+        *(about["temperature"], counted(told["images"], "validation image")),
+        *(told["nll"], told["nll_scaled"], told["ece"], told["ece_scaled"]),
         "predictions are scaled by it" if scaled else "predictions are left as they are",
     )
     return {"val/nll": told[f"nll{scaled}"], "val/ece": told[f"ece{scaled}"]}
@@ -105,13 +107,15 @@ def evaluate_best(
     """
     import torch
 
+    from tlab.runs.checkpoints import write_checkpoint
     from tlab.runs.data_check import unmeasured
 
     metrics = make_soup(cfg, run, trainer, module, data)
     # loaded here, because Lightning's `ckpt_path` would also put the callbacks back to the best epoch
     selected = torch.load(run.selected, map_location="cpu", weights_only=True)
     metrics |= record_temperature(run, trainer, selected["tlab"])
-    keep_uncertainty(cfg, run.selected, trainer, module, data)
+    if from_first_process(add_uncertainty, cfg, selected, run.selected.name, trainer, module, data):
+        from_first_process(write_checkpoint, selected, run.selected)
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():
         metrics |= test["metrics"]

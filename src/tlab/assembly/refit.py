@@ -1,8 +1,9 @@
 """`refit=true`: when the best epoch is known, the same training once more, on train and val together."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,21 @@ from omegaconf import DictConfig
 
 from tlab.assembly.build import adapt_batchnorm, build_backbone, build_module, build_net, build_trainer
 from tlab.assembly.callbacks import build_refit_callbacks, refusals_told
-from tlab.assembly.uncertainty import keep_uncertainty
+from tlab.assembly.uncertainty import add_uncertainty
 from tlab.core.errors import UserError
 from tlab.core.processes import first_process_first, from_first_process
+from tlab.core.text import counted
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
+    import lightning.pytorch as L
+
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import RunState
     from tlab.models.autotune.precision import Precision
     from tlab.models.classifier import Classifier
+    from tlab.models.module import ImageClassifier
     from tlab.runs.directory import RunDirectory
     from tlab.runs.graceful_stop import StopSignals
 
@@ -67,13 +72,16 @@ class Refit:
         """
         from tlab.finetuning import RunState
         from tlab.finetuning.solved_head import NoStoredFeatures
-        from tlab.runs.checkpoints import resumable, write_refit
+        from tlab.runs.checkpoints import resumable
 
         if from_first_process(getattr, run, "is_refitted"):
             return
         joined, own, monitor = data.joined(), RunState(self.state.plan_to_best()), self.cfg.checkpoint.monitor
         images, epochs = len(joined.samples("train")), own.plan.epochs
-        log.info("refit: %d images, train and val together, to epoch %d, the best by %s", images, epochs, monitor)
+        log.info(
+            "refit: %s, train and val together, to epoch %d, the best by %s",
+            *(counted(images, "image"), epochs, monitor),
+        )
         net = self._start(data)
         module = build_module(self.cfg, self.config, net, joined, own.plan, self.precision, self.compiled)
         callbacks = build_refit_callbacks(self.cfg, run.refitting, own, self.state.rows, signals)
@@ -92,13 +100,23 @@ class Refit:
             ) from error
         if len(own.rows) < epochs:
             raise UserError(
-                f"callbacks: one of them has ended the refit after {len(own.rows)} of {epochs} epochs; leave it "
-                "out, or give refit=false"
+                f"callbacks: one of them has ended the refit after {len(own.rows)} of {counted(epochs, 'epoch')}; "
+                "leave it out, or give refit=false"
             )
-        record = from_first_process(write_refit, run, images, monitor)
-        keep_uncertainty(self.cfg, run.refit, trainer, module, joined, validated=run.selected)
-        from_first_process(partial(run.update, refit=record))  # before a process removes what it comes from
-        for file in (run.refitting.last, run.refitting.previous):  # which only resuming needs
+        from_first_process(self._write, run, trainer, module, joined)
+
+    def _write(
+        self, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", joined: "ImageDataModule"
+    ) -> None:
+        """Write `refit.ckpt`, record what it comes from, and remove what only resuming needs."""
+        from tlab.runs.checkpoints import refit_checkpoint, write_checkpoint
+
+        images, monitor = len(joined.samples("train")), self.cfg.checkpoint.monitor
+        checkpoint, validated = refit_checkpoint(run, images, monitor)
+        add_uncertainty(self.cfg, checkpoint, run.refit.name, trainer, module, joined, validated)
+        write_checkpoint(checkpoint, run.refit)
+        run.update(refit=checkpoint["tlab"]["refit"])
+        for file in (run.refitting.last, run.refitting.previous):
             file.unlink(missing_ok=True)
 
     def _start(self, data: "ImageDataModule") -> "Classifier":
@@ -110,7 +128,7 @@ class Refit:
         import lightning.pytorch as L
 
         L.seed_everything(self.cfg.seed, workers=True, verbose=False)
-        with first_process_first():
+        with _told_before(), first_process_first():
             backbone = build_backbone(self.cfg, self.begun, given=self.overrides)
             net = build_net(self.cfg, backbone, data)
         found = backbone.pretraining.digest
@@ -119,5 +137,18 @@ class Refit:
                 f"backbone.weights={self.cfg.backbone.weights} are not those that the run began with, and its "
                 "refit begins with the same; put them back, or give another hydra.run.dir"
             )
-        adapt_batchnorm(self.cfg, net, data, self.state.plan, None)
+        with _told_before():
+            adapt_batchnorm(self.cfg, net, data, self.state.plan, None)
         return net
+
+
+@contextmanager
+def _told_before() -> Iterator[None]:
+    """Keep what building the same network has logged before from being logged again."""
+    logger = logging.getLogger("tlab")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -2,14 +2,13 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tlab.core.processes import from_first_process
+from tlab.core.text import noun
 
 log = logging.getLogger(__name__)
 
@@ -20,25 +19,28 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     from tlab.data.datamodule import ImageDataModule
     from tlab.data.sources.samples import Sample
     from tlab.models.module import ImageClassifier
+    from tlab.models.uncertainty.out_of_distribution import FeatureDistribution
+    from tlab.models.uncertainty.uncertainty import Uncertainty
 
 NOT_FINITE = "features are not finite numbers, so %s cannot tell which images it knows"
 MOST = {"train": 5_000, "val": 10_000}  # images of a split that are looked at
 
 
-def keep_uncertainty(
+def add_uncertainty(
     cfg: DictConfig,
-    file: Path,
+    checkpoint: dict[str, Any],
+    name: str,
     trainer: "L.Trainer",
     module: "ImageClassifier",
     data: "ImageDataModule",
-    validated: Path | None = None,
-) -> None:
+    validated: Mapping[str, Any] | None = None,
+) -> bool:
     """Let a checkpoint keep what its features look like, and how sure it is of images that it has not learned from.
 
     The features are those of training images without augmentation, at most 5,000, of each class as equally many as
     there are; the thresholds and the calibration are those of validation images, at most 10,000. Where training
     started at stored features they are read; else they take one pass of inference, a small part of an epoch's work
-    for each image. A checkpoint that has them already stays as it is.
+    for each image. A checkpoint that has them already stays as it is. It is for the first process alone.
 
     A network that has also learned from the validation images cannot be judged by them: they look better known, and
     surer, than other images. It keeps the distribution of its own features, and the thresholds and calibration of
@@ -46,72 +48,81 @@ def keep_uncertainty(
 
     Args:
         cfg: The run's configuration.
-        file: The checkpoint, without which nothing is done (training may have ended before there was one).
+        checkpoint: The checkpoint's content.
+        name: Its name, for what is logged.
         trainer: Its trainer, which has fitted the module.
-        module: Its module; in the first process, it has the checkpoint's weights afterwards where there is work.
+        module: Its module, which has the checkpoint's weights afterwards where there is work.
         data: Its data, with the images that the checkpoint has learned from as `train`.
-        validated: Checkpoint whose thresholds and calibration hold; None: they are measured on `val`.
+        validated: What the checkpoint says of itself whose thresholds and calibration hold; None: they are measured
+            on `val`.
+
+    Returns:
+        Whether something was added.
     """
-    from_first_process(_keep, cfg, file, trainer, module, data, validated)
-
-
-def _keep(
-    cfg: DictConfig,
-    file: Path,
-    trainer: "L.Trainer",
-    module: "ImageClassifier",
-    data: "ImageDataModule",
-    validated: Path | None,
-) -> None:
     import torch
 
-    from tlab.data.sampler import addressed_seed
     from tlab.models.autotune.precision import autocast
-    from tlab.models.uncertainty.out_of_distribution import FeatureDistribution
     from tlab.models.uncertainty.uncertainty import Uncertainty
-    from tlab.runs.checkpoints import write_checkpoint
 
     began = time.perf_counter()
-    if not file.exists() or "uncertainty" in (checkpoint := _read(file))["tlab"]:
-        return
-    told = None if validated is None else _read(validated)["tlab"].get("uncertainty")
-    if validated is not None and told is None:  # of an earlier version
-        return
+    told = None if validated is None else validated.get("uncertainty")
+    if "uncertainty" in checkpoint["tlab"] or (validated is not None and told is None):  # of an earlier version
+        return False
     device, weights, now = trainer.strategy.root_device, checkpoint["state_dict"], module.state_dict()
-    stages = [name for name in now if name.startswith("net.backbone.")]
+    stages = [key for key in now if key.startswith("net.backbone.")]
     # then what is stored of the images is what the checkpoint sees, too
-    as_trained = cfg.finetune.soup is None and all(torch.equal(now[name].cpu(), weights[name]) for name in stages)
+    as_trained = cfg.finetune.soup is None and all(torch.equal(now[key].cpu(), weights[key]) for key in stages)
     module.load_state_dict(weights)
     module.to(device).eval()
-    features, samples = _look(cfg, trainer, module, data, "train", as_trained)
-    looked = f"{len(samples)} training"
-    if not features.isfinite().all():
-        log.warning(NOT_FINITE, file.name)
-        return
-    distribution = FeatureDistribution.fit(features.float(), _labels(samples), data.num_classes)
-    if validated is not None:
+    features, samples = look(cfg, trainer, module, data, "train", as_trained)
+    looked, kept = f"{len(samples)} training", None
+    if (distribution := distribution_of(features, samples, data)) is not None and validated is not None:
         others = Uncertainty.read(told, data.num_classes, features.shape[1])
         kept = replace(others, features=distribution)
-    else:
-        features, samples = _look(cfg, trainer, module, data, "val", as_trained)
+    elif distribution is not None:
+        features, samples = look(cfg, trainer, module, data, "val", as_trained)
         looked = f"{looked} and {len(samples)} validation"
         with torch.inference_mode(), autocast(device, str(trainer.precision)):
             logits = module.net.head(features.to(device)).float().cpu()
-        paths = (data.index.relative(sample.path) for sample in samples)
-        uniform = torch.tensor([addressed_seed("conformal", path) / 2**64 for path in paths])
-        if not (features.isfinite().all() and logits.isfinite().all()):
-            log.warning(NOT_FINITE, file.name)
-            return
-        kept = Uncertainty.fit(distribution, features.float(), logits, _labels(samples), uniform)
+        kept = uncertainty_of(distribution, features, logits, samples, data)
+    if kept is None:
+        log.warning(NOT_FINITE, name)
+        return False
     checkpoint["tlab"]["uncertainty"] = kept.plain()
-    write_checkpoint(checkpoint, file)
-    log.info("%s tells what it knows by %s images (%.1f s)", file.name, looked, time.perf_counter() - began)
+    took = time.perf_counter() - began
+    log.info("%s tells what it knows by %s %s (%.1f s)", name, looked, noun(len(samples), "image"), took)
+    return True
 
 
-def _read(file: Path) -> dict[str, Any]:
+def distribution_of(
+    features: "Tensor", samples: "Sequence[Sample]", data: "ImageDataModule"
+) -> "FeatureDistribution | None":
+    """Return what features `N D` of training images look like; None where they are no finite numbers."""
+    from tlab.models.uncertainty.out_of_distribution import FeatureDistribution
+
+    if not features.isfinite().all():
+        return None
+    return FeatureDistribution.fit(features.float(), _labels(samples), data.num_classes)
+
+
+def uncertainty_of(
+    distribution: "FeatureDistribution",
+    features: "Tensor",
+    logits: "Tensor",
+    samples: "Sequence[Sample]",
+    data: "ImageDataModule",
+) -> "Uncertainty | None":
+    """Return what validation images of features `N D` and logits `N K` say; None where these are not finite."""
     import torch
 
-    return torch.load(file, map_location="cpu", weights_only=True)
+    from tlab.data.sampler import addressed_seed
+    from tlab.models.uncertainty.uncertainty import Uncertainty
+
+    if not (features.isfinite().all() and logits.isfinite().all()):
+        return None
+    paths = (data.index.relative(sample.path) for sample in samples)
+    uniform = torch.tensor([addressed_seed("conformal", path) / 2**64 for path in paths])
+    return Uncertainty.fit(distribution, features.float(), logits, _labels(samples), uniform)
 
 
 def _labels(samples: "Sequence[Sample]") -> "Tensor":
@@ -120,7 +131,7 @@ def _labels(samples: "Sequence[Sample]") -> "Tensor":
     return torch.tensor([sample.label for sample in samples])
 
 
-def _look(
+def look(
     cfg: DictConfig,
     trainer: "L.Trainer",
     module: "ImageClassifier",

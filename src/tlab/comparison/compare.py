@@ -14,7 +14,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Difference, holm, least_p, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
-from tlab.core.text import few
+from tlab.core.text import counted, few
 from tlab.runs.directory import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
@@ -207,7 +207,7 @@ def _losses(runs: Sequence[Run]) -> list[str]:
 
 def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, interval: str, test: str) -> list[str]:
     counts = Counter(run.status for run in runs if run.status not in (FINISHED, PRUNED))
-    notes = [f"{number} run{'s' * (number > 1)} {status}, left out" for status, number in sorted(counts.items())]
+    notes = [f"{counted(number, 'run')} {status}, left out" for status, number in sorted(counts.items())]
     if pruned := sum(run.status == PRUNED for run in runs):
         notes.append(f"{pruned} pruned, left out")
     if monitor.startswith("test/"):
@@ -228,6 +228,8 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")
     if refitted := sum(run.is_refitted for run in runs if run.status == FINISHED):
         notes.append(f"{refitted} of {len(runs)} refitted: what is compared is how they were before, by validation")
+    if lacking := sum(run.lacks_refit for run in runs):
+        notes.append(f"{lacking} of {len(runs)} not refitted yet: the same command goes on with the refit")
     fewest = min((len(setting.values) for setting in ranked), default=0)
     if any(setting.result.overlap for setting in ranked) and (interval, test) != ("t", "t"):
         notes.append("folds share training images, which only interval=t and test=t take into account")

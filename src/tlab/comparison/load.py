@@ -29,7 +29,8 @@ class Run:
     Attributes:
         path: The run's directory.
         name: Its path relative to the directory compared; `.` for that directory itself.
-        status: `finished`, `failed`, `unfinished` (under way, or interrupted) or `pruned`.
+        status: `finished`, also where only the refit is not; `failed`, `unfinished` (under way, or interrupted) or
+            `pruned`.
         error: Reason of its failure; None unless it has failed.
         seed: Seed of everything random in it.
         choices: Configuration group -> choice; empty in the record of an old run.
@@ -84,6 +85,11 @@ class Run:
     def is_refitted(self) -> bool:
         """Whether it was trained once more, on its validation images too; its metrics are those of before."""
         return bool(self.record.get("refit"))
+
+    @property
+    def lacks_refit(self) -> bool:
+        """Whether its refit is still to do, since it was interrupted or has failed."""
+        return self.status == FINISHED and bool(self.config.get("refit")) and not self.is_refitted
 
     @property
     def seconds(self) -> float | None:
@@ -169,7 +175,9 @@ def _read(run: RunDirectory, directory: Path) -> Run:
     config = with_solver_in_effect(flat(renewed(record.pop("config", {}))))
     choices, overrides = _chosen(run)
     status = record.get("status") or UNFINISHED
-    if status == "running" or record.get("error") == "interrupted":
+    if run.is_trained:
+        status = FINISHED
+    elif status == "running" or record.get("error") == "interrupted":
         status = UNFINISHED
     return Run(
         path=run.path,

@@ -10,8 +10,8 @@ from tlab.comparison.factors import Factor
 from tlab.comparison.load import Run
 from tlab.comparison.result import Comparison, Setting
 from tlab.core.errors import UserError
-from tlab.core.files import atomic_path
-from tlab.core.text import as_text, few
+from tlab.core.files import atomic_path, csv_line
+from tlab.core.text import few, noun
 from tlab.runs.directory import RunDirectory
 
 OWN = ("fold", "seed", "setting")  # columns of `oof.csv` that come after those of `predictions_val.csv`
@@ -68,14 +68,16 @@ def _accuracy(runs: Sequence[Run]) -> float:
     lacking = sorted(measured - seen.keys())
     for paths, what in ((doubled, "predicted by several folds"), (lacking, "predicted by no fold")):
         if paths:
-            raise UserError(f"{len(paths)} of {len(measured)} images are {what} ({few(paths)})")
+            raise UserError(
+                f"{len(paths)} of {len(measured)} images {noun(len(paths), 'is', 'are')} {what} ({few(paths)})"
+            )
     return right / seen.total()
 
 
 def _rows(run: Run) -> Iterator[dict[str, str]]:
     file = RunDirectory(run.path).val_predictions_file
     if not file.exists():
-        raise UserError(f"{file} is missing")
+        raise UserError(f"{file} is missing; the run's command writes it again")
     with file.open(encoding="utf-8", newline="") as lines:
         yield from csv.DictReader(lines)
 
@@ -95,9 +97,8 @@ def write_out_of_fold(comparison: Comparison, directory: Path) -> Path | None:
     heads = (next(iter(_rows(run)), {}) for run, _ in runs)
     columns = [*dict.fromkeys(name for head in heads for name in head)]
     with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*columns, *OWN])
+        stream.write(csv_line([*columns, *OWN]))
         for run, label in runs:  # a table at a time
             for row in _rows(run):
-                writer.writerow([*(row.get(name) for name in columns), run.fold, run.seed, as_text(label)])
+                stream.write(csv_line([*(row.get(name) for name in columns), run.fold, run.seed, label]))
     return file

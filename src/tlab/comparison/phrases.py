@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
+from tlab.core.text import counted
 from tlab.runs.directory import PERCENT
 
 
@@ -52,17 +53,12 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return `1 run`, `3 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def heading(comparison: Comparison) -> str:
     """Return what was compared: how many runs, settings and seeds."""
     statuses = [f"{n} {status}" for status in STATUSES if (n := sum(r.status == status for r in comparison.runs))]
     return (
-        f"{count(len(comparison.runs), 'run')} ({', '.join(statuses)}), "
-        f"{count(len(comparison.settings), 'setting')}, by {comparison.monitor}"
+        f"{counted(len(comparison.runs), 'run')} ({', '.join(statuses)}), "
+        f"{counted(len(comparison.settings), 'setting')}, by {comparison.monitor}"
     )
 
 
@@ -76,7 +72,7 @@ def headline(comparison: Comparison) -> str:
     if not others:
         return f"{name}: {value(best.result.mean, comparison.monitor)}"
     if equal := sum(other.result.mean == best.result.mean for other in others):
-        return f"{name} is as good as {count(equal, 'other')}"
+        return f"{name} is as good as {counted(equal, 'other')}"
     if len(best.values) < 2:
         return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one {comparison.replicate}"
     return f"{name} is ahead, but not significantly" if any(other.is_tied for other in others) else f"{name} wins"
@@ -167,7 +163,7 @@ def _lead_sentence(ranked: Sequence[Setting], comparison: Comparison) -> str:
     if ahead == 0:
         first = f"The next, {name}, has the same"
     elif (ahead < 0) == (comparison.mode == "max"):
-        first = f"{name} is {gap} better, but of {count(len(second.values), f'finished {each}')} only"
+        first = f"{name} is {gap} better, but of {counted(len(second.values), f'finished {each}')} only"
     else:
         first = f"That is {gap} {'above' if ahead > 0 else 'below'} the next, {name}"
     others, tied = len(ranked) - 1, sum(setting.is_tied for setting in ranked[1:])

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.comparison.load import FAILED, UNFINISHED
-from tlab.comparison.phrases import count, detail, effects_sentence, heading, headline, p_value, span, value
+from tlab.comparison.phrases import detail, effects_sentence, heading, headline, p_value, span, value
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Summary
-from tlab.core.text import duration
+from tlab.core.text import counted, duration
 
 Columns = dict[str, Callable[[Setting], str]]  # heading -> text of a cell
 
@@ -103,7 +103,7 @@ def _short_label(comparison: Comparison, setting: Setting) -> str:
 def _print_lost(console: Console, comparison: Comparison) -> None:
     lost = [run for run in comparison.runs if run.status in (FAILED, UNFINISHED)]
     for run in lost[:MOST_RUNS]:
-        reason = run.error.splitlines()[0] if run.error else f"{count(len(run.history), 'epoch')} done"
+        reason = run.error.splitlines()[0] if run.error else f"{counted(len(run.history), 'epoch')} done"
         line = Text(f"{run.status}  {run.name}: {reason}", style="red" if run.status == FAILED else "dim")
         console.print(line, no_wrap=True, overflow="ellipsis")
     if len(lost) > MOST_RUNS:

@@ -21,6 +21,10 @@ class RunFailed(UserError):  # noqa: N818 - named for what there is
     exit_code = FAILED
 
 
+class NotFinite(UserError):  # noqa: N818 - named for what there is
+    """A loss is no finite number; the remedy is that of training."""
+
+
 class OutOfMemory(RunFailed):
     """Memory ran out; the message says which command needs less."""
 

@@ -12,9 +12,15 @@ def few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
-def counted(things: Collection[object], one: str, several: str) -> str:
-    """Return the number of things with their noun: `1 class`, `1,200 classes`."""
-    return f"{len(things):,} {one if len(things) == 1 else several}"
+def noun(number: int, one: str, several: str | None = None) -> str:
+    """Return the noun of a number of things; `several` is the plural, unless that only has an s more."""
+    return one if number == 1 else several or f"{one}s"
+
+
+def counted(things: Collection[object] | int, one: str, several: str | None = None) -> str:
+    """Return the number of things with their noun: `1 class`, `1,200 classes`; see `noun`."""
+    number = things if isinstance(things, int) else len(things)
+    return f"{number:,} {noun(number, one, several)}"
 
 
 def duration(seconds: float) -> str:

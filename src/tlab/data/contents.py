@@ -54,18 +54,21 @@ class Contents:
     unreadable: frozenset[str] = frozenset()
     columns: ExtraColumns | None = field(default=None, compare=False)
 
-    def fingerprint(self, by_size: bool = False) -> str:
-        """Return a hex digest of the images' names, classes and content, but not of their splits.
+    def fingerprint(self, divided: bool = False, by_size: bool = False) -> str:
+        """Return a hex digest of the images' names, classes and content.
 
         Where some were passed over their sizes stand for the content of all, so that it is the same whichever they
         were.
 
         Args:
+            divided: Whether it depends on the images' splits, too.
             by_size: Let sizes stand for the content in any case.
         """
         whole = not by_size and all(entry.digest for entry in self.entries)
         lines = sorted(
-            f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}" for entry in self.entries
+            f"{nfc(entry.path)}\0{entry.label}\0{entry.digest if whole else entry.size}"
+            + (f"\0{entry.split}" if divided else "")
+            for entry in self.entries
         )
         digest = blake2b("\n".join([*self.classes, ""]).encode(), digest_size=16)
         for line in lines:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from tlab.core.hardware import cpus_per_process, single_threaded
+from tlab.core.text import counted
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.loader import Loader
@@ -141,8 +142,8 @@ class BackboneFinetuning(LightningBackboneFinetuning):
         length = self.state.plan.length(index, epoch)
         self.state.records.append(PhaseRecord(phase.name, trained, epoch, length, digests_before=before))
         log.info(
-            "phase %s, up to %d epoch%s: %s",
-            *(phase.name, length, "s" * (length != 1)),
+            "phase %s, up to %s: %s",
+            *(phase.name, counted(length, "epoch")),
             f"trains {_listed(trained)}, " + (f"{len(net.group_names) - len(trained)} frozen"),
         )
 

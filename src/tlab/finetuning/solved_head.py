@@ -9,6 +9,7 @@ import torch
 
 from tlab.core.errors import UserError
 from tlab.core.processes import from_first_process
+from tlab.core.text import counted
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.feature_batches import FeatureBatches
 from tlab.models.head import Standardize
@@ -60,8 +61,9 @@ def solve_head(
         head.linear.weight.copy_(weight.to(device))
         head.linear.bias.copy_(bias.to(device))
     log.info(
-        "the head is at its optimum on %d views of %d images (L-BFGS, %d iterations, l2=%.3g%s, %.1f s)",
-        *(len(features.views), len(features.labels), found.iterations, found.l2),
+        "the head is at its optimum on %s of %s (L-BFGS, %s, l2=%.3g%s, %.1f s)",
+        *(counted(features.views, "view"), counted(len(features.labels), "image")),
+        *(counted(found.iterations, "iteration"), found.l2),
         *(" by cross-validation" if l2 is None else "", time.perf_counter() - began),
     )
     return {"solver": "lbfgs", "iterations": found.iterations, "l2": found.l2}

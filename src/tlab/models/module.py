@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from tlab.core.errors import UserError
+from tlab.core.errors import NotFinite, UserError
 from tlab.models.classifier import Classifier
 from tlab.models.losses import CrossEntropy, Loss, each
 
@@ -209,7 +209,7 @@ class ImageClassifier(L.LightningModule):
 
     def _check_finite(self, loss: Tensor, name: str) -> None:
         if not torch.isfinite(loss):
-            raise UserError(
+            raise NotFinite(
                 f"{name} became {loss.item()} in epoch {self.current_epoch} at step {self.global_step}; "
                 f"lower optimizer.lr, set trainer.gradient_clip_val=1.0 or use trainer.precision=32-true"
             )

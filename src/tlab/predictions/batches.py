@@ -9,10 +9,8 @@ from tlab.data.sources.verify import FileCheck
 from tlab.predictions.ensemble import Ensemble
 from tlab.predictions.images import ImageReader, Images, read_images
 from tlab.predictions.remarks import Remarks
-from tlab.predictions.rows import Row
+from tlab.predictions.rows import NO_ANSWER, Row
 from tlab.runs.trained_model import Prediction
-
-NO_ANSWER = "the network's answer is no finite number"
 
 
 def predict_batches(

@@ -7,28 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from tlab.core.errors import UserError
 from tlab.core.files import file_identity
-from tlab.core.text import few
-from tlab.data.augment.evaluation import ResizeCrop, ResizePad
-from tlab.data.decode_options import DecodeOptions, Levels
+from tlab.core.text import counted, few, noun
+from tlab.data.decode_options import Levels
 from tlab.models.autotune.precision import Precision
 from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
-from tlab.runs.trained_model import Prediction, TrainedModel
+from tlab.runs.trained_model import Prediction, TrainedModel, View
 
 log = logging.getLogger(__name__)
-
-
-class View(NamedTuple):
-    """How a model wants an image: decoded, then made a square."""
-
-    square: ResizeCrop | ResizePad
-    options: DecodeOptions
 
 
 class Ensemble:
@@ -58,10 +50,9 @@ class Ensemble:
         self.views: list[View] = []
         self._view_of: list[int] = []
         for model in models:
-            options = replace(model.trained.decode_options, truncated=True)
+            view = model.view
             if max_megapixels is not None:
-                options = replace(options, max_megapixels=max_megapixels)
-            view = View(model.square, options)
+                view = view._replace(options=replace(view.options, max_megapixels=max_megapixels))
             if view not in self.views:
                 self.views.append(view)
             self._view_of.append(self.views.index(view))
@@ -163,6 +154,8 @@ def load_ensemble(
     models = [TrainedModel(load_trained(path, trust), accelerator, precision, calibrate) for path in paths]
     for path, model in zip(paths, models, strict=True):
         _check_classes(paths[0], models[0].classes, path, model.classes)
+    if waiting := [str(path) for path in paths if RunDirectory(path).lacks_refit]:
+        log.warning("Not refitted yet, so it is best.ckpt that predicts: %s", few(waiting))
     if len(paths) > 1:
         log.warning("The mean of %d runs: %s", len(paths), few(map(str, paths), 5))
     for model in models:
@@ -180,8 +173,8 @@ def _remark(models: Sequence[TrainedModel], coverage: float | None) -> None:
     if coverage is not None and coverage * (min(numbers) + 1) > min(numbers):
         least = math.ceil(coverage / (1 - coverage) - 1e-9)
         log.warning(
-            "coverage=%g needs %d validation images, and %d were there: no set leaves a class out",
-            *(coverage, least, min(numbers)),
+            "coverage=%g needs %s, and %d %s there: no set leaves a class out",
+            *(coverage, counted(least, "validation image"), min(numbers), noun(min(numbers), "was", "were")),
         )
 
 
@@ -191,15 +184,18 @@ def _members(path: Path) -> list[Path]:
     if not path.is_dir() or run.record_file.exists() or run.used.exists():
         return [path]
     runs = [file.parent for file in sorted(path.rglob("run.json")) if file.parent.parent.name != "baselines"]
-    finished = [each for each in runs if (one := RunDirectory(each)).status == "finished" and one.used.exists()]
+    finished = [each for each in runs if (one := RunDirectory(each)).is_trained and one.used.exists()]
     if not runs:
         return [path]  # which loading then refuses
     left_out = [str(each.relative_to(path)) for each in runs if each not in finished]
     if not finished:
-        raise UserError(f"run={path} holds {len(runs)} runs, none of them finished; finish one, or give another")
+        raise UserError(
+            f"run={path} holds {counted(runs, 'run')}, of which none is finished; finish one, or give another"
+        )
     if left_out:
-        what = "%d of %d runs in %s are not finished and left out: %s"
-        log.warning(what, len(left_out), len(runs), path, few(left_out))
+        are = noun(len(left_out), "is", "are")
+        what = "%d of %d runs in %s %s not finished and left out: %s"
+        log.warning(what, len(left_out), len(runs), path, are, few(left_out))
     return finished
 
 
@@ -207,7 +203,8 @@ def _check_classes(first: Path, classes: Sequence[str], path: Path, others: Sequ
     """Refuse a run whose classes are not those of the first one."""
     for one, own, two, theirs in ((path, others, first, classes), (first, classes, path, others)):
         if more := [name for name in own if name not in theirs]:
+            number = counted({*own} ^ {*theirs}, "class is", "classes are")
             raise UserError(
-                f"run={one} has the class {more[0]!r}, which run={two} has not ({len({*own} ^ {*theirs})} classes "
-                "are in one of the two alone); give runs with the same classes"
+                f"run={one} has the class {more[0]!r}, which run={two} has not ({number} in one of the two alone); "
+                "give runs with the same classes"
             )

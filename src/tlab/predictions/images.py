@@ -10,12 +10,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
 
 from tlab.core.error_messages import is_mistake
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
-from tlab.data.decode import DecodeError, decode
-from tlab.data.decode_options import MOSTLY_THERE
 from tlab.data.loader import START_METHOD, choose_workers, fit_shared_memory, ignore_signals, whole_batches
-from tlab.data.sources.verify import FileCheck, examine
-from tlab.predictions.ensemble import View
+from tlab.data.sources.verify import FileCheck
 from tlab.predictions.file_list import FileList
+from tlab.runs.trained_model import View, read_image
 
 
 class Images(NamedTuple):
@@ -73,17 +71,7 @@ class ImageReader(Dataset[Images]):
 
     def _read(self, number: int) -> tuple[FileCheck, list[Tensor]]:
         """Return what is known of a file, and it in each view: uint8 `3 S S`; none if it cannot be read."""
-        path = Path(self.files.path(number))
-        check = examine(path, self.max_megapixels)
-        if check.reason not in ("", MOSTLY_THERE):
-            return check, []
-        try:
-            return check, [
-                view.square(decode(path, view.square.least_side, view.options, not check.damage))
-                for view in self.views
-            ]
-        except DecodeError as error:  # such as one that was removed since
-            return FileCheck(reason=error.reason), []
+        return read_image(Path(self.files.path(number)), self.views, self.max_megapixels)
 
 
 def read_images(reader: ImageReader, start: int, batch_size: int, num_workers: int | None) -> Iterator[Images]:

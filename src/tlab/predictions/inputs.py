@@ -12,7 +12,7 @@ from typing import Any
 
 from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
-from tlab.core.text import few, shell_word
+from tlab.core.text import counted, few, shell_word
 from tlab.data.sources.label_table import BYTE_ORDER_MARKS, LabelTable, read_table
 from tlab.data.sources.scan import (
     PICTURES,
@@ -144,13 +144,13 @@ def _listed(data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
 
     files, exclude = _without(here, names(), _exclude(data, here))
     if folders:
-        log.warning("%d folders in the list are not looked into: %s", len(folders), few(folders))
+        log.warning("%s in the list, not looked into: %s", counted(folders, "folder"), few(folders))
     if not len(files):
         raise UserError("input=- finds no path of a file on standard input; write one a line, as find -type f does")
     if not any(map(os.path.exists, files)):
         raise UserError(
-            f"input=- names {len(files)} files, of which none exists ({files.name(0)} is the first); give paths "
-            f"relative to {here}, or absolute ones"
+            f"input=- names {counted(len(files), 'file')}, of which none exists ({files.name(0)} is the first); "
+            f"give paths relative to {here}, or absolute ones"
         )
     return files, exclude
 
@@ -178,7 +178,7 @@ def _of_table(file: Path, data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
     for sentence in remarks:
         log.warning(sentence)
     if empty := len(table.rows) - len(names):
-        log.warning("%d rows of %s name no image, and get no row", empty, file)
+        log.warning("%s of %s without an image, which get no row", counted(empty, "row"), file)
     found |= {name: str(folder / name) for name in missing}  # each gets a row that says so
     rows = (_below(os.path.normpath(base / found[name]), base) for name in names if name in found)
     return FileList(base, rows), exclude

@@ -3,11 +3,11 @@
 import logging
 from collections import Counter
 
-from tlab.core.text import as_text
+from tlab.core.text import as_text, noun
 from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, Levels, far_remarks, is_far
 from tlab.data.sources.verify import FileCheck
 from tlab.predictions.file_list import FileList
-from tlab.predictions.rows import Row
+from tlab.predictions.rows import NO_ANSWER, OTHER_PRECISION, Row
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,10 @@ class Remarks:
         reasons = [what for what, _ in self._counts.most_common() if what not in NAMED]
         if reasons:
             told = ", ".join(f"{self._few(what)} ({what})" for what in reasons[:REASONS])
-            more = f" and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
-            log.warning("%d without a prediction: %s", self.unreadable, told + more)
+            others = len(reasons) - REASONS
+            more = f" and {others} more {noun(others, 'reason')}" if others > 0 else ""
+            way_out = f"; {OTHER_PRECISION}" if NO_ANSWER in reasons else ""
+            log.warning("%d without a prediction: %s", self.unreadable, told + more + way_out)
         if count := self._counts[MOSTLY_THERE]:
             log.warning("%d predicted from the part of the image that is there: %s", count, self._few(MOSTLY_THERE))
         if count := self._counts[EXTRA_BYTES]:

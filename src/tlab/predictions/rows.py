@@ -13,6 +13,8 @@ from tlab.core.text import as_text
 Row = dict[str, Any]  # column -> a text, a number, true or false, or a list of texts; what is missing is empty
 
 DIGITS = 6  # behind the point
+NO_ANSWER = "the network's answer is no finite number"  # a reason, about which `precision` may do something
+OTHER_PRECISION = "precision=32-true may help, if it is another; else give another run"
 
 
 class Layout(ABC):
@@ -114,7 +116,7 @@ def _cell(value: Any) -> str:
 
 
 def joined(names: Sequence[str]) -> str:
-    """Return names with bars between them, each that has a bar or a quote in double quotes."""
+    """Return names with bars between them, each that has a bar, a quote or a line end in double quotes."""
     text = io.StringIO()
-    csv.writer(text, delimiter="|", lineterminator="").writerow(names)
-    return text.getvalue()
+    csv.writer(text, delimiter="|").writerow(names)  # which puts line ends in quotes, as it ends lines itself
+    return text.getvalue().removesuffix("\r\n")

@@ -3,20 +3,21 @@
 import logging
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
-from tlab.core.text import few
+from tlab.core.text import counted, few, noun
 from tlab.data.sources.label_table import as_seen, read_table, table_text
 from tlab.data.sources.scan import Exclude
 from tlab.data.sources.table_images import TableImages
 from tlab.predictions.file_list import FileList
 from tlab.predictions.inputs import column_of
-from tlab.predictions.rows import Layout, Row
+from tlab.predictions.rows import NO_ANSWER, OTHER_PRECISION, Layout, Row
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ class Sample:
         if missing := [number for number, name in enumerate(ids) if name not in found]:
             raise UserError(
                 f"submission={self.file}: {ids[missing[0]]!r} (row {missing[0] + 1}) has no image in {root} "
-                f"({len(missing)} of {len(ids)} ids have none); give the folder that holds them all with input=DIR"
+                f"({len(missing)} of {counted(ids, 'id')} {noun(len(missing), 'has', 'have')} none); give the "
+                "folder that holds them all with input=DIR"
             )
         for sentence in (*remarks, *images.unlabeled(found.values(), ())):
             log.warning(sentence)
@@ -122,23 +124,27 @@ class Sample:
         others = [name for name in self.table.columns if name != self.id_column]
         known = _matches(others, classes)
         if len(others) == 1 and (len(classes) != 2 or not known):
-            return SubmissionRows(self, others, None, self._spelled(others[0], classes))
+            spelled = self._spelled(others[0], classes)
+            return SubmissionRows(self, others, None, {name: spelled.get(name, name) for name in classes})
         if strange := [name for name in others if name not in known]:
+            part = f"{len(strange)} of {counted(others, 'column')} {noun(len(strange), 'is', 'are')} none"
             raise UserError(
-                f"submission={self.file}: the column {strange[0]!r} is no class of this run ({len(strange)} of "
-                f"{len(others)} columns are none), which knows {few(classes, 20)}; give the sample of these classes"
+                f"submission={self.file}: the column {strange[0]!r} is no class of this run ({part}), which knows "
+                f"{few(classes, 20)}; give the sample of these classes"
             )
         lacking = [name for name in classes if name not in known.values()]
         if lacking and len(others) > 1:
             raise UserError(
-                f"submission={self.file}: the class {lacking[0]!r} of this run has no column ({len(lacking)} "
-                "classes have none); give the sample of these classes"
+                f"submission={self.file}: the class {lacking[0]!r} of this run has no column "
+                f"({counted(lacking, 'class has', 'classes have')} none); give the sample of these classes"
             )
         return SubmissionRows(self, others, known, {})
 
     def _spelled(self, column: str, classes: Sequence[str]) -> dict[str, str]:
         """Return class -> how the sample's labels spell it, where that differs."""
-        labels = [*dict.fromkeys(filter(None, map(as_seen, self.table.column(column))))]
+        cells = Counter(self.table.column(column))
+        as_written = {as_seen(cell): cell for cell, _ in reversed(cells.most_common())}  # of several the usual one
+        labels = [label for label in dict.fromkeys(map(as_seen, cells)) if label]
         known = _matches(labels, classes)
         strange = [label for label in labels if label not in known]
         if strange and all(map(NUMBER.fullmatch, labels)):
@@ -148,16 +154,18 @@ class Sample:
                 "that are these numbers, or put names in the sample"
             )
         if strange and len(labels) > 1:
+            part = f"{len(strange)} of {counted(labels, 'label')} {noun(len(strange), 'is', 'are')} none"
             raise UserError(
-                f"submission={self.file}: the label {strange[0]!r} is no class of this run ({len(strange)} of "
-                f"{len(labels)} labels are none), which knows {few(classes, 20)}; give the sample of these classes"
+                f"submission={self.file}: the label {strange[0]!r} is no class of this run ({part}), which knows "
+                f"{few(classes, 20)}; give the sample of these classes"
             )
         if strange:
             log.warning("All labels in %s are %r, which is no class and taken for a blank", self.file, strange[0])
-        spelled = {name: label for label, name in known.items() if name != label}
+        spelled = {name: as_written[label] for label, name in known.items() if name != as_written[label]}
         if spelled:
             log.warning(
-                "%d classes are spelled as in %s: %s", len(spelled), self.file, few(map(repr, spelled.values()))
+                "%s spelled as in %s: %s",
+                *(counted(spelled, "class is", "classes are"), self.file, few(map(repr, spelled.values()))),
             )
         return spelled
 
@@ -169,7 +177,7 @@ class SubmissionRows(Layout):
         sample: The sample.
         columns: Columns to fill.
         class_of: Column -> class whose probability it gets; None: the only one gets the label.
-        spelled: Class -> how it is written as a label.
+        spelled: Class -> how it is written as a label; empty without labels.
     """
 
     def __init__(
@@ -180,10 +188,9 @@ class SubmissionRows(Layout):
         self.header = sample.mark + sample.text[: sample.header_end]
         self.pattern = sample.text
         self.footer = sample.text[sample.ends[-1] :]
+        cells = (sample.text[a:b].strip("\r\n") for a, b in pairwise(sample.ends))
         # else a quote may be an inch
-        self.has_quotes = any(
-            re.search(r"[\r\n]", sample.text[a:b].strip("\r\n")) for a, b in pairwise(sample.ends)
-        )
+        self.has_quotes = any(re.search(r"[\r\n]", text) for text in chain(cells, spelled.values()))
 
     def line(self, number: int, row: Row) -> str:
         """Return a row of the sample with its prediction.
@@ -192,10 +199,10 @@ class SubmissionRows(Layout):
             UserError: There is none.
         """
         if not row["prediction"]:
+            repair = "repair the image or put a copy that can be read in its place, and the same command continues"
             raise UserError(
                 f"submission={self.sample.file}: {row['path']} has no prediction ({row['reason']}), and half a "
-                "submission is refused; repair the image or put a copy that can be read in its place, and the same "
-                "command continues"
+                f"submission is refused; {OTHER_PRECISION if row['reason'] == NO_ANSWER else repair}"
             )
         text, (place, end) = self.sample.text, self.sample.ends[number : number + 2]
         spans, stop = self.sample.cells(text, place)
@@ -213,7 +220,7 @@ class SubmissionRows(Layout):
         if column not in self.places:
             return old
         if self.class_of is None:
-            new = self.spelled.get(row["prediction"], row["prediction"])
+            new = self.spelled[row["prediction"]]
         else:
             new = f"{row[f'p({self.class_of[self.places[column]]})']:.{DIGITS}f}"
         special = re.search(rf"[{re.escape(self.sample.table.delimiter)}\"\r\n]|^\s|\s$", new)

@@ -13,6 +13,7 @@ from typing import IO, Literal
 from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
 from tlab.core.locks import FileLock
+from tlab.core.text import counted
 from tlab.predictions.file_list import FileList
 from tlab.predictions.rows import Layout, Row
 
@@ -161,7 +162,7 @@ def _take_up(
                     kept, rows, batch = end, rows + len(batch), []
         file.truncate(kept)
     if rows:
-        log.warning("Continues after %d of %d rows, which an earlier command has left", rows, len(files))
+        log.warning("Continues after %d of %s, which an earlier command has left", rows, counted(len(files), "row"))
     return rows
 
 

@@ -282,12 +282,13 @@ def write_soup(run: RunDirectory, weights: dict[str, Tensor], temperature: Mappi
     write_checkpoint({name: best[name] for name in KEPT if name in best} | {"state_dict": weights}, run.soup)
 
 
-def write_refit(run: RunDirectory, images: int, chosen_by: str) -> dict[str, Any]:
-    """Write `refit.ckpt`, and return what it comes from: `epochs`, `steps`, `images` and `chosen_by`.
+def refit_checkpoint(run: RunDirectory, images: int, chosen_by: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of `refit.ckpt`, and what the checkpoint says of itself that validation has chosen.
 
-    It has the weights with which the refit ended, averaged ones where there are some, and says of its network what
-    the checkpoint says that validation has chosen: classes, preprocessing, and all that was found on validation
-    images, of which none are left; but not what the features of other weights look like.
+    The content says what it comes from (`refit`: `epochs`, `steps`, `images` and `chosen_by`). It has the weights
+    with which the refit ended, averaged ones where there are some, and says of its network what the other one says:
+    classes, preprocessing, and all that was found on validation images, of which none are left; but not what the
+    features of other weights look like.
 
     Args:
         run: The run's directory.
@@ -295,14 +296,13 @@ def write_refit(run: RunDirectory, images: int, chosen_by: str) -> dict[str, Any
         chosen_by: Metric that has chosen the number of its epochs.
     """
     ended = torch.load(run.refitting.last, map_location="cpu", weights_only=True)
-    told = torch.load(run.selected, map_location="cpu", weights_only=True)["tlab"]
+    validated = torch.load(run.selected, map_location="cpu", weights_only=True)["tlab"]
     steps = ended["global_step"]
     record = {"epochs": ended["epoch"] + 1, "steps": steps, "images": images, "chosen_by": chosen_by}
-    told.pop("uncertainty", None)
+    told = {name: value for name, value in validated.items() if name != "uncertainty"}
     told |= {"class_counts": ended["tlab"]["class_counts"], "refit": record}
     kept = {name: ended[name] for name in (*KEPT, "state_dict")}
-    write_checkpoint(kept | {"tlab": told}, run.refit)
-    return record
+    return kept | {"tlab": told}, validated
 
 
 def resumable(run: RunDirectory) -> Path | None:

@@ -5,7 +5,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,29 @@ class RunDirectory:
         """Whether the run has been trained again, on its validation images too."""
         return bool(self.record.get("refit")) and self.refit.exists()
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training that `metrics.json` is of is over; a refit, or a further test, may not be."""
+        return self.metrics_file.exists()
+
+    def lacking(self, config: Mapping[str, Any]) -> list[str]:
+        """Return what a run that is trained lacks of what its configuration makes, but for `data.tests`.
+
+        Args:
+            config: The whole configuration, resolved, or a record of it.
+        """
+        lacks = {
+            "its refit": config.get("refit") and not self.is_refitted,
+            self.val_predictions_file.name: (config.get("data") or {}).get("folds") is not None
+            and not self.val_predictions_file.exists(),
+        }
+        return [name for name, lacking in lacks.items() if lacking]
+
+    @property
+    def lacks_refit(self) -> bool:
+        """Whether it is trained and its refit, which was interrupted or has failed, is still to do."""
+        return self.is_trained and bool(self.record.get("config", {}).get("refit")) and not self.is_refitted
+
     def metrics(self) -> dict[str, float]:
         """Return `metrics.json`; empty before the run has finished.
 
@@ -113,7 +136,7 @@ class RunDirectory:
     def is_finished(
         self, config: dict[str, Any], resume: str, way_out: Callable[[Sequence[str]], str] | None = None
     ) -> bool:
-        """Tell whether this very run is finished here; False where it is to begin or to be resumed.
+        """Tell whether this very run is trained here; False where it is to begin or to be resumed.
 
         Args:
             config: The whole configuration, resolved.
@@ -135,12 +158,7 @@ class RunDirectory:
             raise RunDirectoryConflict(
                 f"{self.path} holds a run with another {few(told)}; {way_out(changed) if way_out else ELSEWHERE}"
             )
-        return self._has_result
-
-    @property
-    def _has_result(self) -> bool:
-        """Whether the run is finished; one whose metrics were moved away measures its best checkpoint again."""
-        return self.status == "finished" and self.metrics_file.exists()
+        return self.is_trained  # one whose metrics were moved away measures its best checkpoint again
 
     @contextmanager
     def recording(self, config: dict[str, Any], **entries: Any) -> Iterator[None]:
@@ -150,7 +168,7 @@ class RunDirectory:
             RunDirectoryLocked: Another process is at work in this directory, or has just finished the run.
         """
         with self._locked():
-            if self._has_result:  # since `is_finished` has looked
+            if self.status == "finished" and self.is_trained:  # since `is_finished` has looked
                 raise RunDirectoryLocked(
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
@@ -222,24 +240,30 @@ class RunDirectory:
         for checkpoint in (self.best, self.last, self.head, self.soup, self.refit):
             leave_memory(checkpoint)
 
-    def write_metrics(self, metrics: dict[str, float]) -> None:
-        """Write `metrics.json` before the run is finished, since a refit may still take long."""
+    def end_training(self, metrics: dict[str, float], **entries: Any) -> None:
+        """Write the metrics before the run is finished, since a refit may still take long."""
+        self.update(**entries)
         self._write_json(self.metrics_file, metrics)
 
-    def reopen(self, refit: bool = False) -> None:
-        """Record that a finished run is to be measured on something else, or to be refitted.
+    def reopen(self, lacking: Sequence[str], tests: Sequence[str] = ()) -> None:
+        """Record that a trained run is gone on with, for what it lacks.
+
+        Args:
+            lacking: See there.
+            tests: Names of further tests that it is to be measured on.
 
         Raises:
             UserError: There is no checkpoint to go on from.
         """
-        if not self.has_begun:
-            gone = f"{self.path} is finished, but checkpoints/last.ckpt is gone, so"
-            if refit:
-                raise UserError(f"{gone} refit=true cannot train as it did; give another hydra.run.dir")
-            raise UserError(
-                f"{gone} no further data.tests can be measured in it; measure each with python -m tlab.evaluate "
-                f"{shell_argument('run', self.path)} data.root=DIR"
-            )
+        there = {self.last: self.has_begun, self.selected: self.selected.exists()}
+        if gone := next((file for file, is_there in there.items() if not is_there), None):
+            what = few([*lacking, *(f"data.tests.{name}" for name in tests)]) or "the rest of its command"
+            way_out = "give another hydra.run.dir"
+            if tests and not lacking and there[self.selected]:
+                way_out = (
+                    f"measure each with python -m tlab.evaluate {shell_argument('run', self.path)} data.root=DIR"
+                )
+            raise UserError(f"{self.path} is finished, but {gone.name} is gone, which {what} needs; {way_out}")
         self.update(status="running")
 
     def prune(self, **entries: Any) -> None:

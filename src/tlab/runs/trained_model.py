@@ -18,11 +18,11 @@ from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
-from tlab.data.augment.evaluation import evaluation_transform
-from tlab.data.decode import decode, upright_rgb
-from tlab.data.decode_options import MOSTLY_THERE, Levels
+from tlab.data.augment.evaluation import ResizeCrop, ResizePad, evaluation_transform
+from tlab.data.decode import DecodeError, decode, upright_rgb
+from tlab.data.decode_options import MOSTLY_THERE, DecodeOptions, Levels
 from tlab.data.sources.scan import images_to_predict
-from tlab.data.sources.verify import examine
+from tlab.data.sources.verify import FileCheck, examine
 from tlab.models.autotune.precision import Precision, autocast, find_accelerator
 from tlab.models.classifier import POOL
 from tlab.models.head import pool
@@ -69,6 +69,33 @@ class Prediction(NamedTuple):
         return cls(label, probabilities[label], probabilities, known, possible)
 
 
+class View(NamedTuple):
+    """How a model wants an image: decoded, then made a square, uint8 `3 S S`."""
+
+    square: ResizeCrop | ResizePad
+    options: DecodeOptions
+
+
+def read_image(path: Path, views: Sequence[View], max_megapixels: float) -> tuple[FileCheck, list[Tensor]]:
+    """Return what is known of a file, and it in each view: uint8 `3 S S`; none if it cannot be read.
+
+    One that is cut short is read as far as it goes, if that is most of it; the check's `reason` says so.
+
+    Args:
+        path: The file.
+        views: How the models want it.
+        max_megapixels: Largest readable image.
+    """
+    check = examine(path, max_megapixels)
+    if check.reason not in ("", MOSTLY_THERE):
+        return check, []
+    whole = not check.damage
+    try:
+        return check, [square(decode(path, square.least_side, options, whole)) for square, options in views]
+    except DecodeError as error:  # such as one that was removed since
+        return FileCheck(reason=error.reason), []
+
+
 class TrainedModel:
     """A run's network with its best weights, on the device that computes.
 
@@ -80,7 +107,7 @@ class TrainedModel:
             loss of validation images. The most probable class is the same.
 
     Attributes:
-        square: Transform from a decoded image, uint8 `3 H W`, to what the network takes: `3 S S`.
+        view: How it wants an image.
     """
 
     def __init__(
@@ -95,7 +122,8 @@ class TrainedModel:
         self.device = torch.device(find_accelerator(accelerator, "accelerator"))
         self.precision = precision or trained.precision
         self.module = trained.module.to(self.device)
-        self.square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
+        square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
+        self.view = View(square, replace(trained.decode_options, truncated=True))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -158,7 +186,7 @@ class TrainedModel:
         """Yield a prediction for each image of a batch.
 
         Args:
-            x: Images as `square` makes them: uint8 `B 3 S S`.
+            x: Images as in `view`: uint8 `B 3 S S`.
             flip: Whether the probabilities are the mean over each image and its mirror image. What is known and the
                 sets, which were calibrated so, are those of the image as it is.
             coverage: As for `predict`, and possible.
@@ -202,16 +230,15 @@ class TrainedModel:
 
     def _read(self, image: Path | Pixels) -> Tensor:
         """Return an image as evaluation sees it: uint8 `3 S S`."""
-        options = self.trained.decode_options
+        square, options = self.view
         if not isinstance(image, Path):
-            return self.square(_pixels(image, options.levels))
-        check, name = examine(image, options.max_megapixels), as_text(str(image))
-        if check.reason not in ("", MOSTLY_THERE):
+            return square(_pixels(image, options.levels))
+        (check, read), name = read_image(image, [self.view], options.max_megapixels), as_text(str(image))
+        if not read:
             raise UserError(f"no prediction for {name}: {check.reason}")
         if check.reason:
             log.warning("%s is cut short: only the part of the image that is there is looked at", name)
-        options = replace(options, truncated=True)
-        return self.square(decode(image, self.square.least_side, options, not check.damage))
+        return read[0]
 
 
 def _uniform(x: Tensor) -> Tensor:

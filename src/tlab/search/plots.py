@@ -11,10 +11,10 @@ from optuna import visualization as draw
 from optuna.importance import get_param_importances
 from plotly.graph_objects import Figure
 
-from tlab.comparison.phrases import count, value
+from tlab.comparison.phrases import value
 from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.core.files import write_text
-from tlab.core.text import as_text
+from tlab.core.text import as_text, counted
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 
@@ -85,7 +85,7 @@ def caution(study: Study) -> str:
     """Return why importances and the comparison's effects may name different keys, with the number of trials."""
     finished = len(study.trials("COMPLETE"))
     return (
-        f"Importances hold the best {count(math.ceil(BEST * finished), 'trial')} of the {finished} finished ones "
+        f"Importances hold the best {counted(math.ceil(BEST * finished), 'trial')} of the {finished} finished ones "
         "against all; the differences between settings in the comparison are means over all. The fewer the "
         "trials, the less the two need agree."
     )

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
+from tlab.core.text import counted
 from tlab.search.commands import repeat_command, resume_command
 from tlab.search.plots import caution, importances, states, write_plots
 from tlab.search.study import Study
@@ -23,7 +24,7 @@ def print_end(study: Study) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # overrides may have [brackets]
     best = study.best()
     console.print(
-        Text.assemble((f"Search {study.name}: ", "bold"), f"{len(study.trials())} trials, {states(study)}")
+        Text.assemble((f"Search {study.name}: ", "bold"), f"{counted(study.trials(), 'trial')}, {states(study)}")
     )
     if best is None:
         console.print(f"no trial has finished; {resume_command(study.name, study.directory)} resumes it")

@@ -16,7 +16,8 @@ from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value
 from tlab.config.safe_loading import inert, read_node
 from tlab.core.error_messages import is_mistake
-from tlab.data.contents import read_contents
+from tlab.core.text import as_text
+from tlab.data.contents import Contents, read_contents, read_entries
 from tlab.runs.data_check import UNLISTED
 from tlab.sweeps.jobs import Job
 
@@ -24,7 +25,8 @@ from tlab.sweeps.jobs import Job
 ONLY_SPLIT = ("seed", "val_fraction", "test_fraction", "group", "folds", "fold")
 TABLE = "tlab.data.sources.csv_table.csv_index"
 SPLITTING = ("tlab.data.sources.folder.folder_index", TABLE)  # sources of which that is true
-OF_CELLS = ("split_column", "group")  # arguments with which other cells of a table divide the same images otherwise
+# Arguments with which other cells of a table divide the same images otherwise
+OF_CELLS = ("split_column", "group")
 
 
 class Finished:
@@ -48,16 +50,19 @@ class Finished:
         if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
-            source = _source(job)
-            if source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS):
+            if job.run.lacking(record["config"]):
                 return False
+            source, had = _source(job), record["data"]
+            divided = source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS)
+            if divided:
+                listed = Contents((*map(as_text, record["class_names"]),), read_entries(job.run.data_file))
+                had = {"content": listed.fingerprint(divided)}
             with self._lock:  # several threads ask
-                fingerprint, classes, number = self._look(source)
+                fingerprint, classes, number = self._look(source, divided)
         except Exception as error:
             if not is_mistake(error):
                 raise
             return False
-        had = record["data"]
         if "content" in had:
             return had["content"] == fingerprint
         same = (*record["class_names"],) == classes and sum(had["images"].values()) == number
@@ -66,14 +71,14 @@ class Finished:
             print(f"tlab: {UNLISTED}", file=sys.stderr)
         return same
 
-    def _look(self, source: dict[str, Any]) -> tuple[str, tuple[str, ...], int]:
-        """Return fingerprint, classes and number of the present images."""
-        splits = source["_target_"] in SPLITTING and source.get("limit") is None
+    def _look(self, source: dict[str, Any], divided: bool) -> tuple[str, tuple[str, ...], int]:
+        """Return fingerprint (see `Contents`), classes and number of the present images."""
+        splits = source["_target_"] in SPLITTING and source.get("limit") is None and not divided
         once = ONLY_SPLIT if splits else ()  # one look for all seeds
         which = json.dumps({key: value for key, value in source.items() if key not in once}, sort_keys=True)
         if which not in self._seen:
             images = read_contents(instantiate(source, _convert_="all"), decode=False)
-            self._seen[which] = images.fingerprint(), images.classes, len(images.entries)
+            self._seen[which] = images.fingerprint(divided), images.classes, len(images.entries)
         return self._seen[which]
 
 

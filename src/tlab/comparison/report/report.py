@@ -7,14 +7,14 @@ from pathlib import Path
 from string import Template
 
 from tlab.comparison.load import FINISHED
-from tlab.comparison.phrases import count, detail, effects_sentence, heading, headline, lead, methods, span, value
+from tlab.comparison.phrases import detail, effects_sentence, heading, headline, lead, methods, span, value
 from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.comparison.report.report_data import report_data
 from tlab.comparison.report.report_tables import filters, runs_table, settings_table
 from tlab.comparison.result import Comparison
 from tlab.comparison.statistics import INTERVAL_NAMES
 from tlab.core.files import write_text
-from tlab.core.text import as_text, duration
+from tlab.core.text import as_text, counted, duration
 
 SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "classes.js", "main.js")
 
@@ -69,10 +69,10 @@ def _tiles(comparison: Comparison) -> str:
             tiles.append((comparison.test_metric, value(ranked[0].test.mean, metric), "not used to choose"))
         if len(ranked) > 1:
             gap = lead(best.mean - ranked[1].result.mean, metric)
-            tiles.append(("lead over the next", gap, f"of {count(len(ranked), 'setting')}"))
+            tiles.append(("lead over the next", gap, f"of {counted(len(ranked), 'setting')}"))
     finished = [run for run in comparison.runs if run.status == FINISHED]
     seconds = sum(run.seconds or 0.0 for run in finished)
-    tiles.append(("training time", duration(seconds), f"in {count(len(finished), 'finished run')}"))
+    tiles.append(("training time", duration(seconds), f"in {counted(len(finished), 'finished run')}"))
     return tile_list(tiles)
 
 

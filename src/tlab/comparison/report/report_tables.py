@@ -77,7 +77,8 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
             remark, done = f"{run.name}: {run.error or run.status}", None
         else:
             again = setting.counted.get(run.replicate, run) is not run
-            told = "the same again, left out" if again else "refitted" if run.is_refitted else ""
+            refit = "refitted" if run.is_refitted else "not refitted yet" if run.lacks_refit else ""
+            told = "the same again, left out" if again else refit
             remark, done = run.error or told, len(run.history)
         remark = remark.partition("\n")[0]
         path = Path(os.path.relpath(run.path.resolve(), directory.resolve()))

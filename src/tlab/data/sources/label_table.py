@@ -30,6 +30,8 @@ _UNSEEN = re.compile(
     "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
     r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
+# A line, which goes on behind line ends in a cell between quotes
+_LINE = re.compile(r'(?:(?:^|(?<=[,;\t|])) *"(?:[^"]|"")*"(?= *(?:[,;\t|\r\n]|$))|[^\r\n])*')
 _HYPHENS = str.maketrans("\u2010\u2011", "--")  # the second does not break a line
 
 
@@ -135,8 +137,9 @@ def table_text(file: Path, key: str = "data.labels") -> tuple[str, str]:
 def _first_line(text: str) -> tuple[str, str]:
     """Return the first line that is not empty, and the rest; a tab before it may follow a column without a name."""
     text = text.lstrip(" \r\n")
-    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    return header, text[len(header) :]
+    found = _LINE.match(text)
+    assert found is not None  # an empty line is one
+    return found[0], text[found.end() :]
 
 
 def _title(header: str, second: str, wanted: Sequence[str]) -> str | None:

@@ -12,10 +12,12 @@ from tlab.models.calibration.reliability import BINS, bins
 
 DRAWS = 1_000
 LEVEL = (2.5, 97.5)  # percentiles between which an interval lies
+CLEAR = 1.96  # standard deviations by which a gap differs from 0
 AT_ONCE = 2**22  # images times draws in memory
 
 Weights = np.ndarray  # `B N` (int32): how often each of B draws has each image
-Statistic = Callable[[Weights], dict[str, np.ndarray]]  # name -> a value of each draw, `B`; NaN where it has none
+# Name -> a value of each draw, `B`; NaN where it has none. Of `ece` the gap of each bin: `B M`
+Statistic = Callable[[Weights], dict[str, np.ndarray]]
 
 
 class Measure(NamedTuple):
@@ -36,7 +38,8 @@ def measures(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     distance to the right answer, summed over the classes (Brier 1950); `balanced_accuracy`, the mean of the
     accuracies of the classes that have images; `macro_f1`, over the classes among labels or predictions; `auroc`,
     the mean over the classes that have images of the area under the ROC curve of each against all others; `kappa`,
-    Cohen's. Intervals are percentiles of 1,000 draws of as many images with replacement, the same at every call.
+    Cohen's. Intervals are percentiles of 1,000 draws of as many images with replacement, the same at every call;
+    for that of ECE see `_of_gaps`.
 
     Args:
         logits: `N K`.
@@ -83,9 +86,30 @@ def _bootstrapped(images: int, *statistics: Statistic) -> Measures:
     found: Measures = {}
     for name, (value,) in whole.items():
         values = np.concatenate([each[name] for each in drawn])
+        if values.ndim == 2:
+            found[name] = _of_gaps(value, values)
+            continue
         known = values[~np.isnan(values)]
         found[name] = None if np.isnan(value) else Measure(*map(float, (value, *np.percentile(known, LEVEL))))
     return found
+
+
+def _of_gaps(gaps: np.ndarray, drawn: np.ndarray) -> Measure:
+    """Return the sum of the sizes of gaps `M`, and its interval by those of draws, `B M`.
+
+    Chance alone makes gaps, whose sizes do not cancel out: the sum is too large by an amount that does not vanish
+    as the gaps do, and that of a draw is too large once more, so the draws' percentiles may lie above the sum. The
+    lower end allows for it: in the draws, gaps that chance explains are taken for 0 (a pretest, as in Andrews 2000,
+    "Inconsistency of the Bootstrap when a Parameter is on the Boundary of the Parameter Space"). The upper end is
+    as far off as the draws' is from their mean.
+    """
+    noise = drawn - gaps
+    clear = np.where(np.abs(gaps) > CLEAR * noise.std(axis=0), gaps, 0)
+    too_large = np.abs(clear + noise).sum(axis=1) - np.abs(clear).sum()
+    value, sums = np.abs(gaps).sum(), np.abs(drawn).sum(axis=1)
+    low = value - np.percentile(too_large, LEVEL[1])
+    high = value + np.percentile(sums, LEVEL[1]) - sums.mean()
+    return Measure(float(value), float(np.clip(low, 0, value)), float(min(1, high)))
 
 
 def _draws(images: int) -> Iterator[Weights]:
@@ -110,8 +134,7 @@ def _of_probabilities(
 
     def statistic(weights: Weights) -> dict[str, np.ndarray]:
         means = weights.astype(np.float64) @ values / len(labels)
-        ece = np.abs(means[:, 3:]).sum(axis=1)
-        return {"accuracy": means[:, 0], "nll": means[:, 1], "brier": means[:, 2], "ece": ece}
+        return {"accuracy": means[:, 0], "nll": means[:, 1], "brier": means[:, 2], "ece": means[:, 3:]}
 
     return statistic
 
