@@ -45,7 +45,7 @@ from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
-from tlab.core.errors import RunDirectoryConflict, UserError
+from tlab.core.errors import ImagesGone, UserError
 from tlab.core.text import few
 
 log = logging.getLogger(__name__)
@@ -107,10 +107,10 @@ def train(
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
         try:
             changed = check_images(run, source, cfg.resume, options=options)
-        except UserError as error:
+        except ImagesGone as error:
             untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
             is_asked = untested or run.lacking(cfg)
-            if not finished or is_asked or isinstance(error, RunDirectoryConflict):
+            if not finished or is_asked:
                 raise
             log.warning("%s is finished: this is its result, though its images are gone (%s)", run.path, error)
             return run.metrics()

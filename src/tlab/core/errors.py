@@ -33,6 +33,10 @@ class DownloadFailed(UserError):  # noqa: N818 - named for what there is
     """Pretrained weights cannot be fetched."""
 
 
+class ImagesGone(UserError):  # noqa: N818 - named for what there is
+    """The images of a run cannot be listed any more."""
+
+
 class RunDirectoryConflict(UserError):  # noqa: N818 - named for what there is
     """A run directory belongs to another run, which must not be overwritten."""
 

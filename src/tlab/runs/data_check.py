@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from tlab.core.errors import RunDirectoryConflict
+from tlab.core.errors import ImagesGone, RunDirectoryConflict, UserError
 from tlab.core.processes import first_process
 from tlab.core.text import as_text, few
 from tlab.data.changes import changes, class_changes
@@ -45,11 +46,17 @@ def check_images(
 
     Raises:
         RunDirectoryConflict: The images have changed.
-        UserError: The data cannot be used, or `data.csv` cannot be read.
+        ImagesGone: The data cannot be used.
+        UserError: `data.csv` cannot be read.
     """
     record = run.record
     classes = tuple(map(as_text, record.get("class_names", ())))
     source = keeping_order(source, classes)
+    try:
+        index = source()
+    except UserError as error:
+        raise ImagesGone(str(error)) from error
+    source = partial(lambda found: found, index)
     if run.data_file.exists():
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
