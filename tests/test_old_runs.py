@@ -141,9 +141,8 @@ def test_a_sweep_is_compared_as_before(old, tmp_path):
     before, after = table(sweep / "comparison.csv"), table(tmp_path / "comparison.csv")
     kept = [key for key in before[0] if key not in ("p", "p_holm")]  # which allow for the number of images since
     assert [{key: row[key] for key in kept} for row in after] == [{key: row[key] for key in kept} for row in before]
-    assert all(
-        now["p"] == then["p"] == "" or float(now["p"]) >= float(then["p"]) for now, then in zip(after, before)
-    )
+    p_values = [(now["p"], then["p"]) for now, then in zip(after, before, strict=True) if then["p"]]
+    assert all(float(now) >= float(then) for now, then in p_values)
 
 
 def test_the_command_of_a_sweep_returns_what_is_finished(old):
