@@ -1,5 +1,6 @@
 """BatchNorm statistics that are estimated on the training images: finetune.batchnorm=estimated."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ from tlab.runs.load import load_trained
 from tlab.train import train
 
 ESTIMATED = "finetune.batchnorm=estimated"
+
+
+@pytest.fixture
+def compose_run(compose_run):
+    """Compose quick runs of the first stages only, whose weights may be those of another one."""
+    return partial(compose_run, "backbone.upto=layer1")
 
 
 @pytest.fixture

@@ -289,4 +289,4 @@ def test_the_finder_may_be_asked_for_when_a_run_goes_on(compose_run):
 
 def test_a_batch_too_small_is_said_in_one_sentence(compose_run):
     with pytest.raises(UserError, match=r"data\.batch_size=1 is too small to train here"):
-        train(compose_run("backbone.weights=null", "data.batch_size=1", "finetune=full", "find_lr=true"))
+        train(compose_run("data.batch_size=1", "finetune=full", "find_lr=true", "backbone.upto=null"))
