@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from tlab.config.hydra import compose
 from tlab.core.errors import UserError
+from tlab.core.text import counted
 from tlab.evaluate import evaluate
 from tlab.evaluate import run as evaluate_and_print
 from tlab.predict import predict
@@ -111,7 +112,7 @@ def test_another_folder_is_measured_whole_and_as_predict_predicts_it(counts, spl
     root = folder(counts)
     (root / next(iter(counts)) / "broken.png").write_text("<html>")
     metrics = measured(trained, root)
-    assert f"{sum(counts.values())} images" in capsys.readouterr().out
+    assert f"{counted(sum(counts.values()), 'image')} (" in capsys.readouterr().out
     expected = predicted(trained, root)
     assert expected["images"] == sum(counts.values())
     assert metrics[f"{split}/acc"] == pytest.approx(expected["acc"], abs=1e-6)

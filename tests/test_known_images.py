@@ -116,8 +116,9 @@ def test_two_processes_refit_and_know_as_one_does(photos, tmp_path):
     """With a head on stored features, and with a backbone that trains: nothing waits for the other process."""
     runs = {}
     several = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=6")
-    for name, given in {"alone": ("finetune=head",), "head": ("finetune=head", *several), "full": several}.items():
-        more = ("trainer.max_epochs=1", "refit=true", "head.solver=sgd", "aug=none", "finetune.head_epochs=0")
+    plans = {"alone": ("finetune=head",), "head": ("finetune=head", *several), "full": ("finetune=full", *several)}
+    for name, given in plans.items():
+        more = ("trainer.max_epochs=1", "refit=true", "head.solver=sgd", "aug=none")
         runs[name] = trained(photos, tmp_path / name, *more, *given)
     one, alike = (about(runs[name])["uncertainty"] for name in ("alone", "head"))
     torch.testing.assert_close(alike["means"], one["means"])
