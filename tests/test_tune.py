@@ -95,7 +95,7 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(searched):
     assert re.search(
         rf"^trial {failed} failed: train/loss became .* lower optimizer\.lr", printed, flags=re.MULTILINE
     )
-    assert "UserError" in (study / f"trial={failed:04d}/seed=0/traceback.txt").read_text()
+    assert "NotFinite" in (study / f"trial={failed:04d}/seed=0/traceback.txt").read_text()
 
 
 def test_settings_that_were_tried_are_not_trained_again(searched):

@@ -46,7 +46,7 @@ from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_shares
 from tlab.core.error_messages import one_line
 from tlab.core.errors import ImagesGone, UserError
-from tlab.core.text import few
+from tlab.core.text import as_text, few
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def train(
     from tlab.data.decode_options import options_of
     from tlab.data.sources.evaluation_sources import sources_of_tests
     from tlab.data.sources.scan import check_apart
+    from tlab.data.sources.verify import CHECK_SECONDS
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
     from tlab.runs.data_check import check_images, unmeasured
     from tlab.runs.directory import RunDirectory
@@ -106,7 +107,8 @@ def train(
     if finished or run.has_begun:
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
         try:
-            changed = check_images(run, source, cfg.resume, options=options)
+            seconds = cfg.data.get("check_seconds", CHECK_SECONDS)
+            changed = check_images(run, source, cfg.resume, options=options, seconds=seconds)
         except ImagesGone as error:
             untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
             is_asked = untested or run.lacking(cfg)
@@ -120,8 +122,8 @@ def train(
         if run.status == "finished" and not lacking and not tests:
             log.info("%s is finished: this is its result, nothing was trained", run.path)
             return run.metrics()
-        left = few([*lacking, *(f"the test {name}" for name in tests)]) or "nothing"
-        log.info("%s is trained: only %s is left to do", run.path, left)
+        left = few([*lacking, *(f"the test {name}" for name in tests)])
+        log.info("%s is trained: %s", run.path, f"only {left} is left to do" if left else "nothing is left to do")
         run.reopen(lacking, tests)
     if run.has_begun:
         cfg = as_decided(cfg, run.record)
@@ -219,7 +221,7 @@ def fit_as_chosen(
             run.update(config=config)
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
-        content = agreed_content(cfg, run, data)
+        content = agreed_content(cfg, run, data, checkpoint is not None)
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = len(data.samples("train")), len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
@@ -270,8 +272,10 @@ def carry_out(
         log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
-def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule") -> dict[str, str]:
+def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule", resumed: bool) -> dict[str, str]:
     """Return the images' fingerprints, when all processes have found the same and each has a share; write the list.
+
+    Of a resumed run the list of skipped images keeps those that were met in an epoch.
 
     Raises:
         UserError: They differ, or are too few.
@@ -284,9 +288,9 @@ def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule"
     contents = data.contents()
     tested = {split: len(data.samples(split)) for split in data.further_tests}
     check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
-    earlier = run.unreadable()  # of a resumed run, also those that were met in an epoch
+    earlier = run.unreadable() if resumed else {}
     every = (sample for samples in data.index.splits.values() for sample in samples if earlier)
-    met = [Unreadable(sample.path, earlier[sample.file]) for sample in every if sample.file in earlier]
+    met = [Unreadable(s.path, earlier[as_text(s.file)]) for s in every if as_text(s.file) in earlier]
     run.write_unreadable([*data.unreadable, *met])
     run.write_data(contents)
     return {"content": contents.fingerprint(), "sizes": contents.fingerprint(by_size=True)}

@@ -296,6 +296,15 @@ def test_a_check_whose_time_is_over_passes_over_the_rest_the_same_in_later_runs(
     assert all(whole[path].digest for path in paths)
 
 
+def test_a_glance_is_no_check_for_one_that_has_more_time(make_folder, no_time_left):
+    root = make_folder({"a": 10, "b": 10})
+    for number in range(8):
+        picture(number).save(root / "a" / f"{number}.jpg", "PNG")
+    paths = [str(path) for path in files(root)]
+    check_files(root, paths)
+    assert all(check.is_decoded for check in check_files(root, paths, seconds=None).values())
+
+
 def test_first_bytes_that_are_no_image_are_looked_into(make_folder, examined, no_time_left):
     root = make_folder({"a": 10, "b": 10})
     paths = [str(path) for path in files(root)]

@@ -138,7 +138,8 @@ def test_a_run_reads_its_checkpoints_into_the_host_s_memory(compose_run, monkeyp
             train(small)
     monkeypatch.setattr(torch, "load", note_and_load)
     train(small)
-    assert seen == [("cpu", True)] * 3
+    assert seen
+    assert set(seen) == {("cpu", True)}
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])

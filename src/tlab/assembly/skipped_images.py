@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from tlab.core.processes import first_process, from_all_processes
-from tlab.core.text import counted
+from tlab.core.text import as_text, counted
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.sources.verify import Unreadable, by_reason
 from tlab.runs.directory import RunDirectory
@@ -38,10 +38,12 @@ class SkippedImages(L.Callback):
         for found in from_all_processes(data.skipped):
             data.skipped |= found
         known = {*self._told, *(self.run.unreadable() if self.run is not None and len(data.skipped) else ())}
-        new = [Unreadable(Path(file), reason) for file, reason in data.skipped.items() if file not in known]
+        new = [
+            Unreadable(Path(file), reason) for file, reason in data.skipped.items() if as_text(file) not in known
+        ]
         if not new:
             return
-        self._told |= data.skipped.keys()
+        self._told |= set(map(as_text, data.skipped))
         if first_process():
             what = f"{counted(new, 'image', 'images')} skipped, which cannot be read"
             log.warning("%s: %s", what, by_reason(new, data.index.relative))

@@ -16,6 +16,7 @@ WITHOUT_EFFECT = (
     *("checkpoint.every_n_steps", "debug", "dashboards.", "find_lr", "logger."),
     *("resume", "run_dir", "sweep", "baseline."),
     *("data.nested", "data.source.nested", "data.module.source.nested"),
+    *("data.check_seconds", "data.module.check_seconds"),  # a run keeps its images whatever a later check decodes
 )
 
 # Locations of the images, which are identified by content instead (`tlab.runs.data_check`).
@@ -35,7 +36,6 @@ DECIDED_BY_RUNS = {"head.solver": "sgd", "finetune.batchnorm": "pretrained"}
 CHOSEN_SINCE: dict[str, tuple[Any, Any]] = {"trainer.compile": (False, "auto")}
 CHOSEN_SINCE |= {"head.solver": (None, "sgd")}
 CHOSEN_SINCE |= {f"data.{node}bits": (None, "auto") for node in ("", "module.")}
-CHOSEN_SINCE |= {f"data.{node}check_seconds": (None, 60.0) for node in ("", "module.")}
 CHOSEN_SINCE |= {f"data.{node}max_megapixels": (None, 179.0) for node in ("", "module.")}
 
 

@@ -148,7 +148,7 @@ class DataConfig:
     max_megapixels: float = key(MISSING, "largest readable image, in 10^6 pixels; JPEG: once shrunk", above=0)
     check_seconds: float | None = key(
         MISSING,
-        "what the check of the images may take, beyond which a sample is decoded; null: every image",
+        "seconds for the check of the images, beyond which a sample is decoded; null: every image is",
         above=0,
     )
     resize: str = key(MISSING, "keep the center, or the whole image", choices=("crop", "pad"))

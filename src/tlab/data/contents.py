@@ -16,7 +16,15 @@ from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.scan import nfc
 from tlab.data.sources.table_columns import ExtraColumns
-from tlab.data.sources.verify import FileCheck, FileChecks, Unreadable, check_files, read_files, unreadable
+from tlab.data.sources.verify import (
+    CHECK_SECONDS,
+    FileCheck,
+    FileChecks,
+    Unreadable,
+    check_files,
+    read_files,
+    unreadable,
+)
 
 
 class Entry(NamedTuple):
@@ -105,7 +113,7 @@ def contents(index: ImageIndex, checks: Mapping[str, FileCheck], left_out: Itera
     prefix = f"{index.root}/"
     classes = tuple(map(as_text, index.classes))
     entries = tuple(
-        Entry(split, as_text(file.removeprefix(prefix)), classes[label], _size(file), checks[file].digest)
+        Entry(split, as_text(file.removeprefix(prefix)), classes[label], _size(file), _digest(checks[file]))
         for split, samples in index.splits.items()
         for file, label in samples
     )
@@ -160,6 +168,7 @@ def read_contents(
     decode: bool,
     options: DecodeOptions = DEFAULTS,
     before: Membership = NO_CHECK_BEFORE,
+    seconds: float | None = CHECK_SECONDS,
 ) -> Contents:
     """Return the present images of a source.
 
@@ -169,6 +178,7 @@ def read_contents(
             hashed, and all count as images; that needs no torch.
         options: Which files are readable.
         before: Which of those that a check has passed over a run has.
+        seconds: What the check may take, see `verify.check_files`.
 
     Raises:
         UserError: The data cannot be used.
@@ -176,13 +186,17 @@ def read_contents(
     index = source()
     files = [sample.file for samples in index.splits.values() for sample in samples]
     if decode:
-        verdicts = check_files(index.root, files, options.max_megapixels)
+        verdicts = check_files(index.root, files, options.max_megapixels, seconds)
         broken = before.unreadable(index.root, files, unreadable(verdicts, options.truncated), verdicts)
         paths = [item.path for item in broken]
         return contents(index.without(paths), verdicts, paths)
-    found = read_files(index.root, files, options)
+    found = read_files(index.root, files, options, seconds)
     broken = before.unreadable(index.root, files, unreadable(found), found)
     return contents(index.without([item.path for item in broken]), found)
+
+
+def _digest(check: FileCheck) -> str:
+    return "" if check.reason else check.digest  # one that is kept though it is damaged (`Membership`)
 
 
 def _size(file: str) -> int:

@@ -142,10 +142,10 @@ class ImageDataModule(L.LightningDataModule):
         """
         if hasattr(self, "index"):
             return
-        index, self.unreadable = self._readable(self.source())
+        index, self.unreadable = self._readable(self.source(), self.before)
         issues = [*index.issues, *find_issues(index, self.checks)]
         for name, source in self.test_sources.items():
-            test, broken = self._readable(source(index.classes))
+            test, broken = self._readable(source(index.classes), NO_CHECK_BEFORE)
             if not test.splits:
                 raise UserError(
                     f"data.tests.{name}: {test.root} has no image to measure, {len(broken)} cannot be read; "
@@ -159,12 +159,12 @@ class ImageDataModule(L.LightningDataModule):
             for issue in self.issues:
                 log.warning(issue)
 
-    def _readable(self, index: ImageIndex) -> tuple[ImageIndex, list[Unreadable]]:
+    def _readable(self, index: ImageIndex, before: Membership) -> tuple[ImageIndex, list[Unreadable]]:
         """Check the files of an index; return it without the unreadable ones, and those."""
         files = [sample.file for samples in index.splits.values() for sample in samples]
         checks = check_files(index.root, files, self.max_megapixels, self.check_seconds)
         found = unreadable(checks, truncated=self.on_unreadable == "read")
-        broken = self.before.unreadable(index.root, files, found, checks)
+        broken = before.unreadable(index.root, files, found, checks)
         if broken and self.on_unreadable == "error":
             raise UserError(
                 f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
@@ -184,8 +184,8 @@ class ImageDataModule(L.LightningDataModule):
                 log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
             if passed_over:
                 log.warning(
-                    "Of %d images %d were not decoded beforehand, by data.check_seconds=%g of training (null takes "
-                    "what it needs); those that cannot be read are skipped and listed as they come.",
+                    "Of %d images %d are not checked beforehand, since the check of a training may take "
+                    "data.check_seconds=%g (null: as long as it needs); what cannot be read is skipped and listed.",
                     *(len(files), passed_over, self.check_seconds),
                 )
             if cut and self.on_unreadable == "read":

@@ -48,7 +48,7 @@ from tlab.data.jpeg_damage import JUNK, is_plain, lacks_blocks, lacks_scan, load
 
 ORIENTATION = 0x0112  # the EXIF tag, and TIFF's
 EXTRA_SAMPLES, PHOTOMETRIC, ROWS = 338, 262, 278  # TIFF tags
-WHITE_IS_ZERO, BLACK_IS_ZERO, OF_RGB, OF_YCBCR = 0, 1, 2, 6  # photometric interpretations
+WHITE_IS_ZERO, BLACK_IS_ZERO, OF_RGB, OF_PALETTE, OF_YCBCR = 0, 1, 2, 3, 6  # photometric interpretations
 SIZE = (256, 257)
 PACKING = (
     259,
@@ -372,6 +372,7 @@ def _tags_of_planes(content: bytes) -> ImageFileDirectory_v2 | None:
         if content.startswith(TIFF):
             tags = tiff_tags(content)
             whole = {*tags[BITS]} in ({8}, {16}) and tags[PHOTOMETRIC] != OF_YCBCR  # not halved as colors may be
+            whole = whole and tags[PHOTOMETRIC] != OF_PALETTE  # which is of one plane
             return tags if tags.get(PLANES) == 2 and whole else None
     return None
 

@@ -153,7 +153,6 @@ class _WorkerImages(Dataset[Made]):
         The batch moves into shared memory here. Where there is too little of it, torch's queue would drop the batch
         without a word, and the run wait for it forever.
         """
-        known = len(self.images.skipped)
         try:
             batch = self.images.batch(keys)
             for tensor in (batch.image, batch.label, batch.index):
@@ -162,7 +161,7 @@ class _WorkerImages(Dataset[Made]):
             if is_mistake(error):
                 return error
             raise
-        return batch, dict(itertools.islice(self.images.skipped.items(), known, None))
+        return batch, self.images.skipped  # all of this worker's, since a batch may never be taken
 
 
 def whole_batches(batch: Any) -> Any:

@@ -14,7 +14,7 @@ from tlab.core.errors import UserError
 from tlab.data.sources.samples import Samples
 
 # What a batch has in the place of an image that cannot be read: an error, nothing, another image of the class, or a
-# black one, whose features `rows.NO_FEATURES` marks afterwards
+# black one, whose features are marked afterwards (`rows.without_features`)
 IfUnreadable = Literal["error", "drop", "replace", "blank"]
 MOST_TRIES = 100  # images of a class in a row, beyond which their folder is probably gone
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tlab.core.errors import UserError
 from tlab.core.text import few, shell_word
 
-NUMBERED = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
+NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 INDEX = "*.index.json"  # key -> file, below "weight_map" (huggingface/transformers, "Sharded checkpoints")
 
 

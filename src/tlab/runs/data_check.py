@@ -13,6 +13,7 @@ from tlab.data.contents import Contents, Membership, as_far_as_known, keeping_or
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
 from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
+from tlab.data.sources.verify import CHECK_SECONDS
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def check_images(
     resume: str,
     elsewhere: str = "another hydra.run.dir=DIR (of a sweep: sweep=NAME)",
     options: DecodeOptions = DEFAULTS,
+    seconds: float | None = CHECK_SECONDS,
 ) -> list[str]:
     """Refuse to resume a run, or to return its result, with other images than it has had.
 
@@ -40,6 +42,7 @@ def check_images(
         resume: `anyway` only warns, as long as the classes are the same.
         elsewhere: Override that gives a new run with these settings its place, for the message.
         options: Which files are readable.
+        seconds: What a check of the files may take.
 
     Returns:
         Phrases for what has changed; empty where nothing has.
@@ -61,14 +64,14 @@ def check_images(
         entries = read_entries(run.data_file)
         before = Contents(classes or tuple(sorted({entry.label for entry in entries})), entries)
         members = membership(run)
-        now = read_contents(source, False, options, members)
+        now = read_contents(source, False, options, members, seconds)
         one, other = as_far_as_known(before, now)
         if one.classes == other.classes and set(one.entries) == set(other.entries):
             return []
-        now = read_contents(source, True, options, members)  # says which of the files are no images
+        now = read_contents(source, True, options, members, seconds)  # says which of the files are no images
         changed = changes(before, now)
     else:
-        now = read_contents(source, True, options)
+        now = read_contents(source, True, options, seconds=seconds)
         changed = _by_number(record, classes, now)
         if not changed and first_process():
             log.warning(UNLISTED)
@@ -89,13 +92,13 @@ def check_images(
 
 
 def membership(run: RunDirectory) -> Membership:
-    """Return which images a run has that its check had passed over.
+    """Return which images a run has that a check had passed over, and which it has not.
 
     Raises:
         UserError: One of its tables cannot be read.
     """
     data = run.record.get("data", {})
-    if not data.get("passed_over") or not run.data_file.exists():
+    if "root" not in data or not run.data_file.exists():
         return Membership()
     entries = read_entries(run.data_file)
     listed, root = {entry.path for entry in entries}, f"{data['root']}/"

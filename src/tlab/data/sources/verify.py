@@ -126,15 +126,20 @@ def check_files(
     start = time.monotonic()
     store = _Store(root, max_megapixels)
     verdicts: FileChecks[F] = FileChecks()
+    glances: dict[F, FileCheck] = {}  # those of an odd format
     unknown: list[F] = []
     for path in paths:
-        known = store.get(str(path))
-        if known is not None and (known.is_decoded or seconds is not None):
+        if (known := store.get(str(path))) is None:
+            unknown.append(path)
+        elif known.is_decoded:
             verdicts[path] = known
         else:
-            unknown.append(path)
+            glances[path] = known
     if unknown and store.has_passed_over(unknown, seconds):
+        verdicts.update(glances)
         unknown = [path for path in unknown if str(path) in store.transient]
+    else:
+        unknown += glances
     if unknown:
         clock = _Clock(start, seconds)
         decoded: dict[F, FileCheck] = {}
@@ -203,19 +208,25 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples, damage)
 
 
-def read_files(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAULTS) -> FileChecks[str]:
+def read_files(
+    root: Path,
+    paths: Sequence[str],
+    options: DecodeOptions = DEFAULTS,
+    seconds: float | None = CHECK_SECONDS,
+) -> FileChecks[str]:
     """Return what is known of each file, and the hash of its content where nothing is; no image is decoded.
 
     Args:
         root: Root of the dataset, which names the cache file of the check.
         paths: Absolute paths of the files.
         options: Which files are readable.
+        seconds: As in `check_files`.
 
     Returns:
         Path -> `FileCheck`, with a reason for files that cannot be read, or failed the check and have not changed
         since. As in a check, some may be passed over.
     """
-    clock = _Clock(time.monotonic(), CHECK_SECONDS)
+    clock = _Clock(time.monotonic(), seconds)
     store = _Store(root, options.max_megapixels)
     found: FileChecks[str] = FileChecks()
     unknown = []
@@ -224,7 +235,7 @@ def read_files(root: Path, paths: Sequence[str], options: DecodeOptions = DEFAUL
             unknown.append(path)
         else:
             found[path] = known._replace(reason="") if known.reason == MOSTLY_THERE and options.truncated else known
-    if unknown and not store.has_passed_over(unknown, CHECK_SECONDS):
+    if unknown and not store.has_passed_over(unknown, seconds):
         found.update(_worked_on(unknown, _read, "Reading images", clock))
     return found
 
@@ -305,11 +316,14 @@ def _worked_on(
         random.Random(0).shuffle(groups)
 
     def found(pool: ThreadPoolExecutor) -> Iterator[tuple[F, T]]:
-        for number, group in enumerate(groups):
-            clock.done = number / len(groups)
+        count = 0
+        for group in groups:
             if clock.is_over():
                 return
-            yield from zip(group, pool.map(work, group), strict=True)
+            for file, result in zip(group, pool.map(work, group), strict=True):
+                count += 1
+                clock.done = count / len(paths)
+                yield file, result
 
     with ThreadPoolExecutor(min(16, cpu_count())) as threads:
         yield from progress_bar.shown(found(threads), description, len(paths))
