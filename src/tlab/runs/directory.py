@@ -146,7 +146,7 @@ class RunDirectory:
         Raises:
             RunDirectoryConflict: A run with other settings is here, or any with `resume=never`.
         """
-        if self.status is None or (self.status == "failed" and not self.has_begun and not self.is_trained):
+        if self.status is None or (self.status == "failed" and not self.has_begun):
             return False
         if resume == "never":
             raise RunDirectoryConflict(
