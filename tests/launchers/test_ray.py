@@ -20,7 +20,7 @@ def test_tasks_leave_what_runs_here_leave_and_mistakes_come_back(make_sweep):
     assert result.returncode == 1, result.stdout + result.stderr
     good, bad = (there.directory / f"optimizer.lr={lr}" / "seed=0" for lr in ("0.01", "1e+30"))
     assert differing(good, here.directory / "optimizer.lr=0.01" / "seed=0") == []
-    assert str(record(bad)["error"]).startswith("NotFinite: train/loss became ")
+    assert str(record(bad)["error"]).startswith("UserError: train/loss became ")
     assert "failed: train/loss became " in result.stdout
     assert result.stderr == ""
 

@@ -52,7 +52,7 @@ def test_jobs_leave_what_runs_here_leave_and_mistakes_come_back(make_sweep):
         assert {file.name for file in good.iterdir()} == {
             file.name for file in (here.directory / "optimizer.lr=0.01" / f"seed={seed}").iterdir()
         }
-        assert str(record(bad)["error"]).startswith("NotFinite: train/loss became ")
+        assert str(record(bad)["error"]).startswith("UserError: train/loss became ")
     assert "failed: train/loss became " in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
 

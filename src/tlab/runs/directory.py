@@ -201,7 +201,8 @@ class RunDirectory:
 
     def _record_failure(self, error: BaseException) -> None:
         with suppress(OSError):  # the very reason may be a full disk, and `error` is what counts
-            self.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            kind = "UserError" if isinstance(error, UserError) else type(error).__name__
+            self.update(status="failed", ended=now(), error=f"{kind}: {error}")
             if first_process():
                 write_text(self.traceback_file, "".join(traceback.format_exception(error)))
 
