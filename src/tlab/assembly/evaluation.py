@@ -86,6 +86,10 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping
     told = {key: value for key, value in about["calibration"].items() if not key.startswith("reliability")}
     run.update(temperature=about["temperature"], calibration=told)
     scaled = "_scaled" if temperature_of(about).lowers_nll else ""
+    if about["temperature"] == 1:
+        images = counted(told["images"], "validation image")
+        log.info("no temperature: %s speak for none (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
+        return {"val/nll": told["nll"], "val/ece": told["ece"]}
     log.info(
         "temperature %.3g, fitted on %s: NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
         *(about["temperature"], counted(told["images"], "validation image")),
