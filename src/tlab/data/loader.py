@@ -32,7 +32,7 @@ POOLED_ROWS = 1024  # batch size of pooled features in evaluation, where a step 
 FEW_IMAGES = 200  # below this, starting worker processes costs more than it saves
 
 
-Made = tuple[Batch, dict[str, str]]  # and the files that were skipped for it, with the reason
+Made = tuple[Batch, dict[str, str]]  # and the files that its process has skipped so far, with the reason
 
 
 class Loader(DataLoader[Batch]):
@@ -146,7 +146,7 @@ class _WorkerImages(Dataset[Made]):
         self.images = images
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> "Made | Exception":
-        """Return a batch and the files newly skipped for it, or the mistake as a value.
+        """Return a batch and the files that this process has skipped so far, or the mistake as a value.
 
         Raised it would arrive wrapped in the worker's traceback.
 

@@ -31,9 +31,7 @@ def no_table(base: Path, labels: str, folder: Path, image_column: str, label_col
     Beside the labels a competition hands out tables of ids alone, and samples whose labels are all the same.
     """
     what = f"data.labels: there is no file {base / labels}, a path relative to data.root"
-    there = sorted(
-        each.name for each in base.iterdir() if re.search(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", each.name, re.I)
-    )
+    there = sorted(each.name for each in base.iterdir() if TABLE.search(each.name))
     tables = {}
     for name in there:
         with suppress(UserError, OSError):

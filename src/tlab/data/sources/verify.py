@@ -196,7 +196,7 @@ def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str], most: 
 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
-    # here, because it imports torch, which `digests` does not need
+    # here, because it imports torch, which `read_files` does not need
     from tlab.data.decode import DecodeError, examine_bytes, read_bytes
 
     try:
