@@ -266,6 +266,25 @@ def test_a_stopped_run_saves_first_and_says_how_to_go_on(photos, tmp_path, paste
     assert checkpoint["global_step"] >= len(history(tmp_path / "run")) * 18
 
 
+class SignalAtTheEnd(L.Callback):
+    """A signal that comes when the last epoch has looked for one already."""
+
+    def on_train_end(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_between_the_last_epoch_and_its_evaluation_is_obeyed(compose_run, tmp_path, monkeypatch):
+    """It had no effect there, and a search's worker went on with other trials."""
+    options = (*SMALL, "trainer.max_epochs=2", "+callbacks.own._target_=test_resume.SignalAtTheEnd")
+    with pytest.raises(SystemExit) as end:
+        train(compose_run(*options))
+    assert end.value.code == 128 + signal.SIGTERM
+    assert json.loads((tmp_path / "run/run.json").read_text())["error"] == "interrupted"
+    monkeypatch.delattr(SignalAtTheEnd, "on_train_end")
+    assert train(compose_run(*options))["epochs"] == 2
+    assert [row["epoch"] for row in history(tmp_path / "run")] == ["0", "1"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(compose_run, tmp_path, caplog, monkeypatch, damage):
     options = (*SMALL, "trainer.max_epochs=3")

@@ -1,5 +1,6 @@
 """How often the processes of a run ask each other whether to stop, and when they do."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -87,6 +88,17 @@ def test_a_signal_to_the_other_process_stops_this_one_within_a_second(clock, mon
         train(stop, clock, [0.02] * 3000)
     assert end.value.code == 128 + signal.SIGTERM
     assert 0 <= saved[0] - came <= 1.1
+
+
+def test_a_signal_that_nothing_has_obeyed_ends_the_process_after_the_run():
+    with pytest.raises(SystemExit) as end, StopSignals() as signals:
+        signals.training = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ValueError, match="its own"), StopSignals() as signals:
+        signals.training = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("its own")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no hang-up")

@@ -22,7 +22,8 @@ class StopSignals:
     """Handles the signals of `tlab.core.signals` for as long as a run lasts: `with StopSignals() as signals:`.
 
     A signal ends the run at once, but while it trains the first one is only recorded, for `GracefulStop` to save
-    first. The exit code is 128 + the signal, as in shells.
+    first. One that nothing has obeyed by the end of the block ends the process there: it was meant for more than
+    this run. The exit code is 128 + the signal, as in shells.
 
     Attributes:
         received: Number of the signal that has come; None before.
@@ -40,9 +41,11 @@ class StopSignals:
             self.listen()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if kind is None and self.received is not None:
+            self.stop()
 
     def listen(self) -> None:
         """Set the handlers, also again where others have replaced them."""
@@ -103,8 +106,10 @@ class GracefulStop(Checkpoint):
             self.signals.stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal ends the run at once."""
+        """Stop if a signal has come since the last epoch's end; from here on one ends the run at once."""
         self.signals.training = False
+        if self._asked(trainer):
+            self.signals.stop()
 
     def _measure_anew(self) -> None:
         """Ask after the next step, and the one after it, by which time the first one's length is known."""
