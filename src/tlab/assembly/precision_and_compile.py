@@ -4,6 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -35,13 +36,16 @@ def choose_arithmetic(
     Raises:
         UserError: `trainer.compile=true`, but torch.compile does not work here.
     """
-    precision = _choose_precision(cfg, net, plan, begun)
+    from tlab.finetuning.plan import HEAD
+
+    precision = choose_precision(cfg, net, all(phase.trained == {HEAD} for phase in plan.phases), begun)
     return precision, choose_compiled(cfg, net, plan, precision, images, begun, done)
 
 
-def _choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: dict[str, Any]) -> "Precision":
-    """Return `trainer.precision`; for `auto` the fastest one here."""
-    from tlab.finetuning.plan import HEAD
+def choose_precision(
+    cfg: DictConfig, net: "Classifier", head_only: bool, begun: Mapping[str, Any] = MappingProxyType({})
+) -> "Precision":
+    """Return `trainer.precision`; for `auto` the fastest one here, for a backbone that trains or never does."""
     from tlab.models.autotune.precision import fastest_precision, find_accelerator
 
     if cfg.trainer.precision != "auto":
@@ -51,7 +55,6 @@ def _choose_precision(cfg: DictConfig, net: "Classifier", plan: "Plan", begun: d
         return begun["precision"]
     kwargs = OmegaConf.to_container(cfg.backbone.kwargs, resolve=True)
     name = f"{cfg.backbone.name}:{cfg.backbone.upto}" + (f":{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
-    head_only = all(phase.trained == {HEAD} for phase in plan.phases)
     precision, why = fastest_precision(
         net, cfg.data.image_size, accelerator, cfg.trainer.channels_last, name, head_only
     )

@@ -1,18 +1,15 @@
 """The command line of tlab.tune, split into its own keys and the trials' overrides."""
 
-import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from tlab.config.overrides import CONFIG_DIR, key_and_value
+from tlab.config.overrides import key_and_value
+from tlab.config.run_overrides import asks, quoted, with_overrides
 from tlab.config.schema import TuneConfig
 from tlab.core.errors import UserError
 
-# A reference to another key, `${data.batch_size}`: the search has other keys than its trials
-OF_A_TRIAL = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
 OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}
 
 
@@ -41,19 +38,16 @@ def gather(arguments: Sequence[str]) -> list[str]:
         elif argument.startswith("-") or root in OWN_KEYS or not ("=" in argument or argument[:1] == "~"):
             own.append(argument)
         else:
-            trials.append(QuotedString(OF_A_TRIAL.sub(r"\\\g<0>", argument), Quote.single).with_quotes())
-    asks = any(argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR for argument in own)
+            trials.append(quoted(argument))
     given = dict(map(key_and_value, own))
-    if not asks and "study" not in given:
+    if not asks(own) and "study" not in given:
         raise UserError("study is not set; name the search with study=NAME, by which it is also resumed")
     more = []
     if given.get("workers", "1") != "1" and "hydra/launcher" not in given:
         more.append("hydra/launcher=joblib")
     if trials:
         more.append(f"overrides=[{','.join(trials)}]")
-    typed = [i for i, argument in enumerate(own) if "=" in argument and not argument.startswith("-")]
-    end = max(typed, default=-1) + 1  # Hydra takes no overrides on both sides of a flag
-    return [*own[:end], *more, *own[end:]]
+    return with_overrides(own, more)
 
 
 def _seeds(value: str) -> str:

@@ -408,7 +408,7 @@ class _Prefix:
                 stored = FeatureBatches([array], row_dtype(array), self.channels_last, after=stage)
                 read = (functools.partial(stored.read, [(0, row) for row in chunk]) for chunk in chunks)
                 return stage, read, array
-        return "", _image_chunks(view.images, view.keys[first:], device, data.num_workers), None
+        return "", image_chunks(view.images, view.keys[first:], device, data.num_workers), None
 
 
 def pooled_features(
@@ -429,7 +429,7 @@ def pooled_features(
         precision: Precision of the arithmetic, as in the run.
         num_workers: As in `make_loader`.
     """
-    chunks = _image_chunks(images, keys, module.device.type, num_workers)
+    chunks = image_chunks(images, keys, module.device.type, num_workers)
     outputs = run_prefix(module.net, chunks, POOL, "", precision, module.memory_format)
     found = torch.cat([y.cpu() for y in progress_bar.shown(outputs, "Features", len(keys), size=len)])
     return found.masked_fill(torch.tensor(images.are_skipped(keys))[:, None], torch.nan)
@@ -440,7 +440,7 @@ def _chunks(rows: range, device: str) -> list[range]:
     return list(chunks_of(rows, BATCH.get(device, 64), cpus_per_process() if device == "cpu" else 1))
 
 
-def _image_chunks(
+def image_chunks(
     images: ImageBatches, keys: Sequence[SampleKey], device: str, num_workers: int | None
 ) -> Iterator[Callable[[], Tensor]]:
     """Return functions that return chunks of the images of these keys; one that cannot be read is black."""

@@ -1,0 +1,61 @@
+"""The command line of a command about runs that are to come: its own keys, and overrides of those runs."""
+
+import re
+from collections.abc import Collection, Sequence
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from tlab.config.overrides import CONFIG_DIR, key_and_value
+from tlab.core.errors import UserError
+
+# A reference to another key, `${data.batch_size}`: such a command has other keys than its runs
+OF_A_RUN = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
+HERE = {"hydra"}
+
+
+def gather(arguments: Sequence[str], own_keys: Collection[str], command: str) -> list[str]:
+    """Return the arguments with all overrides of runs in one of the command's own, `overrides=[...]`.
+
+    So `python -m tlab.advise data.root=photos backbone=vgg16,resnet18` takes overrides as `tlab.train -m` would,
+    while Hydra sees no sweep.
+
+    Args:
+        arguments: The command line, after `tidy`.
+        own_keys: First parts of the keys that are the command's own.
+        command: Its name, for what is said.
+
+    Raises:
+        UserError: The command line asks for a sweep, or for a run's directory.
+    """
+    if "--shell-completion" in arguments or "-sc" in arguments:
+        return list(arguments)
+    own, runs = [], []
+    for argument in arguments:
+        key, _ = key_and_value(argument)
+        root = key.replace("/", ".").partition(".")[0]
+        if argument in ("-m", "--multirun"):
+            raise UserError(f"{command} takes several values of a key by itself; leave -m out")
+        if key in ("run_dir", "sweep"):
+            raise UserError(f"{key} is not for {command}, which trains no run of that place; leave it out")
+        if argument.startswith("-") or root in {*HERE, *own_keys} or not ("=" in argument or argument[:1] == "~"):
+            own.append(argument)
+        else:
+            runs.append(quoted(argument))
+    return with_overrides(own, [f"overrides=[{','.join(runs)}]"] if runs else [])
+
+
+def quoted(override: str) -> str:
+    """Return an override of a run as an element of a list that Hydra reads."""
+    return QuotedString(OF_A_RUN.sub(r"\\\g<0>", override), Quote.single).with_quotes()
+
+
+def with_overrides(own: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return the command's own arguments and more overrides, all in one piece: Hydra takes none around a flag."""
+    typed = [i for i, argument in enumerate(own) if "=" in argument and not argument.startswith("-")]
+    end = max(typed, default=-1) + 1
+    return [*own[:end], *more, *own[end:]]
+
+
+def asks(own: Sequence[str]) -> bool:
+    """Tell whether the command line only asks for something, such as --help."""
+    return any(argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR for argument in own)

@@ -1,0 +1,158 @@
+"""What every stage of a network makes of some images, pooled, from one pass: for whoever looks before training."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tlab.core.eviction import evict, open_locked, touch
+from tlab.core.files import cache_dir
+from tlab.data import progress_bar
+from tlab.data.datamodule import ImageDataModule
+from tlab.data.sampler import OrderedKeys
+from tlab.data.sources.samples import Sample
+from tlab.finetuning.features import fingerprint
+from tlab.finetuning.features.cache import GB, image_chunks
+from tlab.finetuning.features.image_view import ImageView
+from tlab.finetuning.features.inference import run_prefix
+from tlab.finetuning.features.rows import fill, without_features
+from tlab.models.classifier import POOL, Classifier
+from tlab.models.stages import digest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageFeatures:
+    """Features of N images.
+
+    Attributes:
+        stages: Stage -> its output averaged over positions, and `POOL` -> what the head classifies: N D, float32.
+            Rows of images that cannot be read are NaN.
+        computed: Number of images that were computed now; the others' rows were stored earlier.
+        seconds: Duration of that.
+    """
+
+    stages: dict[str, NDArray[np.float32]]
+    computed: int
+    seconds: float
+
+
+def stage_features(
+    net: Classifier, data: ImageDataModule, samples: Sequence[Sample], precision: str, max_gb: float
+) -> StageFeatures:
+    """Return the features of images as evaluation sees them, in one pass that is kept in the cache directory.
+
+    Args:
+        net: The network, which is not changed.
+        data: Data module of the images, set up.
+        samples: The images, whose rows come in this order.
+        precision: Precision of the arithmetic: `32-true`, `bf16-mixed` or `16-mixed`.
+        max_gb: Maximum size of the cache of features in 10^9 bytes.
+    """
+    net.eval()
+    shapes = net.backbone.stage_shapes(data.image_size)
+    widths = {stage: shape[_channel_axis(shape)] for stage, shape in shapes.items()}
+    widths |= {list(shapes)[-1]: net.backbone.feature_dim, POOL: net.head.pooled_features}
+    began = time.perf_counter()
+    view = ImageView.of_samples(data, samples)
+    rows, computed = _rows(net, data, samples, view, precision, max_gb, sum(widths.values()))
+    ends = np.cumsum([*widths.values()])
+    parts = dict(zip(widths, np.split(rows, ends[:-1], axis=1), strict=True))
+    return StageFeatures(parts, computed, time.perf_counter() - began)
+
+
+def _rows(
+    net: Classifier,
+    data: ImageDataModule,
+    samples: Sequence[Sample],
+    view: ImageView | None,
+    precision: str,
+    max_gb: float,
+    width: int,
+) -> tuple[NDArray[np.float32], int]:
+    """Return the rows of all stages side by side, stored where that is possible, and how many are new."""
+    device, computed = next(net.parameters()).device.type, 0
+    images = data.images(samples) if view is None else view.images
+    keys = OrderedKeys(range(len(images)), epoch=0)
+
+    def compute(first: int) -> Iterator[NDArray[np.float32]]:
+        nonlocal computed
+        chunks = image_chunks(images, keys[first:], device, data.num_workers)
+        outputs = run_prefix(_AllStages(net), chunks, POOL, "", precision, torch.channels_last)  # type: ignore[arg-type]
+        for y in progress_bar.shown(outputs, "Features of all stages", len(keys) - first, size=len):
+            computed += len(y)
+            missing = np.array(images.are_skipped(keys[first : first + len(y)]))
+            first += len(y)
+            yield without_features(y.cpu().numpy(), missing)
+
+    if view is None:  # a transform that cannot be pickled, of which no fingerprint is known
+        return np.concatenate([*compute(0)]), computed
+    path = cache_dir() / "features" / f"{_name(net, view, precision)}.npy"
+    order = view.rows(samples)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            evict(path.parent, int(max_gb * GB) - 4 * width * len(keys))
+            with open_locked(path) as alone:
+                if not path.exists():
+                    fill(path, len(keys), compute, alone)
+        touch(path)
+        return np.load(path, mmap_mode="r")[order], computed
+    except OSError as error:
+        log.warning("features cannot be kept in %s (%s); TLAB_CACHE names another folder", path.parent, error)
+        return np.concatenate([*compute(0)])[order], computed
+
+
+def _name(net: Classifier, view: ImageView, precision: str) -> str:
+    """Return the name of a file by all that its rows depend on."""
+    stages = net.backbone.stages
+    recipe = {
+        "all stages": [[name, digest(stages[name]), str(stages[name])] for name in net.backbone.stage_names],
+        "network": net.backbone.variant,
+        "pooling": [net.head.pooling, net.head.prefix_tokens],
+        "mean": net.normalize.mean.flatten().tolist(),
+        "std": net.normalize.std.flatten().tolist(),
+        "precision": precision,
+        "device": next(net.parameters()).device.type,
+        "code": [fingerprint.of_code(), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()],
+        **view.recipe,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class _AllStages(nn.Module):
+    """Stands for a network whose `prefix` returns the pooled output of all stages, side by side: `B D`, float32."""
+
+    def __init__(self, net: Classifier) -> None:
+        super().__init__()
+        self.net = net
+
+    def prefix(self, x: Tensor, upto: str, after: str) -> Tensor:
+        """Return the features of images `B C H W`; the other arguments are always the same."""
+        backbone, pooled = self.net.backbone, list[Tensor]()
+        x = self.net.normalize(x)
+        for stage in backbone.stage_names:
+            x = backbone.forward_stages(x, stage, stage)
+            axis = 1 + _channel_axis(tuple(x.shape[1:]))
+            pooled.append(x.float().mean([each for each in range(1, x.ndim) if each != axis]) if x.ndim > 2 else x)
+        pooled.append(self.net.head.pool(x))
+        return torch.cat([each.float() for each in pooled], dim=1)
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int:
+    """Return the axis of channels of a stage's output, without the batch axis.
+
+    Tokens are `N C`. Images are square, so of three axes the two equal ones are the positions; `C H W` in doubt.
+    """
+    if len(shape) == 3:
+        return 2 if shape[0] == shape[1] != shape[2] else 0
+    return len(shape) - 1
