@@ -12,7 +12,6 @@ SMALL = (
     "backbone=mobilenet_v3_small",
     "backbone.weights=bundled",
     "backbone.upto=null",
-    "trainer.precision=32-true",
 )
 
 
@@ -55,7 +54,7 @@ def test_they_are_computed_once(composed, opened, found):
 
 
 def test_another_backbone_has_its_own(compose_quick, opened, found):
-    cut = frozen_features(compose_quick(*SMALL[:2], "backbone.upto=block4", SMALL[3], run_dir="run"), opened)
+    cut = frozen_features(compose_quick(*SMALL[:2], "backbone.upto=block4", run_dir="run"), opened)
     assert cut.computed == len(found.samples)
     assert list(cut.stages)[-2:] == ["block4", POOL]
     assert np.allclose(cut.stages["block4"], found.stages["block4"], atol=1e-5)

@@ -90,15 +90,21 @@ def test_a_signal_to_the_other_process_stops_this_one_within_a_second(clock, mon
     assert 0 <= saved[0] - came <= 1.1
 
 
+def signaled(error=None):
+    """A run that gets a signal while it trains, and ends before it looks for one."""
+    with StopSignals() as signals:
+        signals.training = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        if error is not None:
+            raise error
+
+
 def test_a_signal_that_nothing_has_obeyed_ends_the_process_after_the_run():
-    with pytest.raises(SystemExit) as end, StopSignals() as signals:
-        signals.training = True
-        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        signaled()
     assert end.value.code == 128 + signal.SIGTERM
-    with pytest.raises(ValueError, match="its own"), StopSignals() as signals:
-        signals.training = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise ValueError("its own")
+    with pytest.raises(ValueError, match="its own"):
+        signaled(ValueError("its own"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no hang-up")
