@@ -1,5 +1,9 @@
 """What the commands before training see of the images: features of all stages, from one pass that is kept."""
 
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +55,41 @@ def test_they_are_computed_once(composed, opened, found):
     again = frozen_features(composed, opened)
     assert again.computed == 0
     assert all(np.array_equal(again.stages[stage], found.stages[stage]) for stage in found.stages)
+
+
+def test_they_are_kept_where_they_may_be(compose_quick, opened):
+    """Random weights are those of the seed, so that they are found again."""
+    tiny = ("backbone.upto=layer1", "backbone.weights=null", "seed=7")
+    first = frozen_features(compose_quick(*tiny, "features.cache=off", run_dir="run"), opened)
+    second = frozen_features(compose_quick(*tiny, "features.max_gb=1e-6", run_dir="run"), opened)
+    third = frozen_features(compose_quick(*tiny, run_dir="run"), opened)
+    fourth = frozen_features(compose_quick(*tiny, run_dir="run"), opened)
+    assert [each.computed for each in (first, second, third, fourth)] == [len(opened_samples(opened))] * 3 + [0]
+    assert np.array_equal(first.stages[POOL], fourth.stages[POOL])
+
+
+def opened_samples(data):
+    return [sample for split in data.index.splits for sample in data.samples(split)]
+
+
+def test_an_image_that_cannot_be_read_is_noted_each_time(compose_quick, photos, tmp_path):
+    """Also where its features, which are none, are stored."""
+    root = shutil.copytree(photos, tmp_path / "photos")
+    cfg = compose_quick(*SMALL, "backbone.upto=block1", f"data.root={root}", run_dir="run")
+    data = open_images(cfg)
+    broken = data.samples("train")[3].file
+    size, times = Path(broken).stat().st_size, Path(broken).stat()
+    Path(broken).write_bytes(b"\xff\xd8\xff" + bytes(size - 3))
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for computed in (len(opened_samples(data)), 0):
+        data.skipped.clear()
+        found = frozen_features(cfg, data)
+        assert found.computed == computed
+        assert [*data.skipped] == [broken]
+        gone = np.isnan(found.stages[POOL]).any(1)
+        assert [sample.file for (_, sample), is_gone in zip(found.samples, gone, strict=True) if is_gone] == [
+            broken
+        ]
 
 
 def test_another_backbone_has_its_own(compose_quick, opened, found):

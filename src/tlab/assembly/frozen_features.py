@@ -68,7 +68,8 @@ def open_images(cfg: DictConfig) -> "ImageDataModule":
 def frozen_features(cfg: DictConfig, data: "ImageDataModule") -> FrozenFeatures:
     """Return the features that the backbone of a run's configuration has of all images, as evaluation sees them.
 
-    They take one pass, which is kept in the cache directory: called again, it takes a fraction of a second.
+    They take one pass, which is kept in the cache directory (`features.cache`): called again, it takes a fraction
+    of a second. Random weights are those of a run with this seed.
 
     Args:
         cfg: Configuration of a run.
@@ -77,6 +78,7 @@ def frozen_features(cfg: DictConfig, data: "ImageDataModule") -> FrozenFeatures:
     Raises:
         UserError: The backbone or its weights cannot be had.
     """
+    import lightning.pytorch as L
     import torch
 
     from tlab.assembly.precision_and_compile import choose_precision
@@ -84,13 +86,15 @@ def frozen_features(cfg: DictConfig, data: "ImageDataModule") -> FrozenFeatures:
     from tlab.models.autotune.precision import find_accelerator
     from tlab.models.classifier import POOL
 
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = build_backbone(cfg)
     net = build_net(cfg, backbone, data)
     precision = choose_precision(cfg, net, head_only=True)
     net = net.to(torch.device(find_accelerator(cfg.trainer.accelerator))).to(memory_format=torch.channels_last)
     splits = [*data.index.splits, *data.further_tests]
     samples = [(split, sample) for split in splits for sample in data.samples(split)]
-    found = stage_features(net, data, [sample for _, sample in samples], precision, cfg.features.max_gb)
+    max_gb = cfg.features.max_gb if cfg.features.cache == "auto" else 0.0
+    found = stage_features(net, data, [sample for _, sample in samples], precision, max_gb)
     source, logits = backbone.pretraining, None
     if source.classifier_fits and (source.pooling or "avg") == net.head.pooling and not source.head_layers:
         weight, bias = source.classifier_weight, source.classifier_bias

@@ -167,7 +167,7 @@ class FeatureCache:
             array = prefix.array(view)
         except OSError:  # the disk is full
             return None
-        prefix.note_skipped(view, array, rows := view.rows(samples), samples, data)
+        prefix.have_features(view, array, rows := view.rows(samples), samples, data)
         return FeatureBatches([array], row_dtype(array), prefix.channels_last, after=POOL, rows=rows)
 
     def _views(
@@ -195,6 +195,30 @@ class FeatureCache:
             train = []
         wanted = {"train": train, **dict.fromkeys(measured, val)}
         return {split: [view for view in views if view] for split, views in wanted.items() if any(views)}
+
+
+def note_skipped(samples: Sequence[Sample], there: np.ndarray, data: ImageDataModule, file: Path) -> None:
+    """Note the images without features as skipped.
+
+    Where one can be read after all, the file of the features goes, and the next run computes them anew.
+
+    Args:
+        samples: N samples.
+        there: Which of them have features: N, bool.
+        data: Data module of the samples.
+        file: File of the features.
+
+    Raises:
+        UserError: One has none, and `data.unreadable=error`.
+    """
+    for index in np.flatnonzero(~there).tolist():
+        image = samples[index].file
+        reason = examine(Path(image), data.max_megapixels).reason
+        if not reason:
+            file.unlink(missing_ok=True)
+        reason = data.skipped.setdefault(image, reason or NOT_READ)
+        if data.on_unreadable == "error":
+            raise cannot_be_read(image, reason)
 
 
 def deepest(frozen: Sequence[str], net: Classifier) -> str:
@@ -273,7 +297,7 @@ class _Prefix:
         arrays = [self.array(view) for view in views]
         samples = data.samples(split)
         rows = views[0].rows(samples)
-        there = self.note_skipped(views[0], arrays[0], rows, samples, data)
+        there = self.have_features(views[0], arrays[0], rows, samples, data)
         if split == "train":
             rows = replaced_rows(rows, samples, there)
         return FeatureBatches(
@@ -289,7 +313,7 @@ class _Prefix:
             seed=data.seed,
         )
 
-    def note_skipped(
+    def have_features(
         self,
         view: ImageView,
         array: np.ndarray,
@@ -297,9 +321,7 @@ class _Prefix:
         samples: Sequence[Sample],
         data: ImageDataModule,
     ) -> np.ndarray:
-        """Return which samples have features: N, bool; note the others as skipped.
-
-        Where such an image can be read after all, the file of the view goes, and the next run computes it anew.
+        """Return which samples have features: N, bool; note the others, see `note_skipped`.
 
         Args:
             view: The view.
@@ -307,19 +329,9 @@ class _Prefix:
             rows: Row of each sample: N, int64.
             samples: The samples.
             data: Data module of the samples.
-
-        Raises:
-            UserError: One has none, and `data.unreadable=error`.
         """
         there = has_features(array)[rows]
-        for index in np.flatnonzero(~there).tolist():
-            file = samples[index].file
-            reason = examine(Path(file), data.max_megapixels).reason
-            if not reason:
-                self.path(view, self.upto).unlink(missing_ok=True)
-            reason = data.skipped.setdefault(file, reason or NOT_READ)
-            if data.on_unreadable == "error":
-                raise cannot_be_read(file, reason)
+        note_skipped(samples, there, data, self.path(view, self.upto))
         return there
 
     def fits(self, views: Sequence[ImageView], max_bytes: int) -> bool:

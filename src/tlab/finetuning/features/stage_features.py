@@ -20,10 +20,10 @@ from tlab.data.datamodule import ImageDataModule
 from tlab.data.sampler import OrderedKeys
 from tlab.data.sources.samples import Sample
 from tlab.finetuning.features import fingerprint
-from tlab.finetuning.features.cache import GB, image_chunks
+from tlab.finetuning.features.cache import GB, image_chunks, note_skipped
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import run_prefix
-from tlab.finetuning.features.rows import fill, without_features
+from tlab.finetuning.features.rows import fill, has_features, without_features
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.stages import digest
 
@@ -54,17 +54,19 @@ def stage_features(
     Args:
         net: The network, which is not changed.
         data: Data module of the images, set up.
-        samples: The images, whose rows come in this order.
+        samples: The images, whose rows come in this order; those that cannot be read are noted in `data.skipped`.
         precision: Precision of the arithmetic: `32-true`, `bf16-mixed` or `16-mixed`.
-        max_gb: Maximum size of the cache of features in 10^9 bytes.
+        max_gb: Maximum size of the cache of features in 10^9 bytes; larger ones are not kept.
+
+    Raises:
+        UserError: An image cannot be read, and `data.unreadable=error`.
     """
     net.eval()
     shapes = net.backbone.stage_shapes(data.image_size)
     widths = {stage: shape[_channel_axis(shape)] for stage, shape in shapes.items()}
     widths |= {list(shapes)[-1]: net.backbone.feature_dim, POOL: net.head.pooled_features}
     began = time.perf_counter()
-    view = ImageView.of_samples(data, samples)
-    rows, computed = _rows(net, data, samples, view, precision, max_gb, sum(widths.values()))
+    rows, computed = _rows(net, data, samples, precision, max_gb, sum(widths.values()))
     ends = np.cumsum([*widths.values()])
     parts = dict(zip(widths, np.split(rows, ends[:-1], axis=1), strict=True))
     return StageFeatures(parts, computed, time.perf_counter() - began)
@@ -74,13 +76,15 @@ def _rows(
     net: Classifier,
     data: ImageDataModule,
     samples: Sequence[Sample],
-    view: ImageView | None,
     precision: str,
     max_gb: float,
     width: int,
 ) -> tuple[NDArray[np.float32], int]:
     """Return the rows of all stages side by side, stored where that is possible, and how many are new."""
     device, computed = next(net.parameters()).device.type, 0
+    view = ImageView.of_samples(
+        data, samples
+    )  # none for a transform that cannot be pickled: nothing tells its rows
     images = data.images(samples) if view is None else view.images
     keys = OrderedKeys(range(len(images)), epoch=0)
 
@@ -94,22 +98,25 @@ def _rows(
             first += len(y)
             yield without_features(y.cpu().numpy(), missing)
 
-    if view is None:  # a transform that cannot be pickled, of which no fingerprint is known
-        return np.concatenate([*compute(0)]), computed
+    order = np.arange(len(samples)) if view is None else view.rows(samples)
+    size = 4 * width * len(keys)
+    if view is None or size > max_gb * GB:
+        return np.concatenate([*compute(0)])[order], computed
     path = cache_dir() / "features" / f"{_name(net, view, precision)}.npy"
-    order = view.rows(samples)
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            evict(path.parent, int(max_gb * GB) - 4 * width * len(keys))
+            evict(path.parent, int(max_gb * GB) - size)
             with open_locked(path) as alone:
                 if not path.exists():
                     fill(path, len(keys), compute, alone)
         touch(path)
-        return np.load(path, mmap_mode="r")[order], computed
+        rows = np.load(path, mmap_mode="r")[order]
     except OSError as error:
         log.warning("features cannot be kept in %s (%s); TLAB_CACHE names another folder", path.parent, error)
         return np.concatenate([*compute(0)])[order], computed
+    note_skipped(samples, has_features(rows), data, path)
+    return rows, computed
 
 
 def _name(net: Classifier, view: ImageView, precision: str) -> str:
