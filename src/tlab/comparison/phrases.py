@@ -169,9 +169,8 @@ def methods(comparison: Comparison) -> list[str]:
     ]
     if comparison.is_advised:
         told.append(
-            f"Advice is kept where the expected interval of {METRIC} overlaps the 95 % interval (Wilson) that the "
-            "number of validation images gives the one measured; a run that departs from the advised command has "
-            "no verdict."
+            f"Advice is kept where {METRIC} lies in the expected interval, which allows for the number of images; "
+            "a run that departs from the advised command has no verdict."
         )
     if each != "seed":
         told.append(
