@@ -92,6 +92,7 @@ def train(
     from tlab.data.sources.evaluation_sources import sources_of_tests
     from tlab.data.sources.scan import check_apart
     from tlab.data.sources.verify import CHECK_SECONDS
+    from tlab.runs.advice import advice_of
     from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
     from tlab.runs.data_check import check_images, unmeasured
     from tlab.runs.directory import RunDirectory
@@ -103,6 +104,7 @@ def train(
     node = join_nodes(nodes)
     way_out = partial(resumes_or_goes_on, run, cfg, given)
     finished = run.is_finished(plain(cfg), cfg.resume if node == 0 else "auto", way_out)
+    advice = advice_of(cfg, run)
     changed: list[str] = []
     if finished or run.has_begun:
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
@@ -132,7 +134,8 @@ def train(
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     if not run.has_begun:  # what there may be is of other weights
         known |= {key: None for key in ("temperature", "calibration") if key in run.record}
-        known |= {key: {} for key in ("soup", "tests", "refit") if key in run.record}
+        known |= {key: {} for key in ("soup", "tests", "refit", "advice") if key in run.record}
+    known |= {"advice": advice} if advice else {}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
         run.write_config(OmegaConf.to_yaml(cfg), given)
@@ -195,6 +198,7 @@ def fit_as_chosen(
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
     from tlab.models.autotune.precision import allow_tf32
+    from tlab.runs.advice import check_advised_images, judged
     from tlab.runs.checkpoints import resumable
     from tlab.runs.data_check import membership
     from tlab.runs.directory import RunDirectory
@@ -222,6 +226,7 @@ def fit_as_chosen(
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
         content = agreed_content(cfg, run, data, checkpoint is not None)
+        from_first_process(check_advised_images, cfg, run, content["content"])
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = len(data.samples("train")), len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)
@@ -241,11 +246,11 @@ def fit_as_chosen(
         metrics |= evaluate_best(cfg, run, trainer, module, data)
         log_result(cfg, overrides, run, trainer, metrics)
         if cfg.refit:
-            run.end_training(metrics, phases=phases)
+            run.end_training(metrics, phases=phases, **judged(run.record, metrics))
             module.cpu()  # to make room
             chosen = Refit(cfg, config, overrides, begun, state, precision, compiled)
             chosen.train(run, data, signals)
-        run.finish(metrics, phases=phases)
+        run.finish(metrics, phases=phases, **judged(run.record, metrics))
     return metrics
 
 
@@ -371,6 +376,7 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
 
     from tlab.core.processes import first_process
     from tlab.dashboards.summary_table import print_summary_table
+    from tlab.runs.advice import advice_sentence
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once
@@ -393,6 +399,7 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
             "history": directory.history_file,
         },
         {"this run": metrics, **baselines} if baselines else None,
+        advice_sentence(advice) if "kept" in (advice := directory.record.get("advice", {})) else None,
     )
     return metrics[cfg.checkpoint.monitor]
 

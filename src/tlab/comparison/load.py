@@ -92,6 +92,17 @@ class Run:
         return self.status == FINISHED and bool(self.config.get("refit")) and not self.is_refitted
 
     @property
+    def advice(self) -> dict[str, Any]:
+        """The advice that it was given, once it is judged (`runs.advice.judged`); empty without any."""
+        advice = self.record.get("advice") or {}
+        return advice if "kept" in advice else {}
+
+    @property
+    def is_kept(self) -> bool | None:
+        """Whether its advice is kept; None where it has none, or departs from it."""
+        return self.advice.get("kept")
+
+    @property
     def seconds(self) -> float | None:
         """Wall-clock seconds of all epochs."""
         return self.metrics.get("fit_seconds")

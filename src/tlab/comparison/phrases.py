@@ -1,11 +1,13 @@
 """The comparison in words: numbers as people write them, and the answer in a sentence."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
-from tlab.core.text import counted
+from tlab.core.text import counted, few, noun
+from tlab.runs.advice import METRIC
 from tlab.runs.directory import PERCENT
 
 
@@ -112,6 +114,43 @@ def effects_sentence(comparison: Comparison) -> str | None:
     )
 
 
+def expectation(setting: Setting) -> str:
+    """Return the interval in which advice expects `val/acc`, `88.0 to 94.5 %`; a dash without any."""
+    if setting.expected is None:
+        return "–"
+    low, high = setting.expected
+    return f"{value(low, METRIC, unit=False)} to {value(high, METRIC)}"
+
+
+def verdict(setting: Setting) -> str:
+    """Return whether advice is kept: `kept`, `missed`, of several runs `kept by 2 of 3`; a dash without any."""
+    runs = setting.advised
+    if not runs:
+        return "not as advised" if any(run.advice for run in setting.counted.values()) else "–"
+    kept = sum(bool(run.is_kept) for run in runs)
+    if len(runs) == 1:
+        return "kept" if kept else "missed"
+    return f"kept by {kept} of {len(runs)}"
+
+
+def advice_lines(comparison: Comparison) -> list[str]:
+    """Return a line for each setting that ran as advised, and one on the runs that depart from their advice."""
+    lines = []
+    for setting in comparison.ranked:
+        if runs := setting.advised:
+            measured = value(fmean(run.metrics[METRIC] for run in runs), METRIC)
+            told = f"{METRIC} {expectation(setting)} expected, {measured} measured: {verdict(setting)}"
+            lines.append(f"advice for {comparison.label(setting)}: {told}")
+    departing = [run for s in comparison.ranked for run in s.counted.values() if run.advice and run.is_kept is None]
+    if departing:
+        keys = dict.fromkeys(key for run in departing for key in run.advice["departs_in"])
+        depart = noun(len(departing), "departs", "depart")
+        lines.append(
+            f"no verdict on the advice of {counted(departing, 'run')}, which {depart} from it in {few(keys)}"
+        )
+    return lines
+
+
 def methods(comparison: Comparison) -> list[str]:
     """Return how the numbers were computed, a sentence each."""
     metric, mode, each = comparison.monitor, comparison.mode, comparison.replicate
@@ -128,6 +167,11 @@ def methods(comparison: Comparison) -> list[str]:
         "ECE is the expected calibration error in validation (15 bins), of the probabilities that predict gives.",
         "Speed is that of the last phase; time is that of all epochs, without start-up.",
     ]
+    if comparison.is_advised:
+        told.append(
+            f"Advice is kept where {METRIC} lies in the expected interval, which allows for the number of images; "
+            "a run that departs from the advised command has no verdict."
+        )
     if each != "seed":
         told.append(
             "Folds share training images: t intervals and t tests take the variance of a mean as "

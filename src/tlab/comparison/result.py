@@ -8,6 +8,7 @@ from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
 from tlab.comparison.load import Replicate, Run, differ_in
 from tlab.comparison.statistics import SIGNIFICANT, Difference, Summary
+from tlab.runs.advice import METRIC
 from tlab.runs.loggers import short_name
 
 
@@ -64,6 +65,18 @@ class Setting:
         """Whether it cannot be told from the best setting."""
         return self.p is None or self.p >= SIGNIFICANT
 
+    @property
+    def advised(self) -> list[Run]:
+        """The counted runs that were run as advised, whose advice is therefore kept or missed."""
+        return [run for run in self.counted.values() if run.is_kept is not None]
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """The interval in which their advice expects `val/acc`, the mean where it differs; None without any."""
+        intervals = [run.advice["expected"][METRIC] for run in self.advised]
+        low, high = ([each[end] for each in intervals] for end in ("low", "high"))
+        return (fmean(low), fmean(high)) if intervals else None
+
     def count(self, status: str) -> int:
         """Return how many of its runs have this status."""
         return sum(run.status == status for run in self.runs)
@@ -117,6 +130,11 @@ class Comparison:
     def replicate(self) -> str:
         """What the runs of a setting are called, see `differ_in`."""
         return differ_in(self.runs)
+
+    @property
+    def is_advised(self) -> bool:
+        """Whether some counted run was given advice."""
+        return any(run.advice for setting in self.settings for run in setting.counted.values())
 
     def places(self) -> list[tuple[Run, Setting | None, int]]:
         """Return every run with its setting and that one's place; last, without one, those that never began."""

@@ -33,6 +33,7 @@ def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[st
         "interval": comparison.interval,
         **({"oof_acc": setting.out_of_fold} if comparison.replicate != "seed" else {}),
         **_numbers(setting.test, test_mean="mean", test_sd="sd"),
+        **(_advice(setting) if comparison.is_advised else {}),
         **{
             f"{name}_{column}": number
             for name in comparison.further_tests
@@ -73,7 +74,19 @@ def _run_row(comparison: Comparison, run: Run, setting: Setting | None) -> dict[
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
         "refitted": int(run.is_refitted),
+        **({"advice_kept": None if run.is_kept is None else int(run.is_kept)} if comparison.is_advised else {}),
         "error": run.error,
+    }
+
+
+def _advice(setting: Setting) -> dict[str, Any]:
+    low, high = setting.expected or (None, None)
+    kept = [bool(run.is_kept) for run in setting.advised]
+    return {
+        "expected_low": low,
+        "expected_high": high,
+        "advice_kept": sum(kept),
+        "advice_missed": len(kept) - sum(kept),
     }
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.comparison.load import FAILED, UNFINISHED
-from tlab.comparison.phrases import detail, effects_sentence, heading, headline, p_value, span, value
+from tlab.comparison.phrases import advice_lines, detail, effects_sentence, heading, headline, p_value, span, value
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Summary
 from tlab.core.text import counted, duration
@@ -35,6 +35,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(_table(comparison, comparison.ranked[:most], _costs(comparison)))
     if (more := len(comparison.ranked) - most) > 0:
         console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
+    for line in advice_lines(comparison):
+        console.print(Text(line))
     for note in comparison.notes:
         console.print(Text(f"! {note}", style="yellow"))
     _print_lost(console, comparison)

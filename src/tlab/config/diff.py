@@ -14,7 +14,7 @@ from tlab.config.targets import renewed
 WITHOUT_EFFECT = (
     *("data.num_workers", "data.module.num_workers", "data.store", "data.module.store"),
     *("checkpoint.every_n_steps", "debug", "dashboards.", "find_lr", "logger."),
-    *("resume", "run_dir", "sweep", "baseline."),
+    *("resume", "run_dir", "sweep", "baseline.", "advice"),
     *("data.nested", "data.source.nested", "data.module.source.nested"),
     *("data.check_seconds", "data.module.check_seconds"),  # a run keeps its images whatever a later check decodes
 )

@@ -34,8 +34,10 @@ LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit"}
-NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir"}  # one for all runs
+NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit", "advice"}
+NEVER_SWEPT = {  # one for all runs
+    *("hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir", "advice"),
+}
 
 
 def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
@@ -203,11 +205,11 @@ def _below(value: Any) -> Iterator[str]:
 
 
 def of_baseline(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Return the overrides of a run's baseline: the run's own without its directory, then the changes.
+    """Return the overrides of a run's baseline: the run's own without its directory and advice, then the changes.
 
     If the baseline has another fine-tuning plan, keys of the run's plan are left out, which it may not have.
     """
-    own = [override for override in overrides if key_and_value(override)[0] != "run_dir"]
+    own = [override for override in overrides if key_and_value(override)[0] not in ("run_dir", "advice")]
     if "finetune" in dict(map(key_and_value, changes)):
         own = [override for override in own if not key_and_value(override)[0].startswith("finetune.")]
     return [*own, *changes]

@@ -409,6 +409,9 @@ class TrainConfig:
         "classes, never refuses it",
         choices=("auto", "never", "anyway"),
     )
+    advice: str | None = key(
+        None, "advice.json of tlab.advise: the run notes it, and whether its val/acc is as expected", path=True
+    )
     sweep: str = key(
         MISSING, "with -m: the runs lie in outputs/multirun/NAME; the same name again resumes it", path=True
     )

@@ -29,6 +29,7 @@ def print_summary_table(
     phases: Sequence[Mapping[str, Any]],
     paths: Mapping[str, Path],
     comparison: Mapping[str, Mapping[str, float]] | None = None,
+    remark: str | None = None,
 ) -> None:
     """Print metrics per split, time and speed per phase, runs to compare with, and where things were written.
 
@@ -39,12 +40,15 @@ def print_summary_table(
             `images_per_second` and `trained` (group names).
         paths: Label -> path, printed on a line of its own and never broken, so that it can be copied.
         comparison: Name of a run -> its metrics, for instance this run's and a baseline's.
+        remark: A sentence on the result.
     """
     print_metrics(console, metrics)
     if phases:
         console.print(_phases_table(phases))
     if comparison:
         console.print(_comparison_table(comparison))
+    if remark:
+        console.print(Text(remark))
     print_paths(console, paths)
 
 

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from tlab.comparison.phrases import p_value, span, value
+from tlab.comparison.phrases import expectation, p_value, span, value, verdict
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.terminal import epochs, mean_sd, mean_span, millions, or_dash, whole
 from tlab.core.text import duration
@@ -32,6 +32,7 @@ def settings_table(comparison: Comparison) -> str:
     heads = [
         *("#", *(factor.name for factor in comparison.factors), "n", f"{metric} ± sd", "95 % interval", "behind"),
         *("p (Holm)", *_out_of_fold(comparison), *_tested(comparison), *comparison.further_tests, "ECE"),
+        *(("expected", "advice") if comparison.is_advised else ()),
         *(f"epochs to {value(comparison.target, metric)}", "time", "images/s", "trained"),
     ]
     rows = []
@@ -53,6 +54,7 @@ def settings_table(comparison: Comparison) -> str:
             *((value(test, metric), test) for _ in _tested(comparison)),
             *((mean_span(found, metric), found.mean if found else None) for found in further),
             (value(ece, "val/ece"), ece),
+            *(_advice_cells(setting) if comparison.is_advised else ()),
             (epochs(setting) if summary else "–", setting.epochs_to_target),
             (or_dash(seconds, duration), seconds),
             (or_dash(speed, whole), speed),
@@ -110,6 +112,11 @@ def _tested(comparison: Comparison) -> list[str]:
 def _out_of_fold(comparison: Comparison) -> list[str]:
     """Return the heading of the out-of-fold accuracy, which has a column where some setting has one."""
     return ["oof acc"] if any(setting.out_of_fold is not None for setting in comparison.settings) else []
+
+
+def _advice_cells(setting: Setting) -> tuple[Cell, Cell]:
+    told = verdict(setting)
+    return (expectation(setting), setting.expected[0] if setting.expected else None), (told, told)
 
 
 def _level_cells(comparison: Comparison, setting: Setting | None) -> list[Cell]:
