@@ -1,8 +1,8 @@
 """What `tlab.audit` finds of faults that were put into a copy of a folder of images: precision and recall by kind.
 
-    python benchmarks/audit_faults.py --root DATA/hymenoptera DATA/pacs_photo
-    python benchmarks/audit_faults.py --pairs DATA/cifar10_kaggle   # near pairs among all of its images, drawn side by side
-    python benchmarks/audit_faults.py --time 10000                  # seconds for drawn images of 256 px
+python benchmarks/audit_faults.py --root DATA/hymenoptera DATA/pacs_photo
+python benchmarks/audit_faults.py --pairs DATA/cifar10_kaggle   # near pairs among all images, side by side
+python benchmarks/audit_faults.py --time 10000                  # seconds for drawn images of 256 px
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Copies of an image: with the same bytes, and resized, recompressed, brightened, flipped, turned or cropped a little."""
+"""Copies of an image: the same bytes, or resized, recompressed, brightened, flipped, turned or cropped a little."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -47,8 +47,8 @@ def near_duplicates(gray: NDArray[np.uint8], neighbors: NDArray[np.int64] | None
     """Return the pairs of images of which one is a copy of the other, changed a little.
 
     Candidates are pairs with close hashes, and the nearest neighbors by features of a network, which find crops. Of
-    each the pixels are aligned by an affine map (`cv2.findTransformECC`; Evangelidis and Psarakis 2008, "Parametric
-    image alignment using enhanced correlation coefficient maximization"), which must be close to none, and compared.
+    each the pixels are aligned by an affine map, which must be close to none, and compared (Evangelidis and
+    Psarakis 2008, "Parametric image alignment using enhanced correlation coefficient maximization").
 
     Args:
         gray: The images, `N 64 64`, uint8.
@@ -64,7 +64,9 @@ def near_duplicates(gray: NDArray[np.uint8], neighbors: NDArray[np.int64] | None
     if neighbors is not None:
         there = set(has_content.tolist())
         for row in there:
-            candidates |= {(min(row, other), max(row, other)) for other in neighbors[row].tolist() if other in there}
+            candidates |= {
+                (min(row, other), max(row, other)) for other in neighbors[row].tolist() if other in there
+            }
     pairs = np.array(sorted(candidates), np.int64).reshape(-1, 2)
     place = np.searchsorted(has_content, pairs)
     pairs, orientations = _plausible(pairs, coefficients, place)
@@ -106,23 +108,24 @@ def aligned_score(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 def _aligned_score(moved: NDArray[np.uint8], fixed: NDArray[np.uint8]) -> float:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
+    start, whole = np.eye(2, 3, dtype=np.float32), np.ones_like(fixed)
     try:
-        start = np.eye(2, 3, dtype=np.float32)
-        _, map_ = cv2.findTransformECC(fixed, moved, start, cv2.MOTION_AFFINE, criteria, None, 5)
+        _, map_ = cv2.findTransformECC(fixed, moved, start, cv2.MOTION_AFFINE, criteria, whole, 5)
     except cv2.error:  # it does not converge
         return 0.0
     scaled, sheared = np.abs(np.diag(map_) - 1).max(), max(abs(map_[0, 1]), abs(map_[1, 0]))
     if scaled > MOST_SCALED or sheared > MOST_SHEARED or np.abs(map_[:, 2]).max() > MOST_MOVED:
         return 0.0
-    how = {"dsize": fixed.shape, "flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP}
-    inside = cv2.warpAffine(np.ones_like(fixed), map_, **how) > 0
-    x, y = cv2.warpAffine(moved.astype(np.float32), map_, **how), fixed.astype(np.float32)
-    detail = [each - cv2.GaussianBlur(each, (0, 0), DETAIL) for each in (x, y)]
-    whole, fine = _correlation(x[inside], y[inside]), _correlation(detail[0][inside], detail[1][inside])
-    return min(whole, fine) if whole >= LEAST_CORRELATION and fine >= LEAST_DETAIL else 0.0
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    inside = cv2.warpAffine(whole, map_, fixed.shape, flags=how) > 0
+    x = cv2.warpAffine(moved.astype(np.float32), map_, fixed.shape, flags=how)
+    y = fixed.astype(np.float32)
+    coarse = _correlation(x[inside], y[inside])
+    fine = _correlation(*((each - cv2.GaussianBlur(each, (0, 0), DETAIL))[inside] for each in (x, y)))
+    return min(coarse, fine) if coarse >= LEAST_CORRELATION and fine >= LEAST_DETAIL else 0.0
 
 
-def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+def _correlation(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Return Pearson's correlation; 0 where one is the same everywhere."""
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y / max(float(np.sqrt((x @ x) * (y @ y))), 1e-6))

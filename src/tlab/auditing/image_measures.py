@@ -34,7 +34,7 @@ class ImageMeasures(NamedTuple):
         darkest: Gray level that 5 % of the pixels do not reach, in 0..1.
         brightest: Gray level that 1 % of the pixels exceed, in 0..1.
         entropy: Of the histogram of gray levels, in bits, 0 to 8.
-        sharpness: Standard deviation of the Laplacian over that of the gray levels, at a shorter side of 128 pixels.
+        sharpness: Standard deviation of the Laplacian over that of the gray levels, where the shorter side is 128.
         mean: Mean of red, green and blue, in 0..1.
         square: Mean of their squares.
     """
@@ -71,9 +71,7 @@ class Measured:
         return np.stack([image.gray for image in self.images])
 
 
-def measure_images(
-    files: Sequence[str], checks: FileChecks[str], options: DecodeOptions = DEFAULTS
-) -> Measured:
+def measure_images(files: Sequence[str], checks: FileChecks[str], options: DecodeOptions = DEFAULTS) -> Measured:
     """Read every file once, a JPEG at a reduced size, and measure it; a progress bar shows how far it is.
 
     Args:
@@ -128,7 +126,7 @@ def _measure(path: Path, check: FileCheck, is_sound: bool, options: DecodeOption
     _, edges = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
     mean, std = (each.ravel() / 255 for each in cv2.meanStdDev(x_HWC))
     return ImageMeasures(
-        gray=cv2.resize(gray, (SMALL, SMALL), interpolation=smoothly),
+        gray=cv2.resize(gray, (SMALL, SMALL), interpolation=smoothly).astype(np.uint8),
         size=size,
         mode=mode,
         digest=check.digest or content_digest(read_bytes(path)),

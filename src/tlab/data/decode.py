@@ -430,9 +430,9 @@ def _most_is_there(image: Image.Image) -> bool:
 def _scale(size: tuple[int, int], least_side: int | None, exact: bool = True) -> int:
     """Return the factor by which a JPEG of this (width, height) is shrunk while it is decoded; see `decode`."""
     for scale in DCT_SCALES:
-        if least_side is not None and min(size) // scale >= least_side:
-            if not exact or size[0] % scale == size[1] % scale == 0:
-                return scale
+        divides = not exact or size[0] % scale == size[1] % scale == 0
+        if least_side is not None and min(size) // scale >= least_side and divides:
+            return scale
     return 1
 
 
