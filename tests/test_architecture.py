@@ -12,7 +12,7 @@ TLAB = REPOSITORY / "src/tlab"
 # From the ground up: a package imports those below it, and none above. Within a floor, no two import each other.
 FLOORS = (
     {"core"},
-    {"config", "data", "models"},
+    {"config", "data", "models", "pages"},
     {"finetuning", "runs"},
     {"comparison", "dashboards", "sweeps"},
     {"assembly", "auditing", "launchers", "predictions", "search"},
