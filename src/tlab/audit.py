@@ -52,7 +52,7 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
 
     Args:
         cfg: The command's configuration.
-        output: Folder for `findings.csv`, and with `fix=true` `cleaned.csv`.
+        output: Folder for `findings.csv`, `audit.html`, and with `fix=true` `cleaned.csv`.
 
     Raises:
         UserError: The data or the backbone cannot be used.
@@ -69,6 +69,7 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
     from tlab.auditing.copies import to_leave_out
     from tlab.auditing.finding import Audit, in_order, write_findings
     from tlab.auditing.images import read_images
+    from tlab.auditing.report.page import write_page
     from tlab.auditing.summary import print_audit
     from tlab.core.hardware import stay_within_cores
 
@@ -92,6 +93,7 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
     write_findings(output / "findings.csv", found.findings)
     print_audit(Console(), found, remarks)
     print(f"findings:  {short_path(output / 'findings.csv')}")
+    print(f"page:      {short_path(write_page(found, output))}")
     if cfg.fix:
         _fix(output / "cleaned.csv", overrides, run, found, images, to_leave_out(copies, images))
     return found

@@ -597,7 +597,9 @@ class AuditConfig:
         "true: also write cleaned.csv (path, label, split) for data=csv, without what cannot be read and without "
         "copies; no image is touched and no label changed",
     )
-    output: str = key(MISSING, "folder of findings.csv and cleaned.csv, by default outputs/audit/<time>", path=True)
+    output: str = key(
+        MISSING, "folder of findings.csv, audit.html, cleaned.csv; by default outputs/audit/<time>", path=True
+    )
     debug: bool = key(False, DEBUG)
 
 
