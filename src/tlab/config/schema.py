@@ -87,7 +87,7 @@ def list_keys(command: str) -> frozenset[str]:
 
 def _keys_of(command: str) -> dict[str, Field[Any]]:
     nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += [TrainConfig] if command == "tune" else []  # its trials'
+    nodes += [TrainConfig] if command in ("tune", "audit") else []  # those of its runs
     return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
@@ -590,12 +590,29 @@ class CompareConfig:
     debug: bool = key(False, DEBUG)
 
 
+@dataclass
+class AuditConfig:
+    """An audit of the data before training (tlab-audit)."""
+
+    overrides: list[str] = key(list, "of the run whose data are audited; the command line's are gathered here")
+    fix: bool = key(
+        False,
+        "true: also write cleaned.csv (path, label, split) for data=csv, without what cannot be read and without "
+        "copies; no image is touched and no label changed",
+    )
+    output: str = key(
+        MISSING, "folder of findings.csv, audit.html, cleaned.csv; by default outputs/audit/<time>", path=True
+    )
+    debug: bool = key(False, DEBUG)
+
+
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "audit": AuditConfig,
 }
 
 

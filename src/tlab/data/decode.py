@@ -105,7 +105,11 @@ class DecodeError(Exception):
 
 
 def decode(
-    path: Path, least_side: int | None = None, options: DecodeOptions = DEFAULTS, is_sound: bool = True
+    path: Path,
+    least_side: int | None = None,
+    options: DecodeOptions = DEFAULTS,
+    is_sound: bool = True,
+    exact: bool = True,
 ) -> Tensor:
     """Read an image file as a photo viewer would show it.
 
@@ -125,6 +129,7 @@ def decode(
         options: Which files are readable, and how deep samples are scaled.
         is_sound: Whether a JPEG has no known damage, of which OpenCV would write a line to the terminal; else it is
             decoded with Pillow, slower.
+        exact: Whether pixels must not shift; else a plain JPEG of any sides may be shrunk.
 
     Returns:
         The image: `3 H W`, uint8, RGB, in H W C memory layout, which is fastest for torchvision's uint8 resize.
@@ -133,7 +138,7 @@ def decode(
         DecodeError: The file cannot be read; `reason` says why.
     """
     content = read_bytes(path)
-    x_HWC = _plain_jpeg(content, least_side, options.max_megapixels) if is_sound else None
+    x_HWC = _plain_jpeg(content, least_side, options.max_megapixels, exact) if is_sound else None
     if x_HWC is None:
         with _reasons(path, content):
             loaded = _load(path, content, False, least_side, options)
@@ -142,7 +147,7 @@ def decode(
 
 
 def _plain_jpeg(
-    content: bytes, least_side: int | None, max_megapixels: float = MAX_MEGAPIXELS
+    content: bytes, least_side: int | None, max_megapixels: float = MAX_MEGAPIXELS, exact: bool = True
 ) -> np.ndarray | None:
     """Decode an upright RGB JPEG with OpenCV: H W 3, uint8; None for anything else, and if it looks damaged.
 
@@ -157,7 +162,7 @@ def _plain_jpeg(
                 return None
             if megapixels(image.size) > max_megapixels:
                 return None
-            scale = _scale(image.size, least_side)
+            scale = _scale(image.size, least_side, exact)
         return cv2.imdecode(np.frombuffer(content, np.uint8), CV2_COLOR | CV2_SCALES[scale])
     except Exception:  # Pillow then says what is wrong
         return None
@@ -422,10 +427,11 @@ def _most_is_there(image: Image.Image) -> bool:
     return bool(((x < low) | (x > high)).reshape(len(x), -1).any(1).mean() >= 0.5)
 
 
-def _scale(size: tuple[int, int], least_side: int | None) -> int:
-    """Return the factor by which a JPEG of this (width, height) is shrunk while it is decoded."""
+def _scale(size: tuple[int, int], least_side: int | None, exact: bool = True) -> int:
+    """Return the factor by which a JPEG of this (width, height) is shrunk while it is decoded; see `decode`."""
     for scale in DCT_SCALES:
-        if least_side is not None and min(size) // scale >= least_side and size[0] % scale == size[1] % scale == 0:
+        divides = not exact or size[0] % scale == size[1] % scale == 0
+        if least_side is not None and min(size) // scale >= least_side and divides:
             return scale
     return 1
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def is_named_by_time(config: DictConfig, key: str) -> bool:
     """
     plain: Any = OmegaConf.to_container(config, resolve=False)
     _, node, name = key.split(".")
-    path = str(plain["hydra"][node][name]).replace("${sweep}", str(plain.get("sweep")))
+    path = re.sub(r"\$\{(\w+)\}", lambda other: str(plain.get(other[1])), str(plain["hydra"][node][name]))
     return "${now:" in path and "%S" in path
 
 

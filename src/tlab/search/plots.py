@@ -12,12 +12,13 @@ from optuna.importance import get_param_importances
 from plotly.graph_objects import Figure
 
 from tlab.comparison.phrases import value
-from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted
+from tlab.pages.frame import framed, part, tile_list
 from tlab.search.commands import repeat_command
 from tlab.search.study import Study
 
+HERE = Path(__file__).parent
 FEWEST = 4  # least number of finished trials for importances
 BEST = 0.1  # share of the trials that importances hold against all: Optuna's default
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "under way"}
@@ -72,7 +73,7 @@ def write_plots(study: Study) -> Path:
         f"Search {study.name}",
         *_answer(study),
         body="\n".join(
-            ["<main>", *sections, "</main>", f"<script>{asset('theme.js')}\n{asset('search.js')}</script>"]
+            ["<main>", *sections, "</main>", f"<script>{part('theme.js')}\n{part('plots.js', HERE)}</script>"]
         ),
         head=f"<script>{plotly.offline.get_plotlyjs()}</script>",
     )

@@ -8,15 +8,17 @@ from string import Template
 
 from tlab.comparison.load import FINISHED
 from tlab.comparison.phrases import detail, effects_sentence, heading, headline, lead, methods, span, value
-from tlab.comparison.report.page import asset, framed, tile_list
 from tlab.comparison.report.report_data import report_data
 from tlab.comparison.report.report_tables import filters, runs_table, settings_table
 from tlab.comparison.result import Comparison
 from tlab.comparison.statistics import INTERVAL_NAMES
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted, duration
+from tlab.pages.frame import framed, part, tile_list
 
-SCRIPTS = ("theme.js", "table.js", "ranking.js", "curves.js", "factors.js", "classes.js", "main.js")
+PAGE = Path(__file__).with_name("page")
+SHARED = ("theme.js", "table.js")
+OWN = ("settings.js", "filter.js", "ranking.js", "curves.js", "factors.js", "classes.js", "main.js")
 
 
 def write_report(comparison: Comparison, directory: Path) -> Path:
@@ -25,7 +27,7 @@ def write_report(comparison: Comparison, directory: Path) -> Path:
 
     data = json.dumps(report_data(comparison), ensure_ascii=False, separators=(",", ":"))
     name = directory.resolve().name
-    body = Template(asset("page.html")).substitute(
+    body = Template(part("page.html", PAGE)).substitute(
         heading=escape(heading(comparison)),
         each=comparison.replicate,
         effects=escape(effects_sentence(comparison) or ""),
@@ -33,7 +35,7 @@ def write_report(comparison: Comparison, directory: Path) -> Path:
         settings=settings_table(comparison),
         runs=runs_table(comparison, directory),
         methods=_items(methods(comparison)),
-        script="\n".join(asset(script) for script in SCRIPTS),
+        script="\n".join([*map(part, SHARED), *(part(name, PAGE) for name in OWN)]),
         data=data.replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
     )

@@ -9,10 +9,9 @@ from tlab.comparison.phrases import expectation, p_value, span, value, verdict
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.terminal import epochs, mean_sd, mean_span, millions, or_dash, whole
 from tlab.core.text import duration
+from tlab.pages.table import Cell, table
 
 MOST_CHOICES = 40  # levels of a factor that has a list to choose from
-
-Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by
 
 
 def filters(comparison: Comparison) -> str:
@@ -61,7 +60,7 @@ def settings_table(comparison: Comparison) -> str:
             (or_dash(trained, millions), trained),
         ]
         rows.append((_attributes(comparison, setting, place), cells))
-    return _table("settings", "Settings, the best first", heads, rows)
+    return table("settings", "Settings, the best first", heads, rows)
 
 
 def runs_table(comparison: Comparison, directory: Path) -> str:
@@ -101,7 +100,7 @@ def runs_table(comparison: Comparison, directory: Path) -> str:
         ]
         words = f"{run.name} {run.status} seed={run.seed}" + (f" fold={run.fold}" if folds else "")
         rows.append((_attributes(comparison, setting, place, words), cells))
-    return _table("runs", "Every run", heads, rows)
+    return table("runs", "Every run", heads, rows)
 
 
 def _tested(comparison: Comparison) -> list[str]:
@@ -131,24 +130,3 @@ def _attributes(comparison: Comparison, setting: Setting | None, place: int, wor
     tied = setting and setting.difference and setting.is_tied
     kind = "best" if place == 0 and setting and setting.summary else "tied" if tied else ""
     return f"class='{kind}' data-setting='{place}' data-words='{escape(f'{label} {words}'.lower())}'"
-
-
-def _cell(cell: Cell) -> str:
-    text, key = cell
-    kind = " class='text'" if isinstance(key, str) else ""
-    return f"<td{kind} data-key='{'' if key is None else escape(str(key))}'>{text}</td>"
-
-
-def _table(name: str, caption: str, heads: list[str], rows: list[tuple[str, list[Cell]]]) -> str:
-    """Return a table of rows, each given by its attributes and cells."""
-    kinds = ["text" if isinstance(key, str) else "number" for _, key in rows[0][1]]
-    head = "".join(
-        f"<th scope='col' class='{kind}' aria-sort='none'><button type='button'>{escape(text)}</button></th>"
-        for text, kind in zip(heads, kinds, strict=True)
-    )
-    body = "".join(f"<tr {attributes}>{''.join(map(_cell, cells))}</tr>" for attributes, cells in rows)
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{caption}'><table id='{name}'>"
-        f"<caption>{caption} <output></output></caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )

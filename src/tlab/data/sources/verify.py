@@ -205,7 +205,7 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     except DecodeError as error:
         return FileCheck(reason=error.reason)
     reason = damage if damage == MOSTLY_THERE else ""
-    return FileCheck(SAME_FORMAT.get(format_, format_), _digest(content), reason, samples, damage)
+    return FileCheck(SAME_FORMAT.get(format_, format_), content_digest(content), reason, samples, damage)
 
 
 def read_files(
@@ -242,12 +242,13 @@ def read_files(
 
 def _read(path: str) -> FileCheck:
     try:
-        return FileCheck(digest=_digest(Path(path).read_bytes()))
+        return FileCheck(digest=content_digest(Path(path).read_bytes()))
     except OSError as error:
         return FileCheck(reason=str(error))
 
 
-def _digest(content: bytes) -> str:
+def content_digest(content: bytes) -> str:
+    """Return the hash of a file's content, hexadecimal."""
     return blake2b(content, digest_size=16).hexdigest()
 
 

@@ -59,31 +59,14 @@ function hide(id, hidden) {
   document.getElementById(id).hidden = hidden;
 }
 
-function asText(number, share = data.share) {
-  if (number === null || number === undefined) return "–";
-  return share ? `${(100 * number).toFixed(1)} %` : number.toPrecision(4);
-}
-
 function asTime(seconds) {
   if (seconds === null) return "–";
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   return seconds < 3600 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// A setting in short: its levels alone, numbers in three digits. Long texts end in an ellipsis.
-function short(setting, most = 44) {
-  const levels = setting.levels.map((level, i) => (data.factors[i].number ? Number(Number(level).toPrecision(3)) : level));
-  const text = levels.length ? levels.join(" · ") : setting.label;
-  return escaped(text.length > most ? `${text.slice(0, most - 1)}…` : text);
-}
-
 function escaped(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-}
-
-function described(setting) {
-  const lines = data.factors.map((factor, i) => `${escaped(factor.name)}: ${escaped(setting.levels[i])}`);
-  return lines.length ? lines.join("<br>") : escaped(setting.label);
 }
 
 let printing = false;

@@ -1,11 +1,11 @@
-"""The page that report and search share: head, answer and key figures; for a phone, dark mode and paper."""
+"""The frame that all pages share: head, answer and key figures; for a phone, dark mode and paper."""
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-PAGE = Path(__file__).with_name("page")
+PARTS = Path(__file__).with_name("parts")
 
 
 def framed(
@@ -23,7 +23,7 @@ def framed(
         notes: HTML of the cautions.
         head: HTML for the head of the page.
     """
-    return Template(asset("frame.html")).substitute(
+    return Template(part("frame.html")).substitute(
         eyebrow=escape(eyebrow),
         title=escape(title),
         headline=escape(headline),
@@ -32,7 +32,7 @@ def framed(
         notes=notes,
         head=head,
         body=body,
-        style=asset("page.css"),
+        style=part("page.css"),
     )
 
 
@@ -44,6 +44,6 @@ def tile_list(tiles: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def asset(name: str) -> str:
-    """Return a file of the page as text."""
-    return (PAGE / name).read_text(encoding="utf-8")
+def part(name: str, folder: Path = PARTS) -> str:
+    """Return a file of a page as text: one that all pages share, or one of the `folder` of a page's own."""
+    return (folder / name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What is wrong with the data of a run, before it is trained on."""

@@ -1,0 +1,27 @@
+"""Classes of which there are few images to train on."""
+
+from collections.abc import Mapping
+
+FEW = 1 / 3  # of the mean number of images of a class
+
+
+def rare_classes(counts: Mapping[str, int]) -> list[tuple[str, float, str]]:
+    """Return the classes that have less than a third of the images that a class has in the mean.
+
+    Args:
+        counts: Class -> number of training images.
+
+    Returns:
+        Class, what it lacks of the mean as a share, and why that matters.
+    """
+    mean = sum(counts.values()) / max(1, len(counts))
+    return [
+        (
+            name,
+            1 - count / mean,
+            f"{count} training images, a class has {mean:.0f} in the mean: data.balanced=true or "
+            "data.class_weights=true makes up for it",
+        )
+        for name, count in counts.items()
+        if count < FEW * mean
+    ]

@@ -1,0 +1,60 @@
+"""`cleaned.csv`: the images that are left when copies and unreadable files are, as a table for `data=csv`."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from tlab.auditing.finding import Finding
+from tlab.auditing.images import AuditedImages
+from tlab.core.files import write_csv
+from tlab.core.text import counted
+
+COLUMNS = ("path", "label", "split")
+SPLITS = ("train", "val", "test")  # a further test is no part of a table
+
+
+def write_cleaned(file: Path, images: AuditedImages, left_out: Collection[int]) -> int:
+    """Write the table, atomically, and return its number of rows.
+
+    Args:
+        file: The table.
+        images: The readable images.
+        left_out: Rows of those to leave out.
+    """
+    rows = [
+        dict(zip(COLUMNS, (images.names[row], images.label(row), images.splits[row]), strict=True))
+        for row in range(len(images.names))
+        if row not in left_out and images.splits[row] in SPLITS
+    ]
+    write_csv(file, COLUMNS, sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["label"], row["path"])))
+    return len(rows)
+
+
+def left_out_sentences(
+    images: AuditedImages, left_out: Mapping[str, Collection[int]], findings: Collection[Finding]
+) -> list[str]:
+    """Return what the table has not, and why, a sentence for each reason.
+
+    Args:
+        images: The readable images.
+        left_out: Reason -> rows.
+        findings: All findings.
+    """
+    gone = set().union(*left_out.values())
+    trained = {label for row, label in enumerate(images.labels.tolist()) if images.splits[row] == "train"}
+    still = {images.labels[row] for row, split in enumerate(images.splits) if split == "train" and row not in gone}
+    number = {
+        kind: sum(each.kind == kind for each in findings) for kind in ("unreadable", "label_issue", "group_leak")
+    }
+    sentences = [f"without {counted(rows, 'image')} {reason}" for reason, rows in left_out.items() if rows]
+    if number["unreadable"]:
+        sentences.append(f"without {counted(number['unreadable'], 'file')} that cannot be read")
+    if number["label_issue"]:
+        labels = counted(number["label_issue"], "suspected label")
+        sentences.append(f"with {labels} as they are: a classifier suspects, a person decides (findings.csv)")
+    if number["group_leak"]:
+        sentences.append(f"with {counted(number['group_leak'], 'group')} in two splits as they are")
+    if empty := trained - still:
+        sentences.append(
+            f"with no image to train on of {', '.join(images.classes[label] for label in sorted(empty))}"
+        )
+    return sentences

@@ -1,0 +1,94 @@
+"""Groups of images that names tell, such as those of one patient, on both sides of a split."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tlab.data.sources.scan import nfc
+
+PATTERNS = (  # what captures the group in a path, the most telling first; `data.group` takes them as they are
+    r"([^/]+)[._]rf\.[0-9a-f]+\.",  # variants of one image that labeling tools write
+    r"(?:^|/)([^/]*?\d[^/_ -]*)[_ -][^/]*$",  # person12_virus_34.jpg, 00000013_005.png
+    r"([^/]+)/[^/]+$",  # a folder for each
+)
+COVERED = 0.5  # least share of the images that a pattern matches
+TOGETHER = 0.3  # least share of them in groups of two and more
+LARGEST = 1 / 3  # share of its class from which a group is no person or series, but a kind
+
+
+@dataclass(frozen=True)
+class GroupLeak:
+    """A group with images in train and in another split.
+
+    Attributes:
+        group: What the names share.
+        train: Rows of its training images.
+        other: Rows of its images in the other split.
+        split: The other split.
+    """
+
+    group: str
+    train: list[int]
+    other: list[int]
+    split: str
+
+
+def name_groups(names: Sequence[str], classes: Sequence[str], given: str | None) -> tuple[str, list[str]]:
+    """Return the pattern by which names tell groups, and the group of each image, "" where it is in none.
+
+    A pattern counts if it matches most names, and many of these share what it captures, but no group has a large
+    part of a class: `cat.1.jpg` is a cat, and no series.
+
+    Args:
+        names: Paths relative to the root of the data.
+        classes: Name of each image's class.
+        given: `data.group`, which counts in any case, unless it is a table's column.
+
+    Returns:
+        Both; "" and no group at all if the names tell none.
+    """
+    for pattern in PATTERNS if given is None else [given]:
+        try:
+            expression = re.compile(nfc(pattern))
+        except re.error:
+            continue
+        if expression.groups != 1:
+            continue
+        matches = (expression.search(nfc(name)) for name in names)
+        groups = [match[1] or "" if match else "" for match in matches]
+        if any(groups) if given is not None else _are_groups(groups, classes):
+            return pattern, groups
+    return "", [""] * len(names)
+
+
+def _are_groups(groups: Sequence[str], classes: Sequence[str]) -> bool:
+    count = Counter(group for group in groups if group)
+    in_class, sizes = Counter(zip(groups, classes, strict=True)), Counter(classes)
+    together = sum(number for number in count.values() if number > 1)
+    if count.total() < COVERED * len(groups) or together < TOGETHER * len(groups):
+        return False
+    return all(
+        number == 1 or number <= LARGEST * sizes[name] for (group, name), number in in_class.items() if group
+    )
+
+
+def group_leaks(groups: Sequence[str], splits: Sequence[str]) -> list[GroupLeak]:
+    """Return the groups that train shares with another split, for each of these.
+
+    Args:
+        groups: Group of each image, "" where it is in none.
+        splits: Split of each.
+    """
+    members: Mapping[str, Mapping[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row, (group, split) in enumerate(zip(groups, splits, strict=True)):
+        if group:
+            members[group][split].append(row)
+    return list(_leaks(members))
+
+
+def _leaks(members: Mapping[str, Mapping[str, list[int]]]) -> Iterator[GroupLeak]:
+    for group, by_split in members.items():
+        for split, rows in by_split.items():
+            if split != "train" and "train" in by_split:
+                yield GroupLeak(group, by_split["train"], rows, split)

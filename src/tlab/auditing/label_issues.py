@@ -1,0 +1,102 @@
+"""Labels that may be wrong: what a classifier of the other images makes of each."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tlab.data.sources.splitting.folds import fold_groups
+from tlab.models.logistic_regression import solve
+
+FOLDS = 5
+CLEANLAB_MISSING = (
+    "Suspected labels need the package cleanlab, which is not installed: give pip install 'tlab-transfer[audit]', "
+    "then the same command again; all else was looked at."
+)
+
+
+class LabelIssue(NamedTuple):
+    """A label that may be wrong.
+
+    Attributes:
+        row: The image.
+        suggested: The most probable class.
+        own: Probability of the label's class, by the other images.
+        other: That of the suggested class.
+    """
+
+    row: int
+    suggested: int
+    own: float
+    other: float
+
+
+def has_cleanlab() -> bool:
+    """Tell whether the package is installed."""
+    return find_spec("cleanlab") is not None
+
+
+def held_out_probabilities(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    names: Sequence[str],
+    group_of: Mapping[str, str],
+) -> NDArray[np.float64]:
+    """Return the probabilities of the classes for each image, by a linear probe that was solved on others.
+
+    Five folds, classes evenly divided, copies of an image in one of them.
+
+    Args:
+        features: `N D`.
+        labels: `N`.
+        num_classes: Number of classes K.
+        names: A name for each image, from which the folds follow.
+        group_of: Name -> what it shares with its copies.
+
+    Returns:
+        `N K`, float64; NaN for an image without which its class would be missing in the others.
+    """
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for name, label in zip(names, labels.tolist(), strict=True):
+        by_class[f"{label:06}"].append(name)
+    fold_of = fold_groups(by_class, group_of, FOLDS, seed=0)
+    fold = np.array([fold_of.get(name, -1) for name in names])
+    strength = solve([features], labels, num_classes).l2
+    found = np.full((len(labels), num_classes), np.nan)
+    for number in range(FOLDS):
+        held_out = fold == number
+        if held_out.any():
+            probe = solve([features[~held_out]], labels[~held_out], num_classes, l2=strength)
+            logits = features[held_out] @ probe.weight.T + probe.bias
+            found[held_out] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    return found
+
+
+def label_issues(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[LabelIssue]:
+    """Return the labels that confident learning takes for wrong (Northcutt et al. 2021), by `cleanlab`.
+
+    Args:
+        probabilities: `N K`, see `held_out_probabilities`.
+        labels: `N`.
+    """
+    from cleanlab.filter import find_label_issues  # takes a second, and is in the extra `audit`
+
+    rows = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
+    present, own = np.unique(labels[rows], return_inverse=True)  # cleanlab wants an image of every class
+    if len(present) < 2:
+        return []
+    shares = probabilities[np.ix_(rows, present)]
+    shares /= shares.sum(axis=1, keepdims=True)
+    how = {"filter_by": "confident_learning", "return_indices_ranked_by": "self_confidence"}
+    ranked = find_label_issues(own, shares, n_jobs=1, **how)
+    best = shares.argmax(axis=1)
+    return [
+        LabelIssue(int(rows[i]), int(present[best[i]]), float(shares[i, own[i]]), float(shares[i, best[i]]))
+        for i in ranked
+        if best[i] != own[i]
+    ]

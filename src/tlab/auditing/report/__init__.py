@@ -1,0 +1,1 @@
+"""`audit.html`: the findings as one self-contained page."""
