@@ -39,6 +39,12 @@ def compose_run(candidate: "Candidate", constants: "Constants", directory: Path)
     epochs = [] if "trainer.max_epochs" in given else [f"trainer.max_epochs={constants.epochs}"]
     cfg = compose([*candidate.overrides, *epochs, as_override("run_dir", directory)])
     check(cfg)
+    shortest = (cfg.finetune.head_epochs or 0) + 1
+    if cfg.trainer.max_epochs < shortest:
+        raise UserError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs} is too short for lp_ft, one of the plans to choose from; "
+            f"give trainer.max_epochs={shortest} or more"
+        )
     return cfg
 
 

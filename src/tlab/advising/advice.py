@@ -113,10 +113,11 @@ def measured(
     precision = choose_precision(cfg, evidence.net, head_only=False)
     speeds, reading = measure_speeds(cfg, evidence.net, precision), reading_seconds(data)
     train, val = (len(data.index.splits.get(split, ())) for split in ("train", "val"))
+    epochs, head_epochs = cfg.trainer.max_epochs, cfg.finetune.head_epochs or 0
     options = {}
     for plan in case.plans:
         upto = cut.stage if plan == "cut" and cut is not None else None
-        seconds = plan_seconds(plan, speeds, reading, train, val, cfg.trainer.max_epochs)
+        seconds = plan_seconds(plan, speeds, reading, train, val, epochs, head_epochs)
         options[plan] = Option(plan, upto, constants.expect(plan, case, val), seconds, constants.margin(plan))
     rule = course_rule(evidence.images_per_class, evidence.similarity, constants.similar)
     return Measured(candidate, cfg, evidence, options, options[constants.choose(case)], rule)

@@ -78,7 +78,9 @@ def reading_seconds(data: ImageDataModule) -> float:
         return (time.perf_counter() - began) / len(keys)
 
 
-def plan_seconds(plan: str, speeds: Speeds, reading: float, images: int, measured: int, epochs: int) -> float:
+def plan_seconds(
+    plan: str, speeds: Speeds, reading: float, images: int, measured: int, epochs: int, head_epochs: int
+) -> float:
     """Return the seconds of a run.
 
     Args:
@@ -88,6 +90,7 @@ def plan_seconds(plan: str, speeds: Speeds, reading: float, images: int, measure
         images: Number of training images.
         measured: Number of images that are measured after each epoch.
         epochs: Number of epochs.
+        head_epochs: Those of them that lp_ft has for the head, which is solved in one.
     """
     look = speeds.forward + reading
     adapting = (images + 2 * min(images, TRIED)) * look  # finetune.batchnorm=auto
@@ -97,4 +100,4 @@ def plan_seconds(plan: str, speeds: Speeds, reading: float, images: int, measure
     if plan == "last":
         return head + epochs * (images * speeds.train_last + measured * speeds.forward)
     epoch = images * (speeds.train + reading) + measured * look
-    return epochs * epoch if plan == "full" else adapting + head + (epochs - 1) * epoch
+    return epochs * epoch if plan == "full" else adapting + head + (epochs - head_epochs) * epoch

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import lightning.pytorch as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -70,6 +71,7 @@ def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
     Raises:
         UserError: The backbone cannot be had, or too few images are left to hold some out.
     """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # random weights are the same ones again
     found = frozen_features(cfg, data)
     readable = np.isfinite(found.stages[POOL]).all(axis=1)
     rows = np.flatnonzero(np.isin(found.splits, LEARNED_FROM) & readable)

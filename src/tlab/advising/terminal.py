@@ -48,7 +48,8 @@ def print_choice(console: Console, one: Measured, constants: Constants) -> None:
         Text(
             f"Take {one.candidate.backbone} with {plan_words(chosen)} at {one.cfg.data.image_size} px, "
             f"rate {rate:g}, {counted(int(one.cfg.trainer.max_epochs), 'epoch')}: val/acc "
-            f"{chosen.expected.mean:.1%} is expected (90 %: {interval(chosen)}), in about {duration(chosen.seconds)}.",
+            f"{chosen.expected.mean:.1%} is expected (90 %: {interval(chosen)}), in about "
+            f"{duration(chosen.seconds)}.",
             style="bold",
         )
     )
