@@ -87,7 +87,7 @@ def list_keys(command: str) -> frozenset[str]:
 
 def _keys_of(command: str) -> dict[str, Field[Any]]:
     nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += [TrainConfig] if command in ("tune", "audit") else []  # those of its runs
+    nodes += [TrainConfig] if command in ("tune", "audit", "advise") else []  # of the runs that are to come
     return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
@@ -606,6 +606,17 @@ class AuditConfig:
     debug: bool = key(False, DEBUG)
 
 
+@dataclass
+class AdviseConfig:
+    """Advice before training (tlab-advise)."""
+
+    overrides: list[str] = key(list, "of the runs that it is about; the command line's are gathered here")
+    output: str | None = key(
+        None, "folder of advice.json, which a run can note (advice=FILE); null: outputs/advice/<time>", path=True
+    )
+    debug: bool = key(False, DEBUG)
+
+
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -613,6 +624,7 @@ COMMANDS = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "audit": AuditConfig,
+    "advise": AdviseConfig,
 }
 
 

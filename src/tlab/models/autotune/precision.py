@@ -52,7 +52,7 @@ def fastest_precision(
     if accelerator != "cpu":
         return "32-true", f"no faster precision is known for {accelerator}"
     what = "forward" if head_only else "training"
-    key = "|".join(map(str, (_processor(), torch.__version__, name, image_size, channels_last, what)))
+    key = "|".join(map(str, (processor(), torch.__version__, name, image_size, channels_last, what)))
     with measurements("precision") as known:
         entry = known.get(key, {})
         speeds = entry.get("speeds", {})  # there are none in an entry of an earlier tlab
@@ -167,7 +167,7 @@ def timed_step(
     return clock() - started
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's model name."""
     with suppress(OSError):
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,112 @@
+"""What is measured of a backbone on a data set before anything is trained."""
+
+import re
+from dataclasses import dataclass
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from tlab.advising.probes import StageScore, score_stages
+from tlab.advising.similarity import Similarity, batchnorm_similarity, mean_confidence
+from tlab.assembly.frozen_features import frozen_features
+from tlab.core.errors import UserError
+from tlab.core.text import as_text
+from tlab.data.datamodule import ImageDataModule
+from tlab.data.sources.scan import nfc
+from tlab.models.autotune.precision import find_accelerator
+from tlab.models.classifier import POOL, Classifier
+
+LEARNED_FROM = ("train", "val")  # what a user has to choose by; test is for the end
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is measured of a backbone.
+
+    Attributes:
+        stages: Score of each stage, in order; the last one is of what a head would get.
+        similarity: How similar the images are to those of the pretraining.
+        images: Number of images of train and val that were read.
+        classes: Number of classes.
+        seconds: Duration of the pass over the images; 0 where their features were stored.
+        computed: Number of images whose features were computed now.
+        weights: Origin of the weights, in words.
+        net: The network with a head that has learned nothing.
+    """
+
+    stages: list[StageScore]
+    similarity: Similarity
+    images: int
+    classes: int
+    seconds: float
+    computed: int
+    weights: str
+    net: Classifier
+
+    @property
+    def images_per_class(self) -> float:
+        """Mean number of images of a class."""
+        return self.images / self.classes
+
+    @property
+    def last(self) -> StageScore:
+        """Score of what a head would get."""
+        return self.stages[-1]
+
+    @property
+    def best_cut(self) -> StageScore | None:
+        """Score of the best stage before the last one, where the network would be cut; None where it has one."""
+        return max(self.stages[:-1], key=lambda stage: stage.accuracy, default=None)
+
+
+def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
+    """Measure the backbone of a run's configuration on the images of train and val.
+
+    Args:
+        cfg: Configuration of a run.
+        data: Its data, set up.
+
+    Raises:
+        UserError: The backbone cannot be had, or too few images are left to hold some out.
+    """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # random weights are the same ones again
+    found = frozen_features(cfg, data)
+    readable = np.isfinite(found.stages[POOL]).all(axis=1)
+    rows = np.flatnonzero(np.isin(found.splits, LEARNED_FROM) & readable)
+    labels = found.labels[rows]
+    if len(rows) < 2 or len(np.unique(labels)) < 2:
+        raise UserError(
+            f"data.root={data.index.root}: advice needs images of two classes to train on, and {len(rows)} are "
+            "there; add images, or other classes"
+        )
+    names = [*found.net.backbone.stage_names]
+    stages = {name: found.stages[name][rows] for name in names[:-1]} | {names[-1]: found.stages[POOL][rows]}
+    groups = _groups(cfg, data, [found.samples[row][1].file for row in rows])
+    random = cfg.backbone.weights is None or not cfg.finetune.pretrained
+    device = torch.device(find_accelerator(cfg.trainer.accelerator))
+    similarity = Similarity(
+        None if random else batchnorm_similarity(found.net, data, device),
+        mean_confidence(found.logits[rows] if found.logits is not None else None),
+    )
+    scores = score_stages(stages, labels, groups, data.num_classes)
+    weights = found.net.backbone.pretraining.description
+    return Evidence(
+        scores, similarity, len(rows), data.num_classes, found.seconds, found.computed, weights, found.net
+    )
+
+
+def _groups(cfg: DictConfig, data: ImageDataModule, files: list[str]) -> list[str] | None:
+    """Return the group of each file as `data.group` names it; None without it."""
+    group = cfg.data.get("group")
+    if group is None:
+        return None
+    index = data.index
+    paths = [file.removeprefix(f"{index.root}/") for file in files]
+    if index.columns is not None and group in index.columns.cells:
+        cells = dict(zip(index.columns.files, index.columns.cells[group], strict=True))
+        return [cells[path] or path for path in paths]
+    expression = re.compile(nfc(group))
+    found = [expression.search(nfc(path)) or expression.search(nfc(path).rpartition("/")[2]) for path in paths]
+    return [match[1] if match and match[1] else as_text(path) for match, path in zip(found, paths, strict=True)]
