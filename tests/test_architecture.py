@@ -15,7 +15,7 @@ FLOORS = (
     {"config", "data", "models"},
     {"finetuning", "runs"},
     {"comparison", "dashboards", "sweeps"},
-    {"assembly", "launchers", "predictions", "search"},
+    {"assembly", "launchers", "predictions", "search", "studies"},
     {"entry points"},
 )
 MOST_MODULES = 16  # in a folder: what a reader takes in at a glance

@@ -35,7 +35,15 @@ MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit"}
-NEVER_SWEPT = {"hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir"}  # one for all runs
+NEVER_SWEPT = {
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.searchpath",
+    "sweep",
+    "study",
+    "dir",
+    "output",
+}  # one for all runs
 
 
 def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
