@@ -609,7 +609,7 @@ class StudyConfig:
         list, "of all runs, as tlab.train -m takes them; what the command line gives takes their place"
     )
     curves: dict[str, list[str]] = key(
-        dict,
+        _open_mapping,
         "settings of the lines, by name; {stage} is the last stage before a cut, {next} the one behind it, {after} "
         "the number of those behind it, and {NAME} the run of another line",
     )

@@ -93,7 +93,12 @@ def findings(figure: Figure) -> list[str]:
             others = [each for each in reference.points if each.position == point.position or not reference.moves]
             if line is not reference and others:
                 difference = point.mean - others[0].mean
-                against.append(f"{lead(difference, metric)} {'above' if difference >= 0 else 'below'}{where}")
+                above = (
+                    f"{lead(difference, metric)} {'above' if difference > 0 else 'below'}"
+                    if difference
+                    else "as much"
+                )
+                against.append(f"{above}{where}")
         said += f"; against {reference.name} {', '.join(against)}" if against else ""
         told.append(f"{line.name}: {said}.")
     return told

@@ -14,7 +14,8 @@ function draw() {
   data.lines.forEach((line, i) => {
     const at = line.moves ? line.points : [{ ...line.points[0], x: first }, { ...line.points[0], x: last }];
     const x = at.map((point) => point.x);
-    if (at.some((point) => point.high > point.low)) area(x, at.map((p) => p.low), at.map((p) => p.high), i);
+    const ranges = at.some((point) => point.high > point.low) && !data.laws.some((law) => law.line === i && law.low);
+    if (ranges) area(x, at.map((p) => p.low), at.map((p) => p.high), i);
     marks.push({
       type: "scatter", mode: line.moves ? "lines+markers" : "lines", name: escaped(line.name), legendgroup: String(i),
       x, y: at.map((point) => point.mean), line: { color: colour(i), width: 2.4, dash: line.moves ? dash(i) : "dash" },
@@ -32,12 +33,15 @@ function draw() {
   });
   for (const law of data.laws) {
     if (law.low) area(law.x, law.low, law.high, law.line);
+    const end = law.x.length - 1;
     marks.push({
-      type: "scatter", mode: "lines", x: law.x, y: law.y, name: `${escaped(data.lines[law.line].name)}: power law`,
-      legendgroup: String(law.line), hoverinfo: "skip", line: { color: colour(law.line), width: 1.6, dash: "dash" },
+      type: "scatter", mode: "lines+markers", x: law.x, y: law.y, name: `${escaped(data.lines[law.line].name)}: power law`,
+      legendgroup: String(law.line), line: { color: colour(law.line), width: 1.6, dash: "dash" }, hoverinfo: "text",
+      marker: { size: law.x.map((_, i) => (i === end ? 8 : 0)), color: colours.ground, line: { color: colour(law.line), width: 2 } },
+      text: law.y.map((y) => `<b>${asText(y)}</b> by the law`),
     });
   }
-  const ticks = [...data.ticks, ...data.laws.slice(0, 1).map((law) => [law.x[law.x.length - 1], "twice"])];
+  const ticks = [...data.ticks, ...data.laws.slice(0, 1).map((law) => [law.x[law.x.length - 1], "twice as many"])];
   plot("figure", [...bands, ...marks], layout(colours, {
     height: 480 + 18 * Math.ceil(marks.length / 4), showlegend: marks.length > 1,
     xaxis: axis(colours, {
