@@ -33,6 +33,14 @@ def test_a_value_left_at_its_default_is_read_from_the_configuration(make_run, sw
     assert grouped(sweep)[0] == {"loss.label_smoothing": ("0", "0.1")}
 
 
+def test_what_refers_to_the_seed_is_one_setting_of_all_seeds(make_run, sweep):
+    for seed in (0, 1):
+        own = {"backbone.weights": "runs/first/seed=${seed}"}
+        make_run("first", seed=seed, overrides=[f"backbone.weights=runs/first/seed={seed}"], config=own)
+        make_run("other", seed=seed, overrides=["backbone.weights=null"], config={"backbone.weights": None})
+    assert [len(runs) for runs in grouped(sweep)[1].values()] == [2, 2]
+
+
 def test_a_group_left_at_its_default_is_known_from_the_record(make_run, sweep):
     for name, aug in {"a": "light", "b": "strong"}.items():
         run = RunDirectory(make_run(name, overrides=["aug=strong"] if aug == "strong" else []))

@@ -23,7 +23,7 @@ UNFROZEN = "backbone.unfrozen_lr_scale"
 UNMIXED = {"finetune.last_stages", "aug.mix.p"}  # of the default plan and augmentation
 KEYS = {
     *(*RATES, *SPLIT, *STORED, *UNMIXED, *WEIGHTS, HEAD, "finetune.head_epochs", "finetune.l2_sp", "finetune.ema"),
-    *("backbone.weights", "backbone.input_size", "features.cache", "aug", UNFROZEN),
+    *("backbone.weights", "backbone.random_from", "backbone.input_size", "features.cache", "aug", UNFROZEN),
     *("data.crop_fraction", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
     *("trainer.strategy", "trainer.early_stopping", "dashboards.top_losses", "checkpoint.mode", "seed"),
 }
@@ -69,6 +69,8 @@ GIVEN = ("backbone.weights_classes=names.json",)
             ],
             {"aug.mix.p", UNFROZEN, *STORED},
         ),
+        (["backbone.random_from=layer3"], {*UNMIXED, *WEIGHTS}),
+        (["backbone.random_from=layer3", "backbone.weights=null"], {*UNMIXED, *WEIGHTS, "backbone.random_from"}),
         (["finetune=gradual", "aug=none", "backbone.weights=null"], {*UNMIXED, *WEIGHTS, "features.views"}),
         (
             ["finetune.phases.head.epochs=2", "finetune.stage_lr_scales={stem: 0.1}"],

@@ -18,6 +18,7 @@ from tlab.models.staging.splitting import split
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+FIRST, LATER = ("conv1", "layer1", "layer2"), ("layer3", "layer4")
 LAST = {
     "vgg": "fc7",
     "resnet": "layer4",
@@ -49,6 +50,35 @@ def test_a_choice_builds_and_runs() -> None:
     assert backbone(images(64)).shape == (2, 1024)
     assert backbone.stage_shapes(64)["block2"] == (24, 8, 8)
     assert backbone.pretraining.input_size == 96
+
+
+def test_from_a_stage_on_weights_are_as_random_as_without_any(tmp_path: Path) -> None:
+    """Those that the seed gives, with BatchNorm's statistics; the stages before keep the weights."""
+    file = tmp_path / "weights.pth"
+    trained = torchvision.models.resnet18(num_classes=4).state_dict()
+    trained |= {key: torch.full_like(value, 3.0) for key, value in trained.items() if "running_mean" in key}
+    torch.save(trained, file)
+
+    def built(seed: int, **options: Any) -> StagedBackbone:
+        torch.manual_seed(seed)
+        return build_backbone("resnet18", image_size=32, **options)
+
+    def state(backbone: StagedBackbone, *stages: str) -> dict[str, torch.Tensor]:
+        return {f"{stage}.{key}": v for stage in stages for key, v in backbone.stages[stage].state_dict().items()}
+
+    half, other, seeded = (built(seed, weights=str(file), random_from="layer3") for seed in (0, 0, 1))
+    whole, none = built(0, weights=str(file)), built(0, weights=None)
+    torch.testing.assert_close(state(half, *FIRST), state(whole, *FIRST), rtol=0, atol=0)
+    torch.testing.assert_close(state(half, *LATER), state(other, *LATER), rtol=0, atol=0)
+    kernel = "layer3.layer3.0.conv1.weight"
+    random, buffer = state(half, *LATER)[kernel], kernel.replace("conv1.weight", "bn1.running_mean")
+    assert not torch.equal(random, state(seeded, *LATER)[kernel])
+    assert random.std() == pytest.approx(float(state(none, *LATER)[kernel].std()), rel=0.05)
+    assert (state(half, *LATER)[buffer] == 0).all()
+    assert half.pretraining.digest == other.pretraining.digest != seeded.pretraining.digest
+    assert half.pretraining.description == f"{whole.pretraining.description}, random from layer3 on"
+    assert half.pretraining.classifier_weight is None
+    assert whole.pretraining.classifier_weight is not None
 
 
 @pytest.mark.parametrize(("upto", "shape"), [("conv1", (64, 8, 8)), ("layer2", (128, 4, 4)), (None, (512, 1, 1))])
@@ -100,6 +130,7 @@ def test_building_computes_nothing_and_leaves_the_random_stream_alone() -> None:
         ({"name": "resnt18"}, "backbone.name=resnt18 .* did you mean resnet18"),
         ({"name": "resnt18", "library": "timm"}, "backbone.name=resnt18 .* did you mean resnet18"),
         ({"name": "resnet18", "library": "keras"}, "backbone.library=keras"),
+        ({"name": "resnet18", "random_from": "layer9"}, "backbone.random_from=layer9 .* conv1, layer1, layer2"),
         ({"name": "resnet18", "upto": "layer9"}, "backbone.upto=layer9 .* conv1, layer1, layer2, layer3, layer4"),
         ({"name": "squeezenet1_1", "image_size": 12}, "data.image_size=12 .* try data.image_size=224"),
         ({"name": "vit_b_16", "image_size": 100}, "data.image_size=100 does not suit vit_b_16"),

@@ -81,7 +81,7 @@ def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
     levels = {}
     for key in keys:
         held = _text(run.config[key]) if key in run.config else DEFAULT
-        is_value = "." in key and key in run.config and "${" not in held
+        is_value = "." in key and key in run.config
         levels[key] = held if is_value else run.choices.get(key, run.overrides.get(key, held))
     return levels
 

@@ -22,7 +22,7 @@ from tlab.config.validation import check_values, typed
 from tlab.core.errors import UserError
 
 ONE_CHOICE = {"backbone", "head", "aug", "data", "finetune", "optimizer", "scheduler", "trainer", "loss"}
-NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner"}  # the last three belong to tlab.tune
+NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner", "studies"}  # of tlab.tune and tlab.study
 
 
 def conf_dir() -> Path:

@@ -36,7 +36,7 @@ CONFIG_DIR = ("--config-dir", "-cd")
 WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit", "advice"}
 NEVER_SWEPT = {  # one for all runs
-    *("hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir", "advice"),
+    *("hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir", "output", "advice"),
 }
 
 

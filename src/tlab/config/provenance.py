@@ -31,7 +31,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
             reduce(getitem, parents, config)[name] = OmegaConf.select(cfg, key)
     for group, key in (("data", "root"), ("backbone", "weights")):
         if (value := cfg[group][key]) is not None and Path(value).expanduser().exists():
-            config[group][key] = str(Path(value).expanduser().absolute())
+            typed = config[group][key]  # `runs/seed=${seed}` stays one setting of several seeds
+            place = value if typed.startswith("$") else typed
+            config[group][key] = str(Path(place).expanduser().absolute())
     for name, root in (cfg.data.get("tests") or {}).items():
         config["data"]["tests"][name] = str(Path(root).expanduser().absolute())
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}

@@ -87,7 +87,9 @@ def list_keys(command: str) -> frozenset[str]:
 
 def _keys_of(command: str) -> dict[str, Field[Any]]:
     nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += [TrainConfig] if command in ("tune", "audit", "advise") else []  # of the runs that are to come
+    nodes += (
+        [TrainConfig] if command in ("tune", "audit", "advise", "study") else []
+    )  # of the runs that are to come
     return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
@@ -210,6 +212,7 @@ class BackboneConfig:
     )
     weights_classes: str | None = key(None, "JSON list of class names for a weights file", path=True)
     upto: str | None = key(None, "last stage kept, e.g. layer3")
+    random_from: str | None = key(None, "first of the stages that get random weights all the same, e.g. layer3")
     stages: dict[str, str] | None = key(None, "stage names and first modules, in order; null: by a general rule")
     classifier: str | None = key(None, "path of the model's last layer, in front of which it is cut; null: found")
     batchnorm_momentum: float | None = key(
@@ -617,6 +620,38 @@ class AdviseConfig:
     debug: bool = key(False, DEBUG)
 
 
+@dataclass
+class StudyConfig:
+    """A study (tlab-study)."""
+
+    name: str = key(MISSING, "which one: a file of conf/studies, listed below")
+    output: str = key(
+        MISSING, "its folder, by default outputs/study/NAME; the same one again resumes the study", path=True
+    )
+    x: str = key(
+        MISSING, "key whose values lie along the figure, or stages: those of the backbone, one after the other"
+    )
+    y: str | None = key(None, "metric of metrics.json; null: test/acc, or val/acc where a run has no test images")
+    fit: str | None = key(
+        None,
+        "power_law: of the error over the number of training images, x=data.limit",
+        choices=(None, "power_law"),
+    )
+    settings: list[str] = key(
+        list, "of all runs, as tlab.train -m takes them; what the command line gives takes their place"
+    )
+    curves: dict[str, list[str]] = key(
+        _open_mapping,
+        "settings of the lines, by name; {stage} is the last stage before a cut, {next} the one behind it, {after} "
+        "the number of those behind it, and {NAME} the run of another line",
+    )
+    title: str = key(MISSING, "what the figure shows")
+    paper: str = key("", "what is known about it")
+    x_label: str = key(MISSING, "what lies along the figure")
+    overrides: list[str] = key(list, "of the runs; the command line's are gathered here")
+    debug: bool = key(False, DEBUG)
+
+
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -625,6 +660,7 @@ COMMANDS = {
     "tune": TuneConfig,
     "audit": AuditConfig,
     "advise": AdviseConfig,
+    "study": StudyConfig,
 }
 
 

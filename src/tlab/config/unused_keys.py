@@ -120,6 +120,7 @@ SPLIT = (
     *("data.limit", "data.folds", "data.fold"),
 )
 WEIGHTS = ("backbone.weights_classes", "head.reuse")
+RANDOM = "backbone.random_from"
 STORED = ("features.views", "features.max_gb")
 DRAWN = ("dashboards.preview_images", "dashboards.top_losses")
 MIXING = "tlab.data.augment.mixup.Mixing"
@@ -157,7 +158,7 @@ RULES = (
         "finetune.stage_lr_scales=null",
     ),
     Rule(
-        (L2_SP, "backbone.weights", *WEIGHTS),
+        (L2_SP, "backbone.weights", RANDOM, *WEIGHTS),
         _where("finetune", lambda run: not run.cfg.finetune.pretrained),
         "it starts from random weights",
         "finetune=full",
@@ -175,6 +176,14 @@ RULES = (
         _is("backbone.weights", None),
         "random weights know no classes",
         "backbone.weights=DEFAULT",
+        (None,),
+    ),
+    Rule((RANDOM,), _is("backbone.weights", None), "every stage has some", "backbone.weights=DEFAULT", (None,)),
+    Rule(
+        WEIGHTS,
+        _where(RANDOM, lambda run: run.value(RANDOM) is not None),
+        "behind random stages no row of the weights' classifier fits",
+        "backbone.random_from=null",
         (None,),
     ),
     Rule(WEIGHTS[:1], _is("head.reuse", None), "no rows are reused", "head=linear head.reuse=auto", (None,)),

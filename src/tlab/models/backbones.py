@@ -38,6 +38,7 @@ def build_backbone(
     weights: str | None = "DEFAULT",
     weights_classes: str | None = None,
     upto: str | None = None,
+    random_from: str | None = None,
     stages: Mapping[str, str] | None = None,
     classifier: str | None = None,
     batchnorm_momentum: float | None = None,
@@ -55,6 +56,9 @@ def build_backbone(
         weights: `DEFAULT` or another named set of weights, `bundled`, a file, or None for random initialization.
         weights_classes: JSON file with the class names of a weights file.
         upto: Last stage to keep; None keeps all.
+        random_from: First stage that keeps its random initialization, BatchNorm's statistics included, and with it
+            all that follow (Yosinski et al., "How transferable are features in deep neural networks?", 2014); the
+            weights' classifier, which knows other features, is then left out. None: all stages get the weights.
         stages: Stage name -> path of its first module, in order; None: the general rule of `splitting.split`.
         classifier: Path of the model's last layer; None finds it.
         batchnorm_momentum: Share of a batch in BatchNorm's running statistics; None: the model's own. At 0.01 (as
@@ -88,6 +92,8 @@ def build_backbone(
     unpooled = tokens_apart and pooling != "avg"
     stages_, classifier = _parts(model, name, stages, classifier, size, unpooled)
     parts = _cut(stages_, name, upto)
+    if random_from is not None:
+        _check_stage("random_from", random_from, parts)
     stage_keys = {stage: list(part.state_dict()) for stage, part in parts.items()}
     if read is not None:
         if library == "torchvision" and classifier:
@@ -97,6 +103,25 @@ def build_backbone(
         fit_to(read, model, name, classifier, stage_keys)
     elif named:
         read = _of_timm(model, name, classifier, cfg)
+    if read is not None and random_from is not None:
+        random = build_backbone(
+            name,
+            library,
+            weights=None,
+            upto=upto,
+            stages=stages,
+            classifier=classifier,
+            input_size=input_size,
+            image_size=size,
+            kwargs=kwargs,
+            pooling=pooling,
+            tokens_apart=tokens_apart,
+        )
+        for stage in list(parts)[list(parts).index(random_from) :]:
+            parts[stage].load_state_dict(random.stages[stage].state_dict())
+        told = f"{read.pretraining.description}, random from {random_from} on"
+        read.pretraining = dataclasses.replace(read.pretraining, classes=None, head_layers={}, description=told)
+        read.classifier, weights_classes = {}, None
     if batchnorm_momentum is not None:
         for module in (module for part in parts.values() for module in part.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -138,9 +163,13 @@ def _cut(parts: dict[str, nn.Module], name: str, upto: str | None) -> dict[str, 
             f"backbone.upto={upto} cannot cut backbone.name={name}, whose stages tlab cannot tell apart; leave it "
             "out, or choose another model"
         )
-    if upto not in parts:
-        raise UserError(f"backbone.upto={upto} is no stage of this backbone, choose one of {', '.join(parts)}")
+    _check_stage("upto", upto, parts)
     return dict(list(parts.items())[: list(parts).index(upto) + 1])
+
+
+def _check_stage(key: str, stage: str, parts: Mapping[str, nn.Module]) -> None:
+    if stage not in parts:
+        raise UserError(f"backbone.{key}={stage} is no stage of this backbone, choose one of {', '.join(parts)}")
 
 
 def _pretraining(read: Weights | None, classes_file: str | None, input_size: int, parts: nn.Module) -> Pretraining:

@@ -171,8 +171,9 @@ def instantiate_backbone(
     options = token_options(cfg, record)
     if node["_target_"] not in TARGETS["backbone"]:
         options = {}
-        if not node.get("kwargs"):
-            node.pop("kwargs", None)
+        for key in ("kwargs", "random_from"):
+            if not node.get(key):
+                node.pop(key, None)
     return instantiate({**node, "weights": weights, "image_size": image_size, **options}, _convert_="all")
 
 

@@ -67,6 +67,28 @@ def constants(runs: Sequence[Sequence[str]]) -> dict[str, str]:
     }
 
 
+def check_constants(runs: Sequence[Sequence[str]], directory: Path, manifest: SweepManifest, another: str) -> None:
+    """Refuse runs that lack an override which all runs of the sweep have had.
+
+    Args:
+        runs: The overrides of each run.
+        directory: Directory of the sweep.
+        manifest: Manifest that the first command of the sweep left.
+        another: How to give another directory, in words.
+
+    Raises:
+        UserError: They lack one; names it.
+    """
+    given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
+    for key, value in manifest.constants.items():
+        # earlier versions recorded keys that change no result, and had keys that are gone
+        if key not in given and not without_effect(key) and key not in REMOVED_KEYS:
+            raise UserError(
+                f"{directory} was begun with {shell_word(f'{key}={value}')}, which this command does not give; "
+                f"give it too, or {another}"
+            )
+
+
 def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, manifest: SweepManifest) -> list[Job]:
     """Return a job for each distinct run.
 
@@ -79,14 +101,7 @@ def make_jobs(runs: Sequence[Sequence[str]], seed: str, directory: Path, manifes
     Raises:
         UserError: An override that all runs of the sweep have had is missing, or two runs would share a directory.
     """
-    given = {key for overrides in runs for key, _ in map(key_and_value, overrides)}
-    for key, value in manifest.constants.items():
-        # earlier versions recorded keys that change no result, and had keys that are gone
-        if key not in given and not without_effect(key) and key not in REMOVED_KEYS:
-            raise UserError(
-                f"{directory} was begun with {shell_word(f'{key}={value}')}, which this command does not give; "
-                f"give it too, or another name: sweep=NAME"
-            )
+    check_constants(runs, directory, manifest, "another name: sweep=NAME")
     jobs: dict[Path, Job] = {}
     for overrides, told in zip(runs, _distinguishing(runs, manifest.constants), strict=True):
         own_seed = dict(map(key_and_value, overrides)).get("seed", seed)

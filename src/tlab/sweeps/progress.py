@@ -128,8 +128,9 @@ def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
 
 
 def same_command(directory: Path) -> str:
-    """Return the command of this process, with the name of the sweep that it has begun."""
-    return environment.same_command(as_override("sweep", directory.name), unless=("sweep", "hydra.sweep.dir"))
+    """Return the command of this process, with the name of the sweep that it has begun; a study has its own."""
+    unless = ("sweep", "hydra.sweep.dir", "studies")
+    return environment.same_command(as_override("sweep", directory.name), unless=unless)
 
 
 @contextmanager

@@ -31,7 +31,13 @@ from tlab.sweeps.sequential import run_in_this_process
 from tlab.sweeps.task import Task
 
 
-def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraContext, task: Task) -> SweepResult:
+def sweep(
+    runs: Sequence[Sequence[str]],
+    config: DictConfig,
+    context: HydraContext,
+    task: Task,
+    shared: dict[str, str] | None = None,
+) -> SweepResult:
     """Run what is not finished yet, and print the result.
 
     Finished runs are skipped, interrupted ones resumed, failed ones tried again.
@@ -41,6 +47,8 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
         config: Configuration without the overrides that differ, with the node `hydra`.
         context: Hydra's context.
         task: Task to call for each run.
+        shared: Overrides that no run's name has, if this begins the sweep, see `constants`; None: all that the
+            runs share.
 
     Raises:
         UserError: A mistake that shows before anything has run; HydraException likewise.
@@ -50,7 +58,7 @@ def sweep(runs: Sequence[Sequence[str]], config: DictConfig, context: HydraConte
     unnamed = is_named_by_time(config, "hydra.sweep.dir")
     manifest = None if unnamed else read_manifest(directory)
     if manifest is None:
-        manifest = SweepManifest(constants(runs), command())
+        manifest = SweepManifest(constants(runs) if shared is None else shared, command())
     jobs = make_jobs(runs, str(config.seed), directory, manifest)
     finished = Finished(sources_digest(config.hydra.runtime.config_sources))
     waiting = [job for job in jobs if unnamed or not finished.has(job)]

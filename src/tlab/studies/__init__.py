@@ -1,0 +1,1 @@
+"""Studies: the runs that a question about transfer needs, and the figure that answers it."""

@@ -1,0 +1,32 @@
+"""The command line of tlab.study: the study's name, its own keys, and overrides of its runs."""
+
+from collections.abc import Sequence
+
+from tlab.config.hydra import choice_names, conf_dir, user_conf_dirs
+from tlab.config.overrides import key_and_value, shell_argument
+from tlab.config.run_overrides import asks, gather
+from tlab.config.schema import StudyConfig
+from tlab.core.errors import UserError
+
+GROUP = "studies"  # of conf/; `study` is a key of tlab.tune, which a group of this name would take away
+
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, after `tidy`, as Hydra takes them: `name=NAME` is the choice of a group.
+
+    Raises:
+        UserError: The name is missing or unknown, or see `gather`.
+    """
+    named = [
+        f"{GROUP}={each.partition('=')[2]}" if key_and_value(each)[0] == "name" else each for each in arguments
+    ]
+    given = dict(map(key_and_value, named))
+    there = choice_names([conf_dir(), *user_conf_dirs(named)], GROUP)
+    if GROUP in given and given[GROUP] not in there:
+        raise UserError(
+            f"{shell_argument('name', given[GROUP])} is no study, there are {', '.join(there)}; give "
+            f"name={there[0]}, or --config-dir DIR with a file DIR/{GROUP}/NAME.yaml"
+        )
+    if GROUP not in given and not asks(named):
+        raise UserError(f"name is not set; there are {', '.join(there)}: give name={there[0]}")
+    return gather(named, {GROUP, *StudyConfig.__dataclass_fields__}, "tlab.study")

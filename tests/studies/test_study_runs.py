@@ -1,0 +1,87 @@
+"""Which runs a study has, and the mistakes that show before any of them."""
+
+from collections.abc import Callable, Iterator
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+
+from tlab.config.hydra import compose, conf_dir
+from tlab.config.overrides import key_and_value, tidy
+from tlab.core.errors import UserError
+from tlab.studies.command_line import gathered
+from tlab.studies.study_runs import StudyRun, study_runs
+
+CUT = ("data.root=x", "data.image_size=32", "backbone.upto=layer2", "backbone.weights=w.pth", "seed=7")
+
+
+@pytest.fixture(scope="module")
+def planned() -> Iterator[Callable[..., list[StudyRun]]]:
+    """Return a function that gives the runs of a command."""
+
+    def runs(*arguments: str) -> list[StudyRun]:
+        cfg = hydra.compose("study", gathered(tidy(arguments, "study", sweep=True)), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return study_runs(cfg)
+
+    compose([], "study")  # registers the schemas
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield runs
+    HydraConfig.instance().cfg = None
+
+
+def values(run: StudyRun, *keys: str) -> tuple[str, ...]:
+    own = dict(map(key_and_value, run.overrides))
+    assert len(own) == len(run.overrides)
+    return tuple(own.get(key, "-") for key in keys)
+
+
+def test_transferability_cuts_behind_every_stage(planned):
+    runs = planned("name=transferability", *CUT)
+    told = [
+        (run.line, run.x, *values(run, "backbone.weights", "backbone.random_from", "finetune.phases.all.train"))
+        for run in runs
+    ]
+    cuts = [("stem", "layer1", "3"), ("layer1", "layer2", "2"), ("layer2", "null", "1")]
+    stages = ["stem", "layer1", "layer2"]
+    expected = {("scratch", None, "w.pth", "-", "-")}
+    for number, stage in enumerate(stages, start=1):
+        following, after = ([*stages, "null"][number], str(len(stages) - number))
+        expected |= {("AnB", stage, "w.pth", following, after), ("AnB+", stage, "w.pth", following, "-")}
+        expected |= {("BnB", stage, "{scratch}", following, after)}
+    assert len(cuts) == len(stages)
+    assert set(told) == expected
+    assert len(told) == len(expected)
+    (scratch,) = (run for run in runs if run.line == "scratch")
+    assert all(run.origins == ({"scratch": scratch} if run.line == "BnB" else {}) for run in runs)
+    assert values(scratch, "finetune") == ("scratch",)
+
+
+def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_makes_a_line_more(planned):
+    runs = planned("name=data_size", "data.root=x", "data.limit=5,null", "aug=none,light", "seed=3,4")
+    assert [(run.line, run.x, *values(run, "aug", "data.limit", "seed")) for run in runs] == [
+        (f"aug={aug}", limit, aug, limit, seed)
+        for limit in ("5", "null")
+        for aug in ("none", "light")
+        for seed in ("3", "4")
+    ]
+    assert len(planned("name=scratch", "data.root=x")) == 2 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data.root=x"], "name is not set; there are .*: give name=data_size"),
+        (["name=size"], "name=size is no study, there are data_size, scratch, .*; give name=data_size"),
+        (["name=scratch", "finetune=head"], "finetune is what the lines of name=scratch differ in; leave it out"),
+        (["name=scratch", "x=data.batch_size"], r"x=data.batch_size has no values; give data.batch_size=A,B,C"),
+        (["name=scratch", "fit=power_law"], "fit=power_law is over training images, x=data.limit; give fit=null"),
+        (["name=data_size", "y=epochs"], "fit=power_law is of errors and shares, which y=epochs is not"),
+        (["name=data_size", "curves={a: ['head.dropout={b}'], b: ['head.dropout={a}']}"], "starts from a run that"),
+        (["name=data_size", "-m"], "tlab.study takes several values of a key by itself; leave -m out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_shows_before_anything_runs(arguments, sentence, planned):
+    with pytest.raises(UserError, match=sentence):
+        planned(*arguments)
