@@ -89,7 +89,7 @@ def _keys_of(command: str) -> dict[str, Field[Any]]:
     nodes = [COMMANDS[command]] if command in COMMANDS else []
     nodes += (
         [TrainConfig] if command in ("tune", "audit", "advise", "study") else []
-    )  # of the runs that are to come
+    )  # of its runs
     return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
