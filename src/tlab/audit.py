@@ -35,7 +35,7 @@ BUNDLED = ("backbone=mobilenet_v3_small", "backbone.weights=bundled")
 
 
 def run_overrides(given: Sequence[str]) -> list[str]:
-    """Return the overrides of the run whose data are audited: a backbone, a check of every file, and those given."""
+    """Return the overrides of the audited run: a backbone, a check of every file, and those given."""
     keys = {key_and_value(override)[0] for override in given}
     more: list[str] = []
     if not {"backbone", "experiment"} & keys:

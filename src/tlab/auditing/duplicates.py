@@ -52,7 +52,7 @@ def near_duplicates(gray: NDArray[np.uint8], neighbors: NDArray[np.int64] | None
 
     Args:
         gray: The images, `N 64 64`, uint8.
-        neighbors: Rows of each image's nearest neighbors, `N k`; None where there are no features.
+        neighbors: Rows of each image's nearest neighbors, `N k`, -1 for none; None where there are no features.
 
     Returns:
         The pairs; number of candidates that were too many.
@@ -64,9 +64,8 @@ def near_duplicates(gray: NDArray[np.uint8], neighbors: NDArray[np.int64] | None
     if neighbors is not None:
         there = set(has_content.tolist())
         for row in there:
-            candidates |= {
-                (min(row, other), max(row, other)) for other in neighbors[row].tolist() if other in there
-            }
+            others = there.intersection(neighbors[row].tolist()) - {row}
+            candidates |= {(min(row, other), max(row, other)) for other in others}
     pairs = np.array(sorted(candidates), np.int64).reshape(-1, 2)
     place = np.searchsorted(has_content, pairs)
     pairs, orientations = _plausible(pairs, coefficients, place)

@@ -123,6 +123,6 @@ def close_pairs(coefficients: Coefficients, most_bits: int, most_pairs: int) -> 
 
 def _signs(coefficients: Coefficients) -> torch.Tensor:
     """Return the bits as +1 and -1, 0 for the mean: `N 256`, float32."""
-    signs = np.where(coefficients.reshape(len(coefficients), -1) > 0, np.float32(1), np.float32(-1))
+    signs = np.where(coefficients.reshape(-1, SIDE * SIDE) > 0, np.float32(1), np.float32(-1))
     signs[:, 0] = 0
     return torch.from_numpy(signs)
