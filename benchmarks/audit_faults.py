@@ -157,7 +157,9 @@ def near_pairs(source: Path, picture: Path) -> None:
         lines = [f"{name},{number % 2}" for number, name in enumerate(names)]  # any two classes
         table.write_text("\n".join(["path,label", *lines]), encoding="utf-8")
         columns = ("data.images=.", "data.image_column=path", "data.label_column=label")
-        rows = audit(Path(work), "data=csv", f"data.root={source}", f"data.labels={table}", *columns)
+        rows = audit(
+            Path(work), "data=csv", f"data.root={source}", f"data.labels={table}", *columns, "data.image_size=64"
+        )
     found = [row for row in rows if row["kind"] == "near_duplicate"]
     print(f"{source.name}: {len(found)} near pairs among {len(names)} images")
     sheet = Image.new("RGB", (4 * 260, max(1, -(-len(found) // 4)) * 130))
@@ -179,7 +181,7 @@ def _draw(root: Path, count: int) -> None:
             (256, 256), Image.Resampling.BICUBIC
         )
         fine = Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)).resize((256, 256))
-        folder = root / ("val" if number % 5 == 0 else "train") / str(number % 10)
+        folder = root / ("val" if number // 10 % 5 == 0 else "train") / str(number % 10)
         folder.mkdir(parents=True, exist_ok=True)
         Image.blend(coarse, fine, 0.3).save(folder / f"{number}.jpg", quality=85)
 

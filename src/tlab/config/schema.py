@@ -87,9 +87,7 @@ def list_keys(command: str) -> frozenset[str]:
 
 def _keys_of(command: str) -> dict[str, Field[Any]]:
     nodes = [COMMANDS[command]] if command in COMMANDS else []
-    nodes += (
-        [TrainConfig] if command in ("tune", "audit", "advise", "study") else []
-    )  # of its runs
+    nodes += [TrainConfig] if command in ("tune", "audit", "advise", "study") else []  # of its runs
     return {name: each for node in reversed(nodes) for name, each in keys(node).items()}
 
 
