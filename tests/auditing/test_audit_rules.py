@@ -7,7 +7,7 @@ from tlab.auditing.duplicates import Pair
 from tlab.auditing.groups import group_leaks, name_groups
 from tlab.auditing.image_measures import ImageMeasures
 from tlab.auditing.images import AuditedImages
-from tlab.auditing.label_issues import held_out_probabilities, label_issues
+from tlab.auditing.label_issues import held_out_probabilities, label_issues, neighbor_shares
 from tlab.auditing.neighbors import nearest_neighbors
 from tlab.auditing.outliers import outliers
 from tlab.auditing.quality import quality_issues
@@ -88,6 +88,11 @@ def test_swapped_labels_are_suspected():
     found = label_issues(held_out_probabilities(features, labels, 3, names, {}), labels)
     assert {issue.row for issue in found} == {4, 40}
     assert all(issue.suggested == truth[issue.row] for issue in found)
+
+
+def test_copies_do_not_vote_for_each_other():
+    shares = neighbor_shares(np.array([[1, 2], [0, 2], [0, 1]]), np.array([0, 0, 1]), 2, ["x", "x", "y"])
+    assert shares.tolist() == [[0, 1], [0, 1], [1, 0]]
 
 
 def measures(**changed):

@@ -12,13 +12,21 @@ from tlab.auditing.copies import Copies, clusters, find_copies, findings_of
 from tlab.auditing.finding import RGB, Finding, in_order
 from tlab.auditing.groups import group_leaks, name_groups
 from tlab.auditing.images import AuditedImages
-from tlab.auditing.label_issues import CLEANLAB_MISSING, has_cleanlab, held_out_probabilities, label_issues
+from tlab.auditing.label_issues import (
+    CLEANLAB_MISSING,
+    has_cleanlab,
+    held_out_probabilities,
+    label_issues,
+    neighbor_shares,
+)
 from tlab.auditing.neighbors import nearest_neighbors
 from tlab.auditing.outliers import NEIGHBOR, outliers
 from tlab.auditing.quality import quality_issues
 from tlab.config.overrides import shell_argument
 from tlab.core.text import as_text
 from tlab.data.datamodule import ImageDataModule
+
+VOTERS = 15  # nearest neighbors whose labels count, beside the probe
 
 
 def find_all(images: AuditedImages, group: str | None) -> tuple[tuple[Finding, ...], Copies, list[str]]:
@@ -30,13 +38,13 @@ def find_all(images: AuditedImages, group: str | None) -> tuple[tuple[Finding, .
     """
     neighbors, cosines = None, None
     if images.features is not None and len(images.names) > 1:
-        neighbors, cosines = nearest_neighbors(images.features, NEIGHBOR)
-    copies = find_copies(images, neighbors)
+        neighbors, cosines = nearest_neighbors(images.features, VOTERS)
+    copies = find_copies(images, None if neighbors is None else neighbors[:, :NEIGHBOR])
     remarks = list(copies.remarks)
     findings = [*findings_of(copies, images), *_leaks(images, group), *_rare(images)]
-    if images.features is not None and cosines is not None:
+    if images.features is not None and neighbors is not None and cosines is not None:
         if has_cleanlab():
-            findings += _label_issues(images, images.features, copies)
+            findings += _label_issues(images, images.features, neighbors, copies)
         else:
             remarks.append(CLEANLAB_MISSING)
         findings += [
@@ -56,11 +64,16 @@ def _of_image(
     return Finding(kind, images.names[row], "", split, label, suggested, float(np.clip(score, 0, 1)), reason)
 
 
-def _label_issues(images: AuditedImages, features: NDArray[np.float32], copies: Copies) -> Iterator[Finding]:
+def _label_issues(
+    images: AuditedImages, features: NDArray[np.float32], neighbors: NDArray[np.int64], copies: Copies
+) -> Iterator[Finding]:
     same = [(rows[0], row) for rows in copies.exact for row in rows[1:]]
     together = clusters([*same, *(pair[:2] for pair in copies.near)])
     group_of = {images.names[row]: images.names[min(rows)] for rows in together for row in rows}
-    probabilities = held_out_probabilities(features, images.labels, len(images.classes), images.names, group_of)
+    of_probe = held_out_probabilities(features, images.labels, len(images.classes), images.names, group_of)
+    groups = [group_of.get(name, name) for name in images.names]
+    of_neighbors = neighbor_shares(neighbors, images.labels, len(images.classes), groups)
+    probabilities = (of_probe + of_neighbors) / 2  # each has mistakes of its own
     for issue in label_issues(probabilities, images.labels):
         suggested = images.classes[issue.suggested]
         reason = (

@@ -79,6 +79,23 @@ def held_out_probabilities(
     return found.mean(axis=0)
 
 
+def neighbor_shares(
+    neighbors: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int, groups: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return the share of each class among the nearest neighbors of each image, copies of it left aside: `N K`.
+
+    Args:
+        neighbors: Rows, `N k`.
+        labels: `N`.
+        num_classes: Number of classes K.
+        groups: What each image shares with its copies.
+    """
+    _, group = np.unique(np.array(groups), return_inverse=True)
+    counted = group[neighbors] != group[:, None]
+    votes = np.eye(num_classes)[labels[neighbors]] * counted[..., None]
+    return votes.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)[:, None]
+
+
 def label_issues(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[LabelIssue]:
     """Return the labels that confident learning takes for wrong (Northcutt et al. 2021), by `cleanlab`.
 
