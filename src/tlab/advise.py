@@ -1,5 +1,6 @@
 """Advice before training: `python -m tlab.advise data.root=DIR backbone=a,b`."""
 
+import copy
 import json
 import sys
 from datetime import datetime
@@ -63,8 +64,8 @@ def measure_each(
         if "data.image_size" not in given_keys(candidate.others):
             made_for = BUNDLED_SIZE if candidate.weights == "bundled" else cfg.backbone.input_size
             cfg.data.image_size = choose_image_size(data, made_for)
-        if data.image_size != cfg.data.image_size:
-            data = open_images(cfg)
+        data = copy.copy(data)  # opened again, it would say again what it has left aside
+        data.image_size = cfg.data.image_size
         evidence = gather_evidence(cfg, data)
         found.append(measured(candidate, cfg, data, evidence, constants))
     return found, data

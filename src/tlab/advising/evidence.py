@@ -57,8 +57,8 @@ class Evidence:
 
     @property
     def best_cut(self) -> StageScore | None:
-        """Score of the best stage before the last one, where the network would be cut; None where it has one."""
-        return max(self.stages[:-1], key=lambda stage: stage.accuracy, default=None)
+        """Score of the best stage before the last one, of equals the deepest; None where there is none."""
+        return max(reversed(self.stages[:-1]), key=lambda stage: stage.accuracy, default=None)
 
 
 def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
