@@ -115,11 +115,8 @@ def _data(cfg: DictConfig, figure: Figure, curves: Sequence[LearningCurve]) -> d
 
 
 def _of_point(point: Point) -> dict[str, Any]:
-    seeds = [[seed, each] for seed, each in point.values.items()]
-    return {"x": point.position, "label": point.x, "mean": point.mean, "seeds": seeds} | {
-        "low": point.low,
-        "high": point.high,
-    }
+    own = {"x": point.position, "label": point.x, "mean": point.mean, "low": point.low, "high": point.high}
+    return {**own, "seeds": [[seed, each] for seed, each in point.values.items()]}
 
 
 def _of_law(curve: LearningCurve, figure: Figure) -> dict[str, Any]:
