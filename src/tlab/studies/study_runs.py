@@ -128,7 +128,7 @@ def _run(
     """
     if curve in above:
         raise UserError(
-            f"curves.{curve} starts from a run that starts from it; give one of the two other curves, without {{{above[-1]}}}"
+            f"curves.{curve} starts from a run that starts from it; leave out {{{curve}}} in curves.{above[-1]}"
         )
     used: set[str] = set()
 
