@@ -42,14 +42,12 @@ def test_transferability_cuts_behind_every_stage(planned):
         (run.line, run.x, *values(run, "backbone.weights", "backbone.random_from", "finetune.phases.all.train"))
         for run in runs
     ]
-    cuts = [("stem", "layer1", "3"), ("layer1", "layer2", "2"), ("layer2", "null", "1")]
     stages = ["stem", "layer1", "layer2"]
     expected = {("scratch", None, "w.pth", "-", "-")}
     for number, stage in enumerate(stages, start=1):
-        following, after = ([*stages, "null"][number], str(len(stages) - number))
+        following, after = [*stages, "null"][number], str(len(stages) - number)
         expected |= {("AnB", stage, "w.pth", following, after), ("AnB+", stage, "w.pth", following, "-")}
         expected |= {("BnB", stage, "{scratch}", following, after)}
-    assert len(cuts) == len(stages)
     assert set(told) == expected
     assert len(told) == len(expected)
     (scratch,) = (run for run in runs if run.line == "scratch")

@@ -35,8 +35,12 @@ def write_page(
         directory: The study's directory.
     """
     seeds = {seed for line in figure.lines for point in line.points for seed in point.values}
-    band = f"Mean of {counted(seeds, 'seed')}; dots are runs. The band reaches from the lowest to the highest"
-    laws = ", or of a fitted law, dashed, over its 95 % interval." if curves else "."
+    band = (
+        f"Means of {len(seeds)} seeds, with bands from the lowest to the highest."
+        if len(seeds) > 1
+        else "One seed."
+    )
+    laws = " Dashed: fitted laws, over their 95 % intervals." if curves else ""
     sections = [
         f'<section><h2>Figure</h2><p class="say">{band}{laws}</p><div class="chart" id="figure"></div></section>',
         f'<section><h2>What is known</h2><p class="say">{escape(cfg.paper)}</p></section>' if cfg.paper else "",
@@ -115,11 +119,8 @@ def _data(cfg: DictConfig, figure: Figure, curves: Sequence[LearningCurve]) -> d
 
 
 def _of_point(point: Point) -> dict[str, Any]:
-    seeds = [[seed, each] for seed, each in point.values.items()]
-    return {"x": point.position, "label": point.x, "mean": point.mean, "seeds": seeds} | {
-        "low": point.low,
-        "high": point.high,
-    }
+    own = {"x": point.position, "label": point.x, "mean": point.mean, "low": point.low, "high": point.high}
+    return {**own, "seeds": [[seed, each] for seed, each in point.values.items()]}
 
 
 def _of_law(curve: LearningCurve, figure: Figure) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -110,7 +109,12 @@ def _cuts(overrides: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _run(
-    cfg: DictConfig, curve: str, settings: Sequence[str], place: Mapping[str, str], of_set: str, above: Any = ()
+    cfg: DictConfig,
+    curve: str,
+    settings: Sequence[str],
+    place: Mapping[str, str],
+    of_set: str,
+    above: Sequence[str] = (),
 ) -> StudyRun:
     """Return the run of a line at a place.
 
@@ -123,7 +127,9 @@ def _run(
         above: Names of the lines whose runs start from this one.
     """
     if curve in above:
-        raise UserError(f"curves.{curve} starts from a run that starts from it; give one of the two other settings")
+        raise UserError(
+            f"curves.{curve} starts from a run that starts from it; leave out {{{curve}}} in curves.{above[-1]}"
+        )
     used: set[str] = set()
 
     def value(match: re.Match[str]) -> str:
