@@ -163,7 +163,7 @@ def test_a_copied_path_is_a_word_of_bash(reset, root, pasted):
     for kind, path in (("label_issue", HOSTILE), ("outlier", UNDECODABLE)):
         button = reset.page.locator(f"#{kind} button.copy").first
         button.click()
-        assert button.inner_text() == "copied"
+        reset.page.wait_for_selector(f"#{kind} button.copy:text-is('copied')")
         assert pasted(reset.page.evaluate("navigator.clipboard.readText()")) == [str(root / path)]
 
 
