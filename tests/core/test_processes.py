@@ -120,17 +120,17 @@ def _stop_one():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.distributed, "all_reduce", lambda *args: (exchanges.append(args), exchange(*args)))
-        with StopSignals() as signals:
-            stop = GracefulStop(signals, SimpleNamespace(save=lambda trainer: saved.append(batch)))
-            stop.on_train_start(trainer, None)
-            for batch in range(3000):
-                time.sleep(0.001 if trainer.is_global_zero else 0.0)
-                if batch == 500 and not trainer.is_global_zero:
-                    signal.raise_signal(signal.SIGTERM)
-                try:
+        try:
+            with StopSignals() as signals:
+                stop = GracefulStop(signals, SimpleNamespace(save=lambda trainer: saved.append(batch)))
+                stop.on_train_start(trainer, None)
+                for batch in range(3000):
+                    time.sleep(0.001 if trainer.is_global_zero else 0.0)
+                    if batch == 500 and not trainer.is_global_zero:
+                        signal.raise_signal(signal.SIGTERM)
                     stop.on_train_batch_end(trainer, None, None, None, batch)
-                except SystemExit as end:
-                    return saved, end.code, len(exchanges)
+        except SystemExit as end:
+            return saved, end.code, len(exchanges)
     return None
 
 

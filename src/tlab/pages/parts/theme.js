@@ -59,6 +59,11 @@ function hide(id, hidden) {
   document.getElementById(id).hidden = hidden;
 }
 
+function asText(number, share = data.share) {
+  if (number === null || number === undefined) return "–";
+  return share ? `${(100 * number).toFixed(1)} %` : number.toPrecision(4);
+}
+
 function asTime(seconds) {
   if (seconds === null) return "–";
   if (seconds < 60) return `${seconds.toFixed(1)} s`;

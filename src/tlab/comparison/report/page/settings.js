@@ -1,10 +1,5 @@
-// The data of the page, and how results and settings are written.
+// The data of the page, and how settings are written.
 const data = JSON.parse(document.getElementById("data").textContent);
-
-function asText(number, share = data.share) {
-  if (number === null || number === undefined) return "–";
-  return share ? `${(100 * number).toFixed(1)} %` : number.toPrecision(4);
-}
 
 // A setting in short: its levels alone, numbers in three digits. Long texts end in an ellipsis.
 function short(setting, most = 44) {
