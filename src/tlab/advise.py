@@ -15,9 +15,7 @@ from tlab.config.overrides import as_override, given_keys, tidy
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AdviseConfig
 from tlab.config.validation import check, check_values
-from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.core.standard_streams import guard_streams
 from tlab.core.text import as_text, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
@@ -116,14 +114,18 @@ def run(cfg: DictConfig) -> None:
     print(command)  # the last line, to be pasted
 
 
+def arranged(arguments: list[str]) -> list[str]:
+    """Return the command line with the overrides of its runs in one key.
+
+    Raises:
+        UserError: It cannot be read so.
+    """
+    return gather(tidy(arguments, "advise", sweep=True), OWN_KEYS, "tlab.advise")
+
+
 def main() -> None:
     """Entry point of `python -m tlab.advise`."""
-    guard_streams()
-    try:
-        sys.argv[1:] = gather(tidy(sys.argv[1:], "advise", sweep=True), OWN_KEYS, "tlab.advise")
-    except UserError as error:
-        exit_with_error(str(error))
-    run_command(run, "advise")
+    run_command(run, "advise", arranged)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What is wrong with the data: `python -m tlab.audit data.root=DIR [fix=true]`."""
 
 import logging
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,6 @@ from tlab.config.run_overrides import gather
 from tlab.config.schema import AuditConfig
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
-from tlab.core.error_messages import exit_with_error
-from tlab.core.errors import UserError
-from tlab.core.standard_streams import guard_streams
 from tlab.core.text import counted, shell_command, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
@@ -30,8 +26,6 @@ if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
 log = logging.getLogger(__name__)
 
 OWN_KEYS = tuple(AuditConfig.__dataclass_fields__)
-PACKAGED = ("backbone=efficientnet_lite0", "backbone.weights=packaged")
-BUNDLED = ("backbone=mobilenet_v3_small", "backbone.weights=bundled")
 
 
 def run_overrides(given: Sequence[str]) -> list[str]:
@@ -39,9 +33,10 @@ def run_overrides(given: Sequence[str]) -> list[str]:
     keys = {key_and_value(override)[0] for override in given}
     more: list[str] = []
     if not {"backbone", "experiment"} & keys:
-        from tlab.models.packaged_weights import packaged_file
+        from tlab.models.packaged_weights import weights_at_hand
 
-        more += PACKAGED if packaged_file() is not None else BUNDLED
+        backbone, weights = next(iter(weights_at_hand().items()))
+        more += [f"backbone={backbone}", f"backbone.weights={weights}"]
     if "data.check_seconds" not in keys:
         more.append("data.check_seconds=null")
     return [*more, *given]
@@ -128,14 +123,18 @@ def run(cfg: DictConfig) -> None:
     audit(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
+def arranged(arguments: list[str]) -> list[str]:
+    """Return the command line with the overrides of its runs in one key.
+
+    Raises:
+        UserError: It cannot be read so.
+    """
+    return gather(tidy(arguments, "audit", sweep=False), OWN_KEYS, "tlab.audit")
+
+
 def main() -> None:
     """Entry point of `python -m tlab.audit`."""
-    guard_streams()
-    try:
-        sys.argv[1:] = gather(tidy(sys.argv[1:], "audit", sweep=False), OWN_KEYS, "tlab.audit")
-    except UserError as error:
-        exit_with_error(str(error))
-    run_command(run, "audit")
+    run_command(run, "audit", arranged)
 
 
 if __name__ == "__main__":

@@ -33,13 +33,27 @@ MODES = {
 }
 
 
-def run_command(function: Callable[[DictConfig], Any], config_name: str) -> None:
+def run_command(
+    function: Callable[[DictConfig], Any],
+    config_name: str,
+    arranged: Callable[[list[str]], list[str]] | None = None,
+) -> None:
     """Compose `config_name` from the command line and hand it to `function`; in a sweep (`-m`) for each run.
 
     Exits with code 2 and one sentence on a mistake of the user; `debug=true` shows its traceback instead. In a
     sweep the other runs still take place, and the code is 1.
+
+    Args:
+        function: The command.
+        config_name: Name of its configuration.
+        arranged: Returns the arguments as Hydra shall see them; for a command that takes overrides of runs too.
     """
     guard_streams()
+    if arranged is not None:
+        try:
+            sys.argv[1:] = arranged(sys.argv[1:])
+        except UserError as error:
+            exit_with_error(str(error))
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):
         print(Path(__file__).with_name("completion.bash").read_text(encoding="utf-8"))
         return

@@ -8,9 +8,7 @@ from tlab.command import run_command
 from tlab.config.overrides import tidy
 from tlab.config.schema import StudyConfig
 from tlab.config.validation import check_values
-from tlab.core.error_messages import exit_with_error
-from tlab.core.errors import FAILED, UserError
-from tlab.core.standard_streams import guard_streams
+from tlab.core.errors import FAILED
 from tlab.studies.command_line import gathered
 
 
@@ -28,14 +26,18 @@ def run(cfg: DictConfig) -> None:
         sys.exit(FAILED)
 
 
+def arranged(arguments: list[str]) -> list[str]:
+    """Return the command line with the overrides of its runs in one key.
+
+    Raises:
+        UserError: It cannot be read so.
+    """
+    return gathered(tidy(arguments, "study", sweep=True))
+
+
 def main() -> None:
     """Entry point of `python -m tlab.study`."""
-    guard_streams()
-    try:
-        sys.argv[1:] = gathered(tidy(sys.argv[1:], "study", sweep=True))
-    except UserError as error:
-        exit_with_error(str(error))
-    run_command(run, "study")
+    run_command(run, "study", arranged)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,7 @@ from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import best_is, check, check_values
-from tlab.core.error_messages import exit_with_error
 from tlab.core.errors import UserError
-from tlab.core.standard_streams import guard_streams
 from tlab.core.text import shell_command
 from tlab.search.command_line import gather
 from tlab.search.commands import default_directory, resume_command
@@ -211,14 +209,18 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
     return [*flags, *arguments[:place], *paths, *arguments[place:]]  # Hydra takes overrides in one piece
 
 
+def arranged(arguments: list[str]) -> list[str]:
+    """Return the command line with the overrides of its runs in one key.
+
+    Raises:
+        UserError: It cannot be read so.
+    """
+    return with_config_dirs(gather(tidy(arguments, "tune", sweep=True)))
+
+
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
-    guard_streams()
-    try:
-        sys.argv[1:] = with_config_dirs(gather(tidy(sys.argv[1:], "tune", sweep=True)))
-    except UserError as error:
-        exit_with_error(str(error))
-    run_command(run, "tune")
+    run_command(run, "tune", arranged)
 
 
 if __name__ == "__main__":

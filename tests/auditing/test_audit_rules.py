@@ -8,9 +8,9 @@ from tlab.auditing.groups import group_leaks, name_groups
 from tlab.auditing.image_measures import ImageMeasures
 from tlab.auditing.images import AuditedImages
 from tlab.auditing.label_issues import held_out_probabilities, label_issues, neighbor_shares
-from tlab.auditing.neighbors import nearest_neighbors
 from tlab.auditing.outliers import outliers
 from tlab.auditing.quality import quality_issues
+from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
 
 
 def images(splits, labels):

@@ -11,13 +11,7 @@ from tlab.core.errors import UserError
 from tlab.core.text import counted, shell_command
 
 CHOSEN = ("finetune", "backbone.upto", "head.pooling", "advice")  # what advice is about
-SET = (
-    "backbone",
-    "backbone.weights",
-    "data.image_size",
-    "trainer.max_epochs",
-)  # what the command says last
-LITE, SMALL = "efficientnet_lite0", "mobilenet_v3_small"
+SET = ("backbone", "backbone.weights", "data.image_size", "trainer.max_epochs")  # what the command says last
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,11 @@ def read_candidates(overrides: Sequence[str]) -> list[Candidate]:
         if one.is_sweep_override():
             raise UserError(f"{text}: tlab.advise takes several values of backbone alone; give one value of {key}")
         others.append(text)
-    backbones = [str(name) for name in named.get("backbone", _at_hand())]
-    weights = named.get("backbone.weights", [_own_weights(name) for name in backbones])
+    from tlab.models.packaged_weights import weights_at_hand  # imports torch
+
+    at_hand = weights_at_hand()
+    backbones = [str(name) for name in named.get("backbone", at_hand)]
+    weights = named.get("backbone.weights", [at_hand.get(name, "DEFAULT") for name in backbones])
     if len(weights) == 1:
         weights = weights * len(backbones)
     if len(weights) != len(backbones):
@@ -85,16 +82,3 @@ def read_candidates(overrides: Sequence[str]) -> list[Candidate]:
             "or one for each, in their order"
         )
     return [Candidate(*each, tuple(others)) for each in zip(backbones, weights, strict=True)]
-
-
-def _at_hand() -> list[str]:
-    return [name for name in (LITE, SMALL) if _own_weights(name) != "DEFAULT"]
-
-
-def _own_weights(name: str) -> str:
-    """Return the weights of a backbone that need no network, else `DEFAULT`."""
-    from tlab.models.packaged_weights import packaged_file  # imports torch
-
-    if name == LITE and (file := packaged_file()) is not None and file.is_file():
-        return "packaged"
-    return "bundled" if name == SMALL else "DEFAULT"

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -15,6 +14,7 @@ from tlab.core.errors import UserError
 from tlab.core.text import as_text
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.sources.scan import nfc
+from tlab.data.sources.splitting.groups import captured
 from tlab.models.autotune.precision import find_accelerator
 from tlab.models.classifier import POOL, Classifier
 
@@ -71,7 +71,6 @@ def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
     Raises:
         UserError: The backbone cannot be had, or too few images are left to hold some out.
     """
-    L.seed_everything(cfg.seed, workers=True, verbose=False)  # random weights are the same ones again
     found = frozen_features(cfg, data)
     readable = np.isfinite(found.stages[POOL]).all(axis=1)
     rows = np.flatnonzero(np.isin(found.splits, LEARNED_FROM) & readable)
@@ -108,5 +107,4 @@ def _groups(cfg: DictConfig, data: ImageDataModule, files: list[str]) -> list[st
         cells = dict(zip(index.columns.files, index.columns.cells[group], strict=True))
         return [cells[path] or path for path in paths]
     expression = re.compile(nfc(group))
-    found = [expression.search(nfc(path)) or expression.search(nfc(path).rpartition("/")[2]) for path in paths]
-    return [match[1] if match and match[1] else as_text(path) for match, path in zip(found, paths, strict=True)]
+    return [captured(expression, path) or as_text(path) for path in paths]

@@ -11,7 +11,8 @@ from tlab.advising.logme import logme
 from tlab.core.measurements import measurements
 from tlab.data import progress_bar
 from tlab.data.sources.splitting.folds import fold_files, fold_groups
-from tlab.models.logistic_regression import solve
+from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
+from tlab.models.logistic_regression import held_out_logits, solve
 
 Features = NDArray[np.floating]
 Labels = NDArray[np.int64]
@@ -19,7 +20,6 @@ Labels = NDArray[np.int64]
 FOLDS = 5
 NEIGHBORS = 5
 MOST = 5_000  # images that are probed; of more the accuracy is known to a percent, and longer work tells little
-BLOCK = 1_024  # rows of similarities at once
 VERSION = 1  # of what is measured, for what is kept of it
 
 
@@ -110,17 +110,14 @@ def probe(
         members: Number of the group of each, `N`.
         num_classes: Number of classes.
     """
-    l2 = solve([features], labels, num_classes).l2
-    right = np.zeros(len(labels), bool)
-    for fold in np.unique(folds[folds >= 0]):
-        out = folds == fold
-        found = solve([features[~out]], labels[~out], num_classes, l2=l2)
-        right[out] = (features[out] @ found.weight.T + found.bias).argmax(axis=1) == labels[out]
     held = folds >= 0
     if not held.any():
         return 0.0, 1.0
-    accuracy = float(right[held].mean())
-    deviations = np.bincount(members[held], right[held] - accuracy)
+    l2 = solve([features], labels, num_classes).l2
+    logits = held_out_logits(features, labels, num_classes, folds, l2)
+    right = logits[held].argmax(axis=1) == labels[held]
+    accuracy = float(right.mean())
+    deviations = np.bincount(members[held], right - accuracy)
     return accuracy, float(np.sqrt(np.square(deviations).sum()) / np.count_nonzero(held))
 
 
@@ -131,19 +128,10 @@ def neighbors(features: Features, labels: Labels, members: Labels, num_classes: 
 
     Args and shapes: as for `probe`.
     """
-    x = features.astype(np.float32)
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    count = min(NEIGHBORS, len(x) - 1)
-    right = 0
-    for start in range(0, len(x), BLOCK):
-        block = slice(start, start + BLOCK)
-        similar = x[block] @ x.T
-        similar[members[block, None] == members[None, :]] = -np.inf
-        nearest = np.argpartition(-similar, count - 1, axis=1)[:, :count]
-        near = np.take_along_axis(similar, nearest, axis=1)
-        votes = np.zeros((len(near), num_classes))
-        for place in range(count):  # cosines add less than a vote between them
-            rows = np.flatnonzero(np.isfinite(near[:, place]))
-            votes[rows, labels[nearest[rows, place]]] += 1 + near[rows, place] / (4 * count)
-        right += int(np.count_nonzero((votes.argmax(axis=1) == labels[block]) & votes.any(axis=1)))
-    return right / len(x)
+    nearest, near = nearest_neighbors(features.astype(np.float32), NEIGHBORS, members)
+    count = nearest.shape[1]
+    votes = np.zeros((len(labels), num_classes))
+    for place in range(count):  # cosines add less than a vote between them
+        rows = np.flatnonzero(np.isfinite(near[:, place]))
+        votes[rows, labels[nearest[rows, place]]] += 1 + near[rows, place] / (4 * count)
+    return float(((votes.argmax(axis=1) == labels) & votes.any(axis=1)).mean())

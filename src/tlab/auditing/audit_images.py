@@ -19,12 +19,12 @@ from tlab.auditing.label_issues import (
     label_issues,
     neighbor_shares,
 )
-from tlab.auditing.neighbors import nearest_neighbors
 from tlab.auditing.outliers import NEIGHBOR, outliers
 from tlab.auditing.quality import quality_issues
 from tlab.config.overrides import shell_argument
 from tlab.core.text import as_text
 from tlab.data.datamodule import ImageDataModule
+from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
 
 VOTERS = 15  # nearest neighbors whose labels count, beside the probe
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlab.data.sources.scan import nfc
+from tlab.data.sources.splitting.groups import captured
 
 PATTERNS = (  # what captures the group in a path, the most telling first; `data.group` takes them as they are
     r"([^/]+)[._]rf\.[0-9a-f]+\.",  # variants of one image that labeling tools write
@@ -55,8 +56,7 @@ def name_groups(names: Sequence[str], classes: Sequence[str], given: str | None)
             continue
         if expression.groups != 1:
             continue
-        matches = (expression.search(nfc(name)) for name in names)
-        groups = [match[1] or "" if match else "" for match in matches]
+        groups = [captured(expression, name) for name in names]
         if any(groups) if given is not None else _are_groups(groups, classes):
             return pattern, groups
     return "", [""] * len(names)

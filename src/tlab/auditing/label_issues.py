@@ -1,6 +1,5 @@
 """Labels that may be wrong: what a classifier of the other images makes of each."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tlab.data.sources.splitting.folds import fold_groups
-from tlab.models.logistic_regression import solve
+from tlab.models.logistic_regression import held_out_logits, solve
 
 FOLDS, DIVISIONS = 5, 3  # the mean of several divisions into folds depends less on how they fall
 CLEANLAB_MISSING = (
@@ -66,16 +65,12 @@ def held_out_probabilities(
     for name, label in zip(names, labels.tolist(), strict=True):
         by_class[f"{label:06}"].append(name)
     strength = solve([features], labels, num_classes).l2
-    found = np.full((DIVISIONS, len(labels), num_classes), np.nan)
-    for division, number in itertools.product(range(DIVISIONS), range(FOLDS)):
-        if number == 0:
-            fold_of = fold_groups(by_class, group_of, FOLDS, seed=division)
-            fold = np.array([fold_of.get(name, -1) for name in names])
-        held_out = fold == number
-        if held_out.any():
-            probe = solve([features[~held_out]], labels[~held_out], num_classes, l2=strength)
-            logits = features[held_out] @ probe.weight.T + probe.bias
-            found[division, held_out] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    found = np.empty((DIVISIONS, len(labels), num_classes))
+    for division in range(DIVISIONS):
+        fold_of = fold_groups(by_class, group_of, FOLDS, seed=division)
+        fold = np.array([fold_of.get(name, -1) for name in names])
+        logits = held_out_logits(features, labels, num_classes, fold, strength)
+        found[division] = torch.from_numpy(logits).softmax(dim=1).numpy()
     return found.mean(axis=0)
 
 

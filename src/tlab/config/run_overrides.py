@@ -10,10 +10,11 @@ from tlab.core.errors import UserError
 
 # A reference to another key, `${data.batch_size}`: such a command has other keys than its runs
 OF_A_RUN = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
-HERE = {"hydra"}
 
 
-def gather(arguments: Sequence[str], own_keys: Collection[str], command: str) -> list[str]:
+def gather(
+    arguments: Sequence[str], own_keys: Collection[str], command: str, sweep: str = "", place: str = ""
+) -> list[str]:
     """Return the arguments with all overrides of runs in one of the command's own, `overrides=[...]`.
 
     So `python -m tlab.advise data.root=photos backbone=vgg16,resnet18` takes overrides as `tlab.train -m` would,
@@ -23,6 +24,8 @@ def gather(arguments: Sequence[str], own_keys: Collection[str], command: str) ->
         arguments: The command line, after `tidy`.
         own_keys: First parts of the keys that are the command's own.
         command: Its name, for what is said.
+        sweep: What is said of `-m`, if it is something of its own.
+        place: Likewise of a run's directory, behind the key.
 
     Raises:
         UserError: The command line asks for a sweep, or for a run's directory.
@@ -34,10 +37,11 @@ def gather(arguments: Sequence[str], own_keys: Collection[str], command: str) ->
         key, _ = key_and_value(argument)
         root = key.replace("/", ".").partition(".")[0]
         if argument in ("-m", "--multirun"):
-            raise UserError(f"{command} takes several values of a key by itself; leave -m out")
+            raise UserError(f"{command} {sweep or 'takes several values of a key by itself'}; leave -m out")
         if key in ("run_dir", "sweep"):
-            raise UserError(f"{key} is not for {command}, which trains no run of that place; leave it out")
-        if argument.startswith("-") or root in {*HERE, *own_keys} or not ("=" in argument or argument[:1] == "~"):
+            said = place or f"is not for {command}, which trains no run of that place; leave it out"
+            raise UserError(f"{key} {said}")
+        if argument.startswith("-") or root in {"hydra", *own_keys} or not ("=" in argument or argument[:1] == "~"):
             own.append(argument)
         else:
             runs.append(quoted(argument))

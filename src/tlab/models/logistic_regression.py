@@ -103,6 +103,29 @@ def _precision(work: int) -> type[np.floating]:
     return np.float64 if work <= EXACT_UP_TO else np.float32
 
 
+def held_out_logits(
+    features: Array, labels: NDArray[np.int64], num_classes: int, fold: NDArray[np.int64], l2: float
+) -> Array:
+    """Return the logits of each image, by a layer that was solved on the images of the other folds.
+
+    Args:
+        features: Features `N D`.
+        labels: Labels `N`.
+        num_classes: Number of classes K.
+        fold: Fold of each image, `N`; -1 for one that is never held out.
+        l2: Strength of the penalty, see `solve`.
+
+    Returns:
+        `N K`, float64; NaN for an image that is never held out.
+    """
+    logits = np.full((len(labels), num_classes), np.nan)
+    for number in np.unique(fold[fold >= 0]):
+        out = fold == number
+        found = solve([features[~out]], labels[~out], num_classes, l2=l2)
+        logits[out] = features[out] @ found.weight.T + found.bias
+    return logits
+
+
 def _gathered(views: Iterable[Array], num_views: int, num_classes: int) -> Array:
     """Return the rows of all views `V N D`, in the precision that their number allows."""
     x = np.empty((0, 0))

@@ -22,6 +22,13 @@ def packaged_file() -> Path | None:
     return Path(found.origin).parent / FILE if found is not None and found.origin else None
 
 
+def weights_at_hand() -> dict[str, str]:
+    """Return the backbones whose weights need no network, the best first: choice -> `backbone.weights`."""
+    file = packaged_file()
+    packaged = {"efficientnet_lite0": "packaged"} if file is not None and file.is_file() else {}
+    return {**packaged, "mobilenet_v3_small": "bundled"}
+
+
 def packaged_tensors(name: str) -> dict[str, Tensor]:
     """Return the state dict of timm's `tf_efficientnet_lite0`, whose tensors the package has under other names.
 

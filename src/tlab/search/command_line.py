@@ -6,11 +6,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from tlab.config.overrides import key_and_value
-from tlab.config.run_overrides import asks, quoted, with_overrides
+from tlab.config.run_overrides import asks, with_overrides
+from tlab.config.run_overrides import gather as gather_overrides
 from tlab.config.schema import TuneConfig
 from tlab.core.errors import UserError
-
-OWN_KEYS = {"hydra", *TuneConfig.__dataclass_fields__}
 
 
 def gather(arguments: Sequence[str]) -> list[str]:
@@ -25,29 +24,20 @@ def gather(arguments: Sequence[str]) -> list[str]:
     """
     if "--shell-completion" in arguments or "-sc" in arguments:
         return list(arguments)
-    own, trials = [], []
-    for argument in arguments:
-        key, value = key_and_value(argument)
-        root = key.replace("/", ".").partition(".")[0]
-        if argument in ("-m", "--multirun"):
-            raise UserError("tlab.tune searches by itself; leave -m out")
-        if key == "seed":
-            own.append(f"seeds=[{_seeds(value)}]")
-        elif key in ("run_dir", "sweep"):
-            raise UserError(f"{key} is set by the search; name its folder with study=NAME or dir=DIR")
-        elif argument.startswith("-") or root in OWN_KEYS or not ("=" in argument or argument[:1] == "~"):
-            own.append(argument)
-        else:
-            trials.append(quoted(argument))
+    read = [(argument, key_and_value(argument)) for argument in arguments]
+    own = gather_overrides(
+        [f"seeds=[{_seeds(value)}]" if key == "seed" else text for text, (key, value) in read],
+        TuneConfig.__dataclass_fields__,
+        "tlab.tune",
+        sweep="searches by itself",
+        place="is set by the search; name its folder with study=NAME or dir=DIR",
+    )
     given = dict(map(key_and_value, own))
     if not asks(own) and "study" not in given:
         raise UserError("study is not set; name the search with study=NAME, by which it is also resumed")
-    more = []
     if given.get("workers", "1") != "1" and "hydra/launcher" not in given:
-        more.append("hydra/launcher=joblib")
-    if trials:
-        more.append(f"overrides=[{','.join(trials)}]")
-    return with_overrides(own, more)
+        own = with_overrides(own, ["hydra/launcher=joblib"])
+    return own
 
 
 def _seeds(value: str) -> str:

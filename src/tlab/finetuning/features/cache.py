@@ -197,6 +197,49 @@ class FeatureCache:
         return {split: [view for view in views if view] for split, views in wanted.items() if any(views)}
 
 
+def features_dir() -> Path:
+    """Return the folder of all stored features."""
+    return cache_dir() / "features"
+
+
+def recipe_of(net: Classifier, precision: str, channels_last: bool) -> dict[str, Any]:
+    """Return what features depend on besides the images and the stages, as plain data."""
+    return {
+        "network": net.backbone.variant,
+        "mean": net.normalize.mean.flatten().tolist(),
+        "std": net.normalize.std.flatten().tolist(),
+        "precision": precision,
+        "device": next(net.parameters()).device.type,
+        "channels_last": channels_last,
+        "code": fingerprint.of_code(),
+    }
+
+
+def file_of(recipe: Mapping[str, Any]) -> Path:
+    """Return the file of features by all that they depend on."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return features_dir() / f"{digest[:32]}.npy"
+
+
+def stored_rows(path: Path, count: int, compute: Callable[[int], Iterator[np.ndarray]]) -> np.ndarray:
+    """Return the rows of a file, computed by one process if it is not there yet; the others wait.
+
+    Args:
+        path: The file, in a folder that is there.
+        count: Number of rows.
+        compute: Function of a row's number that yields blocks of rows from there on.
+
+    Raises:
+        OSError: They cannot be kept.
+    """
+    if not path.exists():
+        with open_locked(path) as alone:
+            if not path.exists():
+                fill(path, count, compute, alone)
+    touch(path)
+    return np.load(path, mmap_mode="r")
+
+
 def note_skipped(samples: Sequence[Sample], there: np.ndarray, data: ImageDataModule, file: Path) -> None:
     """Note the images without features as skipped.
 
@@ -234,7 +277,7 @@ class _Prefix:
     def __init__(self, module: ImageClassifier, trainer: L.Trainer, upto: str, digests: Mapping[str, str]) -> None:
         self.module, self.trainer, self.upto = module, trainer, upto
         self.channels_last = module.memory_format == torch.channels_last
-        self.folder = cache_dir() / "features"
+        self.folder = features_dir()
         self.computed = 0
         self.files: list[Path] = []
         net, names = module.net, module.net.backbone.stage_names
@@ -243,23 +286,14 @@ class _Prefix:
             [name, digests[name], hashlib.sha256(str(net.backbone.stages[name]).encode()).hexdigest()]
             for name in self.steps
         ]
-        self.recipe: dict[str, Any] = {
-            "network": net.backbone.variant,
-            "mean": net.normalize.mean.flatten().tolist(),
-            "std": net.normalize.std.flatten().tolist(),
-            "precision": str(trainer.precision),
-            "device": module.device.type,
-            "channels_last": self.channels_last,
-            "code": fingerprint.of_code(),
-        }
+        self.recipe = recipe_of(net, str(trainer.precision), self.channels_last)
 
     def path(self, view: ImageView, upto: str) -> Path:
         """Return the file of a view's rows behind the stage `upto`."""
         stages = self.stages if upto == POOL else self.stages[: self.steps.index(upto) + 1]
         head = self.module.net.head
         pooling = [head.pooling, head.prefix_tokens] if upto == POOL else None
-        recipe = {**self.recipe, **view.recipe, "stages": stages, "pooling": pooling}
-        return self.folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+        return file_of({**self.recipe, **view.recipe, "stages": stages, "pooling": pooling})
 
     def features(
         self, views: Mapping[str, Sequence[ImageView]], data: ImageDataModule, max_bytes: int, start: int = 0
@@ -366,13 +400,9 @@ class _Prefix:
     def array(self, view: ImageView) -> np.ndarray:
         """Return the rows of a view, computed if they are not there yet."""
         path = self.path(view, self.upto)
-        if not path.exists():
-            with open_locked(path) as alone:
-                if not path.exists():
-                    fill(path, len(view.keys), lambda first: self._compute(view, first), alone)
-        touch(path)
+        rows = stored_rows(path, len(view.keys), lambda first: self._compute(view, first))
         self.files.append(path)
-        return np.load(path, mmap_mode="r")
+        return rows
 
     def log_origin(self, who: str, seconds: float) -> None:
         """Log what `who` starts from, and the seconds that it took to compute."""

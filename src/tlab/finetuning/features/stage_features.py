@@ -1,7 +1,6 @@
 """What every stage of a network makes of some images, pooled, from one pass: for whoever looks before training."""
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tlab.core.eviction import evict, open_locked, touch
-from tlab.core.files import cache_dir
+from tlab.core.eviction import evict
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.sampler import OrderedKeys
 from tlab.data.sources.samples import Sample
-from tlab.finetuning.features import fingerprint
-from tlab.finetuning.features.cache import GB, image_chunks, note_skipped
+from tlab.finetuning.features.cache import GB, file_of, image_chunks, note_skipped, recipe_of, stored_rows
 from tlab.finetuning.features.image_view import ImageView
 from tlab.finetuning.features.inference import run_prefix
-from tlab.finetuning.features.rows import fill, has_features, without_features
+from tlab.finetuning.features.rows import has_features, without_features
 from tlab.models.classifier import POOL, Classifier
 from tlab.models.stages import digest
 
@@ -82,9 +79,7 @@ def _rows(
 ) -> tuple[NDArray[np.float32], int]:
     """Return the rows of all stages side by side, stored where that is possible, and how many are new."""
     device, computed = next(net.parameters()).device.type, 0
-    view = ImageView.of_samples(
-        data, samples
-    )  # none for a transform that cannot be pickled: nothing tells its rows
+    view = ImageView.of_samples(data, samples)  # None: a transform cannot be pickled, nothing tells its rows
     images = data.images(samples) if view is None else view.images
     keys = OrderedKeys(range(len(images)), epoch=0)
 
@@ -102,16 +97,12 @@ def _rows(
     size = 4 * width * len(keys)
     if view is None or size > max_gb * GB:
         return np.concatenate([*compute(0)])[order], computed
-    path = cache_dir() / "features" / f"{_name(net, view, precision)}.npy"
+    path = _file(net, view, precision)
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             evict(path.parent, int(max_gb * GB) - size)
-            with open_locked(path) as alone:
-                if not path.exists():
-                    fill(path, len(keys), compute, alone)
-        touch(path)
-        rows = np.load(path, mmap_mode="r")[order]
+        rows = stored_rows(path, len(keys), compute)[order]
     except OSError as error:
         log.warning("features cannot be kept in %s (%s); TLAB_CACHE names another folder", path.parent, error)
         return np.concatenate([*compute(0)])[order], computed
@@ -119,21 +110,15 @@ def _rows(
     return rows, computed
 
 
-def _name(net: Classifier, view: ImageView, precision: str) -> str:
-    """Return the name of a file by all that its rows depend on."""
+def _file(net: Classifier, view: ImageView, precision: str) -> Path:
+    """Return the file of the rows, by all that they depend on."""
     stages = net.backbone.stages
-    recipe = {
+    own = {
         "all stages": [[name, digest(stages[name]), str(stages[name])] for name in net.backbone.stage_names],
-        "network": net.backbone.variant,
         "pooling": [net.head.pooling, net.head.prefix_tokens],
-        "mean": net.normalize.mean.flatten().tolist(),
-        "std": net.normalize.std.flatten().tolist(),
-        "precision": precision,
-        "device": next(net.parameters()).device.type,
-        "code": [fingerprint.of_code(), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()],
-        **view.recipe,
+        "code of all stages": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
+    return file_of({**recipe_of(net, precision, channels_last=True), **view.recipe, **own})
 
 
 class _AllStages(nn.Module):

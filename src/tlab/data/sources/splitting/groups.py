@@ -41,10 +41,8 @@ def groups_by_pattern(
         raise UserError(f"{what}{several if expression.groups else 'has no group in brackets'}; {give}")
     found, others = {}, []
     for file in files:
-        path = nfc(file)
-        match = expression.search(path) or expression.search(path.rpartition("/")[2])
-        if match and match[1]:
-            found[file] = match[1]
+        if group := captured(expression, file):
+            found[file] = group
         else:
             others.append(file)
     if not found:
@@ -56,6 +54,13 @@ def lone_images(images: Sequence[str], lacking: str) -> list[str]:
     """Return the remark on images that are in no group with others, if there are any."""
     number = counted(images, "image", "images")
     return [f"Without {lacking}: {number}, each a group of its own ({few(images)})."][: len(images)]
+
+
+def captured(expression: re.Pattern[str], file: str) -> str:
+    """Return what an expression's group captures in a file's path, or else in its name alone; "" for nothing."""
+    path = nfc(file)
+    match = expression.search(path) or expression.search(path.rpartition("/")[2])
+    return (match[1] or "") if match else ""
 
 
 def cut_groups(splits: Mapping[str, Files], group_of: GroupOf, way_out: str) -> list[str]:
