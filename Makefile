@@ -11,7 +11,7 @@ SIZE ?= quick
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo test test-all lint format bench lock clean
+.PHONY: help setup demo test test-all lint format bench docs lock clean
 
 # Whatever the shell has: UTF-8 text, our own environment, and waiting for large wheels.
 export PYTHONUTF8 := 1
@@ -51,6 +51,10 @@ format: $(DEV_READY)  ## sort imports, fix what ruff can fix, format
 bench: $(DEV_READY)  ## time against Lightning, fastai, timm and plain loops; SIZE=full ROOT=DIR WEIGHTS=resnet18.pth for all of it
 	@$(PY) benchmarks/speed.py --size "$(SIZE)" $(if $(ROOT),--root "$(ROOT)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(FASTAI_PYTHON),--fastai-python "$(FASTAI_PYTHON)") $(ARGS)
+
+docs: $(DEV_READY)  ## build the site, without a network: open outputs/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@echo "site: outputs/site/index.html"
 
 COMPILE := -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --group setup \
 	--no-annotate --no-emit-index-url --custom-compile-command "make lock" pyproject.toml

@@ -315,7 +315,7 @@ class TrainerConfig:
     accelerator: str = key(MISSING, "what computes; auto: the first GPU, else the CPU", choices=ACCELERATORS)
     strategy: str = key("auto", "how several devices train together, a process each", choices=("auto", "ddp"))
     devices: int = key(1, "GPUs, or processes on a CPU, of each node", least=1)
-    num_nodes: int = key(1, "machines of one cluster job (docs/clusters.md)", least=1)
+    num_nodes: int = key(1, "machines of one cluster job (docs/pages/clusters.md)", least=1)
     sync_batchnorm: bool = key(False, "GPUs only: BatchNorm over the images of all processes")
     max_epochs: int = key(15, "epochs in all", least=1)
     precision: str = key("auto", "of the arithmetic; auto measures the fastest here", choices=("auto", *PRECISIONS))

@@ -89,4 +89,4 @@ def _number(name: str) -> int:
     try:
         return int(os.environ.get(name, "1"))
     except ValueError as error:
-        raise UserError(f"{name}={os.environ[name]} is not a number; see docs/clusters.md") from error
+        raise UserError(f"{name}={os.environ[name]} is not a number; see docs/pages/clusters.md") from error
