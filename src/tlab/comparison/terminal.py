@@ -45,13 +45,15 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _print_statistics(console: Console, comparison: Comparison, settings: Sequence[Setting]) -> None:
-    """Print the table of statistics; without `DISPENSABLE` columns where names of levels would be broken for them."""
+    """Print the table of statistics; without `DISPENSABLE` columns where levels' names would be broken for them."""
     columns, left_out, any_width = _statistics(comparison), [], console.options.update_width(10_000)
-    while console.measure(table := _table(comparison, settings, columns), options=any_width).maximum > console.width:
+    table = _table(comparison, settings, columns)
+    while console.measure(table, options=any_width).maximum > console.width:
         if not (dispensable := [name for name in DISPENSABLE if name in columns]):
             break
         left_out.append(dispensable[0])
         del columns[dispensable[0]]
+        table = _table(comparison, settings, columns)
     console.print(table)
     if left_out:
         console.print(Text(f"for want of width without {' and '.join(left_out)}", style="dim"))
