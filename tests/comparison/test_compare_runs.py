@@ -48,6 +48,19 @@ def test_ranking_intervals_tests_and_correction(three):
     assert far.difference.summary.mean == pytest.approx(0.1)
 
 
+def test_a_narrow_terminal_breaks_no_name_of_a_level(make_run, sweep):
+    for aug, finetune in (("none", "gradual"), ("strong", "lp_ft")):
+        for seed in (0, 1, 2):
+            overrides = [f"finetune={finetune}", f"aug={aug}"]
+            metrics = {"test_acc": 0.5, "val_ece": 0.05}
+            make_run(f"{finetune}_{aug}", 0.5 + 0.01 * seed, seed, overrides, **metrics)
+    comparison = compare_runs(sweep)
+    narrow = printed(comparison, 80)
+    assert "gradual" in narrow.split("Holm")[1]
+    assert "without" in narrow
+    assert "without" not in printed(comparison, 140)
+
+
 @pytest.mark.parametrize(
     ("data", "cautioned"),
     [

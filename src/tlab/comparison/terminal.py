@@ -20,6 +20,7 @@ MOST_SETTINGS = 20
 MOST_LONG = 10  # settings whose names take several lines
 MOST_RUNS = 8
 MOST_COLUMNS = 3  # more factors are written into one column
+DISPENSABLE = ("ECE", "behind")  # in comparison.csv and the report too
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -31,7 +32,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(Text(sentence))
     most = MOST_SETTINGS if len(comparison.factors) <= MOST_COLUMNS else MOST_LONG
     if comparison.ranked:
-        console.print(_table(comparison, comparison.ranked[:most], _statistics(comparison)))
+        _print_statistics(console, comparison, comparison.ranked[:most])
         console.print(_table(comparison, comparison.ranked[:most], _costs(comparison)))
     if (more := len(comparison.ranked) - most) > 0:
         console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
@@ -41,6 +42,21 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(Text(f"! {note}", style="yellow"))
     _print_lost(console, comparison)
     console.print(Text(heading(comparison), style="dim"))
+
+
+def _print_statistics(console: Console, comparison: Comparison, settings: Sequence[Setting]) -> None:
+    """Print the table of statistics; without `DISPENSABLE` columns where levels' names would be broken for them."""
+    columns, left_out, any_width = _statistics(comparison), [], console.options.update_width(10_000)
+    table = _table(comparison, settings, columns)
+    while console.measure(table, options=any_width).maximum > console.width:
+        if not (dispensable := [name for name in DISPENSABLE if name in columns]):
+            break
+        left_out.append(dispensable[0])
+        del columns[dispensable[0]]
+        table = _table(comparison, settings, columns)
+    console.print(table)
+    if left_out:
+        console.print(Text(f"for want of width without {' and '.join(left_out)}", style="dim"))
 
 
 def _statistics(comparison: Comparison) -> Columns:

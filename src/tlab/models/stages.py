@@ -94,7 +94,7 @@ class StagedBackbone(nn.Module):
         self.tokens, self.variant = tokens, variant
         self.prefix_tokens, self.has_class_token = 0, False
         if tokens == "apart" and len(shape) == 2:
-            self.prefix_tokens, self.has_class_token = self._prefix(shape[2 - self.channel_axis])
+            self.prefix_tokens, self.has_class_token = self.tokens_before_patches(shape[2 - self.channel_axis])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalized images `B C H W` to features `B C H W`, tokens `B N C`, or vectors `B C`."""
@@ -144,7 +144,7 @@ class StagedBackbone(nn.Module):
         self._shapes[image_size] = shapes
         return shapes
 
-    def _prefix(self, tokens: int) -> tuple[int, bool]:
+    def tokens_before_patches(self, tokens: int) -> tuple[int, bool]:
         """Return how many of the `tokens` are no patches, and whether there is a class token.
 
         Images are square, and so is the number of patches; else the stages use these parameters in another way.

@@ -60,7 +60,7 @@ def stage_features(
     """
     net.eval()
     shapes = net.backbone.stage_shapes(data.image_size)
-    widths = {stage: shape[_channel_axis(shape)] for stage, shape in shapes.items()}
+    widths = {stage: shape[channel_axis(shape)] for stage, shape in shapes.items()}
     widths |= {list(shapes)[-1]: net.backbone.feature_dim, POOL: net.head.pooled_features}
     began = time.perf_counter()
     rows, computed = _rows(net, data, samples, precision, max_gb, sum(widths.values()))
@@ -134,13 +134,13 @@ class _AllStages(nn.Module):
         x = self.net.normalize(x)
         for stage in backbone.stage_names:
             x = backbone.forward_stages(x, stage, stage)
-            axis = 1 + _channel_axis(tuple(x.shape[1:]))
+            axis = 1 + channel_axis(tuple(x.shape[1:]))
             pooled.append(x.float().mean([each for each in range(1, x.ndim) if each != axis]) if x.ndim > 2 else x)
         pooled.append(self.net.head.pool(x))
         return torch.cat([each.float() for each in pooled], dim=1)
 
 
-def _channel_axis(shape: tuple[int, ...]) -> int:
+def channel_axis(shape: tuple[int, ...]) -> int:
     """Return the axis of channels of a stage's output, without the batch axis.
 
     Tokens are `N C`. Images are square, so of three axes the two equal ones are the positions; `C H W` in doubt.
