@@ -24,7 +24,7 @@ SITE = sorted((ROOT / "docs/pages").glob("*.md"))
 READ = [*sorted(ROOT.glob("README*.md")), *SITE]
 LINKED = [*READ, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 
-BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^(?: {4}.*)?\n)+)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^(?: {4}[^\n]*)?\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(
     r"(?<![\w./-])(python -m tlab\.\w+[^`\n]*|make(?: [a-z-]+)?(?: [A-Z]\w*=[^\s`]+)*(?=[`\n]|  #|$))"
 )
@@ -45,7 +45,7 @@ def blocks(text: str) -> list[str]:
     found = [
         fenced or re.sub(r"^ {4}", "", indented, flags=re.MULTILINE) for fenced, indented in BLOCK.findall(text)
     ]
-    return [re.sub(r"\\\n\s*", "", block) for block in found if block.strip()]
+    return [re.sub(r"\\\n\s*", "", block).strip("\n") for block in found if block.strip()]
 
 
 def commands(text: str) -> list[str]:
@@ -108,6 +108,7 @@ def folder(photos: Path, compose_quick: Any, tmp_path_factory: pytest.TempPathFa
     for link, target in {
         "photos": photos,
         "new_photos": photos / "val",
+        "sketches": photos / "val",
         "test": folder / "kaggle/test",
         "sample_submission.csv": folder / "kaggle/sample_submission.csv",
     }.items():
@@ -148,6 +149,16 @@ def test_python_runs_as_typed(block: str, there: Path) -> None:
     exec(compile(block, "document", "exec"), {})
 
 
+def test_both_languages_have_the_same_code() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
+    assert commands(chinese) == commands(english)
+    without_remarks = [
+        [re.sub(" +#.*", "", block) for block in blocks(text) if block.startswith("import")]
+        for text in (english, chinese)
+    ]
+    assert without_remarks[0] == without_remarks[1] != []
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_knows_each_goal(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
@@ -175,13 +186,9 @@ def test_links_lead_somewhere(file: Path) -> None:
     for link in links:
         path, _, anchor = link.partition("#")
         target = file.parent / path if path else file
-        made = (
-            target.suffix == ".md" and "<!-- " in target.read_text(encoding="utf-8") if target.is_file() else False
-        )
-        included = target.is_file() and target.read_text(encoding="utf-8").startswith("--8<--")
-        if "://" not in link and not (
-            target.exists() and (not anchor or made or included or anchor in anchors(target))
-        ):
+        told = target.read_text(encoding="utf-8") if target.suffix == ".md" and target.is_file() else ""
+        made_later = "<!-- " in told or told.startswith("--8<--")
+        if "://" not in link and not (target.exists() and (not anchor or made_later or anchor in anchors(target))):
             broken.append(link)
     named = re.findall(r"python (benchmarks/[\w/]+\.py)", file.read_text(encoding="utf-8"))
     assert broken + [script for script in named if not (ROOT / script).is_file()] == []
