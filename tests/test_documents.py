@@ -212,9 +212,9 @@ def test_the_reference_has_every_key_with_its_rules() -> None:
         assert rows.keys() == {name for name, key in schema.keys(node).items() if key.metadata["help"]}
         if command == "train":
             assert rows["data.batch_size"].startswith("`32` | integer, at least 1 | images in a training step")
-            assert rows["data.labels"].startswith("`labels.csv` | path |")
+            assert rows["data.labels"].startswith("`labels.csv` | text |")
             assert "`skip`, `read`, `error`" in rows["data.unreadable"]
-            assert "null" in rows["trainer.early_stopping"].split(" | ")[1]
+            assert rows["data.root"].startswith(" | text or null | DIR/train")
 
 
 def test_the_drawn_plans_are_those_of_the_runs() -> None:
