@@ -1,10 +1,11 @@
 """Configuration reference of the site: every key from the schema, every choice from its YAML file.
 
-mkdocs calls `on_page_markdown` for each page; `<!-- keys train -->` and `<!-- choices -->` stand for what is made.
+mkdocs calls `on_page_markdown` for each page; a comment such as `<!-- choices -->` stands for what is made.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import Field
 from functools import cache
 from html import escape
@@ -19,37 +20,48 @@ from tlab.config import schema
 from tlab.config.hydra import compose, conf_dir
 from tlab.config.validation import typed
 
-# Choices that have keys which the defaults lack
-VARIANTS = {
-    "train": [[], ["data=csv"], ["data=torchvision"], ["loss=focal"], ["loss=logit_adjusted"]],
-    "study": [["studies=data_size"]],
-}
+# Choices of tlab.train that have keys which the defaults lack
+VARIANTS = [[], ["data=csv"], ["data=torchvision"], ["loss=focal"], ["loss=logit_adjusted"]]
 TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", Any: "any", NoneType: "null"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the tables in the places of their markers."""
-    markdown = re.sub(r"^<!-- keys (\w+) -->$", lambda found: key_tables(found[1]), markdown, flags=re.MULTILINE)
-    return re.sub(r"^<!-- choices -->$", lambda _: choices(), markdown, flags=re.MULTILINE)
+    for name, made in (("train", keys_of_train), ("choices", choices), ("commands", keys_of_other_commands)):
+        markdown = re.sub(rf"^<!-- {name} -->$", lambda _, made=made: made(), markdown, flags=re.MULTILINE)
+    return markdown
 
 
-def key_tables(command: str) -> str:
-    """Return the keys of a command in Markdown; of tlab.train a table for each group."""
-    declared = {name: key for name, key in schema.keys(schema.COMMANDS[command]).items() if key.metadata["help"]}
-    if command != "train":
-        return _table(command, declared)
-    single = {name: key for name, key in declared.items() if "." not in name}
-    tables = [f"### The run\n\n{_table(command, single)}"]
-    below = ((name, key) for name, key in declared.items() if "." in name)
-    for group, members in groupby(below, key=lambda each: each[0].partition(".")[0]):
-        tables.append(f"### {group}\n\n{_table(command, dict(members))}")
+def keys_of_train() -> str:
+    """Return the keys of tlab.train in Markdown: those of the run, then a table for each group."""
+    tables = []
+    for group, members in groupby(_declared("train"), key=lambda name: name.rpartition(".")[0].partition(".")[0]):
+        tables.append(f"### {group or 'The run'}\n\n{_table('train', [*members])}")
     return "\n\n".join(tables)
 
 
-def _table(command: str, declared: dict[str, Field[Any]]) -> str:
+def keys_of_other_commands() -> str:
+    """Return the keys of the other commands in Markdown, a section for each."""
+    sections = []
+    for command, node in schema.COMMANDS.items():
+        if command != "train":
+            of_runs = "overrides" in node.__dataclass_fields__
+            sections += [f"## tlab.{command}", "Anything else is a key of tlab.train." if of_runs else ""]
+            sections.append(_table(command, _declared(command)))
+    return "\n\n".join(sections)
+
+
+def _declared(command: str) -> list[str]:
+    """Return the keys of a command that have a meaning of their own, those without a group first."""
+    declared = schema.keys(schema.COMMANDS[command]).items()
+    return sorted((name for name, key in declared if key.metadata["help"]), key=lambda name: "." in name)
+
+
+def _table(command: str, names: Sequence[str]) -> str:
+    declared = schema.keys(schema.COMMANDS[command])
     rows = ["| key | default | values | meaning |", "|---|---|---|---|"]
-    for name, key in declared.items():
-        cells = (_default(command, name), _values(key), key.metadata["help"])
+    for name in names:
+        cells = (_default(command, name), _values(declared[name]), declared[name].metadata["help"])
         rows.append(" | ".join([f'| <a id="{command}.{name}"></a>`{name}`', *map(_cell, cells)]) + " |")
     return "\n".join(rows)
 
@@ -62,7 +74,7 @@ def _cell(text: str) -> str:
 @cache
 def _composed(command: str) -> tuple[dict[str, Any], ...]:
     """Return a command's configuration with each of its variants, references to other keys as they are."""
-    each = (compose(variant, command) for variant in VARIANTS.get(command, [[]]))
+    each = (compose(variant, command) for variant in (VARIANTS if command == "train" else [[]]))
     return tuple(OmegaConf.to_container(cfg) for cfg in each)  # type: ignore[misc]
 
 
