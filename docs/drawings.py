@@ -19,7 +19,7 @@ PLANS = ("head", "lp_ft", "gradual", "last", "full", "scratch")
 EPOCHS = 8
 CELL, LEFT, TOP = (26, 20), 58, 40  # pixels
 INK = "var(--md-default-fg-color)"  # the theme's, so that light and dark both read
-BRIGHT = "var(--md-primary-fg-color)"
+BRIGHT = "var(--md-typeset-a-color)"
 VIEWS = (("mug", 3), ("bicycle", 1), ("fish", 7))  # shape and number of the drawn images
 SIDE = 96
 

@@ -28,6 +28,7 @@ BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^(?: {4}[^\n]*)?\n)+)", re.MULTILIN
 COMMAND = re.compile(
     r"(?<![\w./-])(python -m tlab\.\w+[^`\n]*|make(?: [a-z-]+)?(?: [A-Z]\w*=[^\s`]+)*(?=[`\n]|  #|$))"
 )
+SOON_OVER = ("data.image_size=32", "trainer.max_epochs=2", "finetune.head_epochs=1", "trainer.precision=32-true")
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 # Where a command has checked everything and would begin work that takes minutes; other commands do theirs.
 BEGINNINGS = {
@@ -145,7 +146,11 @@ def test_a_command_runs_as_typed(command: str, there: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_runs_as_typed(block: str, there: Path) -> None:
+def test_python_runs_as_typed(block: str, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tlab
+
+    compose = tlab.compose
+    monkeypatch.setattr(tlab, "compose", lambda *overrides: compose(*overrides, *SOON_OVER))
     exec(compile(block, "document", "exec"), {})
 
 
@@ -204,17 +209,19 @@ def hook(name: str) -> ModuleType:
 
 
 def test_the_reference_has_every_key_with_its_rules() -> None:
-    reference = hook("reference")
-    page = (ROOT / "docs/pages/configuration.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"<!-- keys (\w+) -->", page)) == schema.COMMANDS.keys()
-    for command, node in schema.COMMANDS.items():
-        rows = dict(re.findall(r"^\| .*?`([\w.]+)` \| (.*) \|$", reference.key_tables(command), re.MULTILINE))
-        assert rows.keys() == {name for name, key in schema.keys(node).items() if key.metadata["help"]}
-        if command == "train":
-            assert rows["data.batch_size"].startswith("`32` | integer, at least 1 | images in a training step")
-            assert rows["data.labels"].startswith("`labels.csv` | path |")
-            assert "`skip`, `read`, `error`" in rows["data.unreadable"]
-            assert "null" in rows["trainer.early_stopping"].split(" | ")[1]
+    page = hook("reference").on_page_markdown((ROOT / "docs/pages/configuration.md").read_text(encoding="utf-8"))
+    rows = dict(re.findall(r'^\| <a id="([\w.]+)"></a>`.*?` \| (.*) \|$', page, re.MULTILINE))
+    keys = {
+        f"{command}.{name}": key
+        for command, node in schema.COMMANDS.items()
+        for name, key in schema.keys(node).items()
+    }
+    assert rows.keys() == {name for name, key in keys.items() if key.metadata["help"]}
+    assert rows["train.data.batch_size"].startswith("`32` | integer, at least 1 | images in a training step")
+    assert rows["train.data.labels"].startswith("`labels.csv` | text |")
+    assert rows["train.data.root"].startswith(" | text or null | DIR/train")
+    assert rows["train.loss.tau"].startswith("`1.0` | number, at least 0 |")
+    assert "`skip`, `read`, `error`" in rows["train.data.unreadable"]
 
 
 def test_the_drawn_plans_are_those_of_the_runs() -> None:
