@@ -71,7 +71,12 @@ def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_mak
     [
         (["data.root=x"], "name is not set; there are .*: give name=data_size"),
         (["name=size"], "name=size is no study, there are data_size, scratch, .*; give name=data_size"),
-        (["name=scratch", "finetune=head"], "finetune is what the lines of name=scratch differ in; leave it out"),
+        (["name=scratch", "finetune=head"], "finetune is what name=scratch varies itself; leave it out"),
+        (["name=transferability", *CUT, "finetune=last"], "finetune is what name=transferability varies itself"),
+        (
+            ["name=transferability", *CUT, "backbone.random_from=layer1,layer2"],
+            "backbone.random_from is what name=",
+        ),
         (["name=scratch", "x=data.batch_size"], r"x=data.batch_size has no values; give data.batch_size=A,B,C"),
         (["name=scratch", "fit=power_law"], "fit=power_law is over training images, x=data.limit; give fit=null"),
         (["name=data_size", "y=epochs"], "fit=power_law is of errors and shares, which y=epochs is not"),

@@ -6,20 +6,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly
 from omegaconf import DictConfig
 
 from tlab.comparison.phrases import is_share, value
-from tlab.config.validation import best_is
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted
 from tlab.pages.frame import framed, part, tile_list
-from tlab.studies.findings import INTERVAL, LearningCurve
+from tlab.studies.findings import LearningCurve, how_sure
+from tlab.studies.plot import PLOT, caption
 from tlab.studies.points import Figure, Line, Point
 
 MOST_TILES = 6
-WIDE = 8  # ratio of the largest to the smallest number from which the axis is logarithmic
 
 
 def write_page(
@@ -34,15 +32,9 @@ def write_page(
         said: What it shows, in sentences.
         directory: The study's directory.
     """
-    seeds = {seed for line in figure.lines for point in line.points for seed in point.values}
-    band = (
-        f"Means of {len(seeds)} seeds, with bands from the lowest to the highest."
-        if len(seeds) > 1
-        else "One seed."
-    )
-    laws = " Dashed: fitted laws, over their 95 % intervals." if curves else ""
     sections = [
-        f'<section><h2>Figure</h2><p class="say">{band}{laws}</p><div class="chart" id="figure"></div></section>',
+        f'<section><h2>Figure</h2><p class="say">{caption(figure, curves)} For a paper: '
+        f'<a href="{PLOT}">{PLOT}</a>.</p><div class="chart" id="figure"></div></section>',
         f'<section><h2>What is known</h2><p class="say">{escape(cfg.paper)}</p></section>' if cfg.paper else "",
         f"<section><h2>Points</h2>{_table(cfg, figure)}</section>",
     ]
@@ -53,7 +45,7 @@ def write_page(
         f"tlab study · {cfg.name}",
         f"Study {cfg.name}",
         cfg.title,
-        escape(" ".join(said)) + ' The runs compared: <a href="report.html">report.html</a>.',
+        escape(" ".join((*said, how_sure(figure)))) + ' The runs compared: <a href="report.html">report.html</a>.',
         _tiles(cfg, figure),
         "\n".join(["<main>", *sections, "</main>", f"<script>{script}</script>"]),
         notes=f"<ul class='notes' aria-label='Beware'>{notes}</ul>" if notes else "",
@@ -75,14 +67,13 @@ def _tiles(cfg: DictConfig, figure: Figure) -> str:
 
 def _table(cfg: DictConfig, figure: Figure) -> str:
     """Return the points as a table: a row a place, a column a line, of means with the range over the seeds."""
-    moving = [line for line in figure.lines if line.moves]
-    labels = {point.position: point.x for line in moving for point in line.points} or {0.0: ""}
+    labels = figure.ticks or {0.0: ""}
     heads = "".join(f"<th>{escape(line.name)}</th>" for line in figure.lines)
     rows = "".join(
         f"<tr><td class='text'>{escape(labels[position])}</td>"
         + "".join(f"<td>{_cell(line, position, figure.metric)}</td>" for line in figure.lines)
         + "</tr>"
-        for position in sorted(labels)
+        for position in labels
     )
     return (
         f"<div class='scroll'><table><caption>{escape(figure.metric)}</caption><thead><tr><th class='text'>"
@@ -94,43 +85,27 @@ def _cell(line: Line, position: float, metric: str) -> str:
     point = next((each for each in line.points if each.position == position or not line.moves), None)
     if point is None:
         return "–"
-    if point.low == point.high:
-        return value(point.mean, metric)
+    if len(point.values) == 1:
+        return f"{value(point.mean, metric)} (one seed)"
     return f"{value(point.mean, metric)} ({value(point.low, metric, unit=False)} to {value(point.high, metric)})"
 
 
 def _data(cfg: DictConfig, figure: Figure, curves: Sequence[LearningCurve]) -> dict[str, Any]:
     """Return what study.js draws."""
-    moving = [point for line in figure.lines if line.moves for point in line.points]
-    ticks = {point.position: point.x for point in moving}
-    is_log = figure.is_number and min(ticks, default=0) > 0 and max(ticks) >= WIDE * min(ticks)
     return {
         "share": is_share(figure.metric),
         "metric": figure.metric,
         "x": cfg.x_label,
-        "log": is_log,
-        "ticks": [[position, ticks[position]] for position in sorted(ticks)],
+        "log": figure.is_log,
+        "ticks": [*figure.ticks.items()],
         "lines": [
             {"name": line.name, "moves": line.moves, "points": [_of_point(point) for point in line.points]}
             for line in figure.lines
         ],
-        "laws": [_of_law(curve, figure) for curve in curves],
+        "laws": [{"line": figure.lines.index(curve.line), **curve.drawn(figure.metric)} for curve in curves],
     }
 
 
 def _of_point(point: Point) -> dict[str, Any]:
     own = {"x": point.position, "label": point.x, "mean": point.mean, "low": point.low, "high": point.high}
     return {**own, "seeds": [[seed, each] for seed, each in point.values.items()]}
-
-
-def _of_law(curve: LearningCurve, figure: Figure) -> dict[str, Any]:
-    """Return a law up to twice the largest size."""
-    sizes = np.geomspace(curve.sizes[0], 2 * curve.sizes[-1], 60)
-    bounds: Any = [None, None]
-    if curve.resampled is not None:
-        bounds = np.quantile(curve.resampled.error(sizes), INTERVAL, axis=0)
-    fitted = [curve.law.error(sizes)[0], *bounds]
-    if best_is(figure.metric) == "max":
-        fitted = [None if each is None else 1 - each for each in fitted]
-    middle, low, high = (None if each is None else each.tolist() for each in fitted)
-    return {"line": figure.lines.index(curve.line), "x": sizes.tolist(), "y": middle, "low": low, "high": high}
