@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
@@ -161,5 +162,7 @@ def test_a_study_of_ones_own_is_one_file_and_a_failed_run_leaves_the_others_thei
     own = ("--config-dir", "mine", "name=rates", "trainer.max_epochs=1")
     said = study(tmp_path, *own, f"data.root={photos}", code=1)
     assert "1 run of 2 left out, not finished or without val/acc" in said.stdout
+    again = shlex.join(["python", "-m", "tlab.study", *own, f"data.root={photos}", *QUICK])
+    assert f"tried again by: {again}\n" in said.stdout
     (row,) = rows(tmp_path / "outputs/study/rates/study.csv")
     assert (row["line"], row["x"], row["seed"]) == ("steps", "0.01", "0")

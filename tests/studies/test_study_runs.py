@@ -70,7 +70,7 @@ def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_mak
     ("arguments", "sentence"),
     [
         (["data.root=x"], "name is not set; there are .*: give name=data_size"),
-        (["name=size"], "name=size is no study, there are data_size, scratch, .*; give name=data_size"),
+        (["name=scrach"], "name=scrach is no study, there are data_size, scratch, .*; give name=scratch"),
         (["name=scratch", "finetune=head"], "finetune is what name=scratch varies itself; leave it out"),
         (["name=transferability", *CUT, "finetune=last"], "finetune is what name=transferability varies itself"),
         (

@@ -1,5 +1,6 @@
 """The command line of tlab.study: the study's name, its own keys, and overrides of its runs."""
 
+import difflib
 from collections.abc import Sequence
 
 from tlab.config.hydra import choice_names, conf_dir, user_conf_dirs
@@ -23,9 +24,10 @@ def gathered(arguments: Sequence[str]) -> list[str]:
     given = dict(map(key_and_value, named))
     there = choice_names([conf_dir(), *user_conf_dirs(named)], GROUP)
     if GROUP in given and given[GROUP] not in there:
+        close = difflib.get_close_matches(given[GROUP], there, n=1, cutoff=0.4) or there[:1]
         raise UserError(
             f"{shell_argument('name', given[GROUP])} is no study, there are {', '.join(there)}; give "
-            f"name={there[0]}, or --config-dir DIR with a file DIR/{GROUP}/NAME.yaml"
+            f"name={close[0]}, or --config-dir DIR with a file DIR/{GROUP}/NAME.yaml"
         )
     if GROUP not in given and not asks(named):
         raise UserError(f"name is not set; there are {', '.join(there)}: give name={there[0]}")

@@ -107,7 +107,7 @@ def _law(curve: LearningCurve, metric: str) -> str:
     floors = f"{value(lowest, metric, unit=False)} to {value(highest, metric)}"
     if not laws.is_told:
         return (
-            "these sizes do not tell how fast the error falls from where it ends: exponents from "
+            "these sizes do not tell how fast the error falls, nor where that ends: exponents from "
             f"{low:.2f} to {high:.2f} fit, with floors of {floors}."
         )
     return (

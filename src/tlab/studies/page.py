@@ -13,6 +13,7 @@ from tlab.comparison.phrases import is_share, value
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted
 from tlab.pages.frame import framed, part, tile_list
+from tlab.pages.table import Cell, table
 from tlab.studies.findings import LearningCurve, how_sure
 from tlab.studies.plot import PLOT, caption
 from tlab.studies.points import Figure, Line, Point
@@ -35,20 +36,22 @@ def write_page(
     sections = [
         f'<section><h2>Figure</h2><p class="say">{caption(figure, curves)} For a paper: '
         f'<a href="{PLOT}">{PLOT}</a>.</p><div class="chart" id="figure"></div></section>',
+        f"<section><h2>What it shows</h2><ul class='methods'>{_list(said)}</ul></section>",
         f'<section><h2>What is known</h2><p class="say">{escape(cfg.paper)}</p></section>' if cfg.paper else "",
         f"<section><h2>Points</h2>{_table(cfg, figure)}</section>",
     ]
     data = json.dumps(_data(cfg, figure, curves), ensure_ascii=False).replace("<", "\\u003c")
-    script = f"const data = {data};\n{part('theme.js')}\n{part('figure.js', Path(__file__).parent)}"
-    notes = "".join(f"<li>{escape(remark)}</li>" for remark in figure.remarks)
+    script = (
+        f"const data = {data};\n{part('theme.js')}\n{part('table.js')}\n{part('figure.js', Path(__file__).parent)}"
+    )
     page = framed(
         f"tlab study · {cfg.name}",
         f"Study {cfg.name}",
         cfg.title,
-        escape(" ".join((*said, how_sure(figure)))) + ' The runs compared: <a href="report.html">report.html</a>.',
+        escape(how_sure(figure)) + ' The runs compared: <a href="report.html">report.html</a>.',
         _tiles(cfg, figure),
         "\n".join(["<main>", *sections, "</main>", f"<script>{script}</script>"]),
-        notes=f"<ul class='notes' aria-label='Beware'>{notes}</ul>" if notes else "",
+        notes=f"<ul class='notes' aria-label='Beware'>{_list(figure.remarks)}</ul>" if figure.remarks else "",
         head=f'<link rel="icon" href="data:,"><script>{plotly.offline.get_plotlyjs()}</script>',
     )
     file = directory / "study.html"
@@ -65,29 +68,25 @@ def _tiles(cfg: DictConfig, figure: Figure) -> str:
     return tile_list(tiles)
 
 
+def _list(sentences: Sequence[str]) -> str:
+    return "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+
+
 def _table(cfg: DictConfig, figure: Figure) -> str:
     """Return the points as a table: a row a place, a column a line, of means with the range over the seeds."""
-    labels = figure.ticks or {0.0: ""}
-    heads = "".join(f"<th>{escape(line.name)}</th>" for line in figure.lines)
-    rows = "".join(
-        f"<tr><td class='text'>{escape(labels[position])}</td>"
-        + "".join(f"<td>{_cell(line, position, figure.metric)}</td>" for line in figure.lines)
-        + "</tr>"
-        for position in labels
-    )
-    return (
-        f"<div class='scroll'><table><caption>{escape(figure.metric)}</caption><thead><tr><th class='text'>"
-        f"{escape(cfg.x_label)}</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    rows: list[tuple[str, list[Cell]]] = [
+        ("", [(escape(label), str(place)), *(_cell(line, place, figure.metric) for line in figure.lines)])
+        for place, label in (figure.ticks or {0.0: ""}).items()
+    ]
+    return table("points", escape(figure.metric), [cfg.x_label, *(line.name for line in figure.lines)], rows)
 
 
-def _cell(line: Line, position: float, metric: str) -> str:
-    point = next((each for each in line.points if each.position == position or not line.moves), None)
+def _cell(line: Line, place: float, metric: str) -> Cell:
+    point = next((each for each in line.points if each.position == place or not line.moves), None)
     if point is None:
-        return "–"
-    if len(point.values) == 1:
-        return f"{value(point.mean, metric)} (one seed)"
-    return f"{value(point.mean, metric)} ({value(point.low, metric, unit=False)} to {value(point.high, metric)})"
+        return "–", None
+    among = f"{value(point.low, metric, unit=False)} to {value(point.high, metric)}"
+    return f"{value(point.mean, metric)} ({among if len(point.values) > 1 else 'one seed'})", point.mean
 
 
 def _data(cfg: DictConfig, figure: Figure, curves: Sequence[LearningCurve]) -> dict[str, Any]:
