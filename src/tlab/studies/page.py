@@ -34,23 +34,23 @@ def write_page(
         directory: The study's directory.
     """
     sections = [
-        f'<section><h2>Figure</h2><p class="say">{caption(figure, curves)} For a paper: '
-        f'<a href="{PLOT}">{PLOT}</a>.</p><div class="chart" id="figure"></div></section>',
-        f"<section><h2>What it shows</h2><ul class='methods'>{_list(said)}</ul></section>",
+        f'<section><h2>Figure</h2><p class="say">{caption(figure, curves)}</p>'
+        '<div class="chart" id="figure"></div></section>',
+        f'<section><h2>What it shows</h2><p class="say">{escape(how_sure(figure))}</p>'
+        f'<ul class="methods">{_list(said)}</ul></section>',
         f'<section><h2>What is known</h2><p class="say">{escape(cfg.paper)}</p></section>' if cfg.paper else "",
-        f"<section><h2>Points</h2>{_table(cfg, figure)}</section>",
+        '<section><h2>Points</h2><p class="say">Means, and in brackets the lowest and the highest seed.</p>'
+        f"{_table(cfg, figure)}</section>",
     ]
     data = json.dumps(_data(cfg, figure, curves), ensure_ascii=False).replace("<", "\\u003c")
-    script = (
-        f"const data = {data};\n{part('theme.js')}\n{part('table.js')}\n{part('figure.js', Path(__file__).parent)}"
-    )
+    scripts = [part("theme.js"), part("table.js"), part("figure.js", Path(__file__).parent)]
     page = framed(
         f"tlab study · {cfg.name}",
         f"Study {cfg.name}",
         cfg.title,
-        escape(how_sure(figure)) + ' The runs compared: <a href="report.html">report.html</a>.',
+        f'For a paper: <a href="{PLOT}">{PLOT}</a>. The runs compared: <a href="report.html">report.html</a>.',
         _tiles(cfg, figure),
-        "\n".join(["<main>", *sections, "</main>", f"<script>{script}</script>"]),
+        "\n".join(["<main>", *sections, "</main>", "<script>", f"const data = {data};", *scripts, "</script>"]),
         notes=f"<ul class='notes' aria-label='Beware'>{_list(figure.remarks)}</ul>" if figure.remarks else "",
         head=f'<link rel="icon" href="data:,"><script>{plotly.offline.get_plotlyjs()}</script>',
     )
