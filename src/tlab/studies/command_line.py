@@ -12,7 +12,6 @@ from tlab.core.errors import UserError
 from tlab.core.text import shell_command, shell_word
 
 GROUP = "studies"  # of conf/; `study` is a key of tlab.tune, which a group of this name would take away
-
 PACKAGE = re.compile(r"^#\s*@package\s+_global_", re.MULTILINE)  # so that Hydra puts a file's keys at the top
 
 
@@ -20,8 +19,8 @@ def gathered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments, after `tidy`, as Hydra takes them: `name=NAME` is the choice of a group.
 
     Raises:
-        UserError: The name is missing or unknown, its file is none of a study, a key is given twice, or see
-            `gather`.
+        UserError: The name is missing or unknown, its file sets no key of a study, a key is given twice, or
+            see `gather`.
     """
     named = [
         f"{GROUP}={each.partition('=')[2]}" if key_and_value(each)[0] == "name" else each for each in arguments
@@ -43,9 +42,7 @@ def gathered(arguments: Sequence[str]) -> list[str]:
     for file in [place / GROUP / f"{given.get(GROUP)}.yaml" for place in places]:
         if file.exists() and not PACKAGE.search(file.read_text(encoding="utf-8")):
             way_out = shell_command(["sed", "-i", "1i # @package _global_", str(file)])
-            raise UserError(
-                f"{file} lacks the line '# @package _global_', so its keys would be no study's; {way_out}"
-            )
+            raise UserError(f"{file} lacks the line '# @package _global_', so it sets no key of a study; {way_out}")
     if GROUP not in given and not asks(named):
         raise UserError(f"name is not set; there are {', '.join(there)}: give name={there[0]}")
     return gather(named, {GROUP, *StudyConfig.__dataclass_fields__}, "tlab.study")
