@@ -2,12 +2,15 @@
 
 import csv
 import json
+import shlex
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from forked_command import run_forked
 
@@ -116,12 +119,38 @@ def test_the_page_draws_itself_without_a_request(transfer, browser):
     page.close()
 
 
-def test_sizes_get_a_law(photos, tmp_path):
-    fixed = ("finetune=head", "backbone.weights=null", "output=sizes")
-    said = study(tmp_path, "name=data_size", f"data.root={photos}", *fixed, "data.limit=1,2,4,null,12", "seed=0")
-    assert "labelling twice as many images (72 instead of 36) would bring" in said.stdout.lower()
-    assert "1 value of data.limit left out, with the same images as another" in said.stdout
-    assert {row["x"] for row in rows(tmp_path / "sizes/study.csv")} == {"3", "6", "12", "36"}
+@pytest.fixture(scope="module")
+def sizes(photos, tmp_path_factory) -> tuple[Path, str, tuple[str, ...]]:
+    """A study over the number of images, what it printed, and its command but for the values along the figure."""
+    cwd = tmp_path_factory.mktemp("sizes")
+    fixed = ("name=data_size", f"data.root={photos}", "finetune=head", "backbone.weights=null", "output=sizes")
+    said = study(cwd, *fixed, "data.limit=1,2,4,null,12", "seed=0").stdout
+    return cwd / "sizes", said, fixed
+
+
+def test_sizes_get_a_law(sizes):
+    directory, said, _ = sizes
+    assert "twice as many" in said
+    assert "1 value of data.limit left out, with the same images as another" in said
+    assert {row["x"] for row in rows(directory / "study.csv")} == {"3", "6", "12", "36"}
+
+
+def test_the_figure_is_there_for_a_paper(sizes):
+    directory, _, _ = sizes
+    with Image.open(directory / "figure.png") as image:
+        assert image.width == 1950  # 6.5 inches at 300 dpi
+    assert ElementTree.parse(directory / "figure.svg").getroot().tag.endswith("svg")
+
+
+def test_a_command_of_less_keeps_the_points_that_are_there_and_names_what_it_leaves_out(sizes):
+    directory, _, fixed = sizes
+    before = rows(directory / "study.csv")
+    said = study(directory.parent, *fixed, "data.limit=2", "seed=0").stdout
+    assert sorted(map(str, rows(directory / "study.csv"))) == sorted(map(str, before))
+    assert "With 4 runs of earlier commands." in said
+    said = study(directory.parent, *fixed, "data.limit=2", "seed=0", "aug=strong").stdout
+    assert [row["x"] for row in rows(directory / "study.csv")] == ["6"]
+    assert "5 runs in the folder left out, with another aug" in said
 
 
 def test_a_study_of_ones_own_is_one_file_and_a_failed_run_leaves_the_others_their_figure(photos, tmp_path):
@@ -133,5 +162,7 @@ def test_a_study_of_ones_own_is_one_file_and_a_failed_run_leaves_the_others_thei
     own = ("--config-dir", "mine", "name=rates", "trainer.max_epochs=1")
     said = study(tmp_path, *own, f"data.root={photos}", code=1)
     assert "1 run of 2 left out, not finished or without val/acc" in said.stdout
+    again = shlex.join(["python", "-m", "tlab.study", *own, f"data.root={photos}", *QUICK])
+    assert f"tried again by: {again}\n" in said.stdout
     (row,) = rows(tmp_path / "outputs/study/rates/study.csv")
     assert (row["line"], row["x"], row["seed"]) == ("steps", "0.01", "0")

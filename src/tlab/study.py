@@ -1,5 +1,6 @@
 """Studies: `python -m tlab.study name=data_size data.root=DIR`."""
 
+import os
 import sys
 
 from omegaconf import DictConfig
@@ -9,6 +10,7 @@ from tlab.config.overrides import tidy
 from tlab.config.schema import StudyConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import FAILED
+from tlab.core.text import shell_command
 from tlab.studies.command_line import gathered
 
 
@@ -37,6 +39,7 @@ def arranged(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.study`."""
+    os.environ.setdefault("TLAB_COMMAND", f"python -m tlab.study {shell_command(sys.argv[1:])}")  # as it was typed
     run_command(run, "study", arranged)
 
 

@@ -1,5 +1,6 @@
 """Which runs a study has, and the mistakes that show before any of them."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 
 import hydra
@@ -70,8 +71,15 @@ def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_mak
     ("arguments", "sentence"),
     [
         (["data.root=x"], "name is not set; there are .*: give name=data_size"),
-        (["name=size"], "name=size is no study, there are data_size, scratch, .*; give name=data_size"),
-        (["name=scratch", "finetune=head"], "finetune is what the lines of name=scratch differ in; leave it out"),
+        (["name=scrach"], "name=scrach is no study, there are data_size, scratch, .*; give name=scratch"),
+        (["name=scratch", "seed=0", "seed=1"], "seed is given twice; give seed=0,1"),
+        (["name=scratch", "name=data_size"], "name is given twice; give name=data_size"),
+        (["name=scratch", "finetune=head"], "finetune is what name=scratch varies itself; leave it out"),
+        (["name=transferability", *CUT, "finetune=last"], "finetune is what name=transferability varies itself"),
+        (
+            ["name=transferability", *CUT, "backbone.random_from=layer1,layer2"],
+            "backbone.random_from is what name=",
+        ),
         (["name=scratch", "x=data.batch_size"], r"x=data.batch_size has no values; give data.batch_size=A,B,C"),
         (["name=scratch", "fit=power_law"], "fit=power_law is over training images, x=data.limit; give fit=null"),
         (["name=data_size", "y=epochs"], "fit=power_law is of errors and shares, which y=epochs is not"),
@@ -83,3 +91,19 @@ def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_mak
 def test_a_mistake_shows_before_anything_runs(arguments, sentence, planned):
     with pytest.raises(UserError, match=sentence):
         planned(*arguments)
+
+
+def test_a_file_without_its_first_line_is_mended_by_what_is_said(planned, tmp_path):
+    file = tmp_path / "studies/mine.yaml"
+    file.parent.mkdir()
+    file.write_text("x: optimizer.lr\nsettings: ['optimizer.lr=0.1,0.2']\ncurves: {a: [finetune=head]}\n")
+    command = ("--config-dir", str(tmp_path), "name=mine", "data.root=x")
+    with pytest.raises(UserError, match="lacks the line '# @package _global_'") as said:
+        gathered(tidy(command, "study", sweep=True))
+    subprocess.run(str(said.value).partition("; ")[2], shell=True, check=True)
+    gathered(tidy(command, "study", sweep=True))
+
+
+def test_title_and_label_need_not_be_given(planned):
+    cfg = hydra.compose("study", ["name=mine", "x=data.limit"])
+    assert (cfg.title, cfg.x_label) == ("mine", "data.limit")

@@ -643,9 +643,9 @@ class StudyConfig:
         "settings of the lines, by name; {stage} is the last stage before a cut, {next} the one behind it, {after} "
         "the number of those behind it, and {NAME} the run of another line",
     )
-    title: str = key(MISSING, "what the figure shows")
+    title: str = key(MISSING, "what the figure shows, by default the name")
     paper: str = key("", "what is known about it")
-    x_label: str = key(MISSING, "what lies along the figure")
+    x_label: str = key(MISSING, "what lies along the figure, by default x")
     overrides: list[str] = key(list, "of the runs; the command line's are gathered here")
     debug: bool = key(False, DEBUG)
 

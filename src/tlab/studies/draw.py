@@ -10,8 +10,10 @@ from rich.console import Console
 from tlab.comparison.write import compare
 from tlab.dashboards.summary_table import print_paths
 from tlab.runs.directory import RunDirectory
-from tlab.studies.findings import findings, learning_curves, of_doubling
+from tlab.studies.earlier_runs import earlier_runs
+from tlab.studies.findings import findings, how_sure, learning_curves, of_doubling
 from tlab.studies.page import write_page
+from tlab.studies.plot import PLOT, write_plot
 from tlab.studies.points import read_figure, write_points
 from tlab.studies.study_runs import StudyRun
 
@@ -27,16 +29,20 @@ def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
         UserError: No run is finished, or none has the metric.
     """
     directory = Path(cfg.output).absolute()
-    figure = read_figure(cfg, results)
-    curves, remarks = learning_curves(figure) if cfg.fit else ([], [])
-    figure = replace(figure, remarks=(*figure.remarks, *remarks))
+    earlier, of_earlier = earlier_runs(cfg.x, results, directory)
+    figure = read_figure(cfg, {**results, **earlier})
+    curves, of_curves = learning_curves(figure) if cfg.fit else ([], [])
+    figure = replace(figure, remarks=(*of_earlier, *figure.remarks, *of_curves))
     said = [*findings(figure), *(sentence for curve in curves for sentence in of_doubling(curve, figure.metric))]
     compare(directory, figure.metric, console=Console(quiet=True))
-    page, points = write_page(cfg, figure, curves, said, directory), directory / "study.csv"
-    write_points(figure, points)
+    write_points(figure, directory / "study.csv")
+    curves = [curve for curve in curves if curve.falls]
+    write_plot(cfg, figure, curves, directory)
+    page = write_page(cfg, figure, curves, said, directory)
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(f"\n{cfg.title} ({figure.metric})")
-    for sentence in (*said, *figure.remarks):
+    for sentence in (*said, how_sure(figure), *figure.remarks):
         console.print(f"  {sentence}")
-    print_paths(console, {"figure": page, "points": points, "runs compared": directory / "report.html"})
+    paths = {"figure": page, "for a paper": directory / PLOT, "points": directory / "study.csv"}
+    print_paths(console, {**paths, "runs compared": directory / "report.html"})
     return all(run.status == "finished" for run in results.values())

@@ -18,7 +18,7 @@ function draw() {
     if (ranges) area(x, at.map((p) => p.low), at.map((p) => p.high), i);
     marks.push({
       type: "scatter", mode: line.moves ? "lines+markers" : "lines", name: escaped(line.name), legendgroup: String(i),
-      x, y: at.map((point) => point.mean), line: { color: colour(i), width: 2.4, dash: line.moves ? dash(i) : "dash" },
+      x, y: at.map((point) => point.mean), line: { color: colour(i), width: 2.4, dash: line.moves ? dash(i) : "solid" },
       marker: { size: 8 }, hoverinfo: "text",
       text: at.map((p) => `<b>${asText(p.mean)}</b> (${asText(p.low)} to ${asText(p.high)})<br>${escaped(line.name)}`
         + (line.moves ? `, ${escaped(data.x)}: ${escaped(p.label)}` : "")),
@@ -41,7 +41,8 @@ function draw() {
       text: law.y.map((y) => `<b>${asText(y)}</b> by the law`),
     });
   }
-  const ticks = [...data.ticks, ...data.laws.slice(0, 1).map((law) => [law.x[law.x.length - 1], "twice as many"])];
+  const ends = data.laws.slice(0, 1).map((law) => law.x[law.x.length - 1]);
+  const ticks = [...data.ticks, ...ends.map((x) => [x, Math.round(x).toLocaleString("en")])];
   plot("figure", [...bands, ...marks], layout(colours, {
     height: 480 + 18 * Math.ceil(marks.length / 4), showlegend: marks.length > 1,
     xaxis: axis(colours, {

@@ -14,6 +14,8 @@ from tlab.core.text import counted, few
 from tlab.runs.directory import RunDirectory
 from tlab.studies.study_runs import LIMIT, StudyRun
 
+WIDE = 8  # ratio of the largest to the smallest number from which the axis is logarithmic
+
 
 @dataclass(frozen=True)
 class Point:
@@ -69,6 +71,17 @@ class Figure:
     lines: tuple[Line, ...]
     is_number: bool
     remarks: tuple[str, ...]
+
+    @property
+    def ticks(self) -> dict[float, str]:
+        """Positions along the figure in order, with their names."""
+        moving = [point for line in self.lines if line.moves for point in line.points]
+        return {point.position: point.x for point in sorted(moving, key=lambda point: point.position)}
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the numbers along the figure are far enough apart for a logarithmic axis."""
+        return self.is_number and min(self.ticks, default=0) > 0 and max(self.ticks) >= WIDE * min(self.ticks)
 
 
 def read_figure(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> Figure:

@@ -83,10 +83,11 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"fit={cfg.fit} is of errors and shares, which y={cfg.y} is not; give fit=null")
     if not cfg.curves:
         raise UserError(f"{cfg.name} has no lines; give its file some: 'curves: {{mine: [finetune=head]}}'")
-    own = [{key for key, _ in map(key_and_value, overrides)} for overrides in cfg.curves.values()]
+    own = [dict(map(key_and_value, overrides)) for overrides in cfg.curves.values()]
+    placed = {f"{{{name}}}" for name in CUT} if cfg.x == STAGES else set[str]()
     for key, _ in map(key_and_value, cfg.overrides):
-        if all(key in keys for keys in own):
-            raise UserError(f"{key} is what the lines of name={cfg.name} differ in; leave it out")
+        if all(key in values for values in own) or any(values.get(key) in placed for values in own):
+            raise UserError(f"{key} is what name={cfg.name} varies itself; leave it out")
 
 
 def _replaced(overrides: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -129,8 +130,8 @@ def print_stopped(directory: Path, jobs: Sequence[Job]) -> None:
 
 def same_command(directory: Path) -> str:
     """Return the command of this process, with the name of the sweep that it has begun; a study has its own."""
-    unless = ("sweep", "hydra.sweep.dir", "studies")
-    return environment.same_command(as_override("sweep", directory.name), unless=unless)
+    same = environment.same_command(as_override("sweep", directory.name), unless=("sweep", "hydra.sweep.dir"))
+    return os.environ.get("TLAB_COMMAND") or same
 
 
 @contextmanager
