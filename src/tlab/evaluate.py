@@ -22,16 +22,20 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate, print, and write the measures beside the run, or where they are wanted."""
+    """Evaluate, print, and write the measures, and the report if asked for, beside the run or elsewhere."""
     from rich.console import Console
 
     from tlab.core.files import check_writable, is_device_or_pipe, write_text
     from tlab.dashboards.summary_table import print_measures, print_metrics, print_paths
 
-    output = None if cfg.output is None else Path(cfg.output)
+    output, elsewhere = None if cfg.output is None else Path(cfg.output), "give output=FILE in another folder"
     if output is not None:
         check_output(cfg.output, "metrics.json", "JSON file")
-        check_writable(output.parent, "give output=FILE in another folder")
+        check_writable(output.parent, elsewhere)
+    folder = Path(cfg.run) if Path(cfg.run).is_dir() else Path(cfg.run).parent
+    folder = folder if output is None or is_device_or_pipe(output) else output.parent
+    if cfg.report and folder.exists():  # a run that is not there is a mistake of its own
+        check_writable(folder, elsewhere)
     quiet()
     found = measure(cfg)
     print_metrics(Console(), found.metrics)
@@ -39,12 +43,10 @@ def run(cfg: DictConfig) -> None:
     if found.absent:
         print(f"no image of {few(map(as_text, found.absent), 10)}")
     print(found.of_temperature)
-    folder = Path(cfg.run) if Path(cfg.run).is_dir() else Path(cfg.run).parent
-    folder = folder if output is None or is_device_or_pipe(output) else output.parent
     own = found.trained.config.data.get("root")
     is_own = cfg.data.root is None or (own is not None and Path(cfg.data.root).resolve() == Path(own).resolve())
-    of_other = "" if is_own else f"_of_{Path(cfg.data.root).resolve().name}"
-    file = folder / f"evaluation_{found.split.replace('/', '_')}{of_other}.json"
+    name = found.split.replace("/", "_") + ("" if is_own else f"_of_{Path(cfg.data.root).resolve().name}")
+    file = folder / f"evaluation_{name}.json"
     if output is not None and output.resolve() != file.resolve():
         write_text(output, as_json(found.metrics))
     try:
@@ -56,6 +58,13 @@ def run(cfg: DictConfig) -> None:
         )
     else:
         print_paths(Console(), {"with intervals": file})
+    if cfg.report:
+        from tlab.evaluating.report.page import write_report
+        from tlab.runs.trained_model import TrainedModel
+
+        model = TrainedModel(found.trained, cfg.accelerator, cfg.precision, cfg.calibrate)
+        write_report(found, model, report := folder / f"report_{name}.html")
+        print_paths(Console(), {"report": report})
 
 
 def main() -> None:
