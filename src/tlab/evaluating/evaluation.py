@@ -35,6 +35,7 @@ class Evaluation:
         by_divisor: `nll` and `ece` with logits as they are (1), and divided by the checkpoint's temperature.
         data: The data, with this split alone.
         logits: Of each image that could be read: `N K`, float32.
+        remarks: Sentences about what to beware of.
     """
 
     metrics: dict[str, float]
@@ -48,6 +49,7 @@ class Evaluation:
     by_divisor: "dict[float, Measures]"
     data: "ImageDataModule"
     logits: "NDArray[np.float32]"
+    remarks: list[str]
 
     @property
     def samples(self) -> "list[Sample]":

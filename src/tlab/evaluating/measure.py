@@ -68,11 +68,12 @@ def measure(cfg: DictConfig) -> Evaluation:
     shown = f"test/{named}" if named else split
     print(f"{len(samples)} {noun(len(samples), 'image')} ({shown} of {data.index.root})")
     print(f"checkpoint: {short_path(trained.checkpoint)}")
+    remarks = []
     if trained.refitted and split in TRAINED and cfg.data.root is None:
-        log.warning(
-            "%s was trained on val too, so %s says nothing of new images; %s was not",
-            *(trained.checkpoint.name, split, shell_argument("run", trained.checkpoint.with_name("best.ckpt"))),
-        )
+        best = shell_argument("run", trained.checkpoint.with_name("best.ckpt"))
+        name = trained.checkpoint.name
+        remarks.append(f"{name} was trained on val too, so {split} says nothing of new images; {best} was not")
+        log.warning(remarks[0])
     if unread:
         print(f"{len(unread)} unreadable: {', '.join(unread)}")
     unknown = UnknownImages(trained.uncertainty) if trained.uncertainty is not None else None
@@ -107,7 +108,7 @@ def measure(cfg: DictConfig) -> Evaluation:
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
         *(trained, shown, data.index.root, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
-        *(data, logits),
+        *(data, logits, remarks),
     )
 
 

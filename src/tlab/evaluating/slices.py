@@ -43,10 +43,8 @@ class Slice:
     is_off: bool
 
 
-def slices(
-    data: ImageDataModule, samples: Sequence[Sample], correct: NDArray[np.bool_]
-) -> tuple[list[Slice], list[str]]:
-    """Return the slices of images, and a sentence about what divides none.
+def slices(data: ImageDataModule, samples: Sequence[Sample], correct: NDArray[np.bool_]) -> tuple[list[Slice], str]:
+    """Return the slices of images, and a sentence about what does not divide them, if anything.
 
     Args:
         data: Their data.
@@ -66,8 +64,8 @@ def slices(
             assert accuracy is not None
             is_off = not accuracy.low <= whole <= accuracy.high
             found.append(Slice(by, name, place, groups[place, name], accuracy, is_off))
-    told = f"No slices by {few(map(as_text, undivided))}: the same of all images, or another one of each."
-    return found, [told] if undivided else []
+    told = f"None by {few(undivided, 10)}: the same of all images, or another of each." if undivided else ""
+    return found, told
 
 
 def _by_measures(data: ImageDataModule, samples: Sequence[Sample]) -> dict[str, Division]:

@@ -58,7 +58,7 @@ def write_report(found: Evaluation, model: TrainedModel, file: Path) -> None:
         _card(each, own, images, found, pictures, file.parent) for each, own in zip(mistakes, squares, strict=True)
     ]
     opened = cells(table, images, pictures, file.parent)
-    remarks = [*_unread(found), *_absent(found), *missing, *undivided, *_left_out(pictures)]
+    remarks = [*_unread(found), *_absent(found), *found.remarks, *missing, *_left_out(pictures)]
     body = Template(part("page.html", PARTS)).substitute(
         side=SQUARE,
         matrix=matrix(table, images.classes),
@@ -66,9 +66,10 @@ def write_report(found: Evaluation, model: TrainedModel, file: Path) -> None:
         mistakes="".join(cards) or "<p class='say'>There is none.</p>",
         about_mistakes=_about_mistakes(mistakes, images),
         classes=classes_table(class_figures(images.labels, images.predicted, images.classes)),
-        slices=slices_table(sliced, accuracy) if sliced else "<p class='say'>All images are alike.</p>",
+        slices=slices_table(sliced, accuracy) if sliced else "",
+        undivided=escape(undivided),
         reliability=_reliability(found, images),
-        about_reliability=escape(found.of_temperature),
+        about_reliability=escape(found.of_temperature[0].upper() + found.of_temperature[1:]),
         sets=_sets(found),
         data=json.dumps({"pictures": pictures.urls, "cells": opened}).replace("<", "\\u003c"),
         script=part("table.js") + part("page.js", PARTS),
@@ -140,7 +141,8 @@ def _about_mistakes(mistakes: list[Mistake], images: PredictedImages) -> str:
     errors = int((~images.correct).sum())
     if not errors:
         return ""
-    told = f"The {len(mistakes)} of {counted(errors, 'error')} with the highest loss, as the network sees them."
+    some = f"The {len(mistakes)} with the highest loss of {errors:,}" if len(mistakes) < errors else "All of them"
+    told = f"{some}, as the network sees them."
     if any(each.of_true is not None for each in mistakes):
         told += (
             " The heat maps (LayerCAM) show which places speak for a class, the bright ones most; each is scaled "
@@ -149,7 +151,7 @@ def _about_mistakes(mistakes: list[Mistake], images: PredictedImages) -> str:
     if any(each.neighbors for each in mistakes):
         told += (
             " Below each the training images that are nearest by the cosine of what this network's own head gets, "
-            "the pooled features of its last stage."
+            "the pooled features of its last stage; red are those of another class."
         )
     return told
 
@@ -223,5 +225,5 @@ def _sets(found: Evaluation) -> str:
     before = ", before its refit" if trained.refitted else ""
     return (
         "<section id='sets'><h2>Sets side by side</h2><p class='say'>This evaluation, and what the run itself has "
-        f"measured{before}.</p>{sets_tables(sets, trained.classes)}</section>"
+        f"measured{before}. Intervals are Wilson's.</p>{sets_tables(sets, trained.classes)}</section>"
     )

@@ -116,7 +116,8 @@ def sets_tables(sets: Sequence[MeasuredSet], classes: Sequence[str]) -> str:
         )
     heads = ["set", "images", "accuracy", "95 % interval", *list(measures.values())[1:]]
     by_set = table("sets-table", "Sets side by side", heads, rows)
-    told = [each for each in sets if any(name.startswith("acc_class/") for name in each.metrics)]
+    if len(told := [each for each in sets if any(name.startswith("acc_class/") for name in each.metrics)]) < 2:
+        return by_set
     lines: list[tuple[str, list[Cell]]] = []
     for name in classes:
         values = [each.metrics.get(f"acc_class/{name}") for each in told]
