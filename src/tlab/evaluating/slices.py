@@ -53,13 +53,12 @@ def slices(data: ImageDataModule, samples: Sequence[Sample], correct: NDArray[np
     """
     found, undivided, whole = list[Slice](), list[str](), float(correct.mean())
     for by, division in {**_by_measures(data, samples), **_by_columns(data, samples)}.items():
-        groups = Counter(division)
-        del groups[None]
+        groups = Counter(group for group in division if group is not None)
         if len(groups) < 2:
             undivided.append(by)
             continue
         right = Counter(group for group, is_right in zip(division, correct, strict=True) if is_right)
-        for place, name in sorted(groups.keys() - {None}):
+        for place, name in sorted(groups):
             accuracy = share(right[place, name], groups[place, name])
             assert accuracy is not None
             is_off = not accuracy.low <= whole <= accuracy.high

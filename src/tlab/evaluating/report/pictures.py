@@ -44,7 +44,6 @@ class Pictures:
             room -= len(url or "")
             if room < 0:
                 self.left_out += len(wanted) - number
-                found.close()
                 return
             if url:
                 self.places[file] = len(self.urls)
