@@ -216,7 +216,7 @@ def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, t
     monkeypatch.setattr(mistakes, "training_data", gone)
     text = report(trained, tmp_path)
     assert "tlab-transfer[explain]" in text
-    assert "No nearest training images: the folder is gone." in text
+    assert "cannot be listed: the folder is gone." in text
     assert "class='predicted'" not in text
     assert "class='near'><a" not in text
     assert "class='image'" in text

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -73,7 +74,7 @@ def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[
         neighbors, told = _neighbors(model, [images.samples[row] for row in rows])
         remarks += told
     except UserError as error:
-        remarks.append(f"No nearest training images: {error}")
+        remarks.append(f"No nearest training images, since those of the run cannot be listed: {error}")
     return [Mistake(*each) for each in zip(rows, x, *maps, neighbors, strict=True)], remarks
 
 
@@ -103,8 +104,8 @@ def _neighbors(
             f"Nearest training images are looked for among {MOST_TRAINING_IMAGES:,} of {counted(own, 'image')}."
         )
         own = [own[int(place * step)] for place in range(MOST_TRAINING_IMAGES)]
-    features = trained.config.features
-    max_gb = features.max_gb if features.cache == "auto" else 0.0
+    keeps = OmegaConf.select(trained.config, "features.cache") == "auto"
+    max_gb = OmegaConf.select(trained.config, "features.max_gb") if keeps else 0.0
     found = stage_features(model.module.net, data, own, model.precision, max_gb).stages[POOL]
     there = has_features(found)
     x = normalize(model.features([sample.path for sample in samples]), dim=1)
