@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+import numpy as np
+
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted, few
 from tlab.dashboards.summary_table import TITLES
@@ -14,7 +16,7 @@ from tlab.evaluating.classes import class_figures
 from tlab.evaluating.evaluation import Evaluation
 from tlab.evaluating.mistakes import Mistake, explained
 from tlab.evaluating.predicted_images import PredictedImages, softmax
-from tlab.evaluating.report.confusion_matrix import MOST_CLASSES, Confusion, cells, confusion, matrix, pictured
+from tlab.evaluating.report.confusion_matrix import Confusion, cells, confusion, matrix, pictured
 from tlab.evaluating.report.pictures import Pictures, image_tag, link_to
 from tlab.evaluating.report.reliability_chart import reliability_chart
 from tlab.evaluating.report.tables import (
@@ -122,17 +124,13 @@ def _left_out(pictures: Pictures) -> Iterator[str]:
 
 
 def _about_matrix(table: Confusion, images: PredictedImages) -> str:
-    errors = int((~images.correct).sum())
-    shown = sum(
-        len(rows)
-        for (label, told), rows in table.rows.items()
-        if label != told and {label, told} <= {*table.classes}
-    )
-    told = f"A row is a class, a column what it is predicted as; {counted(errors, 'error')} in all."
-    if shown < errors or len(table.classes) == MOST_CLASSES < len({*images.labels, *images.predicted}):
+    wrong = ~images.correct
+    told = f"A row is a class, a column what it is predicted as; {counted(int(wrong.sum()), 'error')} in all."
+    if len({*images.labels, *images.predicted}) > len(table.classes):
+        shown = np.isin(images.labels, table.classes) & np.isin(images.predicted, table.classes)
         told += (
             f" Of {counted(images.classes, 'class', 'classes')} these are the {len(table.classes)} with the most "
-            f"errors; {errors - shown:,} errors with others are not in it."
+            f"errors; {int((wrong & ~shown).sum()):,} errors with others are not in it."
         )
     return told
 
