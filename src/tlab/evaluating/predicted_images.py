@@ -54,7 +54,9 @@ class PredictedImages:
     def caption(self, row: int) -> str:
         """Return the probabilities of the predicted class of an image, and of its own where that is another one."""
         told = dict.fromkeys((int(self.predicted[row]), int(self.labels[row])))
-        return ", ".join(f"{self.classes[label]} {100 * self.probabilities[row, label]:.1f}\u00a0%" for label in told)
+        return ", ".join(
+            f"{self.classes[label]} {100 * self.probabilities[row, label]:.1f}\u00a0%" for label in told
+        )
 
 
 def softmax(logits: NDArray[np.float32], divisor: float) -> NDArray[np.float64]:
