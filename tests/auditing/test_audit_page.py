@@ -15,7 +15,7 @@ from PIL import Image
 from tlab.auditing.finding import Audit, Finding, in_order
 from tlab.auditing.report import page as page_module
 from tlab.auditing.report.page import write_page
-from tlab.auditing.report.thumbnails import thumbnails
+from tlab.data.thumbnails import thumbnails
 
 HOSTILE = "train/cat/<img src=x onerror=alert(1)> \"'&amp;$x.png"
 UNDECODABLE = "train/cat/caf\udce9 #1?%41.png"

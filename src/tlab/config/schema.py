@@ -531,6 +531,10 @@ class EvaluateConfig(_ReadConfig):
         None,
         "train, val, test, all, or a name in the run's data.tests; null: the first of test, val, train, all",
     )
+    report: bool = key(
+        False,
+        "write report_<split>.html beside evaluation_<split>.json too: errors with their pictures, classes, slices",
+    )
     data: OtherDataConfig = key(OtherDataConfig)
 
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from tlab.auditing.finding import KINDS, Audit, Finding
 from tlab.auditing.report.size_chart import size_chart
-from tlab.auditing.report.thumbnails import SIDE, thumbnails
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted, duration, shell_word
 from tlab.data.progress_bar import shown
+from tlab.data.thumbnails import SIDE, thumbnails
 from tlab.pages.frame import framed, part, tile_list
 from tlab.pages.table import Cell, table
 

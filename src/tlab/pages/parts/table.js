@@ -20,7 +20,7 @@ function sortBy(heading) {
   table.tBodies[0].append(...keyed.map((item) => item.row));
 }
 
-for (const heading of document.querySelectorAll("th")) {
+for (const heading of document.querySelectorAll("th[aria-sort]")) {
   heading.querySelector("button").addEventListener("click", () => sortBy(heading));
 }
 

@@ -1,0 +1,104 @@
+"""What an evaluation has found."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlab.core.text import as_text
+
+if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tlab.data.datamodule import ImageDataModule
+    from tlab.data.sources.samples import Sample
+    from tlab.models.calibration.measures import Measures
+    from tlab.runs.load import Trained
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained run is worth on a split.
+
+    Attributes:
+        metrics: `<split>/acc`, `<split>/loss` and the rest, as the run itself would measure them.
+        trained: The run.
+        split: What was measured: `test`, or `test/NAME` of a further test.
+        root: Folder of the images.
+        images: Number of images.
+        absent: Classes without an image.
+        divisor: What logits were divided by.
+        measures: See `models.calibration.measures`.
+        by_divisor: `nll` and `ece` with logits as they are (1), and divided by the checkpoint's temperature.
+        data: The data, with this split alone.
+        logits: Of each image that could be read: `N K`, float32.
+        remarks: Sentences about what to beware of.
+    """
+
+    metrics: dict[str, float]
+    trained: "Trained"
+    split: str
+    root: Path
+    images: int
+    absent: list[str]
+    divisor: float
+    measures: "Measures"
+    by_divisor: "dict[float, Measures]"
+    data: "ImageDataModule"
+    logits: "NDArray[np.float32]"
+    remarks: list[str]
+
+    @property
+    def samples(self) -> "list[Sample]":
+        """The images that could be read, with their labels: N."""
+        (split,) = self.data.index.splits
+        return [sample for sample in self.data.samples(split) if sample.file not in self.data.skipped]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the contents of `evaluation_<split>.json`."""
+        value, lowers_nll = self.trained.temperature
+        without, scaled = (_plain(self.by_divisor[divisor]) for divisor in (1.0, value))
+        return {
+            "split": self.split,
+            "root": as_text(str(self.root)),
+            "checkpoint": as_text(str(self.trained.checkpoint)),
+            "images": self.images,
+            "absent_classes": self.absent,
+            **_plain(self.measures),
+            "calibrated": self.divisor != 1,
+            "temperature": {"value": value, "lowers_nll_of_val": lowers_nll, "without": without, "with": scaled},
+            **self.metrics,
+        }
+
+    @property
+    def of_temperature(self) -> str:
+        """What the checkpoint's temperature changes, and whether it was applied, in a sentence."""
+        value = self.trained.temperature.value
+        if value == 1:
+            return "temperature 1: probabilities are those of the network"
+        parts = []
+        for name, title in (("nll", "NLL"), ("ece", "ECE")):
+            before, after = (self.by_divisor[divisor][name] for divisor in (1.0, value))
+            if before is not None and after is not None:
+                parts.append(f"{title} {before.value:.4f} without, {after.value:.4f} with it")
+        told = f": {'; '.join(parts)}" if parts else ""
+        applied = "not applied (calibrate=true applies it)" if self.divisor == 1 else "applied"
+        return f"temperature {value:.3g}, {applied}{told}"
+
+
+def _plain(measures: "Measures") -> dict[str, Any]:
+    return {name: found and found._asdict() for name, found in measures.items()}
+
+
+def as_json(values: Mapping[str, Any]) -> str:
+    """Return JSON in which what is no finite number is null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(each) for key, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,1 @@
+"""`report_<split>.html`: an evaluation as one self-contained page."""
