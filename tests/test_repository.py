@@ -24,6 +24,7 @@ TOP_LEVEL = {
         "CHANGELOG.md",
         "CONTRIBUTING.md",
         "README.md",
+        "README.zh.md",
         "pyproject.toml",
     ),
     *(
