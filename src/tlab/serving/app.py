@@ -1,0 +1,77 @@
+"""The application: what is answered at which address."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from tlab.core.text import as_text, few
+from tlab.runs.directory import RunDirectory
+from tlab.runs.environment import versions
+from tlab.runs.trained_model import TrainedModel
+from tlab.serving.gate import Gate
+from tlab.serving.page import policy, serving_page
+from tlab.serving.predictor import Predictor
+
+
+def metadata(model: TrainedModel, run: Path) -> dict[str, Any]:
+    """Return what `/metadata` tells of a model; metrics where `run` is a run's directory, which they are of."""
+    trained = model.trained
+    metrics = RunDirectory(run).metrics() if run.is_dir() else {}
+    return {
+        "run": as_text(run.resolve().name) if run.is_dir() else None,
+        "checkpoint": as_text(trained.checkpoint.name),
+        "backbone": trained.config.backbone.name,
+        "image_size": trained.image_size,
+        "classes": list(model.classes),
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "temperature": model.temperature,
+        "version": versions().get("tlab"),
+    }
+
+
+def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate:
+    """Return the application, behind its gate.
+
+    Args:
+        predictor: What predicts.
+        about: See `metadata`.
+        port: Port at which it answers.
+    """
+    app, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), serving_page(about, port)
+    way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
+
+    @app.get("/")
+    async def show() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/health")
+    async def tell_health() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metadata")
+    async def tell_metadata() -> JSONResponse:
+        return JSONResponse(about)
+
+    @app.post("/predict")
+    async def predict(file: list[UploadFile]) -> JSONResponse:
+        names = [each.filename or "image" for each in file]
+        waited_for = map(predictor.submit, names, (each.file for each in file))
+        answers = await asyncio.gather(*map(asyncio.wrap_future, waited_for))
+        if not any("prediction" in answer for answer in answers):
+            reasons = (f"{name}: {answer['reason']}" for name, answer in zip(names, answers, strict=True))
+            raise HTTPException(422, few(reasons))
+        return JSONResponse(
+            {"results": [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]}
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_way(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": f"the request has no image; {way}"}, 422)
+
+    return Gate(app, port, policy(page))

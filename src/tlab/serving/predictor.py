@@ -1,0 +1,110 @@
+"""One thread that predicts whatever waits, batch by batch."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tlab.core.hardware import single_threaded
+from tlab.predictions.rows import NO_ANSWER
+from tlab.runs.trained_model import Prediction, TrainedModel, read_content
+
+Answer = dict[str, Any]
+
+
+class _Image(NamedTuple):
+    name: str
+    file: IO[bytes]
+    answer: "Future[Answer]"
+
+
+class Predictor:
+    """A trained model in a thread of its own, which also decodes: one image after the other, so memory is bounded.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self._batch_size = int(model.trained.config.data.batch_size)
+        self._waiting: SimpleQueue[_Image | None] = SimpleQueue()
+        self._is_closed = False
+        size = model.trained.image_size
+        next(model.predictions(torch.zeros(1, 3, size, size, dtype=torch.uint8)))  # what is imported late, too
+        self._thread = Thread(target=self._work, name="predictor", daemon=True)
+        self._thread.start()
+
+    def submit(self, name: str, file: IO[bytes]) -> "Future[Answer]":
+        """Return what will be the answer about an image.
+
+        It has `prediction`, `probability`, `probabilities` and `known`, and a `reason` where the file is cut short;
+        of what cannot be read the `reason` alone.
+
+        Args:
+            name: The file's name.
+            file: The file, which stays open until then.
+        """
+        answer = Future[Answer]()
+        self._waiting.put(_Image(name, file, answer))
+        return answer
+
+    def close(self, seconds: float) -> bool:
+        """End the thread after the image at which it is, and tell whether it has ended within so many seconds."""
+        self._is_closed = True
+        self._waiting.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while not self._is_closed:
+            images = self._batch()
+            try:
+                for image, answer in zip(images, self._answers(images), strict=True):
+                    image.answer.set_result(answer)
+            except Exception as error:  # whatever it is: the next ones are still to be answered
+                for image in images:
+                    if not image.answer.done():
+                        image.answer.set_exception(error)
+
+    def _batch(self) -> list[_Image]:
+        """Return the images that wait, once there is one, but for those that nobody waits for any more."""
+        images = [self._waiting.get()]
+        with suppress(Empty):
+            while len(images) < self._batch_size:
+                images.append(self._waiting.get_nowait())
+        return [image for image in images if image and image.answer.set_running_or_notify_cancel()]
+
+    def _answers(self, images: list[_Image]) -> Iterator[Answer]:
+        """Yield an answer for each image."""
+        with single_threaded():
+            read = [self._read(image) for image in images]
+        squares = [square for _, views in read for square in views]
+        predictions = self.model.predictions(torch.stack(squares)) if squares else iter(())
+        for reason, views in read:
+            yield _answer(next(predictions) if views else None, reason)
+
+    def _read(self, image: _Image) -> tuple[str, list[Tensor]]:
+        """Return what is to be said of a file, and it as the model wants it; nothing where that cannot be read."""
+        if self._is_closed:
+            return "the server ends", []
+        content, view = b"", self.model.view
+        with suppress(ValueError):  # a file that was closed, with its request
+            content = image.file.read()
+        check, views = read_content(Path(image.name), content, [view], view.options.max_megapixels)
+        return check.reason, views
+
+
+def _answer(prediction: Prediction | None, reason: str) -> Answer:
+    if prediction is None or not math.isfinite(prediction.probability):
+        return {"reason": NO_ANSWER if prediction else reason}
+    label, probability, probabilities, known, _ = prediction
+    said = {"prediction": label, "probability": probability, "probabilities": probabilities, "known": known}
+    return said | ({"reason": reason} if reason else {})
