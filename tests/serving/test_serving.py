@@ -89,6 +89,17 @@ def test_no_image_is_told_in_a_sentence(client):
         assert "multipart fields named file" in nothing.json()["detail"]
 
 
+def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkeypatch):
+    predictor = Predictor(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "predictions", lambda x: 1 / 0)
+        failed = predictor.submit("red.png", io.BytesIO(pictures["red.png"]))
+        assert isinstance(failed.exception(timeout=60), ZeroDivisionError)
+    answer = predictor.submit("red.png", io.BytesIO(pictures["red.png"])).result(timeout=60)
+    assert answer["prediction"] in model.classes
+    assert predictor.close(10)
+
+
 def test_metadata_health_and_page(client, trained):
     assert client.get("/health").status_code == 200
     told = client.get("/metadata").json()

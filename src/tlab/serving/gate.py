@@ -13,7 +13,7 @@ NAMES = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 25_250_000  # of a request: 25 MB of images, and the form around them
 MOST_BYTES_AT_ONCE = 4 * MOST_BYTES
 MOST_REQUESTS = 64
-PLACE_SECONDS = 20.0  # that a request waits for a place among these, unread
+PLACE_SECONDS = 30.0  # that a request waits for a place among these, unread
 IDLE_SECONDS = 30.0  # that one may stop in the middle of its body
 TOO_LARGE = "the request has more than 25 MB: send smaller images, or fewer at once"
 

@@ -12,11 +12,12 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tlab.core.hardware import single_threaded
+from tlab.core.hardware import return_freed_memory, single_threaded
 from tlab.predictions.rows import NO_ANSWER
 from tlab.runs.trained_model import Prediction, TrainedModel, read_content
 
 Answer = dict[str, Any]
+IDLE_SECONDS = 0.5  # without an image, after which memory is returned
 
 
 class _Image(NamedTuple):
@@ -76,7 +77,11 @@ class Predictor:
 
     def _batch(self) -> list[_Image]:
         """Return the images that wait, once there is one, but for those that nobody waits for any more."""
-        images = [self._waiting.get()]
+        try:
+            images = [self._waiting.get(timeout=IDLE_SECONDS)]
+        except Empty:
+            return_freed_memory()
+            images = [self._waiting.get()]
         with suppress(Empty):
             while len(images) < self._batch_size:
                 images.append(self._waiting.get_nowait())

@@ -24,7 +24,8 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((ADDRESS, port), backlog=1024)
     except OSError as error:
-        raise UserError(f"port={port} cannot be taken ({error.strerror}); give port=0 for a free one") from error
+        why = os.strerror(error.errno or 0)
+        raise UserError(f"port={port} cannot be taken ({why}); give port=0 for a free one") from error
 
 
 def serve(app: ASGIApp, predictor: Predictor, listening: socket.socket) -> None:
