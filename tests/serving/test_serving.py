@@ -100,6 +100,23 @@ def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkey
     assert predictor.close(10)
 
 
+def test_a_heat_map_is_a_picture_of_a_class(client, model, pictures):
+    maps = {}
+    for label in (None, *model.classes):
+        asked = {} if label is None else {"class": label}
+        answer = client.post("/heatmap", files={"file": ("red.png", pictures["red.png"])}, data=asked)
+        assert answer.headers["content-type"] == "image/png"
+        maps[label] = Image.open(io.BytesIO(answer.content)).tobytes()
+        assert len(maps[label]) == 32 * 32 * 3
+    said = post(client, {"red.png": pictures["red.png"]}).json()["results"][0]["prediction"]
+    assert maps[None] == maps[said]
+    assert len({*maps.values()}) > 1
+    for file, label in ((pictures["red.png"], "cats"), (b"some text", "red")):
+        answer = client.post("/heatmap", files={"file": ("notes.txt", file)}, data={"class": label})
+        assert answer.status_code == 422
+        assert ("cats" if label == "cats" else "text, not an image") in answer.json()["detail"]
+
+
 def test_metadata_health_and_page(client, trained):
     assert client.get("/health").status_code == 200
     told = client.get("/metadata").json()

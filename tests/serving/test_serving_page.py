@@ -103,6 +103,10 @@ def test_choosing_pasting_and_dropping(browser, url, photos, tmp_path, width, sc
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert opened.errors == []
     assert all(request.startswith((url, "blob:", "data:")) for request in opened.requests)
+    page.get_by_role("button", name="Heat map").first.click()
+    page.get_by_alt_text("where the network sees it").wait_for()
+    page.get_by_role("button", name="Heat map", pressed=True).click()
+    assert page.get_by_alt_text("where the network sees it").count() == 0
     page.focus("#files")
     page.keyboard.press("Tab")  # to the one button
     page.keyboard.press("Enter")

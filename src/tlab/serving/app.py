@@ -4,11 +4,11 @@ import asyncio
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from tlab.core.text import as_text, few
 from tlab.runs.directory import RunDirectory
@@ -43,7 +43,10 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
         about: See `metadata`.
         port: Port at which it answers.
     """
-    app, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), serving_page(about, port)
+    app, page = (
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        serving_page(about, port, predictor.can_map),
+    )
     way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
 
     @app.get("/")
@@ -69,6 +72,19 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
         return JSONResponse(
             {"results": [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]}
         )
+
+    if predictor.can_map:
+
+        @app.post("/heatmap")
+        async def map_heat(file: UploadFile, label: Annotated[str | None, Form(alias="class")] = None) -> Response:
+            classes = predictor.model.classes
+            if label is not None and label not in classes:
+                raise HTTPException(422, f"class={label} is none of {few(classes, 20)}")
+            name = file.filename or "image"
+            answer = await asyncio.wrap_future(predictor.submit_for_map(name, file.file, label))
+            if "reason" in answer:
+                raise HTTPException(422, f"{name}: {answer['reason']}")
+            return Response(answer["heat_map"], media_type="image/png")
 
     @app.exception_handler(RequestValidationError)
     async def tell_way(request: Request, error: RequestValidationError) -> JSONResponse:

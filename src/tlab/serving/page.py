@@ -5,20 +5,23 @@ from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from tlab.core.text import counted, few
 from tlab.pages.frame import framed, part, tile_list
 
 PARTS = Path(__file__).with_name("parts")
+MAP_BUTTON = '<button type="button" aria-pressed="false" hidden>Heat map</button>'
 
 
-def serving_page(about: Mapping[str, Any], port: int) -> str:
+def serving_page(about: Mapping[str, Any], port: int, with_maps: bool) -> str:
     """Return the page.
 
     Args:
         about: What `/metadata` tells.
         port: Port at which it answers.
+        with_maps: Whether there are heat maps.
     """
     metrics = about["metrics"]
     measured = next((name for name in ("test/acc", "val/acc") if name in metrics), None)
@@ -28,6 +31,7 @@ def serving_page(about: Mapping[str, Any], port: int) -> str:
         ("Backbone", about["backbone"], f"images of {about['image_size']} px"),
         *accuracy,
     ]
+    body = Template(part("page.html", PARTS)).substitute(map_button=MAP_BUTTON if with_maps else "")
     style, script = (part(name, PARTS) for name in ("page.css", "page.js"))
     return framed(
         f"tlab · {about['run'] or about['checkpoint']}",
@@ -35,7 +39,7 @@ def serving_page(about: Mapping[str, Any], port: int) -> str:
         f"Which of {counted(about['classes'], 'class', 'classes')} is it?",
         f"Programs ask likewise: <code>curl -F file=@photo.jpg http://127.0.0.1:{port}/predict</code>",
         tile_list(tiles),
-        f"{part('page.html', PARTS)}<script>{script}</script>",
+        f"{body}<script>{script}</script>",
         head=f'<link rel="icon" href="data:,"><style>{style}</style>',
     )
 

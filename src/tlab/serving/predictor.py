@@ -11,8 +11,10 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.io import encode_png
 
 from tlab.core.hardware import return_freed_memory, single_threaded
+from tlab.explaining.layer_cam import grids, heat_maps, overlay, torchcam_is_there
 from tlab.predictions.rows import NO_ANSWER
 from tlab.runs.trained_model import Prediction, TrainedModel, read_content
 
@@ -24,6 +26,8 @@ class _Image(NamedTuple):
     name: str
     file: IO[bytes]
     answer: "Future[Answer]"
+    label: str | None = None  # class to map
+    is_mapped: bool = False
 
 
 class Predictor:
@@ -31,10 +35,14 @@ class Predictor:
 
     Args:
         model: The model.
+
+    Attributes:
+        can_map: Whether it has heat maps: torchcam is installed, and a stage of the network has positions.
     """
 
     def __init__(self, model: TrainedModel) -> None:
         self.model = model
+        self.can_map = torchcam_is_there() and any(grids(model.module.net.backbone, model.trained.image_size))
         self._batch_size = int(model.trained.config.data.batch_size)
         self._waiting: SimpleQueue[_Image | None] = SimpleQueue()
         self._is_closed = False
@@ -53,9 +61,21 @@ class Predictor:
             name: The file's name.
             file: The file, which stays open until then.
         """
-        answer = Future[Answer]()
-        self._waiting.put(_Image(name, file, answer))
-        return answer
+        return self._put(_Image(name, file, Future()))
+
+    def submit_for_map(self, name: str, file: IO[bytes], label: str | None) -> "Future[Answer]":
+        """Return what will be the `heat_map` of an image, a PNG of it as the model sees it; else the `reason`.
+
+        Args:
+            name: The file's name.
+            file: The file, which stays open until then.
+            label: The class for which its places speak; None: the most probable one.
+        """
+        return self._put(_Image(name, file, Future(), label, is_mapped=True))
+
+    def _put(self, image: _Image) -> "Future[Answer]":
+        self._waiting.put(image)
+        return image.answer
 
     def close(self, seconds: float) -> bool:
         """End the thread after the image at which it is, and tell whether it has ended within so many seconds."""
@@ -90,26 +110,36 @@ class Predictor:
     def _answers(self, images: list[_Image]) -> Iterator[Answer]:
         """Yield an answer for each image."""
         with single_threaded():
-            read = [self._read(image) for image in images]
-        squares = [square for _, views in read for square in views]
+            read = [(image, *self._read(image)) for image in images]
+        squares = [square for image, square, _ in read if square is not None and not image.is_mapped]
         predictions = self.model.predictions(torch.stack(squares)) if squares else iter(())
-        for reason, views in read:
-            yield _answer(next(predictions) if views else None, reason)
+        for image, square, reason in read:
+            if square is None:
+                yield {"reason": reason}
+            elif image.is_mapped:
+                yield {"heat_map": self._map(square, image.label)}
+            else:
+                yield _answer(next(predictions), reason)
 
-    def _read(self, image: _Image) -> tuple[str, list[Tensor]]:
-        """Return what is to be said of a file, and it as the model wants it; nothing where that cannot be read."""
+    def _read(self, image: _Image) -> tuple[Tensor | None, str]:
+        """Return a file as the model wants it, uint8 `3 S S`, where it can be read, and what is to be said of it."""
         if self._is_closed:
-            return "the server ends", []
+            return None, "the server ends"
         content, view = b"", self.model.view
         with suppress(ValueError):  # a file that was closed, with its request
             content = image.file.read()
         check, views = read_content(Path(image.name), content, [view], view.options.max_megapixels)
-        return check.reason, views
+        return next(iter(views), None), check.reason
+
+    def _map(self, square: Tensor, label: str | None) -> bytes:
+        """Return an image, uint8 `3 S S`, below its heat map, as a PNG."""
+        asked = None if label is None else torch.tensor([self.model.classes.index(label)])
+        return encode_png(overlay(square, heat_maps(self.model, square[None], asked)[0])).numpy().tobytes()
 
 
-def _answer(prediction: Prediction | None, reason: str) -> Answer:
-    if prediction is None or not math.isfinite(prediction.probability):
-        return {"reason": NO_ANSWER if prediction else reason}
+def _answer(prediction: Prediction, reason: str) -> Answer:
+    if not math.isfinite(prediction.probability):
+        return {"reason": NO_ANSWER}
     label, probability, probabilities, known, _ = prediction
     said = {"prediction": label, "probability": probability, "probabilities": probabilities, "known": known}
     return said | ({"reason": reason} if reason else {})

@@ -11,7 +11,7 @@ function add(files) {
     const card = document.getElementById("card").content.firstElementChild.cloneNode(true);
     const image = card.querySelector("img");
     image.src = URL.createObjectURL(file);
-    image.addEventListener("error", () => image.style.setProperty("visibility", "hidden")); // one that browsers don't show
+    image.addEventListener("error", () => (image.style.visibility = "hidden")); // one that browsers don't show
     card.querySelector("h2").textContent = file.name;
     cards.append(card);
     waiting.push({ file, card });
@@ -26,7 +26,10 @@ function askNext() {
     underway += 1;
     card.querySelector(".answer").textContent = "…";
     ask("predict", file)
-      .then(async (answer) => show(card, (await answer.json()).results[0]))
+      .then(async (answer) => {
+        show(card, (await answer.json()).results[0]);
+        offerMap(card, file);
+      })
       .catch((error) => fail(card, error.message.replace(`${file.name}: `, "")))
       .finally(() => {
         card.removeAttribute("aria-busy");
@@ -73,6 +76,28 @@ function show(card, result) {
   const notes = [result.reason, result.known === false ? "unlike the training images" : ""].filter(Boolean);
   card.querySelector(".note").textContent = notes.join("; ");
   card.querySelector(".note").hidden = !notes.length;
+}
+
+// Lets a card's button change between the image and its heat map, which is asked for the first time.
+function offerMap(card, file) {
+  const button = card.querySelector("button");
+  if (!button) return;
+  const image = card.querySelector("img");
+  const pictures = { false: image.src };
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const pressed = button.getAttribute("aria-pressed") !== "true";
+    try {
+      pictures[pressed] ??= URL.createObjectURL(await (await ask("heatmap", file)).blob());
+    } catch (error) {
+      fail(card, error.message);
+      return;
+    }
+    button.setAttribute("aria-pressed", pressed);
+    image.style.visibility = "";
+    image.src = pictures[pressed];
+    image.alt = pressed ? "where the network sees it" : "";
+  });
 }
 
 function fail(card, reason) {
