@@ -84,9 +84,14 @@ def test_the_other_images_are_answered(client, pictures):
 def test_no_image_is_told_in_a_sentence(client):
     alone = post(client, {"notes.txt": b"some text"})
     assert (alone.status_code, alone.json()) == (422, {"detail": "notes.txt: text, not an image"})
-    for nothing in (client.post("/predict"), client.post("/predict", json={"file": "x"})):
-        assert nothing.status_code == 422
-        assert "multipart fields named file" in nothing.json()["detail"]
+    for other in ({}, {"json": {"file": "x"}}, {"data": {"file": "x"}}):
+        no_form = client.post("/predict", **other)
+        assert no_form.status_code == 415
+        assert "fields named file" in no_form.json()["detail"]
+    for named in ("image", "file"):
+        no_file = client.post("/predict", files={named: (None, b"text")})
+        assert no_file.status_code == 422
+        assert "fields named file" in no_file.json()["detail"]
 
 
 def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkeypatch):
@@ -157,7 +162,8 @@ class Asked:
 
     def __init__(self, parts: int = 1, part: bytes = b"", **headers: str) -> None:
         self.left, self.part, self.read = parts, part, 0
-        named = {"host": "127.0.0.1:8000", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        named = {"host": "127.0.0.1:8000", "content-type": "multipart/form-data; boundary=x"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = [(name.encode(), value.encode()) for name, value in named.items()]
         self.scope = {"type": "http", "method": "POST", "path": "/predict", "headers": raw, "query_string": b""}
         self.status, self.answered = 0, {}
@@ -177,10 +183,17 @@ def test_a_large_body_is_refused_unread_by_its_length_and_else_where_it_is_too_m
     asyncio.run(client.app(known.scope, known.receive, known.send))
     assert (known.status, known.read) == (413, 0)
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    streamed = Asked(100, head.ljust(1_000_000, b" "), content_type="multipart/form-data; boundary=x")
+    streamed = Asked(100, head.ljust(1_000_000, b" "))
     asyncio.run(client.app(streamed.scope, streamed.receive, streamed.send))
     assert streamed.status == 413
     assert MOST_BYTES < streamed.read <= MOST_BYTES + 1_000_000
+
+
+def test_a_body_that_stops_gives_its_place_away(client, monkeypatch):
+    monkeypatch.setattr(gate, "IDLE_SECONDS", 0.05)
+    stopped = Asked()
+    asyncio.run(client.app(stopped.scope, asyncio.Event().wait, stopped.send))
+    assert stopped.status == 408
 
 
 def test_a_request_without_a_place_is_told_when_to_ask_again(monkeypatch):

@@ -97,7 +97,7 @@ def test_choosing_pasting_and_dropping(browser, url, photos, tmp_path, width, sc
     page.evaluate(DROP, encoded(photos / "test/red/02.png", photos / "test/red/03.png"))
     assert {*opened.answers(6)} <= classes
     shares = page.locator("#cards > li").first.locator("ol span:nth-child(2)").all_inner_texts()
-    assert sum(float(share.removesuffix(" %")) for share in shares) == pytest.approx(100, abs=0.2)
+    assert sum(float(share.removesuffix("%")) for share in shares) == pytest.approx(100, abs=0.2)
     assert page.inner_text("#said") == "6 of 6 answered"
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

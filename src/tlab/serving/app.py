@@ -43,10 +43,8 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
         about: See `metadata`.
         port: Port at which it answers.
     """
-    app, page = (
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        serving_page(about, port, predictor.can_map),
-    )
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # whose pages of documentation ask elsewhere
+    page = serving_page(about, port, predictor.can_map)
     way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
 
     @app.get("/")
@@ -66,12 +64,10 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
         names = [each.filename or "image" for each in file]
         waited_for = map(predictor.submit, names, (each.file for each in file))
         answers = await asyncio.gather(*map(asyncio.wrap_future, waited_for))
-        if not any("prediction" in answer for answer in answers):
-            reasons = (f"{name}: {answer['reason']}" for name, answer in zip(names, answers, strict=True))
-            raise HTTPException(422, few(reasons))
-        return JSONResponse(
-            {"results": [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]}
-        )
+        results = [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
+        if not any("prediction" in each for each in results):
+            raise HTTPException(422, few(f"{each['name']}: {each['reason']}" for each in results))
+        return JSONResponse({"results": results})
 
     if predictor.can_map:
 

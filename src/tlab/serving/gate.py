@@ -15,6 +15,7 @@ MOST_BYTES_AT_ONCE = 4 * MOST_BYTES
 MOST_REQUESTS = 64
 PLACE_SECONDS = 30.0  # that a request waits for a place among these, unread
 IDLE_SECONDS = 30.0  # that one may stop in the middle of its body
+NO_FORM = "the request is no form: send images as multipart/form-data, in fields named file"
 TOO_LARGE = "the request has more than 25 MB: send smaller images, or fewer at once"
 
 
@@ -68,6 +69,8 @@ class Gate:
         size = int(headers.get("content-length", MOST_BYTES))
         if size > MOST_BYTES:
             raise HTTPException(413, TOO_LARGE)
+        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise HTTPException(415, NO_FORM)
         try:
             async with self._places.taken(size):
                 await self._app(scope, _limited(receive), send)

@@ -122,7 +122,7 @@ class Predictor:
                 yield _answer(next(predictions), reason)
 
     def _read(self, image: _Image) -> tuple[Tensor | None, str]:
-        """Return a file as the model wants it, uint8 `3 S S`, where it can be read, and what is to be said of it."""
+        """Return a file as the model wants it, uint8 `3 S S`, if it can be read, and what is to be said of it."""
         if self._is_closed:
             return None, "the server ends"
         content, view = b"", self.model.view

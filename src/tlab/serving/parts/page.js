@@ -59,7 +59,7 @@ async function ask(path, file) {
 }
 
 function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+  return `${(100 * share).toFixed(1)}%`;
 }
 
 function show(card, result) {
