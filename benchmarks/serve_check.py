@@ -58,11 +58,11 @@ class Server:
             sys.exit("the server has not begun")
         self.port = int(found[1])
 
-    def ask(self, body: bytes | Iterator[bytes], **headers: str) -> str:
+    def ask(self, body: bytes | Iterator[bytes], path: str = "/predict", **headers: str) -> str:
         """Return the status of an answer, or the name of the error."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
-            connection.request("POST", "/predict", body, FORM | headers)
+            connection.request("POST", path, body, FORM | headers)
             answer = connection.getresponse()
             answer.read()
             return str(answer.status)
@@ -118,6 +118,8 @@ def main() -> None:
             server.told(f"10 of {len(large) / 1e6:.0f} MB", lambda: [server.ask(large) for _ in range(10)])
         for _ in range(2):
             server.told(f"32 of {len(large) / 1e6:.0f} MB at once", lambda: server.at_once(large, 32))
+        for _ in range(2):
+            server.told("20 heat maps", lambda: [server.ask(photo, "/heatmap") for _ in range(20)])
         server.told(f"a PNG of {len(too_large) / 1e6:.0f} MB", lambda: [server.ask(too_large)])
         pieces = (too_large[start : start + 65536] for start in range(0, len(too_large), 65536))
         server.told("the same, without its length", lambda: [server.ask(pieces)])
