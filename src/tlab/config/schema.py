@@ -19,6 +19,7 @@ REMOVED_KEYS = ("data.augment_on", "data.decode_on", "data.module.augment_on", "
 LARGEST_IMAGE_SIZE = 4096  # at which a network is tried out in seconds, with less than 1 GB of memory
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+RUN = "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint"
 DEBUG = "true: show the traceback of a mistake"
 
 
@@ -462,11 +463,9 @@ class TuneConfig:
 
 
 @dataclass
-class _ReadConfig:
-    """Keys that evaluate and predict have in common."""
+class _UseConfig:
+    """Keys that all commands which let a trained run answer have in common."""
 
-    batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
-    num_workers: int | None = key(None, "processes that decode images", least=0)
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
     precision: str | None = key(None, "null: as in the run", choices=(None, *PRECISIONS))
     calibrate: Any = key(
@@ -484,7 +483,22 @@ class _ReadConfig:
 
 
 @dataclass
-class OtherDataConfig:
+class _ReadConfig(_UseConfig):
+    """Keys that evaluate and predict have in common."""
+
+    batch_size: int | None = key(None, "images at a time; null: as in the run", least=1)
+    num_workers: int | None = key(None, "processes that decode images", least=0)
+
+
+@dataclass
+class ReadDataConfig:
+    """What can be read as an image."""
+
+    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
+
+
+@dataclass
+class OtherDataConfig(ReadDataConfig):
     """Images other than the run's own."""
 
     root: str | None = key(
@@ -494,7 +508,6 @@ class OtherDataConfig:
         path=True,
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
-    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
     labels: str | None = key(None, "of a run with data=csv: the table below root; null: as in the run", path=True)
     images: str | None = key(None, "likewise: folder of the images, relative to root", path=True)
     image_column: str | None = key(None, "likewise: column of the image's file name or path")
@@ -503,10 +516,9 @@ class OtherDataConfig:
 
 
 @dataclass
-class PredictedDataConfig:
+class PredictedDataConfig(ReadDataConfig):
     """Which images are predicted."""
 
-    max_megapixels: float | None = key(None, "largest readable image; null: as in the run", above=0)
     exclude: list[str] = key(list, "what to leave out below input, as glob patterns: one, or a list of them")
     images: str | None = key(None, "input=TABLE: folder of the images; null: the table's own", path=True)
     image_column: str | None = key(
@@ -519,9 +531,7 @@ class PredictedDataConfig:
 class EvaluateConfig(_ReadConfig):
     """Evaluation of a trained run (tlab-evaluate)."""
 
-    run: str = key(
-        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
-    )
+    run: str = key(MISSING, RUN, path=True)
     output: str | None = key(
         None,
         "write the metrics to this JSON file too, and evaluation_<split>.json beside it; null: into the run",
@@ -654,6 +664,15 @@ class StudyConfig:
     debug: bool = key(False, DEBUG)
 
 
+@dataclass
+class ServeConfig(_UseConfig):
+    """A page, and an endpoint for programs, of a trained run (tlab-serve)."""
+
+    run: str = key(MISSING, RUN, path=True)
+    port: int = key(8000, "at which it answers; 0: any free one, which is printed", least=0, most=65535)
+    data: ReadDataConfig = key(ReadDataConfig)
+
+
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -663,6 +682,7 @@ COMMANDS = {
     "audit": AuditConfig,
     "advise": AdviseConfig,
     "study": StudyConfig,
+    "serve": ServeConfig,
 }
 
 

@@ -186,3 +186,9 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, 2**25)  # the largest value allowed
     mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Let glibc return all freed memory to the system, much of which it keeps otherwise: when a process idles."""
+    if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

@@ -137,7 +137,18 @@ def decode(
     Raises:
         DecodeError: The file cannot be read; `reason` says why.
     """
-    content = read_bytes(path)
+    return decode_bytes(path, read_bytes(path), least_side, options, is_sound, exact)
+
+
+def decode_bytes(
+    path: Path,
+    content: bytes,
+    least_side: int | None = None,
+    options: DecodeOptions = DEFAULTS,
+    is_sound: bool = True,
+    exact: bool = True,
+) -> Tensor:
+    """Decode the content of an image file, see `decode`; `path` is for the error."""
     x_HWC = _plain_jpeg(content, least_side, options.max_megapixels, exact) if is_sound else None
     if x_HWC is None:
         with _reasons(path, content):

@@ -19,10 +19,10 @@ from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, single_threaded, thread_pool
 from tlab.core.text import as_text
 from tlab.data.augment.evaluation import ResizeCrop, ResizePad, evaluation_transform
-from tlab.data.decode import DecodeError, decode, upright_rgb
+from tlab.data.decode import DecodeError, decode_bytes, read_bytes, upright_rgb
 from tlab.data.decode_options import MOSTLY_THERE, DecodeOptions, Levels
 from tlab.data.sources.scan import images_to_predict
-from tlab.data.sources.verify import FileCheck, examine
+from tlab.data.sources.verify import FileCheck, examine_content
 from tlab.models.autotune.precision import Precision, autocast, find_accelerator
 from tlab.models.classifier import POOL
 from tlab.models.head import pool
@@ -86,13 +86,25 @@ def read_image(path: Path, views: Sequence[View], max_megapixels: float) -> tupl
         views: How the models want it.
         max_megapixels: Largest readable image.
     """
-    check = examine(path, max_megapixels)
+    try:
+        return read_content(path, read_bytes(path), views, max_megapixels)
+    except DecodeError as error:
+        return FileCheck(reason=error.reason), []
+
+
+def read_content(
+    path: Path, content: bytes, views: Sequence[View], max_megapixels: float
+) -> tuple[FileCheck, list[Tensor]]:
+    """Do what `read_image` does with the content of a file, which has this name."""
+    check = examine_content(path, content, max_megapixels)
     if check.reason not in ("", MOSTLY_THERE):
         return check, []
     whole = not check.damage
     try:
-        return check, [square(decode(path, square.least_side, options, whole)) for square, options in views]
-    except DecodeError as error:  # such as one that was removed since
+        return check, [
+            square(decode_bytes(path, content, square.least_side, options, whole)) for square, options in views
+        ]
+    except DecodeError as error:  # at full size
         return FileCheck(reason=error.reason), []
 
 

@@ -197,10 +197,19 @@ def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str], most: 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
     """Decode one file (JPEG at an eighth of the size, which finds the same faults) and hash its content."""
     # here, because it imports torch, which `read_files` does not need
-    from tlab.data.decode import DecodeError, examine_bytes, read_bytes
+    from tlab.data.decode import DecodeError, read_bytes
 
     try:
-        content = read_bytes(path)
+        return examine_content(path, read_bytes(path), max_megapixels)
+    except DecodeError as error:
+        return FileCheck(reason=error.reason)
+
+
+def examine_content(path: Path, content: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
+    """Do what `examine` does with the content of a file."""
+    from tlab.data.decode import DecodeError, examine_bytes
+
+    try:
         format_, samples, damage = examine_bytes(path, content, max_megapixels)
     except DecodeError as error:
         return FileCheck(reason=error.reason)

@@ -1,0 +1,89 @@
+"""The application: what is answered at which address."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from tlab.core.text import as_text, few
+from tlab.runs.directory import RunDirectory
+from tlab.runs.environment import versions
+from tlab.runs.trained_model import TrainedModel
+from tlab.serving.gate import Gate
+from tlab.serving.page import policy, serving_page
+from tlab.serving.predictor import Predictor
+
+
+def metadata(model: TrainedModel, run: Path) -> dict[str, Any]:
+    """Return what `/metadata` tells of a model; metrics where `run` is a run's directory, which they are of."""
+    trained = model.trained
+    metrics = RunDirectory(run).metrics() if run.is_dir() else {}
+    return {
+        "run": as_text(run.resolve().name) if run.is_dir() else None,
+        "checkpoint": as_text(trained.checkpoint.name),
+        "backbone": trained.config.backbone.name,
+        "image_size": trained.image_size,
+        "classes": list(model.classes),
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "temperature": model.temperature,
+        "version": versions().get("tlab"),
+    }
+
+
+def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate:
+    """Return the application, behind its gate.
+
+    Args:
+        predictor: What predicts.
+        about: See `metadata`.
+        port: Port at which it answers.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # whose pages of documentation ask elsewhere
+    page = serving_page(about, port, predictor.can_map)
+    way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
+
+    @app.get("/")
+    async def show() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/health")
+    async def tell_health() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metadata")
+    async def tell_metadata() -> JSONResponse:
+        return JSONResponse(about)
+
+    @app.post("/predict")
+    async def predict(file: list[UploadFile]) -> JSONResponse:
+        names = [each.filename or "image" for each in file]
+        waited_for = map(predictor.submit, names, (each.file for each in file))
+        answers = await asyncio.gather(*map(asyncio.wrap_future, waited_for))
+        results = [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
+        if not any("prediction" in each for each in results):
+            raise HTTPException(422, few(f"{each['name']}: {each['reason']}" for each in results))
+        return JSONResponse({"results": results})
+
+    if predictor.can_map:
+
+        @app.post("/heatmap")
+        async def map_heat(file: UploadFile, label: Annotated[str | None, Form(alias="class")] = None) -> Response:
+            classes = predictor.model.classes
+            if label is not None and label not in classes:
+                raise HTTPException(422, f"class={label} is none of {few(classes, 20)}")
+            name = file.filename or "image"
+            answer = await asyncio.wrap_future(predictor.submit_for_map(name, file.file, label))
+            if "reason" in answer:
+                raise HTTPException(422, f"{name}: {answer['reason']}")
+            return Response(answer["heat_map"], media_type="image/png")
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_way(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": f"the request has no image; {way}"}, 422)
+
+    return Gate(app, port, policy(page))

@@ -1,0 +1,145 @@
+"""One thread that predicts whatever waits, batch by batch."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.io import encode_png
+
+from tlab.core.hardware import return_freed_memory, single_threaded
+from tlab.explaining.layer_cam import grids, heat_maps, overlay, torchcam_is_there
+from tlab.predictions.rows import NO_ANSWER
+from tlab.runs.trained_model import Prediction, TrainedModel, read_content
+
+Answer = dict[str, Any]
+IDLE_SECONDS = 0.5  # without an image, after which memory is returned
+
+
+class _Image(NamedTuple):
+    name: str
+    file: IO[bytes]
+    answer: "Future[Answer]"
+    label: str | None = None  # class to map
+    is_mapped: bool = False
+
+
+class Predictor:
+    """A trained model in a thread of its own, which also decodes: one image after the other, so memory is bounded.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        can_map: Whether it has heat maps: torchcam is installed, and a stage of the network has positions.
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self.can_map = torchcam_is_there() and any(grids(model.module.net.backbone, model.trained.image_size))
+        self._batch_size = int(model.trained.config.data.batch_size)
+        self._waiting: SimpleQueue[_Image | None] = SimpleQueue()
+        self._is_closed = False
+        size = model.trained.image_size
+        next(model.predictions(torch.zeros(1, 3, size, size, dtype=torch.uint8)))  # what is imported late, too
+        self._thread = Thread(target=self._work, name="predictor", daemon=True)
+        self._thread.start()
+
+    def submit(self, name: str, file: IO[bytes]) -> "Future[Answer]":
+        """Return what will be the answer about an image.
+
+        It has `prediction`, `probability`, `probabilities` and `known`, and a `reason` where the file is cut short;
+        of what cannot be read the `reason` alone.
+
+        Args:
+            name: The file's name.
+            file: The file, which stays open until then.
+        """
+        return self._put(_Image(name, file, Future()))
+
+    def submit_for_map(self, name: str, file: IO[bytes], label: str | None) -> "Future[Answer]":
+        """Return what will be the `heat_map` of an image, a PNG of it as the model sees it; else the `reason`.
+
+        Args:
+            name: The file's name.
+            file: The file, which stays open until then.
+            label: The class for which its places speak; None: the most probable one.
+        """
+        return self._put(_Image(name, file, Future(), label, is_mapped=True))
+
+    def _put(self, image: _Image) -> "Future[Answer]":
+        self._waiting.put(image)
+        return image.answer
+
+    def close(self, seconds: float) -> bool:
+        """End the thread after the image at which it is, and tell whether it has ended within so many seconds."""
+        self._is_closed = True
+        self._waiting.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while not self._is_closed:
+            images = self._batch()
+            try:
+                for image, answer in zip(images, self._answers(images), strict=True):
+                    image.answer.set_result(answer)
+            except Exception as error:  # whatever it is: the next ones are still to be answered
+                for image in images:
+                    if not image.answer.done():
+                        image.answer.set_exception(error)
+
+    def _batch(self) -> list[_Image]:
+        """Return the images that wait, once there is one, but for those that nobody waits for any more."""
+        try:
+            images = [self._waiting.get(timeout=IDLE_SECONDS)]
+        except Empty:
+            return_freed_memory()
+            images = [self._waiting.get()]
+        with suppress(Empty):
+            while len(images) < self._batch_size:
+                images.append(self._waiting.get_nowait())
+        return [image for image in images if image and image.answer.set_running_or_notify_cancel()]
+
+    def _answers(self, images: list[_Image]) -> Iterator[Answer]:
+        """Yield an answer for each image."""
+        with single_threaded():
+            read = [(image, *self._read(image)) for image in images]
+        squares = [square for image, square, _ in read if square is not None and not image.is_mapped]
+        predictions = self.model.predictions(torch.stack(squares)) if squares else iter(())
+        for image, square, reason in read:
+            if square is None:
+                yield {"reason": reason}
+            elif image.is_mapped:
+                yield {"heat_map": self._map(square, image.label)}
+            else:
+                yield _answer(next(predictions), reason)
+
+    def _read(self, image: _Image) -> tuple[Tensor | None, str]:
+        """Return a file as the model wants it, uint8 `3 S S`, if it can be read, and what is to be said of it."""
+        if self._is_closed:
+            return None, "the server ends"
+        content, view = b"", self.model.view
+        with suppress(ValueError):  # a file that was closed, with its request
+            content = image.file.read()
+        check, views = read_content(Path(image.name), content, [view], view.options.max_megapixels)
+        return next(iter(views), None), check.reason
+
+    def _map(self, square: Tensor, label: str | None) -> bytes:
+        """Return an image, uint8 `3 S S`, below its heat map, as a PNG."""
+        asked = None if label is None else torch.tensor([self.model.classes.index(label)])
+        return encode_png(overlay(square, heat_maps(self.model, square[None], asked)[0])).numpy().tobytes()
+
+
+def _answer(prediction: Prediction, reason: str) -> Answer:
+    if not math.isfinite(prediction.probability):
+        return {"reason": NO_ANSWER}
+    label, probability, probabilities, known, _ = prediction
+    said = {"prediction": label, "probability": probability, "probabilities": probabilities, "known": known}
+    return said | ({"reason": reason} if reason else {})

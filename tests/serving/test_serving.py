@@ -1,0 +1,232 @@
+"""What a served run answers: the same as prediction says of the same files, and why not where it cannot."""
+
+import asyncio
+import io
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import tlab.serve
+from tlab.core.errors import UserError
+from tlab.runs.load import load_trained
+from tlab.runs.trained_model import TrainedModel
+from tlab.serving import gate
+from tlab.serving.app import build_app, metadata
+from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, Gate
+from tlab.serving.predictor import Predictor
+from tlab.serving.server import listen
+
+URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def model(trained) -> TrainedModel:
+    return TrainedModel(load_trained(trained), "cpu")
+
+
+@pytest.fixture(scope="module")
+def client(model, trained) -> Iterator[TestClient]:
+    predictor = Predictor(model)
+    yield TestClient(build_app(predictor, metadata(model, trained), 8000), URL)
+    assert predictor.close(10)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def pictures(photos) -> dict[str, bytes]:
+    """Name -> content of files of all kinds."""
+    red = Image.open(photos / "test/red/00.png").resize((200, 120))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    jpeg = encoded(red, "JPEG")
+    return {
+        "red.png": encoded(red, "PNG"),
+        "turned.jpg": encoded(red, "JPEG", exif=exif),
+        "print.jpg": encoded(red.convert("CMYK"), "JPEG"),
+        "deep.png": encoded(Image.fromarray(deep), "PNG"),
+        "cut short.jpg": jpeg[: int(0.8 * len(jpeg))],
+    }
+
+
+def post(client: TestClient, files: dict[str, bytes], **options):
+    return client.post("/predict", files=[("file", each) for each in files.items()], **options)
+
+
+def test_answers_are_those_of_prediction(client, model, pictures, tmp_path):
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+    expected = model.predict([tmp_path / name for name in pictures])
+    results = post(client, pictures).json()["results"]
+    assert [result["name"] for result in results] == list(pictures)
+    for result, said in zip(results, expected, strict=True):
+        assert result["probabilities"] == pytest.approx(said.probabilities, abs=1e-6)
+        assert (result["prediction"], result["known"]) == (said.label, said.known)
+        assert result["probability"] == max(result["probabilities"].values())
+        assert ("reason" in result) == (result["name"] == "cut short.jpg")
+
+
+def test_the_other_images_are_answered(client, pictures):
+    results = post(client, {"notes.txt": b"some text", "red.png": pictures["red.png"]}).json()["results"]
+    assert results[0] == {"name": "notes.txt", "reason": "text, not an image"}
+    assert results[1]["prediction"] in ("blue", "green", "red")
+
+
+def test_no_image_is_told_in_a_sentence(client):
+    alone = post(client, {"notes.txt": b"some text"})
+    assert (alone.status_code, alone.json()) == (422, {"detail": "notes.txt: text, not an image"})
+    for other in ({}, {"json": {"file": "x"}}, {"data": {"file": "x"}}):
+        no_form = client.post("/predict", **other)
+        assert no_form.status_code == 415
+        assert "fields named file" in no_form.json()["detail"]
+    for named in ("image", "file"):
+        no_file = client.post("/predict", files={named: (None, b"text")})
+        assert no_file.status_code == 422
+        assert "fields named file" in no_file.json()["detail"]
+
+
+def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkeypatch):
+    predictor = Predictor(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "predictions", lambda x: 1 / 0)
+        failed = predictor.submit("red.png", io.BytesIO(pictures["red.png"]))
+        assert isinstance(failed.exception(timeout=60), ZeroDivisionError)
+    answer = predictor.submit("red.png", io.BytesIO(pictures["red.png"])).result(timeout=60)
+    assert answer["prediction"] in model.classes
+    assert predictor.close(10)
+
+
+def test_a_heat_map_is_a_picture_of_a_class(client, model, pictures):
+    maps = {}
+    for label in (None, *model.classes):
+        asked = {} if label is None else {"class": label}
+        answer = client.post("/heatmap", files={"file": ("red.png", pictures["red.png"])}, data=asked)
+        assert answer.headers["content-type"] == "image/png"
+        maps[label] = Image.open(io.BytesIO(answer.content)).tobytes()
+        assert len(maps[label]) == 32 * 32 * 3
+    said = post(client, {"red.png": pictures["red.png"]}).json()["results"][0]["prediction"]
+    assert maps[None] == maps[said]
+    assert len({*maps.values()}) > 1
+    for file, label in ((pictures["red.png"], "cats"), (b"some text", "red")):
+        answer = client.post("/heatmap", files={"file": ("notes.txt", file)}, data={"class": label})
+        assert answer.status_code == 422
+        assert ("cats" if label == "cats" else "text, not an image") in answer.json()["detail"]
+
+
+def test_metadata_health_and_page(client, trained):
+    assert client.get("/health").status_code == 200
+    told = client.get("/metadata").json()
+    assert told["classes"] == ["blue", "green", "red"]
+    assert (told["image_size"], told["backbone"], told["checkpoint"]) == (32, "resnet18", "best.ckpt")
+    assert 0 <= told["metrics"]["val/acc"] <= 1
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert not {"access-control-allow-origin"} & {*page.headers}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": "evil.example:8000"}, 403),
+        ({"host": "127.0.0.1:9000"}, 403),
+        ({"host": "127.0.0.1:8000.evil.example"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://localhost:8000"}, 403),  # another page than that of this host
+        ({"origin": "null"}, 403),
+        ({"origin": URL}, 200),
+        ({"host": "LOCALHOST:8000"}, 200),
+        ({"host": "[::1]:8000", "origin": "http://[::1]:8000"}, 200),
+    ],
+    ids=str,
+)
+def test_only_this_machine_and_its_own_page_may_ask(client, pictures, headers, status):
+    answer = post(client, {"red.png": pictures["red.png"]}, headers=headers)
+    assert answer.status_code == status
+    assert (client.get("/health", headers=headers).status_code) == status
+
+
+class Asked:
+    """A request to an ASGI application that comes in parts."""
+
+    def __init__(self, parts: int = 1, part: bytes = b"", **headers: str) -> None:
+        self.left, self.part, self.read = parts, part, 0
+        named = {"host": "127.0.0.1:8000", "content-type": "multipart/form-data; boundary=x"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        raw = [(name.encode(), value.encode()) for name, value in named.items()]
+        self.scope = {"type": "http", "method": "POST", "path": "/predict", "headers": raw, "query_string": b""}
+        self.status, self.answered = 0, {}
+
+    async def receive(self) -> dict:
+        self.read += len(self.part)
+        self.left -= 1
+        return {"type": "http.request", "body": self.part, "more_body": self.left > 0}
+
+    async def send(self, message: dict) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.answered = message["status"], dict(message["headers"])
+
+
+def test_a_large_body_is_refused_unread_by_its_length_and_else_where_it_is_too_much(client):
+    known = Asked(content_length=str(MOST_BYTES + 1))
+    asyncio.run(client.app(known.scope, known.receive, known.send))
+    assert (known.status, known.read) == (413, 0)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    streamed = Asked(100, head.ljust(1_000_000, b" "))
+    asyncio.run(client.app(streamed.scope, streamed.receive, streamed.send))
+    assert streamed.status == 413
+    assert MOST_BYTES < streamed.read <= MOST_BYTES + 1_000_000
+
+
+def test_a_body_that_stops_gives_its_place_away(client, monkeypatch):
+    monkeypatch.setattr(gate, "IDLE_SECONDS", 0.05)
+    stopped = Asked()
+    asyncio.run(client.app(stopped.scope, asyncio.Event().wait, stopped.send))
+    assert stopped.status == 408
+
+
+def test_a_request_without_a_place_is_told_when_to_ask_again(monkeypatch):
+    monkeypatch.setattr(gate, "PLACE_SECONDS", 0.05)
+    go_on = asyncio.Event()
+
+    async def busy(scope, receive, send):
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def many() -> list[Asked]:
+        gated, asked = Gate(busy, 8000, ""), [Asked(content_length="10") for _ in range(MOST_REQUESTS + 3)]
+        tasks = [asyncio.create_task(gated(each.scope, each.receive, each.send)) for each in asked]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.gather(*tasks)
+        late = Asked(content_length="10")
+        await gated(late.scope, late.receive, late.send)
+        return [*asked, late]
+
+    *asked, late = asyncio.run(many())
+    refused = [each for each in asked if each.status == 503]
+    assert len(refused) == 3
+    assert all(int(each.answered[b"retry-after"]) > 0 for each in refused)
+    assert late.status == 200
+
+
+def test_a_port_that_is_taken_and_a_package_that_is_missing(monkeypatch, run_entry_point, capsys):
+    with listen(0) as taken, pytest.raises(UserError, match="give port=0") as caught:
+        listen(taken.getsockname()[1])
+    assert str(caught.value).startswith("port=")
+    monkeypatch.setattr(tlab.serve, "find_spec", lambda name: None if name == "uvicorn" else socket)
+    with pytest.raises(SystemExit, match="2"):
+        run_entry_point(tlab.serve.run, "serve", "run=nowhere")
+    assert "pip install 'tlab-transfer[serve]'" in capsys.readouterr().err
