@@ -15,7 +15,7 @@ FLOORS = (
     {"config", "data", "models", "pages"},
     {"finetuning", "runs"},
     {"comparison", "dashboards", "sweeps"},
-    {"advising", "assembly", "auditing", "launchers", "predictions", "search", "studies"},
+    {"advising", "assembly", "auditing", "exporting", "launchers", "predictions", "search", "studies"},
     {"entry points"},
 )
 MOST_MODULES = 16  # in a folder: what a reader takes in at a glance
