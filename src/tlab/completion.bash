@@ -31,4 +31,4 @@ _tlab_completion() {
     COMPREPLY=($(compgen -W "$choices" -- "$word"))
 }
 
-complete -o nospace -o default -F _tlab_completion python python3 tlab-train tlab-evaluate tlab-predict tlab-compare tlab-tune tlab-audit tlab-advise tlab-study tlab-serve
+complete -o nospace -o default -F _tlab_completion python python3 tlab-train tlab-evaluate tlab-predict tlab-compare tlab-tune tlab-audit tlab-advise tlab-study tlab-export tlab-serve

@@ -591,6 +591,27 @@ class PredictConfig(_ReadConfig):
 
 
 @dataclass
+class ExportConfig:
+    """A trained run as a model for others (tlab-export)."""
+
+    run: str = key(
+        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
+    )
+    format: str | None = key(
+        None, "null: by the ending of output, else onnx", choices=(None, "onnx", "torch_export")
+    )
+    output: str | None = key(
+        None, "the model; its card is FILE.md; null: model.onnx, or model.pt2 of torch_export", path=True
+    )
+    trust: Any = key(
+        False,
+        "true, only for files you trust: build whatever they name, which may run any code",
+        choices=(None, True, False),
+    )
+    debug: bool = key(False, DEBUG)
+
+
+@dataclass
 class CompareConfig:
     """A comparison of runs (tlab-compare)."""
 
@@ -677,6 +698,7 @@ COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
     "audit": AuditConfig,

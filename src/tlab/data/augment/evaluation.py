@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as TF
 # ImageNet's mean color, 255 * (0.485, 0.456, 0.406), which normalization maps to zero.
 MEAN_COLOR = (124, 116, 104)
 # Up to this ratio of the sides an image is resized whole, exactly as in torchvision's presets.
-_THIN = 2
+THIN = 2
 # Share of the shorter side that is kept, for callers in Python; a run's default is in conf/data/_common.yaml.
 CROP_FRACTION = 0.875
 # Oversampling of decoded images per side: resizing then hides the decoder's scaling, and crops keep detail.
@@ -45,7 +45,7 @@ class ResizeCrop:
     def __call__(self, x_CHW: Tensor) -> Tensor:
         """Resize and crop one image."""
         height, width = x_CHW.shape[-2:]
-        kept = _THIN * min(height, width)
+        kept = THIN * min(height, width)
         if max(height, width) > kept:  # of equal parity, to keep the center
             x_CHW = TF.center_crop(x_CHW, [min(side, kept + (side - kept) % 2) for side in (height, width)])
         x_CHW = TF.resize(x_CHW, [round(self.image_size / self.crop_fraction)], antialias=True)

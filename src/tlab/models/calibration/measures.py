@@ -66,6 +66,22 @@ def calibration_measures(logits: np.ndarray, labels: np.ndarray, temperature: fl
     return {name: found[name] for name in ("nll", "ece")}
 
 
+def class_measures(predicted: np.ndarray, labels: np.ndarray, classes: int) -> Measures:
+    """Return `accuracy`, `balanced_accuracy`, `macro_f1` and `kappa` of predicted labels, as `measures` does.
+
+    Args:
+        predicted: `N`.
+        labels: `N`.
+        classes: Number of classes.
+    """
+    correct = predicted == labels
+
+    def accuracy(weights: Weights) -> dict[str, np.ndarray]:
+        return {"accuracy": weights @ correct.astype(np.float64) / len(labels)}
+
+    return _bootstrapped(len(labels), accuracy, _of_classes(predicted, labels, classes))
+
+
 def _probabilities(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """Return scaled logits whose largest is 0, and probabilities: `N K`, float64."""
     z = logits.astype(np.float64) / temperature

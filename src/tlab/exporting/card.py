@@ -1,0 +1,257 @@
+"""The model card: what an exported model is, what is known of it, and how to run it (Mitchell et al. 2019)."""
+
+import csv
+import inspect
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tlab.core.text import counted, duration, few
+from tlab.dashboards.summary_table import TITLES
+from tlab.exporting.figures import SplitFigures, class_accuracies, figures
+from tlab.exporting.graph import ABOUT
+from tlab.exporting.photographs import read
+from tlab.exporting.self_check import Agreement
+from tlab.runs.directory import RunDirectory
+from tlab.runs.environment import versions
+from tlab.runs.load import Trained
+
+MOST_CLASSES = 50  # up to which each has a row
+IMPORTS = {
+    "onnx": ["import json", "", "import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"],
+    "torch_export": ["import json", "", "import numpy as np", "import torch", "from PIL import Image, ImageOps"],
+}
+RUN = {
+    "onnx": """\
+session = onnxruntime.InferenceSession({file})
+classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+probabilities = session.run(["probabilities"], {{"image": read("photo.jpg")}})[0][0]""",
+    "torch_export": """\
+about = {{"{about}": ""}}
+model = torch.export.load({file}, extra_files=about).module()
+classes = json.loads(about["{about}"])["class_names"]
+probabilities = model(torch.from_numpy(read("photo.jpg")))[0].tolist()""",
+}
+SHOW = """\
+for name, probability in sorted(zip(classes, probabilities), key=lambda pair: -pair[1])[:5]:
+    print(f"{probability:.4f} {name}")"""
+
+
+def card(
+    trained: Trained, run: RunDirectory, output: Path, format: str, temperature: float, agreement: Agreement
+) -> str:
+    """Return the model card as Markdown.
+
+    It names no folder of this machine, and shows no image.
+
+    Args:
+        trained: The run.
+        run: Its directory, which may hold nothing.
+        output: The model's file.
+        format: `onnx` or `torch_export`.
+        temperature: What logits are divided by in the graph.
+        agreement: How far the model agrees with the checkpoint.
+    """
+    known = figures(run, trained.checkpoint, trained.classes)
+    sections = {
+        f"# {output.name}": _purpose(trained, format, temperature),
+        "## How to run it": _how_to_run(output.name, format),
+        "## Agreement with the checkpoint": [f"In fp32 on the CPU: {agreement}."],
+        "## Network": _network(trained, run.record),
+        "## Data": _data(trained, run),
+        "## Training": _training(trained, run.record),
+        "## Measures": _measures(trained, run, known),
+        "## Calibration": _calibration(run.record, temperature),
+        "## What it was not tested on": _untested(trained, run, known),
+        "## Versions": [", ".join(f"{name} {number}" for name, number in versions().items())],
+    }
+    return "\n".join(f"{title}\n\n{chr(10).join(lines)}\n" for title, lines in sections.items())
+
+
+def _purpose(trained: Trained, format: str, temperature: float) -> list[str]:
+    size = trained.image_size
+    views = {
+        "crop": f"the shorter side becomes {round(size / trained.crop_fraction)} pixels, and of that the central "
+        f"{size} x {size} count",
+        "pad": f"the longer side becomes {size} pixels, and margins make it {size} x {size}",
+    }
+    kind = "An ONNX model" if format == "onnx" else "A program of torch.export"
+    deep = trained.decode_options.levels.integers
+    lines = [
+        f"{kind} that tells {counted(trained.classes, 'class', 'classes')} of images apart: "
+        f"{few(trained.classes, 20)}. One file holds all: resizing, normalization, network and temperature.",
+        "",
+        "- input `image`: uint8, N x 3 x H x W, RGB, upright, any size",
+        "- output `probabilities`: float32, N x K, in the order of `class_names` (in the file, as JSON)",
+        f"- what the network sees: {views[trained.resize]}",
+        f"- temperature: {temperature:.4g}"
+        + ("" if temperature != 1 else " (probabilities are the network's own)"),
+    ]
+    if deep is not None:
+        lines.append(f"- the training images had more than 8 bits: scale {deep[0]:g} to 0, and {deep[1]:g} to 255")
+    return lines
+
+
+def _how_to_run(name: str, format: str) -> list[str]:
+    packages = "onnxruntime" if format == "onnx" else "torch"
+    code = RUN[format].format(file=json.dumps(name, ensure_ascii=False), about=ABOUT)
+    body = [*IMPORTS[format], "", "", *inspect.getsource(read).splitlines(), "", "", code, SHOW]
+    return [f"In its folder, after `pip install {packages} numpy pillow`:", "", "```python", *body, "```"]
+
+
+def _network(trained: Trained, record: dict[str, Any]) -> list[str]:
+    backbone, head = trained.config.backbone, trained.module.net.head
+    stages = trained.module.net.backbone.stage_names
+    cut = f", cut behind {backbone.upto}" if backbone.get("upto") else ""
+    parameters = sum(each.numel() for each in trained.module.net.parameters())
+    mean, std = (
+        each.flatten().tolist() for each in (trained.module.net.normalize.mean, trained.module.net.normalize.std)
+    )
+    return [
+        f"- backbone: {backbone.name} ({backbone.library}){cut}; stages {', '.join(stages)}",
+        f"- weights before training: {record.get('weights', 'not known')} (their license applies too)",
+        f"- head: pooling {head.pooling}, hidden layers {[*trained.config.head.get('hidden', [])] or 'none'}",
+        f"- {counted(parameters, 'parameter')}, of checkpoint {trained.checkpoint.name}",
+        f"- normalization: mean {_numbers(mean)}, standard deviation {_numbers(std)}",
+    ]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _data(trained: Trained, run: RunDirectory) -> list[str]:
+    about = run.record.get("data") or {}
+    if not about or not run.data_file.exists():
+        return ["Not known: the checkpoint was exported without its run directory."]
+    with run.data_file.open(encoding="utf-8", newline="") as lines:
+        counts = Counter((row["split"], row["label"]) for row in csv.DictReader(lines))
+    splits = list(about["images"])
+    totals = ", ".join(f"{split} {number:,}" for split, number in about["images"].items())
+    told = [
+        f"- images: {totals}; {about.get('unreadable', 0)} unreadable were left out",
+        f"- from folder {Path(about['root']).name}",
+        f"- fingerprint of names, classes and content: {about['fingerprint']}",
+        "",
+    ]
+    right = dict(class_accuracies(run, "test"))
+    if len(trained.classes) > MOST_CLASSES:
+        each = sorted(counts["train", name] for name in trained.classes)
+        return [
+            *lines,
+            f"Training images of a class: {each[0]:,} to {each[-1]:,}, median {each[len(each) // 2]:,}.",
+        ]
+    rows = [
+        [name, *(f"{counts[split, name]:,}" for split in splits), f"{right[name]:.1%}" if name in right else "–"]
+        for name in trained.classes
+    ]
+    return [*told, *_table(["class", *splits, "right in test"], rows)]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *cells)]
+
+
+def _training(trained: Trained, record: dict[str, Any]) -> list[str]:
+    if not record:
+        return ["Not known: the checkpoint was exported without its run directory."]
+    rows = [
+        [
+            phase["name"],
+            few(phase["trained"], 8),
+            str(phase["epochs"]),
+            "-" if phase.get("seconds") is None else duration(phase["seconds"]),
+        ]
+        for phase in record.get("phases", [])
+    ]
+    choices = record.get("choices") or {}
+    lines = [
+        *_table(["phase", "trained", "epochs", "time"], rows),
+        "",
+        f"- plan {choices.get('finetune', 'not known')}, augmentation {choices.get('aug', 'not known')}, "
+        f"optimizer {choices.get('optimizer', 'not known')}, seed {record.get('seed')}, "
+        f"precision {trained.precision}",
+    ]
+    if trained.refitted:
+        refit = record.get("refit") or {}
+        lines.append(f"- then trained once more on {refit.get('images', 'all')} images, those of val among them")
+    return lines
+
+
+def _measures(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]) -> list[str]:
+    if trained.refitted:
+        told = "The refitted checkpoint has seen the validation images; these figures are of test images alone."
+        known = [each for each in known if each.split != "val"]
+        if not known:
+            before = run.metrics().get("val/acc")
+            return [
+                "The refitted checkpoint was not measured"
+                + (f"; before the refit accuracy in val was {before:.1%}." if before is not None else ".")
+            ]
+    else:
+        told = "Intervals: 95 %, by bootstrap over the images. In val they are of the epoch that val has chosen."
+    if not known:
+        return [
+            f"Nothing is known of {trained.checkpoint.name}: measure it with tlab.evaluate, and export it again."
+        ]
+    rows = [
+        [
+            each.split,
+            f"{each.images:,}",
+            TITLES.get(name, name.replace("_", " ")),
+            f"{measure.value:.3f}",
+            f"{measure.low:.3f} to {measure.high:.3f}",
+        ]
+        for each in known
+        for name, measure in each.measures.items()
+        if measure is not None
+    ]
+    return [told, "", *_table(["split", "images", "measure", "value", "interval"], rows)]
+
+
+def _calibration(record: dict[str, Any], temperature: float) -> list[str]:
+    fit = record.get("calibration") or {}
+    if "nll" not in fit:
+        return [f"Logits are divided by {temperature:.4g}; nothing else is known."]
+    rows = [
+        [title, f"{fit[name]:.4f}", f"{fit[f'{name}_scaled']:.4f}"]
+        for name, title in (("nll", "NLL"), ("ece", "ECE"))
+    ]
+    applied = "applied" if temperature != 1 else "not applied, since it does not lower the loss of other images"
+    value, images = record.get("temperature", 1), counted(fit["images"], "validation image")
+    return [
+        f"Temperature {value:.4g}, {applied}. Of {images}, each half scaled by what the other half gives:",
+        "",
+        *_table(["", "without", "with temperature"], rows),
+    ]
+
+
+def _untested(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]) -> list[str]:
+    splits = [each.split for each in known]
+    lines = []
+    if "test" not in splits:
+        lines.append(
+            "- on images that had no part in training: there is no test split, and val has chosen the epoch, so "
+            "its figures flatter"
+        )
+    others = [split.removeprefix("test/") for split in splits if split.startswith("test/")]
+    lines.append(
+        f"- on photographs of other origin than the test images and {few(others)}"
+        if others
+        else "- on photographs of other origin, such as other cameras, places or times: its images are of one set"
+    )
+    if "test" in splits:
+        right = dict(class_accuracies(run, "test"))
+        if missing := [name for name in trained.classes if name not in right]:
+            lines.append(f"- on {few(missing)}, of which test has no image")
+    lines += [
+        "- on images of none of its classes: it always names one of them",
+        "- on damaged, blurred, dark or deliberately misleading images",
+        "- for differences between groups of people, or any use in which errors do harm",
+    ]
+    if trained.resize == "crop":
+        lines.append("- on objects at the border of an image, which it does not look at")
+    return lines

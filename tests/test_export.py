@@ -1,0 +1,263 @@
+"""A trained run as one file: it says what the checkpoint says, in whatever runs it, and its card is true."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tlab.exporting.graph
+import tlab.exporting.self_check
+from tlab.config.hydra import compose
+from tlab.core.errors import RunFailed, UserError
+from tlab.export import _write, export
+from tlab.exporting.card import card
+from tlab.exporting.figures import figures
+from tlab.exporting.self_check import check, validation_images
+from tlab.models.calibration.measures import Measure
+from tlab.runs.directory import RunDirectory
+from tlab.runs.load import load_trained
+from tlab.runs.trained_model import TrainedModel
+from tlab.train import train
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def exported(run, output, *overrides):
+    return export(compose([f"run={run}", f"output={output}", *overrides], "export"))
+
+
+def session_of(file):
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def answers(file, x):
+    """Probabilities `N K` of images uint8 `N 3 H W`, by the file alone."""
+    if file.suffix == ".onnx":
+        return session_of(file).run(None, {"image": x})[0]
+    return torch.export.load(str(file)).module()(torch.from_numpy(x)).detach().numpy()
+
+
+def expected(run, x):
+    model = TrainedModel(load_trained(run), "cpu", "32-true")
+    return np.array([list(each.probabilities.values()) for each in model.predict(list(torch.from_numpy(x)))])
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(compose_quick, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("export") / "run"
+    train(compose_quick(run_dir=directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def files(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    agreements = {name: exported(run, folder / name) for name in ("model.onnx", "model.pt2")}
+    return folder, agreements
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_images_of_any_size_and_number_are_told_as_by_the_checkpoint(run, files, name):
+    for shape in [(1, 3, 37, 37), (32, 3, 37, 37), (3, 3, 61, 200), (1, 3, 1, 1), (1, 3, 5, 90)]:
+        x = noise(*shape)
+        np.testing.assert_allclose(answers(files[0] / name, x), expected(run, x), atol=1e-4)
+    agreement = files[1][name]
+    assert (agreement.images, agreement.of) == (18, "validation image")
+    assert agreement.same_label == 1
+    assert agreement.largest < 1e-4  # PNG files, which are decoded in one way
+
+
+def test_the_onnx_file_tells_its_interface(run, files):
+    session = session_of(files[0] / "model.onnx")
+    (given,), (first, *_) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape[1], first.name) == ("image", "tensor(uint8)", 3, "probabilities")
+    assert all(isinstance(given.shape[axis], str) for axis in (0, 2, 3))
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == ["blue", "green", "red"]
+    assert about["image_size"] == "32"
+    assert float(about["temperature"]) == TrainedModel(load_trained(run)).temperature
+    assert about["run"] == "run"
+    content = (files[0] / "model.onnx").read_bytes()
+    assert not any(str(place).encode() in content for place in (Path.cwd(), Path(torch.__file__).parent))
+    assert {file.name for file in files[0].iterdir()} == {
+        *("model.onnx", "model.onnx.md", "model.pt2", "model.pt2.md")
+    }
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_the_code_in_the_card_runs(run, files, photos, tmp_path, monkeypatch, capsys, name):
+    code = (files[0] / f"{name}.md").read_text().partition("```python\n")[2].partition("```")[0]
+    shutil.copy(files[0] / name, tmp_path)
+    turned = Image.open(photos / "test/red/00.png").rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "photo.jpg", format="PNG", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (prediction,) = TrainedModel(load_trained(run), "cpu", "32-true").predict("photo.jpg")
+    assert printed[0][1] == prediction.label
+    assert {name: float(p) for p, name in printed} == pytest.approx(prediction.probabilities, abs=1e-4)
+
+
+def test_the_card_tells_data_and_measures(run, files, photos):
+    card = (files[0] / "model.onnx.md").read_text()
+    record, metrics = (json.loads((run / name).read_text()) for name in ("run.json", "metrics.json"))
+    assert record["data"]["fingerprint"] in card
+    assert "| red | 12 | 6 | 6 |" in card
+    line = next(line for line in card.splitlines() if line.startswith("| test | 18 | accuracy"))
+    value, interval = (cell.strip() for cell in line.split("|")[4:6])
+    low, high = map(float, interval.split(" to "))
+    assert float(value) == pytest.approx(metrics["test/acc"], abs=1e-3)
+    assert low <= float(value) <= high
+    assert str(photos) not in card
+
+
+def test_an_evaluation_of_the_same_checkpoint_tells_more(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    measure = {"value": 0.125, "low": 0.0625, "high": 0.25}
+    told = {"checkpoint": "elsewhere/best.ckpt", "images": 17, "accuracy": measure, "ece": measure, "auroc": None}
+    (copy / "evaluation_test.json").write_text(json.dumps(told))
+    classes = ("blue", "green", "red")
+    best, last = (
+        figures(RunDirectory(copy), copy / f"checkpoints/{name}.ckpt", classes) for name in ("best", "last")
+    )
+    assert [(each.split, each.images) for each in best] == [("val", 18), ("test", 17)]
+    assert best[1].measures == {name: Measure(**measure) for name in ("accuracy", "ece")}
+    assert last == []
+
+
+def test_a_checkpoint_alone_is_compared_on_drawn_images(run, files, tmp_path):
+    shutil.copy(run / "checkpoints/best.ckpt", tmp_path / "alone.ckpt")
+    alone = RunDirectory(tmp_path / "nowhere")
+    assert validation_images(alone) == []
+    model = TrainedModel(load_trained(tmp_path / "alone.ckpt"), "cpu", "32-true")
+    agreement = check(model, lambda x: answers(files[0] / "model.onnx", x), [])
+    assert agreement.of == "drawn image"
+    assert agreement.largest < 1e-4
+    text = card(model.trained, alone, tmp_path / "model.onnx", "onnx", model.temperature, agreement)
+    assert text.count("checkpoint was exported without its run") == 2
+    assert "measure it with" in text
+
+
+def test_a_model_that_says_something_else_is_not_written(run, tmp_path, monkeypatch):
+    forward = tlab.exporting.graph.Preprocessing.forward
+    monkeypatch.setattr(tlab.exporting.graph.Preprocessing, "forward", lambda self, x: forward(self, x) // 2)
+    (tmp_path / "model.pt2").write_text("an earlier one")
+    with pytest.raises(RunFailed, match="nothing is written"):
+        exported(run, tmp_path / "model.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "an earlier one"
+
+
+def test_ties_are_no_disagreement_but_other_labels_are(run, photos):
+    model = TrainedModel(load_trained(run), "cpu", "32-true")
+    photographs = sorted(photos.glob("val/*/*.png"))
+
+    def answer(x, photograph):
+        """The checkpoint's probabilities; of photographs, which come alone and large, other ones."""
+        own = np.array([list(each.probabilities.values()) for each in model.predict(list(torch.from_numpy(x)))])
+        return photograph(own) if x.shape[-1] == 40 else own
+
+    def swapped(own):
+        return own[:, ::-1] if own.argmax() != 1 else own[:, [1, 0, 2]]
+
+    own = np.array([list(each.probabilities.values()) for each in model.predict(photographs)])
+    apart = np.array([each.max() - swapped(each[None])[0][each.argmax()] for each in own])
+    agreement = check(model, lambda x: answer(x, swapped), photographs)
+    assert agreement.same_label == pytest.approx((apart < 0.02).mean())
+    assert not agreement.is_close
+
+
+def killed(function):
+    """Carry out a function in a fork that ends by SIGKILL."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_killed_export_leaves_no_file(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tlab.exporting.self_check, "check", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        killed(lambda: exported(run, tmp_path / "model.pt2"))
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        killed(lambda: _write(tmp_path / "model.pt2", b"content", "card"))
+    assert all(file.name.startswith(".") for file in tmp_path.iterdir())
+    _write(tmp_path / "model.pt2", b"content", "card")
+    assert {file.name for file in tmp_path.iterdir()} == {"model.pt2", "model.pt2.md"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["output=model.txt", "format=onnx"], "output=model.onnx"),
+        (["format=coreml"], "format=coreml is not one of null, onnx, torch_export"),
+        (["run=nowhere"], "run=nowhere has no checkpoint"),
+    ],
+)
+def test_mistakes(run, tmp_path, monkeypatch, overrides, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        export(compose([f"run={run}", *overrides], "export"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tlab.exporting.graph, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'tlab-transfer\[onnx\]'"):
+        exported(run, tmp_path / "model.onnx")
+
+
+class Halved(torch.nn.Module):
+    """What a graph cannot hold: the way depends on the values."""
+
+    def forward(self, x):
+        return x / 2 if float(x.sum()) > 0 else x
+
+
+def test_what_a_graph_cannot_hold_is_told(run, tmp_path, monkeypatch):
+    normalize = tlab.models.classifier.Normalize.forward
+    halved = Halved()
+    monkeypatch.setattr(tlab.models.classifier.Normalize, "forward", lambda self, x: halved(normalize(self, x)))
+    with pytest.raises(UserError, match=r"cannot be exported .* python -m tlab\.predict"):
+        exported(run, tmp_path / "model.pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["backbone=resnet18", "finetune.ema=0.9", "data.resize=pad"],
+        ["backbone=efficientnet_lite0", "head.pooling=max", "refit=true"],
+        ["backbone=vgg11_bn", "data.image_size=64", "data.crop_fraction=1"],
+        ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "data.image_size=224", "head.pooling=token_avg"],
+        ["backbone=mobilenet_v3_small", "head=mlp", "head.normalize=true", "backbone.upto=features.6"],
+    ],
+    ids=" ".join,
+)
+def test_whatever_a_run_may_be(compose_run, tmp_path, overrides):
+    cfg = compose_run(*overrides)
+    train(cfg)
+    agreement = exported(cfg.run_dir, tmp_path / "model.onnx")
+    assert agreement.same_label == 1
+    size = round(cfg.data.image_size / cfg.data.crop_fraction)
+    for number in (1, 32):
+        x = noise(number, 3, size, size)
+        np.testing.assert_allclose(answers(tmp_path / "model.onnx", x), expected(cfg.run_dir, x), atol=1e-4)
