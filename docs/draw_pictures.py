@@ -35,9 +35,9 @@ def tlab(command: str, *overrides: str, cwd: Path) -> None:
 
 
 def keep(page: Page, name: str) -> None:
-    """Write what the page shows as `pictures/<name>.png`."""
-    file = PICTURES / f"{name}.png"
-    page.screenshot(path=file)
+    """Write what the page shows as `pictures/<name>`."""
+    file = PICTURES / name
+    page.screenshot(path=file, **({"quality": 85} if file.suffix == ".jpg" else {}))
     if file.stat().st_size > LARGEST:
         raise SystemExit(f"{file} has {file.stat().st_size} bytes, more than {LARGEST}")
     print(f"{file}: {file.stat().st_size} bytes")
@@ -57,7 +57,7 @@ def tensorboard(page: Page, runs: Path) -> None:
                 time.sleep(1)
         page.goto(f"{address}/?darkMode=false#scalars&tagFilter={TAGS}")
         page.wait_for_timeout(8000)  # until its charts are drawn
-        keep(page, "tensorboard")
+        keep(page, "tensorboard.png")
     finally:
         server.terminate()
         server.wait()
@@ -78,7 +78,14 @@ def main() -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 920})
         page.goto((sweep / "report.html").as_uri())
         page.wait_for_timeout(1000)
-        keep(page, "comparison")
+        keep(page, "comparison.png")
+        best = sweep / "aug=none,finetune=lp_ft" / "seed=0"
+        tlab("evaluate", f"run={best}", "report=true", cwd=work)
+        page.goto((best / "report_test.html").as_uri())
+        page.wait_for_timeout(1000)
+        page.set_viewport_size({"width": WIDTH, "height": 640})
+        page.locator("#mistakes h2").evaluate("heading => scrollTo(0, heading.offsetTop - 20)")
+        keep(page, "mistakes.jpg")
         page.set_viewport_size({"width": WIDTH, "height": 760})
         tensorboard(page, sweep / "aug=none,finetune=lp_ft")
         browser.close()
