@@ -138,13 +138,14 @@ def test_an_evaluation_of_the_same_checkpoint_tells_more(run, tmp_path):
     assert last == []
 
 
-def test_a_checkpoint_alone_is_compared_on_drawn_images(run, files, tmp_path):
+def test_a_checkpoint_alone_is_compared_on_drawn_images(run, files, tmp_path, caplog):
     shutil.copy(run / "checkpoints/best.ckpt", tmp_path / "alone.ckpt")
     alone = RunDirectory(tmp_path / "nowhere")
     assert validation_images(alone) == []
     model = TrainedModel(load_trained(tmp_path / "alone.ckpt"), "cpu", "32-true")
-    agreement = check(model, lambda x: answers(files[0] / "model.onnx", x), [])
+    agreement = check(model, lambda x: answers(files[0] / "model.onnx", x), [tmp_path / "gone.png"])
     assert agreement.of == "drawn image"
+    assert "1 validation image is gone or cannot be read" in caplog.text
     assert agreement.largest < 1e-4
     text = card(model.trained, alone, tmp_path / "model.onnx", "onnx", model.temperature, agreement)
     assert text.count("checkpoint was exported without its run") == 2
@@ -244,11 +245,11 @@ def test_what_a_graph_cannot_hold_is_told(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["backbone=resnet18", "finetune.ema=0.9", "data.resize=pad"],
-        ["backbone=efficientnet_lite0", "head.pooling=max", "refit=true"],
-        ["backbone=vgg11_bn", "data.image_size=64", "data.crop_fraction=1"],
-        ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "data.image_size=224", "head.pooling=token_avg"],
-        ["backbone=mobilenet_v3_small", "head=mlp", "head.normalize=true", "backbone.upto=features.6"],
+        ["backbone=resnet18", "backbone.upto=layer1", "finetune.ema=0.9", "data.resize=pad"],
+        ["backbone=efficientnet_lite0", "backbone.upto=stage3", "head.pooling=max", "refit=true"],
+        ["backbone=vgg11", "backbone.upto=block3", "data.crop_fraction=1"],
+        ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.upto=blocks_1", "head.pooling=token_avg"],
+        ["backbone=mobilenet_v3_small", "backbone.upto=block2", "head=mlp", "head.normalize=true"],
     ],
     ids=" ".join,
 )
@@ -260,4 +261,4 @@ def test_whatever_a_run_may_be(compose_run, tmp_path, overrides):
     size = round(cfg.data.image_size / cfg.data.crop_fraction)
     for number in (1, 32):
         x = noise(number, 3, size, size)
-        np.testing.assert_allclose(answers(tmp_path / "model.onnx", x), expected(cfg.run_dir, x), atol=1e-4)
+        np.testing.assert_allclose(answers(tmp_path / "model.onnx", x), expected(Path(cfg.run_dir), x), atol=1e-4)

@@ -1,6 +1,5 @@
 """A trained run as one graph, from raw images to probabilities, and that graph as the bytes of a file."""
 
-import copy
 import io
 import json
 import logging
@@ -27,16 +26,19 @@ MOST_BYTES = 2**31 - 2**24  # of weights in one ONNX file, whose format (protobu
 ABOUT = "tlab.json"  # what an exported program says of itself
 
 
+Run = Callable[[np.ndarray], np.ndarray]  # images uint8 `N 3 H W` -> probabilities `N K`, float32
+
+
 class Exported(NamedTuple):
     """A model as others get it.
 
     Attributes:
         content: Content of its file.
-        run: What that content makes of images uint8 `N 3 H W`: probabilities `N K`, float32.
+        run: Function that runs this content.
     """
 
     content: bytes
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Run
 
 
 class PhotographClassifier(nn.Module):
@@ -53,7 +55,7 @@ class PhotographClassifier(nn.Module):
         super().__init__()
         square = evaluation_transform(trained.image_size, trained.resize, trained.crop_fraction)
         self.preprocessing = Preprocessing(square)
-        self.net = copy.deepcopy(trained.module.net).to(memory_format=torch.contiguous_format)
+        self.net = trained.module.net.to(memory_format=torch.contiguous_format)  # as files hold them
         self.temperature = temperature
         self.eval()
 
@@ -100,9 +102,13 @@ def export_graph(trained: Trained, temperature: float, format: str, about: Mappi
         for node in module.graph.nodes:
             node.meta.pop("stack_trace", None)  # names folders of this machine
     if format == "torch_export":
-        return _as_torch_export(program, about)
+        file = io.BytesIO()
+        with _blamed(run, "give format=onnx with an output=FILE.onnx"):
+            torch.export.save(program, file, extra_files={ABOUT: json.dumps(about)})
+        return Exported(file.getvalue(), _torch_runner(file))
     with _blamed(run, "give format=torch_export with an output=FILE.pt2"):
-        return _as_onnx(program, about)
+        content = _onnx_content(program, about)
+    return Exported(content, _onnx_runner(content))
 
 
 @contextmanager
@@ -121,22 +127,18 @@ def _blamed(run: str, way_out: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _as_torch_export(program: ExportedProgram, about: Mapping[str, Any]) -> Exported:
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={ABOUT: json.dumps(about)})
-    content = file.getvalue()
-    module = torch.export.load(io.BytesIO(content)).module()
+def _torch_runner(file: io.BytesIO) -> Run:
+    file.seek(0)
+    module = torch.export.load(file).module()
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return module(torch.from_numpy(x)).numpy()
 
-    return Exported(content, run)
+    return run
 
 
-def _as_onnx(program: ExportedProgram, about: Mapping[str, Any]) -> Exported:
-    import onnxruntime
-
+def _onnx_content(program: ExportedProgram, about: Mapping[str, Any]) -> bytes:
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -146,14 +148,23 @@ def _as_onnx(program: ExportedProgram, about: Mapping[str, Any]) -> Exported:
         verbose=False,
     )
     assert exported is not None
-    proto = exported.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+    model = exported.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]  # how torch came to it
-    del proto.metadata_props[:]
+    del model.metadata_props[:]
     for name, value in about.items():
-        proto.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
-    content = proto.SerializeToString()
+        model.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
+    return model.SerializeToString()
+
+
+def _onnx_runner(content: bytes) -> Run:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Exported(content, lambda x: session.run(["probabilities"], {"image": x})[0])
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return session.run(["probabilities"], {"image": x})[0]
+
+    return run

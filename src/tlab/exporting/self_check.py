@@ -2,7 +2,8 @@
 
 import csv
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlab.config.overrides import shell_argument
 from tlab.core.errors import RunFailed
 from tlab.core.text import counted
 from tlab.data import progress_bar
+from tlab.exporting.graph import Run
 from tlab.exporting.photographs import read
 from tlab.runs.directory import RunDirectory
 from tlab.runs.trained_model import TrainedModel, read_image
+
+log = logging.getLogger(__name__)
 
 MOST_IMAGES = 200
 BATCH = 32
@@ -23,8 +28,6 @@ EXACT = 1e-3  # largest difference in probability, from the same pixels, that is
 TIE = 0.02  # two classes whose probabilities are closer than that are one answer
 SAME_LABEL = 0.99  # share of photographs below which there is a warning
 DRAWN_SIZES = ((48, 64), (200, 150), (333, 500), (64, 64), (600, 400), (31, 77), (120, 500), (257, 255))
-
-Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Agreement(NamedTuple):
@@ -62,14 +65,14 @@ class Agreement(NamedTuple):
 
 
 def validation_images(run: RunDirectory) -> list[Path]:
-    """Return the run's validation images that are there, `MOST_IMAGES` at most, evenly from all classes."""
+    """Return the run's validation images, `MOST_IMAGES` at most, evenly from all classes; some may be gone."""
     root = (run.record.get("data") or {}).get("root")
     if root is None or not run.data_file.exists():
         return []
     with run.data_file.open(encoding="utf-8", newline="") as lines:
         files = [Path(root, row["path"]) for row in csv.DictReader(lines) if row["split"] == "val"]
-    step = max(1, len(files) // MOST_IMAGES)
-    return [file for file in files[::step][:MOST_IMAGES] if file.is_file()]
+    number = min(len(files), MOST_IMAGES)
+    return [files[place * len(files) // number] for place in range(number)]
 
 
 def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
@@ -77,7 +80,7 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
 
     Args:
         model: The run, in fp32 on the CPU, with the temperature of the exported model.
-        run: What the exported model makes of images uint8 `N 3 H W`: probabilities `N K`.
+        run: The exported model.
         files: Photographs; without one that can be read, drawn pixels are compared.
 
     Raises:
@@ -88,7 +91,11 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
         kept.append(square)
         pairs.append((ours, theirs))
     of = "validation image"
+    if len(pairs) < len(files):
+        missing = counted(len(files) - len(pairs), f"{of} is", f"{of}s are")
+        log.warning("%s gone or cannot be read, and not compared", missing)
     if not pairs:
+        log.warning("Without the run's validation images, drawn ones are compared")
         of = "drawn image"
         for x in _drawn():
             kept.append(model.view.square(x))
@@ -99,8 +106,9 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
     exact = float(max(np.abs(one - reference[:1]).max(), np.abs(all_ - reference).max()))
     if not exact <= EXACT:  # nor NaN
         raise RunFailed(
-            f"the exported model is wrong by {exact:.2g} in a probability from the same pixels, so nothing is "
-            "written; give another format=onnx or torch_export, or another version of torch"
+            f"the exported model is wrong by {exact:.2g} in a probability from the same pixels, so nothing is written; "
+            f"use the run as it is, with python -m tlab.predict {shell_argument('run', model.trained.checkpoint)} "
+            "input=PHOTOS"
         )
     ours, theirs = (np.concatenate(each) for each in zip(*pairs, strict=True))
     rows, label = np.arange(len(ours)), theirs.argmax(axis=1)
@@ -117,7 +125,7 @@ def _photographs(
         (_, squares) = read_image(file, [model.view], model.view.options.max_megapixels)
         try:
             pixels = read(str(file))
-        except (OSError, SyntaxError, ValueError):  # Pillow's errors for a damaged file
+        except Exception:  # Pillow raises many kinds for a damaged file
             continue
         if squares:
             yield squares[0], _reference(model, squares[0][None]), run(pixels)
