@@ -116,8 +116,8 @@ def test_the_card_tells_data_and_measures(run, files, photos):
     record, metrics = (json.loads((run / name).read_text()) for name in ("run.json", "metrics.json"))
     assert record["data"]["fingerprint"] in card
     assert "| red | 12 | 6 | 6 |" in card
-    line = next(line for line in card.splitlines() if line.startswith("| test | 18 | accuracy"))
-    value, interval = (cell.strip() for cell in line.split("|")[4:6])
+    line = next(line for line in card.splitlines() if line.startswith("| test | best.ckpt | 18 | accuracy"))
+    value, interval = (cell.strip() for cell in line.split("|")[5:7])
     low, high = map(float, interval.split(" to "))
     assert float(value) == pytest.approx(metrics["test/acc"], abs=1e-3)
     assert low <= float(value) <= high
@@ -134,8 +134,19 @@ def test_an_evaluation_of_the_same_checkpoint_tells_more(run, tmp_path):
         figures(RunDirectory(copy), copy / f"checkpoints/{name}.ckpt", classes) for name in ("best", "last")
     )
     assert [(each.split, each.images) for each in best] == [("val", 18), ("test", 17)]
+    assert [each.checkpoint for each in best] == ["best.ckpt", "best.ckpt"]
     assert best[1].measures == {name: Measure(**measure) for name in ("accuracy", "ece")}
     assert last == []
+
+
+def test_a_refitted_checkpoint_has_no_figure_on_what_it_has_trained_on(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    measure = {"value": 0.9, "low": 0.8, "high": 1.0}
+    told = {"checkpoint": "refit.ckpt", "images": 18, "accuracy": measure}
+    for split in ("val", "test"):
+        (copy / f"evaluation_{split}.json").write_text(json.dumps(told))
+    found = figures(RunDirectory(copy), copy / "refit.ckpt", ("blue", "green", "red"))
+    assert [(each.split, each.checkpoint) for each in found] == [("val", "best.ckpt"), ("test", "refit.ckpt")]
 
 
 def test_a_checkpoint_alone_is_compared_on_drawn_images(run, files, tmp_path, caplog):
@@ -156,7 +167,7 @@ def test_a_model_that_says_something_else_is_not_written(run, tmp_path, monkeypa
     forward = tlab.exporting.graph.Preprocessing.forward
     monkeypatch.setattr(tlab.exporting.graph.Preprocessing, "forward", lambda self, x: forward(self, x) // 2)
     (tmp_path / "model.pt2").write_text("an earlier one")
-    with pytest.raises(RunFailed, match="nothing is written"):
+    with pytest.raises(RunFailed, match="wrong by"):
         exported(run, tmp_path / "model.pt2")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     assert (tmp_path / "model.pt2").read_text() == "an earlier one"

@@ -62,7 +62,7 @@ def card(
         "## Network": _network(trained, run.record),
         "## Data": _data(trained, run),
         "## Training": _training(trained, run.record),
-        "## Measures": _measures(trained, run, known),
+        "## Measures": _measures(trained, known),
         "## Calibration": _calibration(run.record, temperature),
         "## What it was not tested on": _untested(trained, run, known),
         "## Versions": [", ".join(f"{name} {number}" for name, number in versions().items())],
@@ -111,7 +111,7 @@ def _network(trained: Trained, record: dict[str, Any]) -> list[str]:
     )
     return [
         f"- backbone: {backbone.name} ({backbone.library}){cut}; stages {', '.join(stages)}",
-        f"- weights before training: {record.get('weights', 'not known')} (their license applies too)",
+        f"- weights before training: {record.get('weights', 'not known')}; a license of theirs is one of this file",
         f"- head: pooling {head.pooling}, hidden layers {[*trained.config.head.get('hidden', [])] or 'none'}",
         f"- {counted(parameters, 'parameter')}, of checkpoint {trained.checkpoint.name}",
         f"- normalization: mean {_numbers(mean)}, standard deviation {_numbers(std)}",
@@ -181,25 +181,18 @@ def _training(trained: Trained, record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _measures(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]) -> list[str]:
-    if trained.refitted:
-        told = "The refitted checkpoint has seen the validation images; these figures are of test images alone."
-        known = [each for each in known if each.split != "val"]
-        if not known:
-            before = run.metrics().get("val/acc")
-            return [
-                "The refitted checkpoint was not measured"
-                + (f"; before the refit accuracy in val was {before:.1%}." if before is not None else ".")
-            ]
-    else:
-        told = "Intervals: 95 %, by bootstrap over the images. In val they are of the epoch that val has chosen."
+def _measures(trained: Trained, known: Sequence[SplitFigures]) -> list[str]:
     if not known:
         return [
             f"Nothing is known of {trained.checkpoint.name}: measure it with tlab.evaluate, and export it again."
         ]
+    told = "Intervals: 95 %, by bootstrap over the images. In val they are of the epoch that val has chosen."
+    if trained.refitted and any(each.checkpoint != trained.checkpoint.name for each in known):
+        told += f" What {trained.checkpoint.name} is worth, which has trained on val too, is not measured there."
     rows = [
         [
             each.split,
+            each.checkpoint,
             f"{each.images:,}",
             TITLES.get(name, name.replace("_", " ")),
             f"{measure.value:.3f}",
@@ -209,7 +202,7 @@ def _measures(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]
         for name, measure in each.measures.items()
         if measure is not None
     ]
-    return [told, "", *_table(["split", "images", "measure", "value", "interval"], rows)]
+    return [told, "", *_table(["split", "checkpoint", "images", "measure", "value", "interval"], rows)]
 
 
 def _calibration(record: dict[str, Any], temperature: float) -> list[str]:
@@ -232,7 +225,9 @@ def _calibration(record: dict[str, Any], temperature: float) -> list[str]:
 def _untested(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]) -> list[str]:
     splits = [each.split for each in known]
     lines = []
-    if "test" not in splits:
+    if "test" in ((run.record.get("data") or {}).get("images") or {}) and "test" not in splits:
+        lines.append("- on the test images, of which there are some")
+    elif "test" not in splits:
         lines.append(
             "- on images that had no part in training: there is no test split, and val has chosen the epoch, so "
             "its figures flatter"

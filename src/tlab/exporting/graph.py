@@ -24,8 +24,6 @@ from tlab.runs.load import Trained
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MOST_BYTES = 2**31 - 2**24  # of weights in one ONNX file, whose format (protobuf) ends at 2 GB
 ABOUT = "tlab.json"  # what an exported program says of itself
-
-
 Run = Callable[[np.ndarray], np.ndarray]  # images uint8 `N 3 H W` -> probabilities `N K`, float32
 
 

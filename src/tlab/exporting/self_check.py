@@ -105,10 +105,10 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
     one, all_ = run(same[:1].numpy()), run(same.numpy())
     exact = float(max(np.abs(one - reference[:1]).max(), np.abs(all_ - reference).max()))
     if not exact <= EXACT:  # nor NaN
+        run_key = shell_argument("run", model.trained.checkpoint)
         raise RunFailed(
-            f"the exported model is wrong by {exact:.2g} in a probability from the same pixels, so nothing is written; "
-            f"use the run as it is, with python -m tlab.predict {shell_argument('run', model.trained.checkpoint)} "
-            "input=PHOTOS"
+            f"the exported model is wrong by {exact:.2g} in a probability from the same pixels, so nothing is "
+            f"written; use the run as it is, with python -m tlab.predict {run_key} input=PHOTOS"
         )
     ours, theirs = (np.concatenate(each) for each in zip(*pairs, strict=True))
     rows, label = np.arange(len(ours)), theirs.argmax(axis=1)
