@@ -110,6 +110,7 @@ def _fix(
     for sentence in left_out_sentences(images, left_out, found.findings):
         print(f"  {sentence}")
     of_source = {"data", "data.split_seed", "data.check_seconds", *(f"data.{key}" for key in run.data.source)}
+    of_source -= {"data.group"}  # its column is in the table too
     kept = [override for override in overrides if key_and_value(override)[0] not in of_source]
     table = {"root": str(found.root), "labels": str(file), "images": ".", "split_column": "split"}
     table |= {"image_column": "path", "label_column": "label"}

@@ -4,28 +4,30 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tlab.auditing.finding import Finding
-from tlab.auditing.images import AuditedImages
+from tlab.auditing.images import SPLITS, AuditedImages
 from tlab.core.files import write_csv
 from tlab.core.text import counted
 
 COLUMNS = ("path", "label", "split")
-SPLITS = ("train", "val", "test")  # a further test is no part of a table
 
 
 def write_cleaned(file: Path, images: AuditedImages, left_out: Collection[int]) -> int:
-    """Write the table, atomically, and return its number of rows.
+    """Write the table, with the further columns that the images have, atomically; return its number of rows.
 
     Args:
         file: The table.
         images: The readable images.
         left_out: Rows of those to leave out.
     """
+    further = {name: cells for name, cells in images.columns.items() if name not in COLUMNS}
     rows = [
         dict(zip(COLUMNS, (images.names[row], images.label(row), images.splits[row]), strict=True))
+        | {name: cells[row] for name, cells in further.items()}
         for row in range(len(images.names))
         if row not in left_out and images.splits[row] in SPLITS
     ]
-    write_csv(file, COLUMNS, sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["label"], row["path"])))
+    rows.sort(key=lambda row: (SPLITS.index(row["split"]), row["label"], row["path"]))
+    write_csv(file, (*COLUMNS, *further), rows)
     return len(rows)
 
 
@@ -42,12 +44,10 @@ def left_out_sentences(
     gone = set().union(*left_out.values())
     trained = {label for row, label in enumerate(images.labels.tolist()) if images.splits[row] == "train"}
     still = {images.labels[row] for row, split in enumerate(images.splits) if split == "train" and row not in gone}
-    number = {
-        kind: sum(each.kind == kind for each in findings) for kind in ("unreadable", "label_issue", "group_leak")
-    }
+    number = {kind: sum(each.kind == kind for each in findings) for kind in ("label_issue", "group_leak")}
     sentences = [f"without {counted(rows, 'image')} {reason}" for reason, rows in left_out.items() if rows]
-    if number["unreadable"]:
-        sentences.append(f"without {counted(number['unreadable'], 'file')} that cannot be read")
+    if broken := [each for each in findings if each.kind == "unreadable" and each.split in SPLITS]:
+        sentences.append(f"without {counted(broken, 'file')} that cannot be read")
     if number["label_issue"]:
         labels = counted(number["label_issue"], "suspected label")
         sentences.append(f"with {labels} as they are: a classifier suspects, a person decides (findings.csv)")

@@ -49,14 +49,15 @@ def held_out_probabilities(
 ) -> NDArray[np.float64]:
     """Return the probabilities of the classes for each image, by a linear probe that was solved on others.
 
-    Five folds, classes evenly divided, copies of an image in one of them; the mean of three such divisions.
+    Five folds, classes evenly divided, copies of an image and groups in one of them; the mean of three such
+    divisions.
 
     Args:
         features: `N D`.
         labels: `N`.
         num_classes: Number of classes K.
         names: A name for each image, from which the folds follow.
-        group_of: Name -> what it shares with its copies.
+        group_of: Name -> what it shares with its copies and its group.
 
     Returns:
         `N K`, float64; NaN for an image without which its class would be missing in the others.
@@ -65,25 +66,28 @@ def held_out_probabilities(
     for name, label in zip(names, labels.tolist(), strict=True):
         by_class[f"{label:06}"].append(name)
     strength = solve([features], labels, num_classes).l2
-    found = np.empty((DIVISIONS, len(labels), num_classes))
+    total, times = np.zeros((len(labels), num_classes)), np.zeros((len(labels), 1))
     for division in range(DIVISIONS):
         fold_of = fold_groups(by_class, group_of, FOLDS, seed=division)
         fold = np.array([fold_of.get(name, -1) for name in names])
         logits = held_out_logits(features, labels, num_classes, fold, strength)
-        found[division] = torch.from_numpy(logits).softmax(dim=1).numpy()
-    return found.mean(axis=0)
+        probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
+        held_out = np.isfinite(probabilities).all(axis=1)
+        total[held_out] += probabilities[held_out]
+        times[held_out] += 1
+    return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 
 
 def neighbor_shares(
     neighbors: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int, groups: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Return the share of each class among the nearest neighbors of each image, copies of it left aside: `N K`.
+    """Return the share of each class among the nearest neighbors of each image, `N K`; its group is left aside.
 
     Args:
         neighbors: Rows, `N k`.
         labels: `N`.
         num_classes: Number of classes K.
-        groups: What each image shares with its copies.
+        groups: What each image shares with its copies and its group.
     """
     _, group = np.unique(np.array(groups), return_inverse=True)
     counted = group[neighbors] != group[:, None]
