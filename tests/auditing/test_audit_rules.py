@@ -59,30 +59,37 @@ def test_pairs_connect_clusters():
         ("{number:04}.jpg", False),
         ("{number:04}_{label}.jpg", False),
         ("{label}/{within:04} of 40.jpg", False),  # the same numbers in each class
+        ("{split}/{label}/{in_split:03}_a.jpg", False),  # the same numbers in each split
         ("{shard:02}/{shard:02}{number:04}.jpg", False),  # spread over folders by number
     ],
 )
 def test_names_tell_groups(name, has_groups):
-    rows = [(group, image, label) for label in range(2) for group in range(10) for image in range(4)]
+    images = [(label, group, image) for label in range(2) for group in range(10) for image in range(4)]
+    splits = ["val" if image == 3 else "train" for *_, image in images]
     names = [
         name.format(
+            label=label,
+            split=split,
             group=100 + group + 10 * label,
             image=10 * group + image,
-            label=label,
             number=number,
             within=number % 40,
+            in_split=group if image == 3 else 3 * group + image,
             shard=number % 8,
         )
-        for number, (group, image, label) in enumerate(sorted(rows, key=lambda row: row[2]))
+        for number, ((label, group, image), split) in enumerate(zip(images, splits, strict=True))
     ]
-    pattern, groups = image_groups(names, [str(label) for *_, label in sorted(rows, key=lambda row: row[2])], None)
+    pattern, groups = image_groups(names, [str(label) for label, *_ in images], splits, None)
     assert bool(pattern) == has_groups
     assert len({*groups}) == (20 if has_groups else 1)
 
 
 def test_a_column_tells_groups():
     names = ["1_1.jpg", "1_2.jpg", "2_1.jpg", "/elsewhere/2_2.jpg"]
-    assert image_groups(names, ["a"] * 4, "patient", ["x", " y", "NaN", ""]) == ("patient", ["x", "y", "", ""])
+    assert image_groups(names, ["a"] * 4, ["train"] * 4, "patient", ["x", " y", "NaN", ""]) == (
+        "patient",
+        ["x", "y", "", ""],
+    )
 
 
 def test_a_group_in_two_splits_leaks():

@@ -42,7 +42,7 @@ def find_all(images: AuditedImages, group: str | None) -> tuple[tuple[Finding, .
     copies = find_copies(images, None if neighbors is None else neighbors[:, :NEIGHBOR])
     remarks = list(copies.remarks)
     labels = [images.label(row) for row in range(len(images.names))]
-    told_by, groups = image_groups(images.names, labels, group, images.columns.get(group or ""))
+    told_by, groups = image_groups(images.names, labels, images.splits, group, images.columns.get(group or ""))
     findings = [*findings_of(copies, images), *_leaks(images, told_by, groups), *_rare(images)]
     if images.features is not None and neighbors is not None and cosines is not None:
         if has_cleanlab():
@@ -93,11 +93,11 @@ def _label_issues(
         reason = (
             f"the other images say {suggested} ({issue.other:.0%}), not {images.label(issue.row)} ({issue.own:.0%})"
         )
-        found.append(_of_image(images, issue.row, "label_issue", 1 - issue.own, reason, suggested))
+        found.append(_of_image(images, issue.row, "label_issue", issue.wrong, reason, suggested))
     unknown = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     remark = (
-        f"Nothing can be said of the labels of {counted(unknown, 'image')}, since without it or its group no other "
-        "image of its class would be left."
+        f"Nothing can be said of the labels of {counted(unknown, 'image')}, since none of the same class is left "
+        "without its copies and its group."
     )
     return found, [remark] * bool(len(unknown))
 

@@ -16,7 +16,7 @@ PATTERNS = (  # what captures the group in a path, the most telling first; `data
     r"(?:^|/)([^/]+)/(?!\1)[^/]+$",  # a folder for each; not 00/00123.jpg, which spreads files over folders
 )
 COVERED = 0.5  # least share of the images that a pattern matches
-TOGETHER = 0.3  # least share of them in groups of two and more of a class
+TOGETHER = 0.3  # least share of them in groups of two and more of a class and split
 LARGEST = 1 / 3  # share of its class from which a group is no person or series, but a kind
 
 
@@ -38,16 +38,22 @@ class GroupLeak:
 
 
 def image_groups(
-    names: Sequence[str], classes: Sequence[str], given: str | None, cells: Sequence[str] | None = None
+    names: Sequence[str],
+    classes: Sequence[str],
+    splits: Sequence[str],
+    given: str | None,
+    cells: Sequence[str] | None = None,
 ) -> tuple[str, list[str]]:
     """Return the column or the pattern that tells groups, and the group of each image, "" where it is in none.
 
-    A pattern counts if it matches most names, and many of one class share what it captures, but no group has a
-    large part of a class: `cat.1.jpg` is a cat, and no series; `1_cat.jpg` and `1_dog.jpg` are numbered alike.
+    A pattern counts if it matches most names, and many of one class and split share what it captures, but no group
+    has a large part of a class: `cat.1.jpg` is a cat, and no series. The numbers of `1_cat.jpg` and `1_dog.jpg`, or
+    of `train/cat/1_a.jpg` and `val/cat/1_a.jpg`, say nothing.
 
     Args:
         names: Paths relative to the root of the data.
         classes: Name of each image's class.
+        splits: Split of each.
         given: `data.group`, which counts in any case.
         cells: Those of the table's column of that name; None: there is none, or no table.
 
@@ -64,15 +70,16 @@ def image_groups(
         if expression.groups != 1:
             continue
         groups = [captured(expression, name) for name in names]
-        if any(groups) if given is not None else _are_groups(groups, classes):
+        if any(groups) if given is not None else _are_groups(groups, classes, splits):
             return pattern, groups
     return "", [""] * len(names)
 
 
-def _are_groups(groups: Sequence[str], classes: Sequence[str]) -> bool:
+def _are_groups(groups: Sequence[str], classes: Sequence[str], splits: Sequence[str]) -> bool:
     sizes = Counter(classes)
     in_class = Counter((group, name) for group, name in zip(groups, classes, strict=True) if group)
-    together = sum(number for number in in_class.values() if number > 1)
+    in_split = Counter(place for place in zip(groups, classes, splits, strict=True) if place[0])
+    together = sum(number for number in in_split.values() if number > 1)
     if in_class.total() < COVERED * len(groups) or together < TOGETHER * len(groups):
         return False
     return all(number == 1 or number <= LARGEST * sizes[name] for (_, name), number in in_class.items())
