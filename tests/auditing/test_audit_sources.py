@@ -28,7 +28,7 @@ def folder(tmp_path, scene):
                 place = tmp_path / name / part / label
                 place.mkdir(parents=True)
                 for i in range(count):
-                    cv2.imwrite(str(place / f"{i}.png"), scene(next(numbers), 96))
+                    cv2.imwrite(str(place / f"{name[0]}{i}.png"), scene(next(numbers), 96))
         return tmp_path / name
 
     return draw
@@ -41,10 +41,10 @@ def printed_command(printed: str, pasted) -> list[str]:
 
 def test_what_a_further_test_has_leaves_training_and_nothing_else(folder, audited, tmp_path, pasted):
     root, new = folder("train", "val", "test"), folder(".", name="new")
-    shutil.copy(new / "cats/0.png", root / "train/cats/copy.png")
-    shutil.copy(new / "cats/1.png", root / "test/cats/copy.png")
-    cv2.imwrite(str(root / "train/dogs/mirrored.png"), cv2.imread(str(new / "dogs/0.png"))[:, ::-1])
-    (new / "dogs/2.png").write_bytes(b"no image")
+    shutil.copy(new / "cats/n0.png", root / "train/cats/copy.png")
+    shutil.copy(new / "cats/n1.png", root / "test/cats/copy.png")
+    cv2.imwrite(str(root / "train/dogs/mirrored.png"), cv2.imread(str(new / "dogs/n0.png"))[:, ::-1])
+    (new / "dogs/n2.png").write_bytes(b"no image")
     found, printed = audited(f"data.root={root}", f"data.tests={{new: {new}}}", "fix=true")
     across = {(each.path, each.split) for each in found.findings if each.kind == "exact_duplicate"}
     assert across == {("train/cats/copy.png", "train/test/new"), ("test/cats/copy.png", "test/test/new")}
@@ -56,13 +56,13 @@ def test_what_a_further_test_has_leaves_training_and_nothing_else(folder, audite
     assert "cannot be read" not in printed.partition("cleaned:")[2]  # that file is in no table
     data = open_images(compose([*printed_command(printed, pasted), f"run_dir={tmp_path}"]))
     measured = {Path(sample.file) for sample in data.samples("test/new")}
-    assert measured == {*new.rglob("*.png")} - {new / "dogs/2.png"}
+    assert measured == {*new.rglob("*.png")} - {new / "dogs/n2.png"}
     assert [issue for issue in data.issues if "byte for byte" in issue] == []
 
 
 def test_the_columns_of_a_table_are_used_and_kept(folder, audited, tmp_path, pasted):
     root = folder(".", count=10)
-    names = [f"{label}/{i}.png" for label in ("cats", "dogs") for i in range(10)]
+    names = [f"{label}/p{i}.png" for label in ("cats", "dogs") for i in range(10)]
     lines = [
         f"{name},{name[:4]},{'valid' if i % 5 == 0 else 'train'},p{i // 2},{i}" for i, name in enumerate(names)
     ]
