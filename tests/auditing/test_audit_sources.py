@@ -60,6 +60,15 @@ def test_what_a_further_test_has_leaves_training_and_nothing_else(folder, audite
     assert [issue for issue in data.issues if "byte for byte" in issue] == []
 
 
+def test_no_command_is_printed_that_could_not_train(folder, audited):
+    root = folder("train", "val", count=2)
+    for i in range(2):
+        shutil.copy(root / f"val/cats/p{i}.png", root / "train/cats")
+    _, printed = audited(f"data.root={root}", "fix=true")
+    assert "with no image to train on of cats" in printed
+    assert "train:" not in printed
+
+
 def test_the_columns_of_a_table_are_used_and_kept(folder, audited, tmp_path, pasted):
     root = folder(".", count=10)
     names = [f"{label}/p{i}.png" for label in ("cats", "dogs") for i in range(10)]
@@ -73,13 +82,14 @@ def test_the_columns_of_a_table_are_used_and_kept(folder, audited, tmp_path, pas
     assert len(leaks) == 4  # 0, 5, 10, 15 are each in val, with their patient's other image in train
     assert all("data.group=patient" in each.reason for each in leaks)
     cleaned = rows(tmp_path / "audit/cleaned.csv")
-    assert [*cleaned[0]] == ["path", "label", "split", "fold", "patient", "age"]
+    assert [*cleaned[0]] == ["path", "label", "split", "patient", "age"]
     assert {row["path"]: (row["patient"], row["age"]) for row in cleaned} == {
         name: (f"p{i // 2}", str(i)) for i, name in enumerate(names)
     }
     data = open_images(compose([*printed_command(printed, pasted), f"run_dir={tmp_path}"]))
     assert {split: len(samples) for split, samples in data.index.splits.items()} == {"train": 16, "val": 4}
     assert [issue for issue in data.issues if "4 groups of data.group are cut" in issue]
+    assert not [issue for issue in data.issues if "names splits" in issue]
 
 
 def test_heic_is_an_image_like_others(folder, audited, scene):
