@@ -1,6 +1,6 @@
 """What `tlab.audit` finds of faults that were put into a copy of a folder of images: precision and recall by kind.
 
-python benchmarks/audit_faults.py --root DATA/hymenoptera DATA/pacs_photo --seeds 2
+python benchmarks/audit_faults.py --root DATA/hymenoptera DATA/pacs_photo --seeds 0 1
 python benchmarks/audit_faults.py --pairs DATA/cifar10_kaggle   # near pairs among all images, side by side
 python benchmarks/audit_faults.py --time 10000                  # seconds for drawn images of 256 px
 """
@@ -210,13 +210,13 @@ def main() -> None:
     """Do what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", nargs="*", type=Path, default=[], help="folders with train/, val/ ...")
-    parser.add_argument("--seeds", type=int, default=1, help="number of choices of images")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="each a choice of images")
     parser.add_argument("--pairs", type=Path, help="any folder of images")
     parser.add_argument("--picture", type=Path, default=Path("outputs/near_pairs.png"), help="where to draw them")
     parser.add_argument("--time", type=int, help="number of images to draw")
     arguments = parser.parse_args()
     for root in arguments.root:
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             faults(root, seed)
     if arguments.pairs:
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)

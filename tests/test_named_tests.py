@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tlab.assembly.frozen_features import open_images
 from tlab.config.hydra import compose
 from tlab.config.overrides import as_override
 from tlab.core.errors import UserError
@@ -47,6 +48,19 @@ def test_named_folders_are_measured_like_the_test_split(compose_run, photos, fol
     for name in ("again", "fog"):
         asked = compose([f"run={run.path}", "num_workers=0", "accelerator=cpu", f"split={name}"], "evaluate")
         assert evaluate(asked)[f"test/{name}/loss"] == pytest.approx(metrics[f"test/{name}/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("place", "count"), [("", 4), ("absolute", 6)])
+def test_a_table_is_read_where_its_path_leads_below_the_test(compose_run, folder, place, count):
+    own, new = folder("own", {"red": 6, "green": 6}), folder("new", {"red": 4, "green": 2})
+    for root, most in ((own, 6), (new, 2)):
+        chosen = [file for label in ("red", "green") for file in sorted((root / label).iterdir())[:most]]
+        lines = [f"{file.relative_to(root)},{file.parent.name}" for file in chosen]
+        (root / "all.csv").write_text("\n".join(["id,label", *lines]))
+    table = own / "all.csv" if place else "all.csv"  # that one says nothing of the images of a test
+    keys = ("data=csv", f"data.root={own}", f"data.labels={table}", "data.images=.")
+    data = open_images(compose_run(*keys, as_override("data.tests", {"new": str(new)})))
+    assert len(data.samples("test/new")) == count
 
 
 def test_what_differs_from_the_training_data_is_told(compose_run, photos, folder, tmp_path, caplog):

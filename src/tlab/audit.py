@@ -103,13 +103,17 @@ def _fix(
     left_out: "Mapping[str, Collection[int]]",
 ) -> None:
     """Write the cleaned table, and print what it has not and the command that trains on it."""
-    from tlab.auditing.cleaned import left_out_sentences, write_cleaned
+    from tlab.auditing.cleaned import classes_lost, left_out_sentences, write_cleaned
 
-    count = write_cleaned(file, images, set().union(*left_out.values()))
+    gone = set().union(*left_out.values())
+    count = write_cleaned(file, images, gone, run.data.get("split_column"))
     print(f"cleaned:   {short_path(file)}, {counted(count, 'image')}, no file is changed:")
     for sentence in left_out_sentences(images, left_out, found.findings):
         print(f"  {sentence}")
+    if classes_lost(images, gone):
+        return
     of_source = {"data", "data.split_seed", "data.check_seconds", *(f"data.{key}" for key in run.data.source)}
+    of_source -= {"data.group"}  # its column is in the table too
     kept = [override for override in overrides if key_and_value(override)[0] not in of_source]
     table = {"root": str(found.root), "labels": str(file), "images": ".", "split_column": "split"}
     table |= {"image_column": "path", "label_column": "label"}

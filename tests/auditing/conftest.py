@@ -2,6 +2,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tlab.audit import OWN_KEYS, audit
+from tlab.config.hydra import compose
+from tlab.config.run_overrides import gather
+
+QUICK = ("backbone=mobilenet_v3_small", "backbone.weights=bundled", "data.image_size=48", "trainer=cpu")
+
 
 @pytest.fixture(scope="session")
 def scene():
@@ -20,3 +26,14 @@ def scene():
         return image.clip(0, 255).astype(np.uint8)
 
     return draw
+
+
+@pytest.fixture
+def audited(tmp_path, capsys):
+    """A function that carries out `tlab.audit` with the arguments, and returns the audit and what was printed."""
+
+    def run(*arguments: str):
+        found = audit(compose(gather([*arguments, *QUICK], OWN_KEYS, "tlab.audit"), "audit"), tmp_path / "audit")
+        return found, capsys.readouterr().out
+
+    return run

@@ -200,7 +200,7 @@ def test_too_many_for_the_page_leave_the_lowest_scores_out(root, tmp_path, monke
     ]
     odd = [Finding("outlier", f"train/dog/{i}.png", "", "train", "dog", score=i / 10) for i in range(3)]
     file = write_page(audit_of(root, *near, *odd), tmp_path)
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8").replace("<wbr>", "")
     assert pictures(file) == 4
     assert "The first 2 of 5" in text
     assert "The page shows 4 images" in text

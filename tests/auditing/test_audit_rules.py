@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from tlab.auditing.audit_images import find_all
 from tlab.auditing.balance import rare_classes
 from tlab.auditing.copies import Copies, clusters, to_leave_out
 from tlab.auditing.duplicates import Pair
-from tlab.auditing.groups import group_leaks, name_groups
+from tlab.auditing.groups import group_leaks, image_groups
 from tlab.auditing.image_measures import ImageMeasures
 from tlab.auditing.images import AuditedImages
 from tlab.auditing.label_issues import held_out_probabilities, label_issues, neighbor_shares
@@ -15,14 +18,23 @@ from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
 
 def images(splits, labels):
     names = [f"{number}.jpg" for number in range(len(splits))]
-    return AuditedImages("/", ("a", "b"), names, splits, np.array(labels), [], [], [], None)
+    return AuditedImages(Path("/"), ("a", "b"), names, splits, np.array(labels), [], [], [], None)
 
 
 def test_what_is_measured_is_kept_and_what_contradicts_itself_is_not():
     splits, labels = ["test", "val", "train", "train", "train", "train", "train"], [0, 0, 0, 0, 1, 0, 0]
     copies = Copies([[0, 2], [3, 4]], [Pair(1, 5, 0.9), Pair(5, 6, 0.9)], [])
-    same, contradicting, changed = to_leave_out(copies, images(splits, labels)).values()
-    assert (same, contradicting, changed) == ({2}, {3, 4}, {5, 6})
+    left_out = to_leave_out(copies, images(splits, labels))
+    assert [rows for rows in left_out.values() if rows] == [{2}, {3, 4}, {5, 6}]
+
+
+def test_a_further_test_stays_as_it_is():
+    splits = ["test/new", "test/new", "test/new", "test/new", "test", "test", "val", *["train"] * 5]
+    labels = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    copies = Copies([[0, 4, 5, 7], [1, 6, 8], [2, 9]], [Pair(3, 10, 0.9), Pair(4, 11, 0.9)], [])
+    left_out = to_leave_out(copies, images(splits, labels))
+    assert [rows for rows in left_out.values() if rows] == [{5, 7}, {6, 8}, {9}, {11}, {10}]
+    assert sum("data.tests" in reason for reason, rows in left_out.items() if rows) == 2
 
 
 def test_pairs_connect_clusters():
@@ -40,17 +52,44 @@ def test_pairs_connect_clusters():
         ("{label}/{label}.{image}.jpg", False),
         ("{label}/n0144{label}_{image}.jpg", False),  # a code of the class
         ("{label}/IMG_{image}.jpg", False),
+        ("{label}/patient{group}_img{image}.png", True),
+        ("{label}/IMG_{group}_crop{image}.jpg", True),
+        ("{label}/scan {group} ({image}).tif", True),
+        ("{label}/{group}/{image}.jpg", True),
+        ("{number:04}.jpg", False),
+        ("{number:04}_{label}.jpg", False),
+        ("{label}/{within:04} of 40.jpg", False),  # the same numbers in each class
+        ("{split}/{label}/{in_split:03}_a.jpg", False),  # the same numbers in each split
+        ("{shard:02}/{shard:02}{number:04}.jpg", False),  # spread over folders by number
     ],
 )
 def test_names_tell_groups(name, has_groups):
-    rows = [(group, image, label) for label in range(2) for group in range(10) for image in range(4)]
+    images = [(label, group, image) for label in range(2) for group in range(10) for image in range(4)]
+    splits = ["val" if image == 3 else "train" for *_, image in images]
     names = [
-        name.format(group=100 + group + 10 * label, image=10 * group + image, label=label)
-        for group, image, label in rows
+        name.format(
+            label=label,
+            split=split,
+            group=100 + group + 10 * label,
+            image=10 * group + image,
+            number=number,
+            within=number % 40,
+            in_split=group if image == 3 else 3 * group + image,
+            shard=number % 8,
+        )
+        for number, ((label, group, image), split) in enumerate(zip(images, splits, strict=True))
     ]
-    pattern, groups = name_groups(names, [str(label) for *_, label in rows], None)
+    pattern, groups = image_groups(names, [str(label) for label, *_ in images], splits, None)
     assert bool(pattern) == has_groups
     assert len({*groups}) == (20 if has_groups else 1)
+
+
+def test_a_column_tells_groups():
+    names = ["1_1.jpg", "1_2.jpg", "2_1.jpg", "/elsewhere/2_2.jpg"]
+    assert image_groups(names, ["a"] * 4, ["train"] * 4, "patient", ["x", " y", "NaN", ""]) == (
+        "patient",
+        ["x", "y", "", ""],
+    )
 
 
 def test_a_group_in_two_splits_leaks():
@@ -88,6 +127,33 @@ def test_swapped_labels_are_suspected():
     found = label_issues(held_out_probabilities(features, labels, 3, names, {}), labels)
     assert {issue.row for issue in found} == {4, 40}
     assert all(issue.suggested == truth[issue.row] for issue in found)
+
+
+def test_a_group_does_not_speak_for_its_own_labels():
+    pytest.importorskip("cleanlab")
+    draw = np.random.default_rng(0)
+    patient, image = np.divmod(np.arange(160), 4)
+    truth = patient % 2
+    own_looks = draw.normal(size=(40, 60))[patient]  # by which a classifier knows a patient again
+    features = np.concatenate([np.eye(2)[truth], own_looks], axis=1) + draw.normal(scale=0.1, size=(160, 62))
+    labels = np.where(patient == 7, 1 - truth, truth)
+    noise = draw.integers(0, 255, (160, 64, 64)).astype(np.uint8)
+    all_of_them = AuditedImages(
+        Path("/"),
+        ("ill", "well"),
+        [f"patient{p}_{i}.png" for p, i in zip(patient, image, strict=True)],
+        ["train"] * 160,
+        labels,
+        [measures()._replace(gray=gray, digest=str(number)) for number, gray in enumerate(noise)],
+        ["PNG"] * 160,
+        [""] * 160,
+        features.astype(np.float32),
+    )
+    for pattern, found in ((r"(patient\d+)_", 4), (r"(.+)\.png", 0)):
+        findings, _, _ = find_all(all_of_them, pattern)
+        suspected = {each.path for each in findings if each.kind == "label_issue"}
+        assert len({f"patient7_{i}.png" for i in range(4)} & suspected) == found
+        assert len(suspected) < 10
 
 
 def test_copies_do_not_vote_for_each_other():

@@ -1,7 +1,7 @@
 """The audit of a run's images: everything that deserves a look, in one list of findings."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tlab.auditing.balance import rare_classes
 from tlab.auditing.copies import Copies, clusters, find_copies, findings_of
 from tlab.auditing.finding import RGB, Finding, in_order
-from tlab.auditing.groups import group_leaks, name_groups
+from tlab.auditing.groups import group_leaks, image_groups
 from tlab.auditing.images import AuditedImages
 from tlab.auditing.label_issues import (
     CLEANLAB_MISSING,
@@ -22,7 +22,7 @@ from tlab.auditing.label_issues import (
 from tlab.auditing.outliers import NEIGHBOR, outliers
 from tlab.auditing.quality import quality_issues
 from tlab.config.overrides import shell_argument
-from tlab.core.text import as_text
+from tlab.core.text import as_text, counted
 from tlab.data.datamodule import ImageDataModule
 from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
 
@@ -41,10 +41,13 @@ def find_all(images: AuditedImages, group: str | None) -> tuple[tuple[Finding, .
         neighbors, cosines = nearest_neighbors(images.features, VOTERS)
     copies = find_copies(images, None if neighbors is None else neighbors[:, :NEIGHBOR])
     remarks = list(copies.remarks)
-    findings = [*findings_of(copies, images), *_leaks(images, group), *_rare(images)]
+    labels = [images.label(row) for row in range(len(images.names))]
+    told_by, groups = image_groups(images.names, labels, images.splits, group, images.columns.get(group or ""))
+    findings = [*findings_of(copies, images), *_leaks(images, told_by, groups), *_rare(images)]
     if images.features is not None and neighbors is not None and cosines is not None:
         if has_cleanlab():
-            findings += _label_issues(images, images.features, neighbors, copies)
+            suspected, told = _label_issues(images, images.features, neighbors, copies, groups)
+            findings, remarks = [*findings, *suspected], [*remarks, *told]
         else:
             remarks.append(CLEANLAB_MISSING)
         findings += [
@@ -65,25 +68,41 @@ def _of_image(
 
 
 def _label_issues(
-    images: AuditedImages, features: NDArray[np.float32], neighbors: NDArray[np.int64], copies: Copies
-) -> Iterator[Finding]:
+    images: AuditedImages,
+    features: NDArray[np.float32],
+    neighbors: NDArray[np.int64],
+    copies: Copies,
+    groups: Sequence[str],
+) -> tuple[list[Finding], list[str]]:
+    """Return the suspected labels, and a remark on images of which nothing can be said.
+
+    Copies and the images of a group are judged by others alone, which know nothing of their own label.
+    """
     same = [(rows[0], row) for rows in copies.exact for row in rows[1:]]
-    together = clusters([*same, *(pair[:2] for pair in copies.near)])
+    first: dict[str, int] = {}
+    grouped = [(first.setdefault(group, row), row) for row, group in enumerate(groups) if group]
+    together = clusters([*same, *(pair[:2] for pair in copies.near), *grouped])
     group_of = {images.names[row]: images.names[min(rows)] for rows in together for row in rows}
     of_probe = held_out_probabilities(features, images.labels, len(images.classes), images.names, group_of)
-    groups = [group_of.get(name, name) for name in images.names]
-    of_neighbors = neighbor_shares(neighbors, images.labels, len(images.classes), groups)
+    judged_apart = [group_of.get(name, name) for name in images.names]
+    of_neighbors = neighbor_shares(neighbors, images.labels, len(images.classes), judged_apart)
     probabilities = (of_probe + of_neighbors) / 2  # each has mistakes of its own
+    found = []
     for issue in label_issues(probabilities, images.labels):
         suggested = images.classes[issue.suggested]
         reason = (
             f"the other images say {suggested} ({issue.other:.0%}), not {images.label(issue.row)} ({issue.own:.0%})"
         )
-        yield _of_image(images, issue.row, "label_issue", 1 - issue.own, reason, suggested)
+        found.append(_of_image(images, issue.row, "label_issue", issue.wrong, reason, suggested))
+    unknown = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    remark = (
+        f"Nothing can be said of the labels of {counted(unknown, 'image')}, since none of the same class is left "
+        "without its copies and its group."
+    )
+    return found, [remark] * bool(len(unknown))
 
 
-def _leaks(images: AuditedImages, group: str | None) -> Iterator[Finding]:
-    pattern, groups = name_groups(images.names, [*map(images.label, range(len(images.names)))], group)
+def _leaks(images: AuditedImages, told_by: str, groups: Sequence[str]) -> Iterator[Finding]:
     for leak in group_leaks(groups, images.splits):
         one, other = leak.train[0], leak.other[0]
         labels = "/".join(dict.fromkeys((images.label(one), images.label(other))))
@@ -95,7 +114,7 @@ def _leaks(images: AuditedImages, group: str | None) -> Iterator[Finding]:
             labels,
             score=len(leak.other) / (len(leak.train) + len(leak.other)),
             reason=f"{leak.group}: {len(leak.train)} images in train, {len(leak.other)} in {leak.split}; "
-            f"{shell_argument('data.group', pattern)} keeps such a group in one split that is drawn",
+            f"{shell_argument('data.group', told_by)} keeps such a group in one split that is drawn",
         )
 
 

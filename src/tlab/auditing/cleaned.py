@@ -4,29 +4,46 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tlab.auditing.finding import Finding
-from tlab.auditing.images import AuditedImages
+from tlab.auditing.images import SPLITS, AuditedImages
 from tlab.core.files import write_csv
-from tlab.core.text import counted
+from tlab.core.text import counted, few
 
 COLUMNS = ("path", "label", "split")
-SPLITS = ("train", "val", "test")  # a further test is no part of a table
 
 
-def write_cleaned(file: Path, images: AuditedImages, left_out: Collection[int]) -> int:
-    """Write the table, atomically, and return its number of rows.
+def write_cleaned(
+    file: Path, images: AuditedImages, left_out: Collection[int], split_column: str | None = None
+) -> int:
+    """Write the table, with the further columns that the images have, atomically; return its number of rows.
 
     Args:
         file: The table.
         images: The readable images.
         left_out: Rows of those to leave out.
+        split_column: The further column that the splits were read from, which is not written again.
     """
+    further = {name: cells for name, cells in images.columns.items() if name not in (*COLUMNS, split_column)}
     rows = [
         dict(zip(COLUMNS, (images.names[row], images.label(row), images.splits[row]), strict=True))
+        | {name: cells[row] for name, cells in further.items()}
         for row in range(len(images.names))
         if row not in left_out and images.splits[row] in SPLITS
     ]
-    write_csv(file, COLUMNS, sorted(rows, key=lambda row: (SPLITS.index(row["split"]), row["label"], row["path"])))
+    rows.sort(key=lambda row: (SPLITS.index(row["split"]), row["label"], row["path"]))
+    write_csv(file, (*COLUMNS, *further), rows)
     return len(rows)
+
+
+def classes_lost(images: AuditedImages, left_out: Collection[int]) -> list[str]:
+    """Return the classes of which all images to train on are left out.
+
+    Args:
+        images: The readable images.
+        left_out: Rows of those to leave out.
+    """
+    trained = [row for row, split in enumerate(images.splits) if split == "train"]
+    kept = {images.label(row) for row in trained if row not in left_out}
+    return sorted({images.label(row) for row in trained} - kept)
 
 
 def left_out_sentences(
@@ -39,22 +56,15 @@ def left_out_sentences(
         left_out: Reason -> rows.
         findings: All findings.
     """
-    gone = set().union(*left_out.values())
-    trained = {label for row, label in enumerate(images.labels.tolist()) if images.splits[row] == "train"}
-    still = {images.labels[row] for row, split in enumerate(images.splits) if split == "train" and row not in gone}
-    number = {
-        kind: sum(each.kind == kind for each in findings) for kind in ("unreadable", "label_issue", "group_leak")
-    }
+    number = {kind: sum(each.kind == kind for each in findings) for kind in ("label_issue", "group_leak")}
     sentences = [f"without {counted(rows, 'image')} {reason}" for reason, rows in left_out.items() if rows]
-    if number["unreadable"]:
-        sentences.append(f"without {counted(number['unreadable'], 'file')} that cannot be read")
+    if broken := [each for each in findings if each.kind == "unreadable" and each.split in SPLITS]:
+        sentences.append(f"without {counted(broken, 'file')} that cannot be read")
     if number["label_issue"]:
         labels = counted(number["label_issue"], "suspected label")
         sentences.append(f"with {labels} as they are: a classifier suspects, a person decides (findings.csv)")
     if number["group_leak"]:
         sentences.append(f"with {counted(number['group_leak'], 'group')} in two splits as they are")
-    if empty := trained - still:
-        sentences.append(
-            f"with no image to train on of {', '.join(images.classes[label] for label in sorted(empty))}"
-        )
+    if lost := classes_lost(images, set().union(*left_out.values())):
+        sentences.append(f"with no image to train on of {few(lost)}: add some before you train on it")
     return sentences

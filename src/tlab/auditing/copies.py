@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tlab.auditing.duplicates import Pair, exact_duplicates, near_duplicates, spanning_pairs
 from tlab.auditing.finding import Finding
-from tlab.auditing.images import AuditedImages, rank
+from tlab.auditing.images import SPLITS, AuditedImages, rank
 from tlab.core.text import counted
 
 
@@ -91,20 +91,35 @@ def to_leave_out(copies: Copies, images: AuditedImages) -> dict[str, set[int]]:
       nothing that is measured is trained on.
     - Of images with the same bytes under two labels none is kept: nobody knows which label is right.
     - Of changed copies in several splits those of the split that comes first in the same order are kept.
+    - A further test (`data.tests`) stays as it is: what train and val share with it leaves them, as what they share
+      with test does; what test shares with it is measured in both.
+
+    Returns:
+        Reason -> rows, none of them in a further test.
     """
-    same, contradicting, changed = set[int](), set[int](), set[int]()
+    same, in_test, contradicting, changed, changed_in_test = (set[int]() for _ in range(5))
     for group in copies.exact:
+        own = [row for row in group if images.splits[row] in SPLITS]
         if len({images.labels[row] for row in group}) > 1:
-            contradicting.update(group)
+            contradicting.update(own)
+        elif own and rank(images.splits[own[0]]) > rank(images.splits[group[0]]):  # which is in a further test
+            in_test.update(own)
         else:
-            same.update(group[1:])
+            same.update(own[1:])
     for alike in clusters(pair[:2] for pair in copies.near):
-        best = min(rank(images.splits[row]) for row in alike)
-        changed.update(row for row in alike if rank(images.splits[row]) > best)
+        splits = {images.splits[row] for row in alike}
+        best = min(map(rank, splits))
+        only_further = best == 0 and "test" not in splits
+        (changed_in_test if only_further else changed).update(
+            row for row in alike if rank(images.splits[row]) > best
+        )
+    gone = same | in_test | contradicting
     return {
-        "of the same bytes as another": same,
-        "of the same bytes under two labels": contradicting,
-        "that are changed copies of those of another split": changed,
+        "with the same bytes as another": same,
+        "with the same bytes as one of data.tests, whose folder stays as it is": in_test,
+        "with the same bytes under two labels": contradicting,
+        "with a changed copy in another split": changed - gone,
+        "with a changed copy in data.tests, whose folder stays as it is": changed_in_test - gone,
     }
 
 

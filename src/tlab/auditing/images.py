@@ -1,8 +1,8 @@
 """The readable images of a run's data, as an audit sees them."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from tlab.auditing.image_measures import ImageMeasures, measure_images
 from tlab.core.text import as_text
 from tlab.data.datamodule import ImageDataModule
+from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.samples import Sample
 from tlab.data.sources.verify import unreadable
+
+SPLITS = ("train", "val", "test")  # a further test, `test/NAME`, is no part of what is cleaned
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class AuditedImages:
         formats: Format of each, by content.
         damage: What is damaged in each, "" where nothing is.
         features: What the head of a network would get: N D, float32; None where no network was asked.
+        columns: Further columns of a table: name -> N cells, "" for images that are not in it.
     """
 
     root: Path
@@ -40,6 +44,7 @@ class AuditedImages:
     formats: list[str]
     damage: list[str]
     features: NDArray[np.float32] | None
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def label(self, row: int) -> str:
         """Return the name of an image's class."""
@@ -48,8 +53,7 @@ class AuditedImages:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class -> number of images."""
         count = Counter(zip(self.splits, self.labels.tolist(), strict=True))
-        known = ("train", "val", "test")
-        order = sorted({*self.splits}, key=lambda split: (known.index(split) if split in known else 3, split))
+        order = sorted({*self.splits}, key=lambda split: (SPLITS.index(split) if split in SPLITS else 3, split))
         return {split: {name: count[split, label] for label, name in enumerate(self.classes)} for split in order}
 
 
@@ -91,6 +95,19 @@ def read_images(
             [check.format for check in checks],
             [check.damage for check in checks],
             None if features is None else features[kept],
+            _columns(data.index, [names[row] for row in kept]),
         ),
         broken,
     )
+
+
+def _columns(index: ImageIndex, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the further columns of the table that an index is of, with a cell for each image."""
+    if index.columns is None:
+        return {}
+    row_of = {as_text(file): row for row, file in enumerate(index.columns.files)}
+    rows = [row_of.get(name) for name in names]
+    return {
+        column: ["" if row is None else as_text(cells[row]) for row in rows]
+        for column, cells in index.columns.cells.items()
+    }

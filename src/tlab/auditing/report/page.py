@@ -41,8 +41,8 @@ TEXTS = {
     ),
     "label_issue": (
         "Suspected label errors",
-        "A classifier that was fitted on the other images expects another class. Look at each, and correct the "
-        "label where it is wrong; a correct one is a hard case worth keeping.",
+        "A classifier that was fitted on the other images expects another class; the score is how probably the "
+        "label is wrong. Look at each, and correct what is wrong; a correct one is a hard case worth keeping.",
     ),
     "group_leak": (
         "Groups in several splits",
@@ -84,7 +84,7 @@ def write_page(audit: Audit, output: Path) -> Path:
         splits=_choices((split, split) for split in audit.counts),
         classes=_choices((label, label) for label in _classes(audit)),
         sections="".join(sections),
-        legend="".join(f"<i></i>{escape(split)}" for split in audit.counts),
+        legend=" ".join(f"<span><i></i>{escape(split)}</span>" for split in audit.counts),
         classes_table=_classes_table(audit),
         sizes=size_chart(audit.sizes) if audit.sizes else "",
         facts=_facts(audit),
@@ -134,7 +134,7 @@ def _file_cell(path: str, root: Path, way: str, places: Mapping[str, int]) -> Ce
     link = escape(quote(os.fsencode(os.path.join(way, path)), safe="/"))  # noqa: PTH118 - Path has no way with ..
     picture = f"<img data-picture='{places[path]}' alt=''>" if path in places else ""
     return (
-        f"<a href='{link}'>{picture}<span>{escape(path)}</span></a>"
+        f"<a href='{link}'>{picture}<span>{escape(path).replace('/', '/<wbr>')}</span></a>"
         f"<button type='button' class='copy' data-path='{escape(shell_word(str(root / path)))}'>copy</button>"
     ), path
 
@@ -146,7 +146,7 @@ def _section(kind: str, findings: Sequence[Finding], number: int, file_cell: Cal
         "file": [file_cell(each.path) for each in findings],
         "other": [file_cell(each.other) for each in findings],
         "reason": [(escape(each.reason), each.reason) for each in findings],
-        "score": [(f"{each.score:.3f}", each.score) for each in findings],
+        "score": [(f"{each.score:.3f}", each.score) for each in findings if kind != "unreadable"],
         "split": [(escape(each.split), each.split) for each in findings],
         "class": [(escape(each.label), each.label) for each in findings],
         "suggested": [(escape(each.suggested), each.suggested) for each in findings],

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tlab.core.errors import UserError
@@ -45,8 +46,8 @@ def evaluation_source(
     if not isinstance(source, partial) or source.func is not csv_index:
         return partial(evaluation_index, root, kept, classes)
     there = partial(source, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})})
-    labels = there.keywords.get("labels", "labels.csv")
-    if table or (base / labels).is_file():
+    labels = source.keywords.get("labels", "labels.csv")
+    if table or (not Path(labels).is_absolute() and (base / labels).is_file()):  # else its own data's
         return there
     layout = find_splits(read_folder(base), classes, any_split=True)
     if not layout.splits and not any(folder.name in classes for folder in layout.base.filled):
