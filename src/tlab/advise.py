@@ -51,21 +51,20 @@ def measure_each(
     candidates: "list[Candidate]", runs: list[DictConfig], constants: "Constants"
 ) -> "tuple[list[Measured], ImageDataModule]":
     """Measure every candidate, and return what was found with the images."""
-    from tlab.advising.advice import choose_image_size, measured
-    from tlab.advising.evidence import gather_evidence
+    from tlab.advising.advice import measured
+    from tlab.advising.evidence import LEARNED_FROM, check_classes, gather_evidence
+    from tlab.advising.image_size import choose_image_size
     from tlab.assembly.frozen_features import open_images
-    from tlab.models.weights import BUNDLED_SIZE
 
     data = open_images(runs[0])
+    check_classes(data, (sample.label for split in LEARNED_FROM for sample in data.index.splits.get(split, ())))
     found = []
     for candidate, cfg in zip(candidates, runs, strict=True):
-        if "data.image_size" not in given_keys(candidate.others):
-            made_for = BUNDLED_SIZE if candidate.weights == "bundled" else cfg.backbone.input_size
-            cfg.data.image_size = choose_image_size(data, made_for)
+        cfg.data.image_size, why = choose_image_size(cfg, data)
         data = copy.copy(data)  # opened again, it would say again what it has left aside
         data.image_size = cfg.data.image_size
         evidence = gather_evidence(cfg, data)
-        found.append(measured(candidate, cfg, data, evidence, constants))
+        found.append(measured(candidate, cfg, data, evidence, why, constants))
     return found, data
 
 

@@ -1,6 +1,7 @@
 """The measured choice, the course's rule, and how the constants of the first are fitted."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,17 @@ def planted(noise: float = 0.0) -> tuple[list[Run], dict[tuple[str, str], Pair]]
     runs, pairs = [], {}
     for number, name in enumerate("abcd"):
         case = Case(0.95 - 0.1 * number, 0.8 - 0.1 * number)
-        pairs[name, "net"] = Pair(case, 50.0, Similarity(0.95 - 0.02 * number))
+        pairs[name, "net"] = Pair(case, case, 50.0, Similarity(0.95 - 0.02 * number))
         for place, (plan, gain) in enumerate(PLANTED.items()):
             moved = case.base(plan) + gain + noise * (-1) ** (number + place)
             for seed in (0, 1):
                 images = {"val": 10_000, "test": 10_000}
                 runs.append(Run(Path(name), "net", "w", plan, None, seed, moved, moved, images, 96, 8))
     return runs, pairs
+
+
+def planted_constants(doubts: dict[str, float]) -> Constants:
+    return Constants(PLANTED, {**doubts, "lp_ft": 0.0}, 0.0, 0.02, 1.0, 2.0, THRESHOLDS, 8, 96)
 
 
 def test_a_fit_finds_the_gains_and_how_sure_they_are():
@@ -45,12 +50,26 @@ def test_a_fit_finds_the_gains_and_how_sure_they_are():
 
 
 def test_a_plan_is_taken_for_the_default_one_only_if_its_lead_is_clear():
-    constants = Constants(PLANTED, {**dict.fromkeys(PLANS, 0.02), "lp_ft": 0.0}, 0.02, 2.0, THRESHOLDS, 8)
+    constants = planted_constants(dict.fromkeys(PLANS, 0.02))
     assert constants.choose(Case(0.8, None)) == "lp_ft"
     assert constants.choose(Case(0.8, 0.85)) == "lp_ft"  # leads by 3 points, known to 4
     assert constants.choose(Case(0.8, 0.87)) == "cut"
+    assert constants.choose(Case(0.8, 0.87, cut_error=0.05)) == "lp_ft"  # few images know the probes' lead badly
     better = replace(constants, gains={**PLANTED, "full": 0.08})
     assert better.choose(Case(0.8, None)) == "full"
+
+
+def test_the_interval_is_of_val_and_as_wide_as_sets_left_out_were_missed():
+    """val/acc lies 4 points above the rest, and each set 2 points from what the others let expect, up and down."""
+    runs, pairs = planted()
+    moved = [replace(run, val=run.val + 0.06 - 0.04 * (run.root.name in "ac")) for run in runs]
+    constants = fit(moved, pairs, {"a", "b"})
+    assert constants.optimism == pytest.approx(0.02)  # above the mean with as many test images
+    for run in moved:
+        expected = constants.expect(run.plan, pairs[run.pair].case, 10_000)
+        assert expected.low < run.val <= expected.high
+    narrow = fit(runs, pairs, {"a", "b"})
+    assert narrow.reach * math.hypot(narrow.spread, 0.004) < 0.005 < constants.reach * constants.spread < 0.06
 
 
 def test_fewer_images_widen_the_interval_and_it_stays_within_bounds():
@@ -60,6 +79,9 @@ def test_fewer_images_widen_the_interval_and_it_stays_within_bounds():
     assert wide.low < narrow.low < narrowest.low <= narrow.mean <= narrowest.high < narrow.high <= wide.high <= 1
     sure = constants.expect("lp_ft", Case(1.0, None), 50)
     assert 0 <= sure.low < sure.mean <= sure.high == 1
+    assert constants.expect("lp_ft", case, 0).mean - constants.score("lp_ft", case) == pytest.approx(
+        constants.optimism
+    )
 
 
 def test_the_constants_that_come_with_tlab_are_whole():
