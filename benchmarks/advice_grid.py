@@ -18,7 +18,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +113,8 @@ def measure(runs: Iterable[Run]) -> dict[tuple[str, str], Pair]:
         cfg = compose([root, f"backbone={run.backbone}", weights, size, "run_dir=outputs"])
         found = gather_evidence(cfg, open_images(cfg))
         accuracy = {stage.stage: stage.accuracy for stage in found.stages}
-        case = Case(found.last.accuracy, accuracy[str(run.upto)])
-        assert found.cut is not None  # the grid has cut this network
-        advised = Case(found.last.accuracy, found.cut.accuracy, found.cut.error)
-        pairs[run.pair] = Pair(case, advised, found.images_per_class, found.similarity)
+        case = replace(found.case, cut_probe=accuracy[str(run.upto)])
+        pairs[run.pair] = Pair(case, found.case, found.images_per_class, found.similarity)
         print(f"{' '.join(run.pair)}: {pairs[run.pair]}", flush=True)
     return pairs
 
@@ -131,29 +129,28 @@ def fit(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> Cons
     """
     sets = sorted({run.root.name for run in runs})
     excess: list[float] = []
-    misses: list[
-        tuple[float, float]
-    ] = []  # of val/acc from what is expected of it, and the latter's sampling error
+    misses: list[tuple[float, float]] = []  # of val/acc from what is expected of it, and the known error
     leads: dict[str, list[float]] = defaultdict(list)  # plan -> error of its predicted lead over the default one
     for name in sets:
         others = [run for run in runs if run.root.name != name]
-        gains, optimism = mean_gains(others, pairs), mean_optimism(others)
+        gains = mean_gains(others, pairs)
         errors: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         for run in (run for run in runs if run.root.name == name):
-            expected = pairs[run.pair].case.base(run.plan) + gains[run.plan]
+            case = pairs[run.pair].case
+            expected = case.base(run.plan) + gains[run.plan]
             errors[*run.pair, run.plan].append(run.accuracy - expected)
-            excess.append((run.accuracy - expected) ** 2 - sampling_error(expected, sum(run.measured)) ** 2)
-            mean = min(expected + optimism, 1.0)
-            misses.append((run.val - mean, sampling_error(mean, run.images["val"])))
+            known = math.hypot(case.error, sampling_error(expected, sum(run.measured)))
+            excess.append((run.accuracy - expected) ** 2 - known**2)
+            mean = min(expected, 1.0)
+            misses.append((run.val - mean, math.hypot(case.error, sampling_error(mean, run.images["val"]))))
         for (root, backbone, plan), own in errors.items():
             leads[plan].append(float(np.mean(own) - np.mean(errors[root, backbone, DEFAULT])))
     spread = math.sqrt(max(float(np.mean(excess)), 0.0))
-    distances = sorted(abs(miss) / math.hypot(spread, sampling) for miss, sampling in misses)
+    distances = sorted(abs(miss) / math.hypot(spread, known) for miss, known in misses)
     similarities = [(pairs[pair].similarity, pair[0] in photographs) for pair in {run.pair for run in runs}]
     return Constants(
         gains=mean_gains(runs, pairs),
         doubts={plan: float(np.sqrt(np.mean(np.square(leads[plan])))) for plan in PLANS},
-        optimism=mean_optimism(runs),
         spread=spread,
         # as in conformal prediction, of one run more than there are (Vovk et al. 2005)
         reach=distances[min(math.ceil(0.9 * (len(distances) + 1)), len(distances)) - 1],
@@ -173,11 +170,6 @@ def mean_gains(runs: Sequence[Run], pairs: Pairs) -> dict[str, float]:
     for run in runs:
         gains[run.plan].append(run.accuracy - pairs[run.pair].case.base(run.plan))
     return {plan: float(np.mean(values)) for plan, values in gains.items()}
-
-
-def mean_optimism(runs: Sequence[Run]) -> float:
-    """Return by how much val/acc exceeds the accuracy on val and test together, the mean over the runs."""
-    return float(np.mean([run.val - run.accuracy for run in runs]))
 
 
 def threshold(values: Iterable[tuple[float | None, bool]]) -> float:

@@ -15,8 +15,8 @@ from tlab.config.overrides import as_override, given_keys, tidy
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AdviseConfig
 from tlab.config.validation import check, check_values
-from tlab.core.errors import UserError
-from tlab.core.text import as_text, short_path
+from tlab.core.errors import DownloadFailed, UserError
+from tlab.core.text import as_text, shell_command, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.advising.advice import Measured
@@ -47,6 +47,21 @@ def compose_run(candidate: "Candidate", constants: "Constants", directory: Path)
     return cfg
 
 
+def check_weights(candidate: "Candidate", cfg: DictConfig) -> None:
+    """Refuse a backbone whose weights cannot be had.
+
+    Raises:
+        UserError: They cannot; of a download that failed with the command that takes those at hand.
+    """
+    from tlab.assembly.build import build_backbone
+
+    try:
+        build_backbone(cfg)
+    except DownloadFailed as error:
+        command = shell_command(["python", "-m", "tlab.advise", *config_dirs(sys.argv[1:]), *candidate.others])
+        raise DownloadFailed(f"{error}; for advice on those at hand: {command}") from error
+
+
 def measure_each(
     candidates: "list[Candidate]", runs: list[DictConfig], constants: "Constants"
 ) -> "tuple[list[Measured], ImageDataModule]":
@@ -56,6 +71,8 @@ def measure_each(
     from tlab.advising.image_size import choose_image_size
     from tlab.assembly.frozen_features import open_images
 
+    for candidate, cfg in zip(candidates, runs, strict=True):  # before the first one is measured
+        check_weights(candidate, cfg)
     data = open_images(runs[0])
     check_classes(data, (sample.label for split in LEARNED_FROM for sample in data.index.splits.get(split, ())))
     found = []

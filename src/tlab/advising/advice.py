@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tlab.advising.candidates import Candidate
-from tlab.advising.choice import PLANS, Case, Constants, Expectation
+from tlab.advising.choice import PLANS, Constants, Expectation
 from tlab.advising.duration import measure_speeds, plan_seconds, reading_seconds
 from tlab.advising.evidence import Evidence
 from tlab.advising.rule import RuleAnswer, course_rule
@@ -110,8 +110,7 @@ def measured(
         size: Why the images have their size, in words.
         constants: What was learned from the runs of a grid.
     """
-    cut = evidence.cut
-    case = Case(evidence.last.accuracy, *((cut.accuracy, cut.error) if cut is not None else (None,)))
+    case, cut = evidence.case, evidence.cut
     precision = choose_precision(cfg, evidence.net, head_only=False)
     speeds, reading = measure_speeds(cfg, evidence.net, precision), reading_seconds(data)
     train, val = (len(data.index.splits.get(split, ())) for split in ("train", "val"))

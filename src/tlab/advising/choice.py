@@ -25,11 +25,13 @@ class Case:
         probe: On what a head would get.
         cut_probe: On the stage that is picked as the best before the last one; None where there is none.
         cut_error: Standard error of its lead over the other, on the images at hand.
+        error: Standard error of the probes.
     """
 
     probe: float
     cut_probe: float | None
     cut_error: float = 0.0
+    error: float = 0.0
 
     @property
     def plans(self) -> list[str]:
@@ -47,7 +49,7 @@ class Expectation:
 
     Attributes:
         score: The prediction as it comes, by which plans are compared.
-        mean: What val/acc will be, within 0..1.
+        mean: The same within 0..1.
         low: Lower end of the 90 % interval of what a run will measure.
         high: Upper end.
     """
@@ -65,10 +67,8 @@ class Constants:
     Attributes:
         gains: Plan -> gain in accuracy.
         doubts: Plan -> standard error, for a data set that was left out, of its lead over the default plan.
-        optimism: By how much val/acc exceeds the accuracy on all images that are held out: it is of the best epoch,
-            which they have chosen.
         spread: Standard deviation of the accuracy around the prediction for a data set that was left out, beyond
-            that of a sample of images.
+            those of the probe and of a sample of images.
         reach: Half of the 90 % interval, in standard deviations, that holds 90 % of the runs on data sets left out.
         quantile: Of Student's t distribution, for a lead that is known to 90 %, with one degree of freedom less
             than the grid has data sets.
@@ -79,7 +79,6 @@ class Constants:
 
     gains: Mapping[str, float]
     doubts: Mapping[str, float]
-    optimism: float
     spread: float
     reach: float
     quantile: float
@@ -120,12 +119,16 @@ class Constants:
             images: Number of validation images; 0 stands for very many.
         """
         score = self.score(plan, case)
-        mean = min(max(score + self.optimism, 0.0), 1.0)
-        half = self.reach * math.hypot(self.spread, sampling_error(mean, images))
+        mean = min(max(score, 0.0), 1.0)
+        half = self.reach * math.hypot(self.spread, case.error, sampling_error(mean, images))
         return Expectation(score, mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def sampling_error(share: float, images: int) -> float:
-    """Return the standard error of a share of so many images; 0 images stand for very many."""
-    share = min(max(share, 0.02), 0.98)  # at 0 and 1 a sample would seem to have no error
+    """Return the standard error of a share of so many images; 0 images stand for very many.
+
+    Two of each kind are added to them, as by Agresti & Coull 1998 ("Approximate is better than 'exact' for interval
+    estimation of binomial proportions"): at 0 and 1 a sample would seem to have no error.
+    """
+    share = (share * images + 2) / (images + 4)
     return math.sqrt(share * (1 - share) / images) if images else 0.0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from tlab.advising.choice import Case, sampling_error
 from tlab.advising.probes import CutScore, StageScore, score_stages
 from tlab.advising.similarity import Similarity, batchnorm_similarity, mean_confidence
 from tlab.assembly.frozen_features import frozen_features
@@ -53,6 +54,13 @@ class Evidence:
     def images_per_class(self) -> float:
         """Mean number of images of a class."""
         return self.images / self.classes
+
+    @property
+    def case(self) -> Case:
+        """What the expectation follows from."""
+        probe, cut = self.last.accuracy, self.cut
+        error = max(self.last.error, sampling_error(probe, self.images))
+        return Case(probe, None, error=error) if cut is None else Case(probe, cut.accuracy, cut.error, error)
 
     @property
     def last(self) -> StageScore:

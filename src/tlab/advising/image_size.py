@@ -53,7 +53,7 @@ def choose_image_size(cfg: DictConfig, data: ImageDataModule) -> tuple[int, str]
         of_weights = "the weights do not tell at which size they have seen theirs"
     largest = max(SMALLEST, -(-side // STEP) * STEP) if side else max(sizes)
     within = [size for size in sorted({min(size, largest) for size in sizes}) if _is_taken(cfg, size)]
-    why = of_weights if largest >= max(sizes) else f"{of_weights}, and the images have {side} px, the median"
+    why = of_weights if largest >= max(sizes) else f"{of_weights}, and half of the images have {side} px or less"
     if len(within) < 2:
         size = within[0] if within else weights.input_size
         return size, f"Images are seen at {size} px: {why}"

@@ -104,8 +104,8 @@ def cut_words(one: Measured) -> str:
     told += (
         f"without the images that it is measured on, is {100 * abs(cut.lead):.1f} ± {100 * cut.error:.1f} points "
     )
-    told += f"{'better' if cut.lead > 0 else 'worse'} than that on the whole network"
-    return f"{told}{', which may be chance' if abs(cut.lead) < 2 * cut.error else ''}."
+    told += f"{'worse' if cut.lead < 0 else 'better'} than that on the whole network"
+    return f"{told}{', which may be chance' if abs(cut.lead) <= 2 * cut.error else ''}."
 
 
 def leader_words(one: Measured) -> str:
