@@ -18,13 +18,13 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from tlab.advising.choice import CONSTANTS, DEFAULT, PLANS, Case, Constants
+from tlab.advising.choice import CONSTANTS, DEFAULT, PLANS, Case, Constants, sampling_error
 from tlab.advising.evidence import gather_evidence
 from tlab.advising.rule import Thresholds, course_rule
 from tlab.advising.similarity import Similarity
@@ -73,11 +73,13 @@ class Pair:
 
     Attributes:
         case: What the expectation follows from; its cut is where the grid has cut the network.
+        advised: The same with the cut that advice would pick, by which it chooses.
         images_per_class: Images of a class to learn from, the mean.
         similarity: To the pretraining.
     """
 
     case: Case
+    advised: Case
     images_per_class: float
     similarity: Similarity
 
@@ -111,8 +113,8 @@ def measure(runs: Iterable[Run]) -> dict[tuple[str, str], Pair]:
         cfg = compose([root, f"backbone={run.backbone}", weights, size, "run_dir=outputs"])
         found = gather_evidence(cfg, open_images(cfg))
         accuracy = {stage.stage: stage.accuracy for stage in found.stages}
-        case = Case(found.last.accuracy, accuracy[str(run.upto)])
-        pairs[run.pair] = Pair(case, found.images_per_class, found.similarity)
+        case = replace(found.case, cut_probe=accuracy[str(run.upto)])
+        pairs[run.pair] = Pair(case, found.case, found.images_per_class, found.similarity)
         print(f"{' '.join(run.pair)}: {pairs[run.pair]}", flush=True)
     return pairs
 
@@ -127,27 +129,38 @@ def fit(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> Cons
     """
     sets = sorted({run.root.name for run in runs})
     excess: list[float] = []
+    misses: list[tuple[float, float]] = []  # of val/acc from what is expected of it, and the known error
     leads: dict[str, list[float]] = defaultdict(list)  # plan -> error of its predicted lead over the default one
     for name in sets:
-        gains = mean_gains([run for run in runs if run.root.name != name], pairs)
+        others = [run for run in runs if run.root.name != name]
+        gains = mean_gains(others, pairs)
         errors: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         for run in (run for run in runs if run.root.name == name):
-            expected = pairs[run.pair].case.base(run.plan) + gains[run.plan]
+            case = pairs[run.pair].case
+            expected = case.base(run.plan) + gains[run.plan]
             errors[*run.pair, run.plan].append(run.accuracy - expected)
-            excess.append((run.accuracy - expected) ** 2 - expected * (1 - expected) / sum(run.measured))
+            known = math.hypot(case.error, sampling_error(expected, sum(run.measured)))
+            excess.append((run.accuracy - expected) ** 2 - known**2)
+            mean = min(expected, 1.0)
+            misses.append((run.val - mean, math.hypot(case.error, sampling_error(mean, run.images["val"]))))
         for (root, backbone, plan), own in errors.items():
             leads[plan].append(float(np.mean(own) - np.mean(errors[root, backbone, DEFAULT])))
+    spread = math.sqrt(max(float(np.mean(excess)), 0.0))
+    distances = sorted(abs(miss) / math.hypot(spread, known) for miss, known in misses)
     similarities = [(pairs[pair].similarity, pair[0] in photographs) for pair in {run.pair for run in runs}]
     return Constants(
         gains=mean_gains(runs, pairs),
         doubts={plan: float(np.sqrt(np.mean(np.square(leads[plan])))) for plan in PLANS},
-        spread=math.sqrt(max(float(np.mean(excess)), 0.0)),
+        spread=spread,
+        # as in conformal prediction, of one run more than there are (Vovk et al. 2005)
+        reach=distances[min(math.ceil(0.9 * (len(distances) + 1)), len(distances)) - 1],
         quantile=float(stats.t.ppf(0.95, len(sets) - 1)),
         similar=Thresholds(
             threshold((each.statistics, similar) for each, similar in similarities),
             threshold((each.confidence, similar) for each, similar in similarities),
         ),
         epochs=max(run.epochs for run in runs),
+        image_size=max(run.size for run in runs),
     )
 
 
@@ -181,7 +194,8 @@ def judge(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> No
     test = {(*run.pair, run.plan, run.seed): run.test for run in runs}
     regrets: dict[str, list[float]] = defaultdict(list)
     of_backbones: list[float] = []
-    covered: list[bool] = []
+    covered: dict[str, list[bool]] = defaultdict(list)
+    halves: list[float] = []
     print("| set | backbone | advice | rule | best (seed 0) | regret of advice | lp_ft | head | rule |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in sorted({name for name, _ in pairs}):
@@ -192,8 +206,8 @@ def judge(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> No
             first = {plan: test[name, backbone, plan, 0] for plan in PLANS}
             best = [plan for plan in PLANS if first[plan] == max(first.values())]  # several are one: their mean
             reached = np.mean([test[name, backbone, plan, 1] for plan in best])
-            advice = constants.choose(pair.case)
-            advised[backbone] = constants.score(advice, pair.case), advice
+            advice = constants.choose(pair.advised)
+            advised[backbone] = constants.score(advice, pair.advised), advice
             rule = course_rule(pair.images_per_class, pair.similarity, constants.similar).plan
             ways = {
                 "advice": advice,
@@ -206,7 +220,8 @@ def judge(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> No
             print(f"| {name} | {backbone} | {advice} | {rule} | {' = '.join(best)} | {shown} |")
             for run in (run for run in runs if run.pair == (name, backbone)):
                 expected = constants.expect(run.plan, pair.case, run.images["val"])
-                covered.append(expected.low <= run.val <= expected.high)
+                covered[name].append(expected.low <= run.val <= expected.high)
+                halves.append(50 * (expected.high - expected.low))
         _, backbone, plan = max((test[name, b, plan, 0], b, plan) for b in advised for plan in PLANS)
         taken = max(advised, key=lambda backbone, advised=advised: advised[backbone][0])  # type: ignore[misc]
         of_backbones.append(100 * (test[name, backbone, plan, 1] - test[name, taken, advised[taken][1], 1]))
@@ -214,7 +229,9 @@ def judge(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> No
     for way, values in regrets.items():
         print(f"  {way:15} {np.mean(values):6.3f}")
     print(f"of backbone and plan together: {np.mean(of_backbones):.3f}")
-    print(f"90 % interval of val/acc: it holds in {np.mean(covered):.0%} of {len(covered)} runs")
+    every = [held for each in covered.values() for held in each]
+    by_set = ", ".join(f"{name} {np.mean(held):.0%}" for name, held in covered.items())
+    print(f"90 % of val/acc: ± {np.mean(halves):.1f} points, holds in {sum(every)} of {len(every)} runs ({by_set})")
 
 
 def sweep_command(roots: Sequence[str], backbones: Sequence[str]) -> str:
@@ -257,7 +274,6 @@ def main() -> None:
         "sets": sorted({run.root.name for run in complete}),
         "backbones": sorted({run.backbone for run in complete}),
         "runs": len(complete),
-        "image_size": sorted({run.size for run in complete}),
     }
     text = json.dumps({**about, **asdict(constants)}, indent=2) + "\n"
     print(text)

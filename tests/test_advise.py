@@ -12,6 +12,7 @@ from forked_command import run_forked
 from tlab.advise import OWN_KEYS, run
 from tlab.config.hydra import compose
 from tlab.config.run_overrides import gather
+from tlab.core.errors import UserError
 
 QUICK = (
     "data.image_size=32",
@@ -105,6 +106,21 @@ def test_mistakes_are_said_in_one_sentence(tmp_path):
         assert result.returncode == 2
         assert said in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_backbone_that_cannot_be_fetched_is_told_before_the_first_is_measured(
+    photos, monkeypatch, tmp_path, pasted
+):
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", no_network)
+    monkeypatch.setattr("tlab.advising.evidence.gather_evidence", lambda *_: pytest.fail("measured before"))
+    arguments = [f"data.root={photos}", *QUICK[:5], "backbone=mobilenet_v3_small,vgg11", f"output={tmp_path}"]
+    with pytest.raises(UserError, match="for advice on those at hand: ") as refused:
+        run(compose(gather([*arguments, "backbone.weights=bundled,DEFAULT"], OWN_KEYS, "tlab.advise"), "advise"))
+    words = pasted(str(refused.value).partition("at hand: ")[2])
+    assert words == ["python", "-m", "tlab.advise", f"data.root={photos}", *QUICK[:5]]
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from tlab.config.overrides import as_override, given_keys, tidy
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AdviseConfig
 from tlab.config.validation import check, check_values
-from tlab.core.errors import UserError
-from tlab.core.text import as_text, short_path
+from tlab.core.errors import DownloadFailed, UserError
+from tlab.core.text import as_text, shell_command, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
     from tlab.advising.advice import Measured
@@ -47,25 +47,41 @@ def compose_run(candidate: "Candidate", constants: "Constants", directory: Path)
     return cfg
 
 
+def check_weights(candidate: "Candidate", cfg: DictConfig) -> None:
+    """Refuse a backbone whose weights cannot be had.
+
+    Raises:
+        UserError: They cannot; of a download that failed with the command that takes those at hand.
+    """
+    from tlab.assembly.build import build_backbone
+
+    try:
+        build_backbone(cfg)
+    except DownloadFailed as error:
+        command = shell_command(["python", "-m", "tlab.advise", *config_dirs(sys.argv[1:]), *candidate.others])
+        raise DownloadFailed(f"{error}; for advice on those at hand: {command}") from error
+
+
 def measure_each(
     candidates: "list[Candidate]", runs: list[DictConfig], constants: "Constants"
 ) -> "tuple[list[Measured], ImageDataModule]":
     """Measure every candidate, and return what was found with the images."""
-    from tlab.advising.advice import choose_image_size, measured
-    from tlab.advising.evidence import gather_evidence
+    from tlab.advising.advice import measured
+    from tlab.advising.evidence import LEARNED_FROM, check_classes, gather_evidence
+    from tlab.advising.image_size import choose_image_size
     from tlab.assembly.frozen_features import open_images
-    from tlab.models.weights import BUNDLED_SIZE
 
+    for candidate, cfg in zip(candidates, runs, strict=True):  # before the first one is measured
+        check_weights(candidate, cfg)
     data = open_images(runs[0])
+    check_classes(data, (sample.label for split in LEARNED_FROM for sample in data.index.splits.get(split, ())))
     found = []
     for candidate, cfg in zip(candidates, runs, strict=True):
-        if "data.image_size" not in given_keys(candidate.others):
-            made_for = BUNDLED_SIZE if candidate.weights == "bundled" else cfg.backbone.input_size
-            cfg.data.image_size = choose_image_size(data, made_for)
+        cfg.data.image_size, why = choose_image_size(cfg, data)
         data = copy.copy(data)  # opened again, it would say again what it has left aside
         data.image_size = cfg.data.image_size
         evidence = gather_evidence(cfg, data)
-        found.append(measured(candidate, cfg, data, evidence, constants))
+        found.append(measured(candidate, cfg, data, evidence, why, constants))
     return found, data
 
 

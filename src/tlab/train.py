@@ -218,6 +218,8 @@ def fit_as_chosen(
             plan = make_plan(cfg, backbone)  # a mistake in it shows before all images are looked at
             data.setup()
             net = build_net(cfg, backbone, data)
+        content = agreed_content(cfg, run, data, checkpoint is not None)
+        from_first_process(check_advised_images, cfg, run, content["content"])  # before anything that takes long
         cfg = from_first_process(choose_solver, cfg, data, net, plan)
         cfg = adapt_batchnorm(cfg, net, data, plan, checkpoint)
         before, config = config, with_decisions(config, cfg)
@@ -225,8 +227,6 @@ def fit_as_chosen(
             run.update(config=config)
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
-        content = agreed_content(cfg, run, data, checkpoint is not None)
-        from_first_process(check_advised_images, cfg, run, content["content"])
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = len(data.samples("train")), len(run.history()) if begun else 0
         precision, compiled = from_first_process(choose_arithmetic, cfg, net, state.plan, images, begun, done)

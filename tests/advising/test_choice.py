@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from advice_grid import Pair, Run, fit, threshold
-from tlab.advising.choice import CONSTANTS, PLANS, Case, Constants
+from tlab.advising.choice import CONSTANTS, PLANS, Case, Constants, sampling_error
 from tlab.advising.rule import FEW, Thresholds, course_rule
 from tlab.advising.similarity import Similarity
 
@@ -20,13 +20,17 @@ def planted(noise: float = 0.0) -> tuple[list[Run], dict[tuple[str, str], Pair]]
     runs, pairs = [], {}
     for number, name in enumerate("abcd"):
         case = Case(0.95 - 0.1 * number, 0.8 - 0.1 * number)
-        pairs[name, "net"] = Pair(case, 50.0, Similarity(0.95 - 0.02 * number))
+        pairs[name, "net"] = Pair(case, case, 50.0, Similarity(0.95 - 0.02 * number))
         for place, (plan, gain) in enumerate(PLANTED.items()):
             moved = case.base(plan) + gain + noise * (-1) ** (number + place)
             for seed in (0, 1):
                 images = {"val": 10_000, "test": 10_000}
                 runs.append(Run(Path(name), "net", "w", plan, None, seed, moved, moved, images, 96, 8))
     return runs, pairs
+
+
+def planted_constants(doubts: dict[str, float]) -> Constants:
+    return Constants(PLANTED, {**doubts, "lp_ft": 0.0}, 0.02, 1.0, 2.0, THRESHOLDS, 8, 96)
 
 
 def test_a_fit_finds_the_gains_and_how_sure_they_are():
@@ -45,12 +49,34 @@ def test_a_fit_finds_the_gains_and_how_sure_they_are():
 
 
 def test_a_plan_is_taken_for_the_default_one_only_if_its_lead_is_clear():
-    constants = Constants(PLANTED, {**dict.fromkeys(PLANS, 0.02), "lp_ft": 0.0}, 0.02, 2.0, THRESHOLDS, 8)
+    constants = planted_constants(dict.fromkeys(PLANS, 0.02))
     assert constants.choose(Case(0.8, None)) == "lp_ft"
     assert constants.choose(Case(0.8, 0.85)) == "lp_ft"  # leads by 3 points, known to 4
     assert constants.choose(Case(0.8, 0.87)) == "cut"
+    assert constants.choose(Case(0.8, 0.87, cut_error=0.05)) == "lp_ft"  # few images know the probes' lead badly
     better = replace(constants, gains={**PLANTED, "full": 0.08})
     assert better.choose(Case(0.8, None)) == "full"
+
+
+def test_the_interval_is_as_wide_as_sets_left_out_were_missed():
+    """Each set lies 3 points from what the others let expect, up and down."""
+    runs, pairs = planted()
+    moves = {"a": -0.03, "b": 0.03, "c": -0.03, "d": 0.03}
+    moved = [replace(run, val=run.val + moves[run.root.name], test=run.test + moves[run.root.name]) for run in runs]
+    constants = fit(moved, pairs, {"a", "b"})
+    for run in moved:
+        expected = constants.expect(run.plan, pairs[run.pair].case, 10_000)
+        assert expected.low < run.val < expected.high < run.val + 0.1
+    exact = fit(runs, pairs, {"a", "b"}).expect("lp_ft", Case(0.5, None), 10_000)
+    assert exact.high - exact.low < 0.01
+
+
+def test_a_probe_of_few_images_widens_the_interval():
+    constants = Constants.read()
+    sure, unsure = (constants.expect("head", Case(0.8, None, error=error), 200) for error in (0.01, 0.2))
+    assert unsure.mean == sure.mean
+    assert unsure.low < sure.low - 0.1
+    assert [sampling_error(1.0, images) for images in (1, 4, 0)] == pytest.approx([0.4899, 0.2165, 0], abs=1e-4)
 
 
 def test_fewer_images_widen_the_interval_and_it_stays_within_bounds():

@@ -23,7 +23,22 @@ def test_overrides_of_runs_go_into_one_key():
     ]
 
 
-@pytest.mark.parametrize("argument", ["-m", "run_dir=a", "sweep=b"])
+def test_a_list_as_typed_is_kept_beside_other_overrides():
+    """Also twice through it, as where a command line is arranged that was arranged before."""
+    own = "overrides=['data.root=it\\'s mine','size=\\${data.image_size}']"
+    given = gather(["data.root=a", own, "backbone=vgg16"], OWN, "tlab.advise")
+    listed = "'data.root=a','data.root=it\\'s mine','size=\\${data.image_size}','backbone=vgg16'"
+    assert given == [f"overrides=[{listed}]"]
+    assert gather(given, OWN, "tlab.advise") == given
+
+
+@pytest.mark.parametrize("argument", ["overrides=a", "overrides=[1]", "overrides=["])
+def test_a_list_that_is_none_is_refused(argument):
+    with pytest.raises(UserError, match="no list of overrides; leave it out"):
+        gather(["data.root=a", argument], OWN, "tlab.advise")
+
+
+@pytest.mark.parametrize("argument", ["-m", "run_dir=a", "sweep=b", "overrides=['sweep=b']"])
 def test_what_is_not_for_it_is_refused(argument):
     with pytest.raises(UserError, match="leave"):
         gather(["data.root=a", argument], OWN, "tlab.advise")

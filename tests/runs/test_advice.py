@@ -89,14 +89,20 @@ def test_a_trained_run_takes_no_advice(advise, config, plain_run, tmp_path, capl
     assert "advice" not in RunDirectory(tmp_path / "run").record
 
 
-def test_advice_of_other_images_is_refused(advise, config, tmp_path, pasted):
+def test_advice_of_other_images_is_refused(advise, config, tmp_path, pasted, monkeypatch):
     file = advise(content="others", root="it's elsewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr("tlab.train.adapt_batchnorm", lambda *_: pytest.fail("a long pass before the refusal"))
+        refuse_other_images(file, config, pasted)
+    assert "val/acc" in train(config())  # as the sentence says
+    assert not RunDirectory(tmp_path / "run").record["advice"]
+
+
+def refuse_other_images(file, config, pasted):
     with pytest.raises(UserError, match="of other images, those of it's elsewhere") as refused:
         train(config(f"advice={file}"))
     command = pasted(str(refused.value).partition("these: ")[2])
     assert command == ["python", "-m", "tlab.advise", f"data.root={config().data.root}"]
-    assert "val/acc" in train(config())  # as the sentence says
-    assert not RunDirectory(tmp_path / "run").record["advice"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,18 @@ def test_advice_is_kept_within_its_interval(accuracy, kept):
     told = judged(record, {"val/acc": accuracy})["advice"]
     assert told["kept"] == kept
     assert ("kept" if kept else "missed") in advice_sentence(told)
+
+
+def test_advice_cannot_bring_yaml_files_of_its_own(advise, config, tmp_path):
+    """`hydra.searchpath` in a file from anywhere: a choice that only its folder has is not found."""
+    (tmp_path / "aug").mkdir()
+    (tmp_path / "aug" / "theirs.yaml").write_text("train: []\nbatch: []\n")
+    command = json.loads(advise().read_text())["command"]
+    stranger = f"{command} hydra.searchpath=[file://{tmp_path}] +hydra/job_logging=x hydra.run.dir=elsewhere"
+    cfg = config(f"advice={advise(command=stranger)}")
+    assert advice_of(cfg, RunDirectory(Path(cfg.run_dir)))["departs_in"] == []
+    with pytest.raises(UserError, match="is damaged"):
+        train(config(f"advice={advise(command=f'{stranger} aug=theirs')}"))
 
 
 def test_a_baseline_is_not_the_advised_run():

@@ -1,25 +1,18 @@
 """The advice: what to expect of every backbone and plan, and which to take."""
 
-import warnings
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
-from PIL import Image
 
 from tlab.advising.candidates import Candidate
-from tlab.advising.choice import PLANS, Case, Constants, Expectation
+from tlab.advising.choice import PLANS, Constants, Expectation
 from tlab.advising.duration import measure_speeds, plan_seconds, reading_seconds
 from tlab.advising.evidence import Evidence
 from tlab.advising.rule import RuleAnswer, course_rule
 from tlab.assembly.precision_and_compile import choose_precision
 from tlab.config.overrides import as_override
 from tlab.data.datamodule import ImageDataModule
-
-SIZED = 200  # images whose own size is looked at
-STEP, SMALLEST = 32, 64  # pixels: sizes are multiples of the one, and not below the other
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,7 @@ class Measured:
         candidate: The candidate.
         cfg: Configuration of a run with it.
         evidence: What was measured.
+        size: Why the images have their size, in words.
         options: Plan -> what to expect of it.
         chosen: The one to take.
         rule: What the course's rule answers.
@@ -57,6 +51,7 @@ class Measured:
     candidate: Candidate
     cfg: DictConfig
     evidence: Evidence
+    size: str
     options: dict[str, Option]
     chosen: Option
     rule: RuleAnswer
@@ -76,6 +71,7 @@ class Measured:
             "images": evidence.images,
             "classes": evidence.classes,
             "stages": [asdict(stage) for stage in evidence.stages],
+            "cut": asdict(evidence.cut) if evidence.cut is not None else None,
             "similarity": asdict(evidence.similarity),
             "plans": [
                 {"plan": each.plan, "upto": each.upto, "expected": asdict(each.expected), "seconds": each.seconds}
@@ -97,7 +93,12 @@ class Measured:
 
 
 def measured(
-    candidate: Candidate, cfg: DictConfig, data: ImageDataModule, evidence: Evidence, constants: Constants
+    candidate: Candidate,
+    cfg: DictConfig,
+    data: ImageDataModule,
+    evidence: Evidence,
+    size: str,
+    constants: Constants,
 ) -> Measured:
     """Return a candidate with what each plan is expected to give.
 
@@ -106,10 +107,10 @@ def measured(
         cfg: Configuration of a run with it.
         data: The images, set up.
         evidence: What was measured.
+        size: Why the images have their size, in words.
         constants: What was learned from the runs of a grid.
     """
-    cut = evidence.best_cut
-    case = Case(evidence.last.accuracy, cut.accuracy if cut is not None else None)
+    case, cut = evidence.case, evidence.cut
     precision = choose_precision(cfg, evidence.net, head_only=False)
     speeds, reading = measure_speeds(cfg, evidence.net, precision), reading_seconds(data)
     train, val = (len(data.index.splits.get(split, ())) for split in ("train", "val"))
@@ -118,29 +119,6 @@ def measured(
     for plan in case.plans:
         upto = cut.stage if plan == "cut" and cut is not None else None
         seconds = plan_seconds(plan, speeds, reading, train, val, epochs, head_epochs)
-        options[plan] = Option(plan, upto, constants.expect(plan, case, val), seconds, constants.margin(plan))
+        options[plan] = Option(plan, upto, constants.expect(plan, case, val), seconds, constants.margin(plan, case))
     rule = course_rule(evidence.images_per_class, evidence.similarity, constants.similar)
-    return Measured(candidate, cfg, evidence, options, options[constants.choose(case)], rule)
-
-
-def choose_image_size(data: ImageDataModule, made_for: int) -> int:
-    """Return the size at which images are seen: as the weights saw them, or smaller where the images are smaller.
-
-    It is the median of the shorter sides of some images, rounded up to a multiple of `STEP`.
-
-    Args:
-        data: The images, set up.
-        made_for: Side of the images that the backbone was made for, in pixels.
-    """
-    samples = data.samples("train")
-    step = max(1, len(samples) // SIZED)
-    sides = []
-    for number in range(0, len(samples), step):
-        with suppress(Exception), warnings.catch_warnings():  # whatever a damaged file makes of the reader
-            warnings.simplefilter("ignore")
-            with Image.open(samples[number].file) as image:
-                sides.append(min(image.size))
-    if not sides:
-        return made_for
-    fitting = -(-int(np.median(sides)) // STEP) * STEP
-    return min(made_for, max(SMALLEST, fitting))
+    return Measured(candidate, cfg, evidence, size, options, options[constants.choose(case)], rule)

@@ -23,11 +23,15 @@ class Case:
 
     Attributes:
         probe: On what a head would get.
-        cut_probe: At the best stage before the last one; None where there is none.
+        cut_probe: On the stage that is picked as the best before the last one; None where there is none.
+        cut_error: Standard error of its lead over the other, on the images at hand.
+        error: Standard error of the probes.
     """
 
     probe: float
     cut_probe: float | None
+    cut_error: float = 0.0
+    error: float = 0.0
 
     @property
     def plans(self) -> list[str]:
@@ -64,19 +68,23 @@ class Constants:
         gains: Plan -> gain in accuracy.
         doubts: Plan -> standard error, for a data set that was left out, of its lead over the default plan.
         spread: Standard deviation of the accuracy around the prediction for a data set that was left out, beyond
-            that of a sample of images.
-        quantile: Of Student's t distribution, for an interval of 90 %, with one degree of freedom less than the
-            grid has data sets.
+            those of the probe and of a sample of images.
+        reach: Half of the 90 % interval, in standard deviations, that holds 90 % of the runs on data sets left out.
+        quantile: Of Student's t distribution, for a lead that is known to 90 %, with one degree of freedom less
+            than the grid has data sets.
         similar: From which similarity on images are like those of the pretraining.
         epochs: Length of the runs of the grid.
+        image_size: Side of their images in pixels.
     """
 
     gains: Mapping[str, float]
     doubts: Mapping[str, float]
     spread: float
+    reach: float
     quantile: float
     similar: Thresholds
     epochs: int
+    image_size: int
 
     @classmethod
     def read(cls) -> "Constants":
@@ -90,16 +98,17 @@ class Constants:
         """Return the expected accuracy of a plan, as it comes."""
         return case.base(plan) + self.gains[plan]
 
-    def margin(self, plan: str) -> float:
-        """Return the lead over the default plan that may be chance."""
-        return self.quantile * self.doubts[plan]
+    def margin(self, plan: str, case: Case) -> float:
+        """Return the lead over the default plan that may be chance, in the grid or in the images at hand."""
+        error = case.cut_error if plan == "cut" else 0.0
+        return math.hypot(self.quantile * self.doubts[plan], NORMAL * error)
 
     def choose(self, case: Case) -> str:
         """Return the plan to take: the default one, unless another leads by more than its margin.
 
         Where nothing tells clearly, the plan that needs no luck is better than the one that has had it.
         """
-        return max(case.plans, key=lambda plan: self.score(plan, case) - self.margin(plan))
+        return max(case.plans, key=lambda plan: self.score(plan, case) - self.margin(plan, case))
 
     def expect(self, plan: str, case: Case, images: int) -> Expectation:
         """Return what to expect of a plan.
@@ -111,7 +120,15 @@ class Constants:
         """
         score = self.score(plan, case)
         mean = min(max(score, 0.0), 1.0)
-        share = min(max(mean, 0.02), 0.98)  # at 0 and 1 a sample would seem to have no error
-        sampling = math.sqrt(share * (1 - share) / images) if images else 0.0
-        half = math.hypot(self.quantile * self.spread, NORMAL * sampling)
+        half = self.reach * math.hypot(self.spread, case.error, sampling_error(mean, images))
         return Expectation(score, mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def sampling_error(share: float, images: int) -> float:
+    """Return the standard error of a share of so many images; 0 images stand for very many.
+
+    Two of each kind are added to them, as by Agresti & Coull 1998 ("Approximate is better than 'exact' for interval
+    estimation of binomial proportions"): at 0 and 1 a sample would seem to have no error.
+    """
+    share = (share * images + 2) / (images + 4)
+    return math.sqrt(share * (1 - share) / images) if images else 0.0

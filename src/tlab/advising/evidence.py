@@ -1,15 +1,18 @@
 """What is measured of a backbone on a data set before anything is trained."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from tlab.advising.probes import StageScore, score_stages
+from tlab.advising.choice import Case, sampling_error
+from tlab.advising.probes import CutScore, StageScore, score_stages
 from tlab.advising.similarity import Similarity, batchnorm_similarity, mean_confidence
 from tlab.assembly.frozen_features import frozen_features
+from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
 from tlab.core.text import as_text
 from tlab.data.datamodule import ImageDataModule
@@ -27,6 +30,7 @@ class Evidence:
 
     Attributes:
         stages: Score of each stage, in order; the last one is of what a head would get.
+        cut: What it is worth to cut the network behind the best earlier stage; None where there is none.
         similarity: How similar the images are to those of the pretraining.
         images: Number of images of train and val that were read.
         classes: Number of classes.
@@ -37,6 +41,7 @@ class Evidence:
     """
 
     stages: list[StageScore]
+    cut: CutScore | None
     similarity: Similarity
     images: int
     classes: int
@@ -51,14 +56,29 @@ class Evidence:
         return self.images / self.classes
 
     @property
+    def case(self) -> Case:
+        """What the expectation follows from."""
+        probe, cut = self.last.accuracy, self.cut
+        error = max(self.last.error, sampling_error(probe, self.images))
+        return Case(probe, None, error=error) if cut is None else Case(probe, cut.accuracy, cut.error, error)
+
+    @property
     def last(self) -> StageScore:
         """Score of what a head would get."""
         return self.stages[-1]
 
-    @property
-    def best_cut(self) -> StageScore | None:
-        """Score of the best stage before the last one, of equals the deepest; None where there is none."""
-        return max(reversed(self.stages[:-1]), key=lambda stage: stage.accuracy, default=None)
+
+def check_classes(data: ImageDataModule, labels: Iterable[int]) -> None:
+    """Refuse images that leave nothing to tell apart.
+
+    Raises:
+        UserError: The labels are not of two classes.
+    """
+    if len({*labels}) < 2:
+        raise UserError(
+            f"{shell_argument('data.root', data.index.root)} has images of one class alone to learn from, "
+            f"{data.classes[0]}; advice needs two: add images of another class"
+        )
 
 
 def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
@@ -75,11 +95,7 @@ def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
     readable = np.isfinite(found.stages[POOL]).all(axis=1)
     rows = np.flatnonzero(np.isin(found.splits, LEARNED_FROM) & readable)
     labels = found.labels[rows]
-    if len(rows) < 2 or len(np.unique(labels)) < 2:
-        raise UserError(
-            f"data.root={data.index.root}: advice needs images of two classes to train on, and {len(rows)} are "
-            "there; add images, or other classes"
-        )
+    check_classes(data, labels.tolist())
     names = [*found.net.backbone.stage_names]
     stages = {name: found.stages[name][rows] for name in names[:-1]} | {names[-1]: found.stages[POOL][rows]}
     groups = _groups(cfg, data, [found.samples[row][1].file for row in rows])
@@ -89,10 +105,10 @@ def gather_evidence(cfg: DictConfig, data: ImageDataModule) -> Evidence:
         None if random else batchnorm_similarity(found.net, data, device),
         mean_confidence(found.logits[rows] if found.logits is not None else None),
     )
-    scores = score_stages(stages, labels, groups, data.num_classes)
+    scores, cut = score_stages(stages, labels, groups, data.num_classes)
     weights = found.net.backbone.pretraining.description
     return Evidence(
-        scores, similarity, len(rows), data.num_classes, found.seconds, found.computed, weights, found.net
+        scores, cut, similarity, len(rows), data.num_classes, found.seconds, found.computed, weights, found.net
     )
 
 

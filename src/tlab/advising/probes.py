@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlab.advising.logme import logme
-from tlab.core.measurements import measurements
+from tlab.core.measurements import remembered
 from tlab.data import progress_bar
 from tlab.data.sources.splitting.folds import fold_files, fold_groups
 from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
@@ -16,11 +18,12 @@ from tlab.models.logistic_regression import held_out_logits, solve
 
 Features = NDArray[np.floating]
 Labels = NDArray[np.int64]
+Right = NDArray[np.bool_]
 
 FOLDS = 5
 NEIGHBORS = 5
 MOST = 5_000  # images that are probed; of more the accuracy is known to a percent, and longer work tells little
-VERSION = 1  # of what is measured, for what is kept of it
+VERSION = 2  # of what is measured, for what is kept of it
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,31 @@ class StageScore:
     logme: float
 
 
+@dataclass(frozen=True)
+class CutScore:
+    """What it is worth to cut the network behind the best of its earlier stages.
+
+    Attributes:
+        stage: The best stage before the last one, of equals the deepest.
+        accuracy: Cross-validated accuracy of a linear probe on the stage that is picked so, in 0..1: in each fold
+            on the stage that is best in the others. That of `stage` is too high, for the best of several has had
+            luck (Varma & Simon 2006, "Bias in error estimation when using cross-validation for model selection").
+        lead: Its lead over the probe on the whole network.
+        error: Standard error of the lead, by the differences on the same images.
+    """
+
+    stage: str
+    accuracy: float
+    lead: float
+    error: float
+
+
 def score_stages(
     stages: dict[str, Features], labels: Labels, groups: Sequence[str] | None, num_classes: int
-) -> list[StageScore]:
-    """Return the score of each stage; those of features seen before are kept in the cache directory.
+) -> tuple[list[StageScore], CutScore | None]:
+    """Return the score of each stage, and of the best cut; those of features seen before are kept.
+
+    There is no cut where there is one stage alone, or where no image can be held out.
 
     Args:
         stages: Stage name -> features `N D`, finite.
@@ -59,26 +83,56 @@ def score_stages(
     labels, groups = labels[rows], None if groups is None else [groups[row] for row in rows]
     folds = assign_folds(labels, groups)
     members = np.unique(groups, return_inverse=True)[1] if groups is not None else np.arange(len(labels))
-    scores = []
-    with measurements("probes") as known:
-        for stage, features in progress_bar.shown(stages.items(), "Probing stages", len(stages)):
-            x = np.ascontiguousarray(features[rows])
-            parts = (f"{VERSION} {num_classes} {x.shape} {x.dtype}".encode(), x, labels, folds, members)
-            key = blake2b(b"".join(map(bytes, parts)), digest_size=16).hexdigest()
-            if key not in known:
-                score = score_stage(stage, x, labels, folds, members, num_classes)
-                known[key] = {name: value for name, value in asdict(score).items() if name != "stage"}
-            scores.append(StageScore(stage, **known[key]))
-    return scores
+    scores, right = [], []
+    for stage, features in progress_bar.shown(stages.items(), "Probing stages", len(stages)):
+        x = np.ascontiguousarray(features[rows])
+        parts = (f"{VERSION} {num_classes} {x.shape} {x.dtype}".encode(), x, labels, folds, members)
+        key = blake2b(b"".join(map(bytes, parts)), digest_size=16).hexdigest()
+        found = {**remembered("probes", key, partial(score_stage, x, labels, folds, members, num_classes))}
+        packed = np.frombuffer(bytes.fromhex(found.pop("right")), np.uint8)
+        right.append(np.unpackbits(packed, count=len(labels)).astype(bool))
+        scores.append(StageScore(stage, **found))
+    return scores, score_cut([*stages], np.array(right), folds, members)
 
 
 def score_stage(
-    stage: str, features: Features, labels: Labels, folds: Labels, members: Labels, num_classes: int
-) -> StageScore:
-    """Return the score of one stage; see `score_stages`, `assign_folds` and `probe` for the arguments."""
-    accuracy, error = probe(features, labels, folds, members, num_classes)
+    features: Features, labels: Labels, folds: Labels, members: Labels, num_classes: int
+) -> dict[str, Any]:
+    """Return the score of one stage without its name, and the images whose probe is `right`, as bits.
+
+    See `score_stages`, `assign_folds` and `probe` for the arguments.
+    """
+    right = probe(features, labels, folds, num_classes)
+    accuracy, error = mean_and_error(right, folds, members)
     near = neighbors(features, labels, members, num_classes)
-    return StageScore(stage, features.shape[1], accuracy, error, near, logme(features, labels, num_classes))
+    score = StageScore("", features.shape[1], accuracy, error, near, logme(features, labels, num_classes))
+    found = asdict(score) | {"right": np.packbits(right).tobytes().hex()}
+    return {name: value for name, value in found.items() if name != "stage"}
+
+
+def score_cut(stages: Sequence[str], right: Right, folds: Labels, members: Labels) -> CutScore | None:
+    """Return the score of the best cut; None where there is none.
+
+    Args:
+        stages: Names of the stages, the last one of the whole network.
+        right: Whether the probe of each stage is right about each image, `S N`.
+        folds: Fold of each image, -1 for none, `N`.
+        members: Number of the group of each, `N`.
+    """
+    held = folds >= 0
+    if len(stages) < 2 or not held.any():
+        return None
+    picked = np.zeros(len(folds), bool)
+    for fold in np.unique(folds[held]):
+        picked[folds == fold] = right[_best(right[:-1, held & (folds != fold)])][folds == fold]
+    accuracy, _ = mean_and_error(picked, folds, members)
+    lead, error = mean_and_error(picked.astype(float) - right[-1], folds, members)
+    return CutScore(stages[_best(right[:-1, held])], accuracy, lead, error)
+
+
+def _best(right: Right) -> int:
+    """Return the place of the stage that is right most often, of equals the deepest, for `S N`."""
+    return len(right) - 1 - int(np.argmax(right.sum(axis=1)[::-1]))
 
 
 def assign_folds(labels: Labels, groups: Sequence[str] | None) -> Labels:
@@ -95,30 +149,37 @@ def assign_folds(labels: Labels, groups: Sequence[str] | None) -> Labels:
     return np.array([fold_of.get(name, -1) for name in names], np.int64)
 
 
-def probe(
-    features: Features, labels: Labels, folds: Labels, members: Labels, num_classes: int
-) -> tuple[float, float]:
-    """Return accuracy and standard error, over the images held out in turn, of a solved linear layer.
+def probe(features: Features, labels: Labels, folds: Labels, num_classes: int) -> Right:
+    """Return whether a solved linear layer is right about each image while it is held out, `N`.
 
-    The penalty is chosen once, on all images. Images of one group are right and wrong together, so that the error
-    is that of a mean of groups (Liang & Zeger 1986); of single images it is that of a binomial share.
+    It is False for an image that never is. The penalty is chosen once, on all images.
 
     Args:
         features: Features `N D`.
         labels: Label of each image, `N`.
         folds: Fold of each, -1 for none, `N`.
-        members: Number of the group of each, `N`.
         num_classes: Number of classes.
     """
     held = folds >= 0
     if not held.any():
-        return 0.0, 1.0
+        return held
     l2 = solve([features], labels, num_classes).l2
     logits = held_out_logits(features, labels, num_classes, folds, l2)
-    right = logits[held].argmax(axis=1) == labels[held]
-    accuracy = float(right.mean())
-    deviations = np.bincount(members[held], right - accuracy)
-    return accuracy, float(np.sqrt(np.square(deviations).sum()) / np.count_nonzero(held))
+    return held & (logits.argmax(axis=1) == labels)
+
+
+def mean_and_error(values: NDArray[Any], folds: Labels, members: Labels) -> tuple[float, float]:
+    """Return mean and standard error of the values, `N`, over the images that are held out.
+
+    Images of one group are right and wrong together, so that the error is that of a mean of groups (Liang & Zeger
+    1986); of single images it is that of a binomial share. See `probe` for the other arguments.
+    """
+    held = folds >= 0
+    if not held.any():
+        return 0.0, 1.0
+    mean = float(values[held].mean())
+    deviations = np.bincount(members[held], values[held] - mean)
+    return mean, float(np.sqrt(np.square(deviations).sum()) / np.count_nonzero(held))
 
 
 def neighbors(features: Features, labels: Labels, members: Labels, num_classes: int) -> float:

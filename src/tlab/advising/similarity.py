@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlab.core.measurements import measurements
+from tlab.core.measurements import remembered
 from tlab.data.datamodule import ImageDataModule
 from tlab.finetuning.batchnorm import batchnorm_layers, statistics_digest, training_statistics
 from tlab.models.classifier import Classifier
@@ -43,19 +43,16 @@ def batchnorm_similarity(net: Classifier, data: ImageDataModule, device: torch.d
     layers = batchnorm_layers(net.backbone)
     if not layers:
         return None
-    known_as = statistics_digest(net, data)
-    with measurements("similarity") as known:
-        if known_as in known:
-            return float(known[known_as]["similarity"])
+
+    def measure() -> dict[str, float]:
         try:
             images = training_statistics(net.to(device), data, [*layers], IMAGES)
         finally:
             net.cpu()
         state = net.state_dict()
-        value = statistics_similarity({name: state[name] for name in images}, images)
-        if known_as:
-            known[known_as] = {"similarity": value}
-    return value
+        return {"similarity": statistics_similarity({name: state[name] for name in images}, images)}
+
+    return float(remembered("similarity", statistics_digest(net, data), measure)["similarity"])
 
 
 def statistics_similarity(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

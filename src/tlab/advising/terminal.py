@@ -18,6 +18,7 @@ def print_measured(console: Console, one: Measured) -> None:
     evidence = one.evidence
     console.print()
     console.print(Text(f"{one.candidate.backbone}, {evidence.weights}, {one.cfg.data.image_size} px", style="bold"))
+    console.print(Text(f"{one.size}."))
     table = _table("stage", "features", "probe accuracy", "nearest neighbors", "LogME")
     best = max(evidence.stages, key=lambda stage: stage.accuracy)
     for stage in evidence.stages:
@@ -56,8 +57,10 @@ def print_choice(console: Console, one: Measured, constants: Constants) -> None:
     console.print(Text(cut_words(one)))
     for sentence in filter(None, (leader_words(one), rule_words(one))):
         console.print(Text(sentence))
-    if one.cfg.trainer.max_epochs != constants.epochs:
-        console.print(Text(f"What is expected was learned from runs of {constants.epochs} epochs.", style="dim"))
+    learned = (constants.epochs, constants.image_size)
+    if learned != (one.cfg.trainer.max_epochs, one.cfg.data.image_size):
+        told = "What is expected was learned from runs of {} epochs at {} px.".format(*learned)
+        console.print(Text(told, style="dim"))
 
 
 def _table(first: str, *others: str) -> Table:
@@ -92,14 +95,17 @@ def similarity_words(similarity: Similarity) -> str:
 
 def cut_words(one: Measured) -> str:
     """Say where the network is best cut, and whether that pays."""
-    cut, last = one.evidence.best_cut, one.evidence.last
+    cut = one.evidence.cut
     if cut is None:
         return "There is no earlier stage to cut the network behind."
-    gap = 100 * (cut.accuracy - last.accuracy)
-    margin = 100 * (cut.error**2 + last.error**2) ** 0.5
-    where = f"The best earlier stage is {cut.stage}, whose probe is {abs(gap):.1f} points "
-    where += f"{'better' if gap > 0 else 'worse'} than that of the whole network"
-    return f"{where}{', which may be chance' if abs(gap) < 2 * margin else ''}."
+    told = (
+        f"The best earlier stage is {cut.stage}. A probe on the best of the {len(one.evidence.stages) - 1}, picked "
+    )
+    told += (
+        f"without the images that it is measured on, is {100 * abs(cut.lead):.1f} ± {100 * cut.error:.1f} points "
+    )
+    told += f"{'worse' if cut.lead < 0 else 'better'} than that on the whole network"
+    return f"{told}{', which may be chance' if abs(cut.lead) <= 2 * cut.error else ''}."
 
 
 def leader_words(one: Measured) -> str:

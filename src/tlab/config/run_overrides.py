@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import chain
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from tlab.config.overrides import CONFIG_DIR, key_and_value
 from tlab.core.errors import UserError
 
 # A reference to another key, `${data.batch_size}`: such a command has other keys than its runs
 OF_A_RUN = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
+
+LISTED = "overrides"  # the command's own key that lists them
 
 
 def gather(
@@ -18,7 +23,7 @@ def gather(
     """Return the arguments with all overrides of runs in one of the command's own, `overrides=[...]`.
 
     So `python -m tlab.advise data.root=photos backbone=vgg16,resnet18` takes overrides as `tlab.train -m` would,
-    while Hydra sees no sweep.
+    while Hydra sees no sweep. Such a list on the command line is part of it.
 
     Args:
         arguments: The command line, after `tidy`.
@@ -28,12 +33,12 @@ def gather(
         place: Likewise of a run's directory, behind the key.
 
     Raises:
-        UserError: The command line asks for a sweep, or for a run's directory.
+        UserError: The command line asks for a sweep, or for a run's directory, or its own list cannot be read.
     """
     if "--shell-completion" in arguments or "-sc" in arguments:
         return list(arguments)
     own, runs = [], []
-    for argument in arguments:
+    for argument in chain.from_iterable(map(_listed, arguments)):
         key, _ = key_and_value(argument)
         root = key.replace("/", ".").partition(".")[0]
         if argument in ("-m", "--multirun"):
@@ -45,7 +50,26 @@ def gather(
             own.append(argument)
         else:
             runs.append(quoted(argument))
-    return with_overrides(own, [f"overrides=[{','.join(runs)}]"] if runs else [])
+    return with_overrides(own, [f"{LISTED}=[{','.join(runs)}]"] if runs else [])
+
+
+def _listed(argument: str) -> list[str]:
+    """Return the overrides that `overrides=[...]` lists; another argument alone.
+
+    Raises:
+        UserError: It is no list of texts.
+    """
+    if key_and_value(argument)[0] != LISTED:
+        return [argument]
+    try:
+        found = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, str | QuotedString) for each in found):
+        raise UserError(
+            f"{argument} is no list of overrides; leave it out, and give each by itself: data.root=DIR seed=1"
+        )
+    return [each.text if isinstance(each, QuotedString) else each for each in found]
 
 
 def quoted(override: str) -> str:

@@ -1,7 +1,7 @@
 """Measurements on this machine, kept in the cache directory between commands."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -32,3 +32,24 @@ def measurements(kind: str) -> Iterator[dict[str, dict[str, Any]]]:
         if known != before:
             with suppress(OSError):
                 write_text(file, json.dumps(known, indent=1))
+
+
+def remembered(kind: str, name: str | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a measurement, from the cache directory if it is there; others need not wait while it is taken.
+
+    For what takes long and is no timing; of two processes that take it at once the later one's is kept.
+
+    Args:
+        kind: As for `measurements`.
+        name: Likewise; None where nothing tells the measurement from others: it is taken each time.
+        measure: Takes the measurement.
+    """
+    if name is None:
+        return measure()
+    with measurements(kind) as known:
+        found = known.get(name)
+    if found is None:
+        found = measure()
+        with measurements(kind) as known:
+            known[name] = found
+    return found

@@ -101,17 +101,23 @@ def _trial(net: Classifier, data: ImageDataModule) -> dict[str, float]:
     """Return the cross-validated loss with either kind of statistics."""
     mode = net.training
     net.eval()
-    losses = {FIXED: _held_out_loss(net, data)}
+    losses = {FIXED: held_out_loss(net, data)}
     estimated = training_statistics(net, data, [*batchnorm_layers(net.backbone)], TRIAL)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items() if name in estimated}
     net.load_state_dict({**net.state_dict(), **estimated})
-    losses[ESTIMATED] = _held_out_loss(net, data)
+    losses[ESTIMATED] = held_out_loss(net, data)
     net.load_state_dict({**net.state_dict(), **before})
     net.train(mode)
     return losses
 
 
-def _held_out_loss(net: Classifier, data: ImageDataModule) -> float:
+def held_out_loss(net: Classifier, data: ImageDataModule) -> float:
+    """Return the cross-validated loss of a linear layer on pooled features of at most `TRIAL` training images.
+
+    Args:
+        net: The network, in evaluation mode.
+        data: Its data, set up.
+    """
     features, labels = [], []
     device = next(net.parameters()).device
     with torch.inference_mode():

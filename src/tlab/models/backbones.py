@@ -187,6 +187,7 @@ def _pretraining(read: Weights | None, classes_file: str | None, input_size: int
     return dataclasses.replace(
         read.pretraining,
         input_size=read.pretraining.input_size or input_size,
+        tells_size=read.pretraining.input_size > 0,
         classes=classes,
         classifier_weight=rows.get("weight"),
         classifier_bias=rows.get("bias"),

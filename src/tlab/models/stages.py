@@ -38,6 +38,7 @@ class Pretraining:
         head_layers: What this head has before its last layer, its hidden layers and norm, by key.
         description: Origin of the weights, in words.
         digest: `digest` of the backbone as built.
+        tells_size: Whether the weights told `input_size`; False: it is what the network is made for.
     """
 
     input_size: int = 224
@@ -51,6 +52,7 @@ class Pretraining:
     head_layers: Mapping[str, Tensor] = field(default_factory=dict)
     description: str = "random initialisation"
     digest: str = ""
+    tells_size: bool = True
 
 
 class StagedBackbone(nn.Module):

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tlab.config.diff import differences, flat
-from tlab.config.hydra import compose
-from tlab.config.overrides import as_override, shell_argument
+from tlab.config.hydra import compose, config_dirs
+from tlab.config.overrides import as_override, key_and_value, shell_argument
 from tlab.config.provenance import plain
 from tlab.core.error_messages import one_line
 from tlab.core.errors import UserError
@@ -87,10 +88,16 @@ def _damaged(file: Path, error: Exception) -> UserError:
 
 
 def _departures(file: Path, command: str, cfg: DictConfig) -> list[str]:
-    """Return the keys in which a run's configuration differs from that of the advised command."""
+    """Return the keys in which a run's configuration differs from that of the advised command.
+
+    What the command sets of Hydra itself is left out: the file may be a stranger's, and folders of more YAML files
+    (`hydra.searchpath`) are those of this command line.
+    """
     try:
-        advised = [word for word in shlex.split(command) if "=" in word and not word.startswith("-")]
-        other = plain(compose([*advised, as_override("run_dir", cfg.run_dir)]))
+        words = [word for word in shlex.split(command) if "=" in word and not word.startswith("-")]
+        advised = [word for word in words if not _is_of_hydra(word)]
+        folders = [word for word in config_dirs(sys.argv[1:]) if _is_of_hydra(word)]
+        other = plain(compose([*folders, *advised, as_override("run_dir", cfg.run_dir)]))
     except (HydraException, OmegaConfBaseException, UserError, ValueError) as error:
         raise _damaged(file, error) from error
     this = plain(cfg)
@@ -98,6 +105,11 @@ def _departures(file: Path, command: str, cfg: DictConfig) -> list[str]:
     changed = {key for key in differences(other, this) if theirs.get(key) != ours.get(key)}  # not what follows
     changed = {re.sub(r"^(\w+)\.(stages|phases|transforms|_target_)\b.*", r"\1", key) for key in changed}
     return sorted(key for key in changed if key not in OWN and key.partition(".")[0] not in changed - {key})
+
+
+def _is_of_hydra(override: str) -> bool:
+    """Tell whether an override sets a key, or fills a package, of Hydra itself."""
+    return any(re.match(r"hydra\b", part) for part in key_and_value(override)[0].split("@"))
 
 
 def check_advised_images(cfg: DictConfig, run: "RunDirectory", content: str) -> None:
