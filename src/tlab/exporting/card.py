@@ -102,7 +102,8 @@ def _how_to_run(name: str, format: str) -> list[str]:
 
 
 def _network(trained: Trained, record: dict[str, Any]) -> list[str]:
-    backbone, head = trained.config.backbone, trained.module.net.head
+    backbone, head = trained.config.backbone, trained.config.head  # which may be of the user's own classes
+    name, library = backbone.get("name") or backbone["_target_"], backbone.get("library") or "own"
     stages = trained.module.net.backbone.stage_names
     cut = f", cut behind {backbone.upto}" if backbone.get("upto") else ""
     parameters = sum(each.numel() for each in trained.module.net.parameters())
@@ -110,9 +111,9 @@ def _network(trained: Trained, record: dict[str, Any]) -> list[str]:
         each.flatten().tolist() for each in (trained.module.net.normalize.mean, trained.module.net.normalize.std)
     )
     return [
-        f"- backbone: {backbone.name} ({backbone.library}){cut}; stages {', '.join(stages)}",
+        f"- backbone: {name} ({library}){cut}; stages {', '.join(stages)}",
         f"- weights before training: {record.get('weights', 'not known')}; a license of theirs is one of this file",
-        f"- head: pooling {head.pooling}, hidden layers {[*trained.config.head.get('hidden', [])] or 'none'}",
+        f"- head: pooling {head.get('pooling', 'avg')}, hidden layers {[*head.get('hidden', [])] or 'none'}",
         f"- {counted(parameters, 'parameter')}, of checkpoint {trained.checkpoint.name}",
         f"- normalization: mean {_numbers(mean)}, standard deviation {_numbers(std)}",
     ]
