@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -21,8 +23,8 @@ from tlab.core.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SITE = sorted((ROOT / "docs/pages").glob("*.md"))
-READ = [*sorted(ROOT.glob("README*.md")), *SITE]
-LINKED = [*READ, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+READ = [*sorted(ROOT.glob("README*.md")), *SITE, ROOT / "benchmarks/README.md"]
+LINKED = [*READ, ROOT / "CONTRIBUTING.md"]
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^(?: {4}[^\n]*)?\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(
@@ -50,11 +52,13 @@ def blocks(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[str]:
-    """Return the commands of tlab and make in a text: in code blocks and in code within a line."""
+    """Return the commands of tlab and make in a text: in code blocks and in code within a line, none overlooked."""
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("\n", text))
     code = "\n".join([*blocks(text), *inline])
     code = re.sub(r"\$\((python[^)]*)\).*", r"\1", code)  # eval "$(python -m ...)"
-    return [command for command in COMMAND.findall(code) if " " in command.removeprefix("python -m ")]
+    found = COMMAND.findall(code)
+    assert sum(command.startswith("python") for command in found) == text.count("python -m tlab.")
+    return [command for command in found if " " in command.removeprefix("python -m ")]
 
 
 TYPED = list(dict.fromkeys(command for file in READ for command in commands(file.read_text(encoding="utf-8"))))
@@ -124,8 +128,9 @@ def folder(photos: Path, compose_quick: Any, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("TLAB_THIS_COMMAND", raising=False)
-    yield folder
+    with patch.dict(os.environ):  # commands leave in it what they tell the processes that they start
+        os.environ.pop("TLAB_THIS_COMMAND", None)
+        yield folder
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
 
