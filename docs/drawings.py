@@ -6,7 +6,6 @@ images in one epoch after another.
 
 import base64
 import io
-import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,15 @@ EPOCHS = 8
 CELL, LEFT, TOP = (26, 20), 58, 40  # pixels
 INK = "var(--md-default-fg-color)"  # the theme's, so that light and dark both read
 BRIGHT = "var(--md-typeset-a-color)"
-VIEWS = (("mug", 3), ("bicycle", 1), ("fish", 7))  # shape and number of the drawn images
-SIDE = 96
+IMAGES = (("mug", 3), ("bicycle", 1), ("fish", 7))  # shape and number of the drawn images
+SIDE, VIEWED = 96, 5  # pixels, epochs
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the drawings in the places of their markers."""
     for name, draw in (("plans", plans), ("views", views)):
-        markdown = re.sub(rf"^<!-- {name} -->$", lambda _, draw=draw: draw(), markdown, flags=re.MULTILINE)
+        if (marker := f"<!-- {name} -->") in markdown:
+            markdown = markdown.replace(marker, draw())
     return markdown
 
 
@@ -48,7 +48,7 @@ def plan_of(name: str) -> "Plan":
 
 
 def draw_plan(name: str, plan: "Plan") -> str:
-    """Return a plan as SVG: a row for each group, a column for each epoch, darker for a higher rate."""
+    """Return a plan as SVG: a row for each group, a column for each epoch, stronger for a higher rate."""
     groups = [*plan.group_scales]
     width, height = LEFT + CELL[0] * EPOCHS + 4, TOP + CELL[1] * len(groups) + 4
     marks = [f'<text x="0" y="14" font-weight="bold">finetune={name}</text>']
@@ -82,7 +82,7 @@ def views() -> str:
     import numpy as np
     from hydra.utils import instantiate
     from PIL import Image
-    from torch import from_numpy
+    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
     from tlab.data.augment.compose import Compose
     from tlab.data.sampler import addressed_seed
@@ -90,20 +90,16 @@ def views() -> str:
 
     cfg = compose(["aug=strong", f"data.image_size={SIDE}", "data.root=photos", "run_dir=run"])
     augment = Compose(instantiate(cfg.aug.transforms, _convert_="all"))
-    columns = 6
-    grid = Image.new("RGB", (columns * (SIDE + 4) - 4, len(VIEWS) * (SIDE + 4) - 4), "gray")
-    for row, (shape, number) in enumerate(VIEWS):
-        image = np.array(draw_scene(shape, SIDE, np.random.default_rng(number)))
-        for column in range(columns):
-            seen = (
-                augment(from_numpy(image).permute(2, 0, 1), addressed_seed(0, "augment", column, row, 0))
-                if column
-                else None
-            )
-            pixels = image if seen is None else seen.permute(1, 2, 0).numpy()
-            grid.paste(Image.fromarray(pixels), (column * (SIDE + 4), row * (SIDE + 4)))
+    pitch = SIDE + 4
+    grid = Image.new("RGB", (VIEWED * pitch + SIDE, len(IMAGES) * pitch - 4), "gray")
+    for row, (shape, number) in enumerate(IMAGES):
+        image = draw_scene(shape, SIDE, np.random.default_rng(number))
+        grid.paste(image, (0, row * pitch))
+        for epoch in range(VIEWED):
+            seen = augment(pil_to_tensor(image), addressed_seed(0, "augment", epoch, row, 0))
+            grid.paste(to_pil_image(seen), ((epoch + 1) * pitch, row * pitch))
     file = io.BytesIO()
     grid.save(file, "JPEG", quality=85)
-    text = "Three drawn images, each as it is and in five epochs with aug=strong"
+    text = "Three drawn images, each as it is and in the first five epochs with aug=strong"
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{text}" src="data:image/jpeg;base64,{data}" width="{grid.width}">'

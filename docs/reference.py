@@ -6,7 +6,7 @@ mkdocs calls `on_page_markdown` for each page; a comment such as `<!-- choices -
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from functools import cache
 from html import escape
 from itertools import groupby
@@ -28,7 +28,8 @@ TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the tables in the places of their markers."""
     for name, made in (("train", keys_of_train), ("choices", choices), ("commands", keys_of_other_commands)):
-        markdown = re.sub(rf"^<!-- {name} -->$", lambda _, made=made: made(), markdown, flags=re.MULTILINE)
+        if (marker := f"<!-- {name} -->") in markdown:
+            markdown = markdown.replace(marker, made())
     return markdown
 
 
@@ -45,7 +46,7 @@ def keys_of_other_commands() -> str:
     sections = []
     for command, node in schema.COMMANDS.items():
         if command != "train":
-            of_runs = "overrides" in node.__dataclass_fields__
+            of_runs = "overrides" in {key.name for key in fields(node)}
             sections += [f"## tlab.{command}", "Anything else is a key of tlab.train." if of_runs else ""]
             sections.append(_table(command, _declared(command)))
     return "\n\n".join(sections)

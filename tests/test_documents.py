@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -21,8 +23,8 @@ from tlab.core.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SITE = sorted((ROOT / "docs/pages").glob("*.md"))
-READ = [*sorted(ROOT.glob("README*.md")), *SITE]
-LINKED = [*READ, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+READ = [*sorted(ROOT.glob("README*.md")), *SITE, ROOT / "benchmarks/README.md"]
+LINKED = [*READ, ROOT / "CONTRIBUTING.md"]
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^(?: {4}[^\n]*)?\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(
@@ -54,11 +56,11 @@ def commands(text: str) -> list[str]:
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("\n", text))
     code = "\n".join([*blocks(text), *inline])
     code = re.sub(r"\$\((python[^)]*)\).*", r"\1", code)  # eval "$(python -m ...)"
-    return [command for command in COMMAND.findall(code) if " " in command.removeprefix("python -m ")]
+    return COMMAND.findall(code)
 
 
 TYPED = list(dict.fromkeys(command for file in READ for command in commands(file.read_text(encoding="utf-8"))))
-OF_TLAB = [command for command in TYPED if command.startswith("python")]
+OF_TLAB = [command for command in TYPED if command.startswith("python -m tlab.") and command.count(" ") > 2]
 PYTHON = [
     pytest.param(block, id=f"{file.name}-{number}")
     for file in (ROOT / "README.md", *SITE)  # that in Chinese has the same
@@ -114,20 +116,26 @@ def folder(photos: Path, compose_quick: Any, tmp_path_factory: pytest.TempPathFa
         "sample_submission.csv": folder / "kaggle/sample_submission.csv",
     }.items():
         (folder / link).symlink_to(target)
-    runs = folder / "outputs/runs/NAME", folder / "outputs/multirun/NAME/aug=none/seed=0"
-    run = tlab.fit(compose_quick(run_dir=runs[0]))
-    shutil.copytree(runs[0], runs[1])
-    assert run["val/acc"] > 0
+    run = tlab.fit(compose_quick(run_dir=folder / "outputs/runs/NAME"))
+    for sweep in ("NAME", "folds"):
+        shutil.copytree(run, folder / f"outputs/multirun/{sweep}/aug=none/seed=0")
     return folder
 
 
 @pytest.fixture
 def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("TLAB_THIS_COMMAND", raising=False)
-    yield folder
+    with patch.dict(os.environ):  # commands leave in it what they tell the processes that they start
+        os.environ.pop("TLAB_THIS_COMMAND", None)
+        yield folder
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("file", READ, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_command_is_overlooked(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert sum(command.startswith("python") for command in commands(text)) == text.count("python -m tlab.")
 
 
 @pytest.mark.parametrize("command", OF_TLAB)
