@@ -117,6 +117,7 @@ def test_a_backbone_that_cannot_be_fetched_is_told_before_the_first_is_measured(
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", no_network)
     monkeypatch.setattr("tlab.advising.evidence.gather_evidence", lambda *_: pytest.fail("measured before"))
     arguments = [f"data.root={photos}", *QUICK[:5], "backbone=mobilenet_v3_small,vgg11", f"output={tmp_path}"]
+    arguments.append("backbone.unfrozen_lr_scale=0.1")  # of this backbone, not of others
     with pytest.raises(UserError, match="for advice on those at hand: ") as refused:
         run(compose(gather([*arguments, "backbone.weights=bundled,DEFAULT"], OWN_KEYS, "tlab.advise"), "advise"))
     words = pasted(str(refused.value).partition("at hand: ")[2])

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tlab.command import quiet, run_command
 from tlab.config.hydra import compose, config_dirs
-from tlab.config.overrides import as_override, given_keys, tidy
+from tlab.config.overrides import as_override, given_keys, key_and_value, tidy
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AdviseConfig
 from tlab.config.validation import check, check_values
@@ -58,7 +58,8 @@ def check_weights(candidate: "Candidate", cfg: DictConfig) -> None:
     try:
         build_backbone(cfg)
     except DownloadFailed as error:
-        command = shell_command(["python", "-m", "tlab.advise", *config_dirs(sys.argv[1:]), *candidate.others])
+        kept = [other for other in candidate.others if not key_and_value(other)[0].startswith("backbone.")]
+        command = shell_command(["python", "-m", "tlab.advise", *config_dirs(sys.argv[1:]), *kept])
         raise DownloadFailed(f"{error}; for advice on those at hand: {command}") from error
 
 
