@@ -129,6 +129,42 @@ def test_cats_and_dogs_are_told_apart_without_their_broken_files(run):
     assert result["best"] == result["highest"]
 
 
+@pytest.mark.slow
+def test_a_pretrained_vgg_beats_random_weights_on_stl10_s_layout(run):
+    accuracies = "{name: each['test/acc'] for name, each in results.items()}"
+    result = run(
+        "04_vgg_on_stl10", {"accuracies": accuracies, "mean": "mean", "normalize": "net.normalize.mean.tolist()"}
+    )
+    accuracies = result["accuracies"]
+    assert accuracies["head only"] > accuracies["from scratch"] + 0.1
+    assert accuracies["all layers"] > accuracies["from scratch"] + 0.1
+    assert [value[0][0] for value in result["normalize"]] == pytest.approx(result["mean"])
+
+
+@pytest.mark.slow
+def test_the_folds_together_score_more_than_the_sample_and_one_fold(run):
+    result = run("05_kaggle_competition", {"scores": "scores", "out_of_fold": "out_of_fold"})
+    scores = result["scores"]
+    assert scores["mean of the folds"] > max(scores["one fold"], scores["sample"] + 0.4)
+    assert scores["refit"] > scores["sample"] + 0.3
+    assert result["out_of_fold"] > 0.5  # guessing: 0.2
+
+
+@pytest.mark.slow
+def test_the_audit_finds_what_was_hidden_and_more_images_are_better(run):
+    expressions = {
+        "kinds": "[finding['kind'] for finding in findings]",
+        "suspects": "[finding['path'] for finding in suspects[:10]]",
+        "means": "list(map(float, means))",
+        "advised": "reached['val/acc']",
+    }
+    result = run("06_choosing_a_strategy", expressions, seeds='"0"')
+    assert [result["kinds"].count(kind) for kind in ("exact_duplicate", "unreadable")] == [3, 1]
+    assert "train/tree/a_mug.jpg" in result["suspects"]
+    assert result["means"][-1] > result["means"][0]
+    assert result["advised"] > 0.6  # guessing: 0.2
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_what_is_committed_comes_from_one_clean_run(name):
     notebook, file = read(name), FOLDER / f"{name}.ipynb"
