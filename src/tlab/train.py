@@ -28,6 +28,7 @@ from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.assembly.refit import Refit
 from tlab.command import quiet, run_command
+from tlab.config.diff import flat
 from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.hydra import compose
@@ -134,7 +135,7 @@ def train(
     known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
     if not run.has_begun:  # what there may be is of other weights
         known |= {key: None for key in ("temperature", "calibration") if key in run.record}
-        known |= {key: {} for key in ("soup", "tests", "refit", "advice") if key in run.record}
+        known |= {key: {} for key in ("soup", "tests", "refit", "advice", "decided") if key in run.record}
     known |= {"advice": advice} if advice else {}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
@@ -224,7 +225,8 @@ def fit_as_chosen(
         cfg = adapt_batchnorm(cfg, net, data, plan, checkpoint)
         before, config = config, with_decisions(config, cfg)
         if config != before:
-            run.update(config=config)
+            decided = [key for key, value in flat(config).items() if value != flat(before).get(key)]
+            run.update(config=config, decided=decided)
             run.write_config(OmegaConf.to_yaml(cfg), overrides)
         state = RunState(make_plan(cfg, backbone))
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact

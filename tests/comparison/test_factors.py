@@ -79,6 +79,15 @@ def test_a_difference_that_no_override_tells_comes_from_the_configuration(make_r
     assert len(settings) == 2
 
 
+def test_what_runs_have_decided_for_themselves_is_no_difference(make_run, sweep):
+    for seed, kind in enumerate(("fixed", "estimated")):
+        run = RunDirectory(make_run("auto", seed=seed, config={"finetune.batchnorm": kind}))
+        run.update(decided=["finetune.batchnorm"])
+    assert len(grouped(sweep)[1]) == 1
+    make_run("named", config={"finetune.batchnorm": "fixed"})
+    assert grouped(sweep)[0] == {"finetune.batchnorm": ("auto", "fixed")}
+
+
 def test_a_key_that_is_gone_is_no_difference(make_run, sweep):
     make_run("old", config={"data.augment_on": "auto", "data.module.augment_on": "${data.augment_on}"})
     make_run("new")

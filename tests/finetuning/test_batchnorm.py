@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from tlab.assembly.build import build_data
+from tlab.comparison import compare_runs
 from tlab.core.errors import UserError
 from tlab.finetuning.batchnorm import batchnorm_layers, choose_batchnorm, estimate_batchnorm, training_statistics
 from tlab.models.classifier import Classifier
@@ -129,6 +130,8 @@ def test_auto_takes_the_statistics_that_tell_the_classes_better(
     assert decided == named | {"fit_seconds": 0}
     monkeypatch.setattr("tlab.finetuning.batchnorm._trial", None)
     assert train(compose_run(*settings)) | {"fit_seconds": 0} == decided  # is finished
+    compared = {setting.levels for setting in compare_runs(tmp_path).settings}
+    assert compared == {("auto",), (kind,)}  # other seeds may decide otherwise, and are of the same setting
 
 
 def test_fixed_statistics_stay_while_everything_trains(compose_run, pretrained, tmp_path):

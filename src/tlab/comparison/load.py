@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlab.config.diff import flat
+from tlab.config.diff import AUTO, flat
 from tlab.config.head_solver import with_solver_in_effect
 from tlab.config.overrides import key_and_value, shell_argument
 from tlab.config.targets import renewed
@@ -35,7 +35,8 @@ class Run:
         seed: Seed of everything random in it.
         choices: Configuration group -> choice; empty in the record of an old run.
         overrides: Key -> value, as on the command line.
-        config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began.
+        config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began. What
+            it has decided where it says `auto` is `auto`, except the solver of the head, which makes another head.
         metrics: Contents of `metrics.json`; empty unless it is finished.
         history: Rows of `history.csv`, one per epoch; numeric cells are floats.
         record: The rest of `run.json`.
@@ -184,6 +185,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
 def _read(run: RunDirectory, directory: Path) -> Run:
     record = dict(run.record)
     config = with_solver_in_effect(flat(renewed(record.pop("config", {}))))
+    config |= {key: AUTO for key in record.get("decided", ()) if key != "head.solver"}
     choices, overrides = _chosen(run)
     status = record.get("status") or UNFINISHED
     if run.is_trained:
