@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 import socket
 from collections.abc import Iterator
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 import tlab.serve
 from tlab.core.errors import UserError
+from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving import gate
 from tlab.serving.app import build_app, metadata
 from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, Gate
+from tlab.serving.page import serving_page
 from tlab.serving.predictor import Predictor
 from tlab.serving.server import listen
 
@@ -29,9 +32,9 @@ def model(trained) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def client(model, trained) -> Iterator[TestClient]:
+def client(model) -> Iterator[TestClient]:
     predictor = Predictor(model)
-    yield TestClient(build_app(predictor, metadata(model, trained), 8000), URL)
+    yield TestClient(build_app(predictor, metadata(model), 8000), URL)
     assert predictor.close(10)
 
 
@@ -127,12 +130,31 @@ def test_metadata_health_and_page(client, trained):
     told = client.get("/metadata").json()
     assert told["classes"] == ["blue", "green", "red"]
     assert (told["image_size"], told["backbone"], told["checkpoint"]) == (32, "resnet18", "best.ckpt")
+    assert told["run"] == trained.name
     assert 0 <= told["metrics"]["val/acc"] <= 1
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert not {"access-control-allow-origin"} & {*page.headers}
+
+
+def test_metrics_are_told_with_the_checkpoint_that_they_are_of(trained, tmp_path):
+    run = RunDirectory(shutil.copytree(trained, tmp_path / "run"))
+    for copy in (run.refit, run.path / "best.ckpt"):
+        shutil.copy(run.best, copy)
+    told = {
+        path: metadata(TrainedModel(load_trained(path), "cpu"))
+        for path in (run.path, run.best, run.last, run.path / "best.ckpt")
+    }
+    of = {path: (about["checkpoint"], about["metrics_of"]) for path, about in told.items()}
+    assert of[run.path] == ("refit.ckpt", "best.ckpt")
+    assert of[run.best] == ("best.ckpt", "best.ckpt")
+    assert of[run.last] == ("last.ckpt", None)
+    assert of[run.path / "best.ckpt"] == ("best.ckpt", None)
+    assert [bool(about["metrics"]) for about in told.values()] == [True, True, False, False]
+    assert "of best.ckpt, before the refit" in serving_page(told[run.path], 8000, with_maps=False)
+    assert "before the refit" not in serving_page(told[run.best], 8000, with_maps=False)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
@@ -19,17 +18,24 @@ from tlab.serving.page import policy, serving_page
 from tlab.serving.predictor import Predictor
 
 
-def metadata(model: TrainedModel, run: Path) -> dict[str, Any]:
-    """Return what `/metadata` tells of a model; metrics where `run` is a run's directory, which they are of."""
+def metadata(model: TrainedModel) -> dict[str, Any]:
+    """Return what `/metadata` tells of a model.
+
+    Metrics are those of the checkpoint that validation has chosen, `metrics_of`; there are none where it is neither
+    this one nor what a refit has made this one from.
+    """
     trained = model.trained
-    metrics = RunDirectory(run).metrics() if run.is_dir() else {}
+    run, name = RunDirectory.of_checkpoint(trained.checkpoint, model.classes), trained.checkpoint.name
+    is_measured = run is not None and name in (run.selected.name, run.refit.name)
+    metrics = run.metrics() if run and is_measured else {}
     return {
-        "run": as_text(run.resolve().name) if run.is_dir() else None,
-        "checkpoint": as_text(trained.checkpoint.name),
+        "run": as_text(run.path.resolve().name) if run else None,
+        "checkpoint": as_text(name),
         "backbone": trained.config.backbone.name,
         "image_size": trained.image_size,
         "classes": list(model.classes),
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "metrics_of": run.selected.name if run and metrics else None,
         "temperature": model.temperature,
         "version": versions().get("tlab"),
     }
