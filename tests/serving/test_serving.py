@@ -5,6 +5,7 @@ import io
 import shutil
 import socket
 from collections.abc import Iterator
+from threading import Event
 
 import numpy as np
 import pytest
@@ -97,15 +98,50 @@ def test_no_image_is_told_in_a_sentence(client):
         assert "fields named file" in no_file.json()["detail"]
 
 
-def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkeypatch):
-    predictor = Predictor(model)
-    with monkeypatch.context() as patch:
-        patch.setattr(model, "predictions", lambda x: 1 / 0)
-        failed = predictor.submit("red.png", io.BytesIO(pictures["red.png"]))
-        assert isinstance(failed.exception(timeout=60), ZeroDivisionError)
-    answer = predictor.submit("red.png", io.BytesIO(pictures["red.png"])).result(timeout=60)
-    assert answer["prediction"] in model.classes
+class Broken(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("the disk fails")
+
+
+def test_an_image_that_fails_takes_no_other_with_it(model, pictures, monkeypatch):
+    predictor, go_on, said = Predictor(model), Event(), model.predictions
+    black = encoded(Image.new("RGB", (40, 40)), "PNG")
+
+    def predictions(x):
+        go_on.wait(60)
+        if len(x) > 3 or not x.amax((1, 2, 3)).all():
+            raise RuntimeError("the network fails")
+        return said(x)
+
+    monkeypatch.setattr(model, "predictions", predictions)
+    monkeypatch.setattr("tlab.serving.predictor.heat_maps", lambda *given: 1 / 0)
+    first = predictor.submit("first.png", io.BytesIO(pictures["red.png"]))
+    files = [
+        io.BytesIO(pictures["red.png"]),
+        Broken(),
+        io.BytesIO(black),
+        *map(io.BytesIO, [pictures["red.png"]] * 4),
+    ]
+    waited_for = [predictor.submit(f"{number}.png", file) for number, file in enumerate(files)]
+    mapped = predictor.submit_for_map("red.png", io.BytesIO(pictures["red.png"]), None)
+    go_on.set()
+    errors = [type(each.exception(timeout=60)) for each in (*waited_for, mapped)]
+    nothing = type(None)
+    assert errors == [nothing, OSError, RuntimeError, *[nothing] * 4, ZeroDivisionError]
+    for each in (first, waited_for[0], *waited_for[3:]):
+        assert each.result()["prediction"] in model.classes
     assert predictor.close(10)
+
+
+def test_a_failure_of_the_server_is_told_at_its_image(client, model, pictures, monkeypatch):
+    monkeypatch.setattr(model, "predictions", lambda x: 1 / 0)
+    monkeypatch.setattr("tlab.serving.predictor.heat_maps", lambda *given: 1 / 0)
+    mapped = client.post("/heatmap", files={"file": ("red.png", pictures["red.png"])})
+    for failed in (mapped, post(client, {"red.png": pictures["red.png"], "notes.txt": b"some text"})):
+        assert failed.status_code == 500
+        assert "red.png: the server failed (ZeroDivisionError" in failed.json()["detail"]
 
 
 def test_a_heat_map_is_a_picture_of_a_class(client, model, pictures):

@@ -2,20 +2,22 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from tlab.core.error_messages import one_line
 from tlab.core.text import as_text, few
 from tlab.runs.directory import RunDirectory
 from tlab.runs.environment import versions
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving.gate import Gate
 from tlab.serving.page import policy, serving_page
-from tlab.serving.predictor import Predictor
+from tlab.serving.predictor import Answer, Predictor
 
 
 def metadata(model: TrainedModel) -> dict[str, Any]:
@@ -68,11 +70,10 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
     @app.post("/predict")
     async def predict(file: list[UploadFile]) -> JSONResponse:
         names = [each.filename or "image" for each in file]
-        waited_for = map(predictor.submit, names, (each.file for each in file))
-        answers = await asyncio.gather(*map(asyncio.wrap_future, waited_for))
+        answers, status = await _all(map(predictor.submit, names, (each.file for each in file)))
         results = [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
         if not any("prediction" in each for each in results):
-            raise HTTPException(422, few(f"{each['name']}: {each['reason']}" for each in results))
+            raise HTTPException(status, few(f"{each['name']}: {each['reason']}" for each in results))
         return JSONResponse({"results": results})
 
     if predictor.can_map:
@@ -83,9 +84,9 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
             if label is not None and label not in classes:
                 raise HTTPException(422, f"class={label} is none of {few(classes, 20)}")
             name = file.filename or "image"
-            answer = await asyncio.wrap_future(predictor.submit_for_map(name, file.file, label))
+            (answer,), status = await _all([predictor.submit_for_map(name, file.file, label)])
             if "reason" in answer:
-                raise HTTPException(422, f"{name}: {answer['reason']}")
+                raise HTTPException(status, f"{name}: {answer['reason']}")
             return Response(answer["heat_map"], media_type="image/png")
 
     @app.exception_handler(RequestValidationError)
@@ -93,3 +94,13 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
         return JSONResponse({"detail": f"the request has no image; {way}"}, 422)
 
     return Gate(app, port, policy(page))
+
+
+async def _all(waited_for: Iterable["Future[Answer]"]) -> tuple[list[Answer], int]:
+    """Return answers, which tell where the server itself has failed, and the status if all of them are reasons."""
+    found = await asyncio.gather(*map(asyncio.wrap_future, waited_for), return_exceptions=True)
+    answers = [
+        {"reason": f"the server failed ({one_line(each)})"} if isinstance(each, BaseException) else each
+        for each in found
+    ]
+    return answers, 500 if any(isinstance(each, BaseException) for each in found) else 422
