@@ -19,7 +19,7 @@ from tlab.runs.load import load_trained
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving import gate
 from tlab.serving.app import build_app, metadata
-from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, Gate
+from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, MOST_WAITING, Gate
 from tlab.serving.page import serving_page
 from tlab.serving.predictor import Predictor
 from tlab.serving.server import listen
@@ -224,7 +224,7 @@ class Asked:
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = [(name.encode(), value.encode()) for name, value in named.items()]
         self.scope = {"type": "http", "method": "POST", "path": "/predict", "headers": raw, "query_string": b""}
-        self.status, self.answered = 0, {}
+        self.status, self.answered, self.body = 0, {}, b""
 
     async def receive(self) -> dict:
         self.read += len(self.part)
@@ -234,6 +234,7 @@ class Asked:
     async def send(self, message: dict) -> None:
         if message["type"] == "http.response.start":
             self.status, self.answered = message["status"], dict(message["headers"])
+        self.body += message.get("body", b"")
 
 
 def test_a_large_body_is_refused_unread_by_its_length_and_else_where_it_is_too_much(client):
@@ -253,31 +254,78 @@ def test_a_body_that_stops_gives_its_place_away(client, monkeypatch):
     asyncio.run(client.app(stopped.scope, asyncio.Event().wait, stopped.send))
     assert stopped.status == 408
 
+    slow = Asked(50, b"\n")  # before the first boundary
 
-def test_a_request_without_a_place_is_told_when_to_ask_again(monkeypatch):
-    monkeypatch.setattr(gate, "PLACE_SECONDS", 0.05)
-    go_on = asyncio.Event()
+    async def come_slowly() -> dict:
+        await asyncio.sleep(0.01)
+        return await slow.receive()
 
-    async def busy(scope, receive, send):
-        await go_on.wait()
+    asyncio.run(client.app(slow.scope, come_slowly, slow.send))
+    assert slow.status == 408
+    assert slow.read < 20
+
+
+class Busy:
+    """An application behind its gate, which reads what is asked and answers once it may go on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self._gated = Gate(self._read, 8000, "")
+
+    async def _read(self, scope, receive, send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await self.go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def many() -> list[Asked]:
-        gated, asked = Gate(busy, 8000, ""), [Asked(content_length="10") for _ in range(MOST_REQUESTS + 3)]
-        tasks = [asyncio.create_task(gated(each.scope, each.receive, each.send)) for each in asked]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0.05)
-        go_on.set()
-        await asyncio.gather(*tasks)
-        late = Asked(content_length="10")
-        await gated(late.scope, late.receive, late.send)
-        return [*asked, late]
+    async def ask(self, *asked: Asked) -> list[asyncio.Task]:
+        """Ask, and return the tasks after what comes of them at once."""
+        tasks = [asyncio.create_task(self._gated(each.scope, each.receive, each.send)) for each in asked]
+        await asyncio.sleep(0.1)
+        return tasks
 
-    *asked, late = asyncio.run(many())
+
+def test_requests_wait_for_a_place_and_too_many_or_for_too_long_are_told_when_to_ask_again(monkeypatch):
+    asked = [Asked(content_length="10") for _ in range(MOST_REQUESTS + MOST_WAITING + 3)]
+    late = [Asked(content_length="10") for _ in range(2)]
+
+    async def many() -> None:
+        busy = Busy()
+        tasks = await busy.ask(*asked)
+        assert sum(task.done() for task in tasks) == 3
+        busy.go_on.set()
+        await asyncio.gather(*tasks)
+        busy.go_on.clear()
+        monkeypatch.setattr(gate, "PLACE_SECONDS", 0.01)
+        tasks = await busy.ask(*[Asked(content_length="10") for _ in range(MOST_REQUESTS)], late[0])
+        busy.go_on.set()
+        await asyncio.gather(*tasks, *await busy.ask(late[1]))
+
+    asyncio.run(many())
     refused = [each for each in asked if each.status == 503]
-    assert len(refused) == 3
-    assert all(int(each.answered[b"retry-after"]) > 0 for each in refused)
-    assert late.status == 200
+    assert [each.status for each in asked].count(200) == len(asked) - 3
+    assert [each.status for each in late] == [503, 200]
+    assert all(int(each.answered[b"retry-after"]) > 0 for each in (*refused, late[0]))
+    assert all(f"{MOST_WAITING} requests wait" in each.body.decode() for each in refused)
+    assert f"{MOST_REQUESTS} requests with 0 MB are underway" in late[0].body.decode()
+
+
+def test_a_body_of_unknown_length_takes_the_place_of_what_has_come(monkeypatch):
+    monkeypatch.setattr(gate, "PLACE_SECONDS", 0.01)
+    begun, large = [Asked(1, b"x") for _ in range(5)], [Asked(25, b" " * 1_000_000) for _ in range(5)]
+    known = Asked(content_length=str(MOST_BYTES))
+
+    async def many() -> None:
+        busy = Busy()
+        tasks = await busy.ask(*begun)
+        tasks += await busy.ask(*large[:3], known)
+        tasks += await busy.ask(*large[3:])
+        busy.go_on.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(many())
+    assert [each.status for each in (*begun, *large, known)] == [200] * 8 + [503] * 2 + [200]
+    assert "100 MB are underway" in large[-1].body.decode()
 
 
 def test_a_port_that_is_taken_and_a_package_that_is_missing(monkeypatch, run_entry_point, capsys):
