@@ -95,7 +95,9 @@ def test_no_image_is_told_in_a_sentence(client):
     for named in ("image", "file"):
         no_file = client.post("/predict", files={named: (None, b"text")})
         assert no_file.status_code == 422
-        assert "fields named file" in no_file.json()["detail"]
+        assert "field named file" in no_file.json()["detail"]
+    for path in ("/predict", "/heatmap"):
+        assert client.post(path, files={"image": b"x"}).json()["detail"].endswith(f"{URL}{path}")
 
 
 class Broken(io.BytesIO):

@@ -53,7 +53,6 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # whose pages of documentation ask elsewhere
     page = serving_page(about, port, predictor.can_map)
-    way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
 
     @app.get("/")
     async def show() -> HTMLResponse:
@@ -91,6 +90,9 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
 
     @app.exception_handler(RequestValidationError)
     async def tell_way(request: Request, error: RequestValidationError) -> JSONResponse:
+        path = request.url.path
+        asked = "" if path == "/predict" else " -o map.png"
+        way = f"send it as multipart field named file: curl -F file=@photo.jpg{asked} http://127.0.0.1:{port}{path}"
         return JSONResponse({"detail": f"the request has no image; {way}"}, 422)
 
     return Gate(app, port, policy(page))
