@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
             trained = replace(trained, decode_options=options)
         model = TrainedModel(trained, cfg.accelerator, cfg.precision, cfg.calibrate)
         predictor, port = Predictor(model), listening.getsockname()[1]
-        app = build_app(predictor, metadata(model, Path(cfg.run)), port)
+        app = build_app(predictor, metadata(model), port)
         print(f"checkpoint: {short_path(trained.checkpoint)}")
         print(f"page:       http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
         serve(app, predictor, listening)

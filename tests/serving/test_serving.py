@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import shutil
 import socket
 from collections.abc import Iterator
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from PIL import Image
 
 import tlab.serve
 from tlab.core.errors import UserError
+from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving import gate
 from tlab.serving.app import build_app, metadata
-from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, Gate
+from tlab.serving.gate import MOST_BYTES, MOST_REQUESTS, MOST_WAITING, Gate
+from tlab.serving.page import serving_page
 from tlab.serving.predictor import Predictor
 from tlab.serving.server import listen
 
@@ -29,9 +33,9 @@ def model(trained) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def client(model, trained) -> Iterator[TestClient]:
+def client(model) -> Iterator[TestClient]:
     predictor = Predictor(model)
-    yield TestClient(build_app(predictor, metadata(model, trained), 8000), URL)
+    yield TestClient(build_app(predictor, metadata(model), 8000), URL)
     assert predictor.close(10)
 
 
@@ -91,18 +95,55 @@ def test_no_image_is_told_in_a_sentence(client):
     for named in ("image", "file"):
         no_file = client.post("/predict", files={named: (None, b"text")})
         assert no_file.status_code == 422
-        assert "fields named file" in no_file.json()["detail"]
+        assert "field named file" in no_file.json()["detail"]
+    for path in ("/predict", "/heatmap"):
+        assert client.post(path, files={"image": b"x"}).json()["detail"].endswith(f"{URL}{path}")
 
 
-def test_a_batch_that_fails_leaves_the_next_one_answered(model, pictures, monkeypatch):
-    predictor = Predictor(model)
-    with monkeypatch.context() as patch:
-        patch.setattr(model, "predictions", lambda x: 1 / 0)
-        failed = predictor.submit("red.png", io.BytesIO(pictures["red.png"]))
-        assert isinstance(failed.exception(timeout=60), ZeroDivisionError)
-    answer = predictor.submit("red.png", io.BytesIO(pictures["red.png"])).result(timeout=60)
-    assert answer["prediction"] in model.classes
+class Broken(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("the disk fails")
+
+
+def test_an_image_that_fails_takes_no_other_with_it(model, pictures, monkeypatch):
+    predictor, go_on, said = Predictor(model), Event(), model.predictions
+    black = encoded(Image.new("RGB", (40, 40)), "PNG")
+
+    def predictions(x):
+        go_on.wait(60)
+        if len(x) > 3 or not x.amax((1, 2, 3)).all():
+            raise RuntimeError("the network fails")
+        return said(x)
+
+    monkeypatch.setattr(model, "predictions", predictions)
+    monkeypatch.setattr("tlab.serving.predictor.heat_maps", lambda *given: 1 / 0)
+    first = predictor.submit("first.png", io.BytesIO(pictures["red.png"]))
+    files = [
+        io.BytesIO(pictures["red.png"]),
+        Broken(),
+        io.BytesIO(black),
+        *map(io.BytesIO, [pictures["red.png"]] * 4),
+    ]
+    waited_for = [predictor.submit(f"{number}.png", file) for number, file in enumerate(files)]
+    mapped = predictor.submit_for_map("red.png", io.BytesIO(pictures["red.png"]), None)
+    go_on.set()
+    errors = [type(each.exception(timeout=60)) for each in (*waited_for, mapped)]
+    nothing = type(None)
+    assert errors == [nothing, OSError, RuntimeError, *[nothing] * 4, ZeroDivisionError]
+    for each in (first, waited_for[0], *waited_for[3:]):
+        assert each.result()["prediction"] in model.classes
     assert predictor.close(10)
+
+
+def test_a_failure_of_the_server_is_told_at_its_image(client, model, pictures, monkeypatch):
+    monkeypatch.setattr(model, "predictions", lambda x: 1 / 0)
+    monkeypatch.setattr("tlab.serving.predictor.heat_maps", lambda *given: 1 / 0)
+    mapped = client.post("/heatmap", files={"file": ("red.png", pictures["red.png"])})
+    for failed in (mapped, post(client, {"red.png": pictures["red.png"], "notes.txt": b"some text"})):
+        assert failed.status_code == 500
+        assert "red.png: the server failed (ZeroDivisionError" in failed.json()["detail"]
 
 
 def test_a_heat_map_is_a_picture_of_a_class(client, model, pictures):
@@ -127,12 +168,31 @@ def test_metadata_health_and_page(client, trained):
     told = client.get("/metadata").json()
     assert told["classes"] == ["blue", "green", "red"]
     assert (told["image_size"], told["backbone"], told["checkpoint"]) == (32, "resnet18", "best.ckpt")
+    assert told["run"] == trained.name
     assert 0 <= told["metrics"]["val/acc"] <= 1
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert not {"access-control-allow-origin"} & {*page.headers}
+
+
+def test_metrics_are_told_with_the_checkpoint_that_they_are_of(trained, tmp_path):
+    run = RunDirectory(shutil.copytree(trained, tmp_path / "run"))
+    for copy in (run.refit, run.path / "best.ckpt"):
+        shutil.copy(run.best, copy)
+    told = {
+        path: metadata(TrainedModel(load_trained(path), "cpu"))
+        for path in (run.path, run.best, run.last, run.path / "best.ckpt")
+    }
+    of = {path: (about["checkpoint"], about["metrics_of"]) for path, about in told.items()}
+    assert of[run.path] == ("refit.ckpt", "best.ckpt")
+    assert of[run.best] == ("best.ckpt", "best.ckpt")
+    assert of[run.last] == ("last.ckpt", None)
+    assert of[run.path / "best.ckpt"] == ("best.ckpt", None)
+    assert [bool(about["metrics"]) for about in told.values()] == [True, True, False, False]
+    assert "of best.ckpt, before the refit" in serving_page(told[run.path], 8000, with_maps=False)
+    assert "before the refit" not in serving_page(told[run.best], 8000, with_maps=False)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +226,7 @@ class Asked:
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = [(name.encode(), value.encode()) for name, value in named.items()]
         self.scope = {"type": "http", "method": "POST", "path": "/predict", "headers": raw, "query_string": b""}
-        self.status, self.answered = 0, {}
+        self.status, self.answered, self.body = 0, {}, b""
 
     async def receive(self) -> dict:
         self.read += len(self.part)
@@ -176,6 +236,7 @@ class Asked:
     async def send(self, message: dict) -> None:
         if message["type"] == "http.response.start":
             self.status, self.answered = message["status"], dict(message["headers"])
+        self.body += message.get("body", b"")
 
 
 def test_a_large_body_is_refused_unread_by_its_length_and_else_where_it_is_too_much(client):
@@ -195,31 +256,78 @@ def test_a_body_that_stops_gives_its_place_away(client, monkeypatch):
     asyncio.run(client.app(stopped.scope, asyncio.Event().wait, stopped.send))
     assert stopped.status == 408
 
+    slow = Asked(50, b"\n")  # before the first boundary
 
-def test_a_request_without_a_place_is_told_when_to_ask_again(monkeypatch):
-    monkeypatch.setattr(gate, "PLACE_SECONDS", 0.05)
-    go_on = asyncio.Event()
+    async def come_slowly() -> dict:
+        await asyncio.sleep(0.01)
+        return await slow.receive()
 
-    async def busy(scope, receive, send):
-        await go_on.wait()
+    asyncio.run(client.app(slow.scope, come_slowly, slow.send))
+    assert slow.status == 408
+    assert slow.read < 20
+
+
+class Busy:
+    """An application behind its gate, which reads what is asked and answers once it may go on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self._gated = Gate(self._read, 8000, "")
+
+    async def _read(self, scope, receive, send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await self.go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def many() -> list[Asked]:
-        gated, asked = Gate(busy, 8000, ""), [Asked(content_length="10") for _ in range(MOST_REQUESTS + 3)]
-        tasks = [asyncio.create_task(gated(each.scope, each.receive, each.send)) for each in asked]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0.05)
-        go_on.set()
-        await asyncio.gather(*tasks)
-        late = Asked(content_length="10")
-        await gated(late.scope, late.receive, late.send)
-        return [*asked, late]
+    async def ask(self, *asked: Asked) -> list[asyncio.Task]:
+        """Ask, and return the tasks after what comes of them at once."""
+        tasks = [asyncio.create_task(self._gated(each.scope, each.receive, each.send)) for each in asked]
+        await asyncio.sleep(0.1)
+        return tasks
 
-    *asked, late = asyncio.run(many())
+
+def test_requests_wait_for_a_place_and_too_many_or_for_too_long_are_told_when_to_ask_again(monkeypatch):
+    asked = [Asked(content_length="10") for _ in range(MOST_REQUESTS + MOST_WAITING + 3)]
+    late = [Asked(content_length="10") for _ in range(2)]
+
+    async def many() -> None:
+        busy = Busy()
+        tasks = await busy.ask(*asked)
+        assert sum(task.done() for task in tasks) == 3
+        busy.go_on.set()
+        await asyncio.gather(*tasks)
+        busy.go_on.clear()
+        monkeypatch.setattr(gate, "PLACE_SECONDS", 0.01)
+        tasks = await busy.ask(*[Asked(content_length="10") for _ in range(MOST_REQUESTS)], late[0])
+        busy.go_on.set()
+        await asyncio.gather(*tasks, *await busy.ask(late[1]))
+
+    asyncio.run(many())
     refused = [each for each in asked if each.status == 503]
-    assert len(refused) == 3
-    assert all(int(each.answered[b"retry-after"]) > 0 for each in refused)
-    assert late.status == 200
+    assert [each.status for each in asked].count(200) == len(asked) - 3
+    assert [each.status for each in late] == [503, 200]
+    assert all(int(each.answered[b"retry-after"]) > 0 for each in (*refused, late[0]))
+    assert all(f"{MOST_WAITING} requests wait" in each.body.decode() for each in refused)
+    assert f"{MOST_REQUESTS} requests with 0 MB are underway" in late[0].body.decode()
+
+
+def test_a_body_of_unknown_length_takes_the_place_of_what_has_come(monkeypatch):
+    monkeypatch.setattr(gate, "PLACE_SECONDS", 0.01)
+    begun, large = [Asked(1, b"x") for _ in range(5)], [Asked(25, b" " * 1_000_000) for _ in range(5)]
+    known = Asked(content_length=str(MOST_BYTES))
+
+    async def many() -> None:
+        busy = Busy()
+        tasks = await busy.ask(*begun)
+        tasks += await busy.ask(*large[:3], known)
+        tasks += await busy.ask(*large[3:])
+        busy.go_on.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(many())
+    assert [each.status for each in (*begun, *large, known)] == [200] * 8 + [503] * 2 + [200]
+    assert "100 MB are underway" in large[-1].body.decode()
 
 
 def test_a_port_that_is_taken_and_a_package_that_is_missing(monkeypatch, run_entry_point, capsys):

@@ -128,6 +128,26 @@ def test_what_is_no_image_or_too_large_is_told_at_its_card_and_the_others_answer
     assert opened.page.inner_text("#said") == "3 of 3 answered, 2 of them with an error"
 
 
+def test_a_heat_map_that_fails_is_told_beside_the_answer(browser, url, photos):
+    opened = Opened(browser, url)
+    page, held = opened.page, []
+    page.route("**/heatmap", lambda route: held.append(route))
+    page.set_input_files("#files", photos / "test/red/00.png")
+    answers, button = opened.answers(1), page.get_by_role("button", name="Heat map")
+    button.click()
+    button.press("Enter")
+    page.get_by_role("button", name="Heat map", disabled=True).wait_for()
+    held[0].fulfill(status=422, json={"detail": "00.png: it has failed"})
+    page.get_by_text("no heat map: it has failed", exact=True).wait_for()
+    assert opened.answers(1) == answers
+    assert page.inner_text("#said") == "1 of 1 answered"
+    assert len(held) == 1
+    page.unroute("**/heatmap")
+    button.click()
+    page.get_by_alt_text("where the network sees it").wait_for()
+    assert not page.get_by_text("it has failed").count()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_within_five_seconds_also_below_a_request(start, number, code):
     server, port = start()

@@ -2,34 +2,42 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from tlab.core.error_messages import one_line
 from tlab.core.text import as_text, few
 from tlab.runs.directory import RunDirectory
 from tlab.runs.environment import versions
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving.gate import Gate
 from tlab.serving.page import policy, serving_page
-from tlab.serving.predictor import Predictor
+from tlab.serving.predictor import Answer, Predictor
 
 
-def metadata(model: TrainedModel, run: Path) -> dict[str, Any]:
-    """Return what `/metadata` tells of a model; metrics where `run` is a run's directory, which they are of."""
+def metadata(model: TrainedModel) -> dict[str, Any]:
+    """Return what `/metadata` tells of a model.
+
+    Metrics are those of the checkpoint that validation has chosen, `metrics_of`; there are none where it is neither
+    this one nor what a refit has made this one from.
+    """
     trained = model.trained
-    metrics = RunDirectory(run).metrics() if run.is_dir() else {}
+    run, name = RunDirectory.of_checkpoint(trained.checkpoint, model.classes), trained.checkpoint.name
+    is_measured = run is not None and name in (run.selected.name, run.refit.name)
+    metrics = run.metrics() if run and is_measured else {}
     return {
-        "run": as_text(run.resolve().name) if run.is_dir() else None,
-        "checkpoint": as_text(trained.checkpoint.name),
+        "run": as_text(run.path.resolve().name) if run else None,
+        "checkpoint": as_text(name),
         "backbone": trained.config.backbone.name,
         "image_size": trained.image_size,
         "classes": list(model.classes),
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "metrics_of": run.selected.name if run and metrics else None,
         "temperature": model.temperature,
         "version": versions().get("tlab"),
     }
@@ -45,7 +53,6 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # whose pages of documentation ask elsewhere
     page = serving_page(about, port, predictor.can_map)
-    way = f"send images as multipart fields named file: curl -F file=@photo.jpg http://127.0.0.1:{port}/predict"
 
     @app.get("/")
     async def show() -> HTMLResponse:
@@ -62,11 +69,10 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
     @app.post("/predict")
     async def predict(file: list[UploadFile]) -> JSONResponse:
         names = [each.filename or "image" for each in file]
-        waited_for = map(predictor.submit, names, (each.file for each in file))
-        answers = await asyncio.gather(*map(asyncio.wrap_future, waited_for))
+        answers, status = await _all(map(predictor.submit, names, (each.file for each in file)))
         results = [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
         if not any("prediction" in each for each in results):
-            raise HTTPException(422, few(f"{each['name']}: {each['reason']}" for each in results))
+            raise HTTPException(status, few(f"{each['name']}: {each['reason']}" for each in results))
         return JSONResponse({"results": results})
 
     if predictor.can_map:
@@ -77,13 +83,26 @@ def build_app(predictor: Predictor, about: Mapping[str, Any], port: int) -> Gate
             if label is not None and label not in classes:
                 raise HTTPException(422, f"class={label} is none of {few(classes, 20)}")
             name = file.filename or "image"
-            answer = await asyncio.wrap_future(predictor.submit_for_map(name, file.file, label))
+            (answer,), status = await _all([predictor.submit_for_map(name, file.file, label)])
             if "reason" in answer:
-                raise HTTPException(422, f"{name}: {answer['reason']}")
+                raise HTTPException(status, f"{name}: {answer['reason']}")
             return Response(answer["heat_map"], media_type="image/png")
 
     @app.exception_handler(RequestValidationError)
     async def tell_way(request: Request, error: RequestValidationError) -> JSONResponse:
+        path = request.url.path
+        asked = "" if path == "/predict" else " -o map.png"
+        way = f"send it as multipart field named file: curl -F file=@photo.jpg{asked} http://127.0.0.1:{port}{path}"
         return JSONResponse({"detail": f"the request has no image; {way}"}, 422)
 
     return Gate(app, port, policy(page))
+
+
+async def _all(waited_for: Iterable["Future[Answer]"]) -> tuple[list[Answer], int]:
+    """Return answers, which tell where the server itself has failed, and the status if all of them are reasons."""
+    found = await asyncio.gather(*map(asyncio.wrap_future, waited_for), return_exceptions=True)
+    answers = [
+        {"reason": f"the server failed ({one_line(each)})"} if isinstance(each, BaseException) else each
+        for each in found
+    ]
+    return answers, 500 if any(isinstance(each, BaseException) for each in found) else 422

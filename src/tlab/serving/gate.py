@@ -1,8 +1,9 @@
 """What stands before the application: who may ask, how much and how many at once, and what browsers are told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -13,8 +14,10 @@ NAMES = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 25_250_000  # of a request: 25 MB of images, and the form around them
 MOST_BYTES_AT_ONCE = 4 * MOST_BYTES
 MOST_REQUESTS = 64
-PLACE_SECONDS = 30.0  # that a request waits for a place among these, unread
-IDLE_SECONDS = 30.0  # that one may stop in the middle of its body
+MOST_WAITING = 256  # requests, each unread, for a place among these
+PLACE_SECONDS = 30.0  # that one waits for it
+IDLE_SECONDS = 30.0  # that a body may stop, or fall behind this pace
+SLOWEST = 250_000  # bytes a second
 NO_FORM = "the request is no form: send images as multipart/form-data, in fields named file"
 TOO_LARGE = "the request has more than 25 MB: send smaller images, or fewer at once"
 
@@ -66,14 +69,14 @@ class Gate:
             raise HTTPException(403, f"Origin {origin} is another page, and this server is only for its own")
         if scope["method"] != "POST":
             return await self._app(scope, receive, send)
-        size = int(headers.get("content-length", MOST_BYTES))
+        size = int(headers.get("content-length", 0))
         if size > MOST_BYTES:
             raise HTTPException(413, TOO_LARGE)
         if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise HTTPException(415, NO_FORM)
         try:
-            async with self._places.taken(size):
-                await self._app(scope, _limited(receive), send)
+            async with self._places.taken(size) as grow:
+                await self._app(scope, _limited(receive, grow), send)
         except asyncio.CancelledError:  # by the server, which does not wait any longer
             raise HTTPException(503, "the server ends") from None
 
@@ -83,47 +86,76 @@ class _Places:
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._requests = self._bytes = 0
+        self._requests = self._bytes = self._waiting = 0
 
     @asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """Hold a place for a body of so many bytes.
+    async def taken(self, size: int) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+        """Hold a place for a body of so many bytes, and give a function of how many it then has, which may be more.
 
         Raises:
-            HTTPException: There is none, and for some time none becomes free.
+            HTTPException: There is none, and for some time none becomes free, or too many wait for one.
         """
+        if self._waiting >= MOST_WAITING:
+            raise _full(f"{self._waiting} requests wait already")
+        self._waiting += 1
         try:
-            async with asyncio.timeout(PLACE_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: self._is_free(size))
-                self._requests, self._bytes = self._requests + 1, self._bytes + size
-        except TimeoutError:
-            detail = f"{MOST_REQUESTS} requests wait already: ask again"
-            raise HTTPException(503, detail, {"Retry-After": "5"}) from None
+            await self._take(1, size)
+        finally:
+            self._waiting -= 1
+        held = size
+
+        async def grow(count: int) -> None:
+            nonlocal held
+            if count > held:
+                await self._take(0, count - held)
+                held = count
+
         try:
-            yield
+            yield grow
         finally:
             async with self._changed:
-                self._requests, self._bytes = self._requests - 1, self._bytes - size
+                self._requests, self._bytes = self._requests - 1, self._bytes - held
                 self._changed.notify_all()
 
-    def _is_free(self, size: int) -> bool:
-        return self._requests < MOST_REQUESTS and self._bytes + size <= MOST_BYTES_AT_ONCE
+    async def _take(self, requests: int, size: int) -> None:
+        def is_free() -> bool:
+            return self._requests + requests <= MOST_REQUESTS and self._bytes + size <= MOST_BYTES_AT_ONCE
+
+        try:
+            async with asyncio.timeout(PLACE_SECONDS), self._changed:
+                await self._changed.wait_for(is_free)
+                self._requests, self._bytes = self._requests + requests, self._bytes + size
+        except TimeoutError:
+            underway = f"{self._requests} requests with {self._bytes / 1e6:.0f} MB are underway"
+            raise _full(f"{underway}, and left no place for {PLACE_SECONDS:.0f} s") from None
 
 
-def _limited(receive: Receive) -> Receive:
-    """Return what receives a body up to the limit, for those that do not tell their length."""
-    count = 0
+def _full(reason: str) -> HTTPException:
+    return HTTPException(503, f"{reason}: ask again", {"Retry-After": "5"})
+
+
+def _limited(receive: Receive, grow: Callable[[int], Awaitable[None]]) -> Receive:
+    """Return what receives a body up to the limits of size and pace.
+
+    Args:
+        receive: What receives it.
+        grow: Function of the number of bytes that have come, which finds them a place.
+    """
+    count, patience = 0, IDLE_SECONDS
 
     async def limited() -> Message:
-        nonlocal count
+        nonlocal count, patience
+        begun = monotonic()
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(patience):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"nothing came for {IDLE_SECONDS:.0f} s: send it again") from None
-        count += len(message.get("body", b""))
+            raise HTTPException(408, f"less than {SLOWEST / 1000:.0f} kB a second came: send it again") from None
+        size = len(message.get("body", b""))
+        count, patience = count + size, min(IDLE_SECONDS, patience - (monotonic() - begun) + size / SLOWEST)
         if count > MOST_BYTES:
             raise HTTPException(413, TOO_LARGE)
+        await grow(count)
         return message
 
     return limited

@@ -25,7 +25,8 @@ def serving_page(about: Mapping[str, Any], port: int, with_maps: bool) -> str:
     """
     metrics = about["metrics"]
     measured = next((name for name in ("test/acc", "val/acc") if name in metrics), None)
-    accuracy = [("Accuracy", f"{metrics[measured]:.1%}", measured)] if measured else []
+    before = "" if about["metrics_of"] == about["checkpoint"] else f" of {about['metrics_of']}, before the refit"
+    accuracy = [("Accuracy", f"{metrics[measured]:.1%}", f"{measured}{before}")] if measured else []
     tiles = [
         ("Classes", str(len(about["classes"])), few(about["classes"], 4)),
         ("Backbone", about["backbone"], f"images of {about['image_size']} px"),

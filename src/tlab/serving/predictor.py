@@ -1,9 +1,10 @@
 """One thread that predicts whatever waits, batch by batch."""
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -18,6 +19,8 @@ from tlab.explaining.layer_cam import grids, heat_maps, overlay, torchcam_is_the
 from tlab.predictions.rows import NO_ANSWER
 from tlab.runs.trained_model import Prediction, TrainedModel, read_content
 
+log = logging.getLogger(__name__)
+
 Answer = dict[str, Any]
 IDLE_SECONDS = 0.5  # without an image, after which memory is returned
 
@@ -28,6 +31,15 @@ class _Image(NamedTuple):
     answer: "Future[Answer]"
     label: str | None = None  # class to map
     is_mapped: bool = False
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """Make any error of the block, whatever it is, this image's answer: the others are still to be answered."""
+        try:
+            yield
+        except Exception as error:
+            log.exception("%s has no answer", self.name)
+            self.answer.set_exception(error)
 
 
 class Predictor:
@@ -86,14 +98,7 @@ class Predictor:
 
     def _work(self) -> None:
         while not self._is_closed:
-            images = self._batch()
-            try:
-                for image, answer in zip(images, self._answers(images), strict=True):
-                    image.answer.set_result(answer)
-            except Exception as error:  # whatever it is: the next ones are still to be answered
-                for image in images:
-                    if not image.answer.done():
-                        image.answer.set_exception(error)
+            self._answer(self._batch())
 
     def _batch(self) -> list[_Image]:
         """Return the images that wait, once there is one, but for those that nobody waits for any more."""
@@ -107,19 +112,41 @@ class Predictor:
                 images.append(self._waiting.get_nowait())
         return [image for image in images if image and image.answer.set_running_or_notify_cancel()]
 
-    def _answers(self, images: list[_Image]) -> Iterator[Answer]:
-        """Yield an answer for each image."""
+    def _answer(self, images: list[_Image]) -> None:
+        """Answer each image."""
+        read = []
         with single_threaded():
-            read = [(image, *self._read(image)) for image in images]
-        squares = [square for image, square, _ in read if square is not None and not image.is_mapped]
-        predictions = self.model.predictions(torch.stack(squares)) if squares else iter(())
-        for image, square, reason in read:
-            if square is None:
-                yield {"reason": reason}
-            elif image.is_mapped:
-                yield {"heat_map": self._map(square, image.label)}
-            else:
-                yield _answer(next(predictions), reason)
+            for image in images:
+                with image.failing_alone():
+                    square, reason = self._read(image)
+                    if square is None:
+                        image.answer.set_result({"reason": reason})
+                    else:
+                        read.append((image, square, reason))
+        self._predict([each for each in read if not each[0].is_mapped])
+        for image, square, _ in read:
+            if image.is_mapped:
+                with image.failing_alone():
+                    image.answer.set_result({"heat_map": self._map(square, image.label)})
+
+    def _predict(self, read: Sequence[tuple[_Image, Tensor, str]]) -> None:
+        """Answer images by what the network says of them, of which a batch that fails is halved.
+
+        Args:
+            read: Images, each as uint8 `3 S S`, and what is to be said of it besides.
+        """
+        if not read:
+            return
+        predictions: list[Prediction] = []
+        with read[0][0].failing_alone() if len(read) == 1 else suppress(Exception):  # memory may be short
+            predictions = list(self.model.predictions(torch.stack([square for _, square, _ in read])))
+        if predictions:
+            for (image, _, reason), prediction in zip(read, predictions, strict=True):
+                image.answer.set_result(_answer(prediction, reason))
+        elif len(read) > 1:
+            half = len(read) // 2
+            self._predict(read[:half])
+            self._predict(read[half:])
 
     def _read(self, image: _Image) -> tuple[Tensor | None, str]:
         """Return a file as the model wants it, uint8 `3 S S`, if it can be read, and what is to be said of it."""

@@ -30,7 +30,7 @@ function askNext() {
         show(card, (await answer.json()).results[0]);
         offerMap(card, file);
       })
-      .catch((error) => fail(card, error.message.replace(`${file.name}: `, "")))
+      .catch((error) => fail(card, withoutName(error, file)))
       .finally(() => {
         card.removeAttribute("aria-busy");
         underway -= 1;
@@ -73,9 +73,12 @@ function show(card, result) {
     bar.style.width = `${100 * share}%`;
     card.querySelector("ol").append(row);
   }
-  const notes = [result.reason, result.known === false ? "unlike the training images" : ""].filter(Boolean);
-  card.querySelector(".note").textContent = notes.join("; ");
-  card.querySelector(".note").hidden = !notes.length;
+  note(card, [result.reason, result.known === false ? "unlike the training images" : ""].filter(Boolean).join("; "));
+}
+
+function note(card, text) {
+  card.querySelector(".note").textContent = text;
+  card.querySelector(".note").hidden = !text;
 }
 
 // Lets a card's button change between the image and its heat map, which is asked for the first time.
@@ -84,20 +87,30 @@ function offerMap(card, file) {
   if (!button) return;
   const image = card.querySelector("img");
   const pictures = { false: image.src };
+  const noted = card.querySelector(".note").textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
+    if (button.getAttribute("aria-disabled") === "true") return;
     const pressed = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-disabled", "true"); // unlike `disabled` this leaves it the keyboard's focus
     try {
       pictures[pressed] ??= URL.createObjectURL(await (await ask("heatmap", file)).blob());
     } catch (error) {
-      fail(card, error.message);
+      note(card, [noted, `no heat map: ${withoutName(error, file)}`].filter(Boolean).join("; "));
       return;
+    } finally {
+      button.setAttribute("aria-disabled", "false");
     }
+    note(card, noted);
     button.setAttribute("aria-pressed", pressed);
     image.style.visibility = "";
     image.src = pictures[pressed];
     image.alt = pressed ? "where the network sees it" : "";
   });
+}
+
+function withoutName(error, file) {
+  return error.message.replace(`${file.name}: `, "");
 }
 
 function fail(card, reason) {
