@@ -24,6 +24,18 @@ def test_status_follows_the_run(tmp_path):
     assert "ZeroDivisionError" in RunDirectory(tmp_path / "other").record["error"]
 
 
+def test_a_checkpoint_leads_to_its_run(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run")
+    run.update(class_names=["a", "b"])
+    run.checkpoints.mkdir()
+    monkeypatch.chdir(run.checkpoints)
+    for checkpoint in (run.refit, Path("best.ckpt")):
+        assert RunDirectory.of_checkpoint(checkpoint, ("a", "b")).path == run.path
+    lone = (run.path / "best.ckpt", tmp_path / "checkpoints" / "best.ckpt", run.checkpoints / "old" / "best.ckpt")
+    assert [RunDirectory.of_checkpoint(each, ("a", "b")) for each in lone] == [None] * 3
+    assert RunDirectory.of_checkpoint(run.best, ("b", "a")) is None  # of another run, and moved here
+
+
 def test_what_may_differ_between_two_halves_of_a_run(tmp_path):
     run = RunDirectory(tmp_path)
     assert not run.is_finished(CONFIG, "auto")

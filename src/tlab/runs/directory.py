@@ -59,6 +59,23 @@ class RunDirectory:
         self.traceback_file = path / "traceback.txt"
         self.overrides_file = path / ".hydra" / "overrides.yaml"
 
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path, classes: Sequence[str]) -> "RunDirectory | None":
+        """Return the directory of the run that a checkpoint is of, under its absolute path; None for a lone one.
+
+        Args:
+            checkpoint: The checkpoint.
+            classes: Names of the classes that it was trained on, which a run has whose checkpoint it is.
+
+        Raises:
+            UserError: The record of the run is damaged.
+        """
+        folder = checkpoint.absolute().parent
+        run = cls(folder.parent)
+        if folder != run.checkpoints or run.record.get("class_names") != list(classes):
+            return None
+        return run
+
     @property
     def record(self) -> dict[str, Any]:
         """`run.json`: status, versions, seed, device, data, phases; empty before the run has begun.
