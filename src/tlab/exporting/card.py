@@ -27,12 +27,12 @@ RUN = {
     "onnx": """\
 session = onnxruntime.InferenceSession({file})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-probabilities = session.run(["probabilities"], {{"image": read("photo.jpg")}})[0][0]""",
+probabilities = session.run(["probabilities"], {{"image": read("photo.jpg"{levels})}})[0][0]""",
     "torch_export": """\
 about = {{"{about}": ""}}
 model = torch.export.load({file}, extra_files=about).module()
 classes = json.loads(about["{about}"])["class_names"]
-probabilities = model(torch.from_numpy(read("photo.jpg")))[0].tolist()""",
+probabilities = model(torch.from_numpy(read("photo.jpg"{levels})))[0].tolist()""",
 }
 SHOW = """\
 for name, probability in sorted(zip(classes, probabilities), key=lambda pair: -pair[1])[:5]:
@@ -57,7 +57,7 @@ def card(
     known = figures(run, trained.checkpoint, trained.classes)
     sections = {
         f"# {output.name}": _purpose(trained, format, temperature),
-        "## How to run it": _how_to_run(output.name, format),
+        "## How to run it": _how_to_run(trained, output.name, format),
         "## Agreement with the checkpoint": [f"In fp32 on the CPU: {agreement}."],
         "## Network": _network(trained, run.record),
         "## Data": _data(trained, run),
@@ -90,13 +90,17 @@ def _purpose(trained: Trained, format: str, temperature: float) -> list[str]:
         + ("" if temperature != 1 else " (probabilities are the network's own)"),
     ]
     if deep is not None:
-        lines.append(f"- the training images had more than 8 bits: scale {deep[0]:g} to 0, and {deep[1]:g} to 255")
+        lines.append(
+            f"- the training images had more than 8 bits: scale {deep[0]:g} to 0, and {deep[1]:g} to 255, as "
+            "`read` below does with gray images; of color ones Pillow keeps only the upper 8 of 16 bits"
+        )
     return lines
 
 
-def _how_to_run(name: str, format: str) -> list[str]:
+def _how_to_run(trained: Trained, name: str, format: str) -> list[str]:
     packages = "onnxruntime" if format == "onnx" else "torch"
-    code = RUN[format].format(file=json.dumps(name, ensure_ascii=False), about=ABOUT)
+    levels = "".join(f", {level:g}" for level in trained.decode_options.levels.integers or ())
+    code = RUN[format].format(file=json.dumps(name, ensure_ascii=False), about=ABOUT, levels=levels)
     body = [*IMPORTS[format], "", "", *inspect.getsource(read).splitlines(), "", "", code, SHOW]
     return [f"In its folder, after `pip install {packages} numpy pillow`:", "", "```python", *body, "```"]
 

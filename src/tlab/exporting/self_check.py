@@ -121,10 +121,11 @@ def _photographs(
     model: TrainedModel, run: Run, files: Sequence[Path]
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
     """Yield of each photograph that can be read its pixels as the run sees them, and both probabilities `1 K`."""
+    levels = model.trained.decode_options.levels.integers or ()
     for file in files:
         (_, squares) = read_image(file, [model.view], model.view.options.max_megapixels)
         try:
-            pixels = read(str(file))
+            pixels = read(str(file), *levels)
         except Exception:  # Pillow raises many kinds for a damaged file
             continue
         if squares:
