@@ -79,7 +79,7 @@ def export(cfg: DictConfig) -> "Agreement":
     _write(output, exported.content, text)
     print(f"check:      {agreement}")
     if not agreement.is_close:
-        log.warning("The exported model often says something else than the checkpoint; compare them on your images")
+        log.warning("The exported model does not always say what the checkpoint says; compare them on your images")
     if run.record and not known:
         measure = f"python -m tlab.evaluate {shell_argument('run', trained.checkpoint)}"
         log.warning("The card does not say how good the model is; %s measures it, then export it again", measure)
