@@ -92,7 +92,7 @@ def main() -> None:
             middle = time.perf_counter()
             theirs = np.concatenate([exported.run(read(str(file))) for file in files])
             seconds = time.perf_counter() - middle, middle - start
-            same, apart = ours.argmax(1) == theirs.argmax(1), np.abs(ours - theirs)
+            same, apart = ours.argmax(1) == theirs.argmax(1), np.abs(ours - theirs).max(1)
             times = " | ".join(f"{1_000 * each / len(files):.0f}" for each in seconds)
             print(
                 f"| {run.name} | {len(exported.content) / 1e6:.1f} | {one:.1e} | {many:.1e} | {len(files)} | "

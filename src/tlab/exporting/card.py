@@ -1,6 +1,5 @@
 """The model card: what an exported model is, what is known of it, and how to run it (Mitchell et al. 2019)."""
 
-import csv
 import inspect
 import json
 from collections import Counter
@@ -8,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlab.core.text import counted, duration, few
+from tlab.core.text import as_text, counted, duration, few
 from tlab.dashboards.summary_table import TITLES
-from tlab.exporting.figures import SplitFigures, class_accuracies, figures
+from tlab.data.contents import read_entries
+from tlab.exporting.figures import SplitFigures, class_accuracies, speaks_for
 from tlab.exporting.graph import ABOUT
 from tlab.exporting.photographs import read
 from tlab.exporting.self_check import Agreement
@@ -18,6 +18,7 @@ from tlab.runs.directory import RunDirectory
 from tlab.runs.environment import versions
 from tlab.runs.load import Trained
 
+AGREEMENT = "## Agreement with the checkpoint"
 MOST_CLASSES = 50  # up to which each has a row
 IMPORTS = {
     "onnx": ["import json", "", "import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"],
@@ -27,12 +28,12 @@ RUN = {
     "onnx": """\
 session = onnxruntime.InferenceSession({file})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-probabilities = session.run(["probabilities"], {{"image": read("photo.jpg")}})[0][0]""",
+probabilities = session.run(["probabilities"], {{"image": read("photo.jpg"{levels})}})[0][0]""",
     "torch_export": """\
 about = {{"{about}": ""}}
 model = torch.export.load({file}, extra_files=about).module()
 classes = json.loads(about["{about}"])["class_names"]
-probabilities = model(torch.from_numpy(read("photo.jpg")))[0].tolist()""",
+probabilities = model(torch.from_numpy(read("photo.jpg"{levels})))[0].tolist()""",
 }
 SHOW = """\
 for name, probability in sorted(zip(classes, probabilities), key=lambda pair: -pair[1])[:5]:
@@ -40,7 +41,13 @@ for name, probability in sorted(zip(classes, probabilities), key=lambda pair: -p
 
 
 def card(
-    trained: Trained, run: RunDirectory, output: Path, format: str, temperature: float, agreement: Agreement
+    trained: Trained,
+    run: RunDirectory,
+    known: Sequence[SplitFigures],
+    output: Path,
+    format: str,
+    temperature: float,
+    agreement: Agreement,
 ) -> str:
     """Return the model card as Markdown.
 
@@ -49,25 +56,35 @@ def card(
     Args:
         trained: The run.
         run: Its directory, which may hold nothing.
+        known: What it is worth.
         output: The model's file.
         format: `onnx` or `torch_export`.
         temperature: What logits are divided by in the graph.
         agreement: How far the model agrees with the checkpoint.
     """
-    known = figures(run, trained.checkpoint, trained.classes)
     sections = {
-        f"# {output.name}": _purpose(trained, format, temperature),
-        "## How to run it": _how_to_run(output.name, format),
-        "## Agreement with the checkpoint": [f"In fp32 on the CPU: {agreement}."],
+        title(output): _purpose(trained, format, temperature),
+        "## How to run it": _how_to_run(trained, output.name, format),
+        AGREEMENT: [f"In fp32 on the CPU: {agreement}."],
         "## Network": _network(trained, run.record),
         "## Data": _data(trained, run),
         "## Training": _training(trained, run.record),
         "## Measures": _measures(trained, known),
-        "## Calibration": _calibration(run.record, temperature),
+        "## Calibration": _calibration(trained, run, temperature),
         "## What it was not tested on": _untested(trained, run, known),
         "## Versions": [", ".join(f"{name} {number}" for name, number in versions().items())],
     }
     return "\n".join(f"{title}\n\n{chr(10).join(lines)}\n" for title, lines in sections.items())
+
+
+def title(output: Path) -> str:
+    """Return the first line of the card of a model's file."""
+    return f"# {as_text(output.name)}"
+
+
+def is_card(text: str, output: Path) -> bool:
+    """Tell whether a text is a card of this model's file, of whatever run."""
+    return text.startswith(f"{title(output)}\n") and f"\n{AGREEMENT}\n" in text
 
 
 def _purpose(trained: Trained, format: str, temperature: float) -> list[str]:
@@ -90,13 +107,17 @@ def _purpose(trained: Trained, format: str, temperature: float) -> list[str]:
         + ("" if temperature != 1 else " (probabilities are the network's own)"),
     ]
     if deep is not None:
-        lines.append(f"- the training images had more than 8 bits: scale {deep[0]:g} to 0, and {deep[1]:g} to 255")
+        lines.append(
+            f"- the training images had more than 8 bits: scale {deep[0]:g} to 0, and {deep[1]:g} to 255, as "
+            "`read` below does with gray images; of color ones Pillow keeps only the upper 8 of 16 bits"
+        )
     return lines
 
 
-def _how_to_run(name: str, format: str) -> list[str]:
+def _how_to_run(trained: Trained, name: str, format: str) -> list[str]:
     packages = "onnxruntime" if format == "onnx" else "torch"
-    code = RUN[format].format(file=json.dumps(name, ensure_ascii=False), about=ABOUT)
+    levels = "".join(f", {level:g}" for level in trained.decode_options.levels.integers or ())
+    code = RUN[format].format(file=json.dumps(name, ensure_ascii=False), about=ABOUT, levels=levels)
     body = [*IMPORTS[format], "", "", *inspect.getsource(read).splitlines(), "", "", code, SHOW]
     return [f"In its folder, after `pip install {packages} numpy pillow`:", "", "```python", *body, "```"]
 
@@ -127,8 +148,7 @@ def _data(trained: Trained, run: RunDirectory) -> list[str]:
     about = run.record.get("data") or {}
     if not about or not run.data_file.exists():
         return ["Not known: the checkpoint was exported without its run directory."]
-    with run.data_file.open(encoding="utf-8", newline="") as lines:
-        counts = Counter((row["split"], row["label"]) for row in csv.DictReader(lines))
+    counts = Counter((entry.split, entry.label) for entry in read_entries(run.data_file))
     splits = list(about["images"])
     totals = ", ".join(f"{split} {number:,}" for split, number in about["images"].items())
     told = [
@@ -137,18 +157,18 @@ def _data(trained: Trained, run: RunDirectory) -> list[str]:
         f"- fingerprint of names, classes and content: {about['fingerprint']}",
         "",
     ]
-    right = dict(class_accuracies(run, "test"))
     if len(trained.classes) > MOST_CLASSES:
-        each = sorted(counts["train", name] for name in trained.classes)
+        each = sorted(counts["train", name] for name in map(as_text, trained.classes))
         return [
-            *lines,
+            *told,
             f"Training images of a class: {each[0]:,} to {each[-1]:,}, median {each[len(each) // 2]:,}.",
         ]
-    rows = [
-        [name, *(f"{counts[split, name]:,}" for split in splits), f"{right[name]:.1%}" if name in right else "–"]
-        for name in trained.classes
-    ]
-    return [*told, *_table(["class", *splits, "right in test"], rows)]
+    rows = [[name, *(f"{counts[split, name]:,}" for split in splits)] for name in map(as_text, trained.classes)]
+    columns = ["class", *splits]
+    if right := dict(class_accuracies(run, trained.checkpoint, "test")):
+        columns.append(f"right in test ({run.selected.name})")
+        rows = [[*row, f"{right[row[0]]:.1%}" if row[0] in right else "–"] for row in rows]
+    return [*told, *_table(columns, rows)]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -184,9 +204,7 @@ def _training(trained: Trained, record: dict[str, Any]) -> list[str]:
 
 def _measures(trained: Trained, known: Sequence[SplitFigures]) -> list[str]:
     if not known:
-        return [
-            f"Nothing is known of {trained.checkpoint.name}: measure it with tlab.evaluate, and export it again."
-        ]
+        return [f"Not known: {trained.checkpoint.name} was not measured."]
     told = "Intervals: 95 %, by bootstrap over the images. In val they are of the epoch that val has chosen."
     if trained.refitted and any(each.checkpoint != trained.checkpoint.name for each in known):
         told += f" What {trained.checkpoint.name} is worth, which has trained on val too, is not measured there."
@@ -206,18 +224,19 @@ def _measures(trained: Trained, known: Sequence[SplitFigures]) -> list[str]:
     return [told, "", *_table(["split", "checkpoint", "images", "measure", "value", "interval"], rows)]
 
 
-def _calibration(record: dict[str, Any], temperature: float) -> list[str]:
-    fit = record.get("calibration") or {}
-    if "nll" not in fit:
+def _calibration(trained: Trained, run: RunDirectory, temperature: float) -> list[str]:
+    fit = run.record.get("calibration") or {}
+    if "nll" not in fit or not speaks_for(run, run.selected.name, trained.checkpoint):
         return [f"Logits are divided by {temperature:.4g}; nothing else is known."]
     rows = [
         [title, f"{fit[name]:.4f}", f"{fit[f'{name}_scaled']:.4f}"]
         for name, title in (("nll", "NLL"), ("ece", "ECE"))
     ]
     applied = "applied" if temperature != 1 else "not applied, since it does not lower the loss of other images"
-    value, images = record.get("temperature", 1), counted(fit["images"], "validation image")
+    images = f"{run.selected.name} on {counted(fit['images'], 'validation image')}"
     return [
-        f"Temperature {value:.4g}, {applied}. Of {images}, each half scaled by what the other half gives:",
+        f"Temperature {trained.temperature.value:.4g}, {applied}. Of {images}, each half scaled by what the other "
+        "half gives:",
         "",
         *_table(["", "without", "with temperature"], rows),
     ]
@@ -240,8 +259,8 @@ def _untested(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]
         else "- on photographs of other origin, such as other cameras, places or times: its images are of one set"
     )
     if "test" in splits:
-        right = dict(class_accuracies(run, "test"))
-        if missing := [name for name in trained.classes if name not in right]:
+        tested = {row["label"] for row in run.confusion("test")}
+        if missing := [name for name in map(as_text, trained.classes) if tested and name not in tested]:
             lines.append(f"- on {few(missing)}, of which test has no image")
     lines += [
         "- on images of none of its classes: it always names one of them",

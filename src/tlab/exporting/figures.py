@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tlab.core.text import as_text
 from tlab.models.calibration.measures import Measure, Measures, class_measures
 from tlab.runs.directory import RunDirectory, tests_in
 
@@ -47,22 +48,23 @@ def figures(run: RunDirectory, checkpoint: Path, classes: Sequence[str]) -> list
 
 
 def _evaluated(run: RunDirectory, checkpoint: Path, split: str) -> SplitFigures | None:
-    file = run.path / f"evaluation_{split.replace('/', '_')}.json"
-    if not file.exists():
-        return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    name = Path(content["checkpoint"]).name
-    if name not in _known(run, checkpoint) or (split, name) == ("val", run.refit.name):
-        return None
-    measures: Measures = {title: Measure(**content[title]) for title in MEASURED if content.get(title)}
-    return SplitFigures(split, name, content["images"], measures)
+    file = f"evaluation_{split.replace('/', '_')}.json"
+    # of a run it lies in its directory, of one of its checkpoints beside that
+    there = [path for folder in (run.path, run.checkpoints) if (path := folder / file).exists()]
+    contents = {Path(each["checkpoint"]).name: each for each in (json.loads(path.read_bytes()) for path in there)}
+    for name in (checkpoint.name, run.selected.name):
+        if name in contents and speaks_for(run, name, checkpoint) and (split, name) != ("val", run.refit.name):
+            content = contents[name]
+            measures: Measures = {title: Measure(**content[title]) for title in MEASURED if content.get(title)}
+            return SplitFigures(split, name, content["images"], measures)
+    return None
 
 
 def _counted(run: RunDirectory, checkpoint: Path, split: str, classes: Sequence[str]) -> SplitFigures | None:
     rows = run.confusion(split.replace("/", "_"))
-    if not rows or run.selected.name not in _known(run, checkpoint):
+    if not rows or not speaks_for(run, run.selected.name, checkpoint):
         return None
-    number = {name: label for label, name in enumerate(classes)}
+    number = {as_text(name): label for label, name in enumerate(classes)}
     counts = [int(row["count"]) for row in rows]
     labels, predicted = (
         np.repeat([number[row[column]] for row in rows], counts) for column in ("label", "prediction")
@@ -71,14 +73,14 @@ def _counted(run: RunDirectory, checkpoint: Path, split: str, classes: Sequence[
     return SplitFigures(split, run.selected.name, len(labels), measures)
 
 
-def _known(run: RunDirectory, checkpoint: Path) -> set[str]:
-    """Return the names of the checkpoints whose figures say something of this one."""
-    return {checkpoint.name} | ({run.selected.name} if checkpoint.name == run.refit.name else set())
+def speaks_for(run: RunDirectory, name: str, checkpoint: Path) -> bool:
+    """Tell whether figures of the checkpoint of this name say something of another one of the run."""
+    return name == checkpoint.name or (name, checkpoint.name) == (run.selected.name, run.refit.name)
 
 
-def class_accuracies(run: RunDirectory, split: str) -> Iterator[tuple[str, float]]:
-    """Yield each class that has images in a split, and the share of them that is right."""
-    rows = run.confusion(split)
+def class_accuracies(run: RunDirectory, checkpoint: Path, split: str) -> Iterator[tuple[str, float]]:
+    """Yield each class with images in a split, and the share of them that is right; nothing if it is not known."""
+    rows = run.confusion(split) if speaks_for(run, run.selected.name, checkpoint) else []
     for name in dict.fromkeys(row["label"] for row in rows):
         own = {row["prediction"]: int(row["count"]) for row in rows if row["label"] == name}
         yield name, own.get(name, 0) / sum(own.values())

@@ -1,8 +1,8 @@
 """Whether an exported model says what the checkpoint says."""
 
-import csv
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from tlab.config.overrides import shell_argument
 from tlab.core.errors import RunFailed
 from tlab.core.text import counted
 from tlab.data import progress_bar
+from tlab.data.contents import read_entries
 from tlab.exporting.graph import Run
 from tlab.exporting.photographs import read
 from tlab.runs.directory import RunDirectory
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 MOST_IMAGES = 200
 BATCH = 32
 EXACT = 1e-3  # largest difference in probability, from the same pixels, that is rounding
-TIE = 0.02  # two classes whose probabilities are closer than that are one answer
+TIE = 0.9  # a class that is as probable as this share of the most probable one is as good an answer
 SAME_LABEL = 0.99  # share of photographs below which there is a warning
+DIFFERENCE = 0.01  # mean difference above which there is one
 DRAWN_SIZES = ((48, 64), (200, 150), (333, 500), (64, 64), (600, 400), (31, 77), (120, 500), (257, 255))
 
 
@@ -36,9 +38,9 @@ class Agreement(NamedTuple):
     Attributes:
         images: Number of images.
         of: What they are.
-        same_label: Share of them with the same most probable class, or one that is as probable but for `TIE`.
+        same_label: Share of them with the same most probable class, or one that is nearly as probable, see `TIE`.
         largest: Largest difference in the probability of a class.
-        mean: Mean difference.
+        mean: Mean over the images of the largest difference in the probability of a class.
         exact: Largest difference where both see the same pixels: photographs are decoded by tlab, which shrinks
             large JPEG files while decoding, and by Pillow.
     """
@@ -53,24 +55,26 @@ class Agreement(NamedTuple):
     def __str__(self) -> str:
         """Return the figures as a sentence."""
         return (
-            f"the same label on {self.same_label:.1%} of {counted(self.images, self.of)}, "
+            f"the same label, or a tie, on {self.same_label:.1%} of {counted(self.images, self.of)}, "
             f"probabilities differ by {self.mean:.2g} in the mean and {self.largest:.2g} at most, "
             f"from the same pixels by {self.exact:.1g}"
         )
 
     @property
     def is_close(self) -> bool:
-        """Whether the labels agree as well as they should."""
-        return self.same_label >= SAME_LABEL
+        """Whether labels and probabilities agree as well as they should, also where resizing had a part in them."""
+        return self.same_label >= SAME_LABEL and self.mean <= DIFFERENCE
 
 
 def validation_images(run: RunDirectory) -> list[Path]:
-    """Return the run's validation images, `MOST_IMAGES` at most, evenly from all classes; some may be gone."""
+    """Return the run's validation images that are there, `MOST_IMAGES` at most, evenly from all classes."""
     root = (run.record.get("data") or {}).get("root")
     if root is None or not run.data_file.exists():
         return []
-    with run.data_file.open(encoding="utf-8", newline="") as lines:
-        files = [Path(root, row["path"]) for row in csv.DictReader(lines) if row["split"] == "val"]
+    listed = [Path(root, entry.path) for entry in read_entries(run.data_file) if entry.split == "val"]
+    files = [file for file in listed if file.is_file()]
+    if gone := len(listed) - len(files):
+        log.warning("%s gone, and not compared", counted(gone, "validation image is", "validation images are"))
     number = min(len(files), MOST_IMAGES)
     return [files[place * len(files) // number] for place in range(number)]
 
@@ -88,19 +92,17 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
     """
     kept, pairs = [], []
     for square, ours, theirs in progress_bar.shown(_photographs(model, run, files), "Checking", len(files)):
-        kept.append(square)
+        if len(kept) < BATCH:
+            kept.append(square)
         pairs.append((ours, theirs))
     of = "validation image"
-    if len(pairs) < len(files):
-        missing = counted(len(files) - len(pairs), f"{of} is", f"{of}s are")
-        log.warning("%s gone or cannot be read, and not compared", missing)
     if not pairs:
         log.warning("Without the run's validation images, drawn ones are compared")
         of = "drawn image"
         for x in _drawn():
             kept.append(model.view.square(x))
             pairs.append((_reference(model, kept[-1][None]), run(x[None].numpy())))
-    same = torch.stack(kept[:BATCH])
+    same = torch.stack(kept)
     reference = _reference(model, torch.stack([model.view.square(x) for x in same]))
     one, all_ = run(same[:1].numpy()), run(same.numpy())
     exact = float(max(np.abs(one - reference[:1]).max(), np.abs(all_ - reference).max()))
@@ -112,8 +114,8 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
         )
     ours, theirs = (np.concatenate(each) for each in zip(*pairs, strict=True))
     rows, label = np.arange(len(ours)), theirs.argmax(axis=1)
-    same_label = float((ours.max(axis=1) - ours[rows, label] < TIE).mean())
-    difference = np.abs(ours - theirs)
+    same_label = float((ours[rows, label] >= TIE * ours.max(axis=1)).mean())
+    difference = np.abs(ours - theirs).max(axis=1)
     return Agreement(len(ours), of, same_label, float(difference.max()), float(difference.mean()), exact)
 
 
@@ -121,14 +123,21 @@ def _photographs(
     model: TrainedModel, run: Run, files: Sequence[Path]
 ) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
     """Yield of each photograph that can be read its pixels as the run sees them, and both probabilities `1 K`."""
+    reasons: Counter[str] = Counter()
+    levels = model.trained.decode_options.levels.integers or ()
     for file in files:
-        (_, squares) = read_image(file, [model.view], model.view.options.max_megapixels)
-        try:
-            pixels = read(str(file))
-        except Exception:  # Pillow raises many kinds for a damaged file
+        found, squares = read_image(file, [model.view], model.view.options.max_megapixels)
+        if not squares:
+            reasons[found.reason] += 1
             continue
-        if squares:
-            yield squares[0], _reference(model, squares[0][None]), run(pixels)
+        try:
+            pixels = read(str(file), *levels)
+        except Exception as error:  # Pillow raises many kinds, not only for a damaged file
+            reasons[f"Pillow: {type(error).__name__}"] += 1
+            continue
+        yield squares[0], _reference(model, squares[0][None]), run(pixels)
+    for reason, number in reasons.items():
+        log.warning("%s not compared (%s)", counted(number, "validation image is", "validation images are"), reason)
 
 
 def _reference(model: TrainedModel, x: Tensor) -> np.ndarray:
