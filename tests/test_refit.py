@@ -147,6 +147,9 @@ def test_it_is_what_is_used_and_its_metrics_are_not(photos, run, capsys, caplog)
     assert "was trained on val too" not in caplog.text
     evaluate(compose([f"run={run}", "split=val", *asked], "evaluate"))
     assert "refit.ckpt was trained on val too" in caplog.text
+    caplog.clear()
+    evaluate(compose([f"run={run}", "split=val", f"data.root={photos}", *asked], "evaluate"))
+    assert "refit.ckpt was trained on val too" in caplog.text
     of_before = evaluate(compose([f"run={own.best}", "split=val", *asked], "evaluate"))
     assert of_before["val/loss"] == pytest.approx(before["val/loss"], rel=1e-4)
     more = {"again": str(photos / "test")}

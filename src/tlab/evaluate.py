@@ -43,9 +43,7 @@ def run(cfg: DictConfig) -> None:
     if found.absent:
         print(f"no image of {few(map(as_text, found.absent), 10)}")
     print(found.of_temperature)
-    own = found.trained.config.data.get("root")
-    is_own = cfg.data.root is None or (own is not None and Path(cfg.data.root).resolve() == Path(own).resolve())
-    name = found.split.replace("/", "_") + ("" if is_own else f"_of_{Path(cfg.data.root).resolve().name}")
+    name = found.split.replace("/", "_") + ("" if found.is_own else f"_of_{found.root.name}")
     file = folder / f"evaluation_{name}.json"
     if output is not None and output.resolve() != file.resolve():
         write_text(output, as_json(found.metrics))

@@ -235,9 +235,11 @@ def test_too_many_pictures_and_classes_are_left_out_and_counted(trained, tmp_pat
 
 
 def test_a_report_of_another_folder_is_named_for_it(trained, photos, tmp_path):
-    evaluate(asked(trained, "report=true", f"output={tmp_path}/m.json", f"data.root={photos}", "split=test"))
-    text = (tmp_path / f"report_test_of_{photos.name}.html").read_text(encoding="utf-8")
+    evaluate(asked(trained, "report=true", f"output={tmp_path}/m.json", f"data.root={photos}"))
+    text = (tmp_path / f"report_val_of_{photos.name}.html").read_text(encoding="utf-8")
     assert "of 18 images predicted right" in text
+    (table,) = re.findall(r"<table id='sets-table'.*?</table>", text, re.DOTALL)
+    assert re.findall(r"<tr[^>]*><td[^>]*>(.*?)</td>", table) == [f"val of {photos.name}", "val", "test/elsewhere"]
 
 
 def test_without_errors_none_are_shown(trained, photos, tmp_path):

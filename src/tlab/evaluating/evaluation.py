@@ -28,6 +28,7 @@ class Evaluation:
         trained: The run.
         split: What was measured: `test`, or `test/NAME` of a further test.
         root: Folder of the images.
+        is_own: Whether they are the run's own.
         images: Number of images.
         absent: Classes without an image.
         divisor: What logits were divided by.
@@ -42,6 +43,7 @@ class Evaluation:
     trained: "Trained"
     split: str
     root: Path
+    is_own: bool
     images: int
     absent: list[str]
     divisor: float
@@ -50,6 +52,11 @@ class Evaluation:
     data: "ImageDataModule"
     logits: "NDArray[np.float32]"
     remarks: list[str]
+
+    @property
+    def title(self) -> str:
+        """The split, and of which folder it is where that is not the run's own."""
+        return self.split if self.is_own else f"{self.split} of {self.root.name}"
 
     @property
     def samples(self) -> "list[Sample]":

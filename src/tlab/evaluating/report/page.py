@@ -217,7 +217,7 @@ def _sets(found: Evaluation) -> str:
         return ""
     own = {name.removeprefix(f"{found.split}/"): value for name, value in found.metrics.items()}
     own |= {"ece": ece.value} if (ece := found.measures["ece"]) else {}
-    sets = measured_sets(run, MeasuredSet(found.split, found.images, own))
+    sets = measured_sets(run, MeasuredSet(found.title, found.images, own))
     if len(sets) < 2:
         return ""
     before = ", before its refit" if trained.refitted else ""
