@@ -172,13 +172,13 @@ def _is_own(cfg: DictConfig, config: DictConfig) -> bool:
 
 
 def training_data(trained: "Trained") -> "ImageDataModule":
-    """Return the images that a run was trained on, as evaluation sees them, set up.
+    """Return the images that a checkpoint was trained on, with a refit those of val too, set up as for evaluation.
 
     Args:
         trained: The run, which has been measured.
 
     Raises:
-        UserError: They are not there any more.
+        UserError: They are not there any more, or none can be read.
     """
     from tlab.data.sources.evaluation_sources import one_split
     from tlab.runs.load import blamed_on
@@ -186,8 +186,15 @@ def training_data(trained: "Trained") -> "ImageDataModule":
     with blamed_on(trained.checkpoint):
         data = _built(trained)
         source = data.source
-        data.source = lambda: _known_classes(one_split(source(), "train"), trained.classes)
+
+        def trained_on() -> "ImageIndex":
+            index = source().with_val_in_train() if trained.refitted else source()
+            return _known_classes(one_split(index, "train"), trained.classes)
+
+        data.source = trained_on
         data.setup()
+    if "train" not in data.index.splits:
+        raise UserError(f"none of the files below {data.index.root} can be read.")
     return data
 
 
