@@ -1,6 +1,7 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=S] [report=true]`."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -60,7 +61,8 @@ def run(cfg: DictConfig) -> None:
         from tlab.evaluating.report.page import write_report
         from tlab.runs.trained_model import TrainedModel
 
-        model = TrainedModel(found.trained, cfg.accelerator, cfg.precision, cfg.calibrate)
+        trained = replace(found.trained, decode_options=found.data.decode_options)  # with data.max_megapixels
+        model = TrainedModel(trained, cfg.accelerator, cfg.precision, cfg.calibrate)
         write_report(found, model, report := folder / f"report_{name}.html")
         print_paths(Console(), {"report": report})
 

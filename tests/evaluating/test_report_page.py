@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from tlab.config.hydra import compose
@@ -22,6 +23,8 @@ from tlab.evaluating.evaluation import Evaluation
 from tlab.evaluating.measure import measure
 from tlab.evaluating.predicted_images import PredictedImages
 from tlab.evaluating.report import confusion_matrix, pictures
+from tlab.runs.load import load_trained
+from tlab.runs.trained_model import TrainedModel
 from tlab.train import train
 
 CLASSES = ("blue", "green", "red")
@@ -240,6 +243,18 @@ def test_a_report_of_another_folder_is_named_for_it(trained, photos, tmp_path):
     assert "of 18 images predicted right" in text
     (table,) = re.findall(r"<table id='sets-table'.*?</table>", text, re.DOTALL)
     assert re.findall(r"<tr[^>]*><td[^>]*>(.*?)</td>", table) == [f"val of {photos.name}", "val", "test/elsewhere"]
+
+
+def test_what_is_as_large_as_evaluation_allows_is_explained(trained, images, tmp_path):
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["tlab"]["config"]["data"]["max_megapixels"] = 1e-4
+    torch.save(checkpoint, run := tmp_path / "my.ckpt")
+    errors = int((~images.correct).sum())
+    shown, remarks = mistakes.explained(TrainedModel(load_trained(run), "cpu"), images, errors)
+    assert shown == []
+    assert f"{errors} of the {errors} worst" in remarks[0]
+    text = report(run, tmp_path, "data.max_megapixels=1")
+    assert text.count("<article") == errors
 
 
 def test_without_errors_none_are_shown(trained, photos, tmp_path):
