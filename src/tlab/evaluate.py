@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> None:
     if found.absent:
         print(f"no image of {few(map(as_text, found.absent), 10)}")
     print(found.of_temperature)
-    name = found.split.replace("/", "_") + ("" if found.is_own else f"_of_{found.root.name}")
+    name = found.name_in(folder)
     file = folder / f"evaluation_{name}.json"
     if output is not None and output.resolve() != file.resolve():
         write_text(output, as_json(found.metrics))

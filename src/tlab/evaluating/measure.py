@@ -106,7 +106,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     }
     return Evaluation(
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
-        *(trained, shown, data.index.root, is_own, measured, absent, divisor, found),
+        *(trained, shown, data.index.root, cfg.data.get("labels"), is_own, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
         *(data, logits, remarks),
     )
