@@ -129,6 +129,32 @@ def test_files_of_other_images_and_places_have_names_of_their_own(run, tmp_path,
     assert json.loads((tmp_path / "out/evaluation_val.json").read_text()).items() >= flat.items()
 
 
+def test_no_evaluation_takes_the_place_of_another(run, tmp_path):
+    def images(name, *overrides):
+        """Name of what is written anew -> number of its images."""
+        before = {file.name: file.read_bytes() for file in tmp_path.glob("*.json")}
+        evaluate_and_print(asked("evaluate", tmp_path / name, *overrides))
+        now = {file.name: file.read_bytes() for file in tmp_path.glob("*.json")}
+        assert all(now[file] == content for file, content in before.items())
+        return {file: json.loads(content)["images"] for file, content in now.items() if file not in before}
+
+    for name in ("best.ckpt", "last.ckpt"):
+        shutil.copyfile(run.best, tmp_path / name)
+    for site, number in (("a", 1), ("b", 2), ("c/b", 3)):
+        for file in [*(run.path.parent / "test/red").iterdir()][:number]:
+            (tmp_path / site / "photos/red").mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / site / "photos/red")
+    assert images("best.ckpt") == {"evaluation_test.json": 18}
+    assert images("last.ckpt") == {"evaluation_test_last.json": 18}
+    a, b, other_b = (f"data.root={tmp_path / site / 'photos'}" for site in ("a", "b", "c/b"))
+    assert images("best.ckpt", a) == {"evaluation_all_of_photos.json": 1}
+    assert images("best.ckpt", b) == {"evaluation_all_of_photos_b.json": 2}
+    assert [*images("best.ckpt", other_b).values()] == [3]
+    assert images("last.ckpt", b) == {"evaluation_all_of_photos_b_last.json": 2}
+    for again in (["best.ckpt", a], ["best.ckpt", other_b], ["last.ckpt", b]):
+        assert images(*again) == {}
+
+
 def test_the_run_s_own_root_is_no_other_folder(run, tmp_path):
     checkpoint = shutil.copyfile(run.best, tmp_path / "my.ckpt")
     evaluate_and_print(asked("evaluate", checkpoint, f"data.root={run.path.parent}/./"))

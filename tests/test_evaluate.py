@@ -278,8 +278,13 @@ def test_a_run_on_a_table_is_measured_on_another_table_with_the_keys_that_are_na
         measured(trained_on_a_table, root, "data.labels=test.csv")
     named = shlex.split(str(caught.value).rpartition("give ")[2])
     assert {each.partition("=")[0] for each in named} == {"data.images", "data.image_column", "data.label_column"}
-    measured(trained_on_a_table, root, "data.labels=test.csv", *named)
-    assert "6 images" in capsys.readouterr().out
+    (root / "fewer.csv").write_text((root / "test.csv").read_text().rpartition("\n")[0])
+    for table, number in (("test.csv", 6), ("fewer.csv", 5)):
+        keys = (f"data.root={root}", f"data.labels={table}", *named, f"output={tmp_path}/out/m.json")
+        evaluate_and_print(asked("evaluate", trained_on_a_table, *keys))
+        assert f"{number} images" in capsys.readouterr().out
+    found = [json.loads(file.read_text())["images"] for file in sorted((tmp_path / "out").glob("evaluation_*"))]
+    assert found == [6, 5]
     with pytest.raises(UserError, match=r"data\.labels is for another folder"):
         evaluate(asked("evaluate", trained_on_a_table, "data.labels=test.csv"))
     with pytest.raises(UserError, match=r"data\.labels is for a run with data=csv"):

@@ -152,11 +152,12 @@ def test_a_refitted_checkpoint_has_no_figure_on_what_it_has_trained_on(run, tmp_
     assert [(each.split, each.checkpoint) for each in found] == [("val", "best.ckpt"), ("test", "refit.ckpt")]
 
 
-def test_an_evaluation_of_a_checkpoint_lies_beside_it(run, tmp_path):
+@pytest.mark.parametrize("of_last", ["evaluation_test", "evaluation_test_last"])  # where the first is of another
+def test_an_evaluation_of_a_checkpoint_lies_beside_it(run, tmp_path, of_last):
     copy = RunDirectory(Path(shutil.copytree(run, tmp_path / "run")))
-    for name, folder, images in (("best", copy.path, 1), ("last", copy.checkpoints, 2)):
-        told = {"checkpoint": f"{name}.ckpt", "images": images, "accuracy": None}
-        (folder / "evaluation_test.json").write_text(json.dumps(told))
+    files = {"best": copy.path / "evaluation_test.json", "last": copy.checkpoints / f"{of_last}.json"}
+    for images, (name, file) in enumerate(files.items(), 1):
+        file.write_text(json.dumps({"checkpoint": f"{name}.ckpt", "images": images, "accuracy": None}))
     best, last = (figures(copy, file, ("blue", "green", "red")) for file in (copy.best, copy.last))
     assert [(each.split, each.checkpoint, each.images) for each in best] == [
         *(("val", "best.ckpt", 18), ("test", "best.ckpt", 1))

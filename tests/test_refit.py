@@ -13,6 +13,7 @@ from tlab.config.hydra import compose
 from tlab.config.overrides import as_override
 from tlab.core.errors import UserError
 from tlab.evaluate import evaluate
+from tlab.evaluating.measure import training_data
 from tlab.finetuning import PhaseRecord, RunState, Until, build_plan
 from tlab.predictions.ensemble import load_ensemble
 from tlab.runs.checkpoints import LastCheckpoint
@@ -147,6 +148,11 @@ def test_it_is_what_is_used_and_its_metrics_are_not(photos, run, capsys, caplog)
     assert "was trained on val too" not in caplog.text
     evaluate(compose([f"run={run}", "split=val", *asked], "evaluate"))
     assert "refit.ckpt was trained on val too" in caplog.text
+    caplog.clear()
+    evaluate(compose([f"run={run}", "split=val", f"data.root={photos}", *asked], "evaluate"))
+    assert "refit.ckpt was trained on val too" in caplog.text
+    training = training_data(trained).samples("train")
+    assert {sample.path.parts[-3] for sample in training} == {"train", "val"}
     of_before = evaluate(compose([f"run={own.best}", "split=val", *asked], "evaluate"))
     assert of_before["val/loss"] == pytest.approx(before["val/loss"], rel=1e-4)
     more = {"again": str(photos / "test")}

@@ -1,6 +1,7 @@
 """Metrics of a trained run: `python -m tlab.evaluate run=RUN_OR_CKPT [data.root=DIR] [split=S] [report=true]`."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -43,9 +44,7 @@ def run(cfg: DictConfig) -> None:
     if found.absent:
         print(f"no image of {few(map(as_text, found.absent), 10)}")
     print(found.of_temperature)
-    own = found.trained.config.data.get("root")
-    is_own = cfg.data.root is None or (own is not None and Path(cfg.data.root).resolve() == Path(own).resolve())
-    name = found.split.replace("/", "_") + ("" if is_own else f"_of_{Path(cfg.data.root).resolve().name}")
+    name = found.name_in(folder)
     file = folder / f"evaluation_{name}.json"
     if output is not None and output.resolve() != file.resolve():
         write_text(output, as_json(found.metrics))
@@ -62,7 +61,8 @@ def run(cfg: DictConfig) -> None:
         from tlab.evaluating.report.page import write_report
         from tlab.runs.trained_model import TrainedModel
 
-        model = TrainedModel(found.trained, cfg.accelerator, cfg.precision, cfg.calibrate)
+        trained = replace(found.trained, decode_options=found.data.decode_options)  # with data.max_megapixels
+        model = TrainedModel(trained, cfg.accelerator, cfg.precision, cfg.calibrate)
         write_report(found, model, report := folder / f"report_{name}.html")
         print_paths(Console(), {"report": report})
 

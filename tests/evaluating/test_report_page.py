@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from tlab.config.hydra import compose
@@ -22,6 +23,8 @@ from tlab.evaluating.evaluation import Evaluation
 from tlab.evaluating.measure import measure
 from tlab.evaluating.predicted_images import PredictedImages
 from tlab.evaluating.report import confusion_matrix, pictures
+from tlab.runs.load import load_trained
+from tlab.runs.trained_model import TrainedModel
 from tlab.train import train
 
 CLASSES = ("blue", "green", "red")
@@ -41,7 +44,8 @@ def root(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 wrong = split == "val" and number > 3
                 told = CLASSES[CLASSES.index(label) - 1] if wrong else label
                 camera = "<b>old</b>" if wrong else "new"
-                rows.append((Path(name).name, told, split, camera, len(rows), f"note {len(rows)}"))
+                value = {"val_blue<0>": "NA", "val_green<0>": "inf"}.get(Path(name).stem, len(rows))
+                rows.append((Path(name).name, told, split, camera, value, f"note {len(rows)}"))
     (root / "images/broken.png").write_bytes(b"nothing")
     rows.append(("broken.png", "red", "val", "new", 99, ""))
     with (root / "labels.csv").open("w", encoding="utf-8", newline="") as file:
@@ -160,7 +164,13 @@ def test_tables_sort_and_slices_are_marked(opened, images):
     table = opened.page.locator("#slices-table")
     by = Counter(table.locator("tbody td:first-child").all_inner_texts())
     assert by["camera"] == 2
-    assert by["number"] == by["brightness (0 to 1)"] == 5
+    assert by["brightness (0 to 1)"] == 5
+    numbers = [
+        row.split("\t")[1:3] for row in table.locator("tbody tr").all_inner_texts() if row.startswith("number")
+    ]
+    assert len(numbers) == 6
+    assert numbers[-1] == ["(no number)", "2"]
+    assert "inf" not in str(numbers)
     assert "note" in opened.page.inner_text("#slices .say")
     (old,) = (row for row in table.locator("tbody tr").all_inner_texts() if "old" in row)
     assert "below" in old  # all of them have a wrong label
@@ -235,9 +245,23 @@ def test_too_many_pictures_and_classes_are_left_out_and_counted(trained, tmp_pat
 
 
 def test_a_report_of_another_folder_is_named_for_it(trained, photos, tmp_path):
-    evaluate(asked(trained, "report=true", f"output={tmp_path}/m.json", f"data.root={photos}", "split=test"))
-    text = (tmp_path / f"report_test_of_{photos.name}.html").read_text(encoding="utf-8")
+    evaluate(asked(trained, "report=true", f"output={tmp_path}/m.json", f"data.root={photos}"))
+    text = (tmp_path / f"report_val_of_{photos.name}.html").read_text(encoding="utf-8")
     assert "of 18 images predicted right" in text
+    (table,) = re.findall(r"<table id='sets-table'.*?</table>", text, re.DOTALL)
+    assert re.findall(r"<tr[^>]*><td[^>]*>(.*?)</td>", table) == [f"val of {photos.name}", "val", "test/elsewhere"]
+
+
+def test_what_is_as_large_as_evaluation_allows_is_explained(trained, images, tmp_path):
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["tlab"]["config"]["data"]["max_megapixels"] = 1e-4
+    torch.save(checkpoint, run := tmp_path / "my.ckpt")
+    errors = int((~images.correct).sum())
+    shown, remarks = mistakes.explained(TrainedModel(load_trained(run), "cpu"), images, errors)
+    assert shown == []
+    assert f"{errors} of the {errors} worst" in remarks[0]
+    text = report(run, tmp_path, "data.max_megapixels=1")
+    assert text.count("<article") == errors
 
 
 def test_without_errors_none_are_shown(trained, photos, tmp_path):

@@ -70,6 +70,17 @@ def trained(stages: dict[str, nn.Module], pooling: Pooling = "avg") -> TrainedMo
     )
 
 
+class Cut(nn.Module):
+    """Lets no gradient through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.fixture
 def image() -> Tensor:
     """Black, the upper left corner red and the lower right one green."""
@@ -145,7 +156,7 @@ def test_an_overlay_is_brightest_where_the_map_is():
     assert lightness[-1] > lightness[0] + 80
 
 
-def test_without_positions_or_without_torchcam_an_error_says_so(image: Tensor, monkeypatch: pytest.MonkeyPatch):
+def test_what_hinders_heat_maps_is_said(image: Tensor, monkeypatch: pytest.MonkeyPatch):
     vector = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = trained({"vector": vector})
     assert heat_maps(model, image).any()  # the stem has positions
@@ -154,6 +165,13 @@ def test_without_positions_or_without_torchcam_an_error_says_so(image: Tensor, m
     model.module.net.backbone.stages["vector"] = nn.Identity()
     with pytest.raises(UserError, match="stem, vector"):
         heat_maps(model, image)
+    model = trained({"maps": nn.AvgPool2d(8), "vector": nn.Sequential(Cut(), vector)})
+    with pytest.raises(UserError, match=r"stem, maps, vector.*gradient"):
+        heat_maps(model, image)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", out_of_memory)
+        with pytest.raises(UserError, match="memory"):
+            heat_maps(model, image)
     monkeypatch.setattr(layer_cam, "torchcam_is_there", lambda: False)
     with pytest.raises(UserError, match="explain"):
         heat_maps(model, image)

@@ -146,6 +146,15 @@ def test_a_failure_of_the_server_is_told_at_its_image(client, model, pictures, m
         assert "red.png: the server failed (ZeroDivisionError" in failed.json()["detail"]
 
 
+def test_why_there_is_no_heat_map_is_said(client, pictures, monkeypatch):
+    def refuse(*_):
+        raise UserError("no stage passes a gradient")
+
+    monkeypatch.setattr("tlab.serving.predictor.heat_maps", refuse)
+    answer = client.post("/heatmap", files={"file": ("red.png", pictures["red.png"])})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "red.png: no stage passes a gradient")
+
+
 def test_a_heat_map_is_a_picture_of_a_class(client, model, pictures):
     maps = {}
     for label in (None, *model.classes):

@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ class Evaluation:
         trained: The run.
         split: What was measured: `test`, or `test/NAME` of a further test.
         root: Folder of the images.
+        labels: Table that was named for them; None: that of the run, or none.
+        is_own: Whether they are the run's own.
         images: Number of images.
         absent: Classes without an image.
         divisor: What logits were divided by.
@@ -42,6 +46,8 @@ class Evaluation:
     trained: "Trained"
     split: str
     root: Path
+    labels: str | None
+    is_own: bool
     images: int
     absent: list[str]
     divisor: float
@@ -50,6 +56,11 @@ class Evaluation:
     data: "ImageDataModule"
     logits: "NDArray[np.float32]"
     remarks: list[str]
+
+    @property
+    def title(self) -> str:
+        """The split, and of which folder it is where that is not the run's own."""
+        return self.split if self.is_own else f"{self.split} of {self.root.name}"
 
     @property
     def samples(self) -> "list[Sample]":
@@ -64,7 +75,8 @@ class Evaluation:
         return {
             "split": self.split,
             "root": as_text(str(self.root)),
-            "checkpoint": as_text(str(self.trained.checkpoint)),
+            "labels": self.labels and as_text(self.labels),
+            "checkpoint": as_text(str(self.trained.checkpoint.resolve())),
             "images": self.images,
             "absent_classes": self.absent,
             **_plain(self.measures),
@@ -72,6 +84,33 @@ class Evaluation:
             "temperature": {"value": value, "lowers_nll_of_val": lowers_nll, "without": without, "with": scaled},
             **self.metrics,
         }
+
+    def name_in(self, folder: Path) -> str:
+        """Return the name by which this evaluation is kept in a folder, as `evaluation_<name>.json`.
+
+        It is the split, and the folder of the images where that is not the run's own. Where an evaluation of other
+        images or of another checkpoint has this name there, what differs is added: the folder above the images, the
+        table, the checkpoint; and where that is taken too, a digest. The checkpoint that a run uses has the name.
+        """
+        from tlab.runs.directory import RunDirectory
+
+        checkpoint, said = self.trained.checkpoint.resolve(), self.plain()
+        words = {"split": ""}
+        if not self.is_own:
+            words |= {"root": self.root.parent.name, "labels": Path(self.labels or "").stem}
+        if checkpoint != RunDirectory(folder).used.resolve():
+            words |= {"checkpoint": checkpoint.stem}
+
+        def differing(name: str) -> list[str]:
+            there = _content(folder / f"evaluation_{name}.json")
+            return [key for key in words if key in there and there[key] != said[key]]
+
+        name = self.split.replace("/", "_") + ("" if self.is_own else f"_of_{self.root.name}")
+        added = [words[key] for key in differing(name) if words[key]]
+        if not differing(longer := "_".join([name, *added])):
+            return longer
+        digest = blake2b("\0".join(str(said[key]) for key in words).encode(), digest_size=4)
+        return f"{name}_{digest.hexdigest()}"
 
     @property
     def of_temperature(self) -> str:
@@ -91,6 +130,14 @@ class Evaluation:
 
 def _plain(measures: "Measures") -> dict[str, Any]:
     return {name: found and found._asdict() for name, found in measures.items()}
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return what a JSON file says; nothing if it is not there, or says something else."""
+    with suppress(OSError, ValueError):
+        if isinstance(content := json.loads(file.read_text(encoding="utf-8")), dict):
+            return content
+    return {}
 
 
 def as_json(values: Mapping[str, Any]) -> str:

@@ -68,8 +68,8 @@ def measure(cfg: DictConfig) -> Evaluation:
     shown = f"test/{named}" if named else split
     print(f"{len(samples)} {noun(len(samples), 'image')} ({shown} of {data.index.root})")
     print(f"checkpoint: {short_path(trained.checkpoint)}")
-    remarks = []
-    if trained.refitted and split in TRAINED and cfg.data.root is None:
+    remarks, is_own = [], _is_own(cfg, config)
+    if trained.refitted and split in TRAINED and is_own:
         best = shell_argument("run", trained.checkpoint.with_name("best.ckpt"))
         name = trained.checkpoint.name
         remarks.append(f"{name} was trained on val too, so {split} says nothing of new images; {best} was not")
@@ -106,7 +106,7 @@ def measure(cfg: DictConfig) -> Evaluation:
     }
     return Evaluation(
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
-        *(trained, shown, data.index.root, measured, absent, divisor, found),
+        *(trained, shown, data.index.root, cfg.data.get("labels"), is_own, measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
         *(data, logits, remarks),
     )
@@ -158,14 +158,27 @@ def _opened(cfg: DictConfig, trained: "Trained") -> "tuple[ImageDataModule, str 
     return data, named
 
 
+def _is_own(cfg: DictConfig, config: DictConfig) -> bool:
+    """Tell whether the images that are asked for are a run's own, also where its root is named once more."""
+    if cfg.data.root is None:
+        return True
+    own = config.data.get("root")
+    labels = cfg.data.get("labels")
+    return (
+        own is not None
+        and Path(cfg.data.root).resolve() == Path(own).resolve()
+        and labels in (None, config.data.get("labels"))
+    )
+
+
 def training_data(trained: "Trained") -> "ImageDataModule":
-    """Return the images that a run was trained on, as evaluation sees them, set up.
+    """Return the images that a checkpoint was trained on, with a refit those of val too, set up as for evaluation.
 
     Args:
         trained: The run, which has been measured.
 
     Raises:
-        UserError: They are not there any more.
+        UserError: They are not there any more, or none can be read.
     """
     from tlab.data.sources.evaluation_sources import one_split
     from tlab.runs.load import blamed_on
@@ -173,8 +186,15 @@ def training_data(trained: "Trained") -> "ImageDataModule":
     with blamed_on(trained.checkpoint):
         data = _built(trained)
         source = data.source
-        data.source = lambda: _known_classes(one_split(source(), "train"), trained.classes)
+
+        def trained_on() -> "ImageIndex":
+            index = source().with_val_in_train() if trained.refitted else source()
+            return _known_classes(one_split(index, "train"), trained.classes)
+
+        data.source = trained_on
         data.setup()
+    if "train" not in data.index.splits:
+        raise UserError(f"none of the files below {data.index.root} can be read.")
     return data
 
 

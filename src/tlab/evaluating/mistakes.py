@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tlab.core.errors import UserError
-from tlab.core.text import counted
+from tlab.core.text import counted, noun
 from tlab.data.sources.samples import Sample
 from tlab.evaluating.measure import training_data
 from tlab.evaluating.predicted_images import PredictedImages
@@ -54,14 +54,19 @@ def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[
         images: All images.
         most: Number of images.
     """
+    worst = images.worst(most)
     seen = {
         row: squares[0]
-        for row in images.worst(most)
+        for row in worst
         if (squares := read_image(images.samples[row].path, [model.view], model.view.options.max_megapixels)[1])
     }
+    remarks = []
+    if gone := len(worst) - len(seen):
+        are = noun(gone, "is", "are")
+        remarks.append(f"{gone} of the {counted(worst, 'worst error')} can no longer be read, and {are} not shown.")
     if not seen:
-        return [], []
-    rows, x, remarks = [*seen], torch.stack([*seen.values()]), []
+        return [], remarks
+    rows, x = [*seen], torch.stack([*seen.values()])
     maps: list[list[Tensor | None]] = [[None] * len(rows)] * 2
     try:
         if not torchcam_is_there():

@@ -11,6 +11,7 @@ from tlab.auditing.image_measures import measure_images
 from tlab.core.text import as_text, counted, few
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.sources.samples import Sample
+from tlab.data.sources.table_columns import MISSING
 from tlab.evaluating.classes import Share, share
 
 BINS = 5  # of numbers, with about as many images each
@@ -63,7 +64,7 @@ def slices(data: ImageDataModule, samples: Sequence[Sample], correct: NDArray[np
             assert accuracy is not None
             is_off = not accuracy.low <= whole <= accuracy.high
             found.append(Slice(by, name, place, groups[place, name], accuracy, is_off))
-    told = f"None by {few(undivided, 10)}: the same of all images, or another of each." if undivided else ""
+    told = f"None by {few(undivided, 10)}: the same of all images, or another of most." if undivided else ""
     return found, told
 
 
@@ -116,7 +117,10 @@ def _by_value(cells: Sequence[str | None]) -> Division:
     """Return the division by the value in a column, the most frequent first; by bins where it is a number."""
     counts = Counter(cell for cell in cells if cell is not None)
     if len(counts) > FEW and (numbers := _numbers(cells)) is not None:
-        return _by_number(numbers, "{:.4g}".format)
+        return [
+            (BINS, "(no number)") if group is None and cell is not None else group
+            for cell, group in zip(cells, _by_number(numbers, "{:.4g}".format), strict=True)
+        ]
     if len(counts) > max(MOST_VALUES, len(cells) / 2):
         return [None] * len(cells)  # names, which say nothing of new images
     common = {
@@ -128,8 +132,9 @@ def _by_value(cells: Sequence[str | None]) -> Division:
 
 
 def _numbers(cells: Sequence[str | None]) -> NDArray[np.float64] | None:
-    """Return cells as numbers, NaN for an empty one; None where one of them is none."""
+    """Return cells as numbers, NaN for one that is missing or infinite; None where one of them is none."""
     try:
-        return np.array([float(cell) if cell else np.nan for cell in cells])
+        numbers = np.array([np.nan if not cell or cell.casefold() in MISSING else float(cell) for cell in cells])
     except ValueError:
         return None
+    return np.where(np.isfinite(numbers), numbers, np.nan)

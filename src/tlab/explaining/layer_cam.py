@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tlab.core.errors import UserError
+from tlab.core.machine_failures import explaining_memory, is_out_of_memory
+from tlab.core.text import counted
 from tlab.finetuning.features.stage_features import channel_axis
 from tlab.models.classifier import Classifier
 from tlab.models.stages import StagedBackbone
@@ -52,21 +54,31 @@ def heat_maps(model: TrainedModel, x: Tensor, classes: Tensor | None = None) -> 
         classes: The class that is asked for, of each image: `B`, int64; None: the most probable one.
 
     Raises:
-        UserError: torchcam is not installed, or no stage has positions.
+        UserError: torchcam is not installed, no stage has positions or passes a gradient, or memory ran out.
     """
     if not torchcam_is_there():
         raise UserError(EXTRA)
     net, size = model.module.net, x.shape[-1]
-    maps = None
+    maps, lacks = None, "has positions to map"
     # A server predicts in inference mode, whose tensors have no gradients
-    with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.autocast(model.device.type, enabled=False),
+        explaining_memory(
+            lambda: f"memory ran out at {counted(len(x), 'heat map')}; give accelerator=cpu, or free some"
+        ),
+    ):
         x = model.module.to_memory_format(x.to(model.device))
         for grid in grids(net.backbone, size):
-            maps, are_reached = _maps(net, x, grid, classes)
+            found = _maps(net, x, grid, classes)
+            if found is None:
+                lacks = "passes a gradient from a class to its positions"
+                continue
+            maps, are_reached = found
             if are_reached:
                 break
     if maps is None:
-        raise UserError(f"no stage of this network ({', '.join(net.backbone.stage_names)}) has positions to map")
+        raise UserError(f"no stage of this network ({', '.join(net.backbone.stage_names)}) {lacks}")
     return interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0].clamp(0, 1).cpu()
 
 
@@ -114,8 +126,10 @@ def _maps_of_tokens(tokens: Tensor, axis: int, before: int, side: int) -> Tensor
     return tokens.movedim(axis, 1)[:, :, before:].unflatten(2, (side, side))
 
 
-def _maps(net: Classifier, x: Tensor, grid: Grid, classes: Tensor | None) -> tuple[Tensor, bool]:
+def _maps(net: Classifier, x: Tensor, grid: Grid, classes: Tensor | None) -> tuple[Tensor, bool] | None:
     """Return the maps of a stage, `B rows columns`, and whether the logits depend on its positions.
+
+    None where it passes no gradient at all, as behind an operation that has none.
 
     Args:
         net: The network.
@@ -138,5 +152,10 @@ def _maps(net: Classifier, x: Tensor, grid: Grid, classes: Tensor | None) -> tup
         x = x.requires_grad_().clone()  # a stage may begin with what changes its input
         logits = net.head(backbone.forward_stages(x, start=grid.stage))
         asked = logits.argmax(dim=1) if classes is None else classes
-        (maps,) = layer_cam(asked.tolist(), logits)
+        try:
+            (maps,) = layer_cam(asked.tolist(), logits)
+        except (RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            return None
         return maps.float(), bool(layer_cam.hook_g[0].any())

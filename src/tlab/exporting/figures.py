@@ -48,10 +48,15 @@ def figures(run: RunDirectory, checkpoint: Path, classes: Sequence[str]) -> list
 
 
 def _evaluated(run: RunDirectory, checkpoint: Path, split: str) -> SplitFigures | None:
-    file = f"evaluation_{split.replace('/', '_')}.json"
-    # of a run it lies in its directory, of one of its checkpoints beside that
-    there = [path for folder in (run.path, run.checkpoints) if (path := folder / file).exists()]
-    contents = {Path(each["checkpoint"]).name: each for each in (json.loads(path.read_bytes()) for path in there)}
+    start = f"evaluation_{split.replace('/', '_')}"
+    # of a run it lies in its directory, of one of its checkpoints beside that, maybe beside that of another one
+    files = [
+        f"{folder}/{start}{end}.json"
+        for folder in (run.path, run.checkpoints)
+        for end in ("", f"_{checkpoint.stem}")
+    ]
+    found = [json.loads(path.read_bytes()) for path in map(Path, files) if path.exists()]
+    contents = {Path(each["checkpoint"]).name: each for each in found if each.get("split", split) == split}
     for name in (checkpoint.name, run.selected.name):
         if name in contents and speaks_for(run, name, checkpoint) and (split, name) != ("val", run.refit.name):
             content = contents[name]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.io import encode_png
 
+from tlab.core.errors import UserError
 from tlab.core.hardware import return_freed_memory, single_threaded
 from tlab.explaining.layer_cam import grids, heat_maps, overlay, torchcam_is_there
 from tlab.predictions.rows import NO_ANSWER
@@ -127,7 +128,7 @@ class Predictor:
         for image, square, _ in read:
             if image.is_mapped:
                 with image.failing_alone():
-                    image.answer.set_result({"heat_map": self._map(square, image.label)})
+                    image.answer.set_result(self._map(square, image.label))
 
     def _predict(self, read: Sequence[tuple[_Image, Tensor, str]]) -> None:
         """Answer images by what the network says of them, of which a batch that fails is halved.
@@ -158,10 +159,14 @@ class Predictor:
         check, views = read_content(Path(image.name), content, [view], view.options.max_megapixels)
         return next(iter(views), None), check.reason
 
-    def _map(self, square: Tensor, label: str | None) -> bytes:
-        """Return an image, uint8 `3 S S`, below its heat map, as a PNG."""
+    def _map(self, square: Tensor, label: str | None) -> Answer:
+        """Return an image, uint8 `3 S S`, below its heat map, as a PNG, or why it has none."""
         asked = None if label is None else torch.tensor([self.model.classes.index(label)])
-        return encode_png(overlay(square, heat_maps(self.model, square[None], asked)[0])).numpy().tobytes()
+        try:
+            (heat_map,) = heat_maps(self.model, square[None], asked)
+        except UserError as error:
+            return {"reason": str(error)}
+        return {"heat_map": encode_png(overlay(square, heat_map)).numpy().tobytes()}
 
 
 def _answer(prediction: Prediction, reason: str) -> Answer:

@@ -65,7 +65,7 @@ def write_report(found: Evaluation, model: TrainedModel, file: Path) -> None:
         side=SQUARE,
         matrix=matrix(table, images.classes),
         about_matrix=_about_matrix(table, images),
-        mistakes="".join(cards) or "<p class='say'>There is none.</p>",
+        mistakes="".join(cards) or ("<p class='say'>There is none.</p>" * bool(images.correct.all())),
         about_mistakes=_about_mistakes(mistakes, images),
         classes=classes_table(class_figures(images.labels, images.predicted, images.classes)),
         slices=slices_table(sliced, accuracy) if sliced else "",
@@ -137,7 +137,7 @@ def _about_matrix(table: Confusion, images: PredictedImages) -> str:
 
 def _about_mistakes(mistakes: list[Mistake], images: PredictedImages) -> str:
     errors = int((~images.correct).sum())
-    if not errors:
+    if not mistakes:
         return ""
     some = f"The {len(mistakes)} with the highest loss of {errors:,}" if len(mistakes) < errors else "All of them"
     told = f"{some}, as the network sees them."
@@ -217,7 +217,7 @@ def _sets(found: Evaluation) -> str:
         return ""
     own = {name.removeprefix(f"{found.split}/"): value for name, value in found.metrics.items()}
     own |= {"ece": ece.value} if (ece := found.measures["ece"]) else {}
-    sets = measured_sets(run, MeasuredSet(found.split, found.images, own))
+    sets = measured_sets(run, MeasuredSet(found.title, found.images, own))
     if len(sets) < 2:
         return ""
     before = ", before its refit" if trained.refitted else ""
