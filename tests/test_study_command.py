@@ -113,6 +113,8 @@ def test_the_page_draws_itself_without_a_request(transfer, browser):
     page.wait_for_selector("html[data-drawn]")
     assert page.locator("#figure .legendtext").all_text_contents() == ["scratch", "AnB", "AnB+", "BnB"]
     assert page.locator("tbody tr").count() == 2
+    page.locator("th button").first.click()
+    assert page.locator("tbody tr td:first-child").all_text_contents() == ["stem", "layer1"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert len([url for url in asked if not url.startswith("data:")]) == 1
     assert mistakes == []
@@ -131,7 +133,7 @@ def sizes(photos, tmp_path_factory) -> tuple[Path, str, tuple[str, ...]]:
 def test_sizes_get_a_law(sizes):
     directory, said, _ = sizes
     assert "twice as many" in said
-    assert "1 value of data.limit left out, with the same images as another" in said
+    assert "1 run left out, with the same seed and images as another" in said
     assert {row["x"] for row in rows(directory / "study.csv")} == {"3", "6", "12", "36"}
 
 
