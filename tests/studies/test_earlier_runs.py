@@ -1,57 +1,65 @@
 """Which runs of earlier commands a study's figure takes."""
 
-import pytest
+import shutil
 
+import pytest
+from hydra.utils import instantiate
+
+from tlab.config.hydra import compose
+from tlab.config.provenance import plain
+from tlab.data.contents import read_contents
 from tlab.runs.directory import RunDirectory
-from tlab.studies.earlier_runs import earlier_runs
+from tlab.studies.earlier_runs import earlier_runs, had_other_images
 from tlab.studies.study_runs import StudyRun
 
 
 @pytest.fixture
-def add(tmp_path):
-    """Return a function that adds a finished run, of which it returns the part that a study of `x` knows."""
+def root(photos, tmp_path):
+    """The training images of `photos`, of which val is drawn."""
+    return shutil.copytree(photos / "train", tmp_path / "root")
 
-    def added(x, place, seed, *, sizes="s", group=None, **images):
-        overrides = [f"{x}={place}", f"seed={seed}"]
-        run = RunDirectory(tmp_path / f"{x}={place}" / f"seed={seed}")
-        run.write_config("", overrides)
-        limit = place if x == "data.limit" else None
+
+@pytest.fixture
+def add(root, tmp_path):
+    """Return a function that adds a finished run over the images that there are."""
+
+    def added(limit, seed):
+        overrides = (f"data.root={root}", f"data.limit={limit}", f"seed={seed}")
+        run = RunDirectory(tmp_path / "study" / f"data.limit={limit}" / f"seed={seed}")
+        cfg = compose([*overrides, f"run_dir={run.path}"])
+        contents = read_contents(instantiate(cfg.data.module.source, _convert_="all"), decode=False)
+        run.write_config("", [*overrides])
+        run.write_data(contents)
         run.update(
             status="finished",
             seed=seed,
-            class_names=["a", "b"],
-            config={"data": {"limit": limit, "group": group}},
-            data={"images": {"train": 20, "val": 8, "test": 8} | images, "sizes": sizes},
+            class_names=list(contents.classes),
+            config=plain(cfg),
+            data={"root": str(root), "images": contents.numbers()},
         )
-        return {StudyRun("accuracy", place, tuple(overrides)): run}
+        return {StudyRun("accuracy", limit, overrides): run}
 
     return added
 
 
-def test_along_the_limit_train_may_be_any_and_the_others_are_as_many(add, tmp_path):
-    own = add("data.limit", "5", 0, train=10)
-    same = {**add("data.limit", "null", 0, sizes="t"), **add("data.limit", "5", 1, train=10)}
-    add("data.limit", "7", 0, train=14, val=6)
-    add("data.limit", "7", 1, train=14, test=9)
-    found, remarks = earlier_runs("data.limit", own, tmp_path)
-    assert {run.path for run in found.values()} == {run.path for run in same.values()}
-    assert remarks == ["With 2 runs of earlier commands.", "2 runs in the folder left out, with other images."]
+def test_runs_over_the_images_that_there_are_now_join_and_others_are_counted(add, root, tmp_path):
+    before = {**add("2", 0), **add("null", 1)}
+    own = add("3", 0)
+    found, remarks = earlier_runs("data.limit", own, tmp_path / "study")
+    assert {run.path for run in found.values()} == {run.path for run in before.values()}
+    assert remarks == ["With 2 runs of earlier commands."]
+    for name in ("red", "green", "blue"):
+        shutil.copy(root / name / "00.png", root / name / "new.png")
+    own = add("4", 0)
+    found, remarks = earlier_runs("data.limit", own, tmp_path / "study")
+    assert found == {}
+    assert remarks == ["3 runs in the folder left out, with other images than there are now."]
 
 
-def test_along_another_key_all_images_are_the_same(add, tmp_path):
-    own = add("trainer.max_epochs", "5", 0)
-    add("trainer.max_epochs", "9", 0)
-    add("trainer.max_epochs", "9", 1, sizes="t")
-    found, remarks = earlier_runs("trainer.max_epochs", own, tmp_path)
-    assert [(run.x, directory.record["seed"]) for run, directory in found.items()] == [("9", 0)]
-    assert remarks[1:] == ["1 run in the folder left out, with other images."]
-
-
-def test_groups_may_be_drawn_in_other_numbers_by_another_seed(add, tmp_path):
-    own = add("trainer.max_epochs", "5", 0, group="[0-9]+")
-    add("trainer.max_epochs", "9", 0, group="[0-9]+", train=21, val=7)
-    add("trainer.max_epochs", "9", 1, group="[0-9]+", train=21, val=7)
-    add("trainer.max_epochs", "9", 2, group="[0-9]+", sizes="t")
-    found, remarks = earlier_runs("trainer.max_epochs", own, tmp_path)
-    assert [directory.record["seed"] for directory in found.values()] == [1]
-    assert remarks[1:] == ["2 runs in the folder left out, with other images."]
+def test_other_images_are_fine_with_resume_anyway_and_where_all_are_gone(add, root):
+    ((study_run, run),) = add("null", 0).items()
+    (root / "red" / "00.png").unlink()
+    assert had_other_images(run, study_run.overrides)
+    assert not had_other_images(run, (*study_run.overrides, "resume=anyway"))
+    shutil.rmtree(root)
+    assert not had_other_images(run, study_run.overrides)

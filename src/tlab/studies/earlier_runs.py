@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from tlab.config.diff import without_effect
 from tlab.config.overrides import key_and_value
+from tlab.config.safe_loading import inert
+from tlab.core.errors import ImagesGone, RunDirectoryConflict
 from tlab.core.text import counted, few
+from tlab.data.decode_options import options_of
+from tlab.runs.data_check import check_images
 from tlab.runs.directory import RunDirectory
-from tlab.studies.study_runs import LIMIT, StudyRun
+from tlab.studies.study_runs import StudyRun
+from tlab.sweeps.resume import source_of
 
 
 def earlier_runs(
@@ -23,7 +30,6 @@ def earlier_runs(
     """
     own = {result.path for result in results.values()}
     lines = {_settings(result.overrides(), x): run for run, result in results.items()}
-    records = [result.record for result in results.values() if result.status == "finished"]
     found, keys, strange, of_others, unfinished = {}, dict[str, None](), 0, 0, 0
     for file in sorted(directory.glob("*/seed=*/run.json")):
         other = RunDirectory(file.parent)
@@ -36,7 +42,7 @@ def earlier_runs(
             keys |= dict.fromkeys(sorted(key for key, _ in min((settings ^ each for each in lines), key=len)))
         elif other.status != "finished":
             unfinished += 1
-        elif _had_other_images(other.record, records, x):
+        elif had_other_images(other, lines[settings].overrides):
             of_others += 1
         else:
             run = lines[settings]
@@ -46,7 +52,7 @@ def earlier_runs(
     if strange:
         remarks.append(f"{counted(strange, 'run')} in the folder left out, with another {few(keys)}.")
     if of_others:
-        remarks.append(f"{counted(of_others, 'run')} in the folder left out, with other images.")
+        remarks.append(f"{counted(of_others, 'run')} in the folder left out, with other images than there are now.")
     if unfinished:
         remarks.append(f"{counted(unfinished, 'run')} of earlier commands left out, not finished.")
     return found, remarks
@@ -58,28 +64,20 @@ def _settings(overrides: Sequence[str], x: str) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in settings if key not in ("seed", x) and not without_effect(key))
 
 
-def _had_other_images(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]], x: str) -> bool:
-    """Tell whether a finished run had other images than all others, as far as their records show.
-
-    Of limited training images only the number is known, and along `data.limit` it may be any. Where groups are
-    drawn, the numbers of another seed may differ.
+def had_other_images(run: RunDirectory, overrides: Sequence[str]) -> bool:
+    """Tell whether a finished run had other images than there are now, as far as these can be listed.
 
     Args:
-        record: The run's `run.json`.
-        others: Those of the finished runs of the command.
-        x: What lies along the figure.
+        run: Directory of the run.
+        overrides: Those of a run of this command; with `resume=anyway` other images are fine.
     """
-    data = record["config"]["data"]
-    is_whole = x != LIMIT and data.get("limit") is None
-    same_seed = [other for other in others if other["seed"] == record["seed"]]
-    is_drawn = data.get("group") is not None and not same_seed
-
-    def told(of: Mapping[str, Any]) -> tuple[Any, ...]:
-        numbers = {
-            split: number
-            for split, number in of["data"]["images"].items()
-            if not is_drawn and (x != LIMIT or split != "train")
-        }
-        return of["class_names"], numbers, of["data"]["sizes"] if is_whole else None
-
-    return bool(others) and told(record) not in map(told, same_seed or others)
+    config = OmegaConf.create(inert(run.record["config"]))
+    try:
+        source = instantiate(source_of(run, overrides), _convert_="all")
+        resume = dict(map(key_and_value, overrides)).get("resume", "auto")
+        check_images(run, source, resume, options=options_of(config.data), seconds=config.data.check_seconds)
+    except RunDirectoryConflict:
+        return True
+    except ImagesGone:
+        return False
+    return False
