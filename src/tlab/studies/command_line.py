@@ -15,7 +15,6 @@ from tlab.core.text import shell_word
 
 GROUP = "studies"  # of conf/; `study` is a key of tlab.tune, which a group of this name would take away
 PACKAGE = re.compile(r"^#\s*@package\s+_global_", re.MULTILINE)  # so that Hydra puts a file's keys at the top
-
 OWN = {GROUP, *StudyConfig.__dataclass_fields__}
 
 
