@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
@@ -113,6 +114,8 @@ def test_the_page_draws_itself_without_a_request(transfer, browser):
     page.wait_for_selector("html[data-drawn]")
     assert page.locator("#figure .legendtext").all_text_contents() == ["scratch", "AnB", "AnB+", "BnB"]
     assert page.locator("tbody tr").count() == 2
+    page.locator("th button").first.click()
+    assert page.locator("tbody tr td:first-child").all_text_contents() == ["stem", "layer1"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert len([url for url in asked if not url.startswith("data:")]) == 1
     assert mistakes == []
@@ -131,7 +134,7 @@ def sizes(photos, tmp_path_factory) -> tuple[Path, str, tuple[str, ...]]:
 def test_sizes_get_a_law(sizes):
     directory, said, _ = sizes
     assert "twice as many" in said
-    assert "1 value of data.limit left out, with the same images as another" in said
+    assert "1 run left out, with the same seed and images as another" in said
     assert {row["x"] for row in rows(directory / "study.csv")} == {"3", "6", "12", "36"}
 
 
@@ -151,6 +154,23 @@ def test_a_command_of_less_keeps_the_points_that_are_there_and_names_what_it_lea
     said = study(directory.parent, *fixed, "data.limit=2", "seed=0", "aug=strong").stdout
     assert [row["x"] for row in rows(directory / "study.csv")] == ["6"]
     assert "5 runs in the folder left out, with another aug" in said
+
+
+def test_results_over_other_images_are_no_points(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    fixed = (
+        "name=data_size",
+        f"data.root={root}",
+        "finetune=head",
+        "backbone.weights=null",
+        "seed=0",
+        "output=sizes",
+    )
+    study(tmp_path, *fixed, "data.limit=2")
+    shutil.copy(root / "val/red/00.png", root / "val/red/new.png")
+    said = study(tmp_path, *fixed, "data.limit=2,4", code=1).stdout
+    assert [row["x"] for row in rows(tmp_path / "sizes/study.csv")] == ["12"]
+    assert "1 run left out, with other images" in said
 
 
 def test_a_study_of_ones_own_is_one_file_and_a_failed_run_leaves_the_others_their_figure(photos, tmp_path):

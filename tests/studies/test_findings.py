@@ -88,3 +88,22 @@ def test_three_sizes_are_too_few_for_a_law():
     curves, (remark,) = learning_curves(figure(line("accuracy", [0.5], [0.6], [0.65])))
     assert curves == []
     assert remark.startswith("accuracy: no power law")
+
+
+def test_a_law_is_of_the_seeds_that_most_sizes_share_and_says_what_it_leaves_out():
+    errors = np.array([[0.5, 0.4, 0.32, 0.26, 0.2], [0.52, 0.41, 0.33, 0.25, 0.21], [0.51, 0.42, 0.3, 0.26, 0.22]])
+    points = [Point(str(n), n, dict(enumerate(1 - of_n))) for n, of_n in zip(SIZES, errors.T, strict=True)]
+    one_seed, others = Point("640", 640.0, {0: 0.83}), Point("10", 10.0, {7: 0.4, 8: 0.41})
+    ((alone,), told) = learning_curves(figure(Line("accuracy", tuple(points), True)))
+    assert told == []
+    ((more,), (remark,)) = learning_curves(figure(Line("accuracy", (others, *points, one_seed), True)))
+    np.testing.assert_allclose(more.errors, alone.errors)
+    assert more.sizes.tolist() == SIZES
+    assert "without 3 other runs (at 10, 640)" in remark
+
+
+def test_no_law_says_how_many_sizes_a_seed_has_at_most():
+    points = [Point(str(n), n, {seed: 0.5}) for n, seed in zip(SIZES, (0, 0, 0, 1, 1), strict=True)]
+    curves, (remark,) = learning_curves(figure(Line("accuracy", tuple(points), True)))
+    assert curves == []
+    assert remark.endswith("there are 3.")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tlab.studies.power_law import compatible, fit
 
@@ -50,6 +51,15 @@ def test_what_the_seeds_do_not_rule_out_fits_nearly_as_well_and_narrows_with_the
     assert np.ptp(gains(many)) < np.ptp(gains(few))
     assert np.abs(few.error(SIZES) - errors.mean(axis=0)).max() < 0.06
     assert min(few.a.min(), few.c.min()) >= 0
+
+
+def test_no_law_is_kept_that_the_seeds_rule_out_where_the_best_floor_would_be_below_0():
+    errors = np.array([[0.5, 0.25, 0.12, 0.05, 0.01], [0.52, 0.24, 0.13, 0.045, 0.012]])
+    mean, weights = errors.mean(axis=0), 1 / errors.mean(axis=0) ** 2
+    losses = (compatible(SIZES, errors).error(SIZES) - mean) ** 2 @ weights
+    noise = ((errors - mean) ** 2 @ weights).sum() / 5  # degrees of freedom of two seeds at five sizes
+    assert fit(SIZES, mean).c[0] == 0
+    assert losses.max() <= losses[0] + noise / 2 * stats.t.ppf(0.975, 5) ** 2 + 1e-9
 
 
 def test_an_exponent_is_told_only_where_the_sizes_tell_it_from_a_floor():

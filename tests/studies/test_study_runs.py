@@ -73,7 +73,13 @@ def test_values_of_the_command_line_replace_the_studys_and_another_swept_key_mak
         (["data.root=x"], "name is not set; there are .*: give name=data_size"),
         (["name=scrach"], "name=scrach is no study, there are data_size, scratch, .*; give name=scratch"),
         (["name=scratch", "seed=0", "seed=1"], "seed is given twice; give seed=0,1"),
-        (["name=scratch", "name=data_size"], "name is given twice; give name=data_size"),
+        (["name=scratch", "seed=0,1", "seed=2"], "seed is given twice; give seed=0,1,2"),
+        (["name=scratch", "name=data_size"], "name is given twice; give one of them: name=data_size"),
+        (["name=scratch", "output=a", "output=b"], "output is given twice; give one of them: output=b"),
+        (
+            ["name=scratch", "curves.a=[seed=0]", "curves.a=[seed=1]"],
+            "curves.a is given twice; give one of them: 'curves.a=",
+        ),
         (["name=scratch", "finetune=head"], "finetune is what name=scratch varies itself; leave it out"),
         (["name=transferability", *CUT, "finetune=last"], "finetune is what name=transferability varies itself"),
         (
@@ -93,15 +99,31 @@ def test_a_mistake_shows_before_anything_runs(arguments, sentence, planned):
         planned(*arguments)
 
 
-def test_a_file_without_its_first_line_is_mended_by_what_is_said(planned, tmp_path):
-    file = tmp_path / "studies/mine.yaml"
-    file.parent.mkdir()
-    file.write_text("x: optimizer.lr\nsettings: ['optimizer.lr=0.1,0.2']\ncurves: {a: [finetune=head]}\n")
-    command = ("--config-dir", str(tmp_path), "name=mine", "data.root=x")
-    with pytest.raises(UserError, match="lacks the line '# @package _global_'") as said:
-        gathered(tidy(command, "study", sweep=True))
-    subprocess.run(str(said.value).partition("; ")[2], shell=True, check=True)
+@pytest.mark.parametrize(
+    ("content", "sentences"),
+    [
+        (b"x: optimizer.lr\ncurves: {a: [finetune=head]}\n", ["lacks the line '# @package _global_'"]),
+        (b"", ["lacks the line '# @package _global_'"]),
+        ("title: Größe\n".encode("latin1"), ["is not in UTF-8", "lacks the line"]),
+        ("# @package _global_\ntitle: Größe\n".encode("utf-16"), ["is not in UTF-8"]),
+    ],
+    ids=["no first line", "empty", "latin1", "utf-16"],
+)
+def test_a_file_that_cannot_be_a_study_is_mended_by_what_is_said(content, sentences, planned, tmp_path):
+    file = tmp_path / "my own/studies/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    command = ("--config-dir", str(tmp_path / "my own"), "name=mine", "data.root=x")
+    for sentence in sentences:
+        with pytest.raises(UserError, match=sentence) as said:
+            gathered(tidy(command, "study", sweep=True))
+        subprocess.run(str(said.value).partition("; ")[2], shell=True, check=True)
     gathered(tidy(command, "study", sweep=True))
+    assert [each.name for each in file.parent.iterdir()] == ["mine.yaml"]
+
+
+def test_what_is_no_setting_may_be_given_twice(planned, tmp_path):
+    gathered(["--config-dir", str(tmp_path), "--config-dir", str(tmp_path), "name=scratch", "data.root=x"])
 
 
 def test_title_and_label_need_not_be_given(planned):

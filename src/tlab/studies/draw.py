@@ -8,9 +8,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tlab.comparison.write import compare
+from tlab.core.text import counted
 from tlab.dashboards.summary_table import print_paths
 from tlab.runs.directory import RunDirectory
-from tlab.studies.earlier_runs import earlier_runs
+from tlab.studies.earlier_runs import earlier_runs, had_other_images
 from tlab.studies.findings import findings, how_sure, learning_curves, of_doubling
 from tlab.studies.page import write_page
 from tlab.studies.plot import PLOT, write_plot
@@ -19,7 +20,9 @@ from tlab.studies.study_runs import StudyRun
 
 
 def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
-    """Write the figure and what belongs to it, and print what it says; returns whether all runs are finished.
+    """Write the figure and what belongs to it, and print what it says.
+
+    Returns whether all runs are finished, over the images that there are now.
 
     Args:
         cfg: Configuration of tlab.study.
@@ -29,8 +32,16 @@ def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
         UserError: No run is finished, or none has the metric.
     """
     directory = Path(cfg.output).absolute()
+    refused = {
+        run: result
+        for run, result in results.items()
+        if result.status == "finished" and had_other_images(result, run.overrides)
+    }
     earlier, of_earlier = earlier_runs(cfg.x, results, directory)
-    figure = read_figure(cfg, {**results, **earlier})
+    if refused:
+        of_earlier.append(f"{counted(refused, 'run')} left out, with other images than there are now.")
+    kept = {run: result for run, result in results.items() if run not in refused}
+    figure = read_figure(cfg, {**kept, **earlier})
     curves, of_curves = learning_curves(figure) if cfg.fit else ([], [])
     figure = replace(figure, remarks=(*of_earlier, *figure.remarks, *of_curves))
     said = [*findings(figure), *(sentence for curve in curves for sentence in of_doubling(curve, figure.metric))]
@@ -45,4 +56,4 @@ def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
         console.print(f"  {sentence}")
     paths = {"figure": page, "for a paper": directory / PLOT, "points": directory / "study.csv"}
     print_paths(console, {**paths, "runs compared": directory / "report.html"})
-    return all(run.status == "finished" for run in results.values())
+    return not refused and all(run.status == "finished" for run in results.values())

@@ -3,11 +3,19 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
 from tlab.config.diff import without_effect
 from tlab.config.overrides import key_and_value
+from tlab.config.safe_loading import inert
+from tlab.core.errors import ImagesGone, RunDirectoryConflict
 from tlab.core.text import counted, few
+from tlab.data.decode_options import options_of
+from tlab.runs.data_check import check_images
 from tlab.runs.directory import RunDirectory
 from tlab.studies.study_runs import StudyRun
+from tlab.sweeps.resume import source_of
 
 
 def earlier_runs(
@@ -22,7 +30,7 @@ def earlier_runs(
     """
     own = {result.path for result in results.values()}
     lines = {_settings(result.overrides(), x): run for run, result in results.items()}
-    found, keys, strange, unfinished = {}, dict[str, None](), 0, 0
+    found, keys, strange, of_others, unfinished = {}, dict[str, None](), 0, 0, 0
     for file in sorted(directory.glob("*/seed=*/run.json")):
         other = RunDirectory(file.parent)
         overrides = other.overrides()
@@ -34,6 +42,8 @@ def earlier_runs(
             keys |= dict.fromkeys(sorted(key for key, _ in min((settings ^ each for each in lines), key=len)))
         elif other.status != "finished":
             unfinished += 1
+        elif had_other_images(other, lines[settings].overrides):
+            of_others += 1
         else:
             run = lines[settings]
             place = dict(map(key_and_value, overrides)).get(x, run.x)
@@ -41,6 +51,8 @@ def earlier_runs(
     remarks = [f"With {counted(found, 'run')} of earlier commands."] if found else []
     if strange:
         remarks.append(f"{counted(strange, 'run')} in the folder left out, with another {few(keys)}.")
+    if of_others:
+        remarks.append(f"{counted(of_others, 'run')} in the folder left out, with other images than there are now.")
     if unfinished:
         remarks.append(f"{counted(unfinished, 'run')} of earlier commands left out, not finished.")
     return found, remarks
@@ -50,3 +62,22 @@ def _settings(overrides: Sequence[str], x: str) -> frozenset[tuple[str, str]]:
     """Return the settings of a run that can change its result, but for those that vary within a line."""
     settings = map(key_and_value, overrides)
     return frozenset((key, value) for key, value in settings if key not in ("seed", x) and not without_effect(key))
+
+
+def had_other_images(run: RunDirectory, overrides: Sequence[str]) -> bool:
+    """Tell whether a finished run had other images than there are now, as far as these can be listed.
+
+    Args:
+        run: Directory of the run.
+        overrides: Those of a run of this command; with `resume=anyway` other images are fine.
+    """
+    config = OmegaConf.create(inert(run.record["config"]))
+    try:
+        source = instantiate(source_of(run, overrides), _convert_="all")
+        resume = dict(map(key_and_value, overrides)).get("resume", "auto")
+        check_images(run, source, resume, options=options_of(config.data), seconds=config.data.check_seconds)
+    except RunDirectoryConflict:
+        return True
+    except ImagesGone:
+        return False
+    return False

@@ -9,8 +9,8 @@ import numpy as np
 from tlab.comparison.phrases import is_share, value
 from tlab.comparison.statistics import paired_difference
 from tlab.config.validation import best_is
-from tlab.core.text import counted
-from tlab.studies.points import Figure, Line
+from tlab.core.text import counted, few
+from tlab.studies.points import Figure, Line, Point
 from tlab.studies.power_law import FEWEST, Floats, PowerLaw, compatible, fit
 
 
@@ -20,8 +20,8 @@ class LearningCurve:
 
     Attributes:
         line: The line.
-        sizes: Its numbers of training images, `N`.
-        errors: Errors of each seed that has run with all of them, `S N`.
+        sizes: Its numbers of training images, `N`, without those that too few seeds share.
+        errors: Errors of the seeds that have all run with these, `S N`.
         law: Law of the mean over the seeds.
         compatible: Laws that the seeds do not rule out at the 95 % level; None where they have no spread.
     """
@@ -50,22 +50,45 @@ class LearningCurve:
 
 
 def learning_curves(figure: Figure) -> tuple[list[LearningCurve], list[str]]:
-    """Return the lines to which a law can be fitted, and a remark for each other one."""
+    """Return the lines to which a law can be fitted, and remarks on the others and on runs that no law is of."""
     curves, remarks = [], []
     for line in figure.lines:
-        seeds = set.intersection(*(set(point.values) for point in line.points))
-        if len(line.points) < FEWEST or not seeds:
+        shared = _seeds_and_their_sizes(line)
+        most = max(len(points) for _, points in shared)
+        if most < FEWEST:
             remarks.append(
-                f"{line.name}: no power law, which takes {FEWEST} sizes that a seed has run with; there are "
-                f"{len(line.points) if seeds else 0}."
+                f"{line.name}: no power law, which takes {FEWEST} sizes that a seed has run with; there are {most}."
             )
             continue
-        sizes = np.array([point.position for point in line.points])
-        values = np.array([[point.values[seed] for point in line.points] for seed in sorted(seeds)])
+        seeds, points = max(
+            (each for each in shared if len(each[1]) >= FEWEST),
+            key=lambda each: (len(each[0]) * len(each[1]), len(each[1])),
+        )
+        sizes = np.array([point.position for point in points])
+        values = np.array([[point.values[seed] for point in points] for seed in sorted(seeds)])
         errors = values if best_is(figure.metric) == "min" else 1 - values
         law = fit(sizes, errors.mean(axis=0))
         curves.append(LearningCurve(line, sizes, errors, law, compatible(sizes, errors)))
+        left = {
+            point.x: number
+            for point in line.points
+            if (number := len(point.values) - (len(seeds) if point in points else 0))
+        }
+        if left:
+            remarks.append(
+                f"{line.name}: the power law is fitted to {counted(seeds, 'seed')} that ran with the same "
+                f"{len(points)} sizes, without {counted(sum(left.values()), 'other run')} (at {few(left)})."
+            )
     return curves, remarks
+
+
+def _seeds_and_their_sizes(line: Line) -> list[tuple[frozenset[int], list[Point]]]:
+    """Return every set of seeds that some points share, as large as it can be, with all the points that have it."""
+    sets: dict[frozenset[int], None] = {}
+    for point in line.points:
+        own = frozenset(point.values)
+        sets |= dict.fromkeys([own, *(own & other for other in sets)])
+    return [(seeds, [point for point in line.points if seeds <= point.values.keys()]) for seeds in sets if seeds]
 
 
 def of_doubling(curve: LearningCurve, metric: str) -> list[str]:

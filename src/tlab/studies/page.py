@@ -75,7 +75,7 @@ def _list(sentences: Sequence[str]) -> str:
 def _table(cfg: DictConfig, figure: Figure) -> str:
     """Return the points as a table: a row a place, a column a line, of means with the range over the seeds."""
     rows: list[tuple[str, list[Cell]]] = [
-        ("", [(escape(label), str(place)), *(_cell(line, place, figure.metric) for line in figure.lines)])
+        ("", [(escape(label), place), *(_cell(line, place, figure.metric) for line in figure.lines)])
         for place, label in (figure.ticks or {0.0: ""}).items()
     ]
     return table("points", escape(figure.metric), [cfg.x_label, *(line.name for line in figure.lines)], rows)
@@ -90,7 +90,7 @@ def _cell(line: Line, place: float, metric: str) -> Cell:
 
 
 def _data(cfg: DictConfig, figure: Figure, curves: Sequence[LearningCurve]) -> dict[str, Any]:
-    """Return what study.js draws."""
+    """Return what figure.js draws."""
     return {
         "share": is_share(figure.metric),
         "metric": figure.metric,

@@ -108,21 +108,21 @@ def read_figure(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> Fi
     positions, is_number = _positions(cfg.x, {run: results[run] for run in shown})
     lines, doubled = [], 0
     for name in dict.fromkeys(run.line for run in results):
-        seeds: dict[str, dict[int, float]] = defaultdict(dict)
+        labels: dict[float, str] = {}
+        values: dict[float, dict[int, float]] = defaultdict(dict)
         for run, value in shown.items():
             if run.line == name:
-                seeds[run.x or ""][int(results[run].record["seed"])] = value
-        points: dict[float, Point] = {}
-        for x, values in seeds.items():
-            label = f"{positions[name, x]:,.0f}" if cfg.x == LIMIT else x
-            point = Point(label, positions[name, x], dict(sorted(values.items())))
-            doubled += point.position in points
-            points.setdefault(point.position, point)
-        if points:
+                place, seed = positions[name, run.x or ""], int(results[run].record["seed"])
+                labels.setdefault(place, f"{place:,.0f}" if cfg.x == LIMIT else run.x or "")
+                doubled += seed in values[place]
+                values[place].setdefault(seed, value)
+        points = (Point(labels[place], place, dict(sorted(values[place].items()))) for place in sorted(values))
+        if values:
             moves = any(run.x is not None for run in results if run.line == name)
-            lines.append(Line(name, tuple(points[key] for key in sorted(points)), moves))
+            lines.append(Line(name, tuple(points), moves))
     if doubled:
-        remarks.append(f"{counted(doubled, 'value')} of {cfg.x} left out, with the same images as another.")
+        alike = "images" if cfg.x == LIMIT else cfg.x
+        remarks.append(f"{counted(doubled, 'run')} left out, with the same seed and {alike} as another.")
     return Figure(metric, tuple(lines), is_number, tuple(remarks))
 
 
@@ -142,9 +142,14 @@ def _positions(x: str, runs: Mapping[StudyRun, RunDirectory]) -> tuple[dict[tupl
 
 
 def write_points(figure: Figure, file: Path) -> None:
-    """Write the points as a table, a row for each run."""
+    """Write the points as a table, a row for each run; places that are numbers as plain ones."""
     rows: Iterable[dict[str, object]] = (
-        {"line": line.name, "x": point.x if line.moves else "", "seed": seed, figure.metric: value}
+        {
+            "line": line.name,
+            "x": "" if not line.moves else f"{point.position:.12g}" if figure.is_number else point.x,
+            "seed": seed,
+            figure.metric: value,
+        }
         for line in figure.lines
         for point in line.points
         for seed, value in point.values.items()

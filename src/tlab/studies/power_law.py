@@ -93,12 +93,12 @@ def compatible(sizes: Any, errors: Any) -> PowerLaw | None:
     half = np.sqrt(np.maximum(allowed - losses, 0) / curvature)
     a = np.maximum(slope[:, None] + half[:, None] * STEPS, 0.0)  # E A, all that the exponent allows with any floor
     total = weights.sum()
-    c = np.maximum(y @ weights / total - a * (basis @ weights / total)[:, None], 0.0)
+    c = y @ weights / total - a * (basis @ weights / total)[:, None]  # the best floor, wherever it lies
     loss = (a[..., None] * basis[:, None] + c[..., None] - y) ** 2 @ weights  # E A
-    kept = loss <= allowed
-    room = np.sqrt((allowed - loss[kept]) / total)
-    a, b = a[kept], np.broadcast_to(EXPONENTS[:, None], a.shape)[kept]
-    floors = [c[kept], *(np.maximum(c[kept] + sign * room, 0.0) for sign in (-1, 1))]
+    room = np.sqrt(np.maximum(allowed - loss, 0) / total)
+    kept = (loss <= allowed) & (c + room >= 0)
+    a, b, c, room = (np.broadcast_to(each, kept.shape)[kept] for each in (a, EXPONENTS[:, None], c, room))
+    floors = [np.maximum(c + sign * room, 0.0) for sign in (0, -1, 1)]
     return PowerLaw(
         np.concatenate([best.a, *[a] * 3]), np.concatenate([best.b, *[b] * 3]), np.concatenate([best.c, *floors])
     )

@@ -6,6 +6,7 @@
 import json
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tlab.core.error_messages import is_mistake
 from tlab.core.text import as_text
 from tlab.data.contents import Contents, read_contents, read_entries
 from tlab.runs.data_check import UNLISTED
+from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
 
 # arguments of a source that leave the images the same, unless it has a limit
@@ -52,7 +54,7 @@ class Finished:
         try:
             if job.run.lacking(record["config"]):
                 return False
-            source, had = _source(job), record["data"]
+            source, had = source_of(job.run, job.overrides), record["data"]
             divided = source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS)
             if divided:
                 listed = Contents((*map(as_text, record["class_names"]),), read_entries(job.run.data_file))
@@ -82,10 +84,15 @@ class Finished:
         return self._seen[which]
 
 
-def _source(job: Job) -> dict[str, Any]:
-    """Return what finds the images of a run, if tlab lists it; a relative folder that was typed starts here."""
-    config = OmegaConf.create(inert(job.run.record["config"]))
+def source_of(run: RunDirectory, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what finds the images of a run, if tlab lists it; a relative folder that was typed starts here.
+
+    Args:
+        run: Directory of a run that has begun.
+        overrides: Those of the command, which may say where the images are now.
+    """
+    config = OmegaConf.create(inert(run.record["config"]))
     found = OmegaConf.to_container(config.data.module.source, resolve=True)
-    source = read_node(found, "data.module.source", job.run.record_file)
-    root = dict(map(key_and_value, job.overrides)).get("data.root", "null")
+    source = read_node(found, "data.module.source", run.record_file)
+    root = dict(map(key_and_value, overrides)).get("data.root", "null")
     return source if root == "null" else {**source, "root": str(Path(root).expanduser().absolute())}
