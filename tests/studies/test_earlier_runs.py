@@ -11,6 +11,7 @@ from tlab.data.contents import read_contents
 from tlab.runs.directory import RunDirectory
 from tlab.studies.earlier_runs import earlier_runs, had_other_images
 from tlab.studies.study_runs import StudyRun
+from tlab.sweeps.resume import Finished
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def add(root, tmp_path):
             seed=seed,
             class_names=list(contents.classes),
             config=plain(cfg),
-            data={"root": str(root), "images": contents.numbers()},
+            data={"root": str(root), "images": contents.numbers(), "content": contents.fingerprint()},
         )
         return {StudyRun("accuracy", limit, overrides): run}
 
@@ -45,13 +46,13 @@ def add(root, tmp_path):
 def test_runs_over_the_images_that_there_are_now_join_and_others_are_counted(add, root, tmp_path):
     before = {**add("2", 0), **add("null", 1)}
     own = add("3", 0)
-    found, remarks = earlier_runs("data.limit", own, tmp_path / "study")
+    found, remarks = earlier_runs("data.limit", own, tmp_path / "study", Finished(None))
     assert {run.path for run in found.values()} == {run.path for run in before.values()}
     assert remarks == ["With 2 runs of earlier commands."]
     for name in ("red", "green", "blue"):
         shutil.copy(root / name / "00.png", root / name / "new.png")
     own = add("4", 0)
-    found, remarks = earlier_runs("data.limit", own, tmp_path / "study")
+    found, remarks = earlier_runs("data.limit", own, tmp_path / "study", Finished(None))
     assert found == {}
     assert remarks == ["3 runs in the folder left out, with other images than there are now."]
 
@@ -59,7 +60,7 @@ def test_runs_over_the_images_that_there_are_now_join_and_others_are_counted(add
 def test_other_images_are_fine_with_resume_anyway_and_where_all_are_gone(add, root):
     ((study_run, run),) = add("null", 0).items()
     (root / "red" / "00.png").unlink()
-    assert had_other_images(run, study_run.overrides)
-    assert not had_other_images(run, (*study_run.overrides, "resume=anyway"))
+    assert had_other_images(run, study_run.overrides, Finished(None))
+    assert not had_other_images(run, (*study_run.overrides, "resume=anyway"), Finished(None))
     shutil.rmtree(root)
-    assert not had_other_images(run, study_run.overrides)
+    assert not had_other_images(run, study_run.overrides, Finished(None))

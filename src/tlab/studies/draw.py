@@ -17,6 +17,7 @@ from tlab.studies.page import write_page
 from tlab.studies.plot import PLOT, write_plot
 from tlab.studies.points import read_figure, write_points
 from tlab.studies.study_runs import StudyRun
+from tlab.sweeps.resume import Finished
 
 
 def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
@@ -32,12 +33,13 @@ def draw(cfg: DictConfig, results: Mapping[StudyRun, RunDirectory]) -> bool:
         UserError: No run is finished, or none has the metric.
     """
     directory = Path(cfg.output).absolute()
+    looked = Finished(sources=None)
     refused = {
         run: result
         for run, result in results.items()
-        if result.status == "finished" and had_other_images(result, run.overrides)
+        if result.status == "finished" and had_other_images(result, run.overrides, looked)
     }
-    earlier, of_earlier = earlier_runs(cfg.x, results, directory)
+    earlier, of_earlier = earlier_runs(cfg.x, results, directory, looked)
     if refused:
         of_earlier.append(f"{counted(refused, 'run')} left out, with other images than there are now.")
     kept = {run: result for run, result in results.items() if run not in refused}

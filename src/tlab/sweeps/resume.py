@@ -52,19 +52,30 @@ class Finished:
         if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
-            if job.run.lacking(record["config"]):
-                return False
-            source, had = source_of(job.run, job.overrides), record["data"]
-            divided = source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS)
-            if divided:
-                listed = Contents((*map(as_text, record["class_names"]),), read_entries(job.run.data_file))
-                had = {"content": listed.fingerprint(divided)}
-            with self._lock:  # several threads ask
-                fingerprint, classes, number = self._look(source, divided)
+            return not job.run.lacking(record["config"]) and self.are_present(job.run, job.overrides)
         except Exception as error:
             if not is_mistake(error):
                 raise
             return False
+
+    def are_present(self, run: RunDirectory, overrides: Iterable[str]) -> bool:
+        """Tell whether the images of a run are those that there are now, as far as their fingerprints tell.
+
+        Args:
+            run: Directory of a run whose record has its data.
+            overrides: As in `source_of`.
+
+        Raises:
+            UserError: The images cannot be listed.
+        """
+        record = run.record
+        source, had = source_of(run, overrides), record["data"]
+        divided = source["_target_"] == TABLE and any(source.get(key) for key in OF_CELLS)
+        if divided:
+            listed = Contents((*map(as_text, record["class_names"]),), read_entries(run.data_file))
+            had = {"content": listed.fingerprint(divided)}
+        with self._lock:  # several threads ask
+            fingerprint, classes, number = self._look(source, divided)
         if "content" in had:
             return had["content"] == fingerprint
         same = (*record["class_names"],) == classes and sum(had["images"].values()) == number
