@@ -90,7 +90,8 @@ def check(model: TrainedModel, run: Run, files: Sequence[Path]) -> Agreement:
     Raises:
         RunFailed: It says something else of the same pixels.
     """
-    kept, pairs = [], []
+    kept: list[Tensor] = []
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for square, ours, theirs in progress_bar.shown(_photographs(model, run, files), "Checking", len(files)):
         if len(kept) < BATCH:
             kept.append(square)
