@@ -1,6 +1,7 @@
 """The audit as a user has it: findings of seeded faults, the cleaned table, and a run that takes it."""
 
 import csv
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -119,11 +120,12 @@ def test_the_printed_command_trains_on_the_cleaned_table(audited, pasted):
     assert [issue for issue in data.issues if "byte for byte" in issue] == []
 
 
-def test_without_cleanlab_all_else_is_looked_at(faulty, tmp_path, monkeypatch):
+def test_without_cleanlab_all_else_is_looked_at(faulty, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tlab.auditing.audit_images.has_cleanlab", lambda: False)
     found = audit(compose(gather([f"data.root={faulty}", *QUICK], OWN_KEYS, "tlab.audit"), "audit"), tmp_path)
     assert any("tlab-transfer[audit]" in remark for remark in found.remarks)
     assert found.numbers()["exact_duplicate"] == 2
+    assert re.search("suspected labels +– ", capsys.readouterr().out)  # not 0, which nobody has counted
     assert not (tmp_path / "cleaned.csv").exists()
 
 

@@ -3,7 +3,7 @@
     import tlab
 
     cfg = tlab.compose("data.root=photos", "backbone=resnet18", "trainer.max_epochs=5")
-    run = tlab.fit(cfg)                                  # the metrics: run["val/acc"], run["test/acc"]
+    run = tlab.fit(cfg)                                  # the metrics: run["val/acc"], run["val/loss"]
     model = tlab.load(run)                               # or a run's directory
     print(model.classes)
     for prediction in model.predict("new_photos"):

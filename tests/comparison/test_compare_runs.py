@@ -48,6 +48,10 @@ def test_ranking_intervals_tests_and_correction(three):
     assert far.difference.summary.mean == pytest.approx(0.1)
 
 
+def test_in_python_it_shows_in_a_line_what_is_best(three):
+    assert repr(compare_runs(three)).endswith("12 runs, 3 settings, best: aug=strong)")
+
+
 def test_a_narrow_terminal_breaks_no_name_of_a_level(make_run, sweep):
     for aug, finetune in (("none", "gradual"), ("strong", "lp_ft")):
         for seed in (0, 1, 2):

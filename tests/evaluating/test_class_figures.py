@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from tlab.evaluating.classes import class_figures, share
+from tlab.evaluating.classes import class_figures
+from tlab.models.calibration.measures import share
 
 
 @pytest.mark.parametrize(("part", "whole"), [(0, 5), (5, 5), (3, 10), (997, 1000)])

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.auditing.finding import Audit, Finding
+from tlab.auditing.label_issues import CLEANLAB_MISSING
 from tlab.core.text import counted, duration
 
 TITLES = {
@@ -34,7 +35,8 @@ def print_audit(console: Console, audit: Audit, remarks: Iterable[str]) -> None:
     table = Table("finding", "number", "the worst", box=box.SIMPLE_HEAD)
     for kind, number in audit.numbers().items():
         worst = [each for each in audit.findings if each.kind == kind][:SHOWN]
-        table.add_row(TITLES[kind], f"{number:,}", Text("\n".join(map(_line, worst))))
+        is_known = kind != "label_issue" or CLEANLAB_MISSING not in audit.remarks
+        table.add_row(TITLES[kind], f"{number:,}" if is_known else "–", Text("\n".join(map(_line, worst))))
     console.print(table)
     for remark in remarks:
         console.print(Text(f"! {remark}", style="yellow"))

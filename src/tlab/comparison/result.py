@@ -87,7 +87,7 @@ class Setting:
         return fmean(numbers) if numbers else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Result of `tlab.compare`.
 
@@ -120,6 +120,10 @@ class Comparison:
     effects: Effects | None
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        best = f", best: {self.label(self.ranked[0])}" if self.ranked else ""
+        return f"Comparison({str(self.directory)!r}: {len(self.runs)} runs, {len(self.settings)} settings{best})"
 
     @property
     def ranked(self) -> tuple[Setting, ...]:

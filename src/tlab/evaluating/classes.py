@@ -1,25 +1,14 @@
 """How well a network knows each class."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlab.core.text import few
-
-NORMAL = 1.959964  # quantile 0.975 of the standard normal distribution
-
-
-class Share(NamedTuple):
-    """A share of images and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+from tlab.models.calibration.measures import Measure, share
 
 
 @dataclass(frozen=True)
@@ -37,20 +26,10 @@ class ClassFigures:
 
     name: str
     images: int
-    recall: Share | None
-    precision: Share | None
+    recall: Measure | None
+    precision: Measure | None
     f1: float | None
     taken_for: str
-
-
-def share(part: int, whole: int) -> Share | None:
-    """Return part / whole with its score interval (Wilson 1927), which holds for few images; None of nothing."""
-    if not whole:
-        return None
-    value, square = part / whole, NORMAL**2 / whole
-    middle = (value + square / 2) / (1 + square)
-    half = math.sqrt(value * (1 - value) * square + square**2 / 4) / (1 + square)
-    return Share(value, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def class_figures(

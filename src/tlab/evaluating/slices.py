@@ -12,7 +12,7 @@ from tlab.core.text import as_text, counted, few
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.sources.samples import Sample
 from tlab.data.sources.table_columns import MISSING
-from tlab.evaluating.classes import Share, share
+from tlab.models.calibration.measures import Measure, share
 
 BINS = 5  # of numbers, with about as many images each
 MOST_VALUES = 12  # of a column; the rest are one slice
@@ -32,7 +32,7 @@ class Slice:
         name: Which of them these are.
         order: Place among those of the same division.
         images: Number of the images.
-        accuracy: Share of them that are predicted right.
+        accuracy: Measure of them that are predicted right.
         is_off: Whether the accuracy of all images lies outside its interval.
     """
 
@@ -40,7 +40,7 @@ class Slice:
     name: str
     order: int
     images: int
-    accuracy: Share
+    accuracy: Measure
     is_off: bool
 
 

@@ -205,7 +205,8 @@ def _training(trained: Trained, record: dict[str, Any]) -> list[str]:
 def _measures(trained: Trained, known: Sequence[SplitFigures]) -> list[str]:
     if not known:
         return [f"Not known: {trained.checkpoint.name} was not measured."]
-    told = "Intervals: 95 %, by bootstrap over the images. In val a checkpoint that val has chosen looks too good."
+    told = "Intervals: 95 %, of accuracy Wilson's, else by bootstrap over the images. "
+    told += "In val a checkpoint that val has chosen looks too good."
     if trained.refitted and any(each.checkpoint != trained.checkpoint.name for each in known):
         told += f" What {trained.checkpoint.name} is worth, which has trained on val too, is not measured there."
     rows = [

@@ -5,8 +5,9 @@ from html import escape
 from typing import NamedTuple
 
 from tlab.core.text import as_text
-from tlab.evaluating.classes import ClassFigures, Share, share
+from tlab.evaluating.classes import ClassFigures
 from tlab.evaluating.slices import Slice
+from tlab.models.calibration.measures import Measure, share
 from tlab.pages.table import Cell, table
 from tlab.runs.directory import RunDirectory, tests_in
 
@@ -63,13 +64,13 @@ def slices_table(slices: Sequence[Slice], whole: float) -> str:
     return table("slices-table", "Accuracy by slice", heads, rows)
 
 
-def _share_cells(found: Share | None) -> list[Cell]:
+def _share_cells(found: Measure | None) -> list[Cell]:
     if found is None:
         return [("–", None), ("–", None)]
     return [(percent(found.value), found.value), (f"{100 * found.low:.1f} to {percent(found.high)}", found.low)]
 
 
-def _range(found: Share, whole: float, is_off: bool) -> str:
+def _range(found: Measure, whole: float, is_off: bool) -> str:
     told = ("above" if found.value > whole else "below") if is_off else ""
     return (
         f"<div class='range' style='--low: {found.low:.4f}; --high: {found.high:.4f}; --at: {found.value:.4f}; "

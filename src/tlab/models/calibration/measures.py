@@ -1,6 +1,7 @@
-"""Measures of a classifier on a split, each with an interval by bootstrap over the images."""
+"""Measures of a classifier on a split, each with an interval: of accuracy the score interval, else by bootstrap."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,6 +15,7 @@ DRAWS = 1_000
 LEVEL = (2.5, 97.5)  # percentiles between which an interval lies
 CLEAR = 1.96  # standard deviations by which a gap differs from 0
 AT_ONCE = 2**22  # images times draws in memory
+NORMAL = 1.959964  # quantile 0.975 of the standard normal distribution
 
 Weights = np.ndarray  # `B N` (int32): how often each of B draws has each image
 # Name -> a value of each draw, `B`; NaN where it has none. Of `ece` the gap of each bin: `B M`
@@ -38,8 +40,8 @@ def measures(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     distance to the right answer, summed over the classes (Brier 1950); `balanced_accuracy`, the mean of the
     accuracies of the classes that have images; `macro_f1`, over the classes among labels or predictions; `auroc`,
     the mean over the classes that have images of the area under the ROC curve of each against all others; `kappa`,
-    Cohen's. Intervals are percentiles of 1,000 draws of as many images with replacement, the same at every call;
-    for that of ECE see `_of_gaps`.
+    Cohen's. The interval of accuracy is that of `share`; others are percentiles of 1,000 draws of as many images
+    with replacement, the same at every call; for that of ECE see `_of_gaps`.
 
     Args:
         logits: `N K`.
@@ -51,7 +53,7 @@ def measures(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     """
     z, probabilities = _probabilities(logits, temperature)
     predicted = logits.argmax(axis=1)
-    return _bootstrapped(
+    return {"accuracy": share(int((predicted == labels).sum()), len(labels))} | _bootstrapped(
         len(labels),
         _of_probabilities(z, probabilities, predicted, labels),
         _of_classes(predicted, labels, logits.shape[1]),
@@ -74,12 +76,21 @@ def class_measures(predicted: np.ndarray, labels: np.ndarray, classes: int) -> M
         labels: `N`.
         classes: Number of classes.
     """
-    correct = predicted == labels
+    accuracy = {"accuracy": share(int((predicted == labels).sum()), len(labels))}
+    return accuracy | _bootstrapped(len(labels), _of_classes(predicted, labels, classes))
 
-    def accuracy(weights: Weights) -> dict[str, np.ndarray]:
-        return {"accuracy": weights @ correct.astype(np.float64) / len(labels)}
 
-    return _bootstrapped(len(labels), accuracy, _of_classes(predicted, labels, classes))
+def share(part: int, whole: int) -> Measure | None:
+    """Return part / whole with its score interval (Wilson 1927), which holds for few images and near 0 and 1.
+
+    A bootstrap would give a share of 1 no interval at all. None of nothing.
+    """
+    if not whole:
+        return None
+    value, square = part / whole, NORMAL**2 / whole
+    middle = (value + square / 2) / (1 + square)
+    half = math.sqrt(value * (1 - value) * square + square**2 / 4) / (1 + square)
+    return Measure(value, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def _probabilities(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -139,18 +150,18 @@ def _draws(images: int) -> Iterator[Weights]:
 def _of_probabilities(
     z: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray, labels: np.ndarray
 ) -> Statistic:
-    """Return what is a sum over the images: accuracy, NLL, Brier score, and the sums of the bins of ECE."""
+    """Return what is a sum over the images: NLL, Brier score, and the sums of the bins of ECE."""
     rows = np.arange(len(labels))
     correct, confidence = predicted == labels, probabilities[rows, predicted]
     nll = np.log(np.exp(z).sum(axis=1)) - z[rows, labels]
     brier = np.square(probabilities).sum(axis=1) - 2 * probabilities[rows, labels] + 1
-    values = np.zeros((len(labels), 3 + BINS + 1))
-    values[:, 0], values[:, 1], values[:, 2] = correct, nll, brier
-    values[rows, 3 + bins(confidence)] = confidence - correct
+    values = np.zeros((len(labels), 2 + BINS + 1))
+    values[:, 0], values[:, 1] = nll, brier
+    values[rows, 2 + bins(confidence)] = confidence - correct
 
     def statistic(weights: Weights) -> dict[str, np.ndarray]:
         means = weights.astype(np.float64) @ values / len(labels)
-        return {"accuracy": means[:, 0], "nll": means[:, 1], "brier": means[:, 2], "ece": means[:, 3:]}
+        return {"nll": means[:, 0], "brier": means[:, 1], "ece": means[:, 2:]}
 
     return statistic
 
