@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opened_page import OpenedPage
 from tlab.auditing.finding import Audit, Finding, in_order
 from tlab.auditing.report import page as page_module
 from tlab.auditing.report.page import write_page
@@ -62,18 +63,11 @@ def file(root, tmp_path_factory) -> Path:
     return write_page(audit_of(root, *FOUND, remarks=("1 file is <none>",)), tmp_path_factory.mktemp("a b"))
 
 
-class Opened:
-    """A page in a context of its own, with all that it complained about or asked for."""
+class Opened(OpenedPage):
+    """The page of a file."""
 
     def __init__(self, browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
+        super().__init__(browser, file.as_uri(), width, scheme)
 
     def shown(self, kind: str) -> list[str]:
         """The paths of the findings that are shown of a kind."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from opened_page import OpenedPage
 from tlab.comparison import compare_runs
 from tlab.comparison.report.report import write_report
 
@@ -31,20 +32,12 @@ def grid(make_run, sweep) -> Path:
     return sweep
 
 
-class Opened:
-    """The report of a directory in a page of its own, with all that the page complained about or asked for."""
+class Opened(OpenedPage):
+    """The report of a directory, once its charts are drawn."""
 
     def __init__(self, browser: Any, directory: Path, width: int = 1280, scheme: str = "light") -> None:
         report = write_report(compare_runs(directory), directory)
-        self.page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on(
-            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
-        )
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(report.as_uri())
+        super().__init__(browser, report.as_uri(), width, scheme, only_errors=True)
         self.page.wait_for_selector(DRAWN, timeout=120_000)
         self.report = report
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from opened_page import OpenedPage
 from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.evaluate import run as evaluate
@@ -85,18 +86,11 @@ def file(trained: Path) -> Path:
     return trained / "report_val.html"
 
 
-class Opened:
-    """A page in a context of its own, with all that it complained about or asked for."""
+class Opened(OpenedPage):
+    """The page of a file."""
 
     def __init__(self, browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> None:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page = context.new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
+        super().__init__(browser, file.as_uri(), width, scheme)
 
     def files(self, links: str) -> list[str]:
         """The files that links lead to."""

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from forked_command import ForkedCommand
+from opened_page import OpenedPage
 from tlab.serving.server import listen
 
 FROM_CONTENT = """
@@ -62,19 +63,11 @@ def url(start) -> str:
     return f"http://127.0.0.1:{start()[1]}/"
 
 
-class Opened:
-    """The page in a browser, with all that it complained about or asked for."""
+class Opened(OpenedPage):
+    """The page of a server."""
 
     def __init__(self, browser: Any, url: str, width: int = 1280, scheme: str = "light") -> None:
-        self.page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on(
-            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
-        )
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(url)
+        super().__init__(browser, url, width, scheme, only_errors=True)
 
     def answers(self, count: int) -> list[str]:
         """What the first so many cards say, once they all do."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from tlab.core.text import as_text
 from tlab.data.sources.samples import Sample
@@ -35,7 +36,7 @@ class PredictedImages:
         """Return the images of an evaluation, with the probabilities that it has measured."""
         samples, predicted = found.samples, found.logits.argmax(axis=1)
         labels = np.array([sample.label for sample in samples])
-        probabilities = softmax(found.logits, found.divisor)
+        probabilities = softmax(found.logits.astype(np.float64) / found.divisor, axis=1)
         own = probabilities[np.arange(len(labels)), labels]
         losses = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
         classes = tuple(map(as_text, found.trained.classes))
@@ -57,10 +58,3 @@ class PredictedImages:
         return ", ".join(
             f"{self.classes[label]} {100 * self.probabilities[row, label]:.1f}\u00a0%" for label in told
         )
-
-
-def softmax(logits: NDArray[np.float32], divisor: float) -> NDArray[np.float64]:
-    """Return the probabilities that logits `N K` divided by a temperature stand for: `N K`."""
-    z = logits.astype(np.float64) / divisor
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)

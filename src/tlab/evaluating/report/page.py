@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from scipy.special import softmax
 
 from tlab.core.files import write_text
 from tlab.core.text import as_text, counted, few
@@ -15,7 +16,7 @@ from tlab.dashboards.summary_table import TITLES
 from tlab.evaluating.classes import class_figures
 from tlab.evaluating.evaluation import Evaluation
 from tlab.evaluating.mistakes import Mistake, explained
-from tlab.evaluating.predicted_images import PredictedImages, softmax
+from tlab.evaluating.predicted_images import PredictedImages
 from tlab.evaluating.report.confusion_matrix import Confusion, cells, confusion, matrix, pictured
 from tlab.evaluating.report.pictures import Pictures, image_tag, link_to
 from tlab.evaluating.report.reliability_chart import reliability_chart
@@ -201,7 +202,7 @@ def _reliability(found: Evaluation, images: PredictedImages) -> str:
     """Return the chart and its legend: probabilities as they are, and with the checkpoint's temperature."""
     curves, legend = [], []
     for number, divisor in enumerate(dict.fromkeys((1.0, found.trained.temperature.value))):
-        confidence = softmax(found.logits, divisor).max(axis=1)
+        confidence = softmax(found.logits.astype(np.float64) / divisor, axis=1).max(axis=1)
         name = "as they are" if divisor == 1 else f"with temperature {divisor:.3g}"
         curves.append((name, reliability(confidence, images.correct)))
         ece = found.by_divisor[divisor]["ece"]
@@ -212,8 +213,9 @@ def _reliability(found: Evaluation, images: PredictedImages) -> str:
 
 def _sets(found: Evaluation) -> str:
     """Return the section of the sets that the run was measured on; nothing where this is the only one."""
-    run, trained = RunDirectory(found.trained.checkpoint.parent.parent), found.trained
-    if trained.checkpoint not in (run.selected, run.refit):
+    trained = found.trained
+    run = RunDirectory.of_checkpoint(trained.checkpoint, trained.classes)
+    if run is None or trained.checkpoint.name not in (run.selected.name, run.refit.name):
         return ""
     own = {name.removeprefix(f"{found.split}/"): value for name, value in found.metrics.items()}
     own |= {"ece": ece.value} if (ece := found.measures["ece"]) else {}
