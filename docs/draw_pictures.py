@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 
 PICTURES = Path(__file__).parent / "pictures"
 SWEEP = [
-    *("-m", "sweep=demo", "data=demo", "backbone=mobilenet_v3_small", "backbone.weights=bundled"),
+    *("-m", "sweep=demo", "data=demo"),
     *("data.image_size=64", "optimizer=adamw", "optimizer.lr=0.003", "trainer.max_epochs=10"),
     *("finetune=head,lp_ft,full", "aug=none,light", "seed=0,1,2"),
 ]

@@ -87,6 +87,20 @@ def test_a_program_with_a_hydra_of_its_own_can_use_it(tmp_path):
         assert hydra.compose("mine").a == 1
 
 
+@pytest.mark.parametrize(
+    ("overrides", "backbone", "weights", "image_size"),
+    [
+        ((), "mobilenet_v3_small", "bundled", 96),
+        (("backbone=vgg16",), "vgg16", "DEFAULT", 224),
+        (("experiment=cats_dogs",), "resnet18", "DEFAULT", 224),
+        (("experiment=demo",), "mobilenet_v3_small", "bundled", 96),
+    ],
+)
+def test_the_sample_needs_no_network_unless_a_backbone_is_named(overrides, backbone, weights, image_size):
+    cfg = tlab.compose("data=demo", *overrides)
+    assert (cfg.backbone.name, cfg.backbone.weights, cfg.data.image_size) == (backbone, weights, image_size)
+
+
 def test_predictions_are_those_of_the_command(finished, photos, tmp_path):
     model = tlab.load(finished, accelerator="cpu")
     assert model.classes == ("blue", "green", "red")
@@ -201,7 +215,7 @@ def test_a_mistake_in_the_first_composition_is_told():
 def test_another_program_of_hydra_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("mine: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
-        assert tlab.compose("data=demo").backbone.name == "resnet18"
+        assert tlab.compose("data=demo").backbone.name == "mobilenet_v3_small"
         assert hydra.compose("mine").mine == 1
         assert hydra.version.base_at_least("1.2")
         assert not hydra.version.base_at_least("1.3")
