@@ -12,10 +12,11 @@ from hydra.errors import InstantiationException
 
 from forked_command import run_forked
 from tlab.assembly.build import build_optimizer
+from tlab.assembly.run_log import log_length
 from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
 from tlab.finetuning.plan import build_plan
-from tlab.train import log_length, train
+from tlab.train import train
 
 QUICK = (
     *("data.image_size=32", "backbone.weights=null", "backbone.upto=layer1", "trainer=cpu", "logger=none"),

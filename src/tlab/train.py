@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.assembly.build import (
@@ -23,7 +20,7 @@ from tlab.assembly.build import (
     communication,
     make_plan,
 )
-from tlab.assembly.describe import describe, settings, swept_keys
+from tlab.assembly.describe import describe
 from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.assembly.refit import Refit
@@ -31,36 +28,26 @@ from tlab.command import quiet, run_command
 from tlab.config.diff import flat
 from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
-from tlab.config.hydra import compose
-from tlab.config.overrides import as_override, given_keys, of_baseline
 from tlab.config.provenance import (
     as_decided,
     choices,
-    command_overrides,
     overrides,
     plain,
     resolved,
     with_decisions,
 )
 from tlab.config.targets import with_present_targets
-from tlab.config.unused_keys import Run, check_used
-from tlab.config.validation import check, check_shares
-from tlab.core.error_messages import one_line
-from tlab.core.errors import ImagesGone, UserError
-from tlab.core.text import as_text, few
+from tlab.config.validation import check
+from tlab.core.errors import UserError
 
 log = logging.getLogger(__name__)
-
-FINAL = ("val/acc", "val/loss", "val/f1", "test/acc", "test/loss", "test/f1", "fit_seconds")  # in the HParams tab
 
 if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
     import lightning.pytorch as L
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.finetuning import RunState
-    from tlab.finetuning.plan import Plan
     from tlab.models.module import ImageClassifier
-    from tlab.runs.directory import RunDirectory
     from tlab.runs.pruning import Pruning
     from tlab.sweeps.head_groups import HeadGroup
 
@@ -87,15 +74,12 @@ def train(
     """
     cfg = with_present_targets(cfg)
     check(cfg)
+    from tlab.assembly.earlier_run import earlier_result, what_is_not_kept
     from tlab.core.machine_failures import explaining_memory
     from tlab.core.processes import join_nodes, run_in_processes
-    from tlab.data.decode_options import options_of
-    from tlab.data.sources.evaluation_sources import sources_of_tests
     from tlab.data.sources.scan import check_apart
-    from tlab.data.sources.verify import CHECK_SECONDS
     from tlab.runs.advice import advice_of
-    from tlab.runs.continuation import memory_ran_out, resumes_or_goes_on
-    from tlab.runs.data_check import check_images, unmeasured
+    from tlab.runs.continuation import memory_ran_out
     from tlab.runs.directory import RunDirectory
 
     run = RunDirectory(Path(cfg.run_dir))
@@ -103,39 +87,14 @@ def train(
     given = overrides(cfg) if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
-    way_out = partial(resumes_or_goes_on, run, cfg, given)
-    finished = run.is_finished(plain(cfg), cfg.resume if node == 0 else "auto", way_out)
     advice = advice_of(cfg, run)
-    changed: list[str] = []
-    if finished or run.has_begun:
-        source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
-        try:
-            seconds = cfg.data.get("check_seconds", CHECK_SECONDS)
-            changed = check_images(run, source, cfg.resume, options=options, seconds=seconds)
-        except ImagesGone as error:
-            untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
-            is_asked = untested or run.lacking(cfg)
-            if not finished or is_asked:
-                raise
-            log.warning("%s is finished: this is its result, though its images are gone (%s)", run.path, error)
-            return run.metrics()
-    if finished:
-        lacking = run.lacking(cfg)
-        tests = [*unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))]
-        if run.status == "finished" and not lacking and not tests:
-            log.info("%s is finished: this is its result, nothing was trained", run.path)
-            return run.metrics()
-        left = few([*lacking, *(f"the test {name}" for name in tests)])
-        log.info("%s is trained: %s", run.path, f"only {left} is left to do" if left else "nothing is left to do")
-        run.reopen(lacking, tests)
-    if run.has_begun:
-        cfg = as_decided(cfg, run.record)
+    result, changed = earlier_result(run, cfg, given, node)
+    if result is not None:
+        return result
+    cfg = as_decided(cfg, run.record) if run.has_begun else cfg
     cfg = as_values_ask(as_overrides_ask(cfg, given))
     config = plain(cfg)
-    known = {"composition": this_config_digest(cfg), "choices": choices(cfg)}
-    if not run.has_begun:  # what there may be is of other weights
-        known |= {key: None for key in ("temperature", "calibration") if key in run.record}
-        known |= {key: {} for key in ("soup", "tests", "refit", "advice", "decided") if key in run.record}
+    known = {"composition": this_config_digest(cfg), "choices": choices(cfg), **what_is_not_kept(run)}
     known |= {"advice": advice} if advice else {}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):
@@ -193,8 +152,10 @@ def fit_as_chosen(
     """
     import lightning.pytorch as L
 
+    from tlab.assembly.agreed_images import agreed_content
     from tlab.assembly.callbacks import build_callbacks
     from tlab.assembly.many_heads import share_training
+    from tlab.assembly.run_log import log_length, log_result, log_start
     from tlab.core.hardware import prepare_training
     from tlab.core.processes import first_process_first, from_first_process
     from tlab.finetuning import RunState
@@ -279,94 +240,6 @@ def carry_out(
         log.warning("training was ended in phase %s, so the later phases are left out", state.phase.name)
 
 
-def agreed_content(cfg: DictConfig, run: "RunDirectory", data: "ImageDataModule", resumed: bool) -> dict[str, str]:
-    """Return the images' fingerprints, when all processes have found the same and each has a share; write the list.
-
-    Of a resumed run the list of skipped images keeps those that were met in an epoch.
-
-    Raises:
-        UserError: They differ, or are too few.
-    """
-    from tlab.data.sources.verify import Unreadable
-    from tlab.finetuning.ddp import verify_same_images
-
-    for index in (data.index, *data.tests.values()):
-        verify_same_images(index)
-    contents = data.contents()
-    tested = {split: len(data.samples(split)) for split in data.further_tests}
-    check_shares(contents.numbers() | tested, cfg.trainer.devices, cfg.trainer.num_nodes)
-    earlier = run.unreadable() if resumed else {}
-    every = (sample for samples in data.index.splits.values() for sample in samples if earlier)
-    met = [Unreadable(s.path, earlier[as_text(s.file)]) for s in every if as_text(s.file) in earlier]
-    run.write_unreadable([*data.unreadable, *met])
-    run.write_data(contents)
-    return {"content": contents.fingerprint(), "sizes": contents.fingerprint(by_size=True)}
-
-
-def log_start(
-    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", checkpoint: Path | None
-) -> None:
-    """Log the checkpoint that a run resumes from, or pass a new run's settings to its loggers."""
-    from tlab.runs.loggers import log_settings
-
-    if checkpoint is not None:
-        log.info("resuming from %s", checkpoint)
-    else:
-        log_settings(trainer.loggers, settings(cfg, overrides, run.record.get("choices", {})))
-
-
-def log_length(cfg: DictConfig, overrides: list[str], plan: "Plan") -> None:
-    """Log how long a run is, where that is not as long as its command says."""
-    epochs = cfg.trainer.max_epochs
-    if plan.epochs != epochs and "trainer.max_epochs" in given_keys(overrides):
-        solved = any(phase.solved for phase in plan.phases)
-        why = "the head is solved in one epoch" if solved else "its phases have their own epochs"
-        log.info("trainer.max_epochs=%d: the plan takes %d, since %s", epochs, plan.epochs, why)
-
-
-def log_result(
-    cfg: DictConfig, overrides: list[str], run: "RunDirectory", trainer: "L.Trainer", metrics: dict[str, float]
-) -> None:
-    """Pass the final metrics and the settings to the loggers; warn where one does not take them."""
-    from tlab.dashboards.hparams import log_hparams
-    from tlab.runs.loggers import log_final, short_name
-
-    shown = settings(cfg, overrides, run.record.get("choices", {}))
-    tests = [f"test/{name}/acc" for name in cfg.data.get("tests") or {}]
-    final = {name: metrics[name] for name in (*FINAL, *tests) if name in metrics}
-    swept = swept_keys(run.path, overrides)
-    try:
-        log_hparams(trainer.loggers, shown, final, trainer.global_step, swept, short_name(run.path))
-        log_final(trainer.loggers, final, trainer.global_step)
-    except Exception as error:  # a server may be away by now; the run is complete without it
-        log.warning("a logger has not taken the final metrics (%s); metrics.json has them", one_line(error))
-
-
-def compose_baselines(cfg: DictConfig) -> dict[str, DictConfig]:
-    """Return the configurations of the runs to compare with.
-
-    Raises:
-        UserError: A mistake in one of them, or the command line gives a key that no run of it uses.
-    """
-    from tlab.runs.directory import RunDirectory
-
-    check(cfg)
-    given = {name: of_baseline(command_overrides(), changes) for name, changes in cfg.baseline.items()}
-    others = {}
-    for name, own in given.items():
-        other = compose([*own, as_override("run_dir", f"{cfg.run_dir}/baselines/{name}")])
-        check(other)
-        others[name] = as_overrides_ask(other, own)
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:  # a sweep has checked all of its runs
-        this = Run(cfg, hydra.runtime.choices, alone=True)
-        baselines = (Run(other, {}, given[name]) for name, other in others.items())
-        begun = RunDirectory(Path(cfg.run_dir)).overrides()
-        for remark in check_used(hydra.overrides.task, [this], baselines, begun):
-            log.info(remark)
-    return others
-
-
 def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
     """Train the run and its baselines, and print their metrics; returns the monitored one.
 
@@ -374,11 +247,9 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
         cfg: The run's configuration.
         group: As in `train`.
     """
-    from rich.console import Console
-
+    from tlab.assembly.baselines import compose_baselines
+    from tlab.assembly.run_log import print_summary
     from tlab.core.processes import first_process
-    from tlab.dashboards.summary_table import print_summary_table
-    from tlab.runs.advice import advice_sentence
     from tlab.runs.directory import RunDirectory
 
     others = compose_baselines(cfg)  # so that a mistake shows at once
@@ -387,22 +258,8 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
     for name, other in others.items():
         log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))
         baselines[name] = train(other)
-    if not first_process():  # the first node of several says it
-        return metrics[cfg.checkpoint.monitor]
-    directory = RunDirectory(Path(cfg.run_dir))
-    print_summary_table(
-        Console(),
-        metrics,
-        directory.record["phases"],
-        {
-            "run": directory.path,
-            "best checkpoint": directory.selected,
-            **({"refit checkpoint": directory.refit} if directory.is_refitted else {}),
-            "history": directory.history_file,
-        },
-        {"this run": metrics, **baselines} if baselines else None,
-        advice_sentence(advice) if "kept" in (advice := directory.record.get("advice", {})) else None,
-    )
+    if first_process():  # the first node of several says it
+        print_summary(RunDirectory(Path(cfg.run_dir)), metrics, baselines)
     return metrics[cfg.checkpoint.monitor]
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tlab.assembly.baselines import compose_baselines
 from tlab.config.hydra import compose
 from tlab.config.overrides import given_keys
 from tlab.config.unused_keys import Run, without_unused
 from tlab.runs.directory import RunDirectory
 from tlab.search.command_line import gather
 from tlab.search.study import Definition, write_definition
-from tlab.train import compose_baselines
 from tlab.tune import define
 
 RATES = {"finetune.backbone_lr_scale", "finetune.stage_lr_decay", "finetune.stage_lr_scales"}

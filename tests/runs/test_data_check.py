@@ -276,7 +276,7 @@ def test_a_damaged_list_is_named(begin):
 
 def test_images_that_tlab_draws_itself_are_the_same_when_drawn_anew(compose_run, tmp_path, monkeypatch):
     few = "+data.source.images_per_class={train: 2, val: 1}"
-    options = ("data=demo", "data.root=null", few, *SMALL, *HEAD)
+    options = ("data=demo", "backbone=resnet18", "data.root=null", few, *SMALL, *HEAD)
     metrics = train(compose_run(*options))
     monkeypatch.setenv("TLAB_CACHE", str(tmp_path / "another cache"))
     assert train(compose_run(*options)) == metrics
