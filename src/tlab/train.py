@@ -20,12 +20,11 @@ from tlab.assembly.build import (
     communication,
     make_plan,
 )
-from tlab.assembly.describe import describe
+from tlab.assembly.describe import describe, record_decisions
 from tlab.assembly.evaluation import evaluate_best
 from tlab.assembly.precision_and_compile import choose_arithmetic
 from tlab.assembly.refit import Refit
 from tlab.command import quiet, run_command
-from tlab.config.diff import flat
 from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.provenance import (
@@ -34,7 +33,6 @@ from tlab.config.provenance import (
     overrides,
     plain,
     resolved,
-    with_decisions,
 )
 from tlab.config.targets import with_present_targets
 from tlab.config.validation import check
@@ -184,11 +182,7 @@ def fit_as_chosen(
         from_first_process(check_advised_images, cfg, run, content["content"])  # before anything that takes long
         cfg = from_first_process(choose_solver, cfg, data, net, plan)
         cfg = adapt_batchnorm(cfg, net, data, plan, checkpoint)
-        before, config = config, with_decisions(config, cfg)
-        if config != before:
-            decided = [key for key, value in flat(config).items() if value != flat(before).get(key)]
-            run.update(config=config, decided=decided)
-            run.write_config(OmegaConf.to_yaml(cfg), overrides)
+        config = record_decisions(run, cfg, config, overrides)
         state = RunState(make_plan(cfg, backbone))
         allow_tf32(cfg.trainer.precision != "32-true")  # which was asked for because it is exact
         images, done = len(data.samples("train")), len(run.history()) if begun else 0

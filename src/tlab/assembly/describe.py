@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.config.diff import flat
 from tlab.config.overrides import key_and_value
+from tlab.config.provenance import with_decisions
 from tlab.core.errors import UserError
 from tlab.core.text import as_text
 from tlab.runs.manifest import read_manifest
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins, not for --help
 
     from tlab.data.datamodule import ImageDataModule
     from tlab.models.classifier import Classifier
+    from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,25 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
         chosen = value if chosen is None or OmegaConf.is_config(chosen) else chosen
         shown[key] = as_text(chosen) if isinstance(chosen, str) else chosen
     return shown
+
+
+def record_decisions(
+    run: "RunDirectory", cfg: DictConfig, config: dict[str, Any], overrides: list[str]
+) -> dict[str, Any]:
+    """Return the configuration with what the run has decided itself; a change is written to its directory.
+
+    Args:
+        run: The run's directory.
+        cfg: Configuration with the decisions.
+        config: The configuration as the run's record keeps it.
+        overrides: Overrides from which it was composed.
+    """
+    before, config = config, with_decisions(config, cfg)
+    if config != before:
+        decided = [key for key, value in flat(config).items() if value != flat(before).get(key)]
+        run.update(config=config, decided=decided)
+        run.write_config(OmegaConf.to_yaml(cfg), overrides)
+    return config
 
 
 def preprocessing(cfg: DictConfig, data: "ImageDataModule", net: "Classifier", precision: str) -> dict[str, Any]:
