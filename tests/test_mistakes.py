@@ -97,7 +97,7 @@ def give(folder, run_entry_point, capsys, monkeypatch) -> Callable[..., tuple[in
         ("look", [ROOT], "data.bach_size=3"),
         ("look", [ROOT], "lr=0.1"),
         ("look", [ROOT], "trainer.max_epoch=9"),
-        ("look", [ROOT], "trainer.max_epochs=2"),
+        ("look", [ROOT], "trainer.max_epochs=1"),
         ("look", [ROOT], 'data.exlude=["Corn_(maize)___rust/0*"]'),
         ("look", [ROOT], "data.exclude=[cat/0*,'it s'"),
         ("look", [ROOT], "checkpoint.monitor=a,b"),

@@ -25,6 +25,15 @@ ONE_CHOICE = {"backbone", "head", "aug", "data", "finetune", "optimizer", "sched
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner", "studies"}  # of tlab.tune and tlab.study
 
 
+def head_epochs(usual: int, *, _root_: DictConfig) -> int:
+    """Return how long a plan's head trains alone: `usual` epochs, or what leaves one of `trainer.max_epochs`."""
+    return max(1, min(usual, _root_.trainer.max_epochs - 1))
+
+
+# Here, since a run's configuration needs it in every process
+OmegaConf.register_new_resolver("head_epochs", head_epochs, replace=True)
+
+
 def conf_dir() -> Path:
     """Return the folder of the YAML files: in the installed package, or at the top of a checkout."""
     installed = Path(__file__).parents[1] / "conf"

@@ -194,10 +194,11 @@ def _rest(phases: Mapping[str, Mapping[str, Any]], max_epochs: int) -> int:
         )
     fixed = sum(phase["epochs"] for phase in phases.values() if phase.get("epochs") is not None)
     if fixed + len(open_ended) > max_epochs:
+        shorter = f"shorten finetune.head_epochs or finetune.phases.{next(iter(phases))}.epochs"
         raise UserError(
             f"trainer.max_epochs={max_epochs} is too short for the phases {', '.join(phases)}; give "
-            f"trainer.max_epochs={fixed + len(open_ended)} or more, or shorten finetune.head_epochs or "
-            f"finetune.phases.{next(iter(phases))}.epochs"
+            f"trainer.max_epochs={fixed + len(open_ended)} or more, or "
+            f"{shorter if max_epochs >= len(phases) else 'a plan of one phase: finetune=head or finetune=full'}"
         )
     return max_epochs - fixed
 
