@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from forked_command import run_forked
 from tlab.config.hydra import compose, conf_dir, prepare_hydra
 from tlab.config.overrides import as_override, key_and_value, named_choices, of_baseline, read_sweep, tidy
+from tlab.config.schema import COMMANDS
 from tlab.core.errors import UserError
 from tlab.core.hardware import SPINS
 
@@ -82,6 +83,31 @@ def test_help_is_for_people_and_imports_no_torch():
     assert all(len(line) <= 120 for line in result.stdout.splitlines())
 
 
+def test_the_package_lists_its_commands_and_carries_out_one():
+    listed = run_forked("tlab.__main__")
+    assert listed.returncode == 0
+    for command in COMMANDS:
+        page = (conf_dir() / "hydra" / "help" / f"{command}.yaml").read_text()
+        (line,) = [line for line in listed.stdout.splitlines() if f"python -m tlab.{command} " in line]
+        purpose = line.partition(f"tlab.{command} ")[2].strip()
+        assert len(purpose) > 20
+        assert f"tlab.{command}: {purpose}" in page
+    assert yaml.safe_load(run_forked("tlab.__main__", "audit", "--cfg", "job").stdout)["fix"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["trian", "data=demo"], "python -m tlab.train data=demo;"),
+        (["data=demo", "seed=1"], "python -m tlab.train data=demo seed=1;"),
+    ],
+)
+def test_what_is_no_command_is_named_with_the_one_that_is(arguments, meant):
+    result = run_forked("tlab.__main__", *arguments)
+    assert result.returncode == 2
+    assert meant in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -109,6 +135,11 @@ def test_nothing_heavy_is_imported_before_a_run_begins(arguments, tmp_path):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
     )
     assert f"LIGHT {SPINS}" in result.stdout, result.stderr
+
+
+def test_the_list_of_commands_imports_nothing_heavy():
+    code = "import sys, runpy; runpy.run_module('tlab', run_name='__main__'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_cfg_job_is_yaml_that_names_every_group():

@@ -332,7 +332,7 @@ def test_another_file_is_not_overwritten_by_a_card(run, files, tmp_path, pasted)
     [
         (["output=model.txt", "format=onnx"], "output=model.onnx"),
         (["format=coreml"], "format=coreml is not one of null, onnx, torch_export"),
-        (["run=nowhere", "output=new/model.onnx"], "run=nowhere has no checkpoint"),
+        (["run=nowhere", "output=new/model.onnx"], "run=nowhere does not exist"),
     ],
 )
 def test_mistakes(run, tmp_path, monkeypatch, overrides, words):

@@ -17,6 +17,7 @@ from tlab import compare, evaluate, predict
 from tlab.assembly.build import make_plan
 from tlab.config.hydra import compose
 from tlab.config.validation import check
+from tlab.core.errors import UserError
 from tlab.search.command_line import gather
 from tlab.train import run, train
 
@@ -82,6 +83,8 @@ def give(folder, run_entry_point, capsys, monkeypatch) -> Callable[..., tuple[in
         function, config_name = FUNCTIONS[name]
         try:
             run_entry_point(function, config_name, *(gather(arguments) if name == "tune" else arguments))
+        except UserError as error:  # of `gather`, which each command that has one calls by itself
+            return 2, f"tlab: {error}\n"
         except SystemExit as end:
             code = end.code
         return code, capsys.readouterr().err
@@ -96,6 +99,12 @@ def give(folder, run_entry_point, capsys, monkeypatch) -> Callable[..., tuple[in
         ("look", [ROOT], "optimizer=sdg"),
         ("look", [ROOT], "data.bach_size=3"),
         ("look", [ROOT], "lr=0.1"),
+        ("look", [ROOT], "epochs=4"),
+        ("look", [ROOT], "arch=vgg16"),
+        ("look", [ROOT], "gpu=0"),
+        ("look", [ROOT], "backbone=VGG16"),
+        ("look", [ROOT], "backbone=efficientnet-lite0"),
+        ("look", [ROOT], "finetune=LP-FT"),
         ("look", [ROOT], "trainer.max_epoch=9"),
         ("look", [ROOT], "trainer.max_epochs=1"),
         ("look", [ROOT], 'data.exlude=["Corn_(maize)___rust/0*"]'),
@@ -116,11 +125,16 @@ def give(folder, run_entry_point, capsys, monkeypatch) -> Callable[..., tuple[in
         ("look", [ROOT], "finetune.stage_lr_scales=[1]"),
         ("train", [ROOT, *QUICK, f"hydra.run.dir={RUN}"], "trainer.max_epochs=2"),
         ("evaluate", MEASURED, "split=test"),
+        ("evaluate", MEASURED[1:], "run=outputs/multirun/a=1 (b)/x/seed=10"),
+        ("evaluate", MEASURED[1:], "run=outputs/runs/NAME"),
+        ("evaluate", MEASURED[1:], f"model={RUN}"),
         ("evaluate", MEASURED, "data.root=others"),
         ("evaluate", MEASURED, "batch_sise=3"),
         ("predict", [*MEASURED, "input=my [photos]"], "output=my [photos]"),
         ("compare", [], "sweep=no such"),
         ("tune", ["study=a", "aug=none,light", ROOT], "budget.trails=3"),
+        ("tune", ["study=a", "aug=none,light", ROOT], "n_trials=3"),
+        ("tune", ["study=a", "aug=none,light", ROOT], "epochs=3"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

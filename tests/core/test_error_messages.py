@@ -6,7 +6,7 @@ import yaml
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from tlab.core.error_messages import exit_code, is_mistake, user_message
+from tlab.core.error_messages import closest, exit_code, is_mistake, known_as, user_message
 from tlab.core.errors import UserError
 
 
@@ -34,6 +34,30 @@ def test_arguments_that_were_refused_name_the_node():
 def test_a_bug_is_no_mistake_of_the_user():
     assert not is_mistake(chain(InstantiationException("full_key: data"), ZeroDivisionError()))
     assert not is_mistake(RuntimeError())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lr", "optimizer.lr=1"),
+        ("img_size", "data.image_size=1"),
+        ("model", "backbone=1"),
+        ("gpu", "trainer=gpu"),
+        ("n_trials", None),
+        ("device", None),
+    ],
+)
+def test_a_name_of_another_tool_hints_at_the_key_that_there_is(name, hint):
+    tree = OmegaConf.create({"optimizer": {"lr": 0}, "data": {"image_size": "???"}, "backbone": {}, "trainer": {}})
+    OmegaConf.set_struct(tree, True)
+    assert known_as(name, tree, suffix="=1") == (hint and f", did you mean {hint}")
+
+
+@pytest.mark.parametrize(
+    ("word", "close"), [("LP-FT", "lp_ft"), ("resnet_18", "resnet18"), ("AdamW", "adamw"), ("zzz", None)]
+)
+def test_capitals_and_hyphens_are_no_other_name(word, close):
+    assert closest(word, ["lp_ft", "resnet18", "resnet101", "adamw", "sgd"]) == close
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_single_file_and_a_checkpoint(ask, trained, photos):
     [
         ({"input": "/no/such"}, "input=/no/such does not exist"),
         ({"input": "."}, "holds no image file"),
-        ({"run": "/no/such"}, "run=/no/such has no checkpoint"),
+        ({"run": "/no/such"}, "run=/no/such does not exist"),
     ],
 )
 def test_mistakes(ask, photos, tmp_path, monkeypatch, keys, words):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tlab.config import schema
 from tlab.config.overrides import CONFIG_DIR, key_and_value, named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import check_values, typed
+from tlab.core.error_messages import bare
 from tlab.core.errors import UserError
 
 ONE_CHOICE = {"backbone", "head", "aug", "data", "finetune", "optimizer", "scheduler", "trainer", "loss"}
@@ -109,8 +110,8 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
     OmegaConf.register_new_resolver("keys", key_lines, replace=True)
     for override in of_keys(groups(places), overrides):
         if not names_choices(override):
-            there = ", ".join(choice_names(places, override.key_or_group))
-            raise UserError(f"{override.input_line} names no choice of the group; there are {there}")
+            named = ", ".join(choice_names(places, override.key_or_group))
+            raise UserError(f"{override.input_line} names no choice of the group; there are {named}")
         if override.key_or_group in ONE_CHOICE and isinstance(listed := override.value(), list) and len(listed) > 1:
             each = [f"{override.key_or_group}={value}" for value in listed]
             several = f"{override.key_or_group}={','.join(map(str, listed))}"
@@ -118,7 +119,12 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 f"{override.input_line} names {len(listed)} choices of a group that takes one; give {each[0]}, or "
                 f"-m {several} for a run with each"
             )
-    for name in named_choices("backbone", overrides) - {*choice_names(places, "backbone")}:
+    there = {bare(name): name for name in choice_names(places, "backbone")}
+    others = sorted(named_choices("backbone", overrides).difference(there.values()))
+    if respelled := {name: there[bare(name)] for name in others if bare(name) in there}:
+        no_choice = f"backbone={','.join(respelled)} is not a choice of the group backbone"
+        raise UserError(f"{no_choice}, did you mean backbone={','.join(respelled.values())}")
+    for name in others:
         if re.fullmatch(r"[^\W_][\w.-]*", name):  # another torchvision model; a general rule finds its stages
             ConfigStore.instance().store(
                 group="backbone", name=name, node={"defaults": ["torchvision"], "name": name}

@@ -7,9 +7,14 @@ from itertools import chain
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
+from tlab.config.hydra import compose, conf_dir, groups, user_conf_dirs
 from tlab.config.overrides import CONFIG_DIR, key_and_value
+from tlab.config.schema import COMMANDS, TrainConfig
+from tlab.core.error_messages import closest, known_as
 from tlab.core.errors import UserError
+from tlab.core.text import shell_word
 
 # A reference to another key, `${data.batch_size}`: such a command has other keys than its runs
 OF_A_RUN = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
@@ -33,16 +38,20 @@ def gather(
         place: Likewise of a run's directory, behind the key.
 
     Raises:
-        UserError: The command line asks for a sweep, or for a run's directory, or its own list cannot be read.
+        UserError: The command line asks for a sweep, or for a run's directory, gives a key that neither the
+            command nor its runs have, or its own list cannot be read.
     """
     if "--shell-completion" in arguments or "-sc" in arguments:
         return list(arguments)
     own, runs = [], []
+    of_runs = {*TrainConfig.__dataclass_fields__, *groups([conf_dir(), *user_conf_dirs(arguments)])}
     for argument in chain.from_iterable(map(_listed, arguments)):
         key, _ = key_and_value(argument)
         root = key.replace("/", ".").partition(".")[0]
         if argument in ("-m", "--multirun"):
             raise UserError(f"{command} {sweep or 'takes several values of a key by itself'}; leave -m out")
+        if "=" in argument and argument[:1] not in "-+~" and root.partition("@")[0] not in {*own_keys, *of_runs}:
+            raise UserError(_unknown(argument, command))
         if key in ("run_dir", "sweep"):
             said = place or f"is not for {command}, which trains no run of that place; leave it out"
             raise UserError(f"{key} {said}")
@@ -51,6 +60,18 @@ def gather(
         else:
             runs.append(quoted(argument))
     return with_overrides(own, [f"{LISTED}=[{','.join(runs)}]"] if runs else [])
+
+
+def _unknown(argument: str, command: str) -> str:
+    """Return what is said of a key that neither the command nor its runs have."""
+    name, _, value = argument.partition("=")
+    own = OmegaConf.structured(COMMANDS[command.removeprefix("tlab.")])
+    keys = [key for key in own if key != LISTED]
+    hint = known_as(name, own, suffix=f"={value}")
+    if hint is None and (close := closest(name, keys)):
+        hint = f", did you mean {shell_word(f'{close}={value}')}"
+    hint = hint or known_as(name, compose([]), suffix=f"={value}") or "; tlab.train --help lists those of its runs"
+    return f"{name} is not a key of {command}, which has {', '.join(keys)}, nor of its runs{hint}"
 
 
 def _listed(argument: str) -> list[str]:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import yaml
@@ -17,6 +17,23 @@ from tlab.core.machine_failures import machine_failure
 from tlab.core.text import shell_word
 
 CLOSED_BY = {"[": "]", "{": "}", "(": ")"}
+# Names that users of other tools give to keys -> what is meant, maybe with its value: the first that a command has
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("epochs", "n_epochs", "num_epochs"), ("trainer.max_epochs",)),
+    **dict.fromkeys(("bs", "batch"), ("data.batch_size", "batch_size")),
+    **dict.fromkeys(("img_size", "imgsz", "size", "input_size", "resolution"), ("data.image_size",)),
+    **dict.fromkeys(("workers", "n_workers"), ("data.num_workers", "num_workers")),
+    **dict.fromkeys(("arch", "model", "net", "network"), ("backbone", "run")),
+    **dict.fromkeys(("ckpt", "checkpoint"), ("run",)),
+    "device": ("trainer.accelerator", "accelerator"),
+    "gpu": ("trainer=gpu", "accelerator=gpu"),
+    "gpus": ("trainer.devices",),
+    **dict.fromkeys(("dataset", "data_dir", "data_path", "path"), ("data.root",)),
+    **dict.fromkeys(("augment", "augmentation", "augmentations"), ("aug",)),
+    "learning_rate": ("optimizer.lr",),
+    "wd": ("optimizer.weight_decay",),
+    **dict.fromkeys(("n_trials", "num_trials", "trials"), ("budget.trials",)),
+}
 LONGEST = 200  # characters of another library's error in a line of ours
 
 
@@ -123,12 +140,10 @@ def _configuration_sentence(error: BaseException, typed: Mapping[str, str]) -> s
         parent = getattr(cause, "parent_node", None)
         options = [str(k) for k in parent if not str(k).startswith("_")] if isinstance(parent, DictConfig) else []
         group, dot, name = str(key).rpartition(".")
-        nested = _below(parent, name) if isinstance(parent, DictConfig) else None
         given = f"={typed[str(key)]}" if str(key) in typed else ""
-        if nested is not None:
-            meant = shell_word(f"{group}{dot}{nested}{given}")
-            return f"{key} is not a key of the configuration{place}, did you mean {meant}"
-        return f"{key} is not a key of the configuration{place}{_suggest(name, options, group + dot, given)}"
+        hint = known_as(name, parent, group + dot, given) if isinstance(parent, DictConfig) else None
+        hint = hint or _suggest(name, options, group + dot, given)
+        return f"{key} is not a key of the configuration{place}{hint}"
     wrong = r"Value .+? (?:could not be converted to \w+|is not a valid bool)|Cannot convert .+? to string"
     if value := _search(rf"^(?:.*\n)?({wrong})", text):
         return f"{key} has the wrong type{place}: {value[0].lower() + value[1:]}"
@@ -137,12 +152,22 @@ def _configuration_sentence(error: BaseException, typed: Mapping[str, str]) -> s
     return " ".join(text.split("\n")[0].split()) + f"{place}; see --help"
 
 
-def _below(node: DictConfig, name: str) -> str | None:
-    """Return the path of a key of this name one level deeper, such as `optimizer.lr`; None if there is none."""
-    for key in map(str, node):
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and name in child.keys():  # noqa: SIM118 - also one that is not set
-            return f"{key}.{name}"
+def known_as(name: str, node: DictConfig, prefix: str = "", suffix: str = "") -> str | None:
+    """Return a hint at the key that another tool gives this name, or that has it one level deeper (`optimizer.lr`).
+
+    Args:
+        name: Name that is no key of the node.
+        node: The configuration, or the part of it where the key was looked for.
+        prefix: What stands before the key, as typed.
+        suffix: What stands behind it: `=VALUE`, or nothing.
+    """
+    nested = [f"{key}.{name}" for key in map(str, node)]
+    for meant in (*OTHER_NAMES.get(name, ()), *nested):
+        key, equals, _ = meant.partition("=")
+        group, _, last = key.rpartition(".")
+        parent = node if not group else node._get_node(group) if group in node else None
+        if isinstance(parent, DictConfig) and last in parent.keys():  # noqa: SIM118 - also one that is not set
+            return f", did you mean {shell_word(prefix + meant + ('' if equals else suffix))}"
     return None
 
 
@@ -150,9 +175,21 @@ def _suggest(word: str, options: Sequence[str], prefix: str = "", suffix: str = 
     """Return a hint: the closest option, as typed with what stands before and behind it, then all options."""
     if not options:
         return "; see --help or --cfg job for what there is"
-    close = difflib.get_close_matches(word, options, n=1)
-    near = f", did you mean {shell_word(prefix + close[0] + suffix)}" if close else ""
+    close = closest(word, options)
+    near = f", did you mean {shell_word(prefix + close + suffix)}" if close else ""
     return f"{near}; there are {', '.join(sorted(options))}"
+
+
+def closest(word: str, options: Iterable[str]) -> str | None:
+    """Return the option that is most like a word, whose capitals, hyphens and underscores do not count."""
+    plain = {bare(option): option for option in options}
+    close = difflib.get_close_matches(bare(word), plain, n=1)
+    return plain[close[0]] if close else None
+
+
+def bare(name: str) -> str:
+    """Return a name in small letters, without hyphens and underscores."""
+    return re.sub(r"[-_ ]", "", name.lower())
 
 
 def _search(pattern: str, text: str) -> str | None:

@@ -13,6 +13,7 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tlab.core.error_messages import bare
 from tlab.core.errors import DownloadFailed, UserError
 from tlab.models.builder_arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
@@ -206,10 +207,11 @@ def _torchvision_names(name: str) -> list[str]:
 
 
 def _unknown(name: str, known: Sequence[str], library: str) -> UserError:
-    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5) or list(known)[:4]
+    plain = {bare(each): each for each in known}
+    close = difflib.get_close_matches(bare(str(name)), plain, n=4, cutoff=0.5) or list(plain)[:4]
     other = "timm" if library == "torchvision" else "torchvision"
     return UserError(
-        f"backbone.name={name} is no {library} model, did you mean {', '.join(close)}? "
+        f"backbone.name={name} is no {library} model, did you mean {', '.join(plain[each] for each in close)}? "
         f"(for {other} models: backbone={other})"
     )
 

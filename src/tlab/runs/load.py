@@ -1,5 +1,7 @@
 """A trained network, read back from a run directory or a checkpoint."""
 
+import difflib
+import glob
 import inspect
 import logging
 import re
@@ -16,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from tlab.config.overrides import shell_argument
 from tlab.config.safe_loading import TARGETS, read_config, read_loss
 from tlab.config.schema import LARGEST_IMAGE_SIZE, PRECISIONS
 from tlab.config.validation import check_value
@@ -192,6 +195,8 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
         UserError: There is no checkpoint, it is not one of tlab's, or it would build something else.
     """
     file = RunDirectory(path).used if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"{shell_argument('run', path)} does not exist{_near(path)}")
     if not file.exists():
         raise UserError(
             f"run={path} has no checkpoint at {file}; give the directory of a finished run, or a .ckpt file"
@@ -216,6 +221,18 @@ def load_trained(path: Path, trust: bool = False, with_loss: bool = False) -> Tr
     told |= {"decode_options": options, "checkpoint": file, "refitted": "refit" in about}
     told |= {"temperature": temperature_of(about), "uncertainty": uncertainty}
     return Trained(module.eval(), tuple(about["classes"]), config, **told)
+
+
+def _near(path: Path) -> str:
+    """Return a hint at the trained run whose path is most like one that is not there, else at the newest."""
+    places = (*("outputs/runs/*", "outputs/multirun/*/*/seed=*"), f"{glob.escape(str(path.parent))}/*")
+    found = {file for place in places for file in glob.glob(f"{place}/checkpoints/best.ckpt")}  # noqa: PTH207
+    runs = {str(Path(file).parents[1]): Path(file).stat().st_mtime for file in found}
+    if not runs:
+        return "; give the directory of a finished run, or a .ckpt file"
+    if close := difflib.get_close_matches(str(path), runs, n=1, cutoff=0.8):
+        return f", did you mean {shell_argument('run', close[0])}"
+    return f"; the newest is {shell_argument('run', max(runs, key=lambda run: runs[run]))}"
 
 
 def _read_loss(about: Mapping[str, Any], config: DictConfig, file: Path, trust: bool) -> Loss | None:
