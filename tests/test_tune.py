@@ -166,7 +166,7 @@ def test_its_name_is_enough_and_a_study_that_is_done_trains_nothing(searched):
         (["study=m", "data=demo", "aug=none"], "there is nothing to search; give keys several values"),
         (["study=m", "aug=none,light"], "data.root is not set; say where the images are with data.root=DIR"),
         (["study=m", "data=demo", "aug=none,heavy"], "aug=heavy is not a choice of the group aug"),
-        (["study=m", "data=demo", "optimzer.lr=interval(0, 1)"], "optimzer is not a key of the configuration"),
+        (["study=m", "data=demo", "optimzer.lr=interval(0, 1)"], "did you mean 'optimizer.lr=interval(0, 1)'"),
         (
             ["study=m", "data=demo", "optimizer.lr=interval(-1, 1)"],
             "optimizer.lr=-1.0 is too small; give optimizer.lr=0 or more",

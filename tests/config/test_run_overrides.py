@@ -43,7 +43,7 @@ def test_a_list_that_is_none_is_refused(argument):
     ("argument", "words"),
     [
         ("n_trials=20", "n_trials is not a key of tlab.tune, which has study, .* did you mean budget.trials=20"),
-        ("sead=1", "sead is not a key of tlab.tune, .* did you mean seeds=1"),
+        ("sead=1", "sead is not a key of tlab.tune, .* did you mean seed=1"),
         ("lr=0.1", "did you mean optimizer.lr=0.1"),
         ("qqqq=1", "nor of its runs; tlab.train --help lists those"),
     ],

@@ -51,7 +51,7 @@ def gather(
         if argument in ("-m", "--multirun"):
             raise UserError(f"{command} {sweep or 'takes several values of a key by itself'}; leave -m out")
         if "=" in argument and argument[:1] not in "-+~" and root.partition("@")[0] not in {*own_keys, *of_runs}:
-            raise UserError(_unknown(argument, command))
+            raise UserError(_unknown(argument, command, of_runs))
         if key in ("run_dir", "sweep"):
             said = place or f"is not for {command}, which trains no run of that place; leave it out"
             raise UserError(f"{key} {said}")
@@ -62,16 +62,17 @@ def gather(
     return with_overrides(own, [f"{LISTED}=[{','.join(runs)}]"] if runs else [])
 
 
-def _unknown(argument: str, command: str) -> str:
+def _unknown(argument: str, command: str, of_runs: Collection[str]) -> str:
     """Return what is said of a key that neither the command nor its runs have."""
-    name, _, value = argument.partition("=")
+    key, _, value = argument.partition("=")
     own = OmegaConf.structured(COMMANDS[command.removeprefix("tlab.")])
-    keys = [key for key in own if key != LISTED]
-    hint = known_as(name, own, suffix=f"={value}")
-    if hint is None and (close := closest(name, keys)):
-        hint = f", did you mean {shell_word(f'{close}={value}')}"
-    hint = hint or known_as(name, compose([]), suffix=f"={value}") or "; tlab.train --help lists those of its runs"
-    return f"{name} is not a key of {command}, which has {', '.join(keys)}, nor of its runs{hint}"
+    keys = [str(name) for name in own if name != LISTED]
+    hint = known_as(key, own, suffix=f"={value}") or known_as(key, compose([]), suffix=f"={value}")
+    root, dot, below = key.partition(".")
+    if hint is None and (close := closest(root, [*keys, *of_runs])):
+        hint = f", did you mean {shell_word(f'{close}{dot}{below}={value}')}"
+    hint = hint or "; tlab.train --help lists those of its runs"
+    return f"{key} is not a key of {command}, which has {', '.join(keys)}, nor of its runs{hint}"
 
 
 def _listed(argument: str) -> list[str]:
