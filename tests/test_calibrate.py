@@ -151,7 +151,15 @@ def test_no_evaluation_takes_the_place_of_another(run, tmp_path):
     assert images("best.ckpt", b) == {"evaluation_all_of_photos_b.json": 2}
     assert [*images("best.ckpt", other_b).values()] == [3]
     assert images("last.ckpt", b) == {"evaluation_all_of_photos_b_last.json": 2}
-    for again in (["best.ckpt", a], ["best.ckpt", other_b], ["last.ckpt", b]):
+    first, second, _ = sorted(file.name for file in (tmp_path / "c/b/photos/red").iterdir())
+    less, least = (
+        (other_b, f"data.exclude={names}") for names in (f"['*/{first}']", f"['*/{first}','*/{second}']")
+    )
+    assert images("best.ckpt", *less) == {f"evaluation_all_of_photos_without_{first}.json": 2}
+    assert images("best.ckpt", *least) == {f"evaluation_all_of_photos_without_{first}_{second}.json": 1}
+    same_words = images("best.ckpt", other_b, f"data.exclude=['**/{first}']")
+    assert [*same_words.values()] == [2]
+    for again in (["best.ckpt", *least], ["best.ckpt", a], ["best.ckpt", other_b], ["last.ckpt", b]):
         assert images(*again) == {}
 
 
@@ -159,6 +167,34 @@ def test_the_run_s_own_root_is_no_other_folder(run, tmp_path):
     checkpoint = shutil.copyfile(run.best, tmp_path / "my.ckpt")
     evaluate_and_print(asked("evaluate", checkpoint, f"data.root={run.path.parent}/./"))
     assert [each.name for each in tmp_path.glob("*.json")] == ["evaluation_test.json"]
+
+
+def test_fewer_images_of_the_run_s_own_root_are_not_its_own_images(run, tmp_path):
+    checkpoint = shutil.copyfile(run.best, tmp_path / "my.ckpt")
+    root = f"data.root={run.path.parent}"
+    evaluate_and_print(asked("evaluate", checkpoint, root, "data.exclude=['*0.png']"))
+    (fewer,) = tmp_path.glob("*.json")
+    assert fewer.name == f"evaluation_test_of_{run.path.parent.name}_without_0.png.json"
+    assert json.loads(fewer.read_text())["choices"] == {"exclude": ["*0.png"]}
+    evaluate_and_print(asked("evaluate", checkpoint, root, "data.exclude=[]"))
+    assert {file.name for file in tmp_path.glob("*.json")} == {fewer.name, "evaluation_test.json"}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_evaluation_of_refitted_weights_leaves_that_of_the_best_epoch(run, tmp_path, moved):
+    copy = RunDirectory(Path(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.json"))))
+    evaluate_and_print(asked("evaluate", copy.path))
+    before = (copy.path / "evaluation_test.json").read_bytes()
+    if moved:
+        copy = RunDirectory(copy.path.rename(tmp_path / "moved"))
+        evaluate_and_print(asked("evaluate", copy.path))
+        assert [file.name for file in copy.path.glob("*.json")] == ["evaluation_test.json"]
+        return
+    shutil.copyfile(copy.last, copy.refit)
+    evaluate_and_print(asked("evaluate", copy.path))
+    assert (copy.path / "evaluation_test.json").read_bytes() == before
+    found = json.loads((copy.path / "evaluation_test_refit.json").read_text())
+    assert Path(found["checkpoint"]).name == "refit.ckpt"
 
 
 def test_what_is_no_number_is_null(run, tmp_path, monkeypatch):

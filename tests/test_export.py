@@ -127,6 +127,19 @@ def test_the_card_tells_data_and_measures(run, files, photos):
     assert str(photos) not in card
 
 
+def test_the_card_says_that_the_file_knows_no_unknown_images(run):
+    assert "no answer `known`, which `tlab.predict` and `tlab.serve` give" in card_of(run, "best")
+    assert "which `tlab.predict`" not in card_of(run, "best", uncertainty=None)
+
+
+def test_a_run_of_a_sweep_is_called_by_its_settings_too(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "backbone=vgg16/seed=0")
+    exported(copy, tmp_path / "model.pt2")
+    about = {"tlab.json": ""}
+    torch.export.load(str(tmp_path / "model.pt2"), extra_files=about)
+    assert json.loads(about["tlab.json"])["run"] == "backbone=vgg16/seed=0"
+
+
 def test_an_evaluation_of_the_same_checkpoint_tells_more(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     measure = {"value": 0.125, "low": 0.0625, "high": 0.25}

@@ -69,7 +69,7 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
     from tlab.core.hardware import stay_within_cores
 
     stay_within_cores()
-    data = open_images(run)
+    data = open_images(run, to_train=False)
     frozen = frozen_features(run, data)
     images, broken = read_images(data, frozen.samples, frozen.stages["pool"])
     findings, copies, remarks = find_all(images, run.data.group)

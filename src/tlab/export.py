@@ -53,6 +53,7 @@ def export(cfg: DictConfig) -> "Agreement":
     from tlab.runs.directory import RunDirectory
     from tlab.runs.environment import versions
     from tlab.runs.load import load_trained
+    from tlab.runs.loggers import short_name
     from tlab.runs.trained_model import TrainedModel
 
     stay_within_cores()
@@ -71,7 +72,7 @@ def export(cfg: DictConfig) -> "Agreement":
         "image_size": trained.image_size,
         "temperature": model.temperature,
         "tlab": versions()["tlab"],
-        "run": as_text(run.path.resolve().name),
+        "run": short_name(run.path.resolve()),
     }
     exported = export_graph(trained, model.temperature, format_, about)
     agreement = check(model, exported.run, validation_images(run))

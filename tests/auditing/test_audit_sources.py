@@ -10,6 +10,7 @@ from PIL import Image
 
 from tlab.assembly.frozen_features import open_images
 from tlab.config.hydra import compose
+from tlab.core.errors import UserError
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -67,6 +68,29 @@ def test_no_command_is_printed_that_could_not_train(folder, audited):
     _, printed = audited(f"data.root={root}", "fix=true")
     assert "with no image to train on of cats" in printed
     assert "train:" not in printed
+
+
+@pytest.mark.parametrize("broken", ["train/cats", "train", "val"])
+def test_folders_in_which_no_file_can_be_read_are_findings(folder, audited, broken):
+    root = folder("train", "val")
+    files = [*(root / broken).rglob("*.png")]
+    for file in files:
+        file.write_bytes(b"no image")
+    found, printed = audited(f"data.root={root}", "fix=true")
+    unreadable = {root / each.path for each in found.findings if each.kind == "unreadable"}
+    assert unreadable == {*files}
+    rare = {each.label: each.reason for each in found.findings if each.kind == "imbalance"}
+    assert ("no training image" in rare.get("cats", "")) == (broken == "train/cats")
+    assert ("train:" in printed) == (broken == "val")
+    assert any(f"No readable image is left in {Path(broken).parts[0]}" in remark for remark in found.remarks)
+
+
+def test_a_folder_of_nothing_but_broken_files_is_a_mistake(folder, audited):
+    root = folder("train", "val", count=2)
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"None of 8 images .* can be read"):
+        audited(f"data.root={root}")
 
 
 def test_the_columns_of_a_table_are_used_and_kept(folder, audited, tmp_path, pasted):

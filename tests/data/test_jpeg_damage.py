@@ -65,6 +65,23 @@ def test_missing_blocks_count_as_cut_short(tmp_path, options, damage):
     assert examine(tmp_path / "x").reason.startswith("truncated")
 
 
+@pytest.mark.parametrize("options", [PLAIN, PROGRESSIVE])
+def test_a_file_cut_within_a_marker_is_cut_short(tmp_path, options):
+    """Bytes after a last one of 255 are no image data, and show nothing of what is missing."""
+    content = encoded(options)
+    (tmp_path / "x").write_bytes(content[: content.rindex(b"\xff", 0, len(content) // 4) + 1])
+    assert examine(tmp_path / "x").reason.startswith("truncated")
+
+
+def test_restart_markers_may_have_bytes_that_fill_before_them(tmp_path):
+    content = encoded(RESTARTS).replace(b"\xff\xd0", b"\xff\xff\xd0")
+    (tmp_path / "x").write_bytes(content)
+    assert examine(tmp_path / "x")[2::2] == ("", "")
+    first = content.index(b"\xff\xff\xd0")
+    (tmp_path / "x").write_bytes(content[: first - 400] + content[first:])
+    assert examine(tmp_path / "x").reason == MOSTLY_THERE
+
+
 def test_damage_is_named_and_the_terminal_stays_clean(tmp_path, caplog, capfd):
     for name in "ab":
         (tmp_path / name).mkdir()

@@ -1,11 +1,12 @@
 """The function that a card shows reads a photograph as tlab does."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from tlab.data.decode import upright_rgb
-from tlab.data.decode_options import Levels
+from tlab.data.decode import decode, upright_rgb
+from tlab.data.decode_options import DecodeOptions, Levels
 from tlab.exporting.photographs import read
 
 RNG = np.random.default_rng(0)
@@ -44,3 +45,12 @@ def test_a_photograph_is_read_as_tlab_reads_it(tmp_path, pixels, levels):
         image.load()
         expected = np.array(upright_rgb(image, Levels(levels))).transpose(2, 0, 1)[None]
     np.testing.assert_array_equal(read(str(tmp_path / "photo.tif"), *(levels or ())), expected)
+
+
+@pytest.mark.parametrize("levels", [None, (0, 65535)])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_of_color_of_16_bits_both_keep_the_upper_ones(tmp_path, levels, bands):
+    file = tmp_path / "deep.png"
+    cv2.imwrite(str(file), picture(bands, high=65536, dtype=np.uint16))
+    expected = decode(file, options=DecodeOptions(Levels(levels)))[None].numpy()
+    np.testing.assert_array_equal(read(str(file), *(levels or ())), expected)

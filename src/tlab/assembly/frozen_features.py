@@ -54,13 +54,18 @@ class FrozenFeatures:
         return np.array([sample.label for _, sample in self.samples], dtype=np.int64)
 
 
-def open_images(cfg: DictConfig) -> "ImageDataModule":
+def open_images(cfg: DictConfig, to_train: bool = True) -> "ImageDataModule":
     """Return the data of a run's configuration, indexed, checked and split.
+
+    Args:
+        cfg: Configuration of a run.
+        to_train: See `ImageDataModule`.
 
     Raises:
         UserError: The data cannot be used.
     """
     data = build_data(cfg)
+    data.to_train = to_train
     data.setup()
     return data
 

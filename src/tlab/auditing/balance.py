@@ -20,7 +20,9 @@ def rare_classes(counts: Mapping[str, int]) -> list[tuple[str, float, str]]:
             name,
             1 - count / mean,
             f"{count} training images, a class has {mean:.0f} in the mean: data.balanced=true or "
-            "data.class_weights=true makes up for it",
+            "data.class_weights=true makes up for it"
+            if count
+            else "no training image that can be read: add some, or leave the class out",
         )
         for name, count in counts.items()
         if count < FEW * mean

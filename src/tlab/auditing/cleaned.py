@@ -35,15 +35,14 @@ def write_cleaned(
 
 
 def classes_lost(images: AuditedImages, left_out: Collection[int]) -> list[str]:
-    """Return the classes of which all images to train on are left out.
+    """Return the classes of which no image to train on is kept.
 
     Args:
         images: The readable images.
         left_out: Rows of those to leave out.
     """
-    trained = [row for row, split in enumerate(images.splits) if split == "train"]
-    kept = {images.label(row) for row in trained if row not in left_out}
-    return sorted({images.label(row) for row in trained} - kept)
+    trained = (row for row, split in enumerate(images.splits) if split == "train" and row not in left_out)
+    return sorted({*images.classes} - {*map(images.label, trained)})
 
 
 def left_out_sentences(

@@ -79,6 +79,7 @@ class ImageDataModule(L.LightningDataModule):
         issues: Sentences about files that deserve a look.
         levels: Black and white of samples of more than 8 bits; chosen by `setup` unless set before, as a trained
             run has them.
+        to_train: Whether they are to train with, which needs readable images of every class; set before `setup`.
         before: Which of the images that a check has passed over a resumed run has; set before `setup`.
         test_sources: Name -> function of the classes that builds the index of a further test; set before `setup`.
         tests: Name -> index of its readable files, which has one split.
@@ -87,6 +88,7 @@ class ImageDataModule(L.LightningDataModule):
 
     index: ImageIndex
     levels: Levels | None = None
+    to_train: bool = True
     before: Membership = NO_CHECK_BEFORE
     test_split: str = TEST
 
@@ -171,7 +173,7 @@ class ImageDataModule(L.LightningDataModule):
                 "or skip them with data.unreadable=skip."
             )
         try:
-            readable = index.without([item.path for item in broken])
+            readable = index.without([item.path for item in broken], self.to_train)
         except UserError as error:
             raise UserError(f"{error} Unreadable: {_listed(index, broken)}.") from None
         self.checks.add(checks)

@@ -419,7 +419,8 @@ def _as_far_as_it_goes(
     if not isinstance(image, JpegImageFile):
         image.tile = []  # the rows so far are in place; nothing else is to be loaded
         return image, False
-    whole = [_with_its_end(content + tail, full).tobytes() for tail in (b"", JUNK)]
+    scan = content.rstrip(b"\xff")  # half a marker, which with what follows would be one
+    whole = [_with_its_end(scan + tail, full).tobytes() for tail in (b"", JUNK)]
     return _with_its_end(content, size), whole[0] == whole[1]
 
 

@@ -10,7 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 END = b"\xff\xd9"
 SEQUENTIAL, SCAN, RESTART_INTERVAL = (0xC0, 0xC1), 0xDA, 0xDD  # markers (ITU-T T.81, table B.1)
-RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 AFTER_SCAN = re.compile(rb"\xff+[^\0\xff\xd0-\xd7]")
 JUNK = bytes(range(1, 200))  # bits that decode to something else than what libjpeg fills missing blocks with
 NO_CODE = 8 * b"\xff\0"  # bits that are no Huffman code, as many as the decoder may read ahead

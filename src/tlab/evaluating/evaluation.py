@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Evaluation:
         trained: The run.
         split: What was measured: `test`, or `test/NAME` of a further test.
         root: Folder of the images.
-        labels: Table that was named for them; None: that of the run, or none.
+        choices: What of `data.*` decides which images of the folder are measured, where it is not as in the run.
         is_own: Whether they are the run's own.
         images: Number of images.
         absent: Classes without an image.
@@ -46,7 +47,7 @@ class Evaluation:
     trained: "Trained"
     split: str
     root: Path
-    labels: str | None
+    choices: Mapping[str, Any]
     is_own: bool
     images: int
     absent: list[str]
@@ -75,7 +76,7 @@ class Evaluation:
         return {
             "split": self.split,
             "root": as_text(str(self.root)),
-            "labels": self.labels and as_text(self.labels),
+            "choices": {name: _text_of(value) for name, value in self.choices.items()},
             "checkpoint": as_text(str(self.trained.checkpoint.resolve())),
             "images": self.images,
             "absent_classes": self.absent,
@@ -88,24 +89,24 @@ class Evaluation:
     def name_in(self, folder: Path) -> str:
         """Return the name by which this evaluation is kept in a folder, as `evaluation_<name>.json`.
 
-        It is the split, and the folder of the images where that is not the run's own. Where an evaluation of other
-        images or of another checkpoint has this name there, what differs is added: the folder above the images, the
-        table, the checkpoint; and where that is taken too, a digest. The checkpoint that a run uses has the name.
+        It is the split; where the images are not the run's own also their folder, what is left out of it, and the
+        table. Where an evaluation of other images or of another checkpoint has this name there, what differs is
+        added: the folder above the images, the checkpoint; and where that is taken too, a digest.
         """
-        from tlab.runs.directory import RunDirectory
-
         checkpoint, said = self.trained.checkpoint.resolve(), self.plain()
-        words = {"split": ""}
+        is_below = checkpoint.is_relative_to(folder.resolve())  # so it may have been moved with its evaluations
+        words = {"split": "", "checkpoint": checkpoint.stem}
+        name = self.split.replace("/", "_")
         if not self.is_own:
-            words |= {"root": self.root.parent.name, "labels": Path(self.labels or "").stem}
-        if checkpoint != RunDirectory(folder).used.resolve():
-            words |= {"checkpoint": checkpoint.stem}
+            words = {"split": "", "root": self.root.parent.name, "choices": "", "checkpoint": checkpoint.stem}
+            name = "_".join([f"{name}_of_{self.root.name}", *_words(self.choices)])
 
         def differing(name: str) -> list[str]:
             there = _content(folder / f"evaluation_{name}.json")
+            if is_below and Path(there.get("checkpoint", "")).name == checkpoint.name:
+                there["checkpoint"] = said["checkpoint"]
             return [key for key in words if key in there and there[key] != said[key]]
 
-        name = self.split.replace("/", "_") + ("" if self.is_own else f"_of_{self.root.name}")
         added = [words[key] for key in differing(name) if words[key]]
         if not differing(longer := "_".join([name, *added])):
             return longer
@@ -126,6 +127,19 @@ class Evaluation:
         told = f": {'; '.join(parts)}" if parts else ""
         applied = "not applied (calibrate=true applies it)" if self.divisor == 1 else "applied"
         return f"temperature {value:.3g}, {applied}{told}"
+
+
+def _text_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [*map(as_text, value)]
+    return as_text(value) if isinstance(value, str) else value
+
+
+def _words(choices: Mapping[str, Any]) -> list[str]:
+    """Return what a file's name tells of the choices: what is left out, and the table."""
+    left_out = "_".join(re.findall(r"[\w.-]+", " ".join(choices.get("exclude", ()))))[:40]
+    table = Path(choices.get("labels", "")).stem
+    return [*([f"without_{left_out}"] if left_out else []), *([table] if table else [])]
 
 
 def _plain(measures: "Measures") -> dict[str, Any]:

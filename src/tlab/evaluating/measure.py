@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -68,8 +68,9 @@ def measure(cfg: DictConfig) -> Evaluation:
     shown = f"test/{named}" if named else split
     print(f"{len(samples)} {noun(len(samples), 'image')} ({shown} of {data.index.root})")
     print(f"checkpoint: {short_path(trained.checkpoint)}")
-    remarks, is_own = [], _is_own(cfg, config)
-    if trained.refitted and split in TRAINED and is_own:
+    remarks: list[str] = []
+    in_own_root, choices = _in_own_root(cfg, config), _choices(cfg, config)
+    if trained.refitted and split in TRAINED and in_own_root:
         best = shell_argument("run", trained.checkpoint.with_name("best.ckpt"))
         name = trained.checkpoint.name
         remarks.append(f"{name} was trained on val too, so {split} says nothing of new images; {best} was not")
@@ -106,7 +107,8 @@ def measure(cfg: DictConfig) -> Evaluation:
     }
     return Evaluation(
         {name.replace("test/", f"{shown}/", 1): metrics[name] for name in metrics if name not in unmeasured},
-        *(trained, shown, data.index.root, cfg.data.get("labels"), is_own, measured, absent, divisor, found),
+        *(trained, shown, data.index.root, choices, in_own_root and not choices),
+        *(measured, absent, divisor, found),
         {number: {name: each[name] for name in ("nll", "ece")} for number, each in by_divisor.items()},
         *(data, logits, remarks),
     )
@@ -122,8 +124,7 @@ def _opened(cfg: DictConfig, trained: "Trained") -> "tuple[ImageDataModule, str 
     from tlab.runs.load import blamed_on
 
     config = trained.config
-    exclude = cfg.data.get("exclude") or []
-    exclude = list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []
+    exclude = _patterns(cfg.data.get("exclude"))
     table = {name: cfg.data[name] for name in TABLE_KEYS if cfg.data.get(name) is not None}
     if table and not config.data.source._target_.endswith("csv_index"):
         raise UserError(f"data.{next(iter(table))} is for a run with data=csv, which this is not; leave it out")
@@ -158,17 +159,25 @@ def _opened(cfg: DictConfig, trained: "Trained") -> "tuple[ImageDataModule, str 
     return data, named
 
 
-def _is_own(cfg: DictConfig, config: DictConfig) -> bool:
-    """Tell whether the images that are asked for are a run's own, also where its root is named once more."""
-    if cfg.data.root is None:
-        return True
-    own = config.data.get("root")
-    labels = cfg.data.get("labels")
-    return (
-        own is not None
-        and Path(cfg.data.root).resolve() == Path(own).resolve()
-        and labels in (None, config.data.get("labels"))
-    )
+def _patterns(exclude: Any) -> list[str]:
+    return list(map(str, exclude)) if OmegaConf.is_list(exclude) else [str(exclude)] if exclude else []
+
+
+def _in_own_root(cfg: DictConfig, config: DictConfig) -> bool:
+    """Tell whether the images that are asked for are in the run's own folder, also where it is named once more."""
+    own, root = config.data.get("root"), cfg.data.root
+    return root is None or (own is not None and Path(root).resolve() == Path(own).resolve())
+
+
+def _choices(cfg: DictConfig, config: DictConfig) -> dict[str, Any]:
+    """Return what of `data.*` decides which images of a folder are measured, and is not as in the run."""
+    asked = {name: cfg.data[name] for name in (*TABLE_KEYS, "max_megapixels") if cfg.data.get(name) is not None}
+    own = config.data if _in_own_root(cfg, config) else {}
+    found = {name: value for name, value in asked.items() if value != own.get(name)}
+    exclude = _patterns(cfg.data.get("exclude"))
+    if cfg.data.root is not None and sorted(exclude) != sorted(_patterns(own.get("exclude"))):
+        found["exclude"] = exclude
+    return found
 
 
 def training_data(trained: "Trained") -> "ImageDataModule":

@@ -264,7 +264,8 @@ def _untested(trained: Trained, run: RunDirectory, known: Sequence[SplitFigures]
         if missing := [name for name in map(as_text, trained.classes) if tested and name not in tested]:
             lines.append(f"- on {few(missing)}, of which test has no image")
     lines += [
-        "- on images of none of its classes: it always names one of them",
+        "- on images of none of its classes: it always names one of them, and has no answer `known`"
+        + (", which `tlab.predict` and `tlab.serve` give with the run" if trained.uncertainty else ""),
         "- on damaged, blurred, dark or deliberately misleading images",
         "- for differences between groups of people, or any use in which errors do harm",
     ]

@@ -53,7 +53,7 @@ def _evaluated(run: RunDirectory, checkpoint: Path, split: str) -> SplitFigures 
     files = [
         f"{folder}/{start}{end}.json"
         for folder in (run.path, run.checkpoints)
-        for end in ("", f"_{checkpoint.stem}")
+        for end in ("", f"_{run.selected.stem}", f"_{checkpoint.stem}")
     ]
     found = [json.loads(path.read_bytes()) for path in map(Path, files) if path.exists()]
     contents = {Path(each["checkpoint"]).name: each for each in found if each.get("split", split) == split}

@@ -14,6 +14,7 @@ from tlab.core.error_messages import one_line
 from tlab.core.text import as_text, few
 from tlab.runs.directory import RunDirectory
 from tlab.runs.environment import versions
+from tlab.runs.loggers import short_name
 from tlab.runs.trained_model import TrainedModel
 from tlab.serving.gate import Gate
 from tlab.serving.page import policy, serving_page
@@ -31,7 +32,7 @@ def metadata(model: TrainedModel) -> dict[str, Any]:
     is_measured = run is not None and name in (run.selected.name, run.refit.name)
     metrics = run.metrics() if run and is_measured else {}
     return {
-        "run": as_text(run.path.resolve().name) if run else None,
+        "run": short_name(run.path.resolve()) if run else None,
         "checkpoint": as_text(name),
         "backbone": trained.config.backbone.name,
         "image_size": trained.image_size,

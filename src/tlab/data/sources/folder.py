@@ -92,11 +92,16 @@ class ImageIndex:
         splits = {split: samples for split, samples in self.splits.items() if split != "val"}
         return replace(self, splits={**splits, "train": Samples(joined)})
 
-    def without(self, paths: Collection[Path]) -> "ImageIndex":
+    def without(self, paths: Collection[Path], to_train: bool = True) -> "ImageIndex":
         """Return the index without these files.
 
+        Args:
+            paths: The files.
+            to_train: Whether it is for training, which needs images of every class.
+
         Raises:
-            UserError: There are train and val, and a class has no image left in train, or val has none at all.
+            UserError: There are train and val to train with, and a class has no image left in train, or val has
+                none at all; or there is nothing to train with, and no file is left.
         """
         if not paths:
             return self
@@ -106,7 +111,7 @@ class ImageIndex:
         for split in kept if {"train", "val"} <= kept.keys() else ():
             had, has = ({*splits[split].labels.tolist()} for splits in (self.splits, kept))
             empty = [self.classes[label] for label in sorted(had - has)]
-            if empty and (split == "train" or (split == "val" and not has)):
+            if empty and to_train and (split == "train" or (split == "val" and not has)):
                 leave_out = exclude_argument((split == "val" and self._folder_of(split)) or empty)
                 raise UserError(
                     f"No readable image is left in {split} for {few(map(repr, empty))} below {self.root}: mend the "
@@ -115,6 +120,8 @@ class ImageIndex:
             if empty:
                 issues.append(f"No readable image is left in {split} for {few(map(repr, empty))}.")
         splits = {split: samples for split, samples in kept.items() if samples}
+        if not splits and not to_train:
+            raise UserError(f"None of {counted(paths, 'image')} below {self.root} can be read: replace them.")
         return replace(self, splits=splits, issues=(*self.issues, *issues))
 
     def _folder_of(self, split: str) -> list[str]:

@@ -355,7 +355,7 @@ class _Store:
         name = blake2b(os.fsencode(root) + limit, digest_size=8).hexdigest()
         self.file = cache_dir() / "check" / f"{name}.json"
         # Results may differ with another Pillow, or once HEIC can be read
-        self.version = f"6 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
+        self.version = f"7 pillow {PIL.__version__} HEIC {find_spec('pillow_heif') is not None}"
         self.records: dict[str, tuple] = {}
         self.passed_over_sets: list[tuple[str, float]] = []
         self.usual_format = ""
