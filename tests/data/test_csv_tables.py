@@ -212,7 +212,10 @@ def test_a_table_is_read_however_it_was_saved(data, text):
     assert index.issues == ()
 
 
-@pytest.mark.parametrize(("encoding", "label"), [("gbk", "向日葵"), ("cp1252", "café"), ("utf-16", "пчела")])
+@pytest.mark.parametrize(
+    ("encoding", "label"),
+    [("gbk", "向日葵"), ("gbk", "喆貓"), ("cp1252", "café"), ("cp1252", "fée"), ("utf-16", "пчела")],
+)
 def test_labels_in_other_encodings(data, encoding, label):
     text = rows(NUMBERS).replace(",b", f",{label}")
     index = csv_index(data(*IMAGES, table=text.encode(encoding)))
@@ -334,6 +337,8 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),
         (b"PAR1" + bytes(99), ["Parquet", "CSV"]),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(99), ["MATLAB", "CSV"]),
+        (rows((f"{i + 1:05},Pepper, {'ab'[i % 2]}" for i in NUMBERS), "id,label"), ["a comma", "24 rows"]),
         (zipped({"a.csv": "", "b.csv": ""}), ["2 files", "unpack"]),
         (b"\x1f\x8b\x08" + bytes(99), ["unpack"]),
         ("id,label\n" + '"' * 3 + "x" * 200_000, ["cannot be read as a table"]),

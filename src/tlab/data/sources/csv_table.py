@@ -136,7 +136,9 @@ def csv_index(
         return replace(unsplit_index(base, there if splits else {UNSPLIT: found["train"]}, issues), columns=columns)
     by_class = {label for classes in found.values() for label in classes}
     if len(by_class) < 2:
-        raise UserError(few_classes(table, by_class, (image_column, label_column), remarks, blank))
+        raise UserError(
+            few_classes(table, by_class, (image_column, label_column), [*table.remarks([]), *remarks], blank)
+        )
     issues += unused_splits(table, (image_column, label_column, split_column))
     group_of = None
     if group is not None:
