@@ -258,6 +258,25 @@ def test_numbers_written_in_two_ways_and_missing_values_are_named(data):
     assert csv_index(root, exclude=["NaN"]).classes == ("1", "1.0", "2", "None")
 
 
+@pytest.mark.parametrize("label", ["a b", "a; b", "a|c", "['a', 'c']"])
+def test_cells_of_several_labels_are_named(data, label):
+    cells = [*("ab"[i % 2] for i in NUMBERS[:16]), *[label] * 8]
+    root = data(
+        *IMAGES, table="id\tlabel\n" + "".join(f"{i}\t{cell}\n" for i, cell in zip(NUMBERS, cells, strict=True))
+    )
+    (issue,) = csv_index(root).issues
+    assert f"{label!r} of " in issue
+    assert "several labels" in issue
+
+
+def test_a_table_of_pixels_is_told_from_one_of_names(data):
+    header = ",".join(["label", *(f"pixel{i}" for i in range(784))])
+    root = data(*IMAGES, table=f"{header}\n" + (",".join(["99"] + ["255"] * 784) + "\n") * 24)
+    with pytest.raises(UserError, match=r"pixel0.*no names of images: give a table") as caught:
+        csv_index(root)
+    assert len(str(caught.value)) < 800
+
+
 def test_what_is_not_used_is_counted(data):
     lines = [*rows(range(20)).splitlines(), "1,b", "2.jpg,a", "30,a", "31,b", "20,", ",a", "3,b,more"]
     index = csv_index(data(*IMAGES, table="\n".join(lines)))

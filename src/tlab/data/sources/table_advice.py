@@ -23,6 +23,7 @@ FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
 TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", re.IGNORECASE)
 NUMBERED_NAME = r"(.*?[^\W\d_]\W*?)[\W_]*\d+\W*"  # a class, then the number of the image: `cat.0`
 OF_NAMES = "labels_of_names.csv"
+MOST_LISTED = 20  # columns
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
 
@@ -57,7 +58,7 @@ def wrong_keys(
     base: Path, table: LabelTable, folder: Path, images: str, image_column: str, label_column: str
 ) -> str:
     """Return the sentence on columns or a folder that are not there, with the arguments that name others."""
-    here = ", ".join(table.columns) or "none"
+    here = few(table.columns, MOST_LISTED) or "none"
     wrong = [
         f"{key}={column} is no column of {table.file}, which has {here}"
         for key, column in (("data.image_column", image_column), ("data.label_column", label_column))
@@ -75,6 +76,10 @@ def wrong_keys(
     if label_column not in table.columns and (classes := _one_hot(table)):
         arguments, column = _better_keys(base, table, names, image_column)
         return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
+    arguments, column = _better_keys(base, table, names, image_column)
+    if not (column or arguments):
+        no_names = "its cells are no names of images" if table.rows else "it has no rows"
+        return f"{'; '.join(wrong)}; {no_names}: give a table with a row for each image file"
     arguments = _keys_that_fit(base, table, names, image_column, label_column)
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
     return f"{'; '.join(wrong)}: give {way_out}"
