@@ -212,7 +212,10 @@ def test_a_table_is_read_however_it_was_saved(data, text):
     assert index.issues == ()
 
 
-@pytest.mark.parametrize(("encoding", "label"), [("gbk", "向日葵"), ("cp1252", "café"), ("utf-16", "пчела")])
+@pytest.mark.parametrize(
+    ("encoding", "label"),
+    [("gbk", "向日葵"), ("gbk", "喆貓"), ("cp1252", "café"), ("cp1252", "fée"), ("utf-16", "пчела")],
+)
 def test_labels_in_other_encodings(data, encoding, label):
     text = rows(NUMBERS).replace(",b", f",{label}")
     index = csv_index(data(*IMAGES, table=text.encode(encoding)))
@@ -253,6 +256,25 @@ def test_numbers_written_in_two_ways_and_missing_values_are_named(data):
     ]
     assert "'data.exclude=[\"NaN\"]' " in index.issues[0]
     assert csv_index(root, exclude=["NaN"]).classes == ("1", "1.0", "2", "None")
+
+
+@pytest.mark.parametrize("label", ["a b", "a; b", "a|c", "['a', 'c']"])
+def test_cells_of_several_labels_are_named(data, label):
+    cells = [*("ab"[i % 2] for i in NUMBERS[:16]), *[label] * 8]
+    root = data(
+        *IMAGES, table="id\tlabel\n" + "".join(f"{i}\t{cell}\n" for i, cell in zip(NUMBERS, cells, strict=True))
+    )
+    (issue,) = csv_index(root).issues
+    assert f"{label!r} of " in issue
+    assert "several labels" in issue
+
+
+def test_a_table_of_pixels_is_told_from_one_of_names(data):
+    header = ",".join(["label", *(f"pixel{i}" for i in range(784))])
+    root = data(*IMAGES, table=f"{header}\n" + (",".join(["99"] + ["255"] * 784) + "\n") * 24)
+    with pytest.raises(UserError, match=r"pixel0.*no names of images: give a table") as caught:
+        csv_index(root)
+    assert len(str(caught.value)) < 800
 
 
 def test_what_is_not_used_is_counted(data):
@@ -334,6 +356,8 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),
         (b"PAR1" + bytes(99), ["Parquet", "CSV"]),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(99), ["MATLAB", "CSV"]),
+        (rows((f"{i + 1:05},Pepper, {'ab'[i % 2]}" for i in NUMBERS), "id,label"), ["a comma", "24 rows"]),
         (zipped({"a.csv": "", "b.csv": ""}), ["2 files", "unpack"]),
         (b"\x1f\x8b\x08" + bytes(99), ["unpack"]),
         ("id,label\n" + '"' * 3 + "x" * 200_000, ["cannot be read as a table"]),

@@ -3,11 +3,13 @@
 import os
 import shlex
 import subprocess
+import sys
 
 import pytest
 from pictures import jpeg
 
 from tlab.core.errors import UserError
+from tlab.data.sources.csv_table import csv_index
 from tlab.data.sources.folder import evaluation_index, folder_index
 from tlab.data.sources.scan import read_folder
 
@@ -153,6 +155,53 @@ def test_a_folder_of_class_folders_is_no_class(make_folder, beside):
     with pytest.raises(UserError, match=r"data/ holds folders of images \(a, b\)") as caught:
         folder_index(root)
     assert shlex.split(str(caught.value))[-1] == f"data.root={root / 'data'}"
+
+
+def test_folders_that_differ_in_the_split_alone_are_splits(make_folder):
+    counts = {f"asl_alphabet_train/asl_alphabet_train/{c}": 5 for c in "ab"} | {"asl_alphabet_test": 2}
+    index = folder_index(make_folder(counts))
+    assert index.classes == ("a", "b")
+    assert "asl_alphabet_test/ (2 images)" in "".join(index.issues)
+
+
+@pytest.mark.parametrize("beside", ["annotations/trimaps", "ground_truth", "data"])
+def test_images_beside_their_masks_are_no_classes(make_folder, beside):
+    root = make_folder({"images": 4, beside: 4})
+    with pytest.raises(UserError, match=r"no classes by their names.*data\.nested=true") as caught:
+        folder_index(root)
+    assert f"data.root={root / ('data' if beside == 'data' else 'images')}," in str(caught.value)
+    assert len(folder_index(root, nested=True).classes) == 2
+
+
+@pytest.mark.parametrize("folder", ["", "photos"])
+def test_classes_in_the_names_of_files_are_put_into_a_table_by_the_command_given(make_folder, pasted, folder):
+    root = make_folder({})
+    (root / folder).mkdir(exist_ok=True)
+    names = ("cat.{}.jpg", "american_bulldog_{}.jpg", 'Ünder"line, x ({}).JPG')
+    for k, name in enumerate(names):
+        for i in range(6):
+            (root / folder / name.format(i)).write_bytes(jpeg(10 * k + i))
+    with pytest.raises(UserError, match="side by side") as caught:
+        folder_index(root)
+    arguments, _, command = str(caught.value).partition("give ")[2].partition(" after ")
+    subprocess.run(
+        ["bash", "-c", command.partition("; or give")[0].replace("python", sys.executable, 1)], check=True
+    )
+    given = dict(each.split("=", 1) for each in pasted(arguments))
+    index = csv_index(given["data.root"], given["data.labels"], images=given["data.images"])
+    assert given["data"] == "csv"
+    assert index.classes == ("american_bulldog", "cat", 'Ünder"line, x')
+    assert sum(numbers(index).values()) == 18
+
+
+@pytest.mark.parametrize("name", ["image_{:05}.jpg", "ISIC_{:07}.jpg", "{}.jpg", "photo of {}a.jpg"])
+def test_names_that_only_number_the_images_tell_no_class(make_folder, name):
+    root = make_folder({})
+    for i in range(8):
+        (root / name.format(i)).write_bytes(jpeg(i))
+    with pytest.raises(UserError, match="side by side") as caught:
+        folder_index(root)
+    assert "their names" not in str(caught.value)
 
 
 @pytest.mark.parametrize("test", ["test/a", "test"])

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +136,9 @@ def csv_index(
         return replace(unsplit_index(base, there if splits else {UNSPLIT: found["train"]}, issues), columns=columns)
     by_class = {label for classes in found.values() for label in classes}
     if len(by_class) < 2:
-        raise UserError(few_classes(table, by_class, (image_column, label_column), remarks, blank))
+        raise UserError(
+            few_classes(table, by_class, (image_column, label_column), [*table.remarks([]), *remarks], blank)
+        )
     issues += unused_splits(table, (image_column, label_column, split_column))
     group_of = None
     if group is not None:
@@ -150,6 +152,14 @@ def csv_index(
 def _takes_rows(cell: str, delimiter: str) -> bool:
     """Tell whether a cell holds whole rows, as after a quote that is not closed."""
     return delimiter in cell and re.search(r"[\r\n]", cell.strip()) is not None
+
+
+def _is_several(label: str, labels: Collection[str]) -> bool:
+    """Tell whether a cell names several classes: `a|b`, `['a', 'b']`, or other labels with a separator between."""
+    apart = ([part.strip() for part in label.split(mark)] for mark in (",", ";", "/", "+", " "))
+    return (
+        "|" in label or label.startswith("[") or any(len(p) > 1 and all(map(labels.__contains__, p)) for p in apart)
+    )
 
 
 def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:
@@ -170,6 +180,11 @@ def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:
         yield (
             f"{few(map(repr, missing))} of {table.file} {'is a class' if len(missing) == 1 else 'are classes'}, "
             f"though that may stand for no label: {exclude_argument(missing)} leaves out such images."
+        )
+    if several := [label for label in sorted(spellings) if _is_several(label, spellings)]:
+        yield (
+            f"{few(map(repr, several))} of {table.file} {'looks' if len(several) == 1 else 'look'} like several "
+            f"labels, and {counted(several, 'is a class of its own', 'are classes of their own')}."
         )
     if pairs := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
         yield (

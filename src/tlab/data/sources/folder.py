@@ -31,6 +31,7 @@ from tlab.data.sources.scan import (
 from tlab.data.sources.split_folders import Layout, find_splits, is_plain, split_of
 from tlab.data.sources.splitting.division import Division, divide
 from tlab.data.sources.splitting.groups import Files, GroupOf, groups_by_pattern
+from tlab.data.sources.table_advice import table_of_names
 from tlab.data.sources.table_columns import ExtraColumns
 
 _MASKS = re.compile(
@@ -356,12 +357,15 @@ def _check_classes(
             f"Left out below data.root={root} as an output of tlab, since run.json or the like is there: "
             f"{few(f'{path}/' for path in outputs)}; move what tlab wrote out of the images' folders"
         )
+    if not empty and len(classes) == 1 and is_plain(folder.filled[0].name) and not folder.filled[0].filled:
+        folder, classes = folder.filled[0], {}  # such as `images`, which is no class
     if not classes and not empty:
         loose = " its images lie side by side, not in class folders;" if folder.images else ""
         loose += f" unpack {few(in_order(folder.archives))} first;" if folder.archives else ""
+        way_out = table_of_names(folder.place, folder.images)
         raise UserError(
-            f"{folder.place} has no class folders:{loose} give a folder with one folder of images for each class, "
-            "or data=csv with a table of labels."
+            f"{folder.place} has no class folders:{loose} {f'{way_out}; or ' if way_out else ''}"
+            "give a folder with one folder of images for each class, or data=csv with a table of labels."
         )
     if empty and len(classes) < least:
         only = f", and {next(iter(classes))!r} alone is no choice" if classes else ""
@@ -383,6 +387,13 @@ def _check_nesting(folder: Folder) -> None:
     names = {each.name for each in classes}
     held = Counter(inner.name for each in classes for inner in each.filled)
     shared = in_order([name for name, number in held.items() if number > max(1, len(classes) / 2)])
+    if all(is_plain(name) or _MASKS.fullmatch(name.lower()) for name in names) and any(map(is_plain, names)):
+        listed = in_order([*names])
+        images = next(each for each in classes if is_plain(each.name))
+        raise UserError(
+            f"{few(listed)} below {folder.place} are no classes by their names: if they are, give "
+            f"data.nested=true, else {shell_argument('data.root', images.place)}, or a folder of class folders"
+        )
     holders = [each for each in classes if {*shared} <= {inner.name for inner in each.filled}]
     which = few(each.name for each in holders)
     if holders and len(shared) > 1:

@@ -23,6 +23,15 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+KINDS = {  # by the first bytes
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "a Feather file",
+    b"MATLAB": "a MATLAB file",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite": "a database",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+}
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
 
 # Format characters, which have no glyph; joiners shape the letters beside them in some scripts
@@ -32,6 +41,7 @@ _UNSEEN = re.compile(
 )
 # A line, which goes on behind line ends in a cell between quotes
 _LINE = re.compile(r'(?:(?:^|(?<=[,;\t|])) *"(?:[^"]|"")*"(?= *(?:[,;\t|\r\n]|$))|[^\r\n])*')
+_PAIRS = re.compile(rb"[\x81-\xfe][\x80-\xfe]")  # the characters of GBK but for the rarest
 _HYPHENS = str.maketrans("\u2010\u2011", "--")  # the second does not break a line
 
 
@@ -175,12 +185,12 @@ def _unpacked(file: Path, content: bytes, key: str) -> bytes:
 def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
     """Return the text of a table and its encoding.
 
-    Without a byte order mark, and not UTF-8, it is Chinese if all bytes beyond ASCII come in pairs that GB 2312
-    assigns, which accented letters of Western text do not; else it is read as such text.
+    Without a byte order mark, and not UTF-8, it is Chinese if all bytes beyond ASCII begin characters of GBK, of
+    most of which both bytes are beyond ASCII; accented letters of Western text stand alone. Else it is Western.
     """
     if content.startswith(WORKBOOKS):
         raise UserError(f"{key}: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
-    kind = "a Parquet file" if content.startswith(b"PAR1") else ""
+    kind = next((kind for start, kind in KINDS.items() if content.startswith(start)), "")
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson") and content.lstrip()[:1] in (b"[", b"{"):
         kind = "JSON"
     if kind:
@@ -194,10 +204,11 @@ def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
         if wide is None:
             raise UserError(f"{key}: {file} is no text: save it as CSV in UTF-8, and name that file.")
         return content.decode(wide), wide
-    for encoding, reader in (("utf-8", "utf-8"), ("gb2312", "gb18030"), ("cp1252", "cp1252")):
+    for encoding in ("utf-8", "gb18030", "cp1252"):
         try:
-            content.decode(encoding)
+            text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        return content.decode(reader), reader
+        if encoding != "gb18030" or 2 * len(_PAIRS.findall(content)) > len(re.findall(r"[^\x00-\x7f]", text)):
+            return text, encoding
     return content.decode("utf-8"), "utf-8"  # raises, and says where

@@ -91,6 +91,7 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
     is_split |= any(each.split != "train" for each in fitting)
     is_split |= len(labels) > 1 and any(each.is_plain for each in trains)
     is_split |= len(named) == len(base.filled) and all(each.is_plain for each in named)
+    is_split |= len(named) == len(base.filled) > 1 < len(labels) and len({each.other_words for each in named}) == 1
     if not is_split or not named:
         return Layout(base, as_classes=[each.folder for each in named])
     splits: dict[str, _Named] = {}
@@ -127,8 +128,10 @@ class _Named:
     def __init__(self, split: str, folder: Folder) -> None:
         self.split, self.folder, self.place = split, folder, _class_level(folder, split)
         self.classes = {folded(inner.name) for inner in self.place.filled}
-        words = (*_SPLIT_WORD.values(), _PLAIN_WORD, _TRAIN_AND_VAL)
-        self.is_plain = all(any(known.fullmatch(word) for known in words) for word in _words(folder.name))
+        known = (*_SPLIT_WORD.values(), _PLAIN_WORD, _TRAIN_AND_VAL)
+        words = _words(folder.name)
+        self.other_words = tuple(word for word in words if not any(each.fullmatch(word) for each in known))
+        self.is_plain = not self.other_words
 
 
 def _plainest(named: Iterable[_Named]) -> list[_Named]:

@@ -1,4 +1,4 @@
-"""What to say of a table whose images are not found: which keys, with which values, would find them."""
+"""What to say of a table whose images are not found, and which one could be made: keys with their values."""
 
 import difflib
 import json
@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
-from tlab.core.text import few, shell_word
+from tlab.core.text import few, shell_command, shell_word
 from tlab.data.sources.image_names import ImageNames
 from tlab.data.sources.label_table import LabelTable, read_table
 from tlab.data.sources.scan import image_files
@@ -21,6 +21,9 @@ LABELS = ("label", "labels", "class", "class_name", "category", "target", "speci
 NO, YES = ("", "0", "0.0", "0.00", "false", "no", "n"), ("1", "1.0", "1.00", "true", "yes", "y", "x")
 FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
 TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", re.IGNORECASE)
+NUMBERED_NAME = r"(.*?[^\W\d_]\W*?)[\W_]*\d+\W*"  # a class, then the number of the image: `cat.0`
+OF_NAMES = "labels_of_names.csv"
+MOST_LISTED = 20  # columns
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
 
@@ -55,7 +58,7 @@ def wrong_keys(
     base: Path, table: LabelTable, folder: Path, images: str, image_column: str, label_column: str
 ) -> str:
     """Return the sentence on columns or a folder that are not there, with the arguments that name others."""
-    here = ", ".join(table.columns) or "none"
+    here = few(table.columns, MOST_LISTED) or "none"
     wrong = [
         f"{key}={column} is no column of {table.file}, which has {here}"
         for key, column in (("data.image_column", image_column), ("data.label_column", label_column))
@@ -73,6 +76,10 @@ def wrong_keys(
     if label_column not in table.columns and (classes := _one_hot(table)):
         arguments, column = _better_keys(base, table, names, image_column)
         return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
+    arguments, column = _better_keys(base, table, names, image_column)
+    if not (column or arguments):
+        no_names = "its cells are no names of images" if table.rows else "it has no rows"
+        return f"{'; '.join(wrong)}; {no_names}: give a table with a row for each image file"
     arguments = _keys_that_fit(base, table, names, image_column, label_column)
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
     return f"{'; '.join(wrong)}: give {way_out}"
@@ -203,4 +210,33 @@ def nothing_found(
     return (
         f"{what}: {missing[0]!r} is not there, {last[nearest]!r} comes nearest; correct data.images, "
         f"data.image_column={image_column} or the table."
+    )
+
+
+def table_of_names(place: str, files: Sequence[str]) -> str | None:
+    """Return the arguments that train on the classes in files' names, after the command that writes their table.
+
+    None where no names tell classes. They do if most of them are one of several followed by a number, and each
+    comes twice on average.
+
+    Args:
+        place: Absolute path of the folder.
+        files: Names of the images in it.
+    """
+    found = [match[1] for file in files if (match := re.fullmatch(NUMBERED_NAME, PurePath(file).stem))]
+    classes = sorted({*found})
+    if not 1 < len(classes) <= len(found) / 2 or len(found) < len(files) / 2:
+        return None
+    folder, endings = json.dumps(place, ensure_ascii=False), sorted({PurePath(file).suffix for file in files})
+    code = (
+        f"import csv, pathlib, re; d = pathlib.Path({folder}); "
+        f'w = csv.writer(open(d / "{OF_NAMES}", "w", newline="", encoding="utf-8")); w.writerow(["id", "label"]); '
+        f"w.writerows([f.name, m[1]] for f in sorted(d.iterdir()) if f.suffix in {json.dumps(endings)} "
+        f'and (m := re.fullmatch(r"{NUMBERED_NAME}", f.stem)))'
+    )
+    given = {"data.root": place, "data.labels": OF_NAMES, "data.images": "."}
+    arguments = " ".join(shell_argument(key, value) for key, value in given.items())
+    return (
+        f"if their names tell the classes ({few(classes)}), give data=csv {arguments} after "
+        f"{shell_command(['python', '-c', code])}"
     )
