@@ -59,7 +59,7 @@ def compare_runs(
     if finished and not any(setting.values for setting in settings):
         there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
         raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
-    settings = _ranked(settings, mode, notes, differ_in(runs))
+    settings = _ranked(settings, mode, [] if data_sets else notes, differ_in(runs))
     ranked = [setting for setting in settings if setting.summary is not None]
     if ranked:
         if target is None:

@@ -75,9 +75,13 @@ def origin(cfg: DictConfig) -> Origin:
 
 def command_overrides() -> list[str]:
     """Return the command line's overrides, as typed; none outside a command."""
-    if not HydraConfig.initialized():
-        return []
-    return [str(each) for each in OmegaConf.to_container(HydraConfig.get().overrides.task)]
+    return _unresolved(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _unresolved(overrides: Any) -> list[str]:
+    """Return a list of Hydra's as it is, `${oc.env:SECRET}` included."""
+    plain: Any = OmegaConf.to_container(overrides)
+    return list(plain)
 
 
 def _of_runs(choices: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -101,7 +105,7 @@ def with_later_changes(cfg: DictConfig, compose: Callable[[Sequence[str]], DictC
         cfg: Configuration with a node `hydra`.
         compose: Function of overrides that has composed it.
     """
-    given = [str(each) for each in OmegaConf.to_container(cfg.hydra.overrides.task)]
+    given = _unresolved(cfg.hydra.overrides.task)
     later = list(_changes(_settings(compose(given)), _settings(cfg)))
     if not later:
         return cfg
