@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from tlab.core.error_messages import user_message
 from tlab.core.errors import UserError
@@ -31,9 +31,12 @@ def test_short_names(path, name):
     assert short_name(path) == name
 
 
-def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("tlab.train.choices", lambda cfg: {"aug": "light", "finetune": "lp_ft"})  # as in a command
-    metrics = train(compose_run("logger=csv"))
+def test_csv_has_every_value_besides_tensorboard(compose_run, tmp_path):
+    cfg = compose_run("logger=csv")
+    with open_dict(cfg):
+        choices = {"aug": "light", "finetune": "lp_ft"}
+        cfg.hydra = {"overrides": {"task": [], "hydra": []}, "runtime": {"choices": choices}}
+    metrics = train(cfg)
     run = tmp_path / "run"
     assert list(run.glob("events.out.tfevents.*"))
     with (run / "csv/version_0/metrics.csv").open() as file:

@@ -52,7 +52,7 @@ def test_the_same_configuration_again_returns_the_result(photos, tmp_path):
     assert again.keys() == first.keys()
 
 
-def test_a_run_that_ends_early_says_what_resumes_it(photos, tmp_path, monkeypatch, capfd):
+def test_a_run_that_ends_early_says_what_resumes_it(photos, tmp_path, monkeypatch, capfd, pasted):
     directory = tmp_path / "my run"
     cfg = tlab.compose(f"data.root={photos}", *QUICK, f"run_dir={directory}")
     way = f'composed with "run_dir=\\"{directory}\\"", resumes it'
@@ -74,7 +74,9 @@ def test_a_run_that_ends_early_says_what_resumes_it(photos, tmp_path, monkeypatc
         (directory / "run.json").unlink()
     told = str(ended(torch.OutOfMemoryError("CUDA out of memory")))
     assert "data.batch_size=6" in told
-    assert 'tlab.compose(..., "backbone.weights=' in told
+    words = pasted(told[told.index("python -m tlab.train") :])
+    assert f"data.root={photos}" in words
+    assert tlab.compose(words[3:]).run_dir == f"{directory}-2"
     (directory / "run.json").unlink()
     ended(KeyboardInterrupt())
     assert f"tlab: stopped; tlab.fit of the same configuration, {way}" in capfd.readouterr().err

@@ -66,6 +66,7 @@ def test_each_trial_is_an_ordinary_run(searched):
     study, _ = searched
     found = records(study)
     run = study / next(name for name, record in found.items() if record["status"] == "finished")
+    assert json.loads((run / "run.json").read_text())["choices"]["optimizer"] == "sgd"
     assert {"metrics.json", "history.csv", "run.json", "train.log", "checkpoints"} <= {
         f.name for f in run.iterdir()
     }

@@ -66,6 +66,8 @@ def compose(*overrides: str | Sequence[str], config_name: str = "train") -> "Dic
 def fit(cfg: "DictConfig") -> "FinishedRun":
     """Train and test the run of a configuration; resume it where it has begun, return its result where it is over.
 
+    Its record says what it was composed from, as if typed, values set in the configuration since then included.
+
     Args:
         cfg: Configuration of `compose`.
 
@@ -74,6 +76,7 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
     """
     from omegaconf import DictConfig
 
+    from tlab.config.provenance import with_later_changes
     from tlab.runs.continuation import telling_how_to_resume
     from tlab.runs.directory import RunDirectory
     from tlab.runs.finished_run import FinishedRun
@@ -81,6 +84,8 @@ def fit(cfg: "DictConfig") -> "FinishedRun":
 
     if not isinstance(cfg, DictConfig):
         raise UserError('tlab.fit takes a configuration; make it with tlab.compose("data.root=DIR")')
+    if "hydra" in cfg:
+        cfg = with_later_changes(cfg, compose)
     with telling_how_to_resume(RunDirectory(Path(cfg.run_dir))):
         return FinishedRun(train(cfg), Path(cfg.run_dir).absolute())
 

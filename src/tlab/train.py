@@ -29,10 +29,10 @@ from tlab.config.digest import this_config_digest
 from tlab.config.head_solver import AUTO, as_overrides_ask, as_values_ask, by_steps, solver
 from tlab.config.provenance import (
     as_decided,
-    choices,
-    overrides,
+    origin,
     plain,
     resolved,
+    without_origin,
 )
 from tlab.config.targets import with_present_targets
 from tlab.config.validation import check
@@ -60,7 +60,7 @@ def train(
 
     Args:
         cfg: Configuration composed from conf/train.yaml.
-        given: Overrides that `cfg` was composed from; None: those of the command line, if this is its run.
+        given: Overrides that `cfg` was composed from; None: those that `origin` finds.
         pruning: Ends the run early where its pruner says so: status `pruned`, without `metrics.json`.
         group: Runs of a sweep whose heads may train in one pass with this one's.
 
@@ -70,7 +70,8 @@ def train(
     Raises:
         UserError: A mistake in the configuration or the data.
     """
-    cfg = with_present_targets(cfg)
+    composed_from = origin(cfg)
+    cfg = with_present_targets(without_origin(cfg))
     check(cfg)
     from tlab.assembly.earlier_run import earlier_result, what_is_not_kept
     from tlab.core.machine_failures import explaining_memory
@@ -79,10 +80,11 @@ def train(
     from tlab.runs.advice import advice_of
     from tlab.runs.continuation import memory_ran_out
     from tlab.runs.directory import RunDirectory
+    from tlab.runs.environment import command
 
     run = RunDirectory(Path(cfg.run_dir))
     check_apart(run.path, OmegaConf.select(cfg, "data.root"), "hydra.run.dir")
-    given = overrides(cfg) if given is None else given
+    given = composed_from.overrides if given is None else given
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
     node = join_nodes(nodes)
     advice = advice_of(cfg, run)
@@ -92,7 +94,8 @@ def train(
     cfg = as_decided(cfg, run.record) if run.has_begun else cfg
     cfg = as_values_ask(as_overrides_ask(cfg, given))
     config = plain(cfg)
-    known = {"composition": this_config_digest(cfg), "choices": choices(cfg), **what_is_not_kept(run)}
+    known = {"composition": this_config_digest(cfg), "choices": composed_from.choices, **what_is_not_kept(run)}
+    known |= {"command": command() if composed_from.command is None else composed_from.command}
     known |= {"advice": advice} if advice else {}
     record = run.recording(config, **known, data_changes=[*run.record.get("data_changes", ()), *changed])
     with record if node == 0 else nullcontext(), explaining_memory(partial(memory_ran_out, run, cfg, given)):

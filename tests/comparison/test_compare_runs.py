@@ -8,6 +8,7 @@ from scipy import stats
 
 from tlab.comparison import compare_runs
 from tlab.comparison.phrases import detail, effects_sentence, headline
+from tlab.comparison.report.report import write_report
 from tlab.comparison.tables import write_tables
 from tlab.comparison.terminal import print_comparison
 from tlab.core.errors import UserError
@@ -85,13 +86,45 @@ def test_runs_with_other_images_are_a_caution(make_run, sweep, data, cautioned):
     assert "1 went on over other images" in " ".join(compare_runs(sweep).notes)
 
 
-def test_runs_of_other_classes_do_not_compare(make_run, sweep):
-    for number, classes in enumerate((["a", "b"], ["a", "b"], ["c", "d", "e", "f"])):
-        run = RunDirectory(make_run(f"optimizer.lr={number}", overrides=[f"optimizer.lr={number}"]))
-        run.update(class_names=classes, data={"content": str(number), "fingerprint": "", "images": {}})
-    notes = " ".join(compare_runs(sweep).notes)
-    assert "2 sets of images with other classes (a | b (2 runs), c | d | e (1 runs))" in notes
-    assert "same images" not in notes
+@pytest.mark.parametrize(
+    ("classes", "roots", "data_sets"),
+    [
+        (("ab", "ab", "cdef"), ("x", "x", "x"), {"a | b": 2, "c | d | e": 1}),
+        (("ab", "ab", "ab"), ("/data/x", "/data/x", "/data/y"), {"x": 2, "y": 1}),
+        (("ab", "ab", "ab"), ("/1/x", "/2/x", "/2/x"), {"/2/x": 2, "/1/x": 1}),
+        (("ab", "ab", "ab"), ("x", "x", "x"), {}),  # one folder, whose images have changed
+    ],
+)
+def test_over_several_sets_of_images_nothing_is_ahead(make_run, sweep, tmp_path, classes, roots, data_sets):
+    for number, (names, root) in enumerate(zip(classes, roots, strict=True)):
+        given = [f"optimizer.lr={number}", f"aug={number % 2}"]
+        for seed in (0, 1):
+            run = RunDirectory(make_run(str(number), 0.5 + number / 10 + seed / 100, seed, given))
+            data = {"root": root, "content": f"{root}{number}", "fingerprint": "", "images": {"train": 9, "val": 3}}
+            run.update(class_names=[*names], data=data)
+    comparison = compare_runs(sweep)
+    assert {name: number // 2 for name, number in comparison.data_sets.items()} == data_sets
+    said, page = printed(comparison), write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    first = said.strip().splitlines()[0]
+    if data_sets:
+        assert f"{len(data_sets)} sets of images" in first
+        assert all(name in said for name in data_sets)
+        assert "sets of images" in repr(comparison)
+        assert "sets of images" in page.partition("<body")[2][:5000]
+        assert not any(
+            word in said for word in ("ahead", "behind", "wins", "best", "Of the differences", "same images")
+        )
+        assert all(setting.difference is None for setting in comparison.settings)
+    else:
+        assert "wins" in first or "ahead" in first
+        assert "same images" in said
+
+
+def test_the_same_images_elsewhere_are_the_same_set(make_run, sweep):
+    for number, (root, content) in enumerate((("x", "all"), ("y", "all"), ("y", "one less"))):
+        run = RunDirectory(make_run(str(number), overrides=[f"optimizer.lr={number}"]))
+        run.update(data={"root": root, "content": content, "fingerprint": "", "images": {"train": 9, "val": 3}})
+    assert compare_runs(sweep).data_sets == {}
 
 
 @pytest.mark.parametrize(

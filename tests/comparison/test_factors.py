@@ -41,6 +41,33 @@ def test_what_refers_to_the_seed_is_one_setting_of_all_seeds(make_run, sweep):
     assert [len(runs) for runs in grouped(sweep)[1].values()] == [2, 2]
 
 
+def test_what_refers_to_another_key_is_shown_with_its_value(make_run, sweep):
+    own = {"backbone.input_size": 224, "data.image_size": "${backbone.input_size}"}
+    make_run("default", config=own)
+    make_run("small", overrides=["data.image_size=64"], config={**own, "data.image_size": 64})
+    make_run("same", overrides=["data.image_size=224"], config={**own, "data.image_size": 224})
+    make_run("gone", config={"data.image_size": "${backbone.gone}"})
+    factors, settings = grouped(sweep)
+    assert factors == {"data.image_size": ("224", "${backbone.gone}", "64")}
+    assert len(settings[("224",)]) == 2
+
+
+def test_keys_given_in_a_mapping_are_keys(make_run, sweep):
+    make_run("one", overrides=["features={views: 8}"], config={"features.views": 8})
+    make_run("two", overrides=["features.views=8"], config={"features.views": 8})
+    make_run("none", config={"features.views": None})
+    assert grouped(sweep)[0] == {"features.views": ("null", "8")}
+
+
+def test_a_run_that_recorded_nothing_shows_its_backbone(make_run, sweep):
+    make_run("new", overrides=["backbone=vgg16", "aug=strong"], config={"backbone.name": "vgg16"})
+    old = make_run("old", config={"backbone.name": "resnet18"})
+    (old / ".hydra" / "overrides.yaml").unlink()
+    factors = grouped(sweep)[0]
+    assert sorted(factors["backbone"]) == ["resnet18", "vgg16"]
+    assert sorted(factors["aug"]) == ["not recorded", "strong"]
+
+
 def test_a_group_left_at_its_default_is_known_from_the_record(make_run, sweep):
     for name, aug in {"a": "light", "b": "strong"}.items():
         run = RunDirectory(make_run(name, overrides=["aug=strong"] if aug == "strong" else []))

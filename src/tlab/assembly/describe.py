@@ -122,10 +122,9 @@ def describe(
         compiled: Names of the phases whose trainable part is compiled.
         begun: Record of a resumed run, which says with which weights it began; empty for a new run.
     """
-    from tlab.runs.environment import command, versions
+    from tlab.runs.environment import versions
 
     return {
-        "command": command(),
         "versions": versions(),
         "device": str(trainer.strategy.root_device),
         "processes": trainer.world_size,

@@ -14,7 +14,7 @@ from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Difference, holm, least_p, paired_difference, summarize
 from tlab.config.validation import best_is
 from tlab.core.errors import UserError
-from tlab.core.text import counted, few
+from tlab.core.text import counted
 from tlab.runs.directory import tests_in
 
 NEARLY = 0.95  # of the best setting's mean: the default target of "epochs to"
@@ -47,6 +47,7 @@ def compare_runs(
     """
     runs, notes = read_runs(directory)
     begun = [run for run in runs if run.config] or runs  # one that never began has no configuration
+    data_sets = _data_sets(runs)
     monitor, mode = _monitor(begun, monitor, notes)
     factors, groups = group(begun)
     test_metric, further = _test_metrics(monitor, begun)
@@ -58,7 +59,7 @@ def compare_runs(
     if finished and not any(setting.values for setting in settings):
         there = ", ".join(name for name in finished[0].metrics if "/" in name and "acc_class" not in name)
         raise UserError(f"monitor={monitor} is not a metric of these runs; there are {there}")
-    settings = _ranked(settings, mode, notes, differ_in(runs))
+    settings = _ranked(settings, mode, [] if data_sets else notes, differ_in(runs))
     ranked = [setting for setting in settings if setting.summary is not None]
     if ranked:
         if target is None:
@@ -67,13 +68,17 @@ def compare_runs(
             epochs = [run.epochs_to(monitor, target, mode) for run in setting.counted.values()]
             reached = [number for number in epochs if number is not None]
             setting.epochs_to_target, setting.reached = median(reached) if reached else None, len(reached)
-        _test_differences(ranked, monitor, mode, interval, test)
+        if not data_sets:
+            _test_differences(ranked, monitor, mode, interval, test)
         for setting in ranked:
             notes += join_folds(setting, factors)
-    effects = main_effects(factors, [s.levels for s in ranked], [s.result for s in ranked])
+    alike = () if data_sets else ranked
+    effects = main_effects(factors, [s.levels for s in alike], [s.result for s in alike])
+    if not data_sets and _had_other_images(runs):
+        notes.append("not all runs had the same images")
     notes += _cautions(runs, ranked, monitor, interval, test)
     how = (directory, monitor, mode, test_metric, further, interval, test, target)
-    return Comparison(*how, factors, tuple(settings), effects, tuple(runs), tuple(notes))
+    return Comparison(*how, factors, tuple(settings), effects, tuple(runs), tuple(notes), data_sets)
 
 
 def _monitor(runs: Sequence[Run], wanted: str | None, notes: list[str]) -> tuple[str, str]:
@@ -193,6 +198,27 @@ def _had_other_images(runs: Sequence[Run]) -> bool:
     return len(contents) > (alike if limited else 1) or len(splits) > alike
 
 
+def _data_sets(runs: Sequence[Run]) -> dict[str, int]:
+    """Return the sets of images that the runs are of, by their classes or else folders, and the number of runs.
+
+    Empty where there is one. Folders that share the images of some run are the same set.
+    """
+    kinds = Counter(tuple(run.record["class_names"]) for run in runs if run.record.get("class_names"))
+    if len(kinds) > 1:
+        return {" | ".join(names[:3]): number for names, number in kinds.most_common()}
+    data = [run.record["data"] for run in runs if {"root", "content"} <= run.record.get("data", {}).keys()]
+    if not _had_other_images(runs):
+        return {}
+    place_of: dict[str, str] = {}  # content -> folder
+    same: dict[str, str] = {}  # folder -> that of the same images which was met first
+    for each in data:
+        same.setdefault(each["root"], place_of.setdefault(each["content"], each["root"]))
+    found = Counter(same[each["root"]] for each in data)
+    last = {place: Path(place).name for place in found}
+    named = last if len(set(last.values())) == len(last) else {place: place for place in found}
+    return {named[place]: number for place, number in found.most_common()} if len(found) > 1 else {}
+
+
 def _losses(runs: Sequence[Run]) -> list[str]:
     """Return the different losses that the runs' `val/loss` and `test/loss` are of, in words."""
     told = set()
@@ -215,15 +241,6 @@ def _cautions(runs: Sequence[Run], ranked: Sequence[Setting], monitor: str, inte
     losses = _losses([run for run in runs if run.status == FINISHED and "loss._target_" in run.config])
     if len(losses) > 1:
         notes.append(f"val/loss and test/loss are those of different losses ({', '.join(losses)})")
-    kinds = Counter(tuple(run.record["class_names"]) for run in runs if run.record.get("class_names"))
-    if len(kinds) > 1:
-        told = few(f"{' | '.join(names[:3])} ({number} runs)" for names, number in kinds.most_common())
-        notes.append(
-            f"the runs are of {len(kinds)} sets of images with other classes ({told}), whose numbers do not "
-            "compare; give sweep=DIR with the runs of one set"
-        )
-    elif _had_other_images(runs):
-        notes.append("not all runs had the same images")
     if changed := sum(bool(run.record.get("data_changes")) for run in runs):
         notes.append(f"{changed} went on over other images than at first (resume=anyway)")
     if refitted := sum(run.is_refitted for run in runs if run.status == FINISHED):

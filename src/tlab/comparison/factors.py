@@ -12,6 +12,7 @@ from tlab.config.diff import without_effect
 NOT_A_FACTOR = ("seed", "hydra", "baseline", "data.tests", "refit")
 SOLVER = "head.solver"
 DEFAULT = "default"  # level of a run in which a factor was not set and whose record does not tell its value
+UNKNOWN = "not recorded"  # level of a run whose record tells neither overrides nor choices
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def group(runs: Sequence[Run]) -> tuple[tuple[Factor, ...], dict[tuple[str, ...]
     levels = _varying([_named_levels(run, keys) | solver for run, solver in zip(runs, _solvers(runs), strict=True)])
     unexplained = _unexplained(runs, levels)
     for run, own in zip(runs, levels, strict=True):
-        own |= {key: _text(run.config.get(key)) for key in unexplained}
+        own |= {key: _text(run.setting(key)) for key in unexplained}
     levels = _shortened(_without_followers(_varying(levels)))
     factors = tuple(_factor(name, [own[name] for own in levels]) for name in levels[0])
     settings: dict[tuple[str, ...], list[Run]] = defaultdict(list)
@@ -80,10 +81,17 @@ def _named_levels(run: Run, keys: Iterable[str]) -> dict[str, str]:
     """Return the level of each key: a value's from the configuration, a group's from the choices."""
     levels = {}
     for key in keys:
-        held = _text(run.config[key]) if key in run.config else DEFAULT
+        held = _text(run.setting(key)) if key in run.config else _unrecorded(run, key)
         is_value = "." in key and key in run.config
         levels[key] = held if is_value else run.choices.get(key, run.overrides.get(key, held))
     return levels
+
+
+def _unrecorded(run: Run, key: str) -> str:
+    """Return the level of a group that the record does not tell: its name, or what is said in place of one."""
+    if run.choices or run.overrides:
+        return DEFAULT
+    return _text(run.config.get(f"{key}.name", UNKNOWN))
 
 
 def _varying(levels: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -2,20 +2,24 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+
 from tlab.config.diff import AUTO, flat
 from tlab.config.head_solver import with_solver_in_effect
-from tlab.config.overrides import key_and_value, shell_argument
+from tlab.config.overrides import given_keys, key_and_value, shell_argument
 from tlab.config.targets import renewed
 from tlab.core.errors import UserError
 from tlab.runs.directory import RunDirectory
 
 FINISHED, UNFINISHED, FAILED, PRUNED = "finished", "unfinished", "failed", "pruned"
 STATUSES = (FINISHED, FAILED, UNFINISHED, PRUNED)
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 Replicate = (
     int | tuple[int, int]
@@ -34,7 +38,7 @@ class Run:
         error: Reason of its failure; None unless it has failed.
         seed: Seed of everything random in it.
         choices: Configuration group -> choice; empty in the record of an old run.
-        overrides: Key -> value, as on the command line.
+        overrides: Key -> value, as on the command line; of `features={views: 8}` the key is `features.views`.
         config: The whole configuration, flat: `optimizer.lr` -> 0.1; empty if the run failed before it began. What
             it has decided where it says `auto` is `auto`, except the solver of the head, which makes another head.
         metrics: Contents of `metrics.json`; empty unless it is finished.
@@ -131,6 +135,19 @@ class Run:
         trained = {group for phase in self.phases for group in phase.get("trained", ())}
         return sum(counts.get(group, 0) for group in trained) if counts else None
 
+    def setting(self, key: str) -> Any:
+        """Return the value of a key; of one that only refers to another (`${backbone.input_size}`) that one's.
+
+        References to what varies within a setting, the seed and the fold, stay as they are.
+        """
+        value, seen = self.config.get(key), {key}
+        while isinstance(value, str) and (other := REFERENCE.fullmatch(value)):
+            if other[1] in {*seen, "seed", "data.fold"} or other[1] not in self.config:
+                break
+            seen.add(other[1])
+            value = self.config[other[1]]
+        return value
+
     def epochs_to(self, monitor: str, target: float, mode: str) -> int | None:
         """Return after how many epochs `monitor` first was as good as `target`; None if never."""
         for number, row in enumerate(self.history, start=1):
@@ -221,7 +238,17 @@ def _chosen(run: RunDirectory) -> tuple[dict[str, str], dict[str, str]]:
         own = dict(map(key_and_value, record.get("config", {}).get("baseline", {}).get(run.path.name, [])))
         return choices | {group: own[group] for group in choices if group in own}, overrides | own
     choices = {group: str(choice) for group, choice in (run.record.get("choices") or {}).items()}
-    return choices, dict(map(key_and_value, run.overrides()))
+    return choices, {key: value for override in run.overrides() for key, value in _keys_set(override).items()}
+
+
+def _keys_set(override: str) -> dict[str, str]:
+    """Return the keys that an override sets, with what is typed for them; those in a mapping have the mapping."""
+    key, value = key_and_value(override)
+    try:
+        below = [each for each in given_keys([override]) if each.startswith(f"{key}.")]
+    except HydraException:  # it was written by hand
+        below = []
+    return dict.fromkeys(below or [key], value)
 
 
 def number(text: str | None) -> Any:

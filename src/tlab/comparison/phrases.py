@@ -69,6 +69,8 @@ def headline(comparison: Comparison) -> str:
     ranked = comparison.ranked
     if not ranked:
         return "No run has finished"
+    if comparison.data_sets:
+        return f"These runs are of {len(comparison.data_sets)} sets of images, whose numbers do not compare"
     best, *others = ranked
     name = comparison.label(best)
     if not others:
@@ -85,6 +87,9 @@ def detail(comparison: Comparison) -> str:
     ranked = comparison.ranked
     if not ranked:
         return "There is nothing to compare yet; the same command runs what is missing."
+    if comparison.data_sets:
+        told = few(f"{name} ({counted(number, 'run')})" for name, number in comparison.data_sets.items())
+        return f"{told}: give sweep=DIR with the runs of one set."
     best, metric = ranked[0], comparison.monitor
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:

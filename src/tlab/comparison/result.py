@@ -102,9 +102,11 @@ class Comparison:
         target: Value of the metric that "epochs to target" counts to; None without a finished run.
         factors: What differs between the runs.
         settings: All settings, the best first; those without a finished run last.
-        effects: Main effects; None where nothing varies.
+        effects: Main effects; None where nothing varies, and over several sets of images.
         runs: All runs.
         notes: Cautions, a sentence each.
+        data_sets: The sets of images that the runs are of, with the number of runs; empty where there is one, since
+            only then numbers compare.
     """
 
     directory: Path
@@ -120,9 +122,11 @@ class Comparison:
     effects: Effects | None
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+    data_sets: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         best = f", best: {self.label(self.ranked[0])}" if self.ranked else ""
+        best = f" of {len(self.data_sets)} sets of images" if self.data_sets else best
         return f"Comparison({str(self.directory)!r}: {len(self.runs)} runs, {len(self.settings)} settings{best})"
 
     @property

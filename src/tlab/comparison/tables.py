@@ -25,7 +25,7 @@ def write_tables(comparison: Comparison, directory: Path) -> tuple[Path, Path]:
 
 def _setting_row(comparison: Comparison, setting: Setting, rank: int) -> dict[str, Any]:
     return {
-        "rank": rank if setting.summary else None,
+        "rank": rank if setting.summary and not comparison.data_sets else None,
         **_levels(comparison, setting),
         **{status: setting.count(status) for status in STATUSES},
         "metric": comparison.monitor,

@@ -75,7 +75,7 @@ def _statistics(comparison: Comparison) -> Columns:
     }
     told = {
         interval: any(len(setting.values) > 1 for setting in ranked),
-        "behind": len(ranked) > 1,
+        "behind": any(setting.difference for setting in ranked),
         "p (Holm)": any(setting.p is not None for setting in ranked),
         "oof acc": any(setting.out_of_fold is not None for setting in ranked),
         comparison.test_metric: any(setting.test for setting in ranked),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import version
@@ -77,6 +78,8 @@ def _reading_tlabs_files() -> Iterator[None]:
 def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
     """Return a configuration for use outside a command, checked; a run gets a directory named by the time.
 
+    A run's has a node `hydra` with its overrides and choices, see `with_origin_only`.
+
     Args:
         overrides: Overrides as on the command line.
         config_name: Name of the command.
@@ -89,9 +92,21 @@ def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
     if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
         settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"
         cfg.run_dir = f"outputs/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"
+    cfg = with_origin_only(cfg)
+    if config_name != "train":
+        with open_dict(cfg):
+            del cfg["hydra"]
+    check_values(cfg, schema.COMMANDS[config_name])
+    return cfg
+
+
+def with_origin_only(cfg: DictConfig) -> DictConfig:
+    """Keep of the node `hydra` what says what a run was composed from: overrides, and the groups' choices."""
+    told: Any = OmegaConf.to_container(cfg.hydra)
+    overrides = {kind: told["overrides"][kind] for kind in ("hydra", "task")}
     with open_dict(cfg):
         del cfg["hydra"]
-    check_values(cfg, schema.COMMANDS[config_name])
+        cfg["hydra"] = {"overrides": overrides, "runtime": {"choices": told["runtime"]["choices"]}}
     return cfg
 
 

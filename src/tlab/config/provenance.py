@@ -1,7 +1,8 @@
 """The overrides and choices from which a configuration was composed, and copies of it as plain data."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -12,7 +13,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tlab.config.diff import AUTO, DECIDED_BY_RUNS, flat
 from tlab.config.digest import is_commands_own
+from tlab.config.overrides import as_override, key_and_value
 from tlab.config.safe_loading import reaches_out
+from tlab.config.unused_keys import Run, without_unused
+from tlab.core.text import shell_command
 
 OWN_RESOLVERS = ("run_dir", "sweep")  # keys that conf/ itself gives by resolvers
 
@@ -39,20 +43,94 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {**config, "run_dir": cfg.run_dir, "sweep": str(cfg.sweep)}
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a run's configuration was composed from.
+
+    Attributes:
+        overrides: Overrides as on the command line, without the run's directory; none for a baseline, and where
+            they are not known.
+        choices: Choice of each configuration group (`backbone` -> `vgg16`); empty where they are not known.
+        command: Arguments of `tlab.train` that repeat a run made in Python, or by a search; None for any other.
+    """
+
+    overrides: list[str]
+    choices: dict[str, str | None]
+    command: str | None = None
+
+
+def origin(cfg: DictConfig) -> Origin:
+    """Return what a configuration was composed from: its node `hydra` tells, or the command, if it is its own."""
+    if "hydra" in cfg:
+        told: Any = OmegaConf.to_container(cfg.hydra)
+        given, ours = told["overrides"]["task"], told["overrides"]["hydra"]
+        overrides = [each for each in given if key_and_value(each)[0] != "run_dir"]
+        place = [as_override("hydra.run.dir", cfg.run_dir)] if len(overrides) < len(given) else []
+        words = [*without_unused(overrides, Run(cfg, alone=True)), *ours, *place]
+        return Origin(overrides, _of_runs(told["runtime"]["choices"]), shell_command(words))
+    if is_commands_own(cfg):
+        return Origin(command_overrides(), _of_runs(HydraConfig.get().runtime.choices))
+    return Origin([], {})
+
+
 def command_overrides() -> list[str]:
-    """Return the command line's overrides; none outside a command."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    """Return the command line's overrides, as typed; none outside a command."""
+    return _unresolved(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def overrides(cfg: DictConfig) -> list[str]:
-    """Return the command line's overrides; none for a baseline or outside a command."""
-    return command_overrides() if is_commands_own(cfg) else []
+def _unresolved(overrides: Any) -> list[str]:
+    """Return a list of Hydra's as it is, `${oc.env:SECRET}` included."""
+    plain: Any = OmegaConf.to_container(overrides)
+    return list(plain)
 
 
-def choices(cfg: DictConfig) -> dict[str, str | None]:
-    """Return the choice of each configuration group (`backbone` -> `vgg16`); empty where `overrides` is."""
-    chosen = HydraConfig.get().runtime.choices if is_commands_own(cfg) else {}
-    return {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
+def _of_runs(choices: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {group: choices[group] for group in sorted(choices) if not group.startswith("hydra/")}
+
+
+def without_origin(cfg: DictConfig) -> DictConfig:
+    """Return the configuration without the node `hydra`."""
+    if "hydra" not in cfg:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def with_later_changes(cfg: DictConfig, compose: Callable[[Sequence[str]], DictConfig]) -> DictConfig:
+    """Return the configuration with overrides for the values that were set in Python after it was composed.
+
+    Args:
+        cfg: Configuration with a node `hydra`.
+        compose: Function of overrides that has composed it.
+    """
+    given = _unresolved(cfg.hydra.overrides.task)
+    later = list(_changes(_settings(compose(given)), _settings(cfg)))
+    if not later:
+        return cfg
+    keys = {key_and_value(each)[0] for each in later}
+    return with_value(
+        cfg, "hydra.overrides.task", [each for each in given if key_and_value(each)[0] not in keys] + later
+    )
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    settings: Any = OmegaConf.to_container(cfg)
+    return {key: value for key, value in settings.items() if key not in ("hydra", "run_dir")}
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield overrides that turn plain data into other such data."""
+    for key, value in after.items():
+        place = f"{above}{key}"
+        if key not in before:
+            yield as_override(f"++{place}", value)
+        elif isinstance(value, dict) and isinstance(before[key], dict):
+            yield from _changes(before[key], value, f"{place}.")
+        elif value != before[key]:
+            yield as_override(place, value)
+    yield from (f"~{above}{key}" for key in before if key not in after)
 
 
 def with_value(cfg: DictConfig, key: str, value: Any) -> DictConfig:

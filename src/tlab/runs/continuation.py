@@ -48,7 +48,7 @@ def continuation(
     changed: Collection[str] = (),
     more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the command line, or the call in Python, that trains on from a run's last checkpoint elsewhere.
+    """Return the command line that trains on from a run's last checkpoint elsewhere, see `command`.
 
     It begins with the run's network, head and all, and trains for the epochs that are left. A plan that has trained
     the head first, and is past that, is followed by `finetune=full`.
@@ -140,7 +140,7 @@ def command(
     """Return the command line of a run with other overrides, to be pasted into a shell.
 
     Args:
-        given: The overrides so far; none in Python, for which it is the call with the new ones.
+        given: The overrides so far; none where they are not known: then it is a call in Python with the new ones.
         replaced: Keys and groups to leave out; one with a dot at its end stands for all below it.
         added: Keys and groups to set, with their values.
         directory: Directory of the run; None: one that it names itself.

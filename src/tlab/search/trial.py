@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from tlab.config.hydra import compose
+from tlab.config.hydra import compose, with_origin_only
 from tlab.config.overrides import as_override
 from tlab.config.safe_loading import check_targets
 from tlab.config.targets import with_present_targets
@@ -112,7 +112,9 @@ def _compose(study: Study, values: dict[str, Value], seed: str, directory: Path)
     """Return the overrides of a trial's run, and its configuration, which builds nothing but `study.targets`."""
     given = [*study.space.overrides(values), seed]
     cfg = with_present_targets(
-        compose([*given, as_override("run_dir", directory), as_override("sweep", study.name)])
+        with_origin_only(
+            compose([*given, as_override("run_dir", directory), as_override("sweep", study.name)], with_hydra=True)
+        )
     )
     if study.targets is not None:
         check_targets(cfg, study.targets, study.directory / STUDY_FILE)

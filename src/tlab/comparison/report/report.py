@@ -58,7 +58,7 @@ def _tiles(comparison: Comparison) -> str:
     """Return the key figures as a list of terms."""
     metric, ranked = comparison.monitor, comparison.ranked
     tiles = []
-    if ranked:
+    if ranked and not comparison.data_sets:
         best = ranked[0].result
         interval = f"{span(best, metric)} ({INTERVAL_NAMES[comparison.interval]})"
         if best.low is None or best.all_equal:
