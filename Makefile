@@ -72,11 +72,17 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-# Installs what a lock names, nothing else, and tlab.
+# Installs what a lock names, and tlab. What the lock before named and this one does not goes, first, since packages
+# may share files; what was added (pip install) stays, with a remark where the new versions do not suit it.
+NAMES := sed -n 's/[[; ]*==.*//p'
 define INSTALL
 	if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
-		$(PY) -m uv pip sync $$quiet --compile-bytecode --python $(PY) $$lock && \
-		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+		gone=$$($(NAMES) .venv/.lock 2>/dev/null | grep -vxF "$$($(NAMES) $$lock)"); \
+		{ [ -z "$$gone" ] || $(PY) -m uv pip uninstall $$quiet --python $(PY) $$gone; } && \
+		$(PY) -m uv pip install $$quiet --compile-bytecode --python $(PY) --no-deps --requirement $$lock && \
+		$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable . && \
+		cp $$lock .venv/.lock && \
+		{ $(PY) -m uv pip check --quiet --python $(PY) || echo "Install anew what was added and does not fit." >&2; }
 endef
 
 # A stamp goes first and comes back last: with it .venv is brought up to date, without it (new, interrupted, moved)

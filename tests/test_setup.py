@@ -85,11 +85,13 @@ def test_a_demo_with_other_settings_begins_anew(checkout: Path, stamp: Path) -> 
     assert "earlier" not in make(checkout, "-n", "demo").stdout
 
 
-# Stands for Python: makes a .venv of itself, and notes the locks it is to install; that named in `broken` fails.
+# Stands for Python: makes a .venv of itself, and notes what it is to remove and the locks it is to install; that named
+# in `broken` fails.
 PYTHON = """#!/bin/sh
 case "$*" in
   *"venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo new >> installed ;;
-  *"pip sync"*) for lock; do :; done; echo "$lock" >> installed; ! grep -qsx "$lock" broken ;;
+  *"pip uninstall"*) for package; do :; done; echo "-$package" >> installed ;;
+  *"pip install"*.lock) for lock; do :; done; echo "$lock" >> installed; ! grep -qsx "$lock" broken ;;
 esac
 """
 
@@ -103,7 +105,7 @@ class Clone:
         (folder / "python").chmod(0o755)
 
     def make(self, goal: str) -> list[str]:
-        """Return what it does to .venv: makes it anew, installs what a lock names and no more."""
+        """Return what it does to .venv: makes it anew, removes a package, installs what a lock names."""
         (self.folder / "installed").write_text("")
         make(self.folder, goal, f"PYTHON={self.folder / 'python'}")
         return (self.folder / "installed").read_text().split()
@@ -141,6 +143,18 @@ def test_what_tests_need_stays_when_a_lock_changes(clone: Clone) -> None:
     assert clone.make("demo") == []
     assert clone.make("test") == [dev]
     assert clone.make("test") == []
+
+
+@needs_make
+def test_only_what_a_lock_has_named_goes(clone: Clone) -> None:
+    lock = clone.folder / LOCKS[0]
+    pinned = lock.read_text(encoding="utf-8")
+    lock.write_text(f"{pinned}old-tool==1.0 ; python_version < '4'\nold-name==1.0\n", encoding="utf-8")
+    assert clone.make("setup") == ["new", LOCKS[0]]
+    lock.write_text(f"{pinned}old-tool==2.0\n", encoding="utf-8")
+    clone.change(LOCKS[0])
+    assert clone.make("setup") == ["-old-name", LOCKS[0]]
+    assert clone.make("test") == ["-old-tool", LOCKS[1]]
 
 
 @needs_make
