@@ -174,7 +174,8 @@ def test_rows_say_what_is_known_and_possible(alone, photos, stripes, tmp_path, c
     rows = predicted(tmp_path, alone, folder, "coverage=0.9")
     assert [*rows[0]][-4:] == ["p(red)", "known", "set", "reason"]
     assert "12 predictions" in (told := capsys.readouterr().out)
-    assert "100.0% unknown" in told
+    names = [str(Path(row["path"]).relative_to(folder)) for row in rows if row["prediction"]]
+    assert f"100.0% unknown (false in the column known: {', '.join(names[:3])} and 9 more)" in told
     assert {row["known"] for row in rows if row["prediction"]} == {"false"}
     assert [(row["known"], row["set"]) for row in rows if not row["prediction"]] == [("", "")]
     parsed = predicted(tmp_path, alone, folder, "coverage=0.9", kind="jsonl")
@@ -188,7 +189,7 @@ def test_rows_say_what_is_known_and_possible(alone, photos, stripes, tmp_path, c
             : len(one.prediction_set)
         ]
     assert [*predicted(tmp_path, alone, photos / "test/red")[0]][-2:] == ["known", "reason"]
-    assert "0.0% unknown" in capsys.readouterr().out
+    assert ", 0.0% unknown\n" in capsys.readouterr().out
 
 
 def test_more_coverage_makes_larger_sets(alone, photos, tmp_path, caplog):

@@ -97,7 +97,10 @@ def run(cfg: DictConfig) -> None:
     number = len(files) - remarks.unreadable
     told = f"{number} {noun(number, 'prediction')} in {output}"
     told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
-    told += f", {remarks.unknown:.1%} unknown" if remarks.unknown is not None and not is_part else ""
+    if remarks.unknown is not None and not is_part:
+        column = "" if sample else "false in the column known: "
+        told += f", {remarks.unknown:.1%} unknown"
+        told += f" ({column}{remarks.unknown_files})" if remarks.unknown else ""
     print(told, file=sys.stderr if table.is_streamed else sys.stdout)
     for row in few if not table.is_streamed else ():
         if row["prediction"]:

@@ -57,7 +57,7 @@ def _rows(images: Images, model: Ensemble, remarks: Remarks) -> list[Row]:
                 remarks.add(images.start + place, FileCheck(reason=NO_ANSWER))
                 continue
             rows[place] |= _cells(prediction)
-            remarks.count(prediction.known)
+            remarks.count(images.start + place, prediction.known)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 from tlab.core.text import as_text, noun
 from tlab.data.decode_options import EXTRA_BYTES, MOSTLY_THERE, Levels, far_remarks, is_far
@@ -12,6 +13,7 @@ from tlab.predictions.rows import NO_ANSWER, OTHER_PRECISION, Row
 log = logging.getLogger(__name__)
 
 NAMED = {MOSTLY_THERE: 3, EXTRA_BYTES: 3}  # files that are named; of those without a prediction 10 for each reason
+UNKNOWN = 3  # images unlike those of training that are named
 REASONS = 8  # that are told
 
 
@@ -30,6 +32,7 @@ class Remarks:
         self._deep: Counter[str] = Counter()  # kind of samples of more than 8 bits -> number of images
         self._far: Counter[str] = Counter()
         self._known: Counter[bool] = Counter()
+        self._unknown: list[str] = []  # names of the first few
 
     @property
     def unreadable(self) -> int:
@@ -40,6 +43,11 @@ class Remarks:
     def unknown(self) -> float | None:
         """Share of the predicted images that are not like those of training; None where that cannot be told."""
         return self._known[False] / self._known.total() if self._known else None
+
+    @property
+    def unknown_files(self) -> str:
+        """The first few of them, and the number of others."""
+        return _and_more(self._unknown, self._known[False])
 
     def add(self, number: int, check: FileCheck) -> None:
         """Count a file."""
@@ -52,15 +60,17 @@ class Remarks:
             self._deep[check.samples.kind] += 1
             self._far[check.samples.kind] += is_far(check.samples, self.levels)
 
-    def count(self, known: bool | None) -> None:
+    def count(self, number: int, known: bool | None) -> None:
         """Count a predicted image by whether it is like those of training."""
         if known is not None:
             self._known[known] += 1
+            if not known and len(self._unknown) < UNKNOWN:
+                self._unknown.append(as_text(self.files.name(number)))
 
     def add_row(self, number: int, row: Row) -> None:
         """Count a file by what its row says, which an earlier command has written."""
         self.add(number, FileCheck(reason=row["reason"]))
-        self.count(row.get("known"))
+        self.count(number, row.get("known"))
 
     def log(self) -> None:
         """Log a line for each kind of remark."""
@@ -79,5 +89,9 @@ class Remarks:
             log.warning(remark)
 
     def _few(self, what: str) -> str:
-        more = self._counts[what] - len(self._names[what])
-        return ", ".join(self._names[what]) + (f" and {more} more" if more else "")
+        return _and_more(self._names[what], self._counts[what])
+
+
+def _and_more(names: Sequence[str], number: int) -> str:
+    more = number - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
