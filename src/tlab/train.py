@@ -253,7 +253,7 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
     metrics = train(cfg, group=group)
     baselines = {}
     for name, other in others.items():
-        log.info("baseline %s: %s", name, " ".join(cfg.baseline[name]))
+        log.info("baseline %s, to compare with: %s", name, " ".join(cfg.baseline[name]))
         baselines[name] = train(other)
     if first_process():  # the first node of several says it
         print_summary(RunDirectory(Path(cfg.run_dir)), metrics, baselines)

@@ -61,11 +61,12 @@ def test_closing_table_at_80_columns(tmp_path, monkeypatch):
     )
     paths = {"run": tmp_path / "outputs" / "run", "best checkpoint": outside}
     comparison = {"this run": METRICS, "from scratch": {"val/acc": 0.5, "test/acc": 0.45}}
-    text = printed(print_summary_table, METRICS, PHASES, paths, comparison)
+    images = {"train": 1000, "val": 200, "test": 64}
+    text = printed(print_summary_table, METRICS, PHASES, paths, comparison, None, images)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "split loss acc f1" in lines
-    assert "train 0.250 91.0% –" in lines
-    assert "test 0.600 78.1% 77.0%" in lines
+    assert "split images loss acc 95 % interval f1" in lines
+    assert "train 1,000 0.250 91.0% – –" in lines
+    assert "test 64 0.600 78.1% 66.6 to 86.5 % 77.0%" in lines  # Wilson's of 50 of 64
     assert "head 1–5 8.4 s 1,234 head" in lines
     assert "total 1 min 10 s" in lines
     assert "from scratch 50.0% – 45.0% –" in lines

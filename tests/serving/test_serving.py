@@ -14,6 +14,7 @@ from PIL import Image
 
 import tlab.serve
 from tlab.core.errors import UserError
+from tlab.models.calibration.measures import interval_words, share
 from tlab.runs.directory import RunDirectory
 from tlab.runs.load import load_trained
 from tlab.runs.trained_model import TrainedModel
@@ -201,7 +202,11 @@ def test_metrics_are_told_with_the_checkpoint_that_they_are_of(trained, tmp_path
     assert of[run.path / "best.ckpt"] == ("best.ckpt", None)
     assert [bool(about["metrics"]) for about in told.values()] == [True, True, False, False]
     assert "of best.ckpt, before the refit" in serving_page(told[run.path], 8000, with_maps=False)
-    assert "before the refit" not in serving_page(told[run.best], 8000, with_maps=False)
+    page = serving_page(told[run.best], 8000, with_maps=False)
+    assert "before the refit" not in page
+    images, accuracy = run.record["data"]["images"]["test"], run.metrics()["test/acc"]
+    interval = interval_words(share(round(accuracy * images), images))
+    assert f"test/acc, {images} images, 95 % interval {interval}" in page
 
 
 @pytest.mark.parametrize(

@@ -80,4 +80,5 @@ def print_summary(
         },
         {"this run": metrics, **baselines} if baselines else None,
         advice_sentence(advice) if "kept" in advice else None,
+        run.images(),
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tlab.core.text import duration, short_path
+from tlab.models.calibration.measures import interval_words, share_of
 from tlab.runs.directory import MEASURES, PERCENT, tests_in
 
 SPLITS = ("train", "val", "test", "all")
@@ -30,6 +31,7 @@ def print_summary_table(
     paths: Mapping[str, Path],
     comparison: Mapping[str, Mapping[str, float]] | None = None,
     remark: str | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> None:
     """Print metrics per split, time and speed per phase, runs to compare with, and where things were written.
 
@@ -41,8 +43,9 @@ def print_summary_table(
         paths: Label -> path, printed on a line of its own and never broken, so that it can be copied.
         comparison: Name of a run -> its metrics, for instance this run's and a baseline's.
         remark: A sentence on the result.
+        images: Split -> number of its images.
     """
-    print_metrics(console, metrics)
+    print_metrics(console, metrics, images)
     if phases:
         console.print(_phases_table(phases))
     if comparison:
@@ -60,15 +63,33 @@ def print_paths(console: Console, paths: Mapping[str, Path]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def print_metrics(console: Console, metrics: Mapping[str, float]) -> None:
-    """Print one table: a row per split, a column per measure."""
+def print_metrics(console: Console, metrics: Mapping[str, float], images: Mapping[str, int] | None = None) -> None:
+    """Print one table: a row per split, a column per measure; with numbers of images also accuracy's interval.
+
+    Training's has none: it is of images that are learned, augmented, while the network changes.
+    """
     further = [f"test/{name}" for name in tests_in(metrics)]
     splits = [split for split in (*SPLITS, *further) if any(f"{split}/{m}" in metrics for m in MEASURES)]
     measures = [m for m in MEASURES if any(f"{split}/{m}" in metrics for split in splits)]
-    table = _table("Result", "split", *measures)
-    for split in splits:
-        table.add_row(split, *(_value(metrics, f"{split}/{measure}") for measure in measures))
+    rows = [_row(split, measures, metrics, images) for split in splits]
+    table = _table("Result", *rows[0])
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
+
+
+def _row(
+    split: str, measures: Sequence[str], metrics: Mapping[str, float], images: Mapping[str, int] | None
+) -> dict[str, str]:
+    row = {"split": split}
+    if images:
+        row["images"] = f"{images[split]:,}" if split in images else "–"
+    for measure in measures:
+        row[measure] = _value(metrics, f"{split}/{measure}")
+        if images and measure == "acc":
+            number = None if split == "train" else images.get(split)
+            row["95 % interval"] = interval_words(share_of(metrics.get(f"{split}/acc"), number))
+    return row
 
 
 def print_measures(console: Console, measures: Mapping[str, tuple[float, float, float] | None]) -> None:

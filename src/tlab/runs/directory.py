@@ -146,6 +146,12 @@ class RunDirectory:
         """
         return self._read_json(self.metrics_file)
 
+    def images(self) -> dict[str, int]:
+        """Return the number of images of each split, and of each further test, `test/NAME`; of old runs of none."""
+        record = self.record
+        tests = {f"test/{name}": each["images"] for name, each in record.get("tests", {}).items()}
+        return record.get("data", {}).get("images", {}) | tests
+
     def update(self, **entries: Any) -> None:
         """Merge `entries` into `run.json`."""
         self._write_json(self.record_file, self.record | entries)

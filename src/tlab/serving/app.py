@@ -25,7 +25,7 @@ def metadata(model: TrainedModel) -> dict[str, Any]:
     """Return what `/metadata` tells of a model.
 
     Metrics are those of the checkpoint that validation has chosen, `metrics_of`; there are none where it is neither
-    this one nor what a refit has made this one from.
+    this one nor what a refit has made this one from. `images` are the numbers of images of their splits.
     """
     trained = model.trained
     run, name = RunDirectory.of_checkpoint(trained.checkpoint, model.classes), trained.checkpoint.name
@@ -39,6 +39,7 @@ def metadata(model: TrainedModel) -> dict[str, Any]:
         "classes": list(model.classes),
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "metrics_of": run.selected.name if run and metrics else None,
+        "images": run.images() if run and metrics else {},
         "temperature": model.temperature,
         "version": versions().get("tlab"),
     }

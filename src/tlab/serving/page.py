@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from tlab.core.text import counted, few
+from tlab.models.calibration.measures import interval_words, share_of
 from tlab.pages.frame import framed, part, tile_list
 
 PARTS = Path(__file__).with_name("parts")
@@ -24,9 +25,14 @@ def serving_page(about: Mapping[str, Any], port: int, with_maps: bool) -> str:
         with_maps: Whether there are heat maps.
     """
     metrics = about["metrics"]
-    measured = next((name for name in ("test/acc", "val/acc") if name in metrics), None)
+    measured = next((split for split in ("test", "val") if f"{split}/acc" in metrics), None)
     before = "" if about["metrics_of"] == about["checkpoint"] else f" of {about['metrics_of']}, before the refit"
-    accuracy = [("Accuracy", f"{metrics[measured]:.1%}", f"{measured}{before}")] if measured else []
+    accuracy = []
+    if measured:
+        value, images = metrics[f"{measured}/acc"], about["images"].get(measured)
+        found = share_of(value, images)
+        sure = f", {counted(images, 'image')}, 95 % interval {interval_words(found)}" if images else ""
+        accuracy = [("Accuracy", f"{value:.1%}", f"{measured}/acc{before}{sure}")]
     tiles = [
         ("Classes", str(len(about["classes"])), few(about["classes"], 4)),
         ("Backbone", about["backbone"], f"images of {about['image_size']} px"),

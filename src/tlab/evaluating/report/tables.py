@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tlab.core.text import as_text
 from tlab.evaluating.classes import ClassFigures
 from tlab.evaluating.slices import Slice
-from tlab.models.calibration.measures import Measure, share
+from tlab.models.calibration.measures import Measure, interval_words, share_of
 from tlab.pages.table import Cell, table
 from tlab.runs.directory import RunDirectory, tests_in
 
@@ -67,7 +67,7 @@ def slices_table(slices: Sequence[Slice], whole: float) -> str:
 def _share_cells(found: Measure | None) -> list[Cell]:
     if found is None:
         return [("–", None), ("–", None)]
-    return [(percent(found.value), found.value), (f"{100 * found.low:.1f} to {percent(found.high)}", found.low)]
+    return [(percent(found.value), found.value), (interval_words(found), found.low)]
 
 
 def _range(found: Measure, whole: float, is_off: bool) -> str:
@@ -80,10 +80,8 @@ def _range(found: Measure, whole: float, is_off: bool) -> str:
 
 def measured_sets(run: RunDirectory, own: MeasuredSet) -> list[MeasuredSet]:
     """Return what is measured now, and what the run has measured: val, test, and its further tests."""
-    metrics, record = run.metrics(), run.record
+    metrics, numbers = run.metrics(), run.images()
     names = ["val", "test", *(f"test/{name}" for name in tests_in(metrics))]
-    numbers = record.get("data", {}).get("images", {})
-    numbers |= {f"test/{name}": each["images"] for name, each in record.get("tests", {}).items()}
     others = [
         MeasuredSet(
             name,
@@ -102,7 +100,6 @@ def sets_tables(sets: Sequence[MeasuredSet], classes: Sequence[str]) -> str:
     rows: list[tuple[str, list[Cell]]] = []
     for each in sets:
         accuracy, images = each.metrics["acc"], each.images
-        interval = share(round(accuracy * images), images) if images else None
         rows.append(
             (
                 "",
@@ -110,7 +107,7 @@ def sets_tables(sets: Sequence[MeasuredSet], classes: Sequence[str]) -> str:
                     (escape(as_text(each.name)), each.name),
                     ("–" if images is None else f"{images:,}", images),
                     (percent(accuracy), accuracy),
-                    _share_cells(interval)[1],
+                    _share_cells(share_of(accuracy, images))[1],
                     *(_number(each.metrics.get(name), name) for name in list(measures)[1:]),
                 ],
             )

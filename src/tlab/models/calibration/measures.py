@@ -93,6 +93,16 @@ def share(part: int, whole: int) -> Measure | None:
     return Measure(value, max(0.0, middle - half), min(1.0, middle + half))
 
 
+def share_of(value: float | None, whole: int | None) -> Measure | None:
+    """Return the measure of an accuracy that was kept as a number alone, from the number of images; see `share`."""
+    return None if value is None or not whole else share(round(value * whole), whole)
+
+
+def interval_words(found: Measure | None) -> str:
+    """Return the interval of a share, `90.7 to 97.6 %`; a dash for None."""
+    return "–" if found is None else f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+
+
 def _probabilities(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """Return scaled logits whose largest is 0, and probabilities: `N K`, float64."""
     z = logits.astype(np.float64) / temperature
