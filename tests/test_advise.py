@@ -43,7 +43,7 @@ def test_it_tells_of_every_stage_and_plan(advised):
         "LogME",
         "lp_ft",
         "head behind",
-        "course's rule",
+        "rule of the CS231n notes",
         "of a class",
     ):
         assert word in text

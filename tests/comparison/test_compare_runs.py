@@ -64,6 +64,10 @@ def test_a_narrow_terminal_breaks_no_name_of_a_level(make_run, sweep):
     assert "gradual" in narrow.split("Holm")[1]
     assert "without" in narrow
     assert "without" not in printed(comparison, 140)
+    costs = printed(comparison, 50).split("epochs to")[1]
+    assert "of parameters" in costs.split("without")[1]
+    assert "gradual" in costs
+    assert "…" not in costs
 
 
 @pytest.mark.parametrize(

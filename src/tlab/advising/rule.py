@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tlab.advising.similarity import Similarity
+from tlab.core.text import counted
 
 # Images of a class below which data count as few (Marcelino 2018, "Transfer learning from pre-trained models")
 FEW = 1_000
@@ -39,7 +40,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class RuleAnswer:
-    """What the course's rule answers.
+    """What the rule answers.
 
     Attributes:
         plan: The plan, a key of `choice.PLANS`.
@@ -53,13 +54,13 @@ class RuleAnswer:
 
 
 def course_rule(images_per_class: float, similarity: Similarity, thresholds: Thresholds) -> RuleAnswer:
-    """Return the plan that the course's rule gives.
+    """Return the plan that the rule of the CS231n notes gives.
 
     Images count as similar where nothing tells, which `because` says: most weights are of photographs, and so are
     most data.
     """
     few = images_per_class < FEW
-    because = f"{images_per_class:,.0f} images a class, {'fewer' if few else 'no fewer'} than {FEW:,}"
+    because = f"{counted(round(images_per_class), 'image')} a class, {'fewer' if few else 'no fewer'} than {FEW:,}"
     similar = True
     for name, value, threshold in (
         ("similarity", similarity.statistics, thresholds.statistics),

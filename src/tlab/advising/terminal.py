@@ -19,7 +19,7 @@ def print_measured(console: Console, one: Measured) -> None:
     console.print()
     console.print(Text(f"{one.candidate.backbone}, {evidence.weights}, {one.cfg.data.image_size} px", style="bold"))
     console.print(Text(f"{one.size}."))
-    table = _table("stage", "features", "probe accuracy", "nearest neighbors", "LogME")
+    table = _table("stage", "features", "probe accuracy", "nearest\nneighbors", "LogME")
     best = max(evidence.stages, key=lambda stage: stage.accuracy)
     for stage in evidence.stages:
         accuracy = f"{100 * stage.accuracy:.1f} ± {100 * stage.error:.1f} %"
@@ -27,7 +27,7 @@ def print_measured(console: Console, one: Measured) -> None:
         table.add_row(stage.stage, *cells, style="bold" if stage is best else "")
     console.print(table)
     console.print(Text(f"Similarity to the pretraining: {similarity_words(evidence.similarity)}."))
-    plans = _table("plan", "expected val/acc", "90 %", "time")
+    plans = _table("plan", "expected\nval/acc", "90 %", "time")
     for option in sorted(one.options.values(), key=lambda option: -option.expected.score):
         row = (f"{option.expected.mean:.1%}", interval(option), f"about {duration(option.seconds)}")
         plans.add_row(plan_words(option), *row, style="bold" if option is one.chosen else "")
@@ -35,7 +35,7 @@ def print_measured(console: Console, one: Measured) -> None:
 
 
 def print_choice(console: Console, one: Measured, constants: Constants) -> None:
-    """Print what to take, and how that goes with the course's rule."""
+    """Print what to take, and how that goes with the rule of CS231n."""
     evidence, chosen = one.evidence, one.chosen
     console.print()
     console.print(
@@ -67,7 +67,7 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -121,9 +121,9 @@ def leader_words(one: Measured) -> str:
 
 
 def rule_words(one: Measured) -> str:
-    """Say what the course's rule answers, and where the two part."""
+    """Say what the rule of CS231n answers, and where the two part."""
     rule, chosen, other = one.rule, one.chosen, one.by_rule
-    said = f"The course's rule: {rule.words} ({rule.because})."
+    said = f"The rule of the CS231n notes: {rule.words} ({rule.because})."
     if other is chosen:
         return f"{said} The measured choice is the same."
     gap = 100 * (chosen.expected.score - other.expected.score)

@@ -12,7 +12,7 @@ from tlab.comparison.load import FAILED, UNFINISHED
 from tlab.comparison.phrases import advice_lines, detail, effects_sentence, heading, headline, p_value, span, value
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, Summary
-from tlab.core.text import counted, duration
+from tlab.core.text import counted, duration, few, noun
 
 Columns = dict[str, Callable[[Setting], str]]  # heading -> text of a cell
 
@@ -20,7 +20,7 @@ MOST_SETTINGS = 20
 MOST_LONG = 10  # settings whose names take several lines
 MOST_RUNS = 8
 MOST_COLUMNS = 3  # more factors are written into one column
-DISPENSABLE = ("ECE", "behind")  # in comparison.csv and the report too
+DISPENSABLE = ("ECE", "behind", "of parameters", "trained", "images/s")  # in comparison.csv and the report too
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -32,10 +32,10 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(Text(sentence))
     most = MOST_SETTINGS if len(comparison.factors) <= MOST_COLUMNS else MOST_LONG
     if comparison.ranked:
-        _print_statistics(console, comparison, comparison.ranked[:most])
-        console.print(_table(comparison, comparison.ranked[:most], _costs(comparison)))
+        for columns in (_statistics(comparison), _costs(comparison)):
+            _print_table(console, comparison, comparison.ranked[:most], columns)
     if (more := len(comparison.ranked) - most) > 0:
-        console.print(Text(f"and {more} more settings, see comparison.csv", style="dim"))
+        console.print(Text(f"and {more} more {noun(more, 'setting')}, see comparison.csv", style="dim"))
     for line in advice_lines(comparison):
         console.print(Text(line))
     for note in comparison.notes:
@@ -44,9 +44,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(Text(heading(comparison), style="dim"))
 
 
-def _print_statistics(console: Console, comparison: Comparison, settings: Sequence[Setting]) -> None:
-    """Print the table of statistics; without `DISPENSABLE` columns where levels' names would be broken for them."""
-    columns, left_out, any_width = _statistics(comparison), [], console.options.update_width(10_000)
+def _print_table(console: Console, comparison: Comparison, settings: Sequence[Setting], columns: Columns) -> None:
+    """Print a table; without `DISPENSABLE` columns where levels' names would be broken for them."""
+    left_out, any_width = [], console.options.update_width(10_000)
     table = _table(comparison, settings, columns)
     while console.measure(table, options=any_width).maximum > console.width:
         if not (dispensable := [name for name in DISPENSABLE if name in columns]):
@@ -56,7 +56,7 @@ def _print_statistics(console: Console, comparison: Comparison, settings: Sequen
         table = _table(comparison, settings, columns)
     console.print(table)
     if left_out:
-        console.print(Text(f"for want of width without {' and '.join(left_out)}", style="dim"))
+        console.print(Text(f"for want of width without {few(left_out, len(left_out))}", style="dim"))
 
 
 def _statistics(comparison: Comparison) -> Columns:
