@@ -24,6 +24,9 @@ help:  ## list these commands
 
 setup: $(READY)  ## build .venv from requirements.lock; does nothing when it is up to date
 
+# A good backbone without a network, which comes with setup.
+OFFLINE := backbone=efficientnet_lite0 backbone.weights=packaged
+
 # The run's directory, kept in outputs/.demo until it is over, so that make demo goes on with one that was stopped; with
 # other settings than then it begins anew.
 DEMO_RUN = $(shell [ -f outputs/.demo ] && [ -z "$$(find conf -newer outputs/.demo)" ] || \
@@ -32,6 +35,8 @@ DEMO_RUN = $(shell [ -f outputs/.demo ] && [ -z "$$(find conf -newer outputs/.de
 demo: setup  ## train on the built-in sample, offline: freeze, train the head, unfreeze, compare
 	@env TLAB_COMMAND="make demo" $(PY) -m tlab.train experiment=demo hydra.run.dir=$(DEMO_RUN)
 	@rm -f outputs/.demo
+	@echo "See its curves:    .venv/bin/tensorboard --logdir outputs"
+	@echo "Use your photos, in FOLDER/<class>/:    $(PY) -m tlab.train data.root=FOLDER $(OFFLINE)"
 
 test: $(DEV_READY)  ## run the tests, without those marked slow
 	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"

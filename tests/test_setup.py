@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import tlab
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
@@ -68,7 +70,9 @@ def test_a_demo_that_was_stopped_goes_on(checkout: Path, stamp: Path, code: int,
     python.write_text(f'#!/bin/sh\necho "$TLAB_COMMAND: $@" > called\nexit {code}\n', encoding="utf-8")
     python.chmod(0o755)
     (checkout / "conf").mkdir()
-    make(checkout, "demo")
+    own_photos = re.search(r"python -m tlab\.train (.*)", make(checkout, "demo").stdout)
+    assert (own_photos is None) == goes_on
+    assert own_photos is None or tlab.compose(*own_photos[1].split()).backbone.weights == "packaged"
     assert (checkout / "called").read_text().startswith("make demo: -m tlab.train experiment=demo hydra.run.dir=")
     assert (checkout / "outputs/.demo").exists() == goes_on
     (checkout / "outputs/.demo").write_text("outputs/runs/earlier\n")
@@ -85,8 +89,8 @@ def test_a_demo_with_other_settings_begins_anew(checkout: Path, stamp: Path) -> 
     assert "earlier" not in make(checkout, "-n", "demo").stdout
 
 
-# Stands for Python: makes a .venv of itself, and notes what it is to remove and the locks it is to install; that named
-# in `broken` fails.
+# Stands for Python: makes a .venv of itself, and notes what it is to remove and the locks it is to install; that
+# named in `broken` fails.
 PYTHON = """#!/bin/sh
 case "$*" in
   *"venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo new >> installed ;;
