@@ -281,7 +281,7 @@ def test_what_is_not_used_is_counted(data):
     lines = [*rows(range(20)).splitlines(), "1,b", "2.jpg,a", "30,a", "31,b", "20,", ",a", "3,b,more"]
     index = csv_index(data(*IMAGES, table="\n".join(lines)))
     assert len(labels(index)) == 20
-    for part in ("2 rows .* no label", "3 rows .* repeat", "2 images .* not in .*: 30, 31", "1 rows .* more cells"):
+    for part in ("2 rows .* a label", "3 rows .* earlier", "2 images .* not in .*: 30, 31", "1 row .* more cells"):
         assert [bool(re.search(part, issue)) for issue in index.issues].count(True) == 1, part
     (beside,) = (issue for issue in index.issues if "in no row" in issue)
     assert "3 images" in beside, "the one without a label is in a row"
@@ -350,7 +350,7 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (rows(f"{i + 1}" for i in NUMBERS), ["1 for 00001.jpg", "as text"]),
         (rows(f"{i + 1}.0" for i in NUMBERS), ["1.0 for 00001.jpg", "as text"]),
         (rows(f"x{i:05}" for i in NUMBERS), ["'x00000'", "0.jpg", "nearest"]),
-        (rows("" for i in NUMBERS), ["no class", "24 rows have no label or no image"]),
+        (rows("" for i in NUMBERS), ["no class", "24 rows without a label or an image"]),
         (rows(f"{i + 1:05}" for i in NUMBERS).replace("2,b", '2,"b'), ["quote", "'b 00003,a"]),
         ("", ["data.image_column=id"]),
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),

@@ -97,5 +97,5 @@ def test_damage_is_named_and_the_terminal_stays_clean(tmp_path, caplog, capfd):
             list(data.loader(split))
         assert sum("2 images have " + EXTRA_BYTES in issue for issue in data.issues) == 1
     assert f"Skipping 1 file unreadable: a/less.jpg ({MOSTLY_THERE})" in caplog.text
-    assert "1 images end too early" in caplog.text
+    assert "1 image cut short" in caplog.text
     assert "JPEG" not in capfd.readouterr().err.replace(EXTRA_BYTES, "")

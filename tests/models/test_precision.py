@@ -62,7 +62,7 @@ def test_a_difference_that_is_not_clear_is_measured_again_by_the_next_command(ne
     assert choose()[0] == "32-true"
     assert choose()[1].endswith("32-true 10, bf16-mixed 10 (no clear difference)")  # this command has measured
     monkeypatch.setenv("TLAB_THIS_COMMAND", "the next")
-    assert choose() == ("bf16-mixed", "training images per second a core measured here: 32-true 10, bf16-mixed 12")
+    assert choose() == ("bf16-mixed", "training images/s on one core here: 32-true 10, bf16-mixed 12")
     monkeypatch.setenv("TLAB_THIS_COMMAND", "the one after it")
     assert choose()[0] == "bf16-mixed"  # clear now: remembered
 

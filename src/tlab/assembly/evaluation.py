@@ -88,13 +88,13 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping
     scaled = "_scaled" if temperature_of(about).lowers_nll else ""
     if about["temperature"] == 1:
         images = counted(told["images"], "validation image")
-        log.info("no temperature: %s speak for none (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
+        log.info("calibration: no temperature by %s (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
         return {"val/nll": told["nll"], "val/ece": told["ece"]}
     log.info(
-        "temperature %.3g, fitted on %s: NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
+        "calibration: temperature %.3g by %s, NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
         *(about["temperature"], counted(told["images"], "validation image")),
         *(told["nll"], told["nll_scaled"], told["ece"], told["ece_scaled"]),
-        "predictions are scaled by it" if scaled else "predictions are left as they are",
+        "probabilities are scaled by it" if scaled else "not used, since NLL does not fall",
     )
     return {"val/nll": told[f"nll{scaled}"], "val/ece": told[f"ece{scaled}"]}
 

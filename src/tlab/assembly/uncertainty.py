@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tlab.core.text import noun
+from tlab.core.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,13 @@ def add_uncertainty(
     module.load_state_dict(weights)
     module.to(device).eval()
     features, samples = look(cfg, trainer, module, data, "train", as_trained)
-    looked, kept = f"{len(samples)} training", None
+    looked, kept = counted(samples, "training image"), None
     if (distribution := distribution_of(features, samples, data)) is not None and validated is not None:
         others = Uncertainty.read(told, data.num_classes, features.shape[1])
         kept = replace(others, features=distribution)
     elif distribution is not None:
         features, samples = look(cfg, trainer, module, data, "val", as_trained)
-        looked = f"{looked} and {len(samples)} validation"
+        looked = f"{looked} and {counted(samples, 'validation image')}"
         with torch.inference_mode(), autocast(device, str(trainer.precision)):
             logits = module.net.head(features.to(device)).float().cpu()
         kept = uncertainty_of(distribution, features, logits, samples, data)
@@ -90,7 +90,7 @@ def add_uncertainty(
         return False
     checkpoint["tlab"]["uncertainty"] = kept.plain()
     took = time.perf_counter() - began
-    log.info("%s tells what it knows by %s %s (%.1f s)", name, looked, noun(len(samples), "image"), took)
+    log.info("%s tells known from unknown images by %s (%.1f s)", name, looked, took)
     return True
 
 

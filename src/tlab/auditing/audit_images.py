@@ -113,7 +113,7 @@ def _leaks(images: AuditedImages, told_by: str, groups: Sequence[str]) -> Iterat
             f"train/{leak.split}",
             labels,
             score=len(leak.other) / (len(leak.train) + len(leak.other)),
-            reason=f"{leak.group}: {len(leak.train)} images in train, {len(leak.other)} in {leak.split}; "
+            reason=f"{leak.group}: {counted(leak.train, 'image')} in train, {len(leak.other)} in {leak.split}; "
             f"{shell_argument('data.group', told_by)} keeps such a group in one split that is drawn",
         )
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from tlab.core.text import counted
+
 FEW = 1 / 3  # of the mean number of images of a class
 
 
@@ -19,7 +21,7 @@ def rare_classes(counts: Mapping[str, int]) -> list[tuple[str, float, str]]:
         (
             name,
             1 - count / mean,
-            f"{count} training images, a class has {mean:.0f} in the mean: data.balanced=true or "
+            f"{counted(count, 'training image')}, a class has {mean:.0f} in the mean: data.balanced=true or "
             "data.class_weights=true makes up for it"
             if count
             else "no training image that can be read: add some, or leave the class out",

@@ -8,6 +8,7 @@ from tlab.comparison.effects import Effects
 from tlab.comparison.factors import Factor
 from tlab.comparison.load import Replicate, Run, differ_in
 from tlab.comparison.statistics import SIGNIFICANT, Difference, Summary
+from tlab.core.text import counted
 from tlab.runs.advice import METRIC
 from tlab.runs.loggers import short_name
 
@@ -127,7 +128,8 @@ class Comparison:
     def __repr__(self) -> str:
         best = f", best: {self.label(self.ranked[0])}" if self.ranked else ""
         best = f" of {len(self.data_sets)} sets of images" if self.data_sets else best
-        return f"Comparison({str(self.directory)!r}: {len(self.runs)} runs, {len(self.settings)} settings{best})"
+        size = f"{counted(self.runs, 'run')}, {counted(self.settings, 'setting')}"
+        return f"Comparison({str(self.directory)!r}: {size}{best})"
 
     @property
     def ranked(self) -> tuple[Setting, ...]:

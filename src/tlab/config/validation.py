@@ -11,7 +11,7 @@ from tlab.config.overrides import shell_argument
 from tlab.config.schema import TrainConfig, keys
 from tlab.core.errors import UserError
 from tlab.core.files import is_device_or_pipe
-from tlab.core.text import as_text
+from tlab.core.text import as_text, counted
 
 NO_TESTS = ("train", "val", "test", "all", "acc_class")  # names of splits, and of metrics below test/
 
@@ -153,7 +153,7 @@ def check_shares(images: Mapping[str, int], devices: int, nodes: int = 1) -> Non
         if count < devices * nodes:
             several = f" on trainer.num_nodes={nodes}" if nodes > 1 else ""
             raise UserError(
-                f"trainer.devices={devices}{several} is too many for the {count} images of {split}; "
+                f"trainer.devices={devices}{several} is too many for {counted(count, 'image')} of {split}; "
                 f"give {'fewer of both' if several else f'trainer.devices={max(1, count)} or less'}"
             )
 

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 
+from tlab.core.text import counted
 from tlab.dashboards.figures import reliability_figure
 from tlab.dashboards.tensorboard import add_drawing, writer
 
@@ -25,5 +26,5 @@ def draw_reliability(trainer: L.Trainer, about: Mapping[str, Any]) -> None:
         shown[f"temperature {temperature:.3g}: ECE {found['ece_scaled']:.3f}"] = np.array(
             found["reliability_scaled"]
         )
-    title = f"Probabilities in validation, {found['images']} images"
+    title = f"Probabilities in validation, {counted(found['images'], 'image')}"
     add_drawing(board, "val/reliability", reliability_figure(shown, title), trainer.global_step)

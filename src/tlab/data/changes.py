@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from tlab.core.text import few
+from tlab.core.text import counted, few
 from tlab.data.contents import Contents, Entry, as_far_as_known
 from tlab.data.sources.scan import nfc
 
@@ -49,7 +49,7 @@ def changes(before: Contents, now: Contents) -> list[str]:
         "changed in content": [new.path for _, new in changed],
     }
     return [
-        *(f"class {old} renamed to {new} ({count[old]} images)" for old, new in renamed.items()),
+        *(f"class {old} renamed to {new} ({counted(count[old], 'image')})" for old, new in renamed.items()),
         *class_changes(before.classes, now.classes, renamed),
         *(f"{len(names)} {what} ({few(names)})" for what, names in found.items() if names),
     ]

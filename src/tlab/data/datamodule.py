@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.processes import from_first_process
+from tlab.core.text import counted
 from tlab.data.augment.evaluation import CROP_FRACTION, evaluation_transform
 from tlab.data.augment.mixup import Mixing
 from tlab.data.contents import NO_CHECK_BEFORE, Contents, Membership, contents
@@ -169,8 +170,8 @@ class ImageDataModule(L.LightningDataModule):
         broken = before.unreadable(index.root, files, found, checks)
         if broken and self.on_unreadable == "error":
             raise UserError(
-                f"{_count(broken)} unreadable below {index.root}: {_listed(index, broken)}; mend or remove them, "
-                "or skip them with data.unreadable=skip."
+                f"{counted(broken, 'file')} unreadable below {index.root}: {_listed(index, broken)}; mend or "
+                "remove them, or skip them with data.unreadable=skip."
             )
         try:
             readable = index.without([item.path for item in broken], self.to_train)
@@ -183,15 +184,15 @@ class ImageDataModule(L.LightningDataModule):
             cut = sum(check.reason == MOSTLY_THERE for check in checks.values())
             if broken:
                 hint = f"; data.unreadable=read takes those of which most is there ({cut})" if cut else ""
-                log.warning("Skipping %s unreadable: %s%s", _count(broken), _listed(index, broken), hint)
+                log.warning("Skipping %s unreadable: %s%s", counted(broken, "file"), _listed(index, broken), hint)
             if passed_over:
                 log.warning(
-                    "Of %d images %d are not checked beforehand, since the check of a training may take "
+                    "Of %s %d not checked beforehand, since the check of a training may take "
                     "data.check_seconds=%g (null: as long as it needs); what cannot be read is skipped and listed.",
-                    *(len(files), passed_over, self.check_seconds),
+                    *(counted(files, "image"), passed_over, self.check_seconds),
                 )
             if cut and self.on_unreadable == "read":
-                log.warning("%d images end too early: they are read as far as they go.", cut)
+                log.warning("%s cut short: read as far as they go.", counted(cut, "image"))
         return readable, broken
 
     def _choose_levels(self) -> list[str]:
@@ -395,10 +396,6 @@ class ImageDataModule(L.LightningDataModule):
 def class_weights(counts: Tensor) -> Tensor:
     """Return N / (K * N_k) for each class k of N_k images: K, float32. Over the images their mean is 1."""
     return counts.sum() / (len(counts) * counts.float())
-
-
-def _count(broken: list[Unreadable]) -> str:
-    return f"{len(broken)} file{'s' * (len(broken) > 1)}"
 
 
 def _listed(index: ImageIndex, broken: list[Unreadable]) -> str:

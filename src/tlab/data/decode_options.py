@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tlab.core.text import counted, noun
+
 MAX_MEGAPIXELS = 179  # Pillow's own limit, in 10^6 pixels
 HIGHEST: dict[float, int] = {2**bits - 1: bits for bits in range(8, 17)}  # the highest sample of as many bits
 COMMON = (255, 1023, 4095, 16383, 65535)  # those that cameras and scanners have
@@ -173,7 +175,8 @@ def level_remarks(ranges: Iterable[SampleRange], levels: Levels) -> list[str]:
         else:
             how = "these are black and white in all images" + " (data.bits=16 for the full range)" * bool(beyond)
         but = f", but {len(beyond)} of them more (up to {max(beyond):g}), which is cut off" if beyond else ""
-        remarks.append(f"{len(each)} training images of {name} use only {most.low:g} to {most.high:g}{but}: {how}.")
+        use = f"{counted(each, 'training image')} of {name} {noun(len(each), 'uses', 'use')}"
+        remarks.append(f"{use} only {most.low:g} to {most.high:g}{but}: {how}.")
     return remarks
 
 
@@ -203,8 +206,8 @@ def far_remarks(far: Mapping[str, int], images: Mapping[str, int], levels: Level
         if far[kind]:
             black, white = getattr(levels, kind)
             remarks.append(
-                f"{far[kind]} of {count} images of {NAMES[kind]} go far beyond {black:g} to {white:g}, black and "
-                "white by the training images, and lose what lies there: scale them as those are."
+                f"{far[kind]} of {counted(count, 'image')} of {NAMES[kind]} with values far beyond {black:g} to "
+                f"{white:g}, black and white by the training images, which are lost: scale them as those are."
             )
     return remarks
 

@@ -22,6 +22,7 @@ from tlab.core.eviction import evict, free_bytes, open_locked, size_of, touch
 from tlab.core.files import cache_dir, identity_if_there
 from tlab.core.hardware import cpu_count, free_memory, single_threaded, thread_pool
 from tlab.core.processes import from_first_process
+from tlab.core.text import counted, noun
 from tlab.data import progress_bar
 
 log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, e
 
 def _reason_against(mode: str, folder: Path, original: Original, images: int, epochs: int | None) -> str:
     if mode == "auto" and epochs is not None and epochs <= EPOCHS:
-        return f"{epochs} epochs read them"
+        return f"{counted(epochs, 'epoch')} {noun(epochs, 'reads', 'read')} them"
     seconds, size = _sample(original, images)
     if mode == "auto" and epochs is not None and seconds * (epochs - 1) < WORTH:
         return f"decoding them all takes {seconds:.1f} s"
@@ -200,7 +201,7 @@ def _write(entry: Path, original: Original, images: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     seconds = time.monotonic() - start
     if seconds > progress_bar.SHOWN_AFTER:
-        log.info("Decoded %d images in %.1f s into %s.", images, seconds, entry)
+        log.info("Decoded %s in %.1f s into %s.", counted(images, "image"), seconds, entry)
 
 
 def _all(original: Original, images: int) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from tlab.core.errors import UserError
 from tlab.core.hardware import cpus_per_process, free_shared_memory
 from tlab.core.processes import first_process
 from tlab.core.signals import STOPPING
+from tlab.core.text import counted
 from tlab.data.batch import Batch, BatchSource
 from tlab.data.feature_batches import FeatureBatches
 from tlab.data.image_batches import ImageBatches
@@ -212,12 +213,12 @@ def fit_shared_memory(workers: int, batch_bytes: int, may_choose: bool) -> int:
     if not workers or free is None or (PREFETCHED * workers + 1) * batch_bytes <= free:
         return workers
     fitting = max(0, (free // batch_bytes - 1) // PREFETCHED)
-    room = f"the batches of {batch_bytes / 1e6:.3g} MB of {workers} worker processes"
+    room = f"the batches of {batch_bytes / 1e6:.3g} MB of {counted(workers, 'worker process', 'worker processes')}"
     more = f"the {free / 1e6:.3g} MB that are free in /dev/shm (docker run --shm-size=2g gives a container more)"
     if not may_choose:
         _remark(f"{room} may not fit into {more}; give data.num_workers={fitting}")
         return workers
-    _remark(f"{room} do not fit into {more}, so {fitting} load images")
+    _remark(f"{room} do not fit into {more}, so {fitting} of them are used")
     return fitting
 
 

@@ -17,6 +17,7 @@ from tlab.core.errors import UserError
 from tlab.core.files import atomic_path, cache_dir
 from tlab.core.measurements import measurements
 from tlab.core.processes import from_first_process
+from tlab.core.text import counted
 from tlab.data.batch import Batch
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.loader import make_loader
@@ -63,8 +64,9 @@ def estimate_batchnorm(
     statistics = from_first_process(_stored_statistics, net, data, device, [*layers], known_as)
     net.load_state_dict({**net.state_dict(), **statistics})
     log.info(
-        "statistics of %d BatchNorm layers estimated on %d training images (%.1f s)",
-        *(len(layers), len(data.samples("train")), time.perf_counter() - began),
+        "statistics of %s estimated on %s (%.1f s)",
+        *(counted(layers, "BatchNorm layer"), counted(data.samples("train"), "training image")),
+        time.perf_counter() - began,
     )
 
 
@@ -90,9 +92,9 @@ def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.devic
                 known[known_as] = losses
     best = ESTIMATED if losses[ESTIMATED] <= EQUAL * losses[FIXED] else FIXED
     log.info(
-        "BatchNorm: %s (finetune.batchnorm=auto; loss of a cross-validated linear layer %.3f with the statistics "
-        "of the weights, %.3f with those of the training images)",
-        *(f"finetune.batchnorm={best}", losses[FIXED], losses[ESTIMATED]),
+        "finetune.batchnorm=auto takes %s: cross-validated loss %.3f with the statistics of the weights, %.3f with "
+        "those of the training images",
+        *(best, losses[FIXED], losses[ESTIMATED]),
     )
     return best
 

@@ -18,6 +18,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 
+from tlab.core.text import counted
 from tlab.data.batch import Batch
 from tlab.data.loader import Loader, make_loader
 from tlab.data.sampler import EpochSampler, SampleKey, kept_random_state
@@ -159,7 +160,7 @@ def suggest(rates: list[float], losses: list[float]) -> tuple[float | None, str]
     around the smoothed curve there is nothing to suggest: None, and the reason.
     """
     if len(losses) <= WARM:
-        return None, f"the loss diverged within {len(losses)} steps, before a curve could be seen"
+        return None, f"the loss diverged within {counted(losses, 'step')}, before a curve could be seen"
     smoothed = np.array(smooth(losses))
     lowest = int(smoothed.argmin())
     before = slice(0, lowest + 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tlab.config.validation import best_is, check_value
 from tlab.core.errors import UserError
+from tlab.core.text import counted
 
 HEAD = "head"
 GRADUAL = "gradual"
@@ -292,8 +293,9 @@ def _stage_scales(
     if not isinstance(scales, Mapping):
         if len(scales) != len(stage_names):
             raise UserError(
-                f"finetune.stage_lr_scales has {len(scales)} numbers for {len(stage_names)} stages; give one for "
-                f"each of {stages}, or some by name: 'finetune.stage_lr_scales={{{stage_names[0]}: 0.1}}'"
+                f"finetune.stage_lr_scales has {counted(scales, 'number')} for {counted(stage_names, 'stage')}; "
+                f"give one for each of {stages}, or some by name: "
+                f"'finetune.stage_lr_scales={{{stage_names[0]}: 0.1}}'"
             )
         scales = dict(zip(stage_names, scales, strict=True))
     if unknown := [name for name in scales if name not in stage_names]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from tlab.core.errors import UserError
 from tlab.core.hardware import limit_threads
 from tlab.core.signals import WARNINGS, leave
+from tlab.core.text import counted
 from tlab.launchers.remote_jobs import RemoteJob, lost
 from tlab.sweeps.result import Failure
 
@@ -108,7 +109,7 @@ def _queue_again(code: Any, max_requeues: int) -> None:
         return
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= max_requeues:
         raise UserError(
-            f"Slurm has stopped the job {max_requeues + 1} times; raise hydra.launcher.timeout_min or "
+            f"Slurm has stopped the job {counted(max_requeues + 1, 'time')}; raise hydra.launcher.timeout_min or "
             f"hydra.launcher.max_requeues, and give the command again"
         )
     print(f"tlab: job {name} is queued again", flush=True)
@@ -189,7 +190,7 @@ def _ask(*names: str) -> dict[str, str]:
 def _cancel(jobs: Any) -> None:
     """Cancel jobs, and wait until they have saved."""
     names = [job.job_id for job in jobs]
-    print(f"tlab: cancelling {len(names)} jobs of Slurm, which save first", file=sys.stderr, flush=True)
+    print(f"tlab: cancelling {counted(names, 'job')} of Slurm, once they have saved", file=sys.stderr, flush=True)
     subprocess.run(["scancel", *names], check=False)
     deadline = time.monotonic() + LEAVING
     while time.monotonic() < deadline:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from tlab.core.error_messages import bare
 from tlab.core.errors import DownloadFailed, UserError
+from tlab.core.text import counted
 from tlab.models.builder_arguments import build, checked
 from tlab.models.head_init import sees_pooled_features
 from tlab.models.stages import Pretraining, StagedBackbone, Tokens, digest
@@ -182,8 +183,8 @@ def _pretraining(read: Weights | None, classes_file: str | None, input_size: int
     if classes is not None and "weight" in rows and len(classes) != len(rows["weight"]):
         if classes_file:
             raise UserError(
-                f"backbone.weights_classes={classes_file} lists {len(classes)} classes, but the classifier of the "
-                f"weights has {len(rows['weight'])}; give the list that belongs to them"
+                f"backbone.weights_classes={classes_file} lists {counted(classes, 'class', 'classes')}, but the "
+                f"classifier of the weights has {len(rows['weight'])}; give the list that belongs to them"
             )
         classes = None
     return dataclasses.replace(

@@ -58,7 +58,7 @@ def reuse_rows(
         rows = _chosen(reuse, classes, source)
     if reuse == "auto" and 0 < 2 * len(rows) <= len(classes):
         names = f"{len(rows)} of {len(classes)} classes: {few(rows, NAMED)}"
-        log.info("head.reuse=auto takes no rows, because the weights know only %s (a map would take them)", names)
+        log.info("head.reuse=auto: the head starts anew, since the weights know only %s", names)
         return {}
     weight, bias = pretraining.classifier_weight, pretraining.classifier_bias
     assert weight is not None

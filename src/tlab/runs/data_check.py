@@ -7,7 +7,7 @@ from typing import Any
 
 from tlab.core.errors import ImagesGone, RunDirectoryConflict, UserError
 from tlab.core.processes import first_process
-from tlab.core.text import as_text, few
+from tlab.core.text import as_text, counted, few
 from tlab.data.changes import changes, class_changes
 from tlab.data.contents import Contents, Membership, as_far_as_known, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
@@ -133,7 +133,7 @@ def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) 
     return [
         *class_changes(classes, now.classes),
         *(
-            f"{have.get(split, 0)} images in {split}, not {had.get(split, 0)}"
+            f"{counted(have.get(split, 0), 'image')} in {split}, not {had.get(split, 0)}"
             for split in {**had, **have}
             if have.get(split, 0) != had.get(split, 0)
         ),

@@ -102,7 +102,7 @@ def csv_index(
         *_spellings(table, (cells[number][1] for number in written)),
     ]
     if blank := len(table.rows) - len(written):
-        issues.append(f"{blank} rows of {table.file} have no label or no image, and are not used.")
+        issues.append(f"{counted(blank, 'row')} of {table.file} without a label or an image, not used.")
     seen = {label: as_seen(label) for label in {cells[number][1] for number in written}}
     unwanted = {label for label in {*seen.values()} if left_out.folder(label)}
     rows = {
@@ -122,7 +122,7 @@ def csv_index(
     file_of = {number: file for number, (name, _) in rows.items() if (file := files.get(name))}
     label_of = one_of_each(table, ((file, rows[number][1]) for number, file in file_of.items()), "labels")
     if repeated := len(file_of) - len(label_of):
-        issues.append(f"{repeated} rows of {table.file} repeat an image and its label.")
+        issues.append(f"{counted(repeated, 'row')} of {table.file} with the image and the label of an earlier one.")
     given = ((file, split_of_row[number]) for number, file in file_of.items() if split_of_row)
     splits = one_of_each(table, given, "splits")
     found: dict[str, Files] = {"train": {}}

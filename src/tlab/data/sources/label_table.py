@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlab.core.errors import UserError
-from tlab.core.text import shell_word
+from tlab.core.text import counted, shell_word
 
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = {
@@ -86,8 +86,8 @@ class LabelTable(NamedTuple):
             )
         if self.ragged:
             yield (
-                f"{len(self.ragged)} rows of {self.file} have more cells than it has columns (row {self.ragged[0]} "
-                "is the first): a name with a comma in it must be quoted."
+                f"{counted(self.ragged, 'row')} of {self.file} with more cells than it has columns (row "
+                f"{self.ragged[0]} is the first): a name with a comma in it must be quoted."
             )
 
 

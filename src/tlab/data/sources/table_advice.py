@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
-from tlab.core.text import few, shell_command, shell_word
+from tlab.core.text import counted, few, shell_command, shell_word
 from tlab.data.sources.image_names import ImageNames
 from tlab.data.sources.label_table import LabelTable, read_table
 from tlab.data.sources.scan import image_files
@@ -98,7 +98,7 @@ def few_classes(
 ) -> str:
     """Return the sentence on a table of one class or none: what was not found, or another column of classes."""
     what = f"only one class ({next(iter(classes))!r})" if classes else "no class"
-    empty = f" ({blank} rows have no label or no image)" if blank else ""
+    empty = f" ({counted(blank, 'row')} without a label or an image)" if blank else ""
     other = _label_column(table, used)
     reason = " ".join(remarks) or (f"give {shell_argument('data.label_column', other)}" if other else "add rows")
     return f"{table.file} has images of {what}, but a classifier needs two classes{empty}: {reason}"
@@ -195,7 +195,7 @@ def nothing_found(
     base: Path, table: LabelTable, names: ImageNames, image_column: str, missing: Sequence[str]
 ) -> str:
     """Return the sentence on a table of which no image is found."""
-    what = f"None of the {len(missing)} images that {table.file} names is in {names.folder}"
+    what = f"None of the {counted(missing, 'image')} that {table.file} names is in {names.folder}"
     if arguments := _better_keys(base, table, names, image_column)[0]:
         way_out = " ".join(shell_argument(key, value) for key, value in arguments.items())
         return f"{what} ({few(missing)}): give {way_out}"

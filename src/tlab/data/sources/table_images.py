@@ -123,7 +123,7 @@ class TableImages:
         }.items():
             if names:
                 first = f"{names[0]!r} as {files[names[0]]}"
-                yield f"{len(names)} images of {self.table.file} are found {what}: {first}."
+                yield f"{counted(names, 'image')} of {self.table.file} found {what}: {first}."
 
     def _missing(self, names: Sequence[str], missing: Sequence[str]) -> Iterator[str]:
         if not missing:

@@ -20,7 +20,7 @@ import PIL
 
 from tlab.core.files import cache_dir, file_identity, write_text
 from tlab.core.hardware import cpu_count
-from tlab.core.text import few
+from tlab.core.text import counted, few
 from tlab.data import progress_bar
 from tlab.data.decode_options import DEFAULTS, MAX_MEGAPIXELS, MOSTLY_THERE, DecodeOptions, SampleRange
 
@@ -153,9 +153,8 @@ def check_files(
                 glanced[verdict.format].append(path)
         taken = time.monotonic() - start
         if taken > progress_bar.SHOWN_AFTER and decoded:
-            count, broken = len(decoded), len(unreadable(decoded))
-            rate = count / taken
-            log.info("Checked %d images in %.1f s (%.0f images/s): %d unreadable.", count, taken, rate, broken)
+            count, broken, rate = counted(decoded, "image"), len(unreadable(decoded)), len(decoded) / taken
+            log.info("Checked %s in %.1f s (%.0f images/s): %d unreadable.", count, taken, rate, broken)
         formats = Counter(verdict.format for verdict in decoded.values() if verdict.format)
         formats.update({format_: len(files) for format_, files in glanced.items()})
         usual = max(formats, key=formats.__getitem__, default="")

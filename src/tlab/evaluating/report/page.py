@@ -131,7 +131,7 @@ def _about_matrix(table: Confusion, images: PredictedImages) -> str:
         shown = np.isin(images.labels, table.classes) & np.isin(images.predicted, table.classes)
         told += (
             f" Of {counted(images.classes, 'class', 'classes')} these are the {len(table.classes)} with the most "
-            f"errors; {int((wrong & ~shown).sum()):,} errors with others are not in it."
+            f"errors; {counted(int((wrong & ~shown).sum()), 'error')} with others not in it."
         )
     return told
 

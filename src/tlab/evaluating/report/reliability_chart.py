@@ -6,6 +6,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from tlab.core.text import counted
+
 SIDE, LEFT, ROOM = 320, 44, 8  # of the square in user units; left of and below it; around it
 
 
@@ -37,7 +39,7 @@ def _curve(number: int, name: str, sums: NDArray[np.float64]) -> str:
     line = "L".join(f"{each:.1f} {other:.1f}" for each, other in zip(x, y, strict=True))
     dots = "".join(
         f"<circle cx='{each:.1f}' cy='{other:.1f}' r='{max(2.0, 12 * np.sqrt(count / images.sum())):.1f}'>"
-        f"<title>{escape(name)}: {count:,.0f} images, confidence {100 * told / count:.1f} %, "
+        f"<title>{escape(name)}: {counted(int(count), 'image')}, confidence {100 * told / count:.1f} %, "
         f"accuracy {100 * right / count:.1f} %</title></circle>"
         for each, other, count, told, right in zip(x, y, images, confidence, correct, strict=True)
     )

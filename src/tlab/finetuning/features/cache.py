@@ -20,6 +20,7 @@ from tlab.core.eviction import evict, free_bytes, open_locked, touch
 from tlab.core.files import cache_dir
 from tlab.core.hardware import cpus_per_process, free_memory
 from tlab.core.processes import from_all_processes, from_first_process
+from tlab.core.text import counted
 from tlab.data import progress_bar
 from tlab.data.datamodule import ImageDataModule
 from tlab.data.feature_batches import FeatureBatches
@@ -409,9 +410,9 @@ class _Prefix:
         where = "the pooled features" if self.upto == POOL else self.upto
         done = f"{self.computed} computed in {seconds:.1f} s" if self.computed else "computed earlier"
         files = set(self.files)
-        rows = sum(len(np.load(path, mmap_mode="r")) for path in files)
+        images = counted(sum(len(np.load(path, mmap_mode="r")) for path in files), "image")
         size = sum(path.stat().st_size for path in files) / 1e6
-        log.info("%s from %s of %d images on: %s, %.3g MB in %s", who, where, rows, done, size, self.folder)
+        log.info("%s from %s of %s on: %s, %.3g MB in %s", who, where, images, done, size, self.folder)
 
     def _row_bytes(self, view: ImageView) -> int:
         """Return the bytes of one image's row, at most."""

@@ -63,7 +63,7 @@ def fastest_precision(
     figures = ", ".join(f"{precision} {speed:.0f}" for precision, speed in speeds.items())
     best = _winner(speeds)
     unclear = "" if best else " (no clear difference)"
-    return best or "32-true", f"{what} images per second a core measured here: {figures}{unclear}"
+    return best or "32-true", f"{what} images/s on one core here: {figures}{unclear}"
 
 
 def _winner(speeds: dict[Precision, float]) -> Precision | None:

@@ -46,7 +46,7 @@ def groups_by_pattern(
         else:
             others.append(file)
     if not found:
-        raise UserError(f"{what}matches none of the {len(others)} names ({few(others)}); {give}")
+        raise UserError(f"{what}matches none of the {counted(others, 'name')} ({few(others)}); {give}")
     return found, lone_images(others, f"a match of data.group={pattern}")
 
 
@@ -83,6 +83,6 @@ def cut_groups(splits: Mapping[str, Files], group_of: GroupOf, way_out: str) -> 
     measured = sum(number for sizes in cut.values() for split, number in sizes.items() if split != "train")
     number = f"{counted(cut, 'group', 'groups')} of data.group {'is' if len(cut) == 1 else 'are'}"
     return [
-        f"{number} cut in two by the splits that are given ({named}): {measured} images outside train may be "
-        f"easier than new ones; {way_out}."
+        f"{number} cut in two by the splits that are given ({named}): {counted(measured, 'image')} outside train "
+        f"may be easier than new ones; {way_out}."
     ]
