@@ -154,7 +154,7 @@ UNTIL = {"train": "head", "epochs": 2, "until": {"patience": 0}}
         ({"all": REST}, 2, {"head_first": True}, "finetune.phases.all unfreezes the backbone before the head"),
         ({"all": REST}, 2, {"backbone_lr_scale": -1}, "finetune.backbone_lr_scale=-1"),
         ({"all": REST}, 2, {"stage_lr_decay": 1.5}, "finetune.stage_lr_decay=1.5"),
-        ({"all": REST}, 2, {"stage_lr_scales": [1.0]}, "finetune.stage_lr_scales has 1 numbers for 3 stages"),
+        ({"all": REST}, 2, {"stage_lr_scales": [1.0]}, "finetune.stage_lr_scales has 1 number for 3 stages"),
         ({"all": REST}, 2, {"stage_lr_scales": {"layer9": 1}}, "finetune.stage_lr_scales names layer9"),
         ({"all": REST}, 2, {"stage_lr_scales": {"stem": -1}}, "finetune.stage_lr_scales must not be negative"),
     ],
