@@ -88,7 +88,7 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping
     scaled = "_scaled" if temperature_of(about).lowers_nll else ""
     if about["temperature"] == 1:
         images = counted(told["images"], "validation image")
-        log.info("calibration: no temperature by %s (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
+        log.info("calibration: %s give no temperature (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
         return {"val/nll": told["nll"], "val/ece": told["ece"]}
     log.info(
         "calibration: temperature %.3g by %s, NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
