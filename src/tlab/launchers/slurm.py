@@ -190,7 +190,7 @@ def _ask(*names: str) -> dict[str, str]:
 def _cancel(jobs: Any) -> None:
     """Cancel jobs, and wait until they have saved."""
     names = [job.job_id for job in jobs]
-    print(f"tlab: cancelling {counted(names, 'job')} of Slurm; the work so far is saved first", file=sys.stderr, flush=True)
+    print(f"tlab: cancelling {counted(names, 'job')} of Slurm, their work is saved", file=sys.stderr, flush=True)
     subprocess.run(["scancel", *names], check=False)
     deadline = time.monotonic() + LEAVING
     while time.monotonic() < deadline:
