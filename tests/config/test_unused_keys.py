@@ -127,6 +127,7 @@ def command(run_entry_point, photos, tmp_path, monkeypatch) -> Callable[..., Non
             places = (f"hydra.sweep.dir={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'run'}")
             run_entry_point(compose_baselines, "train", *arguments, f"data.root={photos}", *places)
 
+    monkeypatch.setattr("tlab.sweeps.sweep.fetch_weights", lambda *_: None)
     monkeypatch.setattr("tlab.sweeps.sweep.run_in_this_process", lambda *_: None)
     return give
 
