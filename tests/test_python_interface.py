@@ -188,7 +188,7 @@ def test_runs_are_compared_without_writing(finished):
 def test_mistakes_are_exceptions(photos, finished):
     with pytest.raises(UserError, match=r"data\.batch_size=0"):
         tlab.compose(f"data.root={photos}", "data.batch_size=0")
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="does not exist"):
         tlab.load("no/such/run")
     with pytest.raises(UserError, match=r"^accelerator=tpu: .* accelerator=auto$"):
         tlab.load(finished, accelerator="tpu")
