@@ -1,5 +1,6 @@
 """A trained run as one file: it says what the checkpoint says, in whatever runs it, and its card is true."""
 
+import errno
 import json
 import os
 import shutil
@@ -327,6 +328,17 @@ def test_no_model_has_its_name_before_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda self, target: named.append(target.name) or rename(self, target))
     _write(tmp_path / "model.pt2", b"content", "card")
     assert named == ["model.pt2.md", "model.pt2"]
+
+
+def test_where_a_disk_is_full_the_model_is_named_and_no_card_is_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        _write(tmp_path / "model.onnx", b"content", "card")
+    assert caught.value.filename == str(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_file_is_not_overwritten_by_a_card(run, files, tmp_path, pasted):

@@ -165,7 +165,7 @@ def test_features_of_a_stage(finished, photos):
 @pytest.mark.parametrize(
     "image",
     [
-        *("no/such.jpg", Path(tlab.__file__).parent, b"\xff\xd8"),
+        *("no/such.jpg", Path(tlab.__file__).parent, b"\xff\xd8", [b"\xff\xd8"], "", None, 3),
         *(np.zeros((4, 4, 7), np.uint8), np.zeros((0, 0, 3), np.uint8), np.full((4, 4, 3), 200.0)),
         np.ones((4, 4, 3), np.uint16),
         *(torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(2, 3, 4, 4), torch.full((3, 4, 4), torch.nan)),
@@ -173,7 +173,7 @@ def test_features_of_a_stage(finished, photos):
     ids=str,
 )
 def test_what_is_no_image(finished, image):
-    with pytest.raises(UserError, match=r"does not exist|holds no image file|are no image"):
+    with pytest.raises(UserError, match=r"does not exist|holds no image file|are no image|names no image"):
         tlab.load(finished, accelerator="cpu").predict(image)
 
 
@@ -188,7 +188,7 @@ def test_runs_are_compared_without_writing(finished):
 def test_mistakes_are_exceptions(photos, finished):
     with pytest.raises(UserError, match=r"data\.batch_size=0"):
         tlab.compose(f"data.root={photos}", "data.batch_size=0")
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="does not exist"):
         tlab.load("no/such/run")
     with pytest.raises(UserError, match=r"^accelerator=tpu: .* accelerator=auto$"):
         tlab.load(finished, accelerator="tpu")
@@ -200,6 +200,7 @@ def test_mistakes_are_exceptions(photos, finished):
         *((tlab.compose, {"data.root": "x"}), (tlab.compose, Path("x")), (tlab.compose, None)),
         *((tlab.compose, [1]), (tlab.compose, [["data.root=x"]]), (tlab.compose, b"data.root=x")),
         *((tlab.fit, {}), (tlab.fit, "x"), (tlab.load, None), (tlab.load, {})),
+        *((tlab.load, ""), (tlab.compare_runs, ["a", "b"]), (tlab.compare_runs, None), (tlab.compare_runs, "")),
     ],
 )
 def test_what_is_of_another_type_is_told(function, given):

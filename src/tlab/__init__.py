@@ -104,7 +104,7 @@ def load(run: "str | os.PathLike[str]", trust: bool = False, accelerator: str = 
     from tlab.runs.load import load_trained
     from tlab.runs.trained_model import TrainedModel
 
-    if not isinstance(run, str | os.PathLike):
+    if not isinstance(run, str | os.PathLike) or not os.fspath(run):
         raise UserError(f"tlab.load takes a run, its directory or a checkpoint, which {run!r:.40} is not")
     return TrainedModel(load_trained(Path(run).expanduser(), trust), accelerator)
 
@@ -121,4 +121,6 @@ def compare_runs(directory: "str | os.PathLike[str]", monitor: str | None = None
     """
     from tlab.comparison.compare import compare_runs
 
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
+        raise UserError(f"tlab.compare_runs takes a run, or a folder of runs, which {directory!r:.40} is not")
     return compare_runs(Path(directory).expanduser(), monitor)

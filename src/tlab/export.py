@@ -108,8 +108,8 @@ def _check_card(output: Path, example: str) -> None:
 
 
 def _write(output: Path, content: bytes, card: str) -> None:
-    """Write the card, then the model, both in full before they get names; remove what killed commands left."""
-    from tlab.core.files import atomic_path
+    """Write the model, which gets its name after its card has; remove what killed commands left."""
+    from tlab.core.files import atomic_path, write_text
 
     beside = _beside(output)
     for file in (output, beside):
@@ -117,9 +117,9 @@ def _write(output: Path, content: bytes, card: str) -> None:
             with suppress(FileNotFoundError):  # another export may be writing it
                 if time.time() - left_over.stat().st_mtime > LEFT_OVER:
                     left_over.unlink()
-    with atomic_path(output) as model, atomic_path(beside) as text:
-        text.write_text(card, encoding="utf-8", errors="backslashreplace")
+    with atomic_path(output) as model:
         model.write_bytes(content)
+        write_text(beside, card)
 
 
 def run(cfg: DictConfig) -> None:

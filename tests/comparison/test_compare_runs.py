@@ -350,6 +350,10 @@ def test_mistakes(three, tmp_path, monitor, words):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no run"):
         compare_runs(tmp_path / "empty")
+    for file in three.rglob("metrics.json"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"metrics\.json is gone"):
+        compare_runs(three)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,6 @@ def test_any_path_is_taken_as_typed(name, tmp_path, monkeypatch):
         ("'a, b'", "a, b"),
         (r"a\ b", "a b"),
         ("null", None),
-        ("", ""),
         ("~/${run_dir}", "/nowhere/me/${run_dir}"),
     ],
 )
@@ -54,6 +53,27 @@ def test_a_path_may_be_below_home_or_quoted_for_hydra(typed, path, monkeypatch):
     monkeypatch.setenv("HOME", "/nowhere/me")
     assert data_root(typed) == path
     assert tidy(["--config-dir=~/mine"]) == ["--config-dir=/nowhere/me/mine"]
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        ("train", "hydra.run.dir="),
+        ("train", "hydra.sweep.dir= "),
+        ("train", "data.root=''"),
+        ("predict", "input="),
+        ("predict", 'output=""'),
+        ("evaluate", "+run="),
+        ("compare", "sweep="),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(command, typed):
+    with pytest.raises(UserError, match="is empty"):
+        tidy([typed], command)
+
+
+def test_a_path_below_another_one_may_be_empty():
+    assert tidy(["data.images="]) == ["data.images="]
 
 
 @pytest.mark.parametrize(

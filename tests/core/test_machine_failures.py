@@ -23,6 +23,7 @@ TORCH = "unable to {} shared memory{} </torch_1_2>{}: {}"
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a.csv"), ["a.csv", "quota"]),
         (OSError(errno.EROFS, "Read-only file system", "a.csv"), ["a.csv", "Read-only file system"]),
         (OSError(errno.EIO, "Input/output error", "a.jpg"), ["a.jpg", "Input/output error"]),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a.csv"), ["a.csv", "File name too long"]),
         (OSError(errno.EMFILE, "Too many open files"), ["data.num_workers=0", "ulimit -n"]),
         (RuntimeError(TORCH.format("open", " object", " in mode", "Too many open files (24)")), ["ulimit -n"]),
         (ValueError("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]"), ["disk is full"]),

@@ -110,6 +110,15 @@ def test_more_epochs_for_a_finished_run(command, run_again, capsys):
     assert [row["phase"] for row in history("my run-2")] == ["all"]
 
 
+def test_a_checkpoint_that_was_removed_is_not_named_as_there(command, capsys, caplog):
+    command("finetune=head", "hydra.run.dir=r")
+    assert "best checkpoint" in capsys.readouterr().out
+    Path("r/checkpoints/best.ckpt").unlink()
+    command("finetune=head", "hydra.run.dir=r")
+    assert "best checkpoint" not in capsys.readouterr().out
+    assert "r/checkpoints/best.ckpt is gone" in caplog.text
+
+
 @pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
 def test_another_rate_goes_on_where_the_run_stood(command, run_again, capsys, head):
     """With a rate at which nothing moves, so that the first epoch shows what it began with."""

@@ -7,8 +7,11 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import torch
 
+from tlab.core.machine_failures import machine_failure
 from tlab.dashboards.event_files import RunWriter
+from tlab.runs.checkpoints import AtomicCheckpointIO
 from tlab.runs.directory import RunDirectory
 from tlab.train import run, train
 
@@ -55,6 +58,16 @@ def test_a_run_says_what_is_full_and_goes_on_when_there_is_room(
         here.record_failure(RuntimeError("the first"))  # what counts is the error that it is called for
     assert writes
     assert here.status == "running"
+
+
+def test_what_the_best_checkpoint_takes_meanwhile_is_told(tmp_path):
+    here = RunDirectory(tmp_path)
+    writer = AtomicCheckpointIO(here)
+    checkpoint = {"state_dict": {"weight": torch.zeros(250_000)}}
+    writer.save_checkpoint(checkpoint, here.best)
+    with largest_file(100_000), pytest.raises(OSError, match="File too large") as caught:
+        writer.save_checkpoint(checkpoint, here.last)
+    assert "(a checkpoint takes 1.0 MB, best.ckpt 1.0 MB more, " in machine_failure(caught.value)
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOTSUP, errno.EMLINK])

@@ -67,6 +67,8 @@ def print_summary(
         metrics: Contents of its `metrics.json`.
         baselines: Name -> those of a run that it is compared with.
     """
+    if not run.used.exists():
+        log.warning("%s is gone; to have one, train the run in another hydra.run.dir=DIR", run.used)
     advice = run.record.get("advice", {})
     print_summary_table(
         Console(),
@@ -74,7 +76,7 @@ def print_summary(
         run.record["phases"],
         {
             "run": run.path,
-            "best checkpoint": run.selected,
+            **({"best checkpoint": run.selected} if run.selected.exists() else {}),
             **({"refit checkpoint": run.refit} if run.is_refitted else {}),
             "history": run.history_file,
         },

@@ -207,6 +207,8 @@ def _read(run: RunDirectory, directory: Path) -> Run:
     status = record.get("status") or UNFINISHED
     if run.is_trained:
         status = FINISHED
+    elif status == FINISHED:
+        raise UserError(f"{run.path} is finished, but its metrics.json is gone; its command makes it again")
     elif status == "running" or record.get("error") == "interrupted":
         status = UNFINISHED
     return Run(

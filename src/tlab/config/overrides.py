@@ -38,6 +38,7 @@ NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit", "advice"}
 NEVER_SWEPT = {  # one for all runs
     *("hydra.run.dir", "hydra.sweep.dir", "hydra.searchpath", "sweep", "study", "dir", "output", "advice"),
 }
+MAY_BE_EMPTY = {"data.images"}  # paths relative to another one
 
 
 def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = None) -> list[str]:
@@ -53,7 +54,7 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
         sweep: Whether commas separate the values of a sweep; None: with `-m`.
 
     Raises:
-        UserError: A setting stands behind dashes.
+        UserError: A setting stands behind dashes, or a path is empty, which would be the current folder.
     """
     read_any_letters()
     paths = schema.path_keys(command)
@@ -78,6 +79,10 @@ def tidy(arguments: Sequence[str], command: str = "train", sweep: bool | None = 
             name = key.lstrip("+")
             path = name in paths or paths.get(name.rpartition(".")[0], False)  # or one of a mapping of them
             value = value if path else as_text(value)
+            if path and value.strip() in ("", "''", '""') and name not in MAY_BE_EMPTY:
+                raise UserError(
+                    f"{name}= is empty, as where a variable of the shell is not set; give a path, or leave it out"
+                )
             several = sweep and name not in NEVER_SWEPT
             value = readable(value, path=path, container=paths.get(name, not path), sweep=several)
             if name in schema.list_keys(command) and not value.startswith(("[", "$")):

@@ -20,7 +20,7 @@ def _numbers(*names: str) -> set[int]:
 
 FULL = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 TOO_MANY_FILES = _numbers("EMFILE", "ENFILE")
-REFUSED = _numbers("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN")
+REFUSED = _numbers("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN", "ENAMETOOLONG", "ELOOP")
 # What torch says where a process of a loader was killed, and where batches find no place in shared memory
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: [\w ]+|exited unexpectedly)")
 SHARED = re.compile(r"</?torch_\w+>")

@@ -66,7 +66,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with ThreadPoolExecutor(1) as other, atomic_path(Path(path)) as temporary:
             best = other.submit(self.write_best)
-            _write(checkpoint, temporary)
+            try:
+                _write(checkpoint, temporary)
+            except OSError as error:
+                if self._best is not None:  # which needs room at the same time
+                    error.add_note(f"best.ckpt {_size(self._best) / 1e6:.1f} MB more")
+                raise
             best.result()  # leaving the block moves the new one, which refers to it, into place
 
     def write_best(self) -> None:

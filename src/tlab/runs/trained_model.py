@@ -232,7 +232,7 @@ class TrainedModel:
 
     def _batches(self, images: OneImage | Iterable[OneImage]) -> Iterator[Tensor]:
         """Yield batches `B 3 S S` of images of any kind, in order."""
-        several = [images] if isinstance(images, OneImage) else images
+        several = [images] if isinstance(images, OneImage | bytes) or not isinstance(images, Iterable) else images
         each = (one for image in several for one in _files(image))
         with thread_pool(cpus_per_process()) as threads:
             while chunk := list(itertools.islice(each, self.trained.config.data.batch_size)):
@@ -267,6 +267,8 @@ def _files(image: OneImage) -> Sequence[Path | Pixels]:
     """
     if not isinstance(image, str | Path):
         return [image]
+    if image == "":
+        raise UserError("an empty path names no image; give an image file, or a folder of images")
     path = Path(image).expanduser()
     if path.is_dir():
         return [path.absolute() / name for name in images_to_predict(path)]
@@ -291,6 +293,11 @@ def _pixels(image: Pixels, levels: Levels) -> Tensor:
         x = image.detach().cpu()
     else:
         array = np.array(image)  # a copy, which is neither read-only nor mirrored by its strides
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"values of type {type(image).__name__} are no image; give a file, a folder or pixels, which of a "
+                "file's bytes are PIL.Image.open(io.BytesIO(...))"
+            )
         deep = array.dtype == np.uint16 and levels.integers is not None
         x = torch.from_numpy(levels.to_eight_bits(array) if deep else array)
         x = x[..., None].expand(*x.shape, 3) if x.ndim == 2 else x
