@@ -1,5 +1,6 @@
 """Which setting is the best, and what is said about it."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,44 @@ def test_so_few_images_prove_nothing(make_run, sweep, images, splits, p):
     other = compare_runs(sweep).settings[1]
     assert other.p == p if p > 0.1 else other.p < p
     assert compare_runs(sweep, monitor="val/loss").settings[1].p == 1.0
+
+
+def twenty(seed: int, others: int = 0) -> list[tuple[str, str]]:
+    """Path and digest of 20 validation images, of which so many are this seed's alone."""
+    return [(f"{n}.png", f"{n}" if n >= others else f"{n} of {seed}") for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("images", "p"),
+    [
+        (lambda seed: twenty(seed), 2**-3),  # four images of twenty, which five seeds have measured
+        (lambda seed: [(f"{seed}/{path}", digest) for path, digest in twenty(seed)], 2**-3),
+        (lambda seed: twenty(seed, others=10), 2**-11),  # of 10 + 5 * 10
+        (lambda seed: twenty(seed, others=20), 2**-19),
+        (lambda seed: [(path, "") for path, _ in twenty(seed)], 2**-3),  # which were passed over
+        (lambda seed: [(path, "") if seed else (path, digest) for path, digest in twenty(seed)], 2**-3),
+    ],
+)
+def test_images_that_several_seeds_measure_count_once_whatever_their_times(make_run, sweep, images, p):
+    """Jobs that each copy the folder, or draw other training images."""
+    for lr, accuracies in ((1, (0.95,) * 5), (2, (0.74, 0.76, 0.75, 0.75, 0.75))):
+        for seed, accuracy in enumerate(accuracies):
+            run = RunDirectory(make_run(f"lr={lr}", accuracy, seed, [f"optimizer.lr={lr}"]))
+            rows = [f"val,{path},cat,7,{digest}" for path, digest in images(seed)]
+            rows += [f"train,drawn/{seed}.png,cat,7,{seed}"]
+            run.data_file.write_text("\n".join(["split,path,label,size,digest", *rows]))
+            about = {"content": f"{seed}", "fingerprint": f"{lr} {seed}", "images": {"train": 1, "val": 20}}
+            run.update(data=about)
+    assert compare_runs(sweep).settings[1].difference.p == pytest.approx(p, rel=1e-6)
+
+
+def test_a_further_test_is_of_the_same_images_for_all_seeds(make_run, sweep):
+    for lr, accuracies in ((1, (0.95,) * 5), (2, (0.74, 0.76, 0.75, 0.75, 0.75))):
+        for seed, accuracy in enumerate(accuracies):
+            run = RunDirectory(make_run(f"lr={lr}", 0.5, seed, [f"optimizer.lr={lr}"]))
+            run.metrics_file.write_text(json.dumps({**run.metrics(), "test/fog/acc": accuracy}))
+            run.update(tests={"fog": {"images": 20, "fingerprint": f"{seed}"}})
+    assert compare_runs(sweep, monitor="test/fog/acc").settings[1].difference.p == 2**-3
 
 
 def test_seeds_may_split_the_same_images_in_other_ways(make_run, sweep):

@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from tlab.comparison.effects import main_effects
 from tlab.comparison.factors import group
+from tlab.comparison.images import had_other_images, own_images, sets_of_images
 from tlab.comparison.load import FINISHED, PRUNED, Replicate, Run, differ_in, read_runs
 from tlab.comparison.out_of_fold import join_folds
 from tlab.comparison.result import Comparison, Setting
@@ -47,7 +48,7 @@ def compare_runs(
     """
     runs, notes = read_runs(directory)
     begun = [run for run in runs if run.config] or runs  # one that never began has no configuration
-    data_sets = _data_sets(runs)
+    data_sets = sets_of_images(runs)
     monitor, mode = _monitor(begun, monitor, notes)
     factors, groups = group(begun)
     test_metric, further = _test_metrics(monitor, begun)
@@ -74,7 +75,7 @@ def compare_runs(
             notes += join_folds(setting, factors)
     alike = () if data_sets else ranked
     effects = main_effects(factors, [s.levels for s in alike], [s.result for s in alike])
-    if not data_sets and _had_other_images(runs):
+    if not data_sets and had_other_images(runs):
         notes.append("not all runs had the same images")
     notes += _cautions(runs, ranked, monitor, interval, test)
     how = (directory, monitor, mode, test_metric, further, interval, test, target)
@@ -153,70 +154,28 @@ def _ranked(settings: list[Setting], mode: str, notes: list[str], replicate: str
 
 def _test_differences(ranked: Sequence[Setting], monitor: str, mode: str, interval: str, test: str) -> None:
     best, *others = ranked
-    pairs = [(best, other) if mode == "max" else (other, best) for other in others]
-    differences = [_difference(first, second, monitor, interval, test) for first, second in pairs]
+    known: dict[tuple[Replicate, ...], dict[Replicate, float] | None] = {}
+    differences = []
+    for other in others:
+        common = tuple(each for each in best.counted if each in other.counted)
+        if common not in known:  # it may read many long lists
+            known[common] = own_images({each: best.counted[each] for each in common}, monitor)
+        first, second = (best, other) if mode == "max" else (other, best)
+        differences.append(_difference(first, second, known[common], interval, test))
     corrected = holm([difference.p for difference in differences])
     for other, difference, p in zip(others, differences, corrected, strict=True):
         other.difference = replace(difference, p_corrected=p)
 
 
-def _difference(first: Setting, second: Setting, monitor: str, interval: str, test: str) -> Difference:
+def _difference(
+    first: Setting, second: Setting, images: dict[Replicate, float] | None, interval: str, test: str
+) -> Difference:
     """Return the paired difference of two settings, no surer than their numbers of images allow."""
     overlap = max(first.result.overlap, second.result.overlap)
     found = paired_difference(first.values, second.values, interval, test, overlap)
-    images = _own_images(first, second, monitor)
     if found.p is None or images is None:
         return found
     return replace(found, p=max(found.p, least_p(first.values, second.values, images)))
-
-
-def _own_images(first: Setting, second: Setting, monitor: str) -> dict[Replicate, float] | None:
-    """Return seed or fold -> images that an accuracy is measured on, shared out where all have the same.
-
-    None for another metric, and where runs of earlier versions do not tell.
-    """
-    split, _, measure = monitor.rpartition("/")
-    common = [each for each in first.counted if each in second.counted]
-    data = {each: first.counted[each].record.get("data", {}) for each in common}
-    if measure != "acc" or not all(split in each.get("images", {}) for each in data.values()):
-        return None
-    alike = Counter(each.get("fingerprint") for each in data.values())
-    return {each: about["images"][split] / alike[about.get("fingerprint")] for each, about in data.items()}
-
-
-def _had_other_images(runs: Sequence[Run]) -> bool:
-    """Tell whether two runs had different images, or two of one seed and fold split them differently."""
-    data = [(run.replicate, run.record["data"]) for run in runs if "data" in run.record]
-    alike = len({which for which, _ in data})
-    if not all("content" in images for _, images in data):  # earlier versions recorded only times and places
-        return len({(which, images["fingerprint"]) for which, images in data}) > alike
-    splits = {(which, *sorted(images["images"].items())) for which, images in data}
-    limited = any(run.config.get("data.limit") is not None for run in runs)  # to others in each seed and fold
-    # where a check has passed over some of the images, and another over none, only their sizes are known of both
-    known = "sizes" if any(images.get("passed_over") for _, images in data) else "content"
-    contents = {(which if limited else None, images.get(known, images["content"])) for which, images in data}
-    return len(contents) > (alike if limited else 1) or len(splits) > alike
-
-
-def _data_sets(runs: Sequence[Run]) -> dict[str, int]:
-    """Return the sets of images that the runs are of, by their classes or else folders, and the number of runs.
-
-    Empty where there is one. Folders that share the images of some run are the same set.
-    """
-    kinds = Counter(tuple(run.record["class_names"]) for run in runs if run.record.get("class_names"))
-    if len(kinds) > 1:
-        return {" | ".join(names[:3]): number for names, number in kinds.most_common()}
-    data = [run.record["data"] for run in runs if {"root", "content"} <= run.record.get("data", {}).keys()]
-    if not _had_other_images(runs):
-        return {}
-    place_of: dict[str, str] = {}  # content -> folder
-    same: dict[str, str] = {}  # folder -> that of the same images which was met first
-    for each in data:
-        same.setdefault(each["root"], place_of.setdefault(each["content"], each["root"]))
-    found = Counter(same[each["root"]] for each in data)
-    last = {place: Path(place).name for place in found}
-    named = last if len(set(last.values())) == len(last) else {place: place for place in found}
-    return {named[place]: number for place, number in found.most_common()} if len(found) > 1 else {}
 
 
 def _losses(runs: Sequence[Run]) -> list[str]:
