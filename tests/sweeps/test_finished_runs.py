@@ -14,6 +14,7 @@ from tlab.config.provenance import plain
 from tlab.data.contents import read_contents
 from tlab.data.sources import folder
 from tlab.data.sources.csv_table import csv_index
+from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
 from tlab.sweeps.resume import Finished
@@ -126,6 +127,29 @@ def test_what_a_finished_run_has_lost_is_left_to_the_run(images, finish):
     jobs[0].run.checkpoints.mkdir()
     jobs[0].run.refit.touch()
     assert finished(jobs) == [True, False, False]
+
+
+@pytest.mark.parametrize("typed", ["data.tests={fog: 'far off/fog'}", "data.tests.fog='far off/fog'"])
+def test_other_images_of_a_further_test_are_left_to_the_run(images, finish, tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    fog = Path(shutil.copytree(images, tmp_path / "far off/fog"))
+    jobs = finish("photos", extra=[typed])
+    assert finished(jobs) == [False] * 3, "none is measured"
+    classes = jobs[0].run.record["class_names"]
+    tests = sources_of_tests(partial(folder.folder_index, images), {"fog": str(fog)})
+    for job in jobs[:2]:
+        prints = fingerprints(tests, classes)
+        job.run.update(tests={name: {"fingerprint": each} for name, each in prints.items()})
+    assert finished(jobs) == [True, True, False]
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    shutil.copytree(images, "photos")
+    assert finished(jobs) == [False] * 3, "there is no such folder here"
+    monkeypatch.chdir(tmp_path)
+    (fog / "red").rename(fog / "swapped")
+    (fog / "blue").rename(fog / "red")
+    (fog / "swapped").rename(fog / "blue")
+    assert finished(jobs) == [False] * 3
 
 
 def test_other_settings_of_the_images_are_another_look(images, finish, looks):

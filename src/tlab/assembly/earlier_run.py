@@ -12,7 +12,7 @@ from tlab.config.provenance import plain
 from tlab.core.errors import ImagesGone
 from tlab.core.text import few
 from tlab.data.decode_options import options_of
-from tlab.data.sources.evaluation_sources import sources_of_tests
+from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
 from tlab.data.sources.verify import CHECK_SECONDS
 from tlab.runs.continuation import resumes_or_goes_on
 from tlab.runs.data_check import check_images, unmeasured
@@ -54,7 +54,8 @@ def earlier_result(
     if not finished:
         return None, changed
     lacking = run.lacking(cfg)
-    tests = [*unmeasured(run, sources_of_tests(source, cfg.data.get("tests")))]
+    sources = sources_of_tests(source, cfg.data.get("tests"))
+    tests = [*unmeasured(run, fingerprints(sources, run.record["class_names"]))]
     if run.status == "finished" and not lacking and not tests:
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics(), changed

@@ -111,6 +111,7 @@ def evaluate_best(
     """
     import torch
 
+    from tlab.data.sources.evaluation_sources import fingerprints
     from tlab.runs.checkpoints import write_checkpoint
     from tlab.runs.data_check import unmeasured
 
@@ -123,7 +124,7 @@ def evaluate_best(
     metrics |= {name: value for name, value in run.metrics().items() if name.startswith("test/")}
     for test in run.record.get("tests", {}).values():
         metrics |= test["metrics"]
-    left = unmeasured(run, data.test_sources)
+    left = unmeasured(run, fingerprints(data.test_sources, run.record["class_names"]))
     own = ["test"] if "test" in data.index.splits and "test/acc" not in metrics else []
     folds = cfg.data.get("folds") is not None
     if not own and not left and not folds:

@@ -11,7 +11,6 @@ from tlab.core.text import as_text, counted, few
 from tlab.data.changes import changes, class_changes
 from tlab.data.contents import Contents, Membership, as_far_as_known, keeping_order, read_contents, read_entries
 from tlab.data.decode_options import DEFAULTS, DecodeOptions
-from tlab.data.sources.evaluation_sources import TestSource
 from tlab.data.sources.folder import ImageIndex
 from tlab.data.sources.verify import CHECK_SECONDS
 from tlab.runs.directory import RunDirectory
@@ -109,20 +108,15 @@ def membership(run: RunDirectory) -> Membership:
     )
 
 
-def unmeasured(run: RunDirectory, sources: Mapping[str, TestSource]) -> dict[str, str]:
-    """Return name -> fingerprint of the further tests of which a run has no result yet, or one on other images.
+def unmeasured(run: RunDirectory, tests: Mapping[str, str]) -> dict[str, str]:
+    """Return those of further tests of which a run has no result yet, or one on other images.
 
     Args:
-        run: Directory of a run whose record has its class names.
-        sources: See `data.sources.evaluation_sources.sources_of_tests`.
-
-    Raises:
-        UserError: A folder cannot be used.
+        run: Directory of the run.
+        tests: Name -> fingerprint, see `data.sources.evaluation_sources.fingerprints`.
     """
-    record = run.record
-    found = {name: source(record["class_names"]).fingerprint() for name, source in sources.items()}
-    done = record.get("tests", {})
-    return {name: print for name, print in found.items() if done.get(name, {}).get("fingerprint") != print}
+    done = run.record.get("tests", {})
+    return {name: print for name, print in tests.items() if done.get(name, {}).get("fingerprint") != print}
 
 
 def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) -> list[str]:

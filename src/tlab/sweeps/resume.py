@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -19,7 +20,8 @@ from tlab.config.safe_loading import inert, read_node
 from tlab.core.error_messages import is_mistake
 from tlab.core.text import as_text
 from tlab.data.contents import Contents, read_contents, read_entries
-from tlab.runs.data_check import UNLISTED
+from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
+from tlab.runs.data_check import UNLISTED, unmeasured
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
 
@@ -41,6 +43,7 @@ class Finished:
     def __init__(self, sources: str | None) -> None:
         self._sources = sources
         self._seen: dict[str, tuple[str, tuple[str, ...], int]] = {}
+        self._tests: dict[str, dict[str, str]] = {}
         self._warned = False
         self._lock = threading.Lock()
 
@@ -52,7 +55,8 @@ class Finished:
         if "data" not in record or dict(map(key_and_value, job.overrides)).get("resume") == "never":
             return False
         try:
-            return not job.run.lacking(record["config"]) and self.are_present(job.run, job.overrides)
+            lacks = job.run.lacking(record["config"]) or self._unmeasured(job)
+            return not lacks and self.are_present(job.run, job.overrides)
         except Exception as error:
             if not is_mistake(error):
                 raise
@@ -84,6 +88,21 @@ class Finished:
             print(f"tlab: {UNLISTED}", file=sys.stderr)
         return same
 
+    def _unmeasured(self, job: Job) -> dict[str, str]:
+        """Return the further tests of which a run has no result on the images that there are now.
+
+        Raises:
+            UserError: Those of one cannot be listed.
+        """
+        tests, classes = tests_of(job.run, job.overrides), job.run.record["class_names"]
+        source = source_of(job.run, job.overrides) if tests else {}
+        which = json.dumps([tests, classes, source if source.get("_target_") == TABLE else None])
+        with self._lock:
+            if which not in self._tests:  # one look for all seeds
+                sources = sources_of_tests(instantiate(source, _convert_="all"), tests) if tests else {}
+                self._tests[which] = fingerprints(sources, classes)
+            return unmeasured(job.run, self._tests[which])
+
     def _look(self, source: dict[str, Any], divided: bool) -> tuple[str, tuple[str, ...], int]:
         """Return fingerprint (see `Contents`), classes and number of the present images."""
         splits = source["_target_"] in SPLITTING and source.get("limit") is None and not divided
@@ -107,3 +126,20 @@ def source_of(run: RunDirectory, overrides: Iterable[str]) -> dict[str, Any]:
     source = read_node(found, "data.module.source", run.record_file)
     root = dict(map(key_and_value, overrides)).get("data.root", "null")
     return source if root == "null" else {**source, "root": str(Path(root).expanduser().absolute())}
+
+
+def tests_of(run: RunDirectory, overrides: Iterable[str]) -> dict[str, str]:
+    """Return name -> folder of the further tests of a run; a relative folder that was typed starts here.
+
+    Args:
+        run: Directory of a run that has begun, with the same overrides.
+        overrides: Those of the command.
+    """
+    tests: dict[str, str] = dict(run.record["config"]["data"].get("tests") or {})
+    given = [each for each in overrides if key_and_value(each)[0].startswith("data.tests")] if tests else []
+    for override in OverridesParser.create().parse_overrides(given):
+        value = override.value()
+        typed = value if isinstance(value, dict) else {override.key_or_group.removeprefix("data.tests."): value}
+        plain = {name: root for name, root in typed.items() if name in tests and "$" not in str(root)}
+        tests |= {name: str(Path(str(root)).expanduser().absolute()) for name, root in plain.items()}
+    return tests

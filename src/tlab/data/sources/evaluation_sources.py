@@ -91,6 +91,19 @@ def sources_of_tests(source: Source, roots: Mapping[str, str] | None) -> dict[st
     return {name: partial(index_of_test, source, name, root) for name, root in (roots or {}).items()}
 
 
+def fingerprints(tests: Mapping[str, TestSource], classes: Sequence[str]) -> dict[str, str]:
+    """Return name -> fingerprint of the images of named test folders.
+
+    Args:
+        tests: See `sources_of_tests`.
+        classes: The model's classes.
+
+    Raises:
+        UserError: A folder cannot be used.
+    """
+    return {name: source(classes).fingerprint() for name, source in tests.items()}
+
+
 def index_of_test(source: Source, name: str, root: str, classes: Sequence[str]) -> ImageIndex:
     """Return the index of a named test folder: one split, with the model's classes, and remarks on what differs.
 
