@@ -1,5 +1,7 @@
 """BatchNorm statistics that are estimated on the training images: finetune.batchnorm=estimated."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,13 @@ from torch.optim.swa_utils import update_bn
 from tlab.assembly.build import build_data
 from tlab.comparison import compare_runs
 from tlab.core.errors import UserError
-from tlab.finetuning.batchnorm import batchnorm_layers, choose_batchnorm, estimate_batchnorm, training_statistics
+from tlab.finetuning.batchnorm import (
+    batchnorm_layers,
+    choose_batchnorm,
+    estimate_batchnorm,
+    statistics_digest,
+    training_statistics,
+)
 from tlab.models.classifier import Classifier
 from tlab.models.head import Head
 from tlab.models.stages import IMAGENET_MEAN, IMAGENET_STD, Pretraining, StagedBackbone
@@ -153,3 +161,42 @@ def test_both_kinds_are_tried_on_the_images_and_the_network_is_left_as_it_is(com
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert choose_batchnorm(net, data, torch.device("cpu"), None) == "estimated"
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_other_runs_need_not_wait_for_a_choice(compose_run, pretrained, monkeypatch):
+    data = build_data(compose_run(pretrained))
+    data.setup()
+    net = load_trained(Path(pretrained.partition("=")[2])).module.net
+    other = "from tlab.core.measurements import measurements\nwith measurements('batchnorm'): pass"
+
+    def losses(net, data):
+        subprocess.run([sys.executable, "-c", other], check=True, timeout=10)
+        return {"fixed": 2, "estimated": 1}
+
+    monkeypatch.setattr("tlab.finetuning.batchnorm._trial", losses)
+    assert choose_batchnorm(net, data, torch.device("cpu"), "known") == "estimated"
+    monkeypatch.setattr("tlab.finetuning.batchnorm._trial", None)
+    assert choose_batchnorm(net, data, torch.device("cpu"), "known") == "estimated"
+
+
+def test_what_labels_decide_is_kept_apart_for_other_labels(compose_run, pretrained, photos, tmp_path):
+    """Two tables of the same images."""
+    net = load_trained(Path(pretrained.partition("=")[2])).module.net
+    files = sorted((photos / "train").rglob("*.png"))
+    digests = []
+    for name, label in (
+        ("color", lambda file: file.parent.name),
+        ("same", lambda file: file.parent.name),
+        ("number", lambda file: int(file.stem) % 3),
+        ("both", lambda file: f"{file.parent.name} {int(file.stem) % 3}"),
+    ):
+        rows = (
+            f"{file.relative_to(photos)},{label(file)},{'val' if file.stem > '08' else 'train'}" for file in files
+        )
+        table = tmp_path / f"{name}.csv"
+        table.write_text("\n".join(["id,label,set", *rows]))
+        data = build_data(compose_run("data=csv", f"data.labels={table}", "data.images=.", "data.split_column=set"))
+        data.setup()
+        digests.append(statistics_digest(net, data))
+    assert digests[0] == digests[1]
+    assert len({*digests}) == 3

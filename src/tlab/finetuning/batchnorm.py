@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tlab.core.errors import UserError
 from tlab.core.files import atomic_path, cache_dir
-from tlab.core.measurements import measurements
+from tlab.core.measurements import remembered
 from tlab.core.processes import from_first_process
 from tlab.core.text import counted
 from tlab.data.batch import Batch
@@ -84,12 +84,7 @@ def choose_batchnorm(net: Classifier, data: ImageDataModule, device: torch.devic
         device: Device that computes.
         known_as: What `statistics_digest` returns.
     """
-    with measurements("batchnorm") as known:
-        losses = known.get(known_as) if known_as else None
-        if losses is None:
-            losses = _on_device(device, net, _trial, data)
-            if known_as:
-                known[known_as] = losses
+    losses = remembered("batchnorm", known_as, lambda: _on_device(device, net, _trial, data))
     best = ESTIMATED if losses[ESTIMATED] <= EQUAL * losses[FIXED] else FIXED
     log.info(
         "finetune.batchnorm=auto takes %s: cross-validated loss %.3f with the statistics of the weights, %.3f with "
@@ -131,12 +126,16 @@ def held_out_loss(net: Classifier, data: ImageDataModule) -> float:
 
 
 def statistics_digest(net: Classifier, data: ImageDataModule) -> str | None:
-    """Return a digest of all that statistics depend on; None where the images' transform cannot be pickled."""
+    """Return a digest of all that statistics and `held_out_loss` depend on.
+
+    None where the images' transform cannot be pickled.
+    """
     view = ImageView.plain(data, "train")
     if view is None:
         return None
     parts = {
         **view.recipe,
+        "labels": [data.num_classes, *(sample.label for sample in view.images.samples)],
         "network": net.backbone.variant,
         "stages": {name: digest(stage) for name, stage in net.backbone.stages.items()},
         "pooling": [net.head.pooling, net.head.prefix_tokens],
