@@ -106,6 +106,27 @@ def test_a_soup_without_the_checkpoint_to_go_on_from_is_not_the_next_result(tmp_
         assert run.selected == run.best
 
 
+def test_a_run_that_begins_anew_has_nothing_of_the_one_before_it(tmp_path):
+    """Else a run that fails in its first epoch would predict with another one's weights."""
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    with run.recording(CONFIG):
+        for stage in (run, run.refitting):
+            for file in (stage.best, stage.last, stage.head):
+                file.touch()
+            stage.write_history([{"epoch": 0}])
+        for split in ("val", "test", "test_fog"):
+            run.write_confusion(split, [])
+        run.val_predictions_file.touch()
+    before = {*tmp_path.rglob("*")}
+    with run.recording(CONFIG):
+        assert {*tmp_path.rglob("*")} == before  # it goes on
+    run.last.unlink()
+    with run.recording(CONFIG):
+        left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {"run.json", ".lock"}
+
+
 @pytest.mark.parametrize("content", ["null", "5", "[1]"])
 def test_a_record_that_is_none_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)

@@ -120,6 +120,13 @@ class RunDirectory:
         """Whether the training that `metrics.json` is of is over; a refit, or a further test, may not be."""
         return self.metrics_file.exists()
 
+    @property
+    def _of_weights(self) -> tuple[Path, ...]:
+        """The files that are of a training's weights, or tell of them."""
+        checkpoints = (self.best, self.last, self.previous, self.head, self.soup, self.refit)
+        measured = (self.metrics_file, self.val_predictions_file, *self.path.glob("confusion_*.csv"))
+        return (*checkpoints, self.history_file, *measured)
+
     def lacking(self, config: Mapping[str, Any]) -> list[str]:
         """Return what a run that is trained lacks of what its configuration makes, but for `data.tests`.
 
@@ -196,10 +203,8 @@ class RunDirectory:
                     f"another process has just finished {self.path}; the same command returns its result"
                 )
             self.update(status="running", started=now(), ended=None, error=None, config=config, **entries)
-            other = self.refitting
-            # the rest is of the weights whose checkpoints are gone
-            old = (self.metrics_file, self.refit, self.soup, self.head, other.last, other.previous)
-            left = () if self.has_begun else old
+            # without a checkpoint to resume from, what there is of an earlier run is not this one's
+            left = () if self.has_begun else (*self._of_weights, *self.refitting._of_weights)
             for file in (self.traceback_file, *left):
                 file.unlink(missing_ok=True)
             try:
