@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tlab.core.errors import NotFinite
+from tlab.models.module import ImageClassifier
 from tlab.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint, on_host
 from tlab.runs.directory import RunDirectory
 from tlab.train import train
@@ -58,6 +60,37 @@ def test_the_best_checkpoint_is_that_of_its_epoch_however_rarely_it_is_written(c
         assert [
             key for key in rarely["state_dict"] if not rarely["state_dict"][key].equal(always["state_dict"][key])
         ] == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "plan", "written"),
+    [(NotFinite("NaN"), "finetune=full", -1), (KeyboardInterrupt(), "finetune=lp_ft", 0)],
+)
+def test_a_run_that_fails_keeps_its_best_epoch_and_goes_on_from_it(
+    compose_quick, tmp_path, monkeypatch, failure, plan, written
+):
+    """Also where an earlier phase has left a `last.ckpt`."""
+    cfg = partial(compose_quick, plan, "finetune.head_epochs=1", "trainer.max_epochs=4")
+    whole = train(cfg(run_dir=tmp_path / "whole")) | {"fit_seconds": 0}
+    run, step = RunDirectory(tmp_path / "run"), ImageClassifier.training_step
+
+    def fail_in_the_last_epoch(self, batch, batch_idx):
+        if self.current_epoch == 3:
+            raise failure
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "training_step", fail_in_the_last_epoch)
+        with pytest.raises((type(failure), SystemExit)):
+            train(cfg(run_dir=run.path))
+    rows = run.history()
+    best = max(rows, key=lambda row: (float(row["val/acc"]), -float(row["val/loss"])))
+    assert len(rows) == 3
+    assert int(best["epoch"]) > written, "else it has been written in time"
+    for file in (run.best, run.last):
+        assert torch.load(file, weights_only=True)["epoch"] == int(best["epoch"])
+    assert run.status == "failed"
+    assert train(cfg(run_dir=run.path)) | {"fit_seconds": 0} == whole
 
 
 def test_the_best_waits_for_the_last_and_goes_before_it(tmp_path, monkeypatch):

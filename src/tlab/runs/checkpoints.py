@@ -39,7 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     `best.ckpt` is kept in host memory first, since in a short epoch writing it would take longer than training; it
     reaches the disk right before the next `last.ckpt`, so what that says of the best epoch is on the disk too. If
-    the process is killed in between, the resumed run finds the same best epoch again.
+    the process is killed in between, the resumed run finds the same best epoch again; if the fit fails,
+    `BestCheckpoint` has it written.
 
     Checkpoints name no device, and are read into host memory, from where Lightning moves them.
 
@@ -74,11 +75,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
             best.result()  # leaving the block moves the new one, which refers to it, into place
 
-    def write_best(self) -> None:
-        """Write `best.ckpt` if it has not been written yet."""
-        if self._best is not None:
-            write_checkpoint(self._best, self.run.best)
-            self._best = None
+    def write_best(self) -> bool:
+        """Write `best.ckpt` if it has not been written yet, and tell whether it has been written now."""
+        if self._best is None:
+            return False
+        write_checkpoint(self._best, self.run.best)
+        self._best = None
+        return True
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -221,13 +224,18 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, and keep the one it replaces as `previous.ckpt`."""
         if trainer.is_global_zero and self.run.last.exists():
-            with atomic_path(self.run.previous) as temporary:
-                try:
-                    os.link(self.run.last, temporary)  # so that neither is ever missing
-                except OSError:  # a file system without links
-                    shutil.copyfile(self.run.last, temporary)
+            _copy(self.run.last, self.run.previous)  # so that neither is ever missing
         trainer.save_checkpoint(self.run.last)
         self._saved_at = time.monotonic()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Let a checkpoint, which is never changed but replaced, be there under another name too."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -251,6 +259,13 @@ class BestCheckpoint(Checkpoint):
         """Save if this epoch is the best so far; all processes answer alike."""
         if trainer.strategy.reduce_boolean_decision(self.state.best_epoch == trainer.current_epoch):
             trainer.save_checkpoint(self.run.best)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Have the best epoch written that still waits, from which the run goes on then: `last.ckpt` is older."""
+        writer = trainer.strategy.checkpoint_io
+        with suppress(OSError, RuntimeError):  # a full disk may be the very reason
+            if isinstance(writer, AtomicCheckpointIO) and writer.write_best():
+                _copy(self.run.best, self.run.last)
 
 
 class HeadCheckpoint(Checkpoint):
