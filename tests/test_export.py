@@ -118,7 +118,7 @@ def test_the_code_in_the_card_runs(run, files, photos, tmp_path, monkeypatch, ca
 def test_the_card_tells_data_and_measures(run, files, photos):
     card = (files[0] / "model.onnx.md").read_text()
     record, metrics = (json.loads((run / name).read_text()) for name in ("run.json", "metrics.json"))
-    assert record["data"]["fingerprint"] in card
+    assert record["data"]["content"] in card
     assert "| red | 12 | 6 | 6 |" in card
     line = next(line for line in card.splitlines() if line.startswith("| test | best.ckpt | 18 | accuracy"))
     value, interval = (cell.strip() for cell in line.split("|")[5:7])

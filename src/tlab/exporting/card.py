@@ -154,7 +154,7 @@ def _data(trained: Trained, run: RunDirectory) -> list[str]:
     told = [
         f"- images: {totals}; {about.get('unreadable', 0)} unreadable were left out",
         f"- from folder {Path(about['root']).name}",
-        f"- fingerprint of names, classes and content: {about['fingerprint']}",
+        f"- fingerprint of names, classes and content: {about.get('content', 'not known')}",
         "",
     ]
     if len(trained.classes) > MOST_CLASSES:
