@@ -39,8 +39,13 @@ def run(directory: Path, data: Path, weights: str, overrides: list[str]) -> Resu
         weights: `backbone.weights`.
         overrides: Whatever else the command line would say.
     """
+    places = {"data.root": str(data), "backbone.weights": weights}
+    return carry_out(directory, [*overrides, *(as_override(key, value) for key, value in places.items())])
+
+
+def carry_out(directory: Path, overrides: list[str]) -> Result:
+    """Carry out one run in `directory`, all of whose command line is `overrides`; else as `run`."""
     limit_spinning()  # as in a command; torch is not loaded yet
-    places = {"run_dir": str(directory), "data.root": str(data), "backbone.weights": weights}
-    metrics = train(compose([*UNDRAWN, *overrides, *(as_override(key, value) for key, value in places.items())]))
+    metrics = train(compose([*UNDRAWN, *overrides, as_override("run_dir", str(directory))]))
     accuracy = [float(row["val/acc"]) for row in RunDirectory(directory).history()]
     return Result(accuracy[-1], max(accuracy), metrics["fit_seconds"], metrics.get("test/acc", float("nan")))

@@ -1,8 +1,10 @@
 """Real torchvision loading code on small files in the real formats; nothing is downloaded."""
 
 import hashlib
+import io
 import pickle
 import shutil
+import tarfile
 import urllib.error
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tlab.core.errors import UserError
 from tlab.data.sources.torchvision_sets import torchvision_index
 
 CLASSES = ["bird", "cat/dog", "ship"]
+STL10_IMAGES = {"train": 8, "test": 2, "unlabeled": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -102,21 +105,36 @@ def test_limit_and_exclude(cifar):
         torchvision_index("CIFAR10", cifar, limit=0)
 
 
-def test_stl10_in_its_binary_format(tmp_path, monkeypatch):
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
+def test_stl10_from_the_archive_that_its_site_hands_out(tmp_path, monkeypatch):
+    """Columns before rows, labels from 1; the archive lies there, torchvision checks, unpacks and reads it."""
     rng = np.random.default_rng(0)
-    for split, labels in (("train", [1, 2] * 4), ("test", [2, 1])):
-        rng.integers(0, 256, (len(labels), 3, 96, 96), dtype=np.uint8).tofile(folder / f"{split}_X.bin")
-        np.array(labels, dtype=np.uint8).tofile(folder / f"{split}_y.bin")
-    (folder / "class_names.txt").write_text("airplane\nbird\n")
-    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda _self: True)
+    images = {
+        name: rng.integers(0, 256, (count, 96, 96, 3), dtype=np.uint8) for name, count in STL10_IMAGES.items()
+    }
+    labels = {"train": np.array([1, 2] * 4, dtype=np.uint8), "test": np.array([2, 1], dtype=np.uint8)}
+    contents = {f"{name}_X.bin": pixels.transpose(0, 3, 2, 1).tobytes() for name, pixels in images.items()}
+    contents |= {f"{name}_y.bin": values.tobytes() for name, values in labels.items()}
+    texts = {"class_names.txt": b"airplane\nbird\n", "fold_indices.txt": b"0 1 2 3 \n" * 10}
+    archive = tmp_path / "stl10_binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in (contents | texts).items():
+            member = tarfile.TarInfo(f"stl10_binary/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    digests = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(datasets.STL10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for attribute in ("train_list", "test_list"):
+        files = [[name, digests[name]] for name, _ in getattr(datasets.STL10, attribute)]
+        monkeypatch.setattr(datasets.STL10, attribute, files)
     index = torchvision_index("STL10", tmp_path)
+    assert index.classes == ("airplane", "bird")
     assert count(index) == {"train": [3, 3], "val": [1, 1], "test": [1, 1]}
-    image, label = datasets.STL10(str(tmp_path), split="test")[0]
-    sample = next(s for s in index.splits["test"] if s.path.stem == "00000")
-    with Image.open(sample.path) as copy:
-        assert (copy.tobytes(), sample.label) == (image.tobytes(), label)
+    for split, parts in {"train": ("train", "val"), "test": ("test",)}.items():
+        for sample in (each for part in parts for each in index.splits[part]):
+            number = int(sample.path.stem)
+            assert sample.label == labels[split][number] - 1
+            with Image.open(sample.path) as written:
+                np.testing.assert_array_equal(np.asarray(written), images[split][number])
 
 
 @pytest.fixture
