@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import binary_auroc
 import tlab
 from tlab.data.sources.scan import images_to_predict
 from tlab.models.uncertainty.conformal import adaptive_scores, prediction_sets
-from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, negative_energy, threshold
+from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, threshold
 from tlab.runs.trained_model import TrainedModel
 
 HALVES = 100  # random halves of the test images
@@ -45,7 +45,7 @@ def own_scores(
 ) -> dict[str, Tensor]:
     """Return name -> score of each image, larger for known ones."""
     return {
-        "energy": negative_energy(logits),
+        "energy": logits.double().logsumexp(dim=1),
         "largest probability": logits.double().softmax(dim=1).amax(dim=1),
         "mahalanobis": -FeatureDistribution.fit(train, labels, num_classes).distances(features),
     }

@@ -25,8 +25,10 @@ KEYS = {
     *(*RATES, *SPLIT, *STORED, *UNMIXED, *WEIGHTS, HEAD, "finetune.head_epochs", "finetune.l2_sp", "finetune.ema"),
     *("backbone.weights", "backbone.random_from", "backbone.input_size", "features.cache", "aug", UNFROZEN),
     *("data.crop_fraction", "data.image_size", "optimizer.weight_decay", "scheduler.warmup"),
+    *("optimizer.lr", "head.dropout", "trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "scheduler"),
     *("trainer.strategy", "trainer.early_stopping", "dashboards.top_losses", "checkpoint.mode", "seed"),
 }
+STEPS = {"optimizer.lr", "optimizer.weight_decay", "scheduler", "scheduler.warmup", "head.dropout"}
 GIVEN = ("backbone.weights_classes=names.json",)
 
 
@@ -77,6 +79,11 @@ GIVEN = ("backbone.weights_classes=names.json",)
             {*UNMIXED, "finetune.head_epochs", "finetune.stage_lr_decay"},
         ),
         (["aug=none", "+aug@finetune.phases.head.aug=light"], UNMIXED),
+        (
+            ["finetune=head", "head.solver=lbfgs", "trainer.gradient_clip_val=1"],
+            {*UNMIXED, *RATES, UNFROZEN, "finetune.l2_sp", *STEPS, "trainer.gradient_clip_val"},
+        ),
+        (["head.solver=lbfgs", "head.dropout=0.1", f"{HEAD}=0.5", "trainer.gradient_clip_val=1"], {*UNMIXED, HEAD}),
         (
             [
                 f"finetune.phases.{name}={{weight_decay: 0.1, scheduler: {{warmup: 0.2}}}}"
@@ -129,6 +136,7 @@ def command(run_entry_point, photos, tmp_path, monkeypatch) -> Callable[..., Non
 
     monkeypatch.setattr("tlab.sweeps.sweep.fetch_weights", lambda *_: None)
     monkeypatch.setattr("tlab.sweeps.sweep.run_in_this_process", lambda *_: None)
+    monkeypatch.setattr("tlab.sweeps.sweep.fetch_weights", lambda *_: None)
     return give
 
 
@@ -143,6 +151,7 @@ def trials(*overrides: str) -> str:
         (["finetune=full", "finetune.head_epochs=0"], ["finetune.head_epochs", "finetune=full", "finetune=lp_ft"]),
         (["features={views: 8, cache: off}"], ["features.views", "features.cache=off", "features.cache=auto"]),
         (["sweep=mine"], ["sweep", "-m"]),
+        (["finetune=head", "head.solver=lbfgs", "optimizer=sgd"], ["optimizer", "head.solver=sgd"]),
         (
             ["finetune=full", "finetune.last_stages=2", "+baseline.last=['finetune=last']"],
             ["finetune.last_stages", "finetune=full"],
@@ -171,6 +180,9 @@ def test_a_key_that_no_run_uses_is_refused(command, capsys, tmp_path, arguments,
     "arguments",
     [
         ["finetune=lp_ft", "finetune.head_epochs=3"],
+        ["head.solver=lbfgs", "optimizer.lr=0.1"],
+        ["finetune=head", "optimizer.lr=0.1"],
+        ["-m", "finetune=head", "head.solver=lbfgs,sgd", "optimizer.lr=0.1"],
         ["finetune=scratch", "backbone.weights=null"],
         ["experiment=demo"],
         ["experiment=demo", "finetune.head_epochs=1", "features.views=2"],

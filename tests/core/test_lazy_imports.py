@@ -24,13 +24,20 @@ def python(code: str, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("module", ["tlab", "tlab.train", "tlab.predict", "tlab.core.processes", "tlab.tune"])
+@pytest.mark.parametrize(
+    "module", ["tlab", "tlab.train", "tlab.predict", "tlab.core.processes", "tlab.tune", "tlab.data.datamodule"]
+)
 def test_a_library_changes_nothing_in_the_program_that_imports_it(module: str) -> None:
     code = (
-        "import os, sys\n"
-        "before = list(sys.meta_path), dict(os.environ)\n"
+        "import logging, os, sys, warnings\n"
+        "import cv2, hydra, lightning.pytorch, PIL.TiffImagePlugin, torch, torchvision, torchmetrics\n"
+        "loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict] + [logging.root]\n"
+        "def state():\n"
+        "    heard = [(one.name, one.level, one.filters[:], one.handlers[:], one.propagate) for one in loggers]\n"
+        "    return list(sys.meta_path), dict(os.environ), list(warnings.filters), heard\n"
+        "before = state()\n"
         f"import {module}\n"
-        "assert (sys.meta_path, dict(os.environ)) == before\n"
+        "assert state() == before\n"
     )
     python(code)
 

@@ -5,10 +5,12 @@ import gc
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,14 +75,24 @@ def test_made_once_and_shared(samples, monkeypatch, own_cache):
     assert len(entries) == 1
 
 
-def test_a_changed_file_or_look_is_another_store(samples):
+def test_a_changed_file_or_look_is_another_store(samples, monkeypatch):
     paths = [sample.file for sample in samples]
     keys = {image_cache._key(paths, "a"), image_cache._key(paths, "b"), image_cache._key(paths[1:], "a")}
     samples[0].path.write_bytes(jpeg(99))
     keys.add(image_cache._key(paths, "a"))
     os.utime(paths[1], ns=(1, 1))
     keys.add(image_cache._key(paths, "a"))
-    assert len(keys) == 5
+    monkeypatch.setattr(image_cache, "digest_of_decoding", lambda: "other code")
+    keys.add(image_cache._key(paths, "a"))
+    assert len(keys) == 6
+
+
+def test_the_digest_is_of_all_code_that_decodes():
+    """Every module of tlab.data that the decoder imports, and those that these import."""
+    folder = Path(image_cache.__file__).parent
+    for module in image_cache.DECODING[: image_cache.DECODING.index("image_batches")]:
+        code = (folder / f"{module}.py").read_text(encoding="utf-8")
+        assert set(re.findall(r"^from tlab\.data\.(\w+) import", code, re.M)) <= set(image_cache.DECODING)
 
 
 @pytest.mark.parametrize(

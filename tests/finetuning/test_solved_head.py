@@ -159,6 +159,7 @@ def test_what_only_steps_use_asks_for_them(compose_run, said, override):
         (["head.dropout=0.1"], "head.dropout is given"),
         (["head=probe", "head.dropout=0.5"], "head.dropout is given"),
         (["finetune.phases.head.weight_decay=0.1"], "finetune.phases.head.weight_decay is given"),
+        (["trainer.gradient_clip_val=1"], "trainer.gradient_clip_val is given"),
         (["head.hidden=[8]"], "head.hidden=[8]"),
         (["head._target_=mine.Head"], "head._target_=mine.Head"),
         (["trainer.limit_val_batches=1"], "limit_val_batches"),
@@ -167,7 +168,7 @@ def test_what_only_steps_use_asks_for_them(compose_run, said, override):
         (["head=probe"], None),
         (["finetune.head_epochs=2"], None),
         (["trainer.early_stopping=1"], None),
-        (["finetune=gradual", "trainer.max_epochs=6"], None),
+        (["finetune=gradual", "trainer.max_epochs=6", "trainer.gradient_clip_val=1"], None),
         (["data.class_weights=true", "data.balanced=true"], None),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tlab.models import logistic_regression
-from tlab.models.logistic_regression import STRENGTHS, solve
+from tlab.models.logistic_regression import STRENGTHS, choose_l2, solve
 
 
 def drawn(classes=3, images=60, features=8, seed=0, spread=1.5):
@@ -18,6 +18,14 @@ def drawn(classes=3, images=60, features=8, seed=0, spread=1.5):
     centers = rng.normal(size=(classes, features)) * spread
     x = centers[labels] + rng.normal(size=(images, features))
     return x * 10.0 ** rng.uniform(-2, 3, features) + rng.normal(size=features), labels
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.5])
+def test_the_strength_alone_is_that_of_the_solution(monkeypatch, spread):
+    x, labels = drawn(spread=spread)
+    expected = solve([x], labels, 3).l2
+    monkeypatch.setattr(logistic_regression, "ITERATIONS", None)  # nothing is solved to the end
+    assert choose_l2(x, labels, 3) == expected
 
 
 def logits(x, found):

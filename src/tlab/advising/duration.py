@@ -37,7 +37,7 @@ class Speeds:
 
 
 def measure_speeds(cfg: DictConfig, net: Classifier, precision: str) -> Speeds:
-    """Return the network's speeds, which are kept in the cache directory by processor, threads, size and version.
+    """Return the network's speeds, which are kept in the cache directory by all that they depend on.
 
     Args:
         cfg: Configuration of a run.
@@ -46,12 +46,12 @@ def measure_speeds(cfg: DictConfig, net: Classifier, precision: str) -> Speeds:
     """
     device, size = find_accelerator(cfg.trainer.accelerator), cfg.data.image_size
     last = net.backbone.stage_names[-1]
-    about = (processor(), torch.get_num_threads(), torch.__version__, device, precision, size, net.backbone.variant)
-    key = "|".join(map(str, (*about, cfg.backbone.name, last)))
+    channels_last = cfg.trainer.channels_last
+    machine = (processor(), torch.get_num_threads(), torch.__version__, device, precision, channels_last)
+    key = "|".join(map(str, (*machine, size, net.backbone.variant, cfg.backbone.name, last)))
     with measurements("speeds") as known:
         if key not in known:
             everything, part = net.group_names, (last, "head")
-            channels_last = cfg.trainer.channels_last
             times = {}
             for name, groups in {"train": everything, "train_last": part}.items():
                 twin, images = timing_copy(net, groups, BATCH, size, device, channels_last)

@@ -14,7 +14,7 @@ from tlab.core.measurements import remembered
 from tlab.data import progress_bar
 from tlab.data.sources.splitting.folds import fold_files, fold_groups
 from tlab.finetuning.features.nearest_neighbors import nearest_neighbors
-from tlab.models.logistic_regression import held_out_logits, solve
+from tlab.models.logistic_regression import choose_l2, held_out_logits
 
 Features = NDArray[np.floating]
 Labels = NDArray[np.int64]
@@ -163,7 +163,7 @@ def probe(features: Features, labels: Labels, folds: Labels, num_classes: int) -
     held = folds >= 0
     if not held.any():
         return held
-    l2 = solve([features], labels, num_classes).l2
+    l2 = choose_l2(features, labels, num_classes)
     logits = held_out_logits(features, labels, num_classes, folds, l2)
     return held & (logits.argmax(axis=1) == labels)
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tlab.data.sources.splitting.folds import fold_groups
-from tlab.models.logistic_regression import held_out_logits, solve
+from tlab.models.logistic_regression import choose_l2, held_out_logits
 
 FOLDS, DIVISIONS = 5, 3  # the mean of several divisions into folds depends less on how they fall
 MOST_RIGHT = 0.4  # share of the suspected labels that may be right, as far as `label_noise` knows
@@ -70,7 +70,7 @@ def held_out_probabilities(
     by_class: dict[str, list[str]] = defaultdict(list)
     for name, label in zip(names, labels.tolist(), strict=True):
         by_class[f"{label:06}"].append(name)
-    strength = solve([features], labels, num_classes).l2
+    strength = choose_l2(features, labels, num_classes)
     total, times = np.zeros((len(labels), num_classes)), np.zeros((len(labels), 1))
     for division in range(DIVISIONS):
         fold_of = fold_groups(by_class, group_of, FOLDS, seed=division)

@@ -23,6 +23,7 @@ GROUPS = ("optimizer", "scheduler", "loss")  # that say how steps are taken, and
 ASKING = re.compile(r"(optimizer|scheduler|loss|head\.dropout|aug\.mix)(\..+)?|finetune\.phases\..+\.until(\..+)?")
 PHASE = re.compile(r"finetune\.phases\.[^.]+\.train")
 OF_STEPS = {"scheduler": None, "weight_decay": None, "lr_scale": 1.0}  # keys of a phase, with their defaults
+OF_TRAINER = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
 
 
 def solver(cfg: DictConfig) -> str:
@@ -133,6 +134,8 @@ def _unusual(cfg: DictConfig) -> Iterator[str]:
         yield "head.dropout"
     for name, phase in head_phases(cfg).items():
         yield from (f"finetune.phases.{name}.{key}" for key, value in OF_STEPS.items() if phase.get(key) != value)
+    if len(head_phases(cfg)) == len(_phases(cfg)):  # else the later phases use them
+        yield from (f"trainer.{key}" for key, value in OF_TRAINER.items() if cfg.trainer.get(key) != value)
 
 
 @cache

@@ -79,6 +79,17 @@ class Run:
         epochs = f"{PHASES}{name}.epochs"
         return self.typed(epochs) if own not in ("", "epochs") and self.value(epochs) == 0 else None
 
+    def solves(self) -> bool:
+        """Tell whether `head.solver` sets the head to its optimum in every phase, so that no step is taken."""
+        return self.value("head.solver") == "lbfgs" and self.trains("head")
+
+    def solved(self, key: str) -> str | None:
+        """Return the setting of `head.solver` if `key` says how steps are taken in a phase whose head is solved."""
+        name, _, own = key.removeprefix(PHASES).partition(".")
+        alone = name in self.phases and trained_part(self.phases[name].train) == "head"
+        of_steps = own.partition(".")[0] in ("lr_scale", "weight_decay", "scheduler")
+        return self.typed("head.solver") if alone and of_steps and self.value("head.solver") == "lbfgs" else None
+
     def reasons(self, key: str) -> list[Reason]:
         """Return the reasons why a key has no effect in this run; empty if it is used."""
         if self.given is not None and key not in self.given:
@@ -127,6 +138,9 @@ MIXING = "tlab.data.augment.mixup.Mixing"
 ALPHAS = ("aug.mix.mixup_alpha", "aug.mix.cutmix_alpha")
 PHASES = "finetune.phases."
 OWN = "each phase has its own"
+STEPS = ("optimizer", "optimizer.", "scheduler", "scheduler.", "checkpoint.every_n_steps")
+BY_STEPS = {"head.dropout": 0, "trainer.gradient_clip_val": None, "trainer.accumulate_grad_batches": 1}
+OPTIMUM = "it takes no steps"
 
 
 RULES = (
@@ -206,6 +220,12 @@ RULES = (
     Rule(("optimizer.weight_decay",), lambda run, _: run.own("weight_decay"), OWN),
     Rule(("scheduler.",), lambda run, key: run.own(key), OWN),
     Rule((PHASES,), lambda run, key: run.left_out(key), "the phase is left out"),
+    Rule(STEPS, _where("head.solver", Run.solves), OPTIMUM, "head.solver=sgd"),
+    *(
+        Rule((key,), _where("head.solver", Run.solves), OPTIMUM, "head.solver=sgd", no_wish=(unwished,))
+        for key, unwished in BY_STEPS.items()
+    ),
+    Rule((PHASES,), lambda run, key: run.solved(key), OPTIMUM, "head.solver=sgd", no_wish=(None, 1)),
     Rule(
         ("trainer.strategy",),
         _where("trainer.devices", lambda run: run.cfg.trainer.devices * run.cfg.trainer.num_nodes == 1),

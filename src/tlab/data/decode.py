@@ -1,10 +1,8 @@
 """Decoding of any image file to upright 8-bit RGB."""
 
 import io
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
@@ -20,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from torch import Tensor
 
+from tlab.core.silence import Silence
 from tlab.data.decode_options import (
     CUT_SHORT,
     DEFAULTS,
@@ -81,11 +80,8 @@ CV2_SCALES = {
 }
 DCT_SCALES = (8, 4, 2)  # factors by which libjpeg shrinks an image while decoding, which is faster
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-
-# These messages do not name the file; the check of the files (`sources.verify`) does.
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+# What Pillow says names no file; the check of the files (`sources.verify`) does
+PILLOW_SILENT = Silence("PIL.TiffImagePlugin", Image.DecompressionBombWarning)
 
 
 class DecodeError(Exception):
@@ -151,7 +147,7 @@ def decode_bytes(
     """Decode the content of an image file, see `decode`; `path` is for the error."""
     x_HWC = _plain_jpeg(content, least_side, options.max_megapixels, exact) if is_sound else None
     if x_HWC is None:
-        with _reasons(path, content):
+        with PILLOW_SILENT, _reasons(path, content):
             loaded = _load(path, content, False, least_side, options)
             x_HWC = np.array(upright_rgb(loaded.image, options.levels, loaded.low_HWC))
     return torch.from_numpy(x_HWC).permute(2, 0, 1)
@@ -167,7 +163,7 @@ def _plain_jpeg(
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return None
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:  # reads the header only
+        with PILLOW_SILENT, Image.open(io.BytesIO(content), formats=("JPEG",)) as image:  # the header only
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or ({"exif", "xmp"} & image.info.keys() and image.getexif().get(ORIENTATION, 1) != 1):
                 return None
@@ -207,7 +203,7 @@ def examine_bytes(path: Path, content: bytes, max_megapixels: float) -> tuple[st
         DecodeError: As in `decode`.
     """
     options = DecodeOptions(max_megapixels=max_megapixels, truncated=True)
-    with _reasons(path, content):
+    with PILLOW_SILENT, _reasons(path, content):
         image, deep, _, damage = _load(path, content, True, None, options)
         upright_rgb(image, options.levels)  # which finds other faults
         samples = None

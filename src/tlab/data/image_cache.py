@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -27,7 +28,11 @@ from tlab.data import progress_bar
 
 log = logging.getLogger(__name__)
 
-RULE = 4  # version of the decoding; raise it when the pixels change
+# The modules of `tlab.data` that turn a file into the pixels of a store
+DECODING = (
+    *("decode", "decode_options", "file_kinds", "jpeg_damage", "image_batches", "image_cache"),
+    "augment/evaluation",
+)
 EPOCHS = 3  # for so many epochs or fewer nothing is stored
 WORTH = 2.0  # seconds of decoding saved, below which nothing is stored
 SAMPLE = 16  # images decoded to estimate time and size
@@ -143,11 +148,18 @@ def _opened(entry: Path) -> ImageStore | None:
 
 def _key(paths: Sequence[str], decoding: str) -> str:
     """Return a digest of everything that the pixels depend on."""
-    versions = [str(RULE), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), decoding]
+    versions = [digest_of_decoding(), *(module.__version__ for module in (PIL, cv2, torch, torchvision)), decoding]
     digest = blake2b("\n".join(versions).encode(), digest_size=16)
     for path in paths:
         digest.update(f"\n{os.fsencode(path)!r} {identity_if_there(path)}".encode())
     return digest.hexdigest()
+
+
+@cache
+def digest_of_decoding() -> str:
+    """Return a digest of tlab's code that turns files into pixels."""
+    files = (Path(__file__).parent / f"{module}.py" for module in DECODING)
+    return blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).hexdigest()
 
 
 def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, epochs: int | None) -> str:

@@ -38,7 +38,7 @@ class UnknownImages(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Count a batch."""
-        self._known += self.uncertainty.known(self._features, outputs["logits"]).tolist()
+        self._known += self.uncertainty.known(self._features).tolist()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sum up."""

@@ -150,9 +150,18 @@ def _centered(x: Array) -> tuple[Array, Array]:
 
 def cross_validated_loss(features: Array, labels: NDArray[np.int64], num_classes: int) -> float:
     """Return the mean held-out loss of a linear layer on features `N D`, at the strength that `solve` takes."""
+    return _cross_validated(features, labels, num_classes)[1]
+
+
+def choose_l2(features: Array, labels: NDArray[np.int64], num_classes: int) -> float:
+    """Return the strength that `solve` takes for features `N D` with labels `N`, without solving."""
+    return _cross_validated(features, labels, num_classes)[0]
+
+
+def _cross_validated(features: Array, labels: NDArray[np.int64], num_classes: int) -> tuple[float, float]:
     problem = _standardized([features], labels, num_classes, None, 1)[0]
     with _cores_for(problem):
-        return _choose_strength(problem, labels.size)[1]
+        return _choose_strength(problem, labels.size)
 
 
 def _cores_for(problem: _Problem) -> AbstractContextManager[None]:

@@ -211,7 +211,7 @@ class TrainedModel:
         known: Sequence[bool | None] = [None] * len(x)
         sets: Sequence[list[str] | None] = [None] * len(x)
         if (uncertainty := self.trained.uncertainty) is not None:
-            known = uncertainty.known(features, logits).tolist()
+            known = uncertainty.known(features).tolist()
             if coverage is not None:
                 members = uncertainty.sets(logits, _uniform(x), coverage).tolist()
                 sets = [list(itertools.compress(self.classes, row)) for row in members]

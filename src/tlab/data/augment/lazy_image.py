@@ -1,7 +1,6 @@
 """An image with pending transforms: successive warps become one, and so do successive color changes."""
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import cv2
@@ -11,9 +10,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 Color = tuple[float, float, float]  # RGB in 0..255
-
-# Arrays of read-only memory are never written to here, but torch warns of them.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _SAME = 1e-6
 _WARP_LIMIT = 32_000  # cv2.warpAffine takes sources of less than 2 ** 15 pixels a side
@@ -100,7 +96,7 @@ class LazyImage:
 
     def tensor(self) -> Tensor:
         """Return `pixels` as a tensor: 3 H W, uint8; not to be written to."""
-        return torch.from_numpy(np.ascontiguousarray(self.pixels())).permute(2, 0, 1)
+        return torch.from_numpy(np.require(self.pixels(), requirements=["C", "W"])).permute(2, 0, 1)
 
     def replace(self, x_HWC: np.ndarray) -> None:
         """Replace the image by another, H W 3, uint8, and drop what was pending."""
@@ -129,7 +125,7 @@ def resized(x_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if x_HWC.shape[:2] == size:
         return x_HWC
-    x_1CHW = torch.from_numpy(x_HWC).permute(2, 0, 1)[None]
+    x_1CHW = torch.from_numpy(np.require(x_HWC, requirements="W")).permute(2, 0, 1)[None]
     return interpolate(x_1CHW, size=size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 

@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlab.core.files import identity_if_there
+from tlab.data.image_cache import digest_of_decoding
 from tlab.data.sources.samples import Sample
 
-# What turns a file into pixels, and pixels into features; a change elsewhere leaves stored ones valid.
+# What turns decoded pixels into features; a change elsewhere leaves stored ones valid.
 CODE = (
-    *("data/decode", "data/decode_options", "data/image_batches", "data/image_cache", "data/augment/base"),
-    "data/augment/color",
-    *("data/augment/compose", "data/augment/evaluation", "data/augment/geometry", "data/augment/lazy_image"),
-    *("data/sampler", "finetuning/features/inference", "finetuning/features/rows", "models/autotune/precision"),
+    *("data/augment/base", "data/augment/color", "data/augment/compose", "data/augment/geometry"),
+    *("data/augment/lazy_image", "data/sampler"),
+    *("finetuning/features/inference", "finetuning/features/rows", "models/autotune/precision"),
     *("models/backbones", "models/classifier", "models/freezing", "models/head", "models/stages", "models/tokens"),
     *("models/staging/splitting", "models/staging/tracing"),
 )
@@ -71,7 +71,7 @@ class _ByValue(pickle.Pickler):
 @cache
 def of_code() -> dict[str, str]:
     """Return the versions of the libraries, and a digest of tlab's code, that turn files into features."""
-    sha = hashlib.sha256()
+    sha = hashlib.sha256(digest_of_decoding().encode())
     for module in CODE:
         sha.update((TLAB / f"{module}.py").read_bytes())
     return {"tlab": sha.hexdigest(), **{name: version(name) for name in LIBRARIES}}

@@ -1,4 +1,4 @@
-"""Whether an image is like those that a classifier has learned from, by its features and its logits."""
+"""Whether an image is like those that a classifier has learned from, by its features."""
 
 from dataclasses import dataclass
 
@@ -69,15 +69,6 @@ class FeatureDistribution:
         on_axes = _squares(x_on_axes / scale, means_on_axes / scale)
         beside = (_squares(x, means) - _squares(x_on_axes, means_on_axes)).clamp(min=0) / self.rest
         return (on_axes + beside).nan_to_num(nan=float("inf")).amin(dim=1)
-
-
-def negative_energy(logits: Tensor) -> Tensor:
-    """Return the logarithm of the sum of exponentials of logits `B K`: `B`, float64, on the CPU.
-
-    The negative energy at temperature 1 of Liu et al. 2020 ("Energy-based Out-of-distribution Detection",
-    arXiv:2010.03759, section 3): large for images such as those of training.
-    """
-    return logits.cpu().double().logsumexp(dim=1)
 
 
 def threshold(scores: Tensor, kept: float) -> float:

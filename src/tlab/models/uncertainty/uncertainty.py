@@ -1,6 +1,5 @@
 """What a checkpoint keeps so that, alone, it can say which images it knows and which classes are possible."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tlab.models.uncertainty.conformal import adaptive_scores, prediction_sets
-from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, negative_energy, threshold
+from tlab.models.uncertainty.out_of_distribution import FeatureDistribution, threshold
 
 KEPT = 0.95  # share of validation images that count as known
 TENSORS = {"means": 2, "axes": 2, "variances": 1, "calibration": 1}  # name -> number of dimensions
@@ -16,16 +15,16 @@ TENSORS = {"means": 2, "axes": 2, "variances": 1, "calibration": 1}  # name -> n
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Where known images end, by two scores, and how sure the classifier is of images that it has not seen.
+    """Where known images end, and how sure the classifier is of images that it has not seen.
 
     Attributes:
         features: The pooled features of training images.
-        thresholds: `energy` and `mahalanobis` -> the score that a share `KEPT` of validation images reach.
+        farthest: Distance by `FeatureDistribution.distances` within which a share `KEPT` of validation images are.
         calibration: `adaptive_scores` of the right class of validation images: `N`, float32, ascending.
     """
 
     features: FeatureDistribution
-    thresholds: Mapping[str, float]
+    farthest: float
     calibration: Tensor
 
     @classmethod
@@ -43,15 +42,13 @@ class Uncertainty:
             labels: Their labels, `N` (int64).
             uniform: A number in [0, 1) for each, `N`, as for `adaptive_scores`.
         """
-        scores = _scores(features, validation, logits)
         calibration = adaptive_scores(logits.softmax(dim=1), uniform).gather(1, labels[:, None])[:, 0]
-        thresholds = {name: threshold(values, KEPT) for name, values in scores.items()}
-        return cls(features, thresholds, calibration.float().sort().values)
+        farthest = -threshold(-features.distances(validation), KEPT)
+        return cls(features, farthest, calibration.float().sort().values)
 
-    def known(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Tell which images, of features `B D` and logits `B K`, are like those of training: `B`, bool."""
-        scores = _scores(self.features, features, logits)
-        return scores["mahalanobis"] >= self.thresholds["mahalanobis"]
+    def known(self, features: Tensor) -> Tensor:
+        """Tell which images, of features `B D`, are like those of training: `B`, bool."""
+        return self.features.distances(features) <= self.farthest
 
     def sets(self, logits: Tensor, uniform: Tensor, coverage: float) -> Tensor:
         """Return which classes belong to the set of each image, `B K`, bool; see `prediction_sets`.
@@ -66,7 +63,8 @@ class Uncertainty:
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data for a checkpoint."""
-        return {**vars(self.features), "thresholds": dict(self.thresholds), "calibration": self.calibration}
+        thresholds = {"mahalanobis": -self.farthest}
+        return {**vars(self.features), "thresholds": thresholds, "calibration": self.calibration}
 
     @classmethod
     def read(cls, plain: Any, num_classes: int, width: int) -> Self:
@@ -83,14 +81,9 @@ class Uncertainty:
             count = plain["axes"].shape[1]
             fits = plain["means"].shape == (num_classes, width) and plain["axes"].shape == (width, count)
             fits = fits and plain["variances"].shape == (count,) and isinstance(plain.get("thresholds"), dict)
-            numbers = [plain.get("rest"), *(plain["thresholds"].get(name) for name in ("energy", "mahalanobis"))]
+            numbers = (plain.get("rest"), plain["thresholds"].get("mahalanobis"))  # once there was another
             fits = fits and all(type(number) is float for number in numbers)
         if not fits:
             raise ValueError("what it keeps of its features is of another network")
         distribution = FeatureDistribution(*(plain[name] for name in ("means", "axes", "variances", "rest")))
-        return cls(distribution, plain["thresholds"], plain["calibration"])
-
-
-def _scores(distribution: FeatureDistribution, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
-    """Return name -> score of each image, `B`, larger for known ones."""
-    return {"energy": negative_energy(logits), "mahalanobis": -distribution.distances(features)}
+        return cls(distribution, -plain["thresholds"]["mahalanobis"], plain["calibration"])
