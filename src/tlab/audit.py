@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,15 +100,21 @@ def _fix(
     run: DictConfig,
     found: "Audit",
     images: "AuditedImages",
-    left_out: "Mapping[str, Collection[int]]",
+    copies: "Mapping[str, set[int]]",
 ) -> None:
-    """Write the cleaned table, and print what it has not and the command that trains on it."""
-    from tlab.auditing.cleaned import classes_lost, left_out_sentences, write_cleaned
+    """Write the cleaned table, and print what it has not and the command that trains on it.
 
-    gone = set().union(*left_out.values())
+    No copy leaves it that is needed for its class.
+    """
+    from tlab.auditing.cleaned import classes_lost, left_out_sentences, write_cleaned
+    from tlab.auditing.copies import needed
+
+    kept = needed(copies, images)
+    left_out = {reason: rows - kept for reason, rows in copies.items()}
+    gone = set[int]().union(*left_out.values())
     count = write_cleaned(file, images, gone, run.data.get("split_column"))
     print(f"cleaned:   {short_path(file)}, {counted(count, 'image')}, no file is changed:")
-    for sentence in left_out_sentences(images, left_out, found.findings):
+    for sentence in left_out_sentences(images, left_out, kept, found.findings):
         print(f"  {sentence}")
     if classes_lost(images, gone):
         return
