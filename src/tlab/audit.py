@@ -120,11 +120,11 @@ def _fix(
         return
     of_source = {"data", "data.split_seed", "data.check_seconds", *(f"data.{key}" for key in run.data.source)}
     of_source -= {"data.group"}  # its column is in the table too
-    kept = [override for override in overrides if key_and_value(override)[0] not in of_source]
+    others = [override for override in overrides if key_and_value(override)[0] not in of_source]
     table = {"root": str(found.root), "labels": str(file), "images": ".", "split_column": "split"}
     table |= {"image_column": "path", "label_column": "label"}
     source = ["data=csv", *(as_override(f"data.{key}", value) for key, value in table.items())]
-    print(f"train:     {shell_command(['python', '-m', 'tlab.train', *source, *kept])}")
+    print(f"train:     {shell_command(['python', '-m', 'tlab.train', *source, *others])}")
 
 
 def run(cfg: DictConfig) -> None:

@@ -137,7 +137,7 @@ def needed(copies: Mapping[str, Collection[int]], images: AuditedImages) -> set[
     gone = set[int]().union(*copies.values())
     emptied = {places[row] for row in gone} - {place for row, place in enumerate(places) if row not in gone}
     kept: set[int] = set()
-    for rows in reversed(copies.values()):
+    for rows in [*copies.values()][::-1]:
         staying = {row for row in rows if places[row] in emptied}
         kept |= staying
         emptied -= {places[row] for row in staying}
