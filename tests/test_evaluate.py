@@ -287,5 +287,14 @@ def test_a_run_on_a_table_is_measured_on_another_table_with_the_keys_that_are_na
     assert sorted(found) == [5, 6]
     with pytest.raises(UserError, match=r"data\.labels is for another folder"):
         evaluate(asked("evaluate", trained_on_a_table, "data.labels=test.csv"))
-    with pytest.raises(UserError, match=r"data\.labels is for a run with data=csv"):
-        measured(trained, root, "data.labels=test.csv")
+
+
+def test_a_run_on_folders_is_measured_on_a_table(trained, photos, tmp_path, capsys):
+    root = write_table(tmp_path / "other", photos, {"red": range(3), "green": range(2, 4)})
+    metrics = measured(trained, root, "data.labels=labels.csv")
+    assert "5 images (all of" in capsys.readouterr().out
+    rows = predict(asked("predict", trained, f"input={root / 'images'}"))
+    right = [Path(row["path"]).stem.startswith(row["prediction"]) for row in rows]
+    assert metrics["all/acc"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+    with pytest.raises(UserError, match=r"data\.label_column=label"):
+        measured(trained, root, "data.label_column=kind")

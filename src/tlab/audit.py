@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,25 +100,31 @@ def _fix(
     run: DictConfig,
     found: "Audit",
     images: "AuditedImages",
-    left_out: "Mapping[str, Collection[int]]",
+    copies: "Mapping[str, set[int]]",
 ) -> None:
-    """Write the cleaned table, and print what it has not and the command that trains on it."""
-    from tlab.auditing.cleaned import classes_lost, left_out_sentences, write_cleaned
+    """Write the cleaned table, and print what it has not and the command that trains on it.
 
-    gone = set().union(*left_out.values())
+    No copy leaves it that is needed for its class.
+    """
+    from tlab.auditing.cleaned import classes_lost, left_out_sentences, write_cleaned
+    from tlab.auditing.copies import needed
+
+    kept = needed(copies, images)
+    left_out = {reason: rows - kept for reason, rows in copies.items()}
+    gone = set[int]().union(*left_out.values())
     count = write_cleaned(file, images, gone, run.data.get("split_column"))
     print(f"cleaned:   {short_path(file)}, {counted(count, 'image')}, no file is changed:")
-    for sentence in left_out_sentences(images, left_out, found.findings):
+    for sentence in left_out_sentences(images, left_out, kept, found.findings):
         print(f"  {sentence}")
     if classes_lost(images, gone):
         return
     of_source = {"data", "data.split_seed", "data.check_seconds", *(f"data.{key}" for key in run.data.source)}
     of_source -= {"data.group"}  # its column is in the table too
-    kept = [override for override in overrides if key_and_value(override)[0] not in of_source]
+    others = [override for override in overrides if key_and_value(override)[0] not in of_source]
     table = {"root": str(found.root), "labels": str(file), "images": ".", "split_column": "split"}
     table |= {"image_column": "path", "label_column": "label"}
     source = ["data=csv", *(as_override(f"data.{key}", value) for key, value in table.items())]
-    print(f"train:     {shell_command(['python', '-m', 'tlab.train', *source, *kept])}")
+    print(f"train:     {shell_command(['python', '-m', 'tlab.train', *source, *others])}")
 
 
 def run(cfg: DictConfig) -> None:

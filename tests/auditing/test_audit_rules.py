@@ -5,7 +5,7 @@ import pytest
 
 from tlab.auditing.audit_images import find_all
 from tlab.auditing.balance import rare_classes
-from tlab.auditing.copies import Copies, clusters, to_leave_out
+from tlab.auditing.copies import Copies, clusters, needed, to_leave_out
 from tlab.auditing.duplicates import Pair
 from tlab.auditing.groups import group_leaks, image_groups
 from tlab.auditing.image_measures import ImageMeasures
@@ -35,6 +35,14 @@ def test_a_further_test_stays_as_it_is():
     left_out = to_leave_out(copies, images(splits, labels))
     assert [rows for rows in left_out.values() if rows] == [{5, 7}, {6, 8}, {9}, {11}, {10}]
     assert sum("data.tests" in reason for reason, rows in left_out.items() if rows) == 2
+
+
+def test_no_class_of_a_split_is_emptied():
+    splits = ["test", "val", "val", *["train"] * 7]
+    labels = [0, 0, 1, 0, 0, 0, 1, 1, 1, 1]
+    copies = Copies([[0, 1, 3], [2, 6]], [Pair(0, 4, 0.9), Pair(0, 5, 0.9), Pair(2, 7, 0.9)], [])
+    all_of_them = images(splits, labels)
+    assert needed(to_leave_out(copies, all_of_them), all_of_them) == {1, 4, 5}
 
 
 def test_pairs_connect_clusters():

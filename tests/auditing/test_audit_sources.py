@@ -61,13 +61,15 @@ def test_what_a_further_test_has_leaves_training_and_nothing_else(folder, audite
     assert [issue for issue in data.issues if "byte for byte" in issue] == []
 
 
-def test_no_command_is_printed_that_could_not_train(folder, audited):
+def test_a_class_of_copies_alone_stays(folder, audited, tmp_path, pasted):
     root = folder("train", "val", count=2)
     for i in range(2):
         shutil.copy(root / f"val/cats/p{i}.png", root / "train/cats")
     _, printed = audited(f"data.root={root}", "fix=true")
-    assert "with no image to train on of cats" in printed
-    assert "train:" not in printed
+    assert "with 2 copies in train/cats" in printed
+    assert "train:" in printed
+    data = open_images(compose([*printed_command(printed, pasted), f"run_dir={tmp_path}"]))
+    assert [len(samples) for samples in data.index.splits.values()] == [4, 4]
 
 
 @pytest.mark.parametrize("broken", ["train/cats", "train", "val"])

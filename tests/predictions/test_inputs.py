@@ -150,3 +150,16 @@ def test_keys_of_tables_are_refused_for_others(place):
 def test_a_list_with_a_mark_of_its_byte_order(place, monkeypatch, encoding):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("new/x.png\r\nnew/a/0.png\r\n".encode(encoding))))
     assert [*find_files("-", {}).names()] == ["new/x.png", "new/a/0.png"]
+
+
+def test_a_pipe_is_not_waited_for(place, give, monkeypatch):
+    os.mkfifo(place / "new/pipe.png")
+    with pytest.raises(UserError, match=r"input=new/pipe\.png is a pipe or device, not a file"):
+        give("input=new/pipe.png")
+    assert "new/pipe.png" not in found("new", place)
+    (place / "table.csv").write_text("image\nnew/x.png\nnew/pipe.png\n")
+    for given in ("input=new/*.png", "input=table.csv", "input=-"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"new/x.png\nnew/pipe.png")))
+        answers = {Path(row["path"]).name: row for row in give(given)}
+        assert answers["x.png"]["prediction"]
+        assert "a pipe or device" in answers["pipe.png"]["reason"]

@@ -46,19 +46,26 @@ def classes_lost(images: AuditedImages, left_out: Collection[int]) -> list[str]:
 
 
 def left_out_sentences(
-    images: AuditedImages, left_out: Mapping[str, Collection[int]], findings: Collection[Finding]
+    images: AuditedImages,
+    left_out: Mapping[str, Collection[int]],
+    kept: Collection[int],
+    findings: Collection[Finding],
 ) -> list[str]:
     """Return what the table has not, and why, a sentence for each reason.
 
     Args:
         images: The readable images.
         left_out: Reason -> rows.
+        kept: Rows of copies that are not left out.
         findings: All findings.
     """
     number = {kind: sum(each.kind == kind for each in findings) for kind in ("label_issue", "group_leak")}
     sentences = [f"without {counted(rows, 'image')} {reason}" for reason, rows in left_out.items() if rows]
     if broken := [each for each in findings if each.kind == "unreadable" and each.split in SPLITS]:
         sentences.append(f"without {counted(broken, 'file')} that cannot be read")
+    if kept:
+        places = few(sorted({f"{images.splits[row]}/{images.label(row)}" for row in kept}))
+        sentences.append(f"with {counted(kept, 'copy', 'copies')} in {places}, where no other image would be left")
     if number["label_issue"]:
         labels = counted(number["label_issue"], "suspected label")
         sentences.append(f"with {labels} as they are: a classifier suspects, a person decides (findings.csv)")

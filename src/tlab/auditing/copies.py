@@ -1,6 +1,6 @@
 """All copies among the images of a run's data, what to say of them, and which of them to leave out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +121,27 @@ def to_leave_out(copies: Copies, images: AuditedImages) -> dict[str, set[int]]:
         "with a changed copy in another split": changed - gone,
         "with a changed copy in data.tests, whose folder stays as it is": changed_in_test - gone,
     }
+
+
+def needed(copies: Mapping[str, Collection[int]], images: AuditedImages) -> set[int]:
+    """Return the rows that have to stay, since nothing else would be left of their class in their split.
+
+    Of such a class those stay that have the last of the reasons: changed copies, all of which may be pictures that
+    are only alike, before images with the same bytes.
+
+    Args:
+        copies: What `to_leave_out` returns.
+        images: The images.
+    """
+    places = list(zip(images.splits, images.labels.tolist(), strict=True))
+    gone = set[int]().union(*copies.values())
+    emptied = {places[row] for row in gone} - {place for row, place in enumerate(places) if row not in gone}
+    kept: set[int] = set()
+    for rows in [*copies.values()][::-1]:
+        staying = {row for row in rows if places[row] in emptied}
+        kept |= staying
+        emptied -= {places[row] for row in staying}
+    return kept
 
 
 def clusters(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:

@@ -508,7 +508,7 @@ class OtherDataConfig(ReadDataConfig):
         path=True,
     )
     exclude: Any = key(None, "what to leave out below that folder, as glob patterns: one, or a list of them")
-    labels: str | None = key(None, "of a run with data=csv: the table below root; null: as in the run", path=True)
+    labels: str | None = key(None, "of a table: its path below root; null: as in a run with data=csv", path=True)
     images: str | None = key(None, "likewise: folder of the images, relative to root", path=True)
     image_column: str | None = key(None, "likewise: column of the image's file name or path")
     label_column: str | None = key(None, "likewise: column of the class name")

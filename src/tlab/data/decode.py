@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from torch import Tensor
 
+from tlab.core.files import is_device_or_pipe
 from tlab.core.silence import Silence
 from tlab.data.decode_options import (
     CUT_SHORT,
@@ -177,6 +178,8 @@ def _plain_jpeg(
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, or raise a `DecodeError` that says why not."""
+    if is_device_or_pipe(path):  # which may never end
+        raise DecodeError(path, "a pipe or device, not a file")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -126,8 +126,6 @@ def _opened(cfg: DictConfig, trained: "Trained") -> "tuple[ImageDataModule, str 
     config = trained.config
     exclude = _patterns(cfg.data.get("exclude"))
     table = {name: cfg.data[name] for name in TABLE_KEYS if cfg.data.get(name) is not None}
-    if table and not config.data.source._target_.endswith("csv_index"):
-        raise UserError(f"data.{next(iter(table))} is for a run with data=csv, which this is not; leave it out")
     tests = _tests_of(trained, Path(cfg.run))
     if cfg.split not in (None, *SPLITS, *tests):
         known = ", ".join((*SPLITS, *tests))

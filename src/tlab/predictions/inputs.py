@@ -12,6 +12,7 @@ from typing import Any
 
 from tlab.config.overrides import shell_argument
 from tlab.core.errors import UserError
+from tlab.core.files import is_device_or_pipe
 from tlab.core.text import counted, few, shell_word
 from tlab.data.sources.label_table import BYTE_ORDER_MARKS, LabelTable, read_table
 from tlab.data.sources.scan import (
@@ -77,6 +78,11 @@ def _files_of(text: str, data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
         return _matching(text, data)
     if not path.exists():
         raise UserError(f"input={text} does not exist; give an image file, or a folder of images")
+    if is_device_or_pipe(path):
+        raise UserError(
+            f"input={text} is a pipe or device, not a file; save what it gives as a file, and give that as input, or "
+            "give input=- to read paths of files from standard input"
+        )
     if _is_table(text):
         return _of_table(path.absolute(), data)
     exclude = _exclude(data, path.absolute().parent)

@@ -29,24 +29,25 @@ def evaluation_source(
     table: Mapping[str, Any] | None = None,
     key: str = "data.root",
 ) -> Source:
-    """Return the source of what is below another root: a folder, or a table where the model's own data are one.
+    """Return the source of what is below another root: a folder, or a table where the model's own data or keys say so.
 
     Args:
         source: Source of the model's own data.
         root: Another root.
         classes: The model's classes.
         exclude: Patterns of what to leave out there.
-        table: Keys of the table that are other than those of the model's own.
+        table: Keys of the table, as far as they are other than those of the model's own.
         key: Key that gives the root, for error messages.
 
     Raises:
         UserError: The root is no folder, or holds neither a table nor a class folder.
     """
     base, kept = check_root(root, key), list(exclude)
-    if not isinstance(source, partial) or source.func is not csv_index:
+    is_table = isinstance(source, partial) and source.func is csv_index
+    if not is_table and not table:
         return partial(evaluation_index, root, kept, classes)
-    there = partial(source, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})})
-    labels = source.keywords.get("labels", "labels.csv")
+    there = partial(source if is_table else csv_index, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})})
+    labels = there.keywords.get("labels", "labels.csv")
     if table or (not Path(labels).is_absolute() and (base / labels).is_file()):  # else its own data's
         return there
     layout = find_splits(read_folder(base), classes, any_split=True)
