@@ -45,10 +45,14 @@ class Silence:
             self._inside -= 1
             if self._inside == 0:
                 self._logger.removeFilter(_nothing)
-                for filters in (self._filters, warnings.filters):  # another one within `catch_warnings`, a copy
+                lists: tuple[Any, ...] = (
+                    self._filters,
+                    warnings.filters,
+                )  # another one within `catch_warnings`, a copy
+                for filters in lists:
                     for added in self._added:
                         with suppress(ValueError):
-                            filters.remove(added)  # type: ignore[attr-defined]
+                            filters.remove(added)
 
 
 def _nothing(_: logging.LogRecord) -> bool:

@@ -46,7 +46,9 @@ def evaluation_source(
     is_table = isinstance(source, partial) and source.func is csv_index
     if not is_table and not table:
         return partial(evaluation_index, root, kept, classes)
-    there = partial(source if is_table else csv_index, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})})
+    there = partial(
+        source if is_table else csv_index, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})}
+    )
     labels = there.keywords.get("labels", "labels.csv")
     if table or (not Path(labels).is_absolute() and (base / labels).is_file()):  # else its own data's
         return there
