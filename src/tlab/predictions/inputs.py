@@ -80,8 +80,8 @@ def _files_of(text: str, data: Mapping[str, Any]) -> tuple[FileList, Exclude]:
         raise UserError(f"input={text} does not exist; give an image file, or a folder of images")
     if is_device_or_pipe(path):
         raise UserError(
-            f"input={text} is a pipe or device, not a file; save what it gives as a file, and give that as input, or "
-            "give input=- to read paths of files from standard input"
+            f"input={text} is a pipe or device, not a file; save what it gives as a file, and give that as "
+            "input, or give input=- to read paths of files from standard input"
         )
     if _is_table(text):
         return _of_table(path.absolute(), data)

@@ -29,7 +29,7 @@ def evaluation_source(
     table: Mapping[str, Any] | None = None,
     key: str = "data.root",
 ) -> Source:
-    """Return the source of what is below another root: a folder, or a table where the model's own data or keys say so.
+    """Return the source of what is below another root: a folder, or a table where the model's data or keys say so.
 
     Args:
         source: Source of the model's own data.
