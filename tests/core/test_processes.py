@@ -258,7 +258,7 @@ def test_a_sweep_leaves_ordinary_run_directories(photos, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert result.stdout.count("epoch   1/1") == 2
-    assert result.stdout.count("random initialisation") == 2
+    assert result.stdout.count("random initialization") == 2
     runs = sorted(file.parent for file in (tmp_path / "sweep").rglob("run.json"))
     assert [run.name for run in runs] == ["seed=0", "seed=1"]
     for run in runs:

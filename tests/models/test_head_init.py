@@ -320,5 +320,5 @@ def test_a_run_takes_rows_and_says_which(compose_run: Any, tmp_path: Path) -> No
     assert mapped.head.reused == {"green": "c"}
     for none in (("head.reuse=null",), ("head=mlp",), ("head.reuse={green: c}", "finetune=scratch")):
         assert built(*weights, *none).head.reused == {}
-    with pytest.raises(UserError, match="random initialisation has no source classifier: give other backbone"):
+    with pytest.raises(UserError, match="random initialization has no source classifier: give other backbone"):
         built("head.reuse={green: c}")

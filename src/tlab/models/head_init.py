@@ -125,7 +125,7 @@ def _obstacle(head: Head, pretraining: Pretraining) -> str | None:
     elif head.pooling != "avg" or len(head.hidden) > 0:
         return "they belong to a linear layer on averaged features: set head.hidden=[] and head.pooling=avg"
     elif isinstance(head.norm, Standardize):
-        return "they belong to features that are not standardised: set head.normalize=false"
+        return "they belong to features that are not standardized: set head.normalize=false"
     ours, theirs = head.linear.in_features, pretraining.classifier_weight.shape[1]
     if ours != theirs:
         return f"the source classifier has {theirs} inputs and the head {ours}: set backbone.upto=null"

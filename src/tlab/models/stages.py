@@ -50,7 +50,7 @@ class Pretraining:
     classifier_fits: bool = False
     pooling: str | None = None
     head_layers: Mapping[str, Tensor] = field(default_factory=dict)
-    description: str = "random initialisation"
+    description: str = "random initialization"
     digest: str = ""
     tells_size: bool = True
 

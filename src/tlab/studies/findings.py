@@ -107,7 +107,7 @@ def of_doubling(curve: LearningCurve, metric: str) -> list[str]:
         ]
     gain = -float(np.diff(curve.law.error(doubled)[0])[0])
     told = [
-        f"{of}labelling twice as many images ({2 * most:,.0f} instead of {most:,.0f}) would bring "
+        f"{of}labeling twice as many images ({2 * most:,.0f} instead of {most:,.0f}) would bring "
         f"{_number(gain, metric)}{_unit(metric)} of {metric} ({sure}).",
         f"{of}{_law(curve, metric)}",
     ]

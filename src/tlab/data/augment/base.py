@@ -63,9 +63,9 @@ def sides(
 
 
 def limits(
-    name: str, value: Range, centre: float, least: float = -np.inf, most: float = np.inf
+    name: str, value: Range, center: float, least: float = -np.inf, most: float = np.inf
 ) -> tuple[float, float]:
-    """Return a range: `centre` plus or minus `value` if it is a number, else the pair itself.
+    """Return a range: `center` plus or minus `value` if it is a number, else the pair itself.
 
     Raises:
         ValueError: `value` is not a range, or exceeds `least` or `most`.
@@ -73,7 +73,7 @@ def limits(
     if isinstance(value, Sequence):
         pair = [float(end) for end in value]
     else:
-        pair = [max(centre - value, least), centre + value] if value >= 0 else [1, 0]
+        pair = [max(center - value, least), center + value] if value >= 0 else [1, 0]
     if len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
         raise ValueError(f"{name} must be a number of at least 0 or a range (low, high), not {value!r}")
     return pair[0], pair[1]
@@ -87,7 +87,7 @@ def color(name: str, value: Range) -> Color:
     """
     parts = list(value) if isinstance(value, Sequence) else [value] * 3
     if len(parts) != 3 or not all(isinstance(part, int | float) and 0 <= part <= 255 for part in parts):
-        raise ValueError(f"{name} must be a grey or an RGB colour in 0..255, not {value!r}")
+        raise ValueError(f"{name} must be a gray or an RGB color in 0..255, not {value!r}")
     return parts[0], parts[1], parts[2]
 
 

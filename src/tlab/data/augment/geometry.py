@@ -182,9 +182,9 @@ def affine_matrix(
     b, d = -a * math.tan(x) - math.sin(turn), math.cos(turn) - c * math.tan(x)
     # The inverse of scale * [[a, b], [c, d]], whose determinant is scale ** 2
     a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
-    centre_x, centre_y = size[1] / 2, size[0] / 2
-    to_x, to_y = centre_x + shift[0], centre_y + shift[1]
-    return np.array([[a, b, centre_x - a * to_x - b * to_y], [c, d, centre_y - c * to_x - d * to_y], [0, 0, 1]])
+    center_x, center_y = size[1] / 2, size[0] / 2
+    to_x, to_y = center_x + shift[0], center_y + shift[1]
+    return np.array([[a, b, center_x - a * to_x - b * to_y], [c, d, center_y - c * to_x - d * to_y], [0, 0, 1]])
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

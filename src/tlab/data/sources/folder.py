@@ -209,7 +209,7 @@ def evaluation_index(
     top = read_folder(base, left_out)
     layout = find_splits(top, classes, any_split=True)
     # where nothing has labels, the first folder's mistake is named
-    places = _kept(layout.splits or {UNSPLIT: next(iter(layout.unlabelled), layout.base)}, left_out)
+    places = _kept(layout.splits or {UNSPLIT: next(iter(layout.unlabeled), layout.base)}, left_out)
     found = {split: files for split, folder in places.items() if (files := _class_files(folder))}
     if not found:
         _check_classes(root, top, next(iter(places.values())), {}, least=1)
@@ -497,7 +497,7 @@ def _remarks(root: Path, top: Folder, layout: Layout, places: Mapping[str, Folde
         "Taken for classes below {}, since splits need a train folder with class folders": numbered(
             layout.as_classes
         ),
-        "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabelled),
+        "Not used below {}, since no folder in it is one of the classes": numbered(layout.unlabeled),
         "Not used below {}, since they lie beside the split folders": numbered(layout.beside),
         "Not used below {}, since they are in no class folder": f"{_images(len(loose))} ({few(loose)})"
         * bool(loose),

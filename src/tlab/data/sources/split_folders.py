@@ -28,14 +28,14 @@ class Layout:
     Attributes:
         base: The folder that holds the split folders or, where there are none, the class folders.
         splits: Split name -> the folder that holds its class folders; empty where nothing is split.
-        unlabelled: Folders with a split's name, in which is no folder of one of the classes.
+        unlabeled: Folders with a split's name, in which is no folder of one of the classes.
         as_classes: Folders that have a split's name but are taken for classes.
         beside: Folders with images that are not used.
     """
 
     base: Folder
     splits: dict[str, Folder] = field(default_factory=dict)
-    unlabelled: list[Folder] = field(default_factory=list)
+    unlabeled: list[Folder] = field(default_factory=list)
     as_classes: list[Folder] = field(default_factory=list)
     beside: list[Folder] = field(default_factory=list)
 
@@ -116,10 +116,10 @@ def find_splits(top: Folder, known: Collection[str] = (), any_split: bool = Fals
             f"{base.place} has a folder {named[0].folder.name!r} but no 'train' with images: add train/<class>/, "
             f"rename it if it is a class, or train on it alone with {shell_argument('data.root', one.place)}"
         )
-    unlabelled = [each.folder for each in named if each not in (*fitting, *splits.values())]
-    used = [*unlabelled, *(each.folder for each in splits.values())]
+    unlabeled = [each.folder for each in named if each not in (*fitting, *splits.values())]
+    used = [*unlabeled, *(each.folder for each in splits.values())]
     beside = [folder for folder in base.filled if folder not in used]
-    return Layout(base, {split: each.place for split, each in splits.items()}, unlabelled, beside=beside)
+    return Layout(base, {split: each.place for split, each in splits.items()}, unlabeled, beside=beside)
 
 
 class _Named:

@@ -165,7 +165,7 @@ def _noise(
 
 
 def _correct(logits_KBC: Tensor, batches: Sequence[Batch]) -> Tensor:
-    """Return how many images each head classifies as they are labelled; of mixed ones the larger share counts."""
+    """Return how many images each head classifies as they are labeled; of mixed ones the larger share counts."""
     labels = torch.stack([batch.label if batch.label.ndim == 1 else batch.label.argmax(dim=1) for batch in batches])
     return (logits_KBC.argmax(dim=2) == labels).sum(dim=1)
 

@@ -48,7 +48,7 @@ function drawCurves() {
   const phases = uniform && named.length ? data.phases[named[0].place] : [];
   const note = [
     phases.length > 1 ? "Dotted lines: a phase begins." : uniform ? "" : "Rings: a phase begins.",
-    rest.length ? `Coloured: the first ${named.length} of ${settings.length}; filter to see others.` : "",
+    rest.length ? `Colored: the first ${named.length} of ${settings.length}; filter to see others.` : "",
   ];
   document.getElementById("curves-note").textContent = note.join(" ");
   plot("curves", traces, layout(colours, {

@@ -60,8 +60,8 @@ def _pose(side: int, rng: np.random.Generator) -> np.ndarray:
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     linear = scale * turn @ np.array([[mirror * stretch, shear], [0, 1 / stretch]])
     room = max(0.0, side / 2 - 0.85 * scale)
-    centre = side / 2 + rng.uniform(-room, room, size=2)
-    return np.column_stack([linear, centre])
+    center = side / 2 + rng.uniform(-room, room, size=2)
+    return np.column_stack([linear, center])
 
 
 def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
