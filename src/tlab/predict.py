@@ -45,12 +45,12 @@ def predict(cfg: DictConfig) -> "list[Row]":
     model = _model(cfg)
 
     from tlab.predictions.batches import predict_batches
-    from tlab.predictions.remarks import Remarks
+    from tlab.predictions.file_counts import FileCounts
 
-    remarks = Remarks(files, model.levels)
-    batches = predict_batches(model, remarks, cfg.batch_size or model.batch_size, cfg.num_workers)
+    counts = FileCounts(files, model.levels)
+    batches = predict_batches(model, counts, cfg.batch_size or model.batch_size, cfg.num_workers)
     rows = [rounded(row) for batch in batches for row in batch]
-    remarks.log()
+    counts.log()
     return rows
 
 
@@ -75,14 +75,14 @@ def run(cfg: DictConfig) -> None:
             layout = sample.filled_by(model.classes)
 
         from tlab.predictions.batches import predict_batches
-        from tlab.predictions.remarks import Remarks
+        from tlab.predictions.file_counts import FileCounts
 
-        remarks, batch_size = Remarks(files, model.levels), cfg.batch_size or model.batch_size
+        counts, batch_size = FileCounts(files, model.levels), cfg.batch_size or model.batch_size
         made_by = {"models": model.digest(), "images": files.digest(), "settings": _digest(cfg, layout)}
         few: list[Row] = []
         try:
-            table.begin(layout, files, batch_size, made_by, remarks.add_row)
-            for rows in predict_batches(model, remarks, batch_size, cfg.num_workers, table.start):
+            table.begin(layout, files, batch_size, made_by, counts.add_row)
+            for rows in predict_batches(model, counts, batch_size, cfg.num_workers, table.start):
                 table.write(rows)
                 few += rows if len(files) <= FEW else []
             table.finish()
@@ -92,15 +92,15 @@ def run(cfg: DictConfig) -> None:
             raise
         except BrokenPipeError:  # nobody reads it any more, as with `| head`
             return
-    remarks.log()
+    counts.log()
     is_part = sample is not None and table.start > 0  # a submission does not keep what is known
-    number = len(files) - remarks.unreadable
+    number = len(files) - counts.unreadable
     told = f"{number} {noun(number, 'prediction')} in {output}"
-    told += f", {remarks.unreadable} unreadable" if remarks.unreadable else ""
-    if remarks.unknown is not None and not is_part:
+    told += f", {counts.unreadable} unreadable" if counts.unreadable else ""
+    if counts.unknown is not None and not is_part:
         column = "" if sample else "false in the column known: "
-        told += f", {remarks.unknown:.1%} unknown"
-        told += f" ({column}{remarks.unknown_files})" if remarks.unknown else ""
+        told += f", {counts.unknown:.1%} unknown"
+        told += f" ({column}{counts.unknown_files})" if counts.unknown else ""
     print(told, file=sys.stderr if table.is_streamed else sys.stdout)
     for row in few if not table.is_streamed else ():
         if row["prediction"]:

@@ -19,7 +19,7 @@ from opened_page import OpenedPage
 from tlab.config.hydra import compose
 from tlab.core.errors import UserError
 from tlab.evaluate import run as evaluate
-from tlab.evaluating import mistakes
+from tlab.evaluating import misclassified
 from tlab.evaluating.evaluation import Evaluation
 from tlab.evaluating.measure import measure
 from tlab.evaluating.predicted_images import PredictedImages
@@ -135,7 +135,7 @@ def test_the_worst_errors_are_explained(opened, images, root):
     assert f"loss {images.losses[worst[0]]:.2f}" in first.inner_text()
     assert opened.page.locator("article .seen img").count() == 3 * len(worst)
     near = opened.files("article .near a")
-    assert len(near) == mistakes.NEIGHBORS * len(worst)
+    assert len(near) == misclassified.NEIGHBORS * len(worst)
     assert all(Path(each).name.startswith("train_") for each in near)
 
 
@@ -216,8 +216,8 @@ def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, t
     def gone(_: object) -> None:
         raise UserError("the folder is gone.")
 
-    monkeypatch.setattr(mistakes, "torchcam_is_there", lambda: False)
-    monkeypatch.setattr(mistakes, "training_data", gone)
+    monkeypatch.setattr(misclassified, "torchcam_is_there", lambda: False)
+    monkeypatch.setattr(misclassified, "training_data", gone)
     text = report(trained, tmp_path)
     assert "tlab-transfer[explain]" in text
     assert "cannot be listed: the folder is gone." in text
@@ -251,7 +251,7 @@ def test_what_is_as_large_as_evaluation_allows_is_explained(trained, images, tmp
     checkpoint["tlab"]["config"]["data"]["max_megapixels"] = 1e-4
     torch.save(checkpoint, run := tmp_path / "my.ckpt")
     errors = int((~images.correct).sum())
-    shown, remarks = mistakes.explained(TrainedModel(load_trained(run), "cpu"), images, errors)
+    shown, remarks = misclassified.explained(TrainedModel(load_trained(run), "cpu"), images, errors)
     assert shown == []
     assert f"{errors} of the {errors} worst" in remarks[0]
     text = report(run, tmp_path, "data.max_megapixels=1")

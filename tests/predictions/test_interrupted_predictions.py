@@ -15,8 +15,8 @@ from tlab.core.errors import UserError
 from tlab.data.augment.evaluation import ResizeCrop
 from tlab.data.decode_options import DecodeOptions, Levels
 from tlab.predictions.batches import predict_batches
+from tlab.predictions.file_counts import FileCounts
 from tlab.predictions.file_list import FileList
-from tlab.predictions.remarks import Remarks
 from tlab.predictions.rows import CsvRows
 from tlab.predictions.table import Table
 from tlab.runs.trained_model import Prediction, View
@@ -233,14 +233,14 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     def peak(count):
         tracemalloc.start()
         files = FileList(tmp_path, (("0.png" if i % 50 else f"no {i}.png") for i in range(count)))
-        remarks = Remarks(files, Levels())
+        counts = FileCounts(files, Levels())
         with Table(tmp_path / "preds.csv") as table:
             made_by = {"models": b"1234"}
-            table.begin(CsvRows(["a", "b"]), files, 8, made_by, remarks.add_row)
-            for rows in predict_batches(model, remarks, 8, 0):
+            table.begin(CsvRows(["a", "b"]), files, 8, made_by, counts.add_row)
+            for rows in predict_batches(model, counts, 8, 0):
                 table.write(rows)
             table.finish()
-        assert remarks.unreadable == count // 50
+        assert counts.unreadable == count // 50
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size

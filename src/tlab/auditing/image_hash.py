@@ -108,9 +108,8 @@ def close_pairs(coefficients: Coefficients, most_bits: int, most_pairs: int) -> 
         best = each[0][start : start + rows] @ signs[start:].T
         for turned in each[1:]:
             torch.maximum(best, turned[start : start + rows] @ signs[start:].T, out=best)
-        best.masked_fill_(
-            torch.ones_like(best, dtype=torch.bool).tril_(), -BITS
-        )  # each pair once, and none with itself
+        # Each pair once, and none with itself
+        best.masked_fill_(torch.ones_like(best, dtype=torch.bool).tril_(), -BITS)
         first, second = torch.nonzero(best >= BITS - 2 * most_bits, as_tuple=True)
         kept = np.concatenate([kept, (torch.stack([first, second], dim=1) + start).numpy()])
         distances = np.concatenate([distances, ((BITS - best[first, second]) / 2).numpy()])

@@ -91,12 +91,10 @@ class FeatureBatches:
         """Return copies of the rows for each (epoch, sample)."""
         view = np.array([(epoch - self.start) % len(self.views) for epoch, _ in addresses])
         row = self.rows[[index for _, index in addresses]]
-        kind = torch.from_numpy(
-            np.empty(0, self.views[0].dtype)
-        ).dtype  # an empty array, since torch warns of read-only ones
-        x = torch.empty(
-            (len(row), *self.views[0].shape[1:]), dtype=kind
-        )  # aligned, so that sums are bitwise the same
+        # Of an empty array, since torch warns of read-only ones
+        kind = torch.from_numpy(np.empty(0, self.views[0].dtype)).dtype
+        # Torch aligns it, so that sums are bitwise the same
+        x = torch.empty((len(row), *self.views[0].shape[1:]), dtype=kind)
         out = x.numpy()
         for number in np.unique(view):
             of_view = view == number

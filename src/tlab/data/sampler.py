@@ -184,9 +184,8 @@ class EpochKeys(Sequence[SampleKey]):
     def at(self, places: Tensor) -> Iterator[SampleKey]:
         """Yield the keys at these places, int64."""
         for some in places.split(KEYS_AT_ONCE):
-            next_ones = (some + 1) % len(
-                self
-            )  # the order closes to a ring, so that the last sample has a partner too
+            # The order closes to a ring, so that the last sample has a partner too
+            next_ones = (some + 1) % len(self)
             columns = (self.order[some], self.repeats[some], self.order[next_ones], self.repeats[next_ones])
             for key in zip(*(column.tolist() for column in columns), strict=True):
                 yield SampleKey(self.epoch, *key)

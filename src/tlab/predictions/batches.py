@@ -8,13 +8,13 @@ from tlab.data import progress_bar
 from tlab.data.sources.verify import FileCheck
 from tlab.predictions.ensemble import Ensemble
 from tlab.predictions.images import ImageReader, Images, read_images
-from tlab.predictions.remarks import Remarks
+from tlab.predictions.file_counts import FileCounts
 from tlab.predictions.rows import NO_ANSWER, Row
 from tlab.runs.trained_model import Prediction
 
 
 def predict_batches(
-    model: Ensemble, remarks: Remarks, batch_size: int, num_workers: int | None, start: int = 0
+    model: Ensemble, counts: FileCounts, batch_size: int, num_workers: int | None, start: int = 0
 ) -> Iterator[list[Row]]:
     """Yield the rows of the files in batches, with a progress bar on a terminal.
 
@@ -23,7 +23,7 @@ def predict_batches(
 
     Args:
         model: What predicts.
-        remarks: The files, and what is to be said of them.
+        counts: The files; what is wrong with them is counted here.
         batch_size: Number of files in a batch.
         num_workers: Number of processes that decode; None chooses.
         start: Number of the first file.
@@ -31,33 +31,33 @@ def predict_batches(
     Raises:
         OutOfMemory: A batch is too large.
     """
-    files = remarks.files
+    files = counts.files
     reader = ImageReader(files, model.views, model.max_megapixels)
     with naming_batch_size(batch_size):
         batches = read_images(reader, start, batch_size, num_workers)
         for images in progress_bar.shown(batches, "Predicting", len(files) - start, _size):
-            yield _rows(images, model, remarks)
+            yield _rows(images, model, counts)
 
 
 def _size(images: Images) -> int:
     return len(images.checks)
 
 
-def _rows(images: Images, model: Ensemble, remarks: Remarks) -> list[Row]:
+def _rows(images: Images, model: Ensemble, counts: FileCounts) -> list[Row]:
     rows: list[Row] = []
     for number, check in enumerate(images.checks, images.start):
-        remarks.add(number, check)
-        rows.append({"path": remarks.files.path(number), "prediction": ""})
+        counts.add(number, check)
+        rows.append({"path": counts.files.path(number), "prediction": ""})
         if check.reason:
             rows[-1]["reason"] = check.reason
     if images.readable:
         for place, prediction in zip(images.readable, model.predictions(images.views), strict=True):
             if not math.isfinite(prediction.probability):
                 rows[place]["reason"] = NO_ANSWER
-                remarks.add(images.start + place, FileCheck(reason=NO_ANSWER))
+                counts.add(images.start + place, FileCheck(reason=NO_ANSWER))
                 continue
             rows[place] |= _cells(prediction)
-            remarks.count(images.start + place, prediction.known)
+            counts.count(images.start + place, prediction.known)
     return rows
 
 

@@ -15,7 +15,7 @@ from tlab.core.text import as_text, counted, few
 from tlab.dashboards.summary_table import TITLES
 from tlab.evaluating.classes import class_figures
 from tlab.evaluating.evaluation import Evaluation
-from tlab.evaluating.mistakes import Mistake, explained
+from tlab.evaluating.misclassified import Misclassified, explained
 from tlab.evaluating.predicted_images import PredictedImages
 from tlab.evaluating.report.confusion_matrix import Confusion, cells, confusion, matrix, pictured
 from tlab.evaluating.report.pictures import Pictures, image_tag, link_to
@@ -136,7 +136,7 @@ def _about_matrix(table: Confusion, images: PredictedImages) -> str:
     return told
 
 
-def _about_mistakes(mistakes: list[Mistake], images: PredictedImages) -> str:
+def _about_mistakes(mistakes: list[Misclassified], images: PredictedImages) -> str:
     errors = int((~images.correct).sum())
     if not mistakes:
         return ""
@@ -155,14 +155,14 @@ def _about_mistakes(mistakes: list[Mistake], images: PredictedImages) -> str:
     return told
 
 
-def _squares(mistake: Mistake, pictures: Pictures) -> list[int]:
+def _squares(mistake: Misclassified, pictures: Pictures) -> list[int]:
     """Add the image, and the same under its heat maps, and return their places."""
     shown = (mistake.square, mistake.of_predicted, mistake.of_true)
     return [pictures.add(x, SQUARE) for x in shown if x is not None]
 
 
 def _card(
-    mistake: Mistake,
+    mistake: Misclassified,
     squares: list[int],
     images: PredictedImages,
     found: Evaluation,

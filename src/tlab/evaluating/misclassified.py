@@ -26,7 +26,7 @@ MOST_TRAINING_IMAGES = 10_000  # among which neighbors are looked for: minutes o
 
 
 @dataclass
-class Mistake:
+class Misclassified:
     """An image that is predicted wrong.
 
     Attributes:
@@ -44,7 +44,7 @@ class Mistake:
     neighbors: list[tuple[Sample, float]]
 
 
-def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[list[Mistake], list[str]]:
+def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[list[Misclassified], list[str]]:
     """Return the images that are most wrong, the worst first, and sentences about what could not be had.
 
     Those that can no longer be read are left out.
@@ -80,7 +80,7 @@ def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[
         remarks += told
     except UserError as error:
         remarks.append(f"No nearest training images, since those of the run cannot be listed: {error}")
-    return [Mistake(*each) for each in zip(rows, x, *maps, neighbors, strict=True)], remarks
+    return [Misclassified(*each) for each in zip(rows, x, *maps, neighbors, strict=True)], remarks
 
 
 def _overlays(model: TrainedModel, x: Tensor, classes: NDArray[np.int64]) -> list[Tensor | None]:

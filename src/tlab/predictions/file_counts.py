@@ -1,4 +1,4 @@
-"""What is said of the files in the end: those without a prediction, and those that are not quite in order."""
+"""Numbers of files without a prediction and of those that are not quite in order, and what is said of them."""
 
 import logging
 from collections import Counter
@@ -17,7 +17,7 @@ UNKNOWN = 3  # images unlike those of training that are named
 REASONS = 8  # that are told
 
 
-class Remarks:
+class FileCounts:
     """Counts files by what is to be said of them, with the names of a few.
 
     Args:
@@ -73,7 +73,7 @@ class Remarks:
         self.count(number, row.get("known"))
 
     def log(self) -> None:
-        """Log a line for each kind of remark."""
+        """Log a line for each kind of file that is not in order."""
         reasons = [what for what, _ in self._counts.most_common() if what not in NAMED]
         if reasons:
             told = ", ".join(f"{self._few(what)} ({what})" for what in reasons[:REASONS])
