@@ -66,7 +66,7 @@ def tlab_dataset(root: Path, image_size: int, store: str) -> ImageBatches:
         image_size=image_size,
         augment=instantiate(cfg.aug.transforms, _convert_="all"),
     )
-    dataset.keep_decoded(store, None)
+    dataset.keep_decoded(store, 100)
     return dataset
 
 

@@ -47,7 +47,7 @@ AUGMENT = {"crop": RandomResizedCrop(SIZE), "color": ColorJitter(0.3)}
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 def test_same_pixels_with_and_without(samples, augment):
     plain, stored = (dataset(samples, augment) for _ in range(2))
-    stored.keep_decoded("on", None)
+    stored.keep_decoded("on", 100)
     assert len(stored.store) == len(samples)
     for index in range(len(samples)):
         assert torch.equal(plain.image(SampleKey(1, index)), stored.image(SampleKey(1, index)))
@@ -55,7 +55,7 @@ def test_same_pixels_with_and_without(samples, augment):
 
 def test_a_store_that_nobody_has_any_more_closes_its_file(samples):
     data = dataset(samples)
-    data.keep_decoded("on", None)
+    data.keep_decoded("on", 100)
     data.store.itself = data.store  # as in a trainer, which is let go as a circle
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -66,7 +66,7 @@ def test_a_store_that_nobody_has_any_more_closes_its_file(samples):
 
 def test_made_once_and_shared(samples, monkeypatch, own_cache):
     first = dataset(samples)
-    first.keep_decoded("on", None)
+    first.keep_decoded("on", 100)
     other = dataset(samples)
     monkeypatch.setattr(other, "original", None)  # nothing is decoded
     other.keep_decoded("auto", 1)
@@ -118,14 +118,14 @@ def test_where_it_pays_and_fits(samples, mode, epochs, seconds, size, word, monk
 
 def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
     old = dataset(samples)
-    old.keep_decoded("on", None)
+    old.keep_decoded("on", 100)
     before = old.image(SampleKey(0, 0))
     os.utime(old.store.folder, (1, 1))
     used = image_cache.size_of(old.store.folder)
     monkeypatch.setattr(image_cache, "free_bytes", lambda _: 3 * used)
     new = dataset(samples, AUGMENT)
     monkeypatch.setattr(image_cache, "_sample", lambda *_: (9.0, used // 2))
-    new.keep_decoded("on", None)
+    new.keep_decoded("on", 100)
     assert new.store.folder.exists()
     assert not old.store.folder.exists()
     assert torch.equal(old.image(SampleKey(0, 0)), before)  # an open store goes on
@@ -134,7 +134,7 @@ def test_the_oldest_store_makes_room(samples, monkeypatch, own_cache):
 def test_a_failing_disk_is_only_a_warning(samples, own_cache, caplog):
     own_cache.write_text("a file in the way")
     data = dataset(samples)
-    data.keep_decoded("on", None)
+    data.keep_decoded("on", 100)
     assert data.store is None
     assert "cannot be kept" in caplog.text
     assert data.image(SampleKey(0, 0)).shape == (3, SIZE, SIZE)
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_in_the_middle_keeps_nothing(samples, own_cache, cap
 
     monkeypatch.setattr(os, "fsync", sync)
     data = dataset(samples)
-    data.keep_decoded("on", None)
+    data.keep_decoded("on", 100)
     assert data.store is None
     assert [path.suffix for path in (own_cache / "images").iterdir()] == [".lock"]
     (told,) = caplog.messages
@@ -158,13 +158,13 @@ def test_a_vanished_file_is_named_and_leaves_nothing_behind(samples, own_cache, 
     monkeypatch.setattr(image_cache, "_key", lambda *_: "key")
     samples[-1].path.unlink()
     with pytest.raises(UserError, match="no such file"):
-        dataset(samples).keep_decoded("on", None)
+        dataset(samples).keep_decoded("on", 100)
     assert [path.name for path in (own_cache / "images").iterdir()] == [".key.lock"]
 
 
 def test_threads_pickles_and_other_processes_read_alike(samples, tmp_path):
     data = dataset(samples, AUGMENT)
-    data.keep_decoded("on", None)
+    data.keep_decoded("on", 100)
     expected = [data.store.read(index) for index in range(len(samples))]
     copy = pickle.loads(pickle.dumps(data.store))
     wrong = []

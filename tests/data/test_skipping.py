@@ -44,7 +44,7 @@ def test_evaluation_leaves_them_out_and_lists_them(root, workers):
 def test_training_takes_the_next_of_the_class(root, workers, store):
     data = broken_after_the_check(root, ("train", 4), ("train", 0), num_workers=workers, store=store)
     loader = data.train_dataloader()
-    loader.images.keep_decoded(store, None)
+    loader.images.keep_decoded(store, 100)
     seen = {
         index: (label, image)
         for batch in loader

@@ -13,6 +13,7 @@ import torch
 
 from tlab.core.errors import UserError
 from tlab.data.batch import Batch
+from tlab.finetuning import lr_finder
 from tlab.finetuning.lr_finder import find_lr, range_test, smooth, suggest, trial_loader
 from tlab.models.module import ImageClassifier
 from tlab.runs.history import RunRecorder
@@ -35,10 +36,13 @@ def module(net):
     return ImageClassifier(net, ("a", "b"), partial(torch.optim.SGD, lr=0.05), channels_last=False)
 
 
-def measure(module, batch, scales=ONE, **options):
+def measure(module, batch, scales=ONE, start=lr_finder.START, end=lr_finder.END, **options):
     """A range test on one batch over and over, from the same random state."""
     torch.manual_seed(3)
-    return find_lr(module, itertools.repeat(batch), scales, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lr_finder, "START", start)
+        patch.setattr(lr_finder, "END", end)
+        return find_lr(module, itertools.repeat(batch), scales, **options)
 
 
 @pytest.mark.parametrize("curvature", [0.5, 4.0, 60.0])

@@ -102,9 +102,9 @@ def shell_argument(key: str, value: Any) -> str:
     return shell_word(as_override(key, value))
 
 
-def exclude_argument(names: Iterable[str], key: str = "data.exclude") -> str:
+def exclude_argument(names: Iterable[str]) -> str:
     """Return the argument, in shell quoting, that leaves out these files and folders: names, not glob patterns."""
-    return shell_argument(key, [glob.escape(name) for name in names])
+    return shell_argument("data.exclude", [glob.escape(name) for name in names])
 
 
 def _written(value: Any) -> str:

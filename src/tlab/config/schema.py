@@ -463,7 +463,19 @@ class TuneConfig:
 
 
 @dataclass
-class _UseConfig:
+class _TrustConfig:
+    """Keys of all commands that read a trained run."""
+
+    trust: Any = key(
+        False,
+        "true, only for files you trust: build whatever they name, which may run any code",
+        choices=(None, True, False),
+    )
+    debug: bool = key(False, DEBUG)
+
+
+@dataclass
+class _UseConfig(_TrustConfig):
     """Keys that all commands which let a trained run answer have in common."""
 
     accelerator: str = key("auto", "what computes", choices=ACCELERATORS)
@@ -474,12 +486,6 @@ class _UseConfig:
         "it lowers the loss (NLL) of validation images",
         choices=(None, "auto", True, False),
     )
-    trust: Any = key(
-        False,
-        "true, only for files you trust: build whatever they name, which may run any code",
-        choices=(None, True, False),
-    )
-    debug: bool = key(False, DEBUG)
 
 
 @dataclass
@@ -591,24 +597,16 @@ class PredictConfig(_ReadConfig):
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(_TrustConfig):
     """A trained run as a model for others (tlab-export)."""
 
-    run: str = key(
-        MISSING, "run directory (its refit.ckpt, else soup.ckpt, else best.ckpt) or a checkpoint", path=True
-    )
+    run: str = key(MISSING, RUN, path=True)
     format: str | None = key(
         None, "null: by the ending of output, else onnx", choices=(None, "onnx", "torch_export")
     )
     output: str | None = key(
         None, "the model; its card is FILE.md; null: model.onnx, or model.pt2 of torch_export", path=True
     )
-    trust: Any = key(
-        False,
-        "true, only for files you trust: build whatever they name, which may run any code",
-        choices=(None, True, False),
-    )
-    debug: bool = key(False, DEBUG)
 
 
 @dataclass

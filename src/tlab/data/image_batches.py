@@ -195,7 +195,7 @@ class ImageBatches:
         x = decode(Path(file), self.least_side, self.decode_options, is_sound)
         return self.finish(x) if self.is_fixed else x
 
-    def keep_decoded(self, mode: str, epochs: int | None) -> None:
+    def keep_decoded(self, mode: str, epochs: int) -> None:
         """Read the images from a store from now on, if `choose_store` decides so."""
         decoding = f"{self.finish!r}" if self.is_fixed else f"at least {self.least_side}"
         decoding += f" {self.decode_options}"

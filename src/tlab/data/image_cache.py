@@ -95,7 +95,7 @@ class ImageStore:
 
 
 def choose_store(
-    mode: str, paths: Sequence[str], decoding: str, original: Original, epochs: int | None
+    mode: str, paths: Sequence[str], decoding: str, original: Original, epochs: int
 ) -> ImageStore | None:
     """Return the store of these images, written now if missing; None if decoding in every epoch is better.
 
@@ -106,7 +106,7 @@ def choose_store(
         paths: Paths of the image files.
         decoding: Description of how `original` decodes a file, for the store's key.
         original: Function from index to image, 3 H W, uint8.
-        epochs: Number of epochs that read the images; None: many.
+        epochs: Number of epochs that read the images.
     """
     if mode == "off" or not paths:
         return None
@@ -162,7 +162,7 @@ def digest_of_decoding() -> str:
     return blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).hexdigest()
 
 
-def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, epochs: int | None) -> str:
+def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, epochs: int) -> str:
     """Return why nothing should be stored, or "" if it should or is. May remove old stores to make room."""
     try:
         return "" if entry.exists() else _reason_against(mode, entry.parent, original, images, epochs)
@@ -170,11 +170,11 @@ def _reason_to_decode(mode: str, entry: Path, original: Original, images: int, e
         return f"{entry.parent} cannot be read: {error.strerror}"
 
 
-def _reason_against(mode: str, folder: Path, original: Original, images: int, epochs: int | None) -> str:
-    if mode == "auto" and epochs is not None and epochs <= EPOCHS:
+def _reason_against(mode: str, folder: Path, original: Original, images: int, epochs: int) -> str:
+    if mode == "auto" and epochs <= EPOCHS:
         return f"{counted(epochs, 'epoch')} {noun(epochs, 'reads', 'read')} them"
     seconds, size = _sample(original, images)
-    if mode == "auto" and epochs is not None and seconds * (epochs - 1) < WORTH:
+    if mode == "auto" and seconds * (epochs - 1) < WORTH:
         return f"decoding them all takes {seconds:.1f} s"
     if mode == "auto" and size > MEMORY_SHARE * free_memory():
         return f"decoded they take {size / 1e9:.1f} GB, more than half of the free memory"

@@ -68,7 +68,6 @@ class EpochSampler(Sampler[SampleKey]):
     Args:
         labels: Labels of the N samples of the split.
         seed: Seed of the run.
-        shuffle: Whether to shuffle; False keeps the order of the index.
         balanced: Whether every class comes equally often: an epoch of N keys has N / K of each of the K classes,
             drawn through permutations of its images, so rare classes repeat images and frequent ones omit some.
         batch_size: Batch size of each process; only the slices and the last batch depend on it.
@@ -85,7 +84,6 @@ class EpochSampler(Sampler[SampleKey]):
         labels: Sequence[int] | Tensor,
         *,
         seed: int = 0,
-        shuffle: bool = True,
         balanced: bool = False,
         batch_size: int = 1,
         num_replicas: int = 1,
@@ -94,7 +92,7 @@ class EpochSampler(Sampler[SampleKey]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank {rank} is not below num_replicas {num_replicas}")
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.seed, self.shuffle, self.balanced = seed, shuffle, balanced
+        self.seed, self.balanced = seed, balanced
         self.batch_size, self.num_replicas, self.rank = batch_size, num_replicas, rank
         self.epoch = 0
         self.skip = 0
@@ -121,9 +119,7 @@ class EpochSampler(Sampler[SampleKey]):
         generator = addressed_generator(self.seed, "order", epoch)
         if self.balanced:
             return self._balanced_order(generator)
-        if self.shuffle:
-            return torch.randperm(len(self.labels), generator=generator)
-        return torch.arange(len(self.labels))
+        return torch.randperm(len(self.labels), generator=generator)
 
     def _balanced_order(self, generator: torch.Generator) -> Tensor:
         total, classes = len(self.labels), self.labels.unique()
@@ -137,7 +133,7 @@ class EpochSampler(Sampler[SampleKey]):
             runs = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
             drawn.append(torch.cat(runs)[:share] if runs else members[:0])
         order = torch.cat(drawn)
-        return order[torch.randperm(total, generator=generator)] if self.shuffle else order
+        return order[torch.randperm(total, generator=generator)]
 
     def _global_batches(self) -> tuple[int, int]:
         """Return the number of whole global batches, and this rank's share of the last, smaller one."""

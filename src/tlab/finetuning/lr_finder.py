@@ -62,11 +62,9 @@ def find_lr(
     scales: Mapping[str, float],
     precision: str = "32-true",
     gradient_clip_val: float | None = None,
-    start: float = START,
-    end: float = END,
     steps: int = STEPS,
 ) -> LrCurve:
-    """Measure the loss of `module` at rising learning rates.
+    """Measure the loss of `module` at rates that rise from `START` to `END`.
 
     The module and the random state of torch, numpy and Python stay as they are. The optimizer is a fresh one, the
     network a copy with what is frozen now.
@@ -77,8 +75,6 @@ def find_lr(
         scales: Each group's factor on the rate in the phase.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
         gradient_clip_val: Largest gradient norm; None for no limit.
-        start: First value of `optimizer.lr`.
-        end: Last value, of the last step.
         steps: Number of steps, unless the loss diverges before.
     """
     net, criterion = copy.deepcopy(module.net).train(), copy.deepcopy(module.loss)
@@ -104,7 +100,7 @@ def find_lr(
         return loss.item()
 
     with kept_random_state(device):
-        rates, losses = range_test(step, batches, start, end, steps)
+        rates, losses = range_test(step, batches, START, END, steps)
     return LrCurve(rates, losses, smooth(losses), *suggest(rates, losses), in_use)
 
 

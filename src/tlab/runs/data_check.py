@@ -116,7 +116,7 @@ def unmeasured(run: RunDirectory, tests: Mapping[str, str]) -> dict[str, str]:
         tests: Name -> fingerprint, see `data.sources.evaluation_sources.fingerprints`.
     """
     done = run.record.get("tests", {})
-    return {name: print for name, print in tests.items() if done.get(name, {}).get("fingerprint") != print}
+    return {name: now for name, now in tests.items() if done.get(name, {}).get("fingerprint") != now}
 
 
 def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) -> list[str]:

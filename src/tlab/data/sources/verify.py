@@ -178,19 +178,18 @@ def unreadable(verdicts: Mapping[F, FileCheck], truncated: bool = False) -> list
     return [Unreadable(Path(path), found.reason) for path, found in verdicts.items() if found.reason not in allowed]
 
 
-def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str], most: int = 3) -> str:
+def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str]) -> str:
     """Return a few files for each reason, the most frequent reason first: `a.jpg, b.jpg (empty file), c.jpg (...)`.
 
     Args:
         broken: The files.
         named: Function that names a file.
-        most: Largest number of files of one reason.
     """
     paths: dict[str, list[Path]] = {}
     for item in broken:
         paths.setdefault(item.reason, []).append(item.path)
     found = sorted(paths.items(), key=lambda each: -len(each[1]))
-    return few((f"{few(map(named, files), most)} ({reason})" for reason, files in found), most=8)
+    return few((f"{few(map(named, files), 3)} ({reason})" for reason, files in found), most=8)
 
 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
