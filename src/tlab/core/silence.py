@@ -45,10 +45,8 @@ class Silence:
             self._inside -= 1
             if self._inside == 0:
                 self._logger.removeFilter(_nothing)
-                lists: tuple[Any, ...] = (
-                    self._filters,
-                    warnings.filters,
-                )  # another one within `catch_warnings`, a copy
+                # The second one is another, a copy, within `catch_warnings`
+                lists: tuple[Any, ...] = (self._filters, warnings.filters)
                 for filters in lists:
                     for added in self._added:
                         with suppress(ValueError):

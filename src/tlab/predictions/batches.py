@@ -7,8 +7,8 @@ from tlab.core.machine_failures import naming_batch_size
 from tlab.data import progress_bar
 from tlab.data.sources.verify import FileCheck
 from tlab.predictions.ensemble import Ensemble
-from tlab.predictions.images import ImageReader, Images, read_images
 from tlab.predictions.file_counts import FileCounts
+from tlab.predictions.images import ImageReader, Images, read_images
 from tlab.predictions.rows import NO_ANSWER, Row
 from tlab.runs.trained_model import Prediction
 
