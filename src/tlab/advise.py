@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tlab.command import quiet, run_command
 from tlab.config.hydra import compose, config_dirs
-from tlab.config.overrides import as_override, given_keys, key_and_value, tidy
+from tlab.config.overrides import as_override, given_keys, key_and_value
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AdviseConfig
 from tlab.config.validation import check, check_values
@@ -131,18 +131,9 @@ def run(cfg: DictConfig) -> None:
     print(command)  # the last line, to be pasted
 
 
-def arranged(arguments: list[str]) -> list[str]:
-    """Return the command line with the overrides of its runs in one key.
-
-    Raises:
-        UserError: It cannot be read so.
-    """
-    return gather(tidy(arguments, "advise", sweep=True), OWN_KEYS, "tlab.advise")
-
-
 def main() -> None:
     """Entry point of `python -m tlab.advise`."""
-    run_command(run, "advise", arranged)
+    run_command(run, "advise", lambda given: gather(given, OWN_KEYS, "tlab.advise"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tlab.command import quiet, run_command
 from tlab.config.hydra import compose
-from tlab.config.overrides import as_override, key_and_value, tidy
+from tlab.config.overrides import as_override, key_and_value
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AuditConfig
 from tlab.config.unused_keys import Run, check_used
@@ -133,18 +133,9 @@ def run(cfg: DictConfig) -> None:
     audit(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
-def arranged(arguments: list[str]) -> list[str]:
-    """Return the command line with the overrides of its runs in one key.
-
-    Raises:
-        UserError: It cannot be read so.
-    """
-    return gather(tidy(arguments, "audit", sweep=False), OWN_KEYS, "tlab.audit")
-
-
 def main() -> None:
     """Entry point of `python -m tlab.audit`."""
-    run_command(run, "audit", arranged)
+    run_command(run, "audit", lambda given: gather(given, OWN_KEYS, "tlab.audit"), sweep=False)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ MODES = {
 def run_command(
     function: Callable[[DictConfig], Any],
     config_name: str,
-    arranged: Callable[[list[str]], list[str]] | None = None,
+    gathered: Callable[[list[str]], list[str]] | None = None,
+    sweep: bool = True,
 ) -> None:
     """Compose `config_name` from the command line and hand it to `function`; in a sweep (`-m`) for each run.
 
@@ -46,12 +47,13 @@ def run_command(
     Args:
         function: The command.
         config_name: Name of its configuration.
-        arranged: Returns the arguments as Hydra shall see them; for a command that takes overrides of runs too.
+        gathered: Returns tidy arguments with the overrides of runs in one key; for a command that takes these too.
+        sweep: Whether commas in them separate the values of a sweep.
     """
     guard_streams()
-    if arranged is not None:
+    if gathered is not None:
         try:
-            sys.argv[1:] = arranged(sys.argv[1:])
+            sys.argv[1:] = gathered(tidy(sys.argv[1:], config_name, sweep))
         except UserError as error:
             exit_with_error(str(error))
     if sys.argv[1:] in (["--shell-completion", "install=bash"], ["--shell-completion", "install=zsh"]):

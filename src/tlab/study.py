@@ -6,7 +6,6 @@ import sys
 from omegaconf import DictConfig
 
 from tlab.command import run_command
-from tlab.config.overrides import tidy
 from tlab.config.schema import StudyConfig
 from tlab.config.validation import check_values
 from tlab.core.errors import FAILED
@@ -28,19 +27,10 @@ def run(cfg: DictConfig) -> None:
         sys.exit(FAILED)
 
 
-def arranged(arguments: list[str]) -> list[str]:
-    """Return the command line with the overrides of its runs in one key.
-
-    Raises:
-        UserError: It cannot be read so.
-    """
-    return gathered(tidy(arguments, "study", sweep=True))
-
-
 def main() -> None:
     """Entry point of `python -m tlab.study`."""
     os.environ.setdefault("TLAB_COMMAND", f"python -m tlab.study {shell_command(sys.argv[1:])}")  # as it was typed
-    run_command(run, "study", arranged)
+    run_command(run, "study", gathered)
 
 
 if __name__ == "__main__":

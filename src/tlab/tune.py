@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlab.command import run_command
 from tlab.config.hydra import compose, conf_dir, config_dirs
-from tlab.config.overrides import as_override, key_and_value, tidy
+from tlab.config.overrides import as_override, key_and_value
 from tlab.config.safe_loading import check_targets, conf_targets, reaches_out, read_node
 from tlab.config.schema import TuneConfig
 from tlab.config.targets import with_present_targets
@@ -209,18 +209,9 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
     return [*flags, *arguments[:place], *paths, *arguments[place:]]  # Hydra takes overrides in one piece
 
 
-def arranged(arguments: list[str]) -> list[str]:
-    """Return the command line with the overrides of its runs in one key.
-
-    Raises:
-        UserError: It cannot be read so.
-    """
-    return with_config_dirs(gather(tidy(arguments, "tune", sweep=True)))
-
-
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
-    run_command(run, "tune", arranged)
+    run_command(run, "tune", lambda given: with_config_dirs(gather(given)))
 
 
 if __name__ == "__main__":
