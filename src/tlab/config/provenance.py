@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tlab.config.diff import AUTO, DECIDED_BY_RUNS, flat
 from tlab.config.digest import is_commands_own
-from tlab.config.overrides import as_override, key_and_value
+from tlab.config.overrides import SECRETS, as_override, key_and_value
 from tlab.config.safe_loading import reaches_out
 from tlab.config.unused_keys import Run, without_unused
 from tlab.core.text import shell_command
@@ -30,7 +30,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     config = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(config, dict)
     for key, value in flat(config).items():
-        if reaches_out(value) and not key.startswith(("logger.", "callbacks.", *OWN_RESOLVERS)):
+        if reaches_out(value) and not key.startswith((*SECRETS, *OWN_RESOLVERS)):
             *parents, name = key.split(".")
             reduce(getitem, parents, config)[name] = OmegaConf.select(cfg, key)
     for group, key in (("data", "root"), ("backbone", "weights")):
