@@ -86,16 +86,16 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
     """Return the space of a stored study, if its overrides are a trial's and ask no resolver (`${oc.env:SECRET}`).
 
-    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved, but for those
-    of loggers and callbacks, which may stand for secrets.
+    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved, but for
+    those of loggers and callbacks, which may stand for secrets.
     """
     for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
         if text.lstrip("+~ ").startswith("hydra"):
             raise UserError(f"{text} in {directory / STUDY_FILE} is not of a trial; give another study=NAME")
         if reaches_out(text):
             raise UserError(
-                f"{text} in {directory / STUDY_FILE} asks this machine for a value, as only a command line may; give "
-                "the overrides of the search again, as they were typed first, beside the study's name"
+                f"{text} in {directory / STUDY_FILE} asks this machine for a value, as only a command line may; "
+                "give the overrides of the search again, as they were typed first, beside the study's name"
             )
     return read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
 
