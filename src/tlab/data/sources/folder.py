@@ -288,8 +288,8 @@ def build_index(
         if alone := sorted(classes.keys() - train.keys()):
             what = f"{'the class' if len(alone) == 1 else 'the classes'} {few(map(repr, alone))} (below {root})"
             raise UserError(
-                f"Only {split}, not train, has {what}: {_if_meant(root, classes, train)}add train images, correct the "
-                f"names, or give {exclude_argument(alone)} to leave out what train has not."
+                f"Only {split}, not train, has {what}: {_if_meant(root, classes, train)}add train images, correct "
+                f"the names, or give {exclude_argument(alone)} to leave out what train has not."
             )
         if missing := sorted(train.keys() - classes.keys()):
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
