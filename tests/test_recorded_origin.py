@@ -111,3 +111,13 @@ def test_what_a_typed_override_refers_to_is_recorded_as_typed(run_entry_point, m
     told = []
     run_entry_point(lambda cfg: told.extend(command_overrides()), "train", "callbacks.x=${oc.env:SECRET}", "seed=1")
     assert told == ["callbacks.x=${oc.env:SECRET}", "seed=1"]
+
+
+def test_a_secret_of_the_environment_is_written_nowhere(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    asks = ("logger=csv", "logger.csv.name=${oc.env:SECRET}")  # csv keeps hyper-parameters, as do other loggers
+    given = (*(each for each in QUICK if each != "logger=none"), "data.image_size=32", f"data.root={photos}", *asks)
+    tlab.fit(tlab.compose(given, f"run_dir={tmp_path / 'run'}"))
+    files = {file for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"run.json", "hparams.yaml", "best.ckpt"} < {file.name for file in files}
+    assert [file.name for file in files if b"hunter2" in file.read_bytes()] == []

@@ -195,7 +195,9 @@ def test_a_run_whose_refit_has_not_ended_counts_as_it_was_before(photos, run, mo
 def test_a_run_that_is_not_to_be_refitted_after_all_is_finished(photos, run, monkeypatch):
     own, before = RunDirectory(run), RunDirectory(run).metrics()
     own.update(status="failed", error="interrupted", config=own.record["config"] | {"refit": True})
+    shutil.copyfile(own.last, own.refitting.last)
     assert train(command(photos, run, "refit=false")) == before
+    assert not own.refitting.last.exists()
     assert own.status == "finished"
     assert not any("not refitted" in note for note in compare_runs(run.parent).notes)
 

@@ -86,11 +86,17 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
 def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> Space:
     """Return the space of a stored study, if its overrides are a trial's and ask no resolver (`${oc.env:SECRET}`).
 
-    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved.
+    `hydra.searchpath=[pkg://NAME]` would import NAME. Overrides of a typed command are stored resolved, but for
+    those of loggers and callbacks, which may stand for secrets.
     """
     for text in (*stored.fixed, *stored.searched, *stored.searched.values()):
-        if text.lstrip("+~ ").startswith("hydra") or reaches_out(text):
+        if text.lstrip("+~ ").startswith("hydra"):
             raise UserError(f"{text} in {directory / STUDY_FILE} is not of a trial; give another study=NAME")
+        if reaches_out(text):
+            raise UserError(
+                f"{text} in {directory / STUDY_FILE} asks this machine for a value, as only a command line may; "
+                "give the overrides of the search again, as they were typed first, beside the study's name"
+            )
     return read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
 
 
@@ -178,7 +184,7 @@ def run(cfg: DictConfig) -> None:
         else:
             search(study, cfg, Progress(study))
     except (KeyboardInterrupt, SystemExit):
-        print(f"tlab: stopped; {resume_command(study.name, study.directory)} resumes it", file=sys.stderr)
+        print(f"tlab: stopped; {resume_command(study)} resumes it", file=sys.stderr)
         raise
     close(study)
 

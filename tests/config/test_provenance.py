@@ -1,9 +1,10 @@
 """What a run and its checkpoints keep of a configuration."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from tlab.config.diff import differences
-from tlab.config.provenance import plain
+from tlab.config.provenance import plain, resolved
 
 
 def test_what_asks_a_resolver_is_resolved_and_the_rest_may_still_be_changed(compose_run, monkeypatch):
@@ -14,6 +15,16 @@ def test_what_asks_a_resolver_is_resolved_and_the_rest_may_still_be_changed(comp
     assert config["logger"]["mlflow"]["tracking_uri"].startswith(
         "${oc.env:MLFLOW_TRACKING_URI"
     )  # may hold a secret
+
+
+def test_other_processes_ask_for_secrets_themselves(compose_run, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    given = ("seed=${oc.env:NOT_SET,7}", "logger=csv", "logger.csv.name=x${oc.env:SECRET}")
+    cfg = resolved(compose_run(*given))
+    assert OmegaConf.to_container(cfg)["seed"] == 7
+    assert "hunter2" not in OmegaConf.to_yaml(cfg)
+    assert cfg.logger.csv.name == "xhunter2"
+    assert cfg.logger.csv.save_dir == cfg.run_dir
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,6 +70,16 @@ def test_a_class_that_train_lacks_is_left_out_by_its_name(make_folder):
     index = folder_index(root, exclude=excluded(str(caught.value)))
     assert index.classes == ("a", "b")
     assert index.issues == ()
+
+
+def test_a_class_that_train_names_otherwise_is_found(make_folder, pasted):
+    root = make_folder({"train/cats": 5, "train/my dogs": 5, "val/cats": 2, "val/my dog": 2})
+    with pytest.raises(UserError, match="if 'my dog' is 'my dogs', give mv ") as caught:
+        folder_index(root)
+    command = pasted(str(caught.value).partition("give ")[2].partition("; else")[0])
+    subprocess.run(command, check=True)
+    assert folder_index(root).issues == ()
+    assert classes_of(folder_index(root), "val") == {"cats", "my dogs"}
 
 
 @pytest.mark.parametrize(("split", "options"), [("val", {"exclude": ["c"]}), ("test", {"min_images": 3})])

@@ -44,8 +44,17 @@ def test_brackets_are_printed_as_they_are(tmp_path, capsys):
 
 def test_the_command_that_goes_on_names_the_folder_where_it_is_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resume_command("s", tmp_path / "outputs/tune/s") == "python -m tlab.tune study=s"
-    assert resume_command("s", tmp_path / "my runs") == """python -m tlab.tune study=s 'dir="my runs"'"""
+    assert resume_command(study(tmp_path / "outputs/tune/s")) == "python -m tlab.tune study=s"
+    assert resume_command(study(tmp_path / "my runs")) == """python -m tlab.tune study=s 'dir="my runs"'"""
+
+
+def test_the_command_that_goes_on_repeats_what_asks_for_a_secret(tmp_path, monkeypatch):
+    """Such an override is taken from a command line alone, not from `study.json`."""
+    monkeypatch.chdir(tmp_path)
+    mine = study(tmp_path / "outputs/tune/s")
+    mine.definition.fixed.append("logger.mlflow.tracking_uri=http://${oc.env:SECRET}@host")
+    words = shlex.split(resume_command(mine))
+    assert words[3:] == ["study=s", *mine.definition.fixed, f"{NOTE}='[/x]',b"]
 
 
 def test_the_arguments_that_name_folders_of_yaml_files():

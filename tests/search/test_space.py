@@ -113,10 +113,20 @@ def test_tunes_own_arguments_stay_and_the_rest_goes_to_the_trials():
 
 def test_a_trials_reference_to_another_key_is_the_trials(monkeypatch):
     monkeypatch.setenv("RATE", "0.5")
-    (argument,) = gather(["study=a", "a=${data.batch_size}", "b=${oc.env:RATE}", r"c=\${d}"])[1:]
+    given = ["data.limit=${data.batch_size}", "optimizer.lr=${oc.env:RATE}", r"data.group=\${d}"]
+    (argument,) = gather(["study=a", *given])[1:]
     (one,) = OverridesParser.create().parse_overrides([argument])
-    given = list(OmegaConf.create({"overrides": one.value()}).overrides)
-    assert given == ["a=${data.batch_size}", "b=0.5", "c=${d}"]
+    read = list(OmegaConf.create({"overrides": one.value()}).overrides)
+    assert read == ["data.limit=${data.batch_size}", "optimizer.lr=0.5", "data.group=${d}"]
+
+
+@pytest.mark.parametrize("key", ["logger.mlflow.tracking_uri", "+callbacks.mine.token"])
+def test_what_may_be_a_secret_is_asked_in_the_trial_alone(monkeypatch, key):
+    monkeypatch.setenv("SECRET", "hunter2")
+    asked = f"{key}=http://${{oc.env:SECRET,${{seed}}}}@host"
+    (argument,) = gather(gather(["study=a", asked]))[1:]
+    (one,) = OverridesParser.create().parse_overrides([argument])
+    assert list(OmegaConf.create({"overrides": one.value()}).overrides) == [asked]
 
 
 @pytest.mark.parametrize("seeds", ["0,1,2", "[0,1,2]", "range(0,3)", "range(3)"])

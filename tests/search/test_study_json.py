@@ -187,7 +187,7 @@ def test_values_of_a_wrong_kind(tmp_path, key, wrong):
 )
 def test_it_asks_no_resolver(typed, tmp_path, other):
     leave(tmp_path, **other)
-    with pytest.raises(UserError, match=r"oc\.env:HOME.* is not of a trial"):
+    with pytest.raises(UserError, match=r"oc\.env:HOME.* give the overrides of the search again"):
         define(typed())
 
 

@@ -57,10 +57,11 @@ def test_runs_over_the_images_that_there_are_now_join_and_others_are_counted(add
     assert remarks == ["3 runs in the folder left out, with other images than there are now."]
 
 
-def test_other_images_are_fine_with_resume_anyway_and_where_all_are_gone(add, root):
+def test_other_images_are_fine_with_resume_anyway_and_where_all_are_gone(add, root, caplog):
     ((study_run, run),) = add("null", 0).items()
     (root / "red" / "00.png").unlink()
     assert had_other_images(run, study_run.overrides, Finished(None))
     assert not had_other_images(run, (*study_run.overrides, "resume=anyway"), Finished(None))
+    assert "resume=anyway" not in caplog.text  # of which the run itself has warned
     shutil.rmtree(root)
     assert not had_other_images(run, study_run.overrides, Finished(None))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tlab.config.provenance import plain
+from tlab.config.safe_loading import inert
 from tlab.config.validation import best_is, check_monitors
 from tlab.core.errors import UserError
 
@@ -91,7 +93,7 @@ def build_callbacks(
         TemperatureScaling(state),
         *([KnownImages(cfg, state)] if of_head else []),
         StageTable(cfg.data.image_size, state.plan),
-        ConfigText(OmegaConf.to_yaml(cfg, resolve=True)),
+        ConfigText(OmegaConf.to_yaml(OmegaConf.create(inert(plain(cfg))), resolve=True)),
         Scalars(state),
         AugmentationPreview(cfg.dashboards.preview_images),
         ConfusionMatrix(),

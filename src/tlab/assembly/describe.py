@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlab.config.diff import flat
-from tlab.config.overrides import key_and_value
+from tlab.config.overrides import SECRETS, key_and_value
 from tlab.config.provenance import with_decisions
 from tlab.core.errors import UserError
 from tlab.core.text import as_text
@@ -64,7 +64,8 @@ def settings(cfg: DictConfig, overrides: list[str], choices: Mapping[str, str | 
     shown |= {group: choices.get(group, text) for group, text in held.items()}
     for override in overrides:
         key, value = key_and_value(override)
-        chosen = OmegaConf.select(cfg, key)
+        may_be_secret = key.startswith(SECRETS) and "${" in value
+        chosen = None if may_be_secret else OmegaConf.select(cfg, key)
         chosen = value if chosen is None or OmegaConf.is_config(chosen) else chosen
         shown[key] = as_text(chosen) if isinstance(chosen, str) else chosen
     return shown

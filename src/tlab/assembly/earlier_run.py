@@ -15,7 +15,7 @@ from tlab.data.decode_options import options_of
 from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
 from tlab.data.sources.verify import CHECK_SECONDS
 from tlab.runs.continuation import resumes_or_goes_on
-from tlab.runs.data_check import check_images, unmeasured
+from tlab.runs.data_check import check_images, unmeasured, warn_of
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def earlier_result(
     try:
         seconds = cfg.data.get("check_seconds", CHECK_SECONDS)
         changed = check_images(run, source, cfg.resume, options=options, seconds=seconds)
+        warn_of(changed)
     except ImagesGone as error:
         untested = {*(cfg.data.get("tests") or ())} - {*run.record.get("tests", ())}
         if not finished or untested or run.lacking(cfg):

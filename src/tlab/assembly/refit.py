@@ -108,7 +108,7 @@ class Refit:
     def _write(
         self, run: "RunDirectory", trainer: "L.Trainer", module: "ImageClassifier", joined: "ImageDataModule"
     ) -> None:
-        """Write `refit.ckpt`, record what it comes from, and remove what only resuming needs."""
+        """Write `refit.ckpt`, and record what it comes from."""
         from tlab.runs.checkpoints import refit_checkpoint, write_checkpoint
 
         images, monitor = len(joined.samples("train")), self.cfg.checkpoint.monitor
@@ -116,8 +116,6 @@ class Refit:
         add_uncertainty(self.cfg, checkpoint, run.refit.name, trainer, module, joined, validated)
         write_checkpoint(checkpoint, run.refit)
         run.update(refit=checkpoint["tlab"]["refit"])
-        for file in (run.refitting.last, run.refitting.previous):
-            file.unlink(missing_ok=True)
 
     def _start(self, data: "ImageDataModule") -> "Classifier":
         """Return the network as the run began with it.

@@ -32,6 +32,8 @@ from tlab.core.text import as_text, shell_word
 
 LONGEST_RUN_NAME = 120  # characters; file systems allow 255 bytes a name
 MULTIRUN = ("-m", "--multirun")
+# Keys whose values may stand for secrets: `${oc.env:TOKEN}` is asked where a run needs it, and kept as it is typed
+SECRETS = ("logger.", "callbacks.")
 CONFIG_DIR = ("--config-dir", "-cd")
 WITH_VALUE = (*CONFIG_DIR, "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 NEVER_IN_NAMES = {"seed", "sweep", "debug", "resume", "refit", "advice"}

@@ -1,6 +1,7 @@
 """The overrides and choices from which a configuration was composed, and copies of it as plain data."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tlab.config.diff import AUTO, DECIDED_BY_RUNS, flat
 from tlab.config.digest import is_commands_own
-from tlab.config.overrides import as_override, key_and_value
+from tlab.config.overrides import SECRETS, as_override, key_and_value
 from tlab.config.safe_loading import reaches_out
 from tlab.config.unused_keys import Run, without_unused
 from tlab.core.text import shell_command
 
+RESOLVER = re.compile(r"\$\{([\w.]+):")
 OWN_RESOLVERS = ("run_dir", "sweep")  # keys that conf/ itself gives by resolvers
 
 
@@ -30,7 +32,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     config = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(config, dict)
     for key, value in flat(config).items():
-        if reaches_out(value) and not key.startswith(("logger.", "callbacks.", *OWN_RESOLVERS)):
+        if reaches_out(value) and not key.startswith((*SECRETS, *OWN_RESOLVERS)):
             *parents, name = key.split(".")
             reduce(getitem, parents, config)[name] = OmegaConf.select(cfg, key)
     for group, key in (("data", "root"), ("backbone", "weights")):
@@ -166,7 +168,13 @@ def with_decisions(config: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
-    """Return a copy without interpolations: Hydra's resolvers are missing in other processes."""
+    """Return a copy without interpolations: Hydra's resolvers are missing in other processes.
+
+    What loggers and callbacks ask of the environment, which may be secrets, is still asked there.
+    """
     copied = copy.deepcopy(cfg)
     OmegaConf.resolve(copied)
+    for key, value in flat(OmegaConf.to_container(cfg, resolve=False)).items():
+        if key.startswith(SECRETS) and {*RESOLVER.findall(str(value))} == {"oc.env"}:
+            OmegaConf.update(copied, key, value)
     return copied

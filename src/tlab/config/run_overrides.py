@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from tlab.config.hydra import compose, conf_dir, groups, user_conf_dirs
-from tlab.config.overrides import CONFIG_DIR, key_and_value
+from tlab.config.overrides import CONFIG_DIR, SECRETS, key_and_value
 from tlab.config.schema import COMMANDS, TrainConfig
 from tlab.core.error_messages import closest, known_as
 from tlab.core.errors import UserError
@@ -18,6 +18,8 @@ from tlab.core.text import shell_word
 
 # A reference to another key, `${data.batch_size}`: such a command has other keys than its runs
 OF_A_RUN = re.compile(r"(?<!\\)\$\{[^:${}]*\}")
+
+OF_A_SECRET = re.compile(r"(?<!\\)\$\{")  # a reference of any kind, where it may stand for one
 
 LISTED = "overrides"  # the command's own key that lists them
 
@@ -96,7 +98,8 @@ def _listed(argument: str) -> list[str]:
 
 def quoted(override: str) -> str:
     """Return an override of a run as an element of a list that Hydra reads."""
-    return QuotedString(OF_A_RUN.sub(r"\\\g<0>", override), Quote.single).with_quotes()
+    reference = OF_A_SECRET if key_and_value(override)[0].startswith(SECRETS) else OF_A_RUN
+    return QuotedString(reference.sub(r"\\\g<0>", override), Quote.single).with_quotes()
 
 
 def with_overrides(own: Sequence[str], more: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Check that a run's images are still the same."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ def check_images(
     Args:
         run: Directory of a run that has a checkpoint or is finished.
         source: Function that indexes the current images.
-        resume: `anyway` only warns, as long as the classes are the same.
+        resume: `anyway` lets other images pass, as long as the classes are the same; see `warn_of`.
         elsewhere: Override that gives a new run with these settings its place, for the message.
         options: Which files are readable.
         seconds: What a check of the files may take.
@@ -79,8 +79,6 @@ def check_images(
     if classes not in ((), now.classes):
         way_out = f"since its head is for the classes {few(classes)}"
     elif resume == "anyway":
-        if first_process():
-            log.warning("resume=anyway, although the images are others than before: %s", ", ".join(changed))
         return changed
     else:
         purpose = "have its result" if record.get("status") == "finished" else "resume"
@@ -88,6 +86,12 @@ def check_images(
     raise RunDirectoryConflict(
         f"{run.path} has had other images than there are now: {', '.join(changed)}; give {elsewhere}, {way_out}"
     )
+
+
+def warn_of(changed: Sequence[str]) -> None:
+    """Warn of changes of the images that `resume=anyway` lets pass."""
+    if changed and first_process():
+        log.warning("resume=anyway, although the images are others than before: %s", ", ".join(changed))
 
 
 def membership(run: RunDirectory) -> Membership:

@@ -262,10 +262,14 @@ class RunDirectory:
             write_text(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def finish(self, metrics: dict[str, float], **entries: Any) -> None:
-        """Write the metrics, record that the run is finished, and delete the checkpoint before the last."""
+        """Write the metrics, record that the run is finished, and delete what only resuming needs.
+
+        Besides the checkpoint before the last these are those of a refit, which is done, or wanted no more.
+        """
         self._write_json(self.metrics_file, metrics)
         self.update(status="finished", ended=now(), **entries)
-        self.previous.unlink(missing_ok=True)
+        for file in (self.previous, self.refitting.last, self.refitting.previous):
+            file.unlink(missing_ok=True)
         for checkpoint in (self.best, self.last, self.head, self.soup, self.refit):
             leave_memory(checkpoint)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tlab.config.hydra import compose
 from tlab.config.overrides import as_override
+from tlab.config.safe_loading import reaches_out
 from tlab.config.unused_keys import Run, without_unused
 from tlab.core.text import shell_command, short_path
 
@@ -19,11 +20,14 @@ def default_directory(name: str) -> Path:
     return Path("outputs/tune") / name
 
 
-def resume_command(name: str, directory: Path) -> str:
-    """Return the command line that resumes the study `name` in `directory`."""
-    usual = default_directory(name).absolute() == directory.absolute()
-    place = [] if usual else [as_override("dir", short_path(directory.absolute()))]
-    return shell_command(["python", "-m", "tlab.tune", as_override("study", name), *place])
+def resume_command(study: "Study") -> str:
+    """Return the command line that resumes a study: its name, and its overrides where these ask resolvers."""
+    usual = default_directory(study.name).absolute() == study.directory.absolute()
+    place = [] if usual else [as_override("dir", short_path(study.directory.absolute()))]
+    fixed, searched = study.definition.fixed, study.definition.searched
+    overrides = [*fixed, *(f"{key}={text}" for key, text in searched.items())]
+    again = overrides if any(map(reaches_out, overrides)) else []
+    return shell_command(["python", "-m", "tlab.tune", as_override("study", study.name), *place, *again])
 
 
 def repeat_command(study: "Study", trial: "FrozenTrial") -> str:

@@ -27,7 +27,7 @@ def print_end(study: Study) -> None:
         Text.assemble((f"Search {study.name}: ", "bold"), f"{counted(study.trials(), 'trial')}, {states(study)}")
     )
     if best is None:
-        console.print(f"no trial has finished; {resume_command(study.name, study.directory)} resumes it")
+        console.print(f"no trial has finished; {resume_command(study)} resumes it")
         return
     over = f", mean of {len(study.definition.seeds)} seeds" if len(study.definition.seeds) > 1 else ""
     console.print(f"best: trial {best.number}, {study.definition.monitor} {best.value:.4f}{over}")

@@ -18,7 +18,7 @@ from tlab.config.targets import with_present_targets
 from tlab.core.error_messages import one_line
 from tlab.core.errors import RunDirectoryConflict
 from tlab.data.decode_options import options_of
-from tlab.runs.data_check import check_images
+from tlab.runs.data_check import check_images, warn_of
 from tlab.runs.directory import RunDirectory
 from tlab.search.pruner import StudyPruner
 from tlab.search.space import Value
@@ -48,7 +48,7 @@ def check_trials(study: Study, resume: str) -> None:
     if last is not None and last.path.parent in values:
         _, cfg = _compose(study, values[last.path.parent], last.path.name, last.path)
         source, options = instantiate(cfg.data.module.source, _convert_="all"), options_of(cfg.data)
-        check_images(last, source, resume, "another study=NAME", options)
+        warn_of(check_images(last, source, resume, "another study=NAME", options))
 
 
 def run_trial(study: Study, lease: TrialLease, train: Train) -> None:

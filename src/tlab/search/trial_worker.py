@@ -140,5 +140,5 @@ def launch(search: Callable[[DictConfig], None], study: Study, workers: int) -> 
 
 def _lost(study: Study, reason: str) -> str:
     """Return the sentence for a worker that is gone."""
-    again = resume_command(study.name, study.directory)
+    again = resume_command(study)
     return f"a worker ended without a word ({reason}); {again} resumes it; if memory ran out, give fewer workers"

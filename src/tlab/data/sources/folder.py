@@ -1,5 +1,6 @@
 """Index of image files by class and split, read from class folders."""
 
+import difflib
 import glob
 import os
 import re
@@ -15,7 +16,7 @@ from tlab.config.overrides import exclude_argument, shell_argument
 from tlab.config.validation import check_value
 from tlab.core.errors import UserError
 from tlab.core.files import file_signature
-from tlab.core.text import as_text, counted, few, shell_word
+from tlab.core.text import as_text, counted, few, shell_command, shell_word
 from tlab.data.sources.samples import Sample, Samples
 from tlab.data.sources.scan import (
     Exclude,
@@ -285,10 +286,10 @@ def build_index(
         raise UserError(f"{root} holds {only}{least}: a classifier needs images of at least two classes.")
     for split, classes in sorted(splits.items(), reverse=True):  # val before test
         if alone := sorted(classes.keys() - train.keys()):
+            what = f"{'the class' if len(alone) == 1 else 'the classes'} {few(map(repr, alone))} (below {root})"
             raise UserError(
-                f"Only {split}, not train, has {'the class' if len(alone) == 1 else 'the classes'} "
-                f"{few(map(repr, alone))} (below {root}): add train images, correct the names, or give "
-                f"{exclude_argument(alone)} to leave out what train has not."
+                f"Only {split}, not train, has {what}: {_if_meant(root, classes, train)}add train images, correct "
+                f"the names, or give {exclude_argument(alone)} to leave out what train has not."
             )
         if missing := sorted(train.keys() - classes.keys()):
             way_out = f"; {exclude_argument(missing)} leaves out what has none" if len(missing) <= 10 else ""
@@ -296,6 +297,26 @@ def build_index(
     remarks += [f"The {split} split has no image of a class that is used." for split in kept if split not in splits]
     parts, told = divide(splits, readable, division, group_of, if_cut)
     return unsplit_index(root, parts, [*remarks, *told])
+
+
+def _if_meant(root: Path, classes: Files, train: Files) -> str:
+    """Return the beginning of a way out for classes that train has under a name that is nearly the same.
+
+    Args:
+        root: Absolute path of the data.
+        classes: Class -> files of another split.
+        train: Class -> files of train.
+    """
+    free, moves, told = sorted(train.keys() - classes.keys()), [], []
+    for name in sorted(classes.keys() - train.keys()):
+        for meant in difflib.get_close_matches(name, free, n=1, cutoff=0.75):
+            free.remove(meant)
+            told.append(f"{name!r} is {meant!r}")
+            before, found, _ = f"{root}/{classes[name][0]}".rpartition(f"/{name}/")
+            moves += [shell_command(["mv", f"{before}/{name}", f"{before}/{meant}"])] if found else []
+    if not told:
+        return ""
+    return f"if {few(told)}, give {' && '.join(moves)}; else " if moves else f"if {few(told)}, write it so; else "
 
 
 def _images(count: int) -> str:
