@@ -245,11 +245,12 @@ def run(cfg: DictConfig, group: "HeadGroup | None" = None) -> float:
         group: As in `train`.
     """
     from tlab.assembly.baselines import compose_baselines
+
+    others = compose_baselines(cfg)  # so that a mistake shows at once, before torch is imported
     from tlab.assembly.run_log import print_summary
     from tlab.core.processes import first_process
     from tlab.runs.directory import RunDirectory
 
-    others = compose_baselines(cfg)  # so that a mistake shows at once
     metrics = train(cfg, group=group)
     baselines = {}
     for name, other in others.items():

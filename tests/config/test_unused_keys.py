@@ -136,7 +136,6 @@ def command(run_entry_point, photos, tmp_path, monkeypatch) -> Callable[..., Non
 
     monkeypatch.setattr("tlab.sweeps.sweep.fetch_weights", lambda *_: None)
     monkeypatch.setattr("tlab.sweeps.sweep.run_in_this_process", lambda *_: None)
-    monkeypatch.setattr("tlab.sweeps.sweep.fetch_weights", lambda *_: None)
     return give
 
 

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import warnings
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -45,12 +44,9 @@ class Silence:
             self._inside -= 1
             if self._inside == 0:
                 self._logger.removeFilter(_nothing)
-                # The second one is another, a copy, within `catch_warnings`
-                lists: tuple[Any, ...] = (self._filters, warnings.filters)
-                for filters in lists:
-                    for added in self._added:
-                        with suppress(ValueError):
-                            filters.remove(added)
+                for filters in (self._filters, warnings.filters):  # another one within `catch_warnings`, a copy
+                    mine = {id(added) for added in self._added}  # whoever silences the same has an equal one
+                    filters[:] = [each for each in filters if id(each) not in mine]  # type: ignore[index]
 
 
 def _nothing(_: logging.LogRecord) -> bool:

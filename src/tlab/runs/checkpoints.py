@@ -65,13 +65,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             frozen = self.frozen()  # does not change until the phase ends, as the rest does in the next step
             self._best = on_host(checkpoint, stays=lambda tensor: tensor.data_ptr() in frozen)
             return
+        waiting = self._best
         with ThreadPoolExecutor(1) as other, atomic_path(Path(path)) as temporary:
             best = other.submit(self.write_best)
             try:
                 _write(checkpoint, temporary)
             except OSError as error:
-                if self._best is not None:  # which needs room at the same time
-                    error.add_note(f"best.ckpt {_size(self._best) / 1e6:.1f} MB more")
+                if waiting is not None:  # which needs room at the same time
+                    error.add_note(f"best.ckpt {_size(waiting) / 1e6:.1f} MB more")
                 raise
             best.result()  # leaving the block moves the new one, which refers to it, into place
 
