@@ -1,9 +1,9 @@
-r"""Every recipe of conf/experiment on real images, and what tlab's defaults give with the same weights and images.
+r"""Every recipe of conf/experiment on images, and what tlab's defaults give with the same weights and images.
 
 SETS holds a folder `<set>/{train,val,test}/<class>/` for hymenoptera and cifar10; KAGGLE is a competition in
 Kaggle's layout. Recipes that ask for weights of ImageNet get those of EfficientNet-Lite0, which need no network, at
-the size that they were trained at; those that do not are run with a ResNet-18 too, trained at 64 px, at 128 px.
-Accuracies are those of the epoch that validates best. Stopped, it goes on with the same command.
+the size that they were trained at (CIFAR-10 at 96 px); those that do not are run with a ResNet-18 too, trained at
+64 px, at 128 px. Accuracies are those of the epoch that validates best. Stopped, it goes on with the same command.
 
     python benchmarks/recipes.py --sets SETS --kaggle KAGGLE --resnet18 resnet18.pth --output DIR
     python benchmarks/recipes.py --sets SETS --resnet18 resnet18.pth --output DIR --only demo --seeds 0 1 2 3 4
