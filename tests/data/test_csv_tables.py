@@ -214,13 +214,29 @@ def test_a_table_is_read_however_it_was_saved(data, text):
 
 @pytest.mark.parametrize(
     ("encoding", "label"),
-    [("gbk", "向日葵"), ("gbk", "喆貓"), ("cp1252", "café"), ("cp1252", "fée"), ("utf-16", "пчела")],
+    [
+        ("gbk", "向日葵"),
+        ("gbk", "喆貓"),
+        ("gbk", "貓狗"),
+        ("cp1252", "café"),
+        ("cp1252", "fée"),
+        ("utf-16", "пчела"),
+    ],
 )
 def test_labels_in_other_encodings(data, encoding, label):
     text = rows(NUMBERS).replace(",b", f",{label}")
     index = csv_index(data(*IMAGES, table=text.encode(encoding)))
     assert set(index.classes) == {"a", label}
     assert [label in issue for issue in index.issues] == ([] if encoding == "utf-16" else [True])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["süß", "salzig"], ["Süßkirsche", "Sauerkirsche"], [*["maçã"] * 6, *["limão"] * 4]],
+)
+def test_two_accented_letters_in_a_row_are_not_read_as_chinese(data, cells):
+    text = "\n".join(["id,label", *(f"{i},{cells[i % len(cells)]}" for i in NUMBERS)])
+    assert {*csv_index(data(*IMAGES, table=text.encode("cp1252"))).classes} == {*cells}
 
 
 def test_labels_that_look_the_same_are_one_class(data):
@@ -356,6 +372,8 @@ def test_the_sentence_names_the_keys_that_work(data, files, table, options, foun
         (b"PK\x03\x04" + bytes(99), ["Excel", "CSV"]),
         (bytes(range(256)), ["no text"]),
         (b"PAR1" + bytes(99), ["Parquet", "CSV"]),
+        (b"\xef\xbb\xbf\n <!doctype html><title>404</title>", ["web page", "CSV"]),
+        (b"\n<?xml version='1.0'?>\n<Error/>", ["XML", "CSV"]),
         (b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(99), ["MATLAB", "CSV"]),
         (rows((f"{i + 1:05},Pepper, {'ab'[i % 2]}" for i in NUMBERS), "id,label"), ["a comma", "24 rows"]),
         (zipped({"a.csv": "", "b.csv": ""}), ["2 files", "unpack"]),

@@ -29,9 +29,8 @@ KINDS = {  # by the first bytes
     b"MATLAB": "a MATLAB file",
     b"\x89HDF": "an HDF5 file",
     b"SQLite": "a database",
-    b"<!DOCTYPE": "a web page",
-    b"<html": "a web page",
 }
+MARKUP = {b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "XML"}  # in any case, after blanks
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
 
 # Format characters, which have no glyph; joiners shape the letters beside them in some scripts
@@ -42,6 +41,7 @@ _UNSEEN = re.compile(
 # A line, which goes on behind line ends in a cell between quotes
 _LINE = re.compile(r'(?:(?:^|(?<=[,;\t|])) *"(?:[^"]|"")*"(?= *(?:[,;\t|\r\n]|$))|[^\r\n])*')
 _PAIRS = re.compile(rb"[\x81-\xfe][\x80-\xfe]")  # the characters of GBK but for the rarest
+_APART = re.compile(r"(?<![A-Za-z\x80-\U0010ffff])[\x80-\U0010ffff]+(?![A-Za-z\x80-\U0010ffff])")  # from letters
 _HYPHENS = str.maketrans("\u2010\u2011", "--")  # the second does not break a line
 
 
@@ -186,11 +186,14 @@ def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
     """Return the text of a table and its encoding.
 
     Without a byte order mark, and not UTF-8, it is Chinese if all bytes beyond ASCII begin characters of GBK, of
-    most of which both bytes are beyond ASCII; accented letters of Western text stand alone. Else it is Western.
+    most of which both bytes are beyond ASCII, without a letter of ASCII beside them, as accented letters have. Else
+    it is Western.
     """
     if content.startswith(WORKBOOKS):
         raise UserError(f"{key}: {file} is an Excel workbook: save it as CSV in UTF-8, and name that file.")
-    kind = next((kind for start, kind in KINDS.items() if content.startswith(start)), "")
+    start = content.removeprefix(codecs.BOM_UTF8).lstrip()[:10].lower()
+    kinds = [kind for first, kind in KINDS.items() if content.startswith(first)]
+    kind = next(iter(kinds + [kind for first, kind in MARKUP.items() if start.startswith(first)]), "")
     if file.suffix.lower() in (".json", ".jsonl", ".ndjson") and content.lstrip()[:1] in (b"[", b"{"):
         kind = "JSON"
     if kind:
@@ -209,6 +212,7 @@ def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
             text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding != "gb18030" or 2 * len(_PAIRS.findall(content)) > len(re.findall(r"[^\x00-\x7f]", text)):
+        pairs = _PAIRS.findall("".join(_APART.findall(text)).encode(encoding, "replace"))
+        if encoding != "gb18030" or 2 * len(pairs) > len(re.findall(r"[^\x00-\x7f]", text)):
             return text, encoding
     return content.decode("utf-8"), "utf-8"  # raises, and says where
