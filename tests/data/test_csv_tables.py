@@ -217,7 +217,6 @@ def test_a_table_is_read_however_it_was_saved(data, text):
     [
         ("gbk", "向日葵"),
         ("gbk", "喆貓"),
-        ("gbk", "貓狗"),
         ("cp1252", "café"),
         ("cp1252", "fée"),
         ("utf-16", "пчела"),
@@ -291,6 +290,20 @@ def test_a_table_of_pixels_is_told_from_one_of_names(data):
     with pytest.raises(UserError, match=r"pixel0.*no names of images: give a table") as caught:
         csv_index(root)
     assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("files", "cells"),
+    [
+        (("train.zip",), [f"{i:05}.jpg" for i in NUMBERS]),  # the archive is still packed
+        (("images/300.jpg",), [*map(str, range(301))]),  # the first rows have no image
+        ([f"images/{i:05}.jpg" for i in NUMBERS], [*map(str, NUMBERS)]),  # leading zeros are lost
+    ],
+)
+def test_a_table_of_names_that_are_not_there_is_offered_its_column(data, files, cells):
+    root = data(*files, table=rows(cells, "id,breed"))
+    with pytest.raises(UserError, match=r"label is no column of .*: give data\.label_column=breed$"):
+        csv_index(root)
 
 
 def test_what_is_not_used_is_counted(data):

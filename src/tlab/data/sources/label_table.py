@@ -212,7 +212,9 @@ def _decode(file: Path, content: bytes, key: str) -> tuple[str, str]:
             text = content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        pairs = _PAIRS.findall("".join(_APART.findall(text)).encode(encoding, "replace"))
-        if encoding != "gb18030" or 2 * len(pairs) > len(re.findall(r"[^\x00-\x7f]", text)):
-            return text, encoding
+        if encoding == "gb18030":
+            pairs = _PAIRS.findall("".join(_APART.findall(text)).encode(encoding))
+            if 2 * len(pairs) <= len(re.findall(r"[^\x00-\x7f]", text)):
+                continue
+        return text, encoding
     return content.decode("utf-8"), "utf-8"  # raises, and says where

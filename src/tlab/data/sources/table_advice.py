@@ -13,7 +13,7 @@ from tlab.core.errors import UserError
 from tlab.core.text import counted, few, shell_command, shell_word
 from tlab.data.sources.image_names import ImageNames
 from tlab.data.sources.label_table import LabelTable, read_table
-from tlab.data.sources.scan import image_files
+from tlab.data.sources.scan import image_extensions, image_files
 
 # Usual names of a column of classes
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "species", "breed", "dx", "diagnosis")
@@ -50,7 +50,8 @@ def no_table(base: Path, labels: str, folder: Path, image_column: str, label_col
     arguments = {"data.labels": max(there, key=likelihood)}
     if (table := tables.get(arguments["data.labels"])) is not None:
         names = ImageNames(folder, image_files(folder) if folder.is_dir() else [])
-        arguments |= _keys_that_fit(base, table, names, image_column, label_column)
+        keys, column = _better_keys(base, table, names, image_column)
+        arguments |= keys | _key_of_labels(table, column or image_column, label_column)
     return f"{what}: give {' '.join(shell_argument(key, value) for key, value in arguments.items())}"
 
 
@@ -73,14 +74,13 @@ def wrong_keys(
         header = [image_column if name == found[0] else next(others) for name in table.columns]
         command = f"sed -i {shell_word(f'1i {table.delimiter.join(header)}')} {shell_word(str(table.file))}"
         return f"The first line of {table.file} names no columns, but holds {here}: add one with {command}"
-    if label_column not in table.columns and (classes := _one_hot(table)):
-        arguments, column = _better_keys(base, table, names, image_column)
-        return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
     arguments, column = _better_keys(base, table, names, image_column)
-    if not (column or arguments):
+    if label_column not in table.columns and (classes := _one_hot(table)):
+        return _one_label(base, table, classes, column or image_column, image_column, label_column, arguments)
+    if not column and not any(map(_may_be_names, tried.values())):
         no_names = "its cells are no names of images" if table.rows else "it has no rows"
         return f"{'; '.join(wrong)}; {no_names}: give a table with a row for each image file"
-    arguments = _keys_that_fit(base, table, names, image_column, label_column)
+    arguments |= _key_of_labels(table, column or image_column, label_column)
     way_out = " ".join(shell_argument(key, value) for key, value in arguments.items()) or "the right ones"
     return f"{'; '.join(wrong)}: give {way_out}"
 
@@ -181,14 +181,17 @@ def _better_keys(base: Path, table: LabelTable, names: ImageNames, image_column:
     return arguments, column if count else ""
 
 
-def _keys_that_fit(
-    base: Path, table: LabelTable, names: ImageNames, image_column: str, label_column: str
-) -> dict[str, str]:
-    """Return the keys that differ from those given, with which images are found and there are labels."""
-    arguments, column = _better_keys(base, table, names, image_column)
-    if label_column not in table.columns and (label := _label_column(table, (column,))):
-        arguments["data.label_column"] = label
-    return arguments
+def _key_of_labels(table: LabelTable, image_column: str, label_column: str) -> dict[str, str]:
+    """Return the key that names a column of labels, if `label_column` is none."""
+    label = None if label_column in table.columns else _label_column(table, (image_column,))
+    return {"data.label_column": label} if label else {}
+
+
+def _may_be_names(cells: Sequence[str]) -> bool:
+    """Tell whether cells may name images: one has an image's extension, or all differ and none is a measurement."""
+    if any(PurePath(cell).suffix.lower() in image_extensions() for cell in cells):
+        return True
+    return len({*cells}) == len(cells) > 1 and not any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", cell) for cell in cells)
 
 
 def nothing_found(
