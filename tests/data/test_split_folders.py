@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pictures import jpeg
@@ -174,13 +175,19 @@ def test_images_beside_their_masks_are_no_classes(make_folder, beside):
 
 
 @pytest.mark.parametrize("folder", ["", "photos"])
-def test_classes_in_the_names_of_files_are_put_into_a_table_by_the_command_given(make_folder, pasted, folder):
+def test_classes_in_the_names_of_files_are_put_into_a_table_by_the_command_given(
+    make_folder, pasted, folder, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     root = make_folder({})
     (root / folder).mkdir(exist_ok=True)
     names = ("cat.{}.jpg", "american_bulldog_{}.jpg", 'Ünder"line, x ({}).JPG')
     for k, name in enumerate(names):
         for i in range(6):
             (root / folder / name.format(i)).write_bytes(jpeg(10 * k + i))
+    (root / folder / "._cat.0.jpg").write_bytes(b"\0\5\x16\7")  # as macOS leaves it
+    before = {*root.rglob("*")}
     with pytest.raises(UserError, match="side by side") as caught:
         folder_index(root)
     arguments, _, command = str(caught.value).partition("give ")[2].partition(" after ")
@@ -191,6 +198,8 @@ def test_classes_in_the_names_of_files_are_put_into_a_table_by_the_command_given
     index = csv_index(given["data.root"], given["data.labels"], images=given["data.images"])
     assert given["data"] == "csv"
     assert index.classes == ("american_bulldog", "cat", 'Ünder"line, x')
+    assert "._cat" not in Path(given["data.labels"]).read_text(encoding="utf-8")
+    assert {*root.rglob("*")} == before  # which may be read-only
     assert sum(numbers(index).values()) == 18
 
 

@@ -22,7 +22,6 @@ NO, YES = ("", "0", "0.0", "0.00", "false", "no", "n"), ("1", "1.0", "1.00", "tr
 FLAGS = {**dict.fromkeys(NO, 0), **dict.fromkeys(YES, 1)}
 TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zip)?$", re.IGNORECASE)
 NUMBERED_NAME = r"(.*?[^\W\d_]\W*?)[\W_]*\d+\W*"  # a class, then the number of the image: `cat.0`
-OF_NAMES = "labels_of_names.csv"
 MOST_LISTED = 20  # columns
 MOST_TRIED = 200  # rows that are looked up to tell what other keys would find
 MOST_COMPARED = 10_000  # names among which the nearest is sought
@@ -219,6 +218,7 @@ def nothing_found(
 def table_of_names(place: str, files: Sequence[str]) -> str | None:
     """Return the arguments that train on the classes in files' names, after the command that writes their table.
 
+    It is written into the working directory, since the folder of the images may be read-only.
     None where no names tell classes. They do if most of them are one of several followed by a number, and each
     comes twice on average.
 
@@ -231,13 +231,15 @@ def table_of_names(place: str, files: Sequence[str]) -> str | None:
     if not 1 < len(classes) <= len(found) / 2 or len(found) < len(files) / 2:
         return None
     folder, endings = json.dumps(place, ensure_ascii=False), sorted({PurePath(file).suffix for file in files})
+    table = str(Path.cwd() / f"labels_of_{PurePath(place).name}.csv")
     code = (
         f"import csv, pathlib, re; d = pathlib.Path({folder}); "
-        f'w = csv.writer(open(d / "{OF_NAMES}", "w", newline="", encoding="utf-8")); w.writerow(["id", "label"]); '
+        f'w = csv.writer(open({json.dumps(table, ensure_ascii=False)}, "w", newline="", encoding="utf-8")); '
+        f'w.writerow(["id", "label"]); '
         f"w.writerows([f.name, m[1]] for f in sorted(d.iterdir()) if f.suffix in {json.dumps(endings)} "
-        f'and (m := re.fullmatch(r"{NUMBERED_NAME}", f.stem)))'
+        f'and f.name[0] != "." and (m := re.fullmatch(r"{NUMBERED_NAME}", f.stem)))'
     )
-    given = {"data.root": place, "data.labels": OF_NAMES, "data.images": "."}
+    given = {"data.root": place, "data.labels": table, "data.images": "."}
     arguments = " ".join(shell_argument(key, value) for key, value in given.items())
     return (
         f"if their names tell the classes ({few(classes)}), give data=csv {arguments} after "
