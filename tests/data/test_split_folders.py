@@ -165,12 +165,26 @@ def test_folders_that_differ_in_the_split_alone_are_splits(make_folder):
     assert "asl_alphabet_test/ (2 images)" in "".join(index.issues)
 
 
-@pytest.mark.parametrize("beside", ["annotations/trimaps", "ground_truth", "data"])
+@pytest.mark.parametrize(
+    "names", ["set_1 set_2", "dataset1 dataset2", "jpeg png", "photos pictures", "images_1 images_2"]
+)
+def test_folders_of_images_with_plain_names_are_classes(make_folder, names):
+    assert folder_index(make_folder(dict.fromkeys(names.split(), 4))).classes == (*names.split(),)
+
+
+def test_a_plain_folder_beside_class_folders_is_no_class(make_folder):
+    root = make_folder({"images/a": 3, "images/b": 3, "pictures": 2})
+    with pytest.raises(UserError, match=r"data\.nested=true") as caught:
+        folder_index(root)
+    assert f"data.root={root / 'images'}" in shlex.split(str(caught.value))
+
+
+@pytest.mark.parametrize("beside", ["annotations/trimaps", "ground_truth"])
 def test_images_beside_their_masks_are_no_classes(make_folder, beside):
     root = make_folder({"images": 4, beside: 4})
     with pytest.raises(UserError, match=r"no classes by their names.*data\.nested=true") as caught:
         folder_index(root)
-    assert f"data.root={root / ('data' if beside == 'data' else 'images')}," in str(caught.value)
+    assert f"data.root={root / 'images'}," in str(caught.value)
     assert len(folder_index(root, nested=True).classes) == 2
 
 

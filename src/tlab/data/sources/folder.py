@@ -408,7 +408,8 @@ def _check_nesting(folder: Folder) -> None:
     names = {each.name for each in classes}
     held = Counter(inner.name for each in classes for inner in each.filled)
     shared = in_order([name for name, number in held.items() if number > max(1, len(classes) / 2)])
-    if all(is_plain(name) or _MASKS.fullmatch(name.lower()) for name in names) and any(map(is_plain, names)):
+    others = [name.lower() for name in names if not is_plain(name)]
+    if 0 < len(others) < len(names) and all(map(_MASKS.fullmatch, others)):  # such as images and annotations
         listed = in_order([*names])
         images = next(each for each in classes if is_plain(each.name))
         raise UserError(
