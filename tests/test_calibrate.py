@@ -161,6 +161,12 @@ def test_no_evaluation_takes_the_place_of_another(run, tmp_path):
     assert [*same_words.values()] == [2]
     for again in (["best.ckpt", *least], ["best.ckpt", a], ["best.ckpt", other_b], ["last.ckpt", b]):
         assert images(*again) == {}
+    of_earlier = tmp_path / "evaluation_all_of_photos.json"  # with a table, of a version that had no choices
+    content = json.loads(of_earlier.read_text())
+    content["labels"] = str(tmp_path / "labels.csv")
+    del content["choices"]
+    of_earlier.write_text(json.dumps(content))
+    assert [*images("best.ckpt", a).values()] == [1]
 
 
 def test_the_run_s_own_root_is_no_other_folder(run, tmp_path):

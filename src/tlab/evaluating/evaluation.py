@@ -105,6 +105,8 @@ class Evaluation:
             there = _content(folder / f"evaluation_{name}.json")
             if is_below and Path(there.get("checkpoint", "")).name == checkpoint.name:
                 there["checkpoint"] = said["checkpoint"]
+            if there:  # maybe of an earlier version, which told the table alone
+                there.setdefault("choices", {"labels": there["labels"]} if there.get("labels") else {})
             return [key for key in words if key in there and there[key] != said[key]]
 
         added = [words[key] for key in differing(name) if words[key]]
