@@ -281,7 +281,12 @@ def test_cells_of_several_labels_are_named(data, label):
     )
     (issue,) = csv_index(root).issues
     assert f"{label!r} of " in issue
-    assert "several labels" in issue
+    assert "several labels, and is a class of its own" in issue
+
+
+@pytest.mark.parametrize("label", ["[other]", "[1]"])
+def test_a_class_in_brackets_is_no_list(data, label):
+    assert csv_index(data(*IMAGES, table=rows(NUMBERS).replace(",b", f",{label}"))).issues == ()
 
 
 def test_a_table_of_pixels_is_told_from_one_of_names(data):

@@ -218,7 +218,7 @@ def fit_shared_memory(workers: int, batch_bytes: int, may_choose: bool) -> int:
     if not may_choose:
         _remark(f"{room} may not fit into {more}; give data.num_workers={fitting}")
         return workers
-    _remark(f"{room} do not fit into {more}, so {fitting} of them are used")
+    _remark(f"{room} do not fit into {more}, so {fitting} of them {'is' if fitting == 1 else 'are'} used")
     return fitting
 
 

@@ -158,7 +158,9 @@ def _is_several(label: str, labels: Collection[str]) -> bool:
     """Tell whether a cell names several classes: `a|b`, `['a', 'b']`, or other labels with a separator between."""
     apart = ([part.strip() for part in label.split(mark)] for mark in (",", ";", "/", "+", " "))
     return (
-        "|" in label or label.startswith("[") or any(len(p) > 1 and all(map(labels.__contains__, p)) for p in apart)
+        "|" in label
+        or re.match(r"""\[.*[,'"].*\]""", label) is not None
+        or any(len(p) > 1 and all(map(labels.__contains__, p)) for p in apart)
     )
 
 
@@ -182,9 +184,10 @@ def _spellings(table: LabelTable, labels: Iterable[str]) -> Iterator[str]:
             f"though that may stand for no label: {exclude_argument(missing)} leaves out such images."
         )
     if several := [label for label in sorted(spellings) if _is_several(label, spellings)]:
+        one = len(several) == 1
         yield (
-            f"{few(map(repr, several))} of {table.file} {'looks' if len(several) == 1 else 'look'} like several "
-            f"labels, and {counted(several, 'is a class of its own', 'are classes of their own')}."
+            f"{few(map(repr, several))} of {table.file} {'looks' if one else 'look'} like several labels, and "
+            f"{'is a class of its own' if one else 'are classes of their own'}."
         )
     if pairs := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
         yield (
