@@ -140,6 +140,25 @@ def test_a_damaged_record_is_named(tmp_path):
         _ = RunDirectory(tmp_path).status
 
 
+@pytest.mark.parametrize(
+    ("limits", "known"),
+    [
+        ({}, {"train", "val", "test", "test/b"}),
+        ({"limit_train_batches": 1.0, "limit_val_batches": None}, {"train", "val", "test", "test/b"}),
+        ({"limit_train_batches": 3, "limit_val_batches": 1}, {"test", "test/b"}),
+        ({"limit_test_batches": 0.5}, {"train", "val"}),
+    ],
+)
+def test_the_numbers_of_images_are_those_that_were_measured(tmp_path, limits, known):
+    run = RunDirectory(tmp_path)
+    run.update(
+        config={"trainer": limits},
+        data={"images": {"train": 9, "val": 3, "test": 4}},
+        tests={"b": {"images": 2}},
+    )
+    assert run.images().keys() == known
+
+
 def test_history_keeps_columns_that_come_later(tmp_path):
     run = RunDirectory(tmp_path)
     run.write_history([{"epoch": 0, "a": 1}, {"epoch": 1, "a": 2, "b": 3}])

@@ -154,10 +154,21 @@ class RunDirectory:
         return self._read_json(self.metrics_file)
 
     def images(self) -> dict[str, int]:
-        """Return the number of images of each split, and of each further test, `test/NAME`; of old runs of none."""
+        """Return the number of images of each split, and of each further test, `test/NAME`; of old runs of none.
+
+        A split that was measured in part, by `trainer.limit_val_batches` or the like, is left out.
+        """
         record = self.record
         tests = {f"test/{name}": each["images"] for name, each in record.get("tests", {}).items()}
-        return record.get("data", {}).get("images", {}) | tests
+        numbers: dict[str, int] = record.get("data", {}).get("images", {}) | tests
+        limits = record.get("config", {}).get("trainer") or {}
+        limit_of = {split: limits.get(f"limit_{split}_batches") for split in ("train", "val", "test")}
+        partly = {
+            split
+            for split, limit in limit_of.items()
+            if limit is not None and not (isinstance(limit, float) and limit == 1)  # 1.0 is all, but 1 is one batch
+        }
+        return {name: number for name, number in numbers.items() if name.partition("/")[0] not in partly}
 
     def update(self, **entries: Any) -> None:
         """Merge `entries` into `run.json`."""
