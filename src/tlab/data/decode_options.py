@@ -207,7 +207,7 @@ def far_remarks(far: Mapping[str, int], images: Mapping[str, int], levels: Level
             black, white = getattr(levels, kind)
             remarks.append(
                 f"{far[kind]} of {counted(count, 'image')} of {NAMES[kind]} with values far beyond {black:g} to "
-                f"{white:g}, black and white by the training images: what is beyond is lost, so scale these as those are."
+                f"{white:g}, black and white by the training images: what is beyond is lost, scale these as those."
             )
     return remarks
 
