@@ -26,7 +26,7 @@ from scipy import stats
 
 from tlab.advising.choice import CONSTANTS, DEFAULT, PLANS, Case, Constants, sampling_error
 from tlab.advising.evidence import gather_evidence
-from tlab.advising.rule import Thresholds, course_rule
+from tlab.advising.rule import Thresholds, cs231n_rule
 from tlab.advising.similarity import Similarity
 from tlab.assembly.frozen_features import open_images
 from tlab.config.hydra import compose
@@ -208,15 +208,17 @@ def judge(runs: Sequence[Run], pairs: Pairs, photographs: Collection[str]) -> No
             reached = np.mean([test[name, backbone, plan, 1] for plan in best])
             advice = constants.choose(pair.advised)
             advised[backbone] = constants.score(advice, pair.advised), advice
-            rule = course_rule(pair.images_per_class, pair.similarity, constants.similar).plan
+            rule = cs231n_rule(pair.images_per_class, pair.similarity, constants.similar).plan
             ways = {
                 "advice": advice,
-                "course's rule": rule,
+                "rule of the CS231n notes": rule,
                 **{plan: plan for plan in PLANS},
             }
             for way, plan in ways.items():
                 regrets[way].append(float(100 * (reached - test[name, backbone, plan, 1])))
-            shown = " | ".join(f"{regrets[way][-1]:.1f}" for way in ("advice", "lp_ft", "head", "course's rule"))
+            shown = " | ".join(
+                f"{regrets[way][-1]:.1f}" for way in ("advice", "lp_ft", "head", "rule of the CS231n notes")
+            )
             print(f"| {name} | {backbone} | {advice} | {rule} | {' = '.join(best)} | {shown} |")
             for run in (run for run in runs if run.pair == (name, backbone)):
                 expected = constants.expect(run.plan, pair.case, run.images["val"])

@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from torchvision.models import ResNet18_Weights
 
 from tlab.audit import OWN_KEYS, audit, run
 from tlab.config.hydra import compose
 from tlab.config.run_overrides import gather
-from tlab.core.errors import UserError
+from tlab.core.errors import DownloadFailed, UserError
 
 QUICK = ("backbone=mobilenet_v3_small", "backbone.weights=bundled", "data.image_size=48", "trainer=cpu")
 
@@ -141,3 +142,15 @@ def test_the_command_claims_a_folder_of_its_own(faulty, tmp_path, monkeypatch, r
     run_entry_point(run, "audit", *arguments)
     (folder,) = (tmp_path / "outputs/audit").iterdir()
     assert (folder / "findings.csv").exists()
+
+
+def test_weights_that_cannot_be_fetched_end_in_its_own_command(faulty, tmp_path, monkeypatch):
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", "http://127.0.0.1:9/audited.pth")
+    typed = [f"data.root={faulty}", "backbone=resnet18", "backbone.upto=stem", "trainer=cpu"]
+    cfg = compose(gather(typed, OWN_KEYS, "tlab.audit"), "audit")
+    with pytest.raises(DownloadFailed) as caught:
+        audit(cfg, tmp_path)
+    words = shlex.split(str(caught.value).rpartition("at hand: ")[2])
+    assert words[:4] == ["python", "-m", "tlab.audit", f"data.root={faulty}"]
+    assert not {"backbone=resnet18", "backbone.upto=stem"} & {*words}
+    assert sum(word.startswith("backbone") for word in words) == 2

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from forked_command import run_forked
+from tlab import __version__
 from tlab.config.hydra import compose, conf_dir, prepare_hydra
 from tlab.config.overrides import as_override, key_and_value, named_choices, of_baseline, read_sweep, tidy
 from tlab.config.schema import COMMANDS
@@ -100,12 +101,19 @@ def test_the_package_lists_its_commands_and_carries_out_one():
     [
         (["trian", "data=demo"], "python -m tlab.train data=demo;"),
         (["data=demo", "seed=1"], "python -m tlab.train data=demo seed=1;"),
+        (["--cfg", "job"], "python -m tlab.train --cfg job;"),
+        (["-m", "data.root=x"], "python -m tlab.train -m data.root=x;"),
+        (["tune.py", "study=a"], "python -m tlab.tune study=a;"),
     ],
 )
 def test_what_is_no_command_is_named_with_the_one_that_is(arguments, meant):
     result = run_forked("tlab.__main__", *arguments)
     assert result.returncode == 2
     assert meant in result.stderr
+
+
+def test_the_version_is_printed():
+    assert run_forked("tlab.__main__", "--version").stdout.strip() == __version__
 
 
 @pytest.mark.parametrize(

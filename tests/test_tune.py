@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from torchvision.models import ResNet18_Weights
 
 from forked_command import ForkedCommand, run_forked
 from tlab.core.locks import FileLock
@@ -350,3 +351,24 @@ def test_thirty_trials_of_two_workers_killed_three_times(photos, tmp_path):
         assert [row["epoch"] for row in rows] == [str(step) for step in trial.intermediate_values]
         assert [float(row["val/loss"]) for row in rows] == list(trial.intermediate_values.values())
         assert (run / "metrics.json").exists() == (trial.state.name == "COMPLETE")
+
+
+def test_weights_that_cannot_be_fetched_are_told_before_the_study_is_begun(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlab.models.packaged_weights.packaged_file", lambda: None)
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", "http://127.0.0.1:9/resnet18.pth")
+    options = (
+        f"data.root={photos}",
+        *(each for each in QUICK if not each.startswith("backbone.")),
+        "budget.trials=1",
+    )
+    asked = ("study=s", *options, "trainer.max_epochs=1", "finetune=head", RATE)
+    refused = tune(tmp_path, *asked, check=False)
+    assert refused.returncode == 2
+    (said,) = refused.stderr.splitlines()
+    assert said.count("needs the file http") == 1
+    assert not [*tmp_path.rglob("study.*")]
+    words = shlex.split(said.partition("need no network: ")[2])
+    assert words[:4] == ["python", "-m", "tlab.tune", "study=s"]
+    tune(tmp_path, *words[3:])
+    (record,) = records(tmp_path / "outputs/tune/s").values()
+    assert record["status"] == "finished"

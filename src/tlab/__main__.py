@@ -4,6 +4,7 @@ import re
 import runpy
 import sys
 
+from tlab import __version__
 from tlab.config.hydra import conf_dir
 from tlab.config.schema import COMMANDS
 from tlab.core.error_messages import closest, exit_with_error
@@ -26,9 +27,14 @@ def main() -> None:
         print("\n".join(f"  python -m tlab.{name:<9} {purpose}" for name, purpose in purposes().items()))
         return
     name, *arguments = sys.argv[1:]
+    if name == "--version":
+        print(__version__)
+        return
     if name not in COMMANDS:
-        words = arguments if re.fullmatch(r"[\w-]+", name) else sys.argv[1:]
-        meant = shell_command(["python", "-m", f"tlab.{closest(name, COMMANDS) or 'train'}", *words])
+        named = name.removesuffix(".py")
+        words = arguments if re.fullmatch(r"\w[\w-]*", named) else sys.argv[1:]
+        command = named if named in COMMANDS else closest(named, COMMANDS) or "train"
+        meant = shell_command(["python", "-m", f"tlab.{command}", *words])
         exit_with_error(f"{name} is no command, did you mean {meant}; there are {', '.join(COMMANDS)}")
     sys.argv[1:] = arguments
     runpy.run_module(f"tlab.{name}", run_name="__main__", alter_sys=True)

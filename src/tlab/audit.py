@@ -1,6 +1,7 @@
 """What is wrong with the data: `python -m tlab.audit data.root=DIR [fix=true]`."""
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tlab.command import quiet, run_command
-from tlab.config.hydra import compose
+from tlab.config.hydra import compose, config_dirs
 from tlab.config.overrides import as_override, key_and_value
 from tlab.config.run_overrides import gather
 from tlab.config.schema import AuditConfig
 from tlab.config.unused_keys import Run, check_used
 from tlab.config.validation import check, check_values
+from tlab.core.errors import DownloadFailed
 from tlab.core.text import counted, shell_command, short_path
 
 if TYPE_CHECKING:  # torch is imported when the work begins, not for --help
@@ -70,10 +72,16 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
 
     stay_within_cores()
     data = open_images(run, to_train=False)
-    frozen = frozen_features(run, data)
+    fix = ["fix=true"] if cfg.fix else []
+    try:
+        frozen = frozen_features(run, data)
+    except DownloadFailed as error:
+        kept = [each for each in cfg.overrides if key_and_value(each)[0].partition(".")[0] != "backbone"]
+        at_hand = run_overrides([])[:2]
+        command = shell_command(["python", "-m", "tlab.audit", *config_dirs(sys.argv[1:]), *kept, *at_hand, *fix])
+        raise DownloadFailed(f"{error}; with those at hand: {command}") from error
     images, broken = read_images(data, frozen.samples, frozen.stages["pool"])
     findings, copies, remarks = find_all(images, run.data.group)
-    fix = ["fix=true"] if cfg.fix else []
     found = Audit(
         data.index.root,
         in_order([*unreadable_findings(data, broken), *findings]),

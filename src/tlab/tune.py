@@ -1,6 +1,7 @@
 """Hyper-parameter search: `python -m tlab.tune study=NAME data.root=DIR 'optimizer.lr=interval(0.01, 0.1)'`."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from tlab.search.study import (
     usual_storage,
     write_definition,
 )
+from tlab.sweeps.launched import IN_PROCESS, LOCAL
+from tlab.sweeps.weights import fetch_weights_of
 
 if TYPE_CHECKING:  # imported when the search begins, not for --help
     from tlab.runs.pruning import Pruning
@@ -60,7 +63,7 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
         space = _stored_space(alone, directory, loader)
     else:
         space = read_space(cfg.overrides, OmegaConf.to_container(cfg.space), loader)  # type: ignore[arg-type]
-    run = _first_run(space, directory, new=cfg.overrides if stored is None else None)
+    run, *others = _some_runs(space, directory, new=cfg.overrides if stored is None else None)
     if (targets := _targets(cfg)) is not None:
         check_targets(run, targets, directory / STUDY_FILE)
     if how["pruner"].get("n_warmup_steps", 0) is None:
@@ -80,6 +83,9 @@ def define(cfg: DictConfig) -> tuple[Definition, Space]:
             f"study={cfg.study} is another one, it differs in {difference}; give another study=NAME, or "
             f"study={cfg.study} alone to resume it"
         )
+    if stored is None and HydraConfig.get().launcher._target_.startswith((*IN_PROCESS, LOCAL)):
+        only = all(key.partition(".")[0] == "backbone" for key in space.searched)
+        fetch_weights_of([run, *others], "study", needs_backbone=only)
     return definition, space
 
 
@@ -100,10 +106,10 @@ def _stored_space(stored: Definition, directory: Path, loader: ConfigLoader) -> 
     return read_space([*stored.fixed, *(f"{key}={text}" for key, text in stored.searched.items())], {}, loader)
 
 
-def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> DictConfig:
-    """Return the configuration of a trial; refuse settings that no run could have, and keys that no trial uses.
+def _some_runs(space: Space, directory: Path, new: Sequence[str] | None) -> list[DictConfig]:
+    """Return configurations of trials; refuse settings that no run could have, and keys that no trial uses.
 
-    If a command begins the study, by the overrides `new`, every choice and both ends of intervals are checked.
+    If a command begins the study, by the overrides `new`, they have every choice and both ends of intervals.
     """
 
     def composed(values: Mapping[str, Value]) -> DictConfig:
@@ -122,7 +128,7 @@ def _first_run(space: Space, directory: Path, new: Sequence[str] | None) -> Dict
         others = (Run(composed(values)) for values in space.combinations())
         for remark in check_used(new, list(map(Run, runs)), others):
             log.info(remark)
-    return OmegaConf.masked_copy(runs[0], [str(key) for key in runs[0] if key != "hydra"])
+    return [OmegaConf.masked_copy(run, [str(key) for key in run if key != "hydra"]) for run in runs]
 
 
 def _how(cfg: DictConfig, stored: Definition | None) -> dict[str, Any]:
@@ -217,6 +223,7 @@ def with_config_dirs(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m tlab.tune`."""
+    os.environ.setdefault("TLAB_COMMAND", f"python -m tlab.tune {shell_command(sys.argv[1:])}")  # as it was typed
     run_command(run, "tune", lambda given: with_config_dirs(gather(given)))
 
 

@@ -1,4 +1,4 @@
-"""The measured choice, the course's rule, and how the constants of the first are fitted."""
+"""The measured choice, the rule of the CS231n notes, and how the constants of the first are fitted."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from advice_grid import Pair, Run, fit, threshold
 from tlab.advising.choice import CONSTANTS, PLANS, Case, Constants, sampling_error
-from tlab.advising.rule import FEW, Thresholds, course_rule
+from tlab.advising.rule import FEW, Thresholds, cs231n_rule
 from tlab.advising.similarity import Similarity
 
 THRESHOLDS = Thresholds(statistics=0.9, confidence=0.7)
@@ -102,14 +102,14 @@ def test_the_constants_that_come_with_tlab_are_whole():
     [(FEW - 1, 0.95, "head"), (FEW - 1, 0.85, "cut"), (FEW, 0.95, "full"), (FEW, 0.85, "full")],
 )
 def test_the_courses_rule(images, statistics, plan):
-    answer = course_rule(images, Similarity(statistics, 0.8), THRESHOLDS)
+    answer = cs231n_rule(images, Similarity(statistics, 0.8), THRESHOLDS)
     assert answer.plan == plan
 
 
 def test_the_rule_asks_the_classifier_where_there_are_no_statistics_and_says_where_nothing_tells():
-    assert course_rule(10, Similarity(None, 0.5), THRESHOLDS).plan == "cut"
-    assert course_rule(10, Similarity(None, 0.8), THRESHOLDS).plan == "head"
-    blind = course_rule(10, Similarity(), THRESHOLDS)
+    assert cs231n_rule(10, Similarity(None, 0.5), THRESHOLDS).plan == "cut"
+    assert cs231n_rule(10, Similarity(None, 0.8), THRESHOLDS).plan == "head"
+    blind = cs231n_rule(10, Similarity(), THRESHOLDS)
     assert blind.plan == "head"
     assert "nothing tells" in blind.because
 

@@ -251,8 +251,9 @@ def test_equal_results_are_called_equal(make_run, sweep):
     for aug in ("strong", "light"):
         make_run(f"aug={aug}", 0.8, 0, [f"aug={aug}"])
     comparison = compare_runs(sweep)
-    assert f"The next, {comparison.label(comparison.ranked[1])}, has the same" in detail(comparison)
-    assert headline(comparison) == f"{comparison.label(comparison.ranked[0])} is as good as 1 other"
+    first, second = map(comparison.label, comparison.ranked)
+    assert f"The next, {second}, has the same" in detail(comparison)
+    assert headline(comparison) == f"{first} is as good as {second}"
 
 
 def test_equal_seeds_give_no_interval(make_run, sweep):

@@ -212,7 +212,7 @@ def report(run: Path, output: Path, *overrides: str) -> str:
     return (output / "report_val.html").read_text(encoding="utf-8")
 
 
-def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, tmp_path, monkeypatch):
+def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, tmp_path, monkeypatch, caplog):
     def gone(_: object) -> None:
         raise UserError("the folder is gone.")
 
@@ -220,6 +220,7 @@ def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, t
     monkeypatch.setattr(misclassified, "training_data", gone)
     text = report(trained, tmp_path)
     assert "tlab-transfer[explain]" in text
+    assert caplog.text.count("pip install 'tlab-transfer[explain]'") == 1
     assert "cannot be listed: the folder is gone." in text
     assert "class='predicted'" not in text
     assert "class='near'><a" not in text

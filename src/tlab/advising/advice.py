@@ -9,7 +9,7 @@ from tlab.advising.candidates import Candidate
 from tlab.advising.choice import PLANS, Constants, Expectation
 from tlab.advising.duration import measure_speeds, plan_seconds, reading_seconds
 from tlab.advising.evidence import Evidence
-from tlab.advising.rule import RuleAnswer, course_rule
+from tlab.advising.rule import RuleAnswer, cs231n_rule
 from tlab.assembly.precision_and_compile import choose_precision
 from tlab.config.overrides import as_override
 from tlab.data.datamodule import ImageDataModule
@@ -45,7 +45,7 @@ class Measured:
         size: Why the images have their size, in words.
         options: Plan -> what to expect of it.
         chosen: The one to take.
-        rule: What the course's rule answers.
+        rule: What the rule of the CS231n notes answers.
     """
 
     candidate: Candidate
@@ -58,7 +58,7 @@ class Measured:
 
     @property
     def by_rule(self) -> Option:
-        """What the course's rule takes; the head where the network cannot be cut."""
+        """What the rule of the CS231n notes takes; the head where the network cannot be cut."""
         return self.options.get(self.rule.plan, self.options["head"])
 
     def plain(self) -> dict[str, Any]:
@@ -120,5 +120,5 @@ def measured(
         upto = cut.stage if plan == "cut" and cut is not None else None
         seconds = plan_seconds(plan, speeds, reading, train, val, epochs, head_epochs)
         options[plan] = Option(plan, upto, constants.expect(plan, case, val), seconds, constants.margin(plan, case))
-    rule = course_rule(evidence.images_per_class, evidence.similarity, constants.similar)
+    rule = cs231n_rule(evidence.images_per_class, evidence.similarity, constants.similar)
     return Measured(candidate, cfg, evidence, size, options, options[constants.choose(case)], rule)

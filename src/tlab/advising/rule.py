@@ -1,4 +1,4 @@
-"""The rule that courses teach: the plan by two questions, how many images, and how similar to the pretraining."""
+"""The rule of the CS231n notes: the plan by two questions, how many images, and how similar to the pretraining."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class RuleAnswer:
     because: str
 
 
-def course_rule(images_per_class: float, similarity: Similarity, thresholds: Thresholds) -> RuleAnswer:
+def cs231n_rule(images_per_class: float, similarity: Similarity, thresholds: Thresholds) -> RuleAnswer:
     """Return the plan that the rule of the CS231n notes gives.
 
     Images count as similar where nothing tells, which `because` says: most weights are of photographs, and so are

@@ -86,15 +86,15 @@ def record_temperature(run: "RunDirectory", trainer: "L.Trainer", about: Mapping
     told = {key: value for key, value in about["calibration"].items() if not key.startswith("reliability")}
     run.update(temperature=about["temperature"], calibration=told)
     scaled = "_scaled" if temperature_of(about).lowers_nll else ""
+    images = counted(told["images"], "validation image")
     if about["temperature"] == 1:
-        images = counted(told["images"], "validation image")
         log.info("calibration: %s give no temperature (NLL %.4g, ECE %.3f)", images, told["nll"], told["ece"])
         return {"val/nll": told["nll"], "val/ece": told["ece"]}
+    becomes, applied = ("becomes", "is applied") if scaled else ("would become", "is not applied")
     log.info(
-        "calibration: temperature %.3g by %s, NLL %.4g becomes %.4g, ECE %.3f becomes %.3f; %s",
-        *(about["temperature"], counted(told["images"], "validation image")),
-        *(told["nll"], told["nll_scaled"], told["ece"], told["ece_scaled"]),
-        "probabilities are scaled by it" if scaled else "not used, since NLL does not fall",
+        "calibration: on held-out halves of %s NLL %.3f %s %.3f, ECE %.3f %s %.3f, so temperature %.3g %s",
+        *(images, told["nll"], becomes, told["nll_scaled"], told["ece"], becomes, told["ece_scaled"]),
+        *(about["temperature"], applied),
     )
     return {"val/nll": told[f"nll{scaled}"], "val/ece": told[f"ece{scaled}"]}
 

@@ -75,8 +75,8 @@ def headline(comparison: Comparison) -> str:
     name = comparison.label(best)
     if not others:
         return f"{name}: {value(best.result.mean, comparison.monitor)}"
-    if equal := sum(other.result.mean == best.result.mean for other in others):
-        return f"{name} is as good as {counted(equal, 'other')}"
+    if equal := [other for other in others if other.result.mean == best.result.mean]:
+        return f"{name} is as good as {comparison.label(equal[0]) if len(equal) == 1 else f'{len(equal)} others'}"
     if len(best.values) < 2:
         return f"{name} is {'highest' if comparison.mode == 'max' else 'lowest'}, with one {comparison.replicate}"
     return f"{name} is ahead, but not significantly" if any(other.is_tied for other in others) else f"{name} wins"

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         _root_: The command's configuration.
     """
     declared = schema.keys(schema.COMMANDS[_root_.hydra.help.app_name.removeprefix("tlab.")])
+    unresolved: Any = OmegaConf.to_container(_root_, resolve=False)
     lines = []
     for name in listed.split() or [name for name, each in declared.items() if each.metadata["help"]]:
         key = name.partition("=")[0].removesuffix(".KEY")
@@ -202,6 +204,11 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         named = f" ({', '.join(choices[:-1])} or {choices[-1]})" if choices else ""
         value = OmegaConf.select(_root_, key, default="-", throw_on_resolution_failure=False)
         shown = ("..." if value else "{}") if isinstance(value, DictConfig) else typed(value)
+        raw = reduce(
+            lambda node, part: node.get(part) if isinstance(node, dict) else None, key.split("."), unresolved
+        )
+        if isinstance(raw, str) and re.fullmatch(r"\$\{\w+\}", raw):
+            shown = raw  # it follows another key
         start = f"  {name:<37} {shown:<9} "
         lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)
     return "\n".join(lines).replace("$", "$$")  # Hydra treats the page as a string.Template

@@ -126,7 +126,8 @@ class Evaluation:
             before, after = (self.by_divisor[divisor][name] for divisor in (1.0, value))
             if before is not None and after is not None:
                 parts.append(f"{title} {before.value:.4f} without, {after.value:.4f} with it")
-        told = f": {'; '.join(parts)}" if parts else ""
+        fitted = " (fitted on these images)" if self.is_own and self.split == "val" else ""
+        told = f": {'; '.join(parts)}{fitted}" if parts else ""
         applied = "not applied (calibrate=true applies it)" if self.divisor == 1 else "applied"
         return f"temperature {value:.3g}, {applied}{told}"
 

@@ -1,5 +1,6 @@
 """The images that a network gets most wrong: what it looks at in them, and what they resemble in training."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from tlab.finetuning.features.rows import has_features
 from tlab.finetuning.features.stage_features import stage_features
 from tlab.models.classifier import POOL
 from tlab.runs.trained_model import TrainedModel, read_image
+
+log = logging.getLogger(__name__)
 
 NEIGHBORS = 4
 MOST_TRAINING_IMAGES = 10_000  # among which neighbors are looked for: minutes on a CPU
@@ -74,6 +77,7 @@ def explained(model: TrainedModel, images: PredictedImages, most: int) -> tuple[
         maps = [_overlays(model, x, classes[rows]) for classes in (images.predicted, images.labels)]
     except UserError as error:
         remarks.append(f"No heat maps: {error}.")
+        log.warning("no heat maps in the report: %s", error)
     neighbors: list[list[tuple[Sample, float]]] = [[] for _ in rows]
     try:
         neighbors, told = _neighbors(model, [images.samples[row] for row in rows])

@@ -1,6 +1,8 @@
 """The pretrained weights of a sweep's runs, fetched before the first of them trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from omegaconf import DictConfig
 
 from tlab.config.overrides import key_and_value
 from tlab.config.safe_loading import TARGETS
@@ -15,28 +17,37 @@ NEED_NO_NETWORK = (None, "bundled", "packaged")
 
 
 def fetch_weights(jobs: Sequence[Job], composer: Composer) -> None:
+    """Fetch the named weights that a sweep's runs begin with, see `fetch_weights_of`."""
+    fetch_weights_of(_composed(_with_distinct_weights(jobs), composer), "sweep")
+
+
+def fetch_weights_of(runs: Iterable[DictConfig], whole: str, needs_backbone: bool = False) -> None:
     """Fetch the named weights that runs begin with and that are not on this machine.
 
+    Args:
+        runs: Configurations of runs that have not begun.
+        whole: What they are runs of: "sweep", "study".
+        needs_backbone: Whether the command is of no use with one backbone alone.
+
     Raises:
-        DownloadFailed: Some cannot be fetched; the message says it once, with the command of a sweep that needs no
-            network.
+        DownloadFailed: Some cannot be fetched; the message says it once, with the command that needs no network.
         UserError: A backbone has no model of its name.
     """
     lacking: dict[str, DownloadFailed] = {}
-    for job in _with_distinct_weights(jobs):
-        try:
-            run = composer.look_at(job)
-        except Exception:  # which the run itself will meet, and say
-            continue
+    seen = set()
+    for run in runs:
         backbone = run.get("backbone")
         if backbone is None or backbone._target_ not in TARGETS["backbone"]:
             continue
         if backbone.weights in NEED_NO_NETWORK or not run.finetune.pretrained:
             continue
+        if (wanted := (backbone.name, backbone.library, backbone.weights)) in seen:
+            continue
+        seen.add(wanted)
         from tlab.models import backbones  # which imports torch
 
         try:
-            backbones.fetch_weights(backbone.name, backbone.library, backbone.weights)
+            backbones.fetch_weights(*wanted)
         except DownloadFailed as error:
             lacking[backbone.name] = error
     if lacking:
@@ -46,9 +57,18 @@ def fetch_weights(jobs: Sequence[Job], composer: Composer) -> None:
         choice, weights = next(iter(weights_at_hand().items()))
         other = command_with("backbone", [f"backbone={choice}", f"backbone.weights={weights}"])
         raise DownloadFailed(
-            f"nothing is trained, since weights of this sweep cannot be fetched ({needs})",
-            f"put the files there, or take weights that need no network: {other}",
+            f"nothing is trained, since weights of this {whole} cannot be fetched ({needs})",
+            "put the files there" + ("" if needs_backbone else f", or take weights that need no network: {other}"),
         )
+
+
+def _composed(jobs: Sequence[Job], composer: Composer) -> Iterator[DictConfig]:
+    for job in jobs:
+        try:
+            run = composer.look_at(job)
+        except Exception:  # which the run itself will meet, and say
+            continue
+        yield run
 
 
 def _with_distinct_weights(jobs: Sequence[Job]) -> list[Job]:
