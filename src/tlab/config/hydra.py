@@ -140,13 +140,13 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 f"{override.input_line} names {len(listed)} choices of a group that takes one; give {each[0]}, or "
                 f"-m {several} for a run with each"
             )
-    names, named = choice_names(places, "backbone"), named_choices("backbone", overrides)
+    names, asked = choice_names(places, "backbone"), named_choices("backbone", overrides)
     there = {bare(name): name for name in names}
-    others = sorted({*named}.difference(names))
+    others = sorted({*asked}.difference(names))
     if respelled := {name: there[bare(name)] for name in others if bare(name) in there}:
         no_choice = f"backbone={','.join(respelled)} is not a choice of the group backbone"
         raise UserError(
-            f"{no_choice}, did you mean backbone={','.join(respelled.get(name, name) for name in named)}"
+            f"{no_choice}, did you mean backbone={','.join(respelled.get(name, name) for name in asked)}"
         )
     for name in others:
         if re.fullmatch(r"[^\W_][\w.-]*", name):  # another torchvision model; a general rule finds its stages

@@ -11,6 +11,7 @@ from tlab.sweeps.composer import Composer
 from tlab.sweeps.jobs import Job
 
 DECIDING = ("backbone", "finetune", "experiment")  # groups that decide which weights a run begins with
+CHOOSES_A_BACKBONE = "data"  # a choice of this group may
 NEED_NO_NETWORK = (None, "bundled", "packaged")
 
 
@@ -23,6 +24,7 @@ def fetch_weights(jobs: Sequence[Job], composer: Composer) -> None:
         UserError: A backbone has no model of its name.
     """
     lacking: dict[str, DownloadFailed] = {}
+    asked = set()
     for job in _with_distinct_weights(jobs):
         try:
             run = composer.look_at(job)
@@ -33,10 +35,13 @@ def fetch_weights(jobs: Sequence[Job], composer: Composer) -> None:
             continue
         if backbone.weights in NEED_NO_NETWORK or not run.finetune.pretrained:
             continue
+        if (wanted := (backbone.name, backbone.library, backbone.weights)) in asked:
+            continue
+        asked.add(wanted)
         from tlab.models import backbones  # which imports torch
 
         try:
-            backbones.fetch_weights(backbone.name, backbone.library, backbone.weights)
+            backbones.fetch_weights(*wanted)
         except DownloadFailed as error:
             lacking[backbone.name] = error
     if lacking:
@@ -55,7 +60,8 @@ def _with_distinct_weights(jobs: Sequence[Job]) -> list[Job]:
     """Return jobs of all weights that the runs begin with; a run that has begun needs none."""
     found: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        deciding = (each for each in job.overrides if key_and_value(each)[0].partition(".")[0] in DECIDING)
+        keys = ((key_and_value(each)[0], each) for each in job.overrides)
+        deciding = (each for key, each in keys if key == CHOOSES_A_BACKBONE or key.partition(".")[0] in DECIDING)
         if (key := tuple(deciding)) not in found and not job.run.has_begun:
             found[key] = job
     return list(found.values())
