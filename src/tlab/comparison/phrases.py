@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from tlab.comparison.images import common_tests
 from tlab.comparison.load import STATUSES, Run
 from tlab.comparison.result import Comparison, Setting
 from tlab.comparison.statistics import INTERVAL_NAMES, TEST_NAMES, Summary
@@ -89,7 +90,9 @@ def detail(comparison: Comparison) -> str:
         return "There is nothing to compare yet; the same command runs what is missing."
     if comparison.data_sets:
         told = few(f"{name} ({counted(number, 'run')})" for name, number in comparison.data_sets.items())
-        return f"{told}: give sweep=DIR with the runs of one set."
+        tests = few(f"monitor={test}/acc" for test in common_tests(comparison.runs))
+        way_out = "copy the runs of one set to a folder of their own and give it as sweep=DIR"
+        return f"{told}: {way_out}{f', or take a test of the same images for all: {tests}' if tests else ''}."
     best, metric = ranked[0], comparison.monitor
     sentences = [f"{metric} {_result(best, comparison)}."]
     if len(ranked) > 1:

@@ -36,6 +36,11 @@ def head_phases(cfg: DictConfig) -> dict[str, DictConfig]:
     return {name: phase for name, phase in _phases(cfg).items() if trained_part(phase.train) == "head"}
 
 
+def only_heads_train(cfg: DictConfig) -> bool:
+    """Tell whether no phase that takes place trains more than the head."""
+    return head_phases(cfg).keys() == _phases(cfg).keys()
+
+
 def _phases(cfg: DictConfig) -> dict[str, DictConfig]:
     return {str(name): phase for name, phase in cfg.finetune.phases.items() if phase and phase.epochs != 0}
 

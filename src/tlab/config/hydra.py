@@ -25,6 +25,7 @@ from tlab.core.error_messages import bare
 from tlab.core.errors import UserError
 
 ONE_CHOICE = {"backbone", "head", "aug", "data", "finetune", "optimizer", "scheduler", "trainer", "loss"}
+RUNS_IN_PYTHON = "outputs/runs"
 NO_GROUPS_OF_A_RUN = {"hydra", "space", "sampler", "pruner", "studies"}  # of tlab.tune and tlab.study
 
 
@@ -92,13 +93,18 @@ def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
     cfg = compose(own, config_name, with_hydra=True)
     if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
         settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"
-        cfg.run_dir = f"outputs/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"
+        cfg.run_dir = f"{RUNS_IN_PYTHON}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"
     cfg = with_origin_only(cfg)
     if config_name != "train":
         with open_dict(cfg):
             del cfg["hydra"]
     check_values(cfg, schema.COMMANDS[config_name])
     return cfg
+
+
+def is_named_by_time(run_dir: str) -> bool:
+    """Tell whether `compose_in_python` has named a run's directory, since nobody else did."""
+    return re.fullmatch(rf"{RUNS_IN_PYTHON}/\d{{4}}(-\d\d){{2}}_(\d\d-){{3}}\d{{6}}_.+", run_dir) is not None
 
 
 def with_origin_only(cfg: DictConfig) -> DictConfig:
@@ -135,11 +141,14 @@ def prepare_hydra(overrides: Sequence[str]) -> None:
                 f"{override.input_line} names {len(listed)} choices of a group that takes one; give {each[0]}, or "
                 f"-m {several} for a run with each"
             )
-    there = {bare(name): name for name in choice_names(places, "backbone")}
-    others = sorted(named_choices("backbone", overrides).difference(there.values()))
+    names, asked = choice_names(places, "backbone"), named_choices("backbone", overrides)
+    there = {bare(name): name for name in names}
+    others = sorted({*asked}.difference(names))
     if respelled := {name: there[bare(name)] for name in others if bare(name) in there}:
         no_choice = f"backbone={','.join(respelled)} is not a choice of the group backbone"
-        raise UserError(f"{no_choice}, did you mean backbone={','.join(respelled.values())}")
+        raise UserError(
+            f"{no_choice}, did you mean backbone={','.join(respelled.get(name, name) for name in asked)}"
+        )
     for name in others:
         if re.fullmatch(r"[^\W_][\w.-]*", name):  # another torchvision model; a general rule finds its stages
             ConfigStore.instance().store(

@@ -157,10 +157,10 @@ def names_choices(override: Override) -> bool:
     return override.is_delete() or not any(one is None or isinstance(one, none) for one in values(override))
 
 
-def named_choices(group: str, arguments: Sequence[str]) -> set[str]:
-    """Return the choices of a group that the arguments name explicitly; a glob names none."""
+def named_choices(group: str, arguments: Sequence[str]) -> list[str]:
+    """Return the choices of a group that the arguments name explicitly, each once; a glob names none."""
     named = [value for override in of_keys([group], arguments) for value in values(override)]
-    return {name.removesuffix(".yaml") for name in named if isinstance(name, str)}
+    return [*dict.fromkeys(name.removesuffix(".yaml") for name in named if isinstance(name, str))]
 
 
 def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tlab.config.diff import AUTO, DECIDED_BY_RUNS, flat
 from tlab.config.digest import is_commands_own
+from tlab.config.hydra import is_named_by_time
 from tlab.config.overrides import SECRETS, as_override, key_and_value
 from tlab.config.safe_loading import reaches_out
 from tlab.config.unused_keys import Run, without_unused
@@ -67,7 +68,8 @@ def origin(cfg: DictConfig) -> Origin:
         told: Any = OmegaConf.to_container(cfg.hydra)
         given, ours = told["overrides"]["task"], told["overrides"]["hydra"]
         overrides = [each for each in given if key_and_value(each)[0] != "run_dir"]
-        place = [as_override("hydra.run.dir", cfg.run_dir)] if len(overrides) < len(given) else []
+        chosen = len(overrides) < len(given) or not is_named_by_time(cfg.run_dir)
+        place = [as_override("hydra.run.dir", cfg.run_dir)] if chosen else []
         words = [*without_unused(overrides, Run(cfg, alone=True)), *ours, *place]
         return Origin(overrides, _of_runs(told["runtime"]["choices"]), shell_command(words))
     if is_commands_own(cfg):
@@ -108,7 +110,8 @@ def with_later_changes(cfg: DictConfig, compose: Callable[[Sequence[str]], DictC
         compose: Function of overrides that has composed it.
     """
     given = _unresolved(cfg.hydra.overrides.task)
-    later = list(_changes(_settings(compose(given)), _settings(cfg)))
+    own = _unresolved(cfg.hydra.overrides.hydra)  # which may say where the files of choices are
+    later = list(_changes(_settings(compose([*own, *given])), _settings(cfg)))
     if not later:
         return cfg
     keys = {key_and_value(each)[0] for each in later}

@@ -38,7 +38,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"data.root={cfg.data.root} does not exist; check the path (it is relative to {Path.cwd()})"
         )
-    _check_tests(cfg.data.get("tests") or {})
+    _check_tests(cfg.data.get("tests") or {}, _has_result(cfg))
     if not OmegaConf.is_dict(cfg.backbone.kwargs):
         raise UserError(
             f"backbone.kwargs={cfg.backbone.kwargs} is no mapping; give for example "
@@ -106,14 +106,14 @@ def _has_result(cfg: DictConfig) -> bool:
     return directory is not None and Path(directory, "metrics.json").exists()
 
 
-def _check_tests(tests: Mapping[str, str]) -> None:
+def _check_tests(tests: Mapping[str, str], may_be_gone: bool) -> None:
     for name, root in tests.items():
         if not re.fullmatch(r"[\w-]+", str(name)) or name in NO_TESTS:
             raise UserError(
                 f"data.tests: {name!r} cannot be a test's name, which has letters, digits, _ and - and is none of "
                 f"{', '.join(NO_TESTS)}; give for example {shell_argument('data.tests', {'other': root})}"
             )
-        if not Path(root).expanduser().is_dir():
+        if not may_be_gone and not Path(root).expanduser().is_dir():
             raise UserError(
                 f"data.tests.{name}={root} is no folder; check the path (it is relative to {Path.cwd()})"
             )

@@ -269,6 +269,7 @@ def _build_timm(
     With `fix_size`, a model for any image size is built for one, since its forward could not be traced otherwise.
     """
     import timm
+    from safetensors import SafetensorError
 
     full = name if weights in (None, "DEFAULT") else f"{name.partition('.')[0]}.{weights}"
     cfg: Any = timm.get_pretrained_cfg(full)
@@ -280,7 +281,7 @@ def _build_timm(
             if fix_size and getattr(model, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
                 fixed = {"img_size": size or model.pretrained_cfg["input_size"][-1], "dynamic_img_size": False}
                 model = build(timm.create_model, name, kwargs, **own, **fixed)
-    except (AssertionError, ValueError, RuntimeError, OSError) as error:
+    except (AssertionError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if weights is None or isinstance(error, AssertionError):
             raise UserError(f"{name} cannot be built for data.image_size={size} ({error}), try 224") from error
         raise _not_fetched(weights, cfg, error) from error
@@ -317,15 +318,27 @@ def fetch_weights(name: str, library: str, weights: str) -> None:
     if weights not in _timm_names(name):
         return
     import timm
+    from safetensors import SafetensorError
 
     cfg: Any = timm.get_pretrained_cfg(name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}")
-    if cfg.hf_hub_id:
+    if cfg.hf_hub_id and not _is_cached(cfg):
         file = {"filename": cfg.hf_hub_filename} if cfg.hf_hub_filename else {}
         try:
             with _asking_the_hub_once():
                 timm.models.load_state_dict_from_hf(cfg.hf_hub_id, **file)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise _not_fetched(weights, cfg, error) from error
+
+
+def _is_cached(cfg: Any) -> bool:
+    """Tell whether a file of timm's weights from the Hugging Face hub is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    return any(
+        isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names
+    )
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tlab.config.hydra import config_dirs
+from tlab.config.head_solver import STEPS, only_heads_train, solver
+from tlab.config.hydra import config_dirs, is_named_by_time
 from tlab.config.overrides import as_override, key_and_value, shell_argument
 from tlab.core.errors import OutOfMemory, RunFailed, UserError
 from tlab.core.machine_failures import smaller_batch
@@ -89,8 +90,10 @@ def memory_ran_out(run: RunDirectory, cfg: DictConfig, given: Sequence[str]) -> 
     batch, batches, size = cfg.data.batch_size, cfg.trainer.accumulate_grad_batches, cfg.data.image_size
     if batch > 1:
         part = smaller_batch(batch)
-        less = {"data.batch_size": part, "trainer.accumulate_grad_batches": batches * batch // part}
-        why = "less at a time and as many images per optimizer step"
+        less, why = {"data.batch_size": part}, "less at a time"
+        if solver(cfg) == STEPS or not only_heads_train(cfg):  # else no step is taken, which a solver refuses
+            less["trainer.accumulate_grad_batches"] = batches * batch // part
+            why += " and as many images per optimizer step"
     else:
         less, why = {"data.image_size": size // 2}, "smaller images"
     precision = run.record.get("precision", cfg.trainer.precision)
@@ -110,7 +113,7 @@ def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
     """Return the end of a sentence on weights that cannot be fetched: the command with those that need no network.
 
     Nothing for a baseline, and in a sweep, of which one run alone is of no use. The directory is named if it was
-    typed: another one has the backbone in its name.
+    given: another one has the backbone in its name.
 
     Args:
         cfg: The run's configuration.
@@ -123,7 +126,8 @@ def without_download(cfg: DictConfig, given: Sequence[str]) -> str:
     if _is_baseline(given) or (hydra is not None and hydra.mode == RunMode.MULTIRUN):
         return ""
     typed = map(key_of, hydra.overrides.hydra if hydra is not None else ())
-    place = Path(cfg.run_dir) if "hydra.run.dir" in typed else None
+    chosen = "hydra.run.dir" in typed or (hydra is None and given and not is_named_by_time(cfg.run_dir))
+    place = Path(cfg.run_dir) if chosen else None
     told = "; with weights that need no network"
     if cfg.backbone.name == BUNDLED_MODEL:
         return f"{told}: {command(given, ['run_dir'], {'backbone.weights': 'bundled'}, place)}"

@@ -17,6 +17,7 @@ from tlab.runs.directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
+TESTS_GONE = "the images are gone of the further tests %s, which were measured: their results stay"
 UNLISTED = (
     "there is no list of the images so far (data.csv, which earlier versions of tlab did not keep): their classes "
     "and numbers are the same, but whether they are the same images cannot be told"
@@ -121,6 +122,12 @@ def unmeasured(run: RunDirectory, tests: Mapping[str, str]) -> dict[str, str]:
     """
     done = run.record.get("tests", {})
     return {name: now for name, now in tests.items() if done.get(name, {}).get("fingerprint") != now}
+
+
+def measured_tests(run: RunDirectory) -> dict[str, str]:
+    """Return name -> folder, absolute, of the further tests of which a run has a result."""
+    tests = run.record["config"]["data"].get("tests") or {}
+    return {name: root for name, root in tests.items() if name in run.record.get("tests", {})}
 
 
 def _by_number(record: dict[str, Any], classes: tuple[str, ...], now: Contents) -> list[str]:

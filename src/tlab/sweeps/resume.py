@@ -18,10 +18,10 @@ from tlab.config.digest import config_digest
 from tlab.config.overrides import key_and_value
 from tlab.config.safe_loading import inert, read_node
 from tlab.core.error_messages import is_mistake
-from tlab.core.text import as_text
+from tlab.core.text import as_text, few
 from tlab.data.contents import Contents, read_contents, read_entries
-from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests
-from tlab.runs.data_check import UNLISTED, unmeasured
+from tlab.data.sources.evaluation_sources import fingerprints, sources_of_tests, without_missing
+from tlab.runs.data_check import TESTS_GONE, UNLISTED, measured_tests, unmeasured
 from tlab.runs.directory import RunDirectory
 from tlab.sweeps.jobs import Job
 
@@ -45,6 +45,7 @@ class Finished:
         self._seen: dict[str, tuple[str, tuple[str, ...], int]] = {}
         self._tests: dict[str, dict[str, str]] = {}
         self._warned = False
+        self._gone: set[str] = set()  # further tests that it has warned of
         self._lock = threading.Lock()
 
     def has(self, job: Job) -> bool:
@@ -94,10 +95,14 @@ class Finished:
         Raises:
             UserError: Those of one cannot be listed.
         """
-        tests, classes = tests_of(job.run, job.overrides), job.run.record["class_names"]
+        tests, gone = without_missing(tests_of(job.run, job.overrides), measured_tests(job.run))
+        classes = job.run.record["class_names"]
         source = source_of(job.run, job.overrides) if tests else {}
         which = json.dumps([tests, classes, source if source.get("_target_") == TABLE else None])
         with self._lock:
+            if new := {*gone} - self._gone:
+                self._gone |= new
+                print(f"tlab: {TESTS_GONE % few(sorted(new))}", file=sys.stderr)
             if which not in self._tests:  # one look for all seeds
                 sources = sources_of_tests(instantiate(source, _convert_="all"), tests) if tests else {}
                 self._tests[which] = fingerprints(sources, classes)

@@ -13,6 +13,7 @@ from tlab.sweeps.composer import Composer
 from tlab.sweeps.jobs import Job
 
 DECIDING = ("backbone", "finetune", "experiment")  # groups that decide which weights a run begins with
+CHOOSES_A_BACKBONE = "data"  # a choice of this group may
 NEED_NO_NETWORK = (None, "bundled", "packaged")
 
 
@@ -75,7 +76,8 @@ def _with_distinct_weights(jobs: Sequence[Job]) -> list[Job]:
     """Return jobs of all weights that the runs begin with; a run that has begun needs none."""
     found: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        deciding = (each for each in job.overrides if key_and_value(each)[0].partition(".")[0] in DECIDING)
+        keys = ((key_and_value(each)[0], each) for each in job.overrides)
+        deciding = (each for key, each in keys if key == CHOOSES_A_BACKBONE or key.partition(".")[0] in DECIDING)
         if (key := tuple(deciding)) not in found and not job.run.has_begun:
             found[key] = job
     return list(found.values())

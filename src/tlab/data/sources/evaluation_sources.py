@@ -94,6 +94,23 @@ def sources_of_tests(source: Source, roots: Mapping[str, str] | None) -> dict[st
     return {name: partial(index_of_test, source, name, root) for name, root in (roots or {}).items()}
 
 
+def without_missing(
+    roots: Mapping[str, str] | None, formerly: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return tests without those whose folder is gone since they were measured there, and the names of these.
+
+    Args:
+        roots: `data.tests`: name -> folder.
+        formerly: Those that have been measured.
+    """
+    there = {
+        name: root
+        for name, root in (roots or {}).items()
+        if formerly.get(name) != str(Path(root).expanduser().absolute()) or Path(root).expanduser().exists()
+    }
+    return there, [name for name in roots or {} if name not in there]
+
+
 def fingerprints(tests: Mapping[str, TestSource], classes: Sequence[str]) -> dict[str, str]:
     """Return name -> fingerprint of the images of named test folders.
 
