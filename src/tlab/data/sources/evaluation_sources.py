@@ -43,13 +43,12 @@ def evaluation_source(
         UserError: The root is no folder, or holds neither a table nor a class folder.
     """
     base, kept = check_root(root, key), list(exclude)
-    is_table = isinstance(source, partial) and source.func is csv_index
-    if not is_table and not table:
+    own = source.keywords if isinstance(source, partial) and source.func is csv_index else None
+    if own is None and not table:
         return partial(evaluation_index, root, kept, classes)
-    there = partial(
-        source if is_table else csv_index, **{"root": root, "exclude": kept, "val_fraction": None, **(table or {})}
-    )
-    labels = there.keywords.get("labels", "labels.csv")
+    asked = {"root": root, "exclude": kept, "val_fraction": None, **(table or {})}
+    there = partial(csv_index if own is None else source, **asked)
+    labels = ((own or {}) | asked).get("labels", "labels.csv")
     if table or (not Path(labels).is_absolute() and (base / labels).is_file()):  # else its own data's
         return there
     layout = find_splits(read_folder(base), classes, any_split=True)
