@@ -100,7 +100,7 @@ def test_mistakes_are_said_in_one_sentence(tmp_path):
         ([], "data.root is not set"),
         (["-m", "data.root=photos"], "leave -m out"),
         (["data.root=photos", "finetune=head"], "chooses finetune itself"),
-        (["data=demo", "backbone=resnet18", "trainer.max_epochs=3"], "give trainer.max_epochs=4 or more"),
+        (["data=demo", "backbone=resnet18", "trainer.max_epochs=1"], "give trainer.max_epochs=2 or more"),
     ):
         result = run_forked("tlab.advise", *arguments, cwd=tmp_path)
         assert result.returncode == 2

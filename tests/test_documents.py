@@ -36,7 +36,7 @@ QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 BEGINNINGS = {
     "train": ("tlab.train.train", "tlab.sweeps.sweep.check_writable"),
     "study": ("tlab.sweeps.sweep.check_writable",),
-    "tune": ("tlab.tune.write_definition",),
+    "tune": ("tlab.tune.fetch_weights_of", "tlab.tune.write_definition"),
     "audit": ("tlab.audit.quiet",),
     "advise": ("tlab.core.files.check_writable",),
 }

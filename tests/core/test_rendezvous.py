@@ -90,7 +90,7 @@ def test_too_few_images_for_all_processes(compose_run):
     from tlab.config.validation import check_shares
 
     with pytest.raises(
-        UserError, match=r"trainer\.devices=2 on trainer\.num_nodes=3 is too many for the 5 images of val"
+        UserError, match=r"trainer\.devices=2 on trainer\.num_nodes=3 is too many for 5 images of val"
     ):
         check_shares({"train": 100, "val": 5}, 2, 3)
 

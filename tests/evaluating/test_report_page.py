@@ -209,7 +209,8 @@ def test_on_a_phone_in_the_dark_and_on_paper(browser, file, width):
 
 def report(run: Path, output: Path, *overrides: str) -> str:
     evaluate(asked(run, "report=true", f"output={output}/metrics.json", *overrides))
-    return (output / "report_val.html").read_text(encoding="utf-8")
+    (file,) = output.glob("report_val*.html")
+    return file.read_text(encoding="utf-8")
 
 
 def test_without_torchcam_and_training_images_there_is_the_rest(trained, root, tmp_path, monkeypatch, caplog):
