@@ -578,10 +578,10 @@ def test_missing_and_forbidden_files_say_so(tmp_path, monkeypatch):
     with pytest.raises(DecodeError, match="no such file"):
         decode(tmp_path / "x.jpg")
 
-    def forbid(path):
+    def forbid(path, flags):
         raise PermissionError
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", forbid)
+    monkeypatch.setattr("os.open", forbid)
     with pytest.raises(DecodeError, match="no permission"):
         decode(tmp_path / "x.jpg")
 

@@ -1,7 +1,9 @@
 """Decoding of any image file to upright 8-bit RGB."""
 
 import io
+import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -81,6 +83,7 @@ CV2_SCALES = {
 }
 DCT_SCALES = (8, 4, 2)  # factors by which libjpeg shrinks an image while decoding, which is faster
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+NO_FILE = "a pipe or device, not a file"
 # What Pillow says names no file; the check of the files (`sources.verify`) does
 PILLOW_SILENT = Silence("PIL.TiffImagePlugin", Image.DecompressionBombWarning)
 
@@ -176,13 +179,21 @@ def _plain_jpeg(
         return None
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, also a pipe to which nobody writes, without waiting."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, or raise a `DecodeError` that says why not."""
-    if is_device_or_pipe(path):  # which may never end
-        raise DecodeError(path, "a pipe or device, not a file")
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_at_once) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+        raise DecodeError(path, NO_FILE)  # it may never end
     except OSError as error:
+        if is_device_or_pipe(path):
+            raise DecodeError(path, NO_FILE) from None
         known = {FileNotFoundError: "no such file", PermissionError: "no permission to read it"}
         reason = known.get(type(error), f"cannot be read ({error.strerror or error})")
         raise DecodeError(path, reason) from None
