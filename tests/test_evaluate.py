@@ -239,13 +239,17 @@ def test_its_own_data_keep_their_splits(trained, capsys, tmp_path):
     assert "63 images" in capsys.readouterr().out
 
 
+def share_right(run: Path, images: Path) -> float:
+    """Accuracy of the predictions for images whose names begin with their class."""
+    rows = predict(asked("predict", run, f"input={images}"))
+    return sum(Path(row["path"]).stem.startswith(row["prediction"]) for row in rows) / len(rows)
+
+
 def test_a_table_is_measured_whole(trained_on_a_table, photos, tmp_path, capsys):
     root = write_table(tmp_path / "new", photos, {"red": range(3), "blue": range(2, 3)})
     metrics = measured(trained_on_a_table, root)
     assert "4 images" in capsys.readouterr().out
-    rows = predict(asked("predict", trained_on_a_table, f"input={root / 'images'}"))
-    right = [Path(row["path"]).stem.startswith(row["prediction"]) for row in rows]
-    assert metrics["all/acc"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+    assert metrics["all/acc"] == pytest.approx(share_right(trained_on_a_table, root / "images"), abs=1e-6)
     with pytest.raises(UserError, match=r"split=test: .* is not split"):
         measured(trained_on_a_table, root, "split=test")
     other = write_table(tmp_path / "other", photos, {"red": range(2), "violet": range(2)})
@@ -293,8 +297,6 @@ def test_a_run_on_folders_is_measured_on_a_table(trained, photos, tmp_path, caps
     root = write_table(tmp_path / "other", photos, {"red": range(3), "green": range(2, 4)})
     metrics = measured(trained, root, "data.labels=labels.csv")
     assert "5 images (all of" in capsys.readouterr().out
-    rows = predict(asked("predict", trained, f"input={root / 'images'}"))
-    right = [Path(row["path"]).stem.startswith(row["prediction"]) for row in rows]
-    assert metrics["all/acc"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+    assert metrics["all/acc"] == pytest.approx(share_right(trained, root / "images"), abs=1e-6)
     with pytest.raises(UserError, match=r"data\.label_column=label"):
         measured(trained, root, "data.label_column=kind")

@@ -35,10 +35,9 @@ def run_overrides(given: Sequence[str]) -> list[str]:
     keys = {key_and_value(override)[0] for override in given}
     more: list[str] = []
     if not {"backbone", "experiment"} & keys:
-        from tlab.models.packaged_weights import weights_at_hand
+        from tlab.models.packaged_weights import overrides_at_hand
 
-        backbone, weights = next(iter(weights_at_hand().items()))
-        more += [f"backbone={backbone}", f"backbone.weights={weights}"]
+        more += overrides_at_hand()
     if "data.check_seconds" not in keys:
         more.append("data.check_seconds=null")
     return [*more, *given]
@@ -76,9 +75,11 @@ def audit(cfg: DictConfig, output: Path) -> "Audit":
     try:
         frozen = frozen_features(run, data)
     except DownloadFailed as error:
+        from tlab.models.packaged_weights import overrides_at_hand
+
         kept = [each for each in cfg.overrides if key_and_value(each)[0].partition(".")[0] != "backbone"]
-        at_hand = run_overrides([])[:2]
-        command = shell_command(["python", "-m", "tlab.audit", *config_dirs(sys.argv[1:]), *kept, *at_hand, *fix])
+        others = [*kept, *overrides_at_hand(), *fix]
+        command = shell_command(["python", "-m", "tlab.audit", *config_dirs(sys.argv[1:]), *others])
         raise DownloadFailed(f"{error}; with those at hand: {command}") from error
     images, broken = read_images(data, frozen.samples, frozen.stages["pool"])
     findings, copies, remarks = find_all(images, run.data.group)

@@ -12,7 +12,7 @@ from tlab.config.diff import AUTO, flat
 from tlab.config.hydra import conf_dir
 from tlab.config.overrides import given_keys
 from tlab.config.provenance import with_value
-from tlab.config.unused_keys import trained_part
+from tlab.config.unused_keys import OF_STEPS, OF_TRAINER, trained_part
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ CROSS_ENTROPY = "tlab.models.losses.CrossEntropy"
 GROUPS = ("optimizer", "scheduler", "loss")  # that say how steps are taken, and towards what
 ASKING = re.compile(r"(optimizer|scheduler|loss|head\.dropout|aug\.mix)(\..+)?|finetune\.phases\..+\.until(\..+)?")
 PHASE = re.compile(r"finetune\.phases\.[^.]+\.train")
-OF_STEPS = {"scheduler": None, "weight_decay": None, "lr_scale": 1.0}  # keys of a phase, with their defaults
-OF_TRAINER = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
 
 
 def solver(cfg: DictConfig) -> str:
@@ -139,8 +137,8 @@ def _unusual(cfg: DictConfig) -> Iterator[str]:
         yield "head.dropout"
     for name, phase in head_phases(cfg).items():
         yield from (f"finetune.phases.{name}.{key}" for key, value in OF_STEPS.items() if phase.get(key) != value)
-    if len(head_phases(cfg)) == len(_phases(cfg)):  # else the later phases use them
-        yield from (f"trainer.{key}" for key, value in OF_TRAINER.items() if cfg.trainer.get(key) != value)
+    if only_heads_train(cfg):  # else the later phases use them
+        yield from (key for key, value in OF_TRAINER.items() if OmegaConf.select(cfg, key) != value)
 
 
 @cache

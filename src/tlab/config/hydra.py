@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlab.config import schema
+from tlab.config.diff import flat
 from tlab.config.overrides import CONFIG_DIR, key_and_value, named_choices, names_choices, of_keys, run_name, tidy
 from tlab.config.validation import check_values, typed
 from tlab.core.error_messages import bare
@@ -94,8 +94,9 @@ def compose_in_python(overrides: Sequence[str], config_name: str) -> DictConfig:
     if config_name == "train" and not any(key_and_value(override)[0] == "run_dir" for override in own):
         settings = f"{cfg.backbone.name}_{cfg.hydra.runtime.choices.finetune}"
         cfg.run_dir = f"{RUNS_IN_PYTHON}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{settings}"
-    cfg = with_origin_only(cfg)
-    if config_name != "train":
+    if config_name == "train":
+        cfg = with_origin_only(cfg)
+    else:
         with open_dict(cfg):
             del cfg["hydra"]
     check_values(cfg, schema.COMMANDS[config_name])
@@ -205,7 +206,7 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         _root_: The command's configuration.
     """
     declared = schema.keys(schema.COMMANDS[_root_.hydra.help.app_name.removeprefix("tlab.")])
-    unresolved: Any = OmegaConf.to_container(_root_, resolve=False)
+    unresolved = flat(OmegaConf.to_container(_root_, resolve=False))
     lines = []
     for name in listed.split() or [name for name, each in declared.items() if each.metadata["help"]]:
         key = name.partition("=")[0].removesuffix(".KEY")
@@ -213,10 +214,7 @@ def key_lines(listed: str = "", *, _root_: DictConfig) -> str:
         named = f" ({', '.join(choices[:-1])} or {choices[-1]})" if choices else ""
         value = OmegaConf.select(_root_, key, default="-", throw_on_resolution_failure=False)
         shown = ("..." if value else "{}") if isinstance(value, DictConfig) else typed(value)
-        raw = reduce(
-            lambda node, part: node.get(part) if isinstance(node, dict) else None, key.split("."), unresolved
-        )
-        if isinstance(raw, str) and re.fullmatch(r"\$\{\w+\}", raw):
+        if re.fullmatch(r"\$\{\w+\}", raw := str(unresolved.get(key))):
             shown = raw  # it follows another key
         start = f"  {name:<37} {shown:<9} "
         lines += textwrap.wrap(f"{start}{declared[key].metadata['help']}{named}", 120, subsequent_indent=" " * 50)

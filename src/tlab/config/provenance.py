@@ -84,8 +84,7 @@ def command_overrides() -> list[str]:
 
 def _unresolved(overrides: Any) -> list[str]:
     """Return a list of Hydra's as it is, `${oc.env:SECRET}` included."""
-    plain: Any = OmegaConf.to_container(overrides)
-    return list(plain)
+    return list(OmegaConf.to_container(overrides))  # type: ignore[arg-type]
 
 
 def _of_runs(choices: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -87,7 +87,7 @@ class Run:
         """Return the setting of `head.solver` if `key` says how steps are taken in a phase whose head is solved."""
         name, _, own = key.removeprefix(PHASES).partition(".")
         alone = name in self.phases and trained_part(self.phases[name].train) == "head"
-        of_steps = own.partition(".")[0] in ("lr_scale", "weight_decay", "scheduler")
+        of_steps = own.partition(".")[0] in OF_STEPS
         return self.typed("head.solver") if alone and of_steps and self.value("head.solver") == "lbfgs" else None
 
     def reasons(self, key: str) -> list[Reason]:
@@ -139,7 +139,9 @@ ALPHAS = ("aug.mix.mixup_alpha", "aug.mix.cutmix_alpha")
 PHASES = "finetune.phases."
 OWN = "each phase has its own"
 STEPS = ("optimizer", "optimizer.", "scheduler", "scheduler.", "checkpoint.every_n_steps")
-BY_STEPS = {"head.dropout": 0, "trainer.gradient_clip_val": None, "trainer.accumulate_grad_batches": 1}
+# What says how steps are taken, with defaults: keys of a phase, and of the trainer
+OF_STEPS = {"scheduler": None, "weight_decay": None, "lr_scale": 1.0}
+OF_TRAINER = {"trainer.gradient_clip_val": None, "trainer.accumulate_grad_batches": 1}
 OPTIMUM = "it takes no steps"
 
 
@@ -223,7 +225,7 @@ RULES = (
     Rule(STEPS, _where("head.solver", Run.solves), OPTIMUM, "head.solver=sgd"),
     *(
         Rule((key,), _where("head.solver", Run.solves), OPTIMUM, "head.solver=sgd", no_wish=(unwished,))
-        for key, unwished in BY_STEPS.items()
+        for key, unwished in {"head.dropout": 0, **OF_TRAINER}.items()
     ),
     Rule((PHASES,), lambda run, key: run.solved(key), OPTIMUM, "head.solver=sgd", no_wish=(None, 1)),
     Rule(

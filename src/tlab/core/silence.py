@@ -44,8 +44,8 @@ class Silence:
             self._inside -= 1
             if self._inside == 0:
                 self._logger.removeFilter(_nothing)
+                mine = {id(added) for added in self._added}  # whoever silences the same has an equal one
                 for filters in (self._filters, warnings.filters):  # another one within `catch_warnings`, a copy
-                    mine = {id(added) for added in self._added}  # whoever silences the same has an equal one
                     filters[:] = [each for each in filters if id(each) not in mine]  # type: ignore[index]
 
 

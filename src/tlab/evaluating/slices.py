@@ -32,7 +32,7 @@ class Slice:
         name: Which of them these are.
         order: Place among those of the same division.
         images: Number of the images.
-        accuracy: Measure of them that are predicted right.
+        accuracy: The share of them that are predicted right.
         is_off: Whether the accuracy of all images lies outside its interval.
     """
 

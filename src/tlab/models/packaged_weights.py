@@ -29,6 +29,12 @@ def weights_at_hand() -> dict[str, str]:
     return {**packaged, "mobilenet_v3_small": "bundled"}
 
 
+def overrides_at_hand() -> list[str]:
+    """Return the overrides that take the best of `weights_at_hand`."""
+    backbone, weights = next(iter(weights_at_hand().items()))
+    return [f"backbone={backbone}", f"backbone.weights={weights}"]
+
+
 def packaged_tensors(name: str) -> dict[str, Tensor]:
     """Return the state dict of timm's `tf_efficientnet_lite0`, whose tensors the package has under other names.
 

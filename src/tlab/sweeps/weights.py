@@ -52,11 +52,10 @@ def fetch_weights_of(runs: Iterable[DictConfig], whole: str, needs_backbone: boo
         except DownloadFailed as error:
             lacking[backbone.name] = error
     if lacking:
-        from tlab.models.packaged_weights import weights_at_hand
+        from tlab.models.packaged_weights import overrides_at_hand
 
         needs = few(f"{name}: {error.needs}" for name, error in lacking.items())
-        choice, weights = next(iter(weights_at_hand().items()))
-        other = command_with("backbone", [f"backbone={choice}", f"backbone.weights={weights}"])
+        other = command_with("backbone", overrides_at_hand())
         raise DownloadFailed(
             f"nothing is trained, since weights of this {whole} cannot be fetched ({needs})",
             "put the files there" + ("" if needs_backbone else f", or take weights that need no network: {other}"),

@@ -189,7 +189,7 @@ def by_reason(broken: Sequence[Unreadable], named: Callable[[Path], str]) -> str
     for item in broken:
         paths.setdefault(item.reason, []).append(item.path)
     found = sorted(paths.items(), key=lambda each: -len(each[1]))
-    return few((f"{few(map(named, files), 3)} ({reason})" for reason, files in found), most=8)
+    return few((f"{few(map(named, files))} ({reason})" for reason, files in found), most=8)
 
 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> FileCheck:
